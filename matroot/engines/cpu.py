@@ -1,0 +1,140 @@
+"""The CPU: LAPACK and BLAS through numpy and scipy, and a thread pool over the batch.
+
+A batch is worked on in chunks small enough to stay in cache; with several chunks, each thread takes one at a
+time and BLAS is held at one thread, since many small products on many threads beat one product on many.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+NDArray = np.ndarray
+
+#: Bytes of one n x n stack that a chunk may hold: a few of them fit in a core's second-level cache.
+CHUNK_BYTES = 1 << 17
+
+
+class CPU:
+    """Products and factorizations on numpy arrays."""
+
+    xp: Any = np
+    name = "cpu"
+
+    def matmul(self, a: NDArray, b: NDArray, out: NDArray | None = None) -> NDArray:
+        """Product of stacks, into `out` if given."""
+        return np.matmul(a, b, out=out)
+
+    def rank_k(self, a: NDArray) -> NDArray:
+        """``a @ a^H``, exactly Hermitian; numpy hands the real case to BLAS syrk at half the work."""
+        if a.dtype.kind != "c":
+            return np.matmul(a, a.swapaxes(-1, -2))
+        return hermitian_part(np.matmul(a, a.conj().swapaxes(-1, -2)))
+
+    def eigh(self, A: NDArray) -> tuple[NDArray, NDArray]:
+        """Eigenvalues ascending (B, n) and eigenvectors (B, n, n), in the dtype of A, which is overwritten.
+
+        LAPACK's divide and conquer (syevd, heevd): of the drivers that give all vectors, the fast one.
+        """
+        B, n, _ = A.shape
+        if n <= 24 and A.dtype in (np.float64, np.complex128):  # numpy's loop over the stack costs no Python
+            w, Q = np.linalg.eigh(A)
+            return w, Q
+        from scipy.linalg import lapack
+
+        kind = "heevd" if A.dtype.kind == "c" else "syevd"
+        driver = getattr(lapack, _PREFIX[A.dtype.char] + kind)
+        w = np.empty((B, n), A.real.dtype)
+        Q = np.empty_like(A, order="C")
+        for i in range(B):
+            # The transposed view is Fortran-ordered (no copy), and its conjugate has the same spectrum.
+            w[i], V, info = driver(A[i].T, compute_v=1, lower=0, overwrite_a=1)
+            if info != 0:
+                w[i], V = np.nan, np.nan
+            Q[i] = V.conj() if A.dtype.kind == "c" else V
+        return w, Q
+
+    def eigvalsh(self, A: NDArray) -> NDArray:
+        """Eigenvalues ascending (B, n)."""
+        return np.linalg.eigvalsh(A)
+
+    def run_chunks(self, work: Callable[[slice], None], B: int, n: int, itemsize: int) -> None:
+        """Call `work` on slices of the batch that cover it, on a thread pool when there are several."""
+        size = max(1, CHUNK_BYTES // max(1, n * n * itemsize))
+        cores = usable_cores()
+        if B > 1:
+            size = max(1, min(size, -(-B // cores)))
+        slices = [slice(i, min(i + size, B)) for i in range(0, B, size)]
+        if len(slices) <= 1 or cores == 1:
+            for part in slices:
+                work(part)
+            return
+        with one_blas_thread():
+            for _ in _pool(cores).map(work, slices):
+                pass
+
+    def sync_free(self) -> bool:
+        """Whether the loop must avoid reading values on the host; never on a CPU."""
+        return False
+
+
+_PREFIX = {"f": "s", "d": "d", "F": "c", "D": "z"}
+
+
+def hermitian_part(A: NDArray) -> NDArray:
+    """(A + A^H) / 2, in place, exactly Hermitian."""
+    other = A.swapaxes(-1, -2)
+    A = A + (other.conj() if A.dtype.kind == "c" else other)
+    A *= 0.5
+    return A
+
+
+def usable_cores() -> int:
+    """Cores this process may run on; ``MATROOT_NUM_THREADS`` lowers it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("MATROOT_NUM_THREADS", "")
+    return max(1, min(cores, int(limit))) if limit.isdigit() else cores
+
+
+@cache
+def _pool(cores: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores, thread_name_prefix="matroot")
+
+
+@cache
+def _controller() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+class _Holders:
+    """How many solves hold BLAS at one thread now: the first sets the limit, the last restores it."""
+
+    lock = threading.Lock()
+    count = 0
+    limiter: Any = None
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """BLAS at one thread while the block runs, restored after the last of nested or concurrent blocks."""
+    with _Holders.lock:
+        if _Holders.count == 0:
+            _Holders.limiter = _controller().limit(limits=1)
+        _Holders.count += 1
+    try:
+        yield
+    finally:
+        with _Holders.lock:
+            _Holders.count -= 1
+            if _Holders.count == 0:
+                _Holders.limiter.restore_original_limits()
+                _Holders.limiter = None

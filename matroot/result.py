@@ -1,0 +1,228 @@
+"""What a solve returns: the root, how good it is, and a sentence for people.
+
+Status codes own their sentences, so that the message is part of the result and not of a log.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matroot.methods.base import Method
+
+Array = Any
+
+
+class Status(IntEnum):
+    """How the root of one matrix ended.
+
+    Each member owns its `sentence`, a format string over the numbers that matter.
+    `CONVERGED` is 0, so ``result.status.any()`` is "did anything go wrong".
+    """
+
+    sentence: str
+
+    def __new__(cls, value: int, sentence: str) -> Status:
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        return member
+
+    CONVERGED = 0, "converged: residual {residual:.1e}, about {digits:.0f} digits hold at cond {cond:.1e}"
+    ILL_CONDITIONED = (
+        1,
+        "ended well, but at cond {cond:.1e} rounding costs {bits_lost:.0f} of the {bits} bits of {compute_dtype}: "
+        "about {digits:.0f} digits are left (residual {residual:.1e}); use {remedy}",
+    )
+    MAX_ITER = (
+        2,
+        "not converged after {n_iter} iterations (residual {residual:.1e}, cond {cond:.1e}); "
+        "raise max_iter, add a ridge, or use method='eigen'",
+    )
+    STAGNATED = (
+        3,
+        "stopped improving after {n_iter} iterations, short of the accuracy asked for (residual {residual:.1e}, "
+        "cond {cond:.1e}); use {remedy}",
+    )
+    DIVERGED = (
+        4,
+        "left the range of {compute_dtype} after {n_iter} iterations (cond {cond:.1e}); "
+        "add a ridge, use a wider dtype, or method='eigen'",
+    )
+    NOT_POSITIVE = (
+        5,
+        "has no such root: its eigenvalues are not all positive (lambda_min/lambda_max {min_over_max:.1e}); "
+        "add a ridge above that size, or use Floor, Shift or PseudoInverse",
+    )
+    NO_PRINCIPAL_ROOT = (
+        6,
+        "has an eigenvalue on the closed negative real axis, where no principal root exists; "
+        "shift it with regularization=Ridge(absolute=...), or pass a complex matrix rotated off the axis",
+    )
+    NONFINITE_INPUT = 7, "holds NaN or infinity; the input must be finite"
+
+
+#: Statuses whose x is the answer; every other is an error for the plain functions.
+USABLE = (Status.CONVERGED, Status.ILL_CONDITIONED)
+
+
+class RootError(np.linalg.LinAlgError):
+    """A matrix of the batch has no root, or the iteration failed; the message says which and why."""
+
+
+class ConditionWarning(UserWarning):
+    """The root was computed, but conditioning cost most of the working precision's digits."""
+
+
+@dataclass(frozen=True, repr=False)
+class RootResult:
+    """A matrix root and everything known about its quality.
+
+    Attributes
+    ----------
+    x : array, (..., n, n)
+        The root, of the kind, dtype and device of the input. NaN where no root exists.
+    companion : array or None, (..., n, n)
+        The opposite root (A^{1/p} beside A^{-1/p}) when the method has it for nothing.
+    status : array of int8, (...)
+        A `Status` per matrix; 0 is ``CONVERGED``.
+    residual : array of float64, (...)
+        ``||X^b A'^a - I||_F / sqrt(n)`` for exponent -a/b, ``||X^b - A'^a||_F / ||A'^a||_F`` for a/b, of the
+        returned (rounded) X against the regularized input A', evaluated in float64.
+    cond : array of float64, (...)
+        2-norm condition number of A'; exact for `Eigen`, an estimate (a lower bound) elsewhere.
+    bits_lost : array of float64, (...)
+        ``log2(cond / p)``, at least 0: what the conditioning of A -> A^{-1/p} costs.
+    n_iter : array of int, (...)
+        Iterations; 0 for a direct method.
+    n_products : int
+        n-by-n products issued for one matrix, the largest of the batch.
+    lambda_max : array of float64, (...)
+        Largest eigenvalue of A (2-norm under ``assume_a="gen"``), before regularization.
+    ridge : array of float64, (...)
+        What was added to the diagonal, absolute.
+    method : Method
+        What ran, with its options; its repr says why it was chosen.
+    compute_dtype : str
+        The precision of the arithmetic.
+    certificate : str
+        ``"full"`` when `residual` used whole products, ``"probes"`` when it was estimated from random vectors
+        (see `matroot.conditioning.residual`).
+    exponent : Fraction or float
+        s of X = A'^s.
+    """
+
+    x: Array
+    companion: Array | None
+    status: Array
+    residual: Array
+    cond: Array
+    bits_lost: Array
+    n_iter: Array
+    n_products: int
+    lambda_max: Array
+    ridge: Array
+    method: Method
+    compute_dtype: str
+    certificate: str
+    exponent: Fraction | float
+
+    @property
+    def converged(self) -> Array:
+        """Boolean array (...): status is ``CONVERGED``."""
+        return self.status == int(Status.CONVERGED)
+
+    def sentence(self, index: int) -> str:
+        """The status sentence of one matrix of the flattened batch, with its numbers."""
+        at = {f: float(_host(getattr(self, f)).ravel()[index]) for f in ("residual", "cond", "bits_lost")}
+        eps = float(np.finfo(self.compute_dtype).eps) / 2
+        lost = at["bits_lost"]
+        left = -math.log10(eps) - lost * math.log10(2) if math.isfinite(lost) else 0.0
+        out_eps = _eps_of(self.x)
+        numbers = {
+            **at,
+            "digits": max(0.0, min(left, -math.log10(out_eps))),
+            "bits": round(-math.log2(eps)),
+            "compute_dtype": self.compute_dtype,
+            "n_iter": int(_host(self.n_iter).ravel()[index]),
+            "min_over_max": self._min_over_max(index),
+            "remedy": self._remedy(eps),
+        }
+        return Status(int(_host(self.status).ravel()[index])).sentence.format(**numbers)
+
+    def _min_over_max(self, index: int) -> float:
+        """For NOT_POSITIVE, `cond` carries lambda_max/lambda_min with its sign."""
+        cond = float(_host(self.cond).ravel()[index])
+        return 0.0 if math.isinf(cond) else 1 / cond
+
+    def _remedy(self, eps: float) -> str:
+        # The ridge that leaves two digits: eps |s| / ridge = 1e-2.
+        ridge = 10.0 ** math.ceil(math.log10(100 * eps * abs(float(self.exponent)) or 1.0))
+        wider = "" if self.compute_dtype in ("float64", "complex128") else "compute_dtype='float64', or "
+        return f"{wider}a ridge of {ridge:.0e}"
+
+    @property
+    def message(self) -> str:
+        """One line: the sentence of the worst matrix, and how many ended like it."""
+        status = _host(self.status).ravel()
+        if status.size == 0:
+            return "empty batch"
+        worst = int(np.argmax(status)) if status.any() else int(np.argmax(_host(self.residual).ravel()))
+        text = self.sentence(worst)
+        if status.size == 1:
+            return text
+        name = Status(int(status[worst])).name
+        count = int((status == status[worst]).sum())
+        return f"{count} of {status.size} matrices {name}; matrix {worst} {text}"
+
+    def __repr__(self) -> str:
+        rows = [("message", self.message)]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            rows.append((field.name, _summary(field.name, value)))
+        width = max(len(name) for name, _ in rows)
+        return "RootResult\n" + "\n".join(f"  {name:>{width}}: {text}" for name, text in rows)
+
+
+def _host(values: Array) -> np.ndarray:
+    """A small array of any kind, read on the host."""
+    get = getattr(values, "get", None)
+    if get is not None and not isinstance(values, np.ndarray):
+        return np.asarray(get())
+    cpu = getattr(values, "cpu", None)
+    if cpu is not None:
+        return np.asarray(cpu())
+    if isinstance(values, np.ndarray):
+        return values
+    return np.asarray(values) if hasattr(values, "__array__") else np.from_dlpack(values)
+
+
+def _eps_of(x: Array) -> float:
+    """Unit roundoff of an array's dtype, whatever library it comes from."""
+    name = str(x.dtype).rsplit(".", 1)[-1].strip("'>")
+    bits = {"float16": 11, "bfloat16": 8, "float32": 24, "complex64": 24}.get(name, 53)
+    return 2.0**-bits
+
+
+def _summary(name: str, value: Array) -> str:
+    if value is None or isinstance(value, str | int | float | Fraction) or name == "method":
+        return str(value)
+    if name in ("x", "companion"):
+        return f"{tuple(value.shape)} {value.dtype}"
+    flat = _host(value).ravel()
+    if name == "status":
+        names = {Status(int(code)).name: int((flat == code).sum()) for code in np.unique(flat)}
+        return ", ".join(f"{key} {count}" if flat.size > 1 else key for key, count in names.items())
+    if flat.size == 0:
+        return "[]"
+    form = "{:d}" if flat.dtype.kind in "iu" else "{:.3g}"
+    if flat.size == 1:
+        return form.format(flat[0])
+    low, high = form.format(flat.min()), form.format(flat.max())
+    return low if low == high else f"{low} to {high}"
