@@ -1,0 +1,8 @@
+"""``python -m matroot`` is the command ``matroot``."""
+
+import sys
+
+from matroot.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Compute A^(-1/p), or A^(1/p) with --pth-root, of every matrix of a file, and say how good it is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matroot import files
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments of ``matroot root``."""
+    problem(parser)
+    parser.add_argument(
+        "--method",
+        default="auto",
+        help="auto (default), eigen, coupled_newton, higher_order, minimax, newton_db, schur_newton, ...",
+    )
+    parser.add_argument("--rtol", type=float, help="relative accuracy that is enough (default: all there is)")
+    parser.add_argument("--max-iter", type=int, help="most iterations of an iterative method")
+    parser.add_argument("--compute-dtype", help="precision of the arithmetic: float32, float64, ...")
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, help=".npy, .npz, .csv or .mtx to write")
+
+
+def problem(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments that say which root of what."""
+    parser.add_argument("file", metavar="FILE", type=Path, help=".npy, .npz, .csv or .mtx, (..., n, n)")
+    parser.add_argument("-p", type=int, required=True, help="degree of the root, a positive integer")
+    parser.add_argument("--pth-root", action="store_true", help="A^(1/p) instead of A^(-1/p)")
+    parser.add_argument("--key", help="the one array wanted from an .npz file")
+    parser.add_argument("--general", action="store_true", help="A is not symmetric: the principal root")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--ridge", type=float, metavar="EPS", help="add EPS * lambda_max to the diagonal")
+    kinds.add_argument("--floor", type=float, metavar="EPS", help="raise eigenvalues to EPS * lambda_max")
+    kinds.add_argument("--pseudo-inverse", action="store_true", help="send zero eigenvalues to zero")
+    kinds.add_argument("--target-condition", type=float, metavar="KAPPA", help="add what gives cond KAPPA")
+
+
+def keywords(options: argparse.Namespace) -> dict[str, Any]:
+    """The keywords of `matroot.solve` that `problem` asked for."""
+    import matroot
+
+    regularization: Any = options.ridge
+    if options.floor is not None:
+        regularization = matroot.Floor(relative=options.floor)
+    elif options.pseudo_inverse:
+        regularization = matroot.PseudoInverse()
+    elif options.target_condition is not None:
+        regularization = matroot.TargetCondition(options.target_condition)
+    return {
+        "inverse": not options.pth_root,
+        "assume_a": "gen" if options.general else "pos",
+        "regularization": regularization,
+    }
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read, solve, report, and write if all went well."""
+    import matroot
+
+    arrays = files.read(options.file, options.key)
+    if options.output is not None:
+        files.check_fits(options.output, arrays)
+    accuracy = {"rtol": options.rtol, "max_iter": options.max_iter, "compute_dtype": options.compute_dtype}
+    roots: dict[str, np.ndarray[Any, Any]] = {}
+    failed = False
+    for name, a in arrays.items():
+        start = time.perf_counter()
+        result = matroot.solve(a, options.p, method=options.method, **keywords(options), **accuracy)
+        seconds = time.perf_counter() - start
+        roots[name] = result.x
+        failed = failed or not bool(np.isin(result.status, [int(s) for s in matroot.result.USABLE]).all())
+        print(title(options, name, a))
+        print(report(result, seconds))
+    if failed:
+        print(f"matroot: error: {options.file}: no root; nothing was written", file=sys.stderr)
+        return 1
+    if options.output is not None:
+        files.write(options.output, roots)
+        print(f"written to {options.output}")
+    return 0
+
+
+def title(options: argparse.Namespace, name: str, a: np.ndarray[Any, Any]) -> str:
+    """What is computed: file, shape, dtype, exponent."""
+    shape = " x ".join(map(str, a.shape))
+    exponent = f"{'' if options.pth_root else '-'}1/{options.p}"
+    return f"{options.file}{f'[{name}]' if name else ''}: {shape} {a.dtype}, A^({exponent})"
+
+
+def report(result: Any, seconds: float) -> str:
+    """The result as lines of text: the worst of a batch stands for it."""
+    rows = {
+        "status": _statuses(result.status),
+        "": result.message,
+        "method": repr(result.method),
+        "residual": f"{_worst(result.residual)} ({result.certificate}, in float64)",
+        "cond": _worst(result.cond),
+        "bits lost": _worst(result.bits_lost, ".1f"),
+        "ridge": _worst(result.ridge),
+        "work": f"{_worst(result.n_iter, 'd')} iterations, {result.n_products} products",
+        "precision": result.compute_dtype,
+        "time": f"{seconds:.3g} s",
+    }
+    return "\n".join(f"  {name:<10} {text}" for name, text in rows.items())
+
+
+def _statuses(status: np.ndarray[Any, Any]) -> str:
+    from matroot.result import Status
+
+    counts = {s.name: int((status == s.value).sum()) for s in Status}
+    return ", ".join(f"{name} {k}" for name, k in counts.items() if k) or "empty batch"
+
+
+def _worst(values: Any, form: str = ".2e") -> str:
+    flat = np.asarray(values).ravel()
+    return format(flat.max() if flat.size else 0, form)

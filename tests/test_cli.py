@@ -1,0 +1,247 @@
+"""The command line: what it says, what it writes, and that a failure leaves no half-written file."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from matroot import cli, files, gallery
+
+FORMATS = (".npy", ".npz", ".csv", ".mtx")
+DTYPES = (np.float64, np.float32, np.complex128, np.int64)
+
+
+@pytest.fixture
+def spd(tmp_path):
+    A, root = gallery.spd(12, 1e4, rng=0)
+    path = tmp_path / "a.npy"
+    np.save(path, A)
+    return path, A, root
+
+
+def only(path):
+    (a,) = files.read(path).values()
+    return a
+
+
+class TestFiles:
+    @pytest.mark.parametrize("suffix", FORMATS)
+    @pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: t.__name__)
+    def test_round_trip_is_exact(self, tmp_path, suffix, dtype):
+        a = np.random.default_rng(0).standard_normal((4, 4)) * 10
+        a = (a + 1j * a.T if dtype is np.complex128 else a).astype(dtype)
+        files.write(tmp_path / f"a{suffix}", {"": a})
+        assert np.array_equal(only(tmp_path / f"a{suffix}"), a)
+
+    @pytest.mark.parametrize("suffix", (".npy", ".npz"))
+    def test_a_batch_keeps_its_shape_and_dtype(self, tmp_path, suffix):
+        a = np.ones((3, 2, 2), np.float32)
+        files.write(tmp_path / f"a{suffix}", {"": a})
+        b = only(tmp_path / f"a{suffix}")
+        assert b.shape == a.shape and b.dtype == a.dtype
+
+    def test_sparse_symmetric_matrix_market_becomes_dense(self, tmp_path):
+        path = tmp_path / "a.mtx"
+        path.write_text(
+            "%%MatrixMarket matrix coordinate real symmetric\n2 2 3\n1 1 2.0\n2 1 -1.0\n2 2 3.0\n"
+        )
+        assert np.array_equal(only(path), [[2, -1], [-1, 3]])
+
+    def test_csv_may_have_comments_and_a_byte_order_mark(self, tmp_path):
+        path = tmp_path / "a.csv"
+        path.write_bytes("\ufeff# covariance\n1, 0\n0, 4\n".encode())
+        assert np.array_equal(only(path), [[1, 0], [0, 4]])
+
+    @pytest.mark.parametrize(
+        ("name", "text", "says"),
+        [
+            ("a.npy", "not numpy", "cannot be read as .npy"),
+            ("a.npz", "not a zip", "cannot be read as .npz"),
+            ("a.csv", "", "holds no number"),
+            ("a.csv", "aa,bb\n1,2\n", "'aa'"),
+            ("a.csv", "1,2\n3\n", "columns changed"),
+            ("a.mtx", "hello", "cannot be read as .mtx"),
+            ("a.txt", "1 2", "wanted is one of .npy, .npz, .csv, .mtx"),
+        ],
+        ids=["npy", "npz", "empty-csv", "csv-header", "ragged-csv", "mtx", "suffix"],
+    )
+    def test_a_bad_file_is_named_with_the_reason(self, tmp_path, name, text, says):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=says) as error:
+            files.read(tmp_path / name)
+        assert name in str(error.value)
+
+    def test_objects_are_never_unpickled(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.array([{}], dtype=object), allow_pickle=True)
+        with pytest.raises(ValueError, match="cannot be read"):
+            files.read(tmp_path / "a.npy")
+
+    def test_a_failed_write_leaves_the_old_file_and_nothing_else(self, tmp_path, monkeypatch):
+        path = tmp_path / "a.npy"
+        files.write(path, {"": np.eye(2)})
+        monkeypatch.setattr(files.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            files.write(path, {"": np.zeros((2, 2))})
+        monkeypatch.undo()
+        assert np.array_equal(only(path), np.eye(2))
+        assert [f.name for f in tmp_path.iterdir()] == ["a.npy"]
+
+    def test_one_matrix_formats_refuse_a_batch_and_several_arrays(self, tmp_path):
+        with pytest.raises(ValueError, match=r"\(3, 2, 2\)"):
+            files.check_fits(tmp_path / "a.csv", {"": np.ones((3, 2, 2))})
+        with pytest.raises(ValueError, match="got 2"):
+            files.check_fits(tmp_path / "a.npy", {"a": np.eye(2), "b": np.eye(2)})
+        with pytest.raises(ValueError, match="no folder"):
+            files.check_fits(tmp_path / "nowhere" / "a.npy", {"": np.eye(2)})
+
+
+class TestRoot:
+    @pytest.mark.parametrize("suffix", FORMATS)
+    def test_writes_the_inverse_root(self, spd, tmp_path, suffix, capsys):
+        path, _, root = spd
+        out = tmp_path / f"x{suffix}"
+        assert cli.main(["root", str(path), "-p", "4", "-o", str(out)]) == 0
+        assert np.allclose(only(out), root(-0.25), rtol=1e-9, atol=1e-9)
+        said = capsys.readouterr().out
+        for word in ("CONVERGED", "residual", "cond", "time", "written to", "A^(-1/4)"):
+            assert word in said
+
+    def test_pth_root_of_a_chosen_method(self, spd, tmp_path, capsys):
+        path, _, root = spd
+        out = tmp_path / "x.npy"
+        options = ["-p", "3", "--pth-root", "--method", "coupled_newton", "-o", str(out)]
+        assert cli.main(["root", str(path), *options]) == 0
+        assert np.allclose(np.load(out), root(1 / 3), rtol=1e-9, atol=1e-9)
+        assert "CoupledNewton" in capsys.readouterr().out
+
+    def test_ridge_is_relative_to_lambda_max(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.diag([4.0, 0.0]))
+        out = tmp_path / "x.csv"
+        assert cli.main(["root", str(tmp_path / "a.npy"), "-p", "1", "--ridge", "0.25", "-o", str(out)]) == 0
+        assert np.allclose(only(out), np.diag([1 / 5, 1.0]))
+
+    @pytest.mark.parametrize(
+        ("option", "smallest"),
+        [(["--floor", "0.25"], 1.0), (["--pseudo-inverse"], 0.0), (["--target-condition", "2"], 1 / 4)],
+        ids=["floor", "pseudo-inverse", "target-condition"],
+    )
+    def test_regularizations(self, tmp_path, option, smallest):
+        np.save(tmp_path / "a.npy", np.diag([4.0, 0.0]))
+        out = tmp_path / "x.npy"
+        assert cli.main(["root", str(tmp_path / "a.npy"), "-p", "1", *option, "-o", str(out)]) == 0
+        assert np.load(out)[1, 1] == pytest.approx(smallest, abs=1e-12)
+
+    def test_general_matrix(self, tmp_path):
+        P, root = gallery.embeddable_transitions(6, rng=0)
+        np.save(tmp_path / "p.npy", P)
+        out = tmp_path / "x.npy"
+        options = ["-p", "12", "--pth-root", "--general", "-o", str(out)]
+        assert cli.main(["root", str(tmp_path / "p.npy"), *options]) == 0
+        assert np.allclose(np.load(out), root(1 / 12), atol=1e-10)
+
+    def test_every_array_of_an_npz_keeps_its_name(self, tmp_path, capsys):
+        A, root = gallery.spd(5, 100.0, rng=0)
+        np.savez(tmp_path / "a.npz", left=A, right=2 * A)
+        out = tmp_path / "x.npz"
+        assert cli.main(["root", str(tmp_path / "a.npz"), "-p", "2", "-o", str(out)]) == 0
+        X = files.read(out)
+        assert list(X) == ["left", "right"]
+        assert np.allclose(X["right"], root(-0.5) / np.sqrt(2))
+        assert "a.npz[left]" in capsys.readouterr().out
+        assert cli.main(["root", str(tmp_path / "a.npz"), "-p", "2", "--key", "left"]) == 0
+        assert cli.main(["root", str(tmp_path / "a.npz"), "-p", "2", "--key", "middle"]) == 1
+        assert "it has 'left', 'right'" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("old", (False, True), ids=("new", "existing"))
+    def test_failure_exits_1_and_writes_nothing(self, tmp_path, capsys, old):
+        np.save(tmp_path / "a.npy", np.diag([1.0, -1.0]))
+        out = tmp_path / "x.npy"
+        if old:
+            np.save(out, np.eye(3))
+        assert cli.main(["root", str(tmp_path / "a.npy"), "-p", "2", "-o", str(out)]) == 1
+        said = capsys.readouterr()
+        assert "NOT_POSITIVE" in said.out and "nothing was written" in said.err
+        assert {f.name for f in tmp_path.iterdir()} == {"a.npy", *(["x.npy"] if old else [])}
+        assert not old or np.array_equal(np.load(out), np.eye(3))
+
+    def test_one_bad_matrix_of_a_batch_is_a_failure(self, tmp_path, capsys):
+        np.save(tmp_path / "a.npy", np.stack([np.eye(3), np.full((3, 3), np.nan), np.eye(3)]))
+        assert cli.main(["root", str(tmp_path / "a.npy"), "-p", "2"]) == 1
+        assert "NONFINITE_INPUT 1" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["root", "missing.npy", "-p", "2"], "no such file"),
+            (["root", "a.txt", "-p", "2"], "wanted is one of"),
+            (["root", "tall.npy", "-p", "2"], "(3, 2)"),
+            (["root", "lopsided.npy", "-p", "2"], "gen"),
+            (["root", "good.npy", "-p", "0"], "p"),
+            (["root", "good.npy", "-p", "2", "-o", "nowhere/x.npy"], "no folder"),
+            (["root", "good.npy", "-p", "2", "-o", "x.txt"], "wanted is one of"),
+            (["root", "good.npy", "-p", "2", "--method", "magic"], "magic"),
+            (["compare", "missing.npy", "-p", "2"], "no such file"),
+        ],
+        ids=["missing", "suffix", "tall", "lopsided", "p0", "folder", "output", "method", "compare"],
+    )
+    def test_errors_are_one_helpful_line(self, tmp_path, monkeypatch, capsys, arguments, says):
+        monkeypatch.chdir(tmp_path)
+        np.save("good.npy", np.eye(2))
+        np.save("tall.npy", np.ones((3, 2)))
+        np.save("lopsided.npy", np.array([[1.0, 1.0], [0.0, 1.0]]))
+        assert cli.main(arguments) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("matroot: error: ") and says in said and said.count("\n") == 1
+
+    @pytest.mark.parametrize(
+        "arguments", ([], ["root"], ["root", "a.npy", "-p", "1.5"], ["info", "--what"]), ids=repr
+    )
+    def test_a_wrong_command_line_exits_2(self, arguments, capsys):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 2
+
+
+class TestCompare:
+    def test_tables_the_methods_that_apply(self, spd, capsys):
+        path, *_ = spd
+        assert cli.main(["compare", str(path), "-p", "4"]) == 0
+        said = capsys.readouterr().out
+        rows = {line.split()[0]: line.split() for line in said.splitlines() if line.split()}
+        for name in ("eigen", "coupled_newton", "higher_order", "newton_db"):
+            assert rows[name][-1] == "CONVERGED", said
+            assert float(rows[name][3]) < 1e-9 and float(rows[name][4]) < 1e-9
+        assert "schur_newton does not apply" in said
+
+    def test_says_who_refuses_an_odd_p(self, spd, capsys):
+        path, *_ = spd
+        assert cli.main(["compare", str(path), "-p", "3"]) == 0
+        assert "newton_db does not apply" in capsys.readouterr().out
+
+    def test_exits_1_when_no_method_succeeds(self, tmp_path, capsys):
+        np.save(tmp_path / "a.npy", np.diag([1.0, -1.0]))
+        assert cli.main(["compare", str(tmp_path / "a.npy"), "-p", "2"]) == 1
+        assert "NOT_POSITIVE" in capsys.readouterr().out
+
+
+def test_info_names_versions_engines_and_blas(capsys):
+    assert cli.main(["info"]) == 0
+    said = capsys.readouterr().out
+    for word in (np.__version__, "engine cpu", "engine gpu", "threads", "matroot:"):
+        assert word in said
+
+
+def test_demo_gets_its_own_arguments(monkeypatch):
+    demo = pytest.importorskip("matroot.demo")
+    seen = []
+    monkeypatch.setattr(demo, "main", seen.append)
+    assert cli.main(["demo", "--output", "x.png"]) == 0
+    assert seen == [["--output", "x.png"]]
+
+
+def test_python_m_matroot_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "matroot", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("matroot ")
