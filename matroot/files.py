@@ -144,7 +144,7 @@ def _read_npy(path: Path) -> Arrays:
 
 
 def _read_npz(path: Path) -> Arrays:
-    with np.lib.npyio.NpzFile(path, allow_pickle=False) as archive:
+    with path.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     if not arrays:
         raise ValueError("it holds no array")

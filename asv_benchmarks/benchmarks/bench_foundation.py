@@ -1,0 +1,158 @@
+"""What the three classic methods promise: counts, overheads, memory, import time."""
+
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import scipy.linalg
+
+import matroot
+from matroot import gallery
+
+from . import peers
+from .common import forward_error, in_turn, speedup, stack, unit
+
+ITERATIVE = ("coupled_newton", "higher_order", "minimax", "newton_db")
+
+
+class Counts:
+    """Iterations and products of coupled Newton: float64, n = 128, geometric spectrum."""
+
+    params = ([2, 4, 8], [1e2, 1e4, 1e6, 1e8, 1e10])
+    param_names = ("p", "cond")
+
+    def setup(self, p, cond):
+        self.A, _ = stack(128, 1, cond)
+
+    @unit("iterations")
+    def track_iterations(self, p, cond):
+        return int(matroot.solve(self.A, p, method="coupled_newton").n_iter.max())
+
+    @unit("products")
+    def track_products(self, p, cond):
+        return matroot.solve(self.A, p, method="coupled_newton").n_products
+
+
+class EigenOverhead:
+    """A solve by eigen beside bare numpy.linalg.eigh and recombination; wanted at most 1.15."""
+
+    params = ([128, 512, 1024], ["float32", "float64"])
+    param_names = ("n", "dtype")
+
+    def setup(self, n, dtype):
+        self.A, _ = stack(n, 1, 1e4, dtype)
+
+    @unit("times the seconds of eigh and recombination")
+    def track_overhead(self, n, dtype):
+        peer = peers.numpy_eigh(self.A, 4)
+        return 1 / speedup(lambda: matroot.solve(self.A, 4, method="eigen"), peer)
+
+
+class Certificate:
+    """The certificate's share of a solve by eigen; wanted at most 5 %."""
+
+    params = [64, 128, 512, 1024]
+    param_names = ("n",)
+
+    def setup(self, n):
+        self.A, _ = stack(n, 1, 1e4)
+
+    @unit("share of the solve")
+    def track_share(self, n):
+        from fractions import Fraction
+
+        from matroot.conditioning import residual
+        from matroot.engines.cpu import CPU
+
+        X, engine = matroot.solve(self.A, 4, method="eigen").x, CPU()
+        solve, certify = in_turn(
+            lambda: matroot.solve(self.A, 4, method="eigen"),
+            lambda: residual(self.A, X, Fraction(-1, 4), engine),
+        )
+        return certify / solve
+
+
+class General:
+    """schur_newton beside scipy.linalg.fractional_matrix_power on real general matrices."""
+
+    params = ([100, 300, 500], [3, 5, 12])
+    param_names = ("n", "p")
+    timeout = 300
+
+    def setup(self, n, p):
+        self.A, self.root = gallery.general(n, 100.0, rng=n)
+
+    def ours(self, p):
+        return matroot.solve(self.A, p, inverse=False, assume_a="gen", method="schur_newton")
+
+    @unit("times faster")
+    def track_speedup(self, n, p):
+        peer = peers.scipy_power(self.A[None], 1 / p)
+        return speedup(lambda: self.ours(p), peer, rounds=3)
+
+    @unit("our forward error / SciPy's")
+    def track_error_ratio(self, n, p):
+        exact = self.root(1 / p)
+        theirs = peers.scipy_power(self.A[None], 1 / p)()[0]
+        return forward_error(self.ours(p).x, exact) / forward_error(theirs, exact.astype(theirs.dtype))
+
+    @unit("seconds outside the Schur form / seconds of the Schur form")
+    def track_outside_schur(self, n, p):
+        schur, solve = in_turn(lambda: scipy.linalg.schur(self.A), lambda: self.ours(p), rounds=3)
+        return (solve - schur) / schur
+
+
+class Batch:
+    """One call on a batch beside a Python loop of calls."""
+
+    params = (("eigen", *ITERATIVE), [8, 32, 64, 128])
+    param_names = ("method", "n")
+
+    def setup(self, method, n):
+        self.A, _ = stack(n, max(16, 100_000 // n**2), 1e4)
+
+    @unit("times faster than a loop")
+    def track_speedup(self, method, n):
+        def loop():
+            for a in self.A:
+                matroot.solve(a, 4, method=method)
+
+        return speedup(lambda: matroot.solve(self.A, 4, method=method), loop, rounds=3)
+
+
+class WorkMemory:
+    """Most memory held during a solve beyond the output, in units of n^2 numbers; wanted at most 6 per worker.
+
+    As tracemalloc sees it: numpy's arrays are counted, LAPACK's and BLAS's own buffers are not.
+    """
+
+    params = (("eigen", *ITERATIVE), [256, 512])
+    param_names = ("method", "n")
+
+    def setup(self, method, n):
+        self.A, _ = stack(n, 1, 1e4)
+        matroot.solve(self.A, 4, method=method)
+
+    @unit("n^2 numbers")
+    def track_work(self, method, n):
+        tracemalloc.start()
+        try:
+            result = matroot.solve(self.A, 4, method=method)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        output = result.x.nbytes + (0 if result.companion is None else result.companion.nbytes)
+        return (peak - output) / (8 * n * n)
+
+
+class Import:
+    """``import matroot`` in a fresh process; wanted under 0.25 s."""
+
+    @unit("s")
+    def track_seconds(self):
+        code = "import time; t = time.perf_counter(); import matroot; print(time.perf_counter() - t)"
+        runs = [
+            subprocess.run([sys.executable, "-c", code], capture_output=True, check=True) for _ in range(7)
+        ]
+        return float(np.median([float(run.stdout) for run in runs]))
