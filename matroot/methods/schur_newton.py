@@ -1,0 +1,284 @@
+"""Schur-Newton: principal powers of general matrices.
+
+Guo & Higham, SIAM J. Matrix Anal. Appl. 28(3), 2006, 788-804, algorithm 3.3: Schur form, square roots of the triangular
+factor until its spectrum is near 1, coupled Newton for the odd part q of p = 2^{k0} q, squarings back. Three changes
+save products and digits: square roots and the degrees of the steps are chosen by cost (`schur_plan`); from
+R_k = R^{2^{-k}} the iteration takes R_k^{r/q} with r a power of two, P^r being on the way to P^q, so that most squarings
+back vanish; and the diagonal blocks of the result are set to their exact powers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matroot.engines import triangular as tri
+from matroot.engines.triangular_norms import extreme_singular_values, power_radius
+from matroot.methods import schur_plan as plan
+from matroot.methods.base import Method, Problem, Raw
+from matroot.result import Status
+
+Matrix = NDArray[Any]
+
+#: Largest numerator and root degree that are iterated as such; beyond, the exponent is taken as a real number.
+LARGEST_NUMERATOR, LARGEST_DEGREE = 64, 8192
+#: Square roots never exceed this: R^{2^{-k}} is I to rounding in every dtype.
+MAX_SQUARE_ROOTS = 60
+
+
+@dataclass(frozen=True, repr=False)
+class SchurNewton(Method):
+    """Principal power of a general real or complex matrix, SciPy's ``fractional_matrix_power`` and its inverse.
+
+    The method for matrices that are not symmetric, transition matrices for one. Real in, real out: real
+    matrices are never computed in complex arithmetic. About as dear as the Schur form alone.
+    """
+
+    name: ClassVar[str] = "schur_newton"
+    serves: ClassVar[frozenset[str]] = frozenset({"gen", "pos"})
+
+    def run(self, A: Matrix, problem: Problem, engine: Any) -> Raw:
+        B = A.shape[0]
+        x = np.empty_like(A)
+        status, n_iter = np.empty(B, np.int8), np.zeros(B, np.int64)
+        cond = np.empty(B)
+        products = 0
+        for i in range(B):
+            one = schur_newton(A[i], problem.s, rtol=problem.rtol, max_iter=problem.max_iter)
+            x[i], status[i], n_iter[i], cond[i] = one.x, one.status, one.n_iter, one.cond
+            products = max(products, one.n_products)
+        return Raw(x=x, status=status, n_iter=n_iter, n_products=products, cond=cond)
+
+
+class Power(NamedTuple):
+    """One matrix: the power (NaN when it failed), its status, steps, products, and cond of A."""
+
+    x: Matrix
+    status: Status
+    n_iter: int
+    n_products: int
+    cond: float
+
+
+def schur_newton(
+    A: Matrix, s: Fraction | float, *, rtol: float | None = None, max_iter: int | None = None
+) -> Power:
+    """Principal power A^s of one matrix, in its own dtype.
+
+    Parameters
+    ----------
+    A : array (n, n), real or complex, single or double precision
+        Finite, and not near the ends of the exponent range. Never written to.
+    s : Fraction or float
+        A Fraction with a small numerator is iterated as a root; else the power series is summed at once.
+    rtol : float, optional
+        Relative accuracy asked of the iteration; full accuracy by default.
+    max_iter : int, optional
+        Limit of coupled steps.
+
+    Returns
+    -------
+    Power
+        ``NO_PRINCIPAL_ROOT`` if an eigenvalue is no further from the closed negative real axis than the rounding
+        error of the Schur form. Products of triangular matrices count as products, though they cost a third.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fractions import Fraction
+    >>> A = np.array([[1.0, 4.0], [0.0, 8.0]])
+    >>> schur_newton(A, Fraction(1, 3)).x
+    array([[1.        , 0.57142857],
+           [0.        , 2.        ]])
+    """
+    from scipy.linalg import LinAlgError, schur
+
+    n = A.shape[0]
+    failed = np.full_like(A, np.nan, subok=False)
+    if n == 0 or s == 0:
+        return Power(np.eye(n, dtype=A.dtype), Status.CONVERGED, 0, 0, 1.0)
+    try:
+        R, Q = schur(A, output="complex" if np.iscomplexobj(A) else "real", check_finite=False)
+    except LinAlgError:
+        return Power(failed, Status.DIVERGED, 0, 0, np.nan)
+    R, Q = np.asfortranarray(R), np.asfortranarray(Q)
+    lam = tri.eigenvalues(R)
+    largest, smallest = extreme_singular_values(R)
+    cond = largest / smallest if smallest > 0 else np.inf
+    exact = not np.tril(A, -1).any()
+    if not has_principal_power(lam, s, largest, smallest, exact):
+        return Power(failed, Status.NO_PRINCIPAL_ROOT, 0, 0, cond)
+
+    eps = float(np.finfo(A.dtype).eps)
+    work = _Triangular(R, lam, tol=eps / 2 if rtol is None else max(eps / 2, rtol / 4))
+    with np.errstate(all="ignore"):
+        F, status, steps = work.power(s, max_iter)
+        if status == Status.CONVERGED:
+            x = tri.transform(Q, F, work.blocks)
+            if not np.isfinite(x).all():
+                status = Status.DIVERGED
+    if status != Status.CONVERGED:
+        return Power(failed, status, steps, work.products, cond)
+    return Power(x, status, steps, work.products + 2, cond)
+
+
+def has_principal_power(lam: Matrix, s: Fraction | float, largest: float, smallest: float, exact: bool) -> bool:
+    """Whether every eigenvalue is off the closed negative real axis by more than the Schur form's rounding.
+
+    The backward error of the Schur form is a few eps ||A||_2. A matrix whose smallest singular value is no larger
+    may be singular, however far its computed eigenvalues are from 0: eps^{1/m} for a Jordan block of order m. A
+    matrix that came triangular is its own Schur form, and exact. Integer powers need no branch, only an inverse.
+    """
+    if exact:
+        rounding, singular = 0.0, not lam.all()
+    else:
+        rounding = 4 * float(np.finfo(lam.dtype).eps) * largest
+        singular = not smallest > rounding
+    if float(s).is_integer():
+        return s > 0 or not singular
+    negative = (lam.real <= 0) & (np.abs(lam.imag) <= np.sqrt(len(lam)) * rounding)
+    return not (singular or negative.any())
+
+
+class _Triangular:
+    """Powers of an upper (quasi-)triangular matrix R with eigenvalues lam; R is overwritten by its square roots."""
+
+    def __init__(self, R: Matrix, lam: Matrix, tol: float) -> None:
+        self.R, self.lam, self.tol = R, lam, tol
+        self.blocks = tri.cuts(R)
+        self.pairs = tri.pairs(R)
+        self.products = 0
+
+    def power(self, s: Fraction | float, max_iter: int | None) -> tuple[Matrix, Status, int]:
+        """R^s, status and steps."""
+        a, b = (s.numerator, s.denominator) if isinstance(s, Fraction) else (0, 0)
+        if abs(a) > LARGEST_NUMERATOR or b > LARGEST_DEGREE:
+            a, b = 0, 0
+        unit = float(s) if b == 0 else float(np.sign(a)) / b
+        k = plan.square_roots(self.lam, unit, b, self.tol)
+        for _ in range(k):
+            self._sqrt()
+        k, c, radius = self._more_roots(k, unit, b)
+        e = plan.exponent(unit, b, k)
+        F, status, steps = self._iterate(e, c, radius, max_iter)
+        if status == Status.CONVERGED:
+            for _ in range(e.squarings):
+                self._multiply(F, F, out=F)
+            if abs(a) > 1:
+                F = self._integer_power(F, abs(a))
+            self._exact_diagonal(F, float(s))
+        return F, status, steps
+
+    def _more_roots(self, k: int, s: float, b: int) -> tuple[int, float, float]:
+        """Where R is far from normal the eigenvalues say too little: halve its radius while that saves products."""
+        while True:
+            e = plan.exponent(s, b, k)
+            c, radius = plan.disc(tri.eigenvalues(self.R))
+            if e.q == 1:
+                return k, c, radius
+            radius = max(radius, power_radius(self.R, c))
+            here = plan.total(e, radius, self.tol)
+            there = plan.SQRT_COST + plan.total(plan.exponent(s, b, k + 1), radius / 2, self.tol)
+            if (np.isfinite(here) and here <= there) or k >= MAX_SQUARE_ROOTS or not np.isfinite(radius):
+                return k, c, radius
+            self._sqrt()
+            k += 1
+
+    def _iterate(
+        self, e: plan.Exponent, c: float, radius: float, max_iter: int | None
+    ) -> tuple[Matrix, Status, int]:
+        """R^sigma by coupled steps on M = c R = I - Z; overwrites R."""
+        Z = self.R
+        if e.q == 1:  # sigma = 1 or -1
+            return (Z if e.sigma > 0 else self._inverse_times(Z, _identity_like(Z))), Status.CONVERGED, 0
+        Z *= -c
+        _add_to_diagonal(Z, 1)
+        G: Matrix | None = None  # M_0^{-r/q} M^{r/q}
+        steps = 0
+        while True:
+            schedule = plan.cheapest(e, radius, self.tol)
+            if schedule is None or not np.isfinite(radius):
+                return Z, Status.DIVERGED, steps
+            if max_iter is not None and steps >= max_iter:
+                return Z, Status.MAX_ITER, steps
+            steps += 1
+            degree = schedule.degrees[0]
+            if len(schedule.degrees) == 1:
+                break
+            T = self._polynomial(Z, plan.binomial(-1 / e.q, degree))
+            G = self._step(Z, T, G, e)
+            radius = power_radius(Z)
+        F = self._polynomial(Z, plan.binomial(e.sigma, degree))
+        if G is not None:
+            F = self._inverse_times(G, F) if e.sigma > 0 else self._multiply(G, F, out=F)
+        F *= c**-e.sigma
+        return F, Status.CONVERGED, steps
+
+    def _step(self, Z: Matrix, T: Matrix, G: Matrix | None, e: plan.Exponent) -> Matrix:
+        """M = I - Z <- T^q M in place, T being overwritten by its powers; returns G T^r."""
+        np.negative(Z, out=Z)
+        _add_to_diagonal(Z, 1)
+        power = 1
+        while power <= e.q:
+            if e.q & power:
+                self._multiply(T, Z, out=Z)
+            if power == e.r:
+                G = T.copy(order="F") if G is None else self._multiply(G, T, out=G)
+            power *= 2
+            if power <= e.q:
+                self._multiply(T, T, out=T)
+        np.negative(Z, out=Z)
+        _add_to_diagonal(Z, 1)
+        assert G is not None  # r is a power of two no larger than q
+        return G
+
+    def _polynomial(self, Z: Matrix, c: list[float]) -> Matrix:
+        """sum c_i Z^i for degree 1 or even, by Horner's rule in Z^2."""
+        P = np.asfortranarray(c[-1] * Z)
+        if len(c) == 2:
+            _add_to_diagonal(P, c[0])
+            return P
+        Z2 = self._multiply(Z, Z)
+        np.multiply(Z2, c[-1], out=P)
+        for i in range(len(c) - 3, -1, -2):
+            if i < len(c) - 3:
+                self._multiply(P, Z2, out=P)
+            P += c[i + 1] * Z
+            _add_to_diagonal(P, c[i])
+        return P
+
+    def _integer_power(self, F: Matrix, a: int) -> Matrix:
+        result = F
+        for bit in bin(a)[3:]:
+            result = self._multiply(result, result)
+            if bit == "1":
+                self._multiply(result, F, out=result)
+        return result
+
+    def _exact_diagonal(self, F: Matrix, s: float) -> None:
+        tri.set_diagonal_blocks(F, self.pairs, self.lam, plan.principal_power(self.lam, s))
+
+    def _sqrt(self) -> None:
+        tri.sqrt_triangular(self.R, self.blocks)
+        self.products += 1
+
+    def _multiply(self, A: Matrix, B: Matrix, out: Matrix | None = None) -> Matrix:
+        self.products += 1
+        return tri.multiply(A, B, self.blocks, out=out)
+
+    def _inverse_times(self, A: Matrix, B: Matrix) -> Matrix:
+        self.products += 1
+        tri.solve(A, B, self.blocks)
+        return B
+
+
+def _add_to_diagonal(A: Matrix, value: float) -> None:
+    np.einsum("ii->i", A)[...] += value
+
+
+def _identity_like(A: Matrix) -> Matrix:
+    return np.asfortranarray(np.eye(A.shape[0], dtype=A.dtype))
