@@ -13,7 +13,6 @@ import numpy as np
 
 from matroot import cli_root, files
 
-METHODS = ("eigen", "coupled_newton", "higher_order", "minimax", "rational", "newton_db", "schur_newton")
 BUDGET = 1.0  # seconds of repeats per method, after the first run
 COLUMNS = ("method", "seconds", "products", "residual", "forward error", "status")
 
@@ -42,6 +41,7 @@ def compare(
 ) -> tuple[list[tuple[str, ...]], dict[str, str], str]:
     """Rows of the table, the sentence of every method that refused, and the name of the reference."""
     import matroot
+    from matroot.selection import METHODS
 
     reference = "schur_newton" if keywords["assume_a"] == "gen" else "eigen"
     wide = a.astype(np.complex128 if a.dtype.kind == "c" else np.float64)

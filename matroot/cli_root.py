@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         default="auto",
-        help="auto (default), eigen, coupled_newton, higher_order, minimax, newton_db, schur_newton, ...",
+        help="auto (default), eigen, coupled_newton, minimax, schur_newton, ...",
     )
     parser.add_argument("--rtol", type=float, help="relative accuracy that is enough (default: all there is)")
     parser.add_argument("--max-iter", type=int, help="most iterations of an iterative method")

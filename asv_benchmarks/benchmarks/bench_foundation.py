@@ -122,7 +122,7 @@ class Batch:
 
 
 class WorkMemory:
-    """Most memory held during a solve beyond the output, in units of n^2 numbers; wanted at most 6 per worker.
+    """Most memory held during a solve beyond the output, in n^2 numbers; wanted at most 6 per worker.
 
     As tracemalloc sees it: numpy's arrays are counted, LAPACK's and BLAS's own buffers are not.
     """

@@ -31,7 +31,7 @@ class Inverse4thRoot:
     @unit("times faster")
     def track_optax(self, n, dtype):
         if dtype != "float32" or n < 32:
-            raise NotImplementedError  # without x64, JAX has no other precision; a loop over thousands takes minutes
+            raise NotImplementedError  # JAX without x64 is float32, and a loop over thousands takes minutes
         return speedup(self.ours, peers.optax_root(self.A, self.p), rounds=3)
 
     @unit("times faster")

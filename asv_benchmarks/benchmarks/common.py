@@ -51,9 +51,9 @@ def applies(method: str, p: int) -> bool:
 def in_turn(*functions: Callable[[], Any], rounds: int = 7, sample: float = 0.02) -> list[float]:
     """Median seconds of each function, timed one after another in every round.
 
-    Whatever slows the machine down for a while slows all of them, so the ratios hold where the seconds do not.
-    A sample repeats a short function until it lasts `sample` seconds; the first calls, which may compile, are not
-    counted.
+    Whatever slows the machine down for a while slows all of them, so the ratios hold where the seconds do
+    not. A sample repeats a short function until it lasts `sample` seconds; the first calls, which may
+    compile, are not counted.
     """
     counts = []
     for f in functions:

@@ -1,0 +1,3 @@
+"""The .rst files are doctests; the Python files here are not."""
+
+collect_ignore_glob = ["conf.py", "examples/*", "_build/*"]
