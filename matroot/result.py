@@ -57,7 +57,7 @@ class Status(IntEnum):
     )
     NOT_POSITIVE = (
         5,
-        "has no such root: its eigenvalues are not all positive (lambda_min/lambda_max {min_over_max:.1e}); "
+        "has no such root: its eigenvalues are not all positive (the smallest is {lambda_min:.1e}, the largest {lambda_max:.1e}); "
         "add a ridge above that size, or use Floor, Shift or PseudoInverse",
     )
     NO_PRINCIPAL_ROOT = (
@@ -67,6 +67,8 @@ class Status(IntEnum):
     )
     NONFINITE_INPUT = 7, "holds NaN or infinity; the input must be finite"
 
+
+_NUMBERS = ("residual", "cond", "bits_lost", "lambda_max", "lambda_min")
 
 #: Statuses whose x is the answer; every other is an error for the plain functions.
 USABLE = (Status.CONVERGED, Status.ILL_CONDITIONED)
@@ -105,6 +107,8 @@ class RootResult:
         n-by-n products issued for one matrix, the largest of the batch.
     lambda_max : array of float64, (...)
         Largest eigenvalue of A (2-norm under ``assume_a="gen"``), before regularization.
+    lambda_min : array of float64, (...)
+        Smallest eigenvalue of A', exact for `Eigen` and where the status is NOT_POSITIVE, else estimated.
     ridge : array of float64, (...)
         What was added to the diagonal, absolute.
     method : Method
@@ -127,6 +131,7 @@ class RootResult:
     n_iter: Array
     n_products: int
     lambda_max: Array
+    lambda_min: Array
     ridge: Array
     method: Method
     compute_dtype: str
@@ -140,7 +145,7 @@ class RootResult:
 
     def sentence(self, index: int) -> str:
         """The status sentence of one matrix of the flattened batch, with its numbers."""
-        at = {f: float(_host(getattr(self, f)).ravel()[index]) for f in ("residual", "cond", "bits_lost")}
+        at = {f: float(on_host(getattr(self, f)).ravel()[index]) for f in _NUMBERS}
         eps = float(np.finfo(self.compute_dtype).eps) / 2
         lost = at["bits_lost"]
         left = -math.log10(eps) - lost * math.log10(2) if math.isfinite(lost) else 0.0
@@ -150,16 +155,10 @@ class RootResult:
             "digits": max(0.0, min(left, -math.log10(out_eps))),
             "bits": round(-math.log2(eps)),
             "compute_dtype": self.compute_dtype,
-            "n_iter": int(_host(self.n_iter).ravel()[index]),
-            "min_over_max": self._min_over_max(index),
+            "n_iter": int(on_host(self.n_iter).ravel()[index]),
             "remedy": self._remedy(eps),
         }
-        return Status(int(_host(self.status).ravel()[index])).sentence.format(**numbers)
-
-    def _min_over_max(self, index: int) -> float:
-        """For NOT_POSITIVE, `cond` carries lambda_max/lambda_min with its sign."""
-        cond = float(_host(self.cond).ravel()[index])
-        return 0.0 if math.isinf(cond) else 1 / cond
+        return Status(int(on_host(self.status).ravel()[index])).sentence.format(**numbers)
 
     def _remedy(self, eps: float) -> str:
         # The ridge that leaves two digits: eps |s| / ridge = 1e-2.
@@ -170,10 +169,10 @@ class RootResult:
     @property
     def message(self) -> str:
         """One line: the sentence of the worst matrix, and how many ended like it."""
-        status = _host(self.status).ravel()
+        status = on_host(self.status).ravel()
         if status.size == 0:
             return "empty batch"
-        worst = int(np.argmax(status)) if status.any() else int(np.argmax(_host(self.residual).ravel()))
+        worst = int(np.argmax(status)) if status.any() else int(np.argmax(on_host(self.residual).ravel()))
         text = self.sentence(worst)
         if status.size == 1:
             return text
@@ -190,7 +189,7 @@ class RootResult:
         return "RootResult\n" + "\n".join(f"  {name:>{width}}: {text}" for name, text in rows)
 
 
-def _host(values: Array) -> np.ndarray:
+def on_host(values: Array) -> np.ndarray:
     """A small array of any kind, read on the host."""
     get = getattr(values, "get", None)
     if get is not None and not isinstance(values, np.ndarray):
@@ -215,7 +214,7 @@ def _summary(name: str, value: Array) -> str:
         return str(value)
     if name in ("x", "companion"):
         return f"{tuple(value.shape)} {value.dtype}"
-    flat = _host(value).ravel()
+    flat = on_host(value).ravel()
     if name == "status":
         names = {Status(int(code)).name: int((flat == code).sum()) for code in np.unique(flat)}
         return ", ".join(f"{key} {count}" if flat.size > 1 else key for key, count in names.items())

@@ -195,3 +195,15 @@ _GIVE = {
     "jax": _give_jax,
     "dlpack": _give_dlpack,
 }
+
+
+def round_to(values: Array, name: str) -> Array:
+    """float32 `values` rounded to a half precision, still as float32; other precisions are left alone."""
+    if name == "float16":
+        with np.errstate(over="ignore"):
+            return values.astype(name).astype("float32")
+    if name == "bfloat16":  # drop 16 bits, to nearest, ties to even; adding overflows into the exponent rightly
+        bits = values.view("uint32")
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        return rounded.astype("uint32").view("float32")
+    return values

@@ -52,14 +52,12 @@ class CPU:
         kind = "heevd" if A.dtype.kind == "c" else "syevd"
         driver = getattr(lapack, _PREFIX[A.dtype.char] + kind)
         w = np.empty((B, n), A.real.dtype)
-        Q = np.empty_like(A, order="C")
+        Qt = np.empty_like(A, order="C")
         for i in range(B):
-            # The transposed view is Fortran-ordered (no copy), and its conjugate has the same spectrum.
+            # The transpose of a C-ordered matrix is what LAPACK wants, uncopied; it is the conjugate of A.
             w[i], V, info = driver(A[i].T, compute_v=1, lower=0, overwrite_a=1)
-            if info != 0:
-                w[i], V = np.nan, np.nan
-            Q[i] = V.conj() if A.dtype.kind == "c" else V
-        return w, Q
+            Qt[i] = V.T if info == 0 else np.nan
+        return w, (Qt.conj() if A.dtype.kind == "c" else Qt).swapaxes(-1, -2)
 
     def eigvalsh(self, A: NDArray) -> NDArray:
         """Eigenvalues ascending (B, n)."""
@@ -67,12 +65,11 @@ class CPU:
 
     def run_chunks(self, work: Callable[[slice], None], B: int, n: int, itemsize: int) -> None:
         """Call `work` on slices of the batch that cover it, on a thread pool when there are several."""
-        size = max(1, CHUNK_BYTES // max(1, n * n * itemsize))
         cores = usable_cores()
-        if B > 1:
-            size = max(1, min(size, -(-B // cores)))
+        few_and_large = 2 * B <= cores and n >= 256  # here BLAS's own threads use more cores than ours would
+        size = max(1, min(CHUNK_BYTES // max(1, n * n * itemsize), -(-B // cores)))
         slices = [slice(i, min(i + size, B)) for i in range(0, B, size)]
-        if len(slices) <= 1 or cores == 1:
+        if len(slices) <= 1 or cores == 1 or few_and_large:
             for part in slices:
                 work(part)
             return
@@ -89,11 +86,11 @@ _PREFIX = {"f": "s", "d": "d", "F": "c", "D": "z"}
 
 
 def hermitian_part(A: NDArray) -> NDArray:
-    """(A + A^H) / 2, in place, exactly Hermitian."""
+    """(A + A^H) / 2, Hermitian to the last bit."""
     other = A.swapaxes(-1, -2)
-    A = A + (other.conj() if A.dtype.kind == "c" else other)
-    A *= 0.5
-    return A
+    H = A + (other.conj() if A.dtype.kind == "c" else other)
+    H *= 0.5
+    return H
 
 
 def usable_cores() -> int:
@@ -108,8 +105,13 @@ def _pool(cores: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores, thread_name_prefix="matroot")
 
 
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork: the child makes its own pool
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 @cache
 def _controller() -> Any:
+    import scipy.linalg  # noqa: F401  scipy's own BLAS has to be loaded before it can be held
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="blas")

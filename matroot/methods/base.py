@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,8 @@ class Problem:
         A lower bound of lambda_min / lambda_max that the regularization promises.
     regularization : Regularization or None
         Still to be applied to the eigenvalues by the method; only `Eigen` sees one.
+    scale : array (B,) or None
+        What the stack was divided by; absolute quantities in the regularization are in the units before.
     assume_a : {"pos", "gen"}
     """
 
@@ -39,6 +41,7 @@ class Problem:
     max_iter: int | None = None
     floor: FloatArray | None = None
     regularization: Regularization | None = None
+    scale: FloatArray | None = None
     assume_a: str = "pos"
 
     @property
@@ -68,8 +71,8 @@ class Problem:
 class Raw:
     """What a method returns for a stack (B, n, n), before scaling back and certification.
 
-    `cond` and `lambda_max` are None when the method does not know them; `ridge` is what the method itself
-    added to the diagonal.
+    `cond`, `lambda_max` and `lambda_min` (of the regularized matrix) are None when the method does not know them;
+    `ridge` is what the method itself added to the diagonal, `changed` how it changed single eigenvalues.
     """
 
     x: Array
@@ -79,7 +82,17 @@ class Raw:
     companion: Array | None = None
     cond: FloatArray | None = None
     lambda_max: FloatArray | None = None
+    lambda_min: FloatArray | None = None
     ridge: FloatArray | None = None
+    changed: Changed | None = None
+
+
+class Changed(NamedTuple):
+    """A' = A + Q diag(delta) Q^H, and the eigenvectors that a pseudo-inverse drops."""
+
+    Q: Array
+    delta: Array
+    dropped: Array
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,6 +106,8 @@ class Method:
     name: ClassVar[str]
     #: which assume_a the method serves
     serves: ClassVar[frozenset[str]] = frozenset({"pos"})
+    #: whether the opposite root comes with the root, for nothing
+    gives_companion: ClassVar[bool] = False
 
     reason: str = field(default="", compare=False, kw_only=True)
 

@@ -1,0 +1,49 @@
+"""matroot: matrix p-th roots that say how good they are."""
+
+from matroot import gallery
+from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
+from matroot.methods.eigen import Eigen
+from matroot.methods.newton_db import NewtonDB
+from matroot.methods.schur_newton import SchurNewton
+from matroot.regularization import Floor, PseudoInverse, Ridge, Shift, TargetCondition
+from matroot.result import ConditionWarning, RootError, RootResult, Status
+from matroot.roots import (
+    cond_pth_root,
+    fractional_power,
+    inv_sqrtm,
+    inverse_pth_root,
+    pth_root,
+    select_method,
+    sqrtm,
+)
+from matroot.solve import solve
+from matroot.tracking import ConditionTracker
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConditionTracker",
+    "ConditionWarning",
+    "CoupledNewton",
+    "Eigen",
+    "Floor",
+    "HigherOrder",
+    "NewtonDB",
+    "PseudoInverse",
+    "Ridge",
+    "RootError",
+    "RootResult",
+    "SchurNewton",
+    "Shift",
+    "Status",
+    "TargetCondition",
+    "cond_pth_root",
+    "fractional_power",
+    "gallery",
+    "inv_sqrtm",
+    "inverse_pth_root",
+    "pth_root",
+    "select_method",
+    "solve",
+    "sqrtm",
+]

@@ -1,0 +1,212 @@
+"""How hard a matrix is and how good its root: extreme eigenvalues, condition numbers, the certificate."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from matroot.methods.base import Changed
+
+Array = Any
+
+#: Columns of the random-probe certificate; see `residual` for the spread it gives.
+PROBES = 8
+
+
+@lru_cache(maxsize=64)
+def _signs(n: int, k: int) -> np.ndarray:
+    """n x k matrix of +-1: fixed, so that a solve can be repeated to the last bit."""
+    return np.random.default_rng([n, k]).choice([-1.0, 1.0], size=(n, k))
+
+
+def largest_eigenvalue(A: Array, engine: Any, steps: int = 16) -> Array:
+    """Largest eigenvalue of each Hermitian matrix of a stack, from below, by Lanczos.
+
+    At most 16 steps with full reorthogonalization, O(16 n^2): exact for n <= 16, and beyond that within some 1e-3
+    for the spectra met in practice; the error is always on the low side.
+
+    Parameters
+    ----------
+    A : array (B, n, n)
+    engine : engine whose arrays A's are
+    steps : int
+
+    Returns
+    -------
+    array (B,) float64
+    """
+    return lanczos(lambda v: engine.matmul(A, v), A.shape[0], A.shape[-1], A.dtype, engine, steps)
+
+
+def norm2(A: Array, engine: Any) -> Array:
+    """2-norm of each matrix of a stack, from below: Lanczos on A^H A, to some 1e-3 in O(32 n^2)."""
+    Ah = _h(A)
+    top = lanczos(lambda v: engine.matmul(Ah, engine.matmul(A, v)), A.shape[0], A.shape[-1], A.dtype, engine)
+    return engine.xp.sqrt(engine.xp.maximum(top, 0))
+
+
+def lanczos(apply: Any, B: int, n: int, dtype: Any, engine: Any, steps: int = 16) -> Array:
+    """Largest eigenvalue (B,) of the Hermitian operators ``apply``: (B, n, 1) -> (B, n, 1)."""
+    xp = engine.xp
+    k = min(steps, n)
+    V = xp.zeros((B, k, n), dtype)
+    T = xp.zeros((B, k, k), xp.float64)
+    tiny = np.finfo(dtype).tiny
+    # A start with no symmetry of its own; the same for every matrix, so that a batch equals a loop.
+    start = xp.asarray(_start(n), dtype=dtype)
+    v = xp.broadcast_to(start[:, None], (B, n, 1))
+    for j in range(k):
+        V[:, j] = v[..., 0]
+        w = apply(v)
+        Vj = V[:, : j + 1]
+        h = engine.matmul(Vj.conj(), w)
+        T[:, j, j] = h[:, j, 0].real
+        w = w - engine.matmul(Vj.swapaxes(-1, -2), h)
+        w = w - engine.matmul(Vj.swapaxes(-1, -2), engine.matmul(Vj.conj(), w))
+        beta = xp.sqrt((abs(w) ** 2).sum((-1, -2)))
+        if j + 1 < k:
+            T[:, j, j + 1] = T[:, j + 1, j] = beta
+            v = w / xp.maximum(beta, tiny)[:, None, None]
+    finite = xp.isfinite(T).all((-1, -2))
+    w = xp.linalg.eigvalsh(xp.where(finite[:, None, None], T, 0))
+    return xp.where(finite, w[:, -1], xp.nan)
+
+
+@lru_cache(maxsize=64)
+def _start(n: int) -> np.ndarray:
+    v = np.random.default_rng(n).standard_normal(n)
+    return v / np.linalg.norm(v)
+
+
+def residual(
+    A: Array, X: Array, s: Fraction | float, engine: Any, changed: Changed | None = None
+) -> tuple[Array, str]:
+    """How well X satisfies its defining equation, in float64.
+
+    For s = -a/b, ``||X^b A^a - I||_F / sqrt(n)``; for s = a/b, ``||X^b - A^a||_F / ||A^a||_F``. An irrational
+    exponent has no such equation: there it is ``||X A^{-s} - I||`` with A^{-s} from a fresh decomposition.
+
+    Up to n = 32 with whole products. Beyond, with `PROBES` = 8 fixed random vectors of +-1: the square of the
+    estimate is unbiased, with relative variance at most 2/8, reached when the error sits in one eigenvector. There
+    the estimate follows sqrt(chi^2_8 / 8): 90 % of the time within a factor 0.58 to 1.39, and below a tenth of the
+    truth less than once in 10^9.
+
+    Parameters
+    ----------
+    A, X : array (B, n, n), float64 or complex128
+    s : Fraction or float
+    engine : engine
+    changed : Changed or None
+        How a regularization changed single eigenvalues of A.
+
+    Returns
+    -------
+    residual : array (B,)
+    certificate : "full" or "probes"
+    """
+    xp = engine.xp
+    B, n, _ = A.shape
+    a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (1, 1)
+    full = n <= PROBES or (n <= 32 and a + b <= 16)
+    V = xp.eye(n) if full else xp.asarray(_signs(n, PROBES))
+    V = xp.broadcast_to(V.astype(A.dtype), (B, *V.shape))
+
+    def repeat(apply: Any, count: int, W: Array) -> Array:
+        for _ in range(count):
+            W = apply(W)
+        return W
+
+    def apply_A(W: Array) -> Array:
+        Y = engine.matmul(A, W)
+        if changed is not None:
+            Y = Y + engine.matmul(changed.Q * changed.delta[:, None, :], _h(changed.Q) @ W)
+        return Y
+
+    def apply_X(W: Array) -> Array:
+        return engine.matmul(X, W)
+
+    size = (n * (1 if full else PROBES)) ** 0.5
+    with np.errstate(all="ignore"):
+        if not isinstance(s, Fraction):
+            w, Q = engine.eigh(A.copy())
+            w = w if changed is None else w + changed.delta
+            inverse = xp.where(w > 0, w, xp.inf) ** -float(s)
+            W = _h(Q) @ V
+            R = apply_X(engine.matmul(Q * inverse[:, None, :], W)) - engine.matmul(Q * (w > 0)[:, None, :], W)
+        elif s < 0:
+            R = repeat(apply_X, b, repeat(apply_A, a, V)) - V
+            if changed is not None:
+                R = R + engine.matmul(changed.Q * changed.dropped[:, None, :], _h(changed.Q) @ V)
+        else:
+            power = repeat(apply_A, a, V)
+            R = repeat(apply_X, b, V) - power
+            size = _norm(power, xp)
+            size = xp.where(size > 0, size, 1)
+        value = _norm(R, xp) / size
+    value = xp.where(xp.isnan(value) & xp.isfinite(X).all((-1, -2)), xp.inf, value)
+    return value, "full" if full else "probes"
+
+
+def _norm(R: Array, xp: Any) -> Array:
+    return xp.sqrt((abs(R) ** 2).sum((-1, -2)))
+
+
+def _h(Q: Array) -> Array:
+    return Q.conj().swapaxes(-1, -2)
+
+
+def bits_lost(cond: Array, s: Fraction | float) -> Array:
+    """log2(cond |s|), at least 0: the bits that A -> A^s can lose."""
+    return np.log2(np.maximum(cond * abs(float(s)), 1))
+
+
+def forward_error_bound(cond: Array, s: Fraction | float, eps: float) -> Array:
+    """First-order bound of the relative forward error in the 2-norm: eps times max |f'| ||A|| / ||f(A)||, f = x^s."""
+    s = float(s)
+    if s >= 1:
+        return eps * s * np.ones_like(cond)
+    if s >= 0:  # near singularity the bound saturates: an eigenvalue is never further off than eps lambda_max
+        return np.minimum(eps * s * cond ** (1 - s), eps**s)
+    return eps * -s * cond
+
+
+def divided_differences(w: Array, p: int) -> Array:
+    """Gamma_ij = f[w_i, w_j] of f(x) = x^{-1/p}, without cancellation.
+
+    With u = w_i^{1/p}, v = w_j^{1/p}: -1 / (u v sum_{k<p} u^k v^{p-1-k}); equal eigenvalues need no special case.
+
+    Parameters
+    ----------
+    w : array (..., n)
+        Positive.
+    p : int
+
+    Returns
+    -------
+    array (..., n, n)
+    """
+    u = w ** (1 / p)
+    ui, uj = u[..., :, None], u[..., None, :]
+    power = 1 + 0 * (ui + uj)
+    total = 0 * power
+    for _ in range(p):
+        total = total * uj + power
+        power = power * ui
+    return -1 / (ui * uj * total)
+
+
+def cond_from_eigenvalues(w: Array, p: int) -> Array:
+    """Relative condition number of A -> A^{-1/p} in the Frobenius norm from eigenvalues w (..., n), ascending."""
+    n = w.shape[-1]
+    if n == 0:
+        return np.ones(w.shape[:-1])
+    positive = (w > 0).all(-1)
+    # Relative numbers do not change with the scale of A, and scaled eigenvalues neither overflow nor vanish.
+    w = np.where(positive[..., None], w / np.where(positive, w[..., -1], 1)[..., None], 1)
+    with np.errstate(over="ignore"):
+        steepest = abs(divided_differences(w, p)).max((-1, -2))
+        cond = steepest * np.linalg.norm(w, axis=-1) / np.linalg.norm(w ** (-1 / p), axis=-1)
+    return np.where(positive, cond, np.inf)

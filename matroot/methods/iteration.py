@@ -1,0 +1,162 @@
+"""The loop that the coupled iterations share: X -> A^s beside M -> I.
+
+A method says how to start and how to step; here is when to stop, per matrix. A matrix that has converged, or
+cannot, leaves the stack, so that it neither changes any more nor costs anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from matroot.methods.base import Array
+from matroot.result import Status
+
+#: An error that grows by this factor in one step, once it has begun to fall, ends the iteration.
+GROWTH = 1.2
+#: Below this max|M - I| convergence is quadratic or better: an error that does not halve there has met rounding.
+QUADRATIC = 0.1
+
+
+@dataclass
+class Workspace:
+    """Stacks of one chunk: the iterate, its successor, M, and up to three to work in; 6 n^2 numbers a matrix."""
+
+    X: Array
+    X_next: Array
+    M: Array
+    T: Array
+    R: Array | None = None
+    S: Array | None = None
+
+    @classmethod
+    def like(cls, X: Array, M: Array, xp: Any) -> Workspace:
+        return cls(X, xp.empty_like(X), M, xp.empty_like(M), xp.empty_like(M), xp.empty_like(M))
+
+    def keep(self, rows: Array) -> None:
+        """Go on with some matrices only: copied to the front of every stack, so no new memory is taken."""
+        count = len(rows)
+        for name, stack in vars(self).items():
+            if name in ("X", "M"):
+                stack[:count] = stack[rows]
+            if stack is not None:
+                setattr(self, name, stack[:count])
+
+
+def iterate(
+    work: Workspace, step: Callable[[Workspace], None], *, tol: float, max_iter: int, engine: Any
+) -> tuple[Array, np.ndarray, np.ndarray]:
+    """Run `step` until max|M - I| of each matrix is at most `tol`, or nothing more can be had.
+
+    Parameters
+    ----------
+    work : Workspace
+        X and M as the method starts them.
+    step : callable
+        Puts the next X into ``work.X_next`` and overwrites ``work.M``; may use T, R and S.
+    tol : float
+    max_iter : int
+    engine : engine
+
+    Returns
+    -------
+    X : array (B, n, n)
+        Per matrix the best iterate: the one before, where the last step made it worse.
+    status, n_iter : array (B,)
+    """
+    xp = engine.xp
+    B = work.X.shape[0]
+    done = xp.empty_like(work.X)
+    status = np.full(B, Status.MAX_ITER, np.int8)
+    n_iter = np.zeros(B, np.int64)
+    active = np.arange(B)
+    error = deviation(work.M, work.T, xp)
+    falling = np.zeros(B, bool)
+
+    for k in range(1, max_iter + 1):
+        with np.errstate(all="ignore"):
+            step(work)
+            new = deviation(work.M, work.T, xp)
+        converged = new <= tol
+        worse = ~(new <= GROWTH * error)
+        rounding = ~converged & (error < QUADRATIC) & ~(new < error / 2)
+        # The error may rise before it falls: while small eigenvalues are far from 1, only an overflow is final.
+        hopeless = ~np.isfinite(new) | (worse & falling)
+        finished = converged | rounding | hopeless | (k == max_iter)
+        falling |= new < error
+
+        if finished.any():
+            rows = np.flatnonzero(finished)
+            previous = ~(new < error)[rows] & ~converged[rows]
+            done[active[rows]] = work.X_next[rows]
+            done[active[rows[previous]]] = work.X[rows[previous]]
+            best = np.where(previous, error[rows], new[rows])
+            n_iter[active[rows]] = k
+            status[active[rows]] = _verdict(best, converged[rows], rounding[rows], hopeless[rows], tol)
+            if finished.all():
+                break
+            left = np.flatnonzero(~finished)
+            work.X, work.X_next = work.X_next, work.X
+            work.keep(left)
+            active, error, falling = active[left], new[left], falling[left]
+        else:
+            work.X, work.X_next = work.X_next, work.X
+            error = new
+    return done, status, n_iter
+
+
+def _verdict(
+    best: np.ndarray, converged: np.ndarray, rounding: np.ndarray, hopeless: np.ndarray, tol: float
+) -> np.ndarray:
+    # Rounding that stops M within the square root of the target has left X where the next step could not move it.
+    status = np.full(best.shape, Status.MAX_ITER, np.int8)
+    status[hopeless] = Status.DIVERGED
+    status[rounding] = Status.STAGNATED
+    status[converged | ((rounding | hopeless) & (best <= math.sqrt(tol)))] = Status.CONVERGED
+    return status
+
+
+def deviation(M: Array, buffer: Array, xp: Any) -> np.ndarray:
+    """max|M - I| per matrix, on the host; `buffer` is overwritten."""
+    xp.copyto(buffer, M)
+    add_to_diagonal(buffer, -1)
+    size = abs(buffer) if buffer.dtype.kind == "c" else xp.abs(buffer, out=buffer)
+    return np.asarray(size.max((-1, -2)), dtype=np.float64)
+
+
+def add_to_diagonal(A: Array, value: Any) -> None:
+    """A += value I, in place, for C-ordered stacks; value is a number or an array (B,)."""
+    n = A.shape[-1]
+    A.reshape(*A.shape[:-2], n * n)[..., :: n + 1] += value if np.ndim(value) == 0 else value[..., None]
+
+
+def power_into(work: Workspace, q: int, engine: Any) -> None:
+    """work.R = work.T ** q by binary powering, left to right; S is scratch and T is kept.
+
+    ``floor(log2 q) + popcount(q) - 1`` products: the shortest addition chain for every q <= 14.
+    """
+    source = work.T
+    for bit in bin(q)[3:]:
+        engine.matmul(source, source, out=work.S)
+        work.R, work.S = work.S, work.R
+        source = work.R
+        if bit == "1":
+            engine.matmul(source, work.T, out=work.S)
+            work.R, work.S = work.S, work.R
+            source = work.R
+    if q == 1:
+        engine.xp.copyto(work.R, work.T)
+
+
+def power_products(q: int) -> int:
+    """Products that `power_into` issues."""
+    return q.bit_length() + q.bit_count() - 2
+
+
+def default_max_iter(growth: float, eps: float) -> int:
+    """Steps that lift an eigenvalue from eps to 1, and ten for the quadratic end: more helps no matrix."""
+    return math.ceil(-math.log(eps) / math.log(growth)) + 10

@@ -1,0 +1,214 @@
+"""What to do about eigenvalues too small to invert.
+
+Every rule is a frozen dataclass. All tolerances are relative to the largest eigenvalue unless the name says
+absolute, so that a rule means the same for 1e-30 A and for A. `Ridge`, `Shift` and `TargetCondition` add a multiple
+of the identity and serve every method; `Floor` and `PseudoInverse` change single eigenvalues, which only `Eigen` can.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """Base of the rules; ``diagonal`` rules add ``shift`` to every eigenvalue."""
+
+    #: what a diagonal shift has to know: "lambda_max", "extremes", or "spectrum" for a rule that is no shift
+    needs: ClassVar[str]
+    #: how often a solve may raise the rule tenfold while the certificate is bad
+    retries: ClassVar[int] = 0
+    #: whether eigenvalue 0 stays 0 in an inverse root
+    keeps_null_space: ClassVar[bool] = False
+
+    def shift(self, largest: Array, smallest: Array, scale: Array) -> Array:
+        """The multiple of the identity to add, for matrices divided by `scale`."""
+        raise NotImplementedError
+
+    def spectrum(self, w: Array, scale: Array) -> tuple[Array, Array]:
+        """New eigenvalues and the shift they got, from ascending eigenvalues w (B, n)."""
+        delta = self.shift(w[..., -1], w[..., 0], scale)
+        return w + delta[..., None], delta
+
+    def floor(self) -> float:
+        """Lower bound that the rule promises for lambda_min / lambda_max of a semidefinite matrix; 0 for none."""
+        return 0.0
+
+    def absolute_size(self) -> float:
+        """The largest absolute quantity in the rule, for scaling."""
+        return 0.0
+
+
+def _check(owner: str, **values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{owner}({name}=...) must be a finite number >= 0, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Ridge(Regularization):
+    """A + (relative * lambda_max + absolute) I: the everyday choice, and the only one that costs nothing.
+
+    Every direction is damped a little, the small ones most; kappa is at most ``1 + 1 / relative``. Use it for
+    statistics that are noisy anyway (second-order optimizers, covariances of few samples): 1e-6 for float32
+    statistics, down to 1e-12 for float64.
+
+    Parameters
+    ----------
+    relative : float
+        Multiple of lambda_max. Under ``assume_a="gen"`` it is a multiple of the 2-norm.
+    absolute : float
+        Added as it is, in the units of A.
+    retries : int
+        While the root fails or its certificate is bad, multiply the ridge by 10 and solve again, at most this often.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import Ridge, solve
+    >>> A = np.diag([1.0, 0.0])
+    >>> result = solve(A, 2, regularization=Ridge(relative=1e-6))
+    >>> print(result.x[1, 1].round(6), result.ridge)
+    1000.0 1e-06
+    """
+
+    relative: float = 0.0
+    absolute: float = 0.0
+    retries: int = 0  # type: ignore[misc]
+
+    needs: ClassVar[str] = "lambda_max"
+
+    def __post_init__(self) -> None:
+        _check("Ridge", relative=self.relative, absolute=self.absolute)
+        if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
+            raise ValueError(f"Ridge(retries=...) must be an int >= 0, got {self.retries!r}")
+
+    def shift(self, largest: Array, smallest: Array, scale: Array) -> Array:
+        return self.relative * largest + self.absolute / scale
+
+    def raised(self) -> Ridge:
+        """The same rule, ten times as strong."""
+        return Ridge(relative=10 * self.relative, absolute=10 * self.absolute, retries=self.retries)
+
+    def floor(self) -> float:
+        return self.relative / (1 + self.relative)
+
+    def absolute_size(self) -> float:
+        return self.absolute
+
+
+@dataclass(frozen=True)
+class Floor(Regularization):
+    """Clamp the eigenvalues from below at relative * lambda_max, leaving the others exact.
+
+    Use it when the large and middle eigenvalues carry the meaning and must not be touched (whitening, Loewdin
+    orthogonalisation), and the small ones are noise that may still count a little. Mends indefinite matrices.
+    Needs the eigenvalues, hence `Eigen`.
+    """
+
+    relative: float
+
+    needs: ClassVar[str] = "spectrum"
+
+    def __post_init__(self) -> None:
+        _check("Floor", relative=self.relative)
+
+    def spectrum(self, w: Array, scale: Array) -> tuple[Array, Array]:
+        return np.maximum(w, self.relative * w[..., -1:]), np.zeros_like(w[..., 0])
+
+    def floor(self) -> float:
+        return self.relative
+
+
+@dataclass(frozen=True)
+class Shift(Regularization):
+    """Add what it takes to move the smallest eigenvalue up to a target; nothing if it is there already.
+
+    Use it to mend a matrix that rounding or averaging has made slightly indefinite, with the least change that
+    leaves the eigenvectors and the gaps alone. The target is ``relative * lambda_max + absolute``, lambda_max taken
+    before the shift.
+    """
+
+    relative: float = 0.0
+    absolute: float = 0.0
+
+    needs: ClassVar[str] = "extremes"
+
+    def __post_init__(self) -> None:
+        _check("Shift", relative=self.relative, absolute=self.absolute)
+
+    def shift(self, largest: Array, smallest: Array, scale: Array) -> Array:
+        size = np.maximum(abs(largest), abs(smallest))
+        return np.maximum(self.relative * size + self.absolute / scale - smallest, 0)
+
+    def absolute_size(self) -> float:
+        return self.absolute
+
+
+@dataclass(frozen=True)
+class PseudoInverse(Regularization):
+    """Eigenvalues at or below rtol * lambda_max give 0 in the root and in its inverse.
+
+    Use it when the matrix really is singular and the null space should stay empty: dead pixels, projected
+    covariances, low-rank Gram matrices. X is then the root of the Moore-Penrose inverse.
+    Needs the eigenvalues, hence `Eigen`.
+
+    Parameters
+    ----------
+    rtol : float or None
+        The cut, relative to lambda_max; None is ``n * eps`` of the input's precision.
+    """
+
+    rtol: float | None = None
+
+    needs: ClassVar[str] = "spectrum"
+    keeps_null_space: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check("PseudoInverse", rtol=self.rtol)
+
+    def spectrum(self, w: Array, scale: Array) -> tuple[Array, Array]:
+        cut = w.shape[-1] * np.finfo(w.dtype).eps if self.rtol is None else self.rtol
+        kept = w > cut * w[..., -1:]
+        return np.where(kept, w, 0), np.zeros_like(w[..., 0])
+
+
+@dataclass(frozen=True)
+class TargetCondition(Regularization):
+    """The smallest ridge that brings the condition number down to kappa; nothing if it is there already.
+
+    Use it when the accuracy is given: float32 keeps d digits of A^{-1/p} at kappa = p * 10^(7 - d).
+    """
+
+    kappa: float
+
+    needs: ClassVar[str] = "extremes"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.kappa) and self.kappa > 1):
+            raise ValueError(f"TargetCondition(kappa=...) must be a finite number > 1, got {self.kappa!r}")
+
+    def shift(self, largest: Array, smallest: Array, scale: Array) -> Array:
+        # (largest + d) / (smallest + d) = kappa
+        return np.maximum((largest - self.kappa * smallest) / (self.kappa - 1), 0)
+
+    def floor(self) -> float:
+        return 1 / self.kappa
+
+
+def as_regularization(value: Any) -> Regularization | None:
+    """None, a rule, or a float, which is ``Ridge(relative=value)``; 0 is None."""
+    if value is None or isinstance(value, Regularization):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
+        raise TypeError(
+            "regularization must be None, a number (relative ridge), Ridge, Floor, Shift, PseudoInverse or "
+            f"TargetCondition, got {value!r}"
+        )
+    return Ridge(relative=float(value)) if value else None

@@ -1,0 +1,56 @@
+"""Which method "auto" takes, and why. The only place with tuned numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from matroot.methods.base import Method, Problem
+from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
+from matroot.methods.eigen import Eigen
+from matroot.methods.newton_db import NewtonDB
+from matroot.methods.schur_newton import SchurNewton
+from matroot.regularization import Regularization
+
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in (Eigen, CoupledNewton, HigherOrder, NewtonDB, SchurNewton)
+}
+
+
+def choose(method: str | Method, problem: Problem, rule: Regularization | None, n: int) -> Method:
+    """The method to run: the one asked for, if it can do the problem, or the one "auto" stands for.
+
+    Raises
+    ------
+    ValueError
+        Unknown name, or the method asked for cannot do the problem; the message says what can.
+    """
+    if isinstance(method, Method):
+        chosen = method
+    elif method == "auto":
+        return automatic(problem, n)
+    elif method in METHODS:
+        chosen = METHODS[method]()
+    else:
+        raise ValueError(f"method must be one of {['auto', *METHODS]} or a method object, got {method!r}")
+    refusal = chosen.refuses(problem, n)
+    if refusal is None and rule is not None and rule.needs == "spectrum" and not isinstance(chosen, Eigen):
+        refusal = f"{type(rule).__name__} changes single eigenvalues, which {chosen.name} has not; use 'eigen' or Ridge"
+    if refusal is not None:
+        raise ValueError(refusal)
+    return chosen
+
+
+def automatic(problem: Problem, n: int) -> Method:
+    """What "auto" takes, with its reason."""
+    if problem.assume_a == "gen":
+        return replace(SchurNewton(), reason="the one method for general matrices")
+    return replace(Eigen(), reason=f"n = {n} on the CPU: exact, and certain for every spectrum")
+
+
+def names() -> list[str]:
+    """All method names that `solve` takes, "auto" first."""
+    return ["auto", *METHODS]
+
+
+__all__ = ["METHODS", "Any", "automatic", "choose", "names"]

@@ -1,0 +1,182 @@
+"""One call from argument to `RootResult`: check, scale, regularize, run, certify."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from matroot.attempt import Job, Output, solve_chunk
+from matroot.engines import engine_of
+from matroot.engines.arrays import Origin, dtype_name, is_inexact, take
+from matroot.methods.base import Method, Problem
+from matroot.regularization import PseudoInverse, Regularization, Ridge, as_regularization
+from matroot.result import RootResult
+from matroot.selection import choose
+
+Array = Any
+
+#: An rtol from here on asks for speed: float32 input is then computed in float32.
+FAST_RTOL = 1e-3
+#: A regularization that bounds eps32 * kappa / p by this loses 7 of float32's 24 bits at most: no need of float64.
+BOUNDED_FORWARD_ERROR = 2.0**-17
+
+
+def solve(
+    a: Array,
+    p: int,
+    /,
+    *,
+    inverse: bool = True,
+    method: str | Method = "auto",
+    regularization: Regularization | float | None = None,
+    assume_a: str = "pos",
+    rtol: float | None = None,
+    max_iter: int | None = None,
+    compute_dtype: Any = None,
+) -> RootResult:
+    """Matrix p-th root or inverse p-th root, with everything known about its quality.
+
+    The engine under `inverse_pth_root` and its kin. Numerical trouble is data here: a matrix without a root gets a
+    status and NaN, and leaves the rest of its batch as it is; only wrong arguments raise.
+
+    Parameters
+    ----------
+    a : array (..., n, n)
+        numpy, cupy, torch, jax or another DLPack array; real symmetric or complex Hermitian under
+        ``assume_a="pos"``. Never written to.
+    p : int
+        Degree of the root, positive.
+    inverse : bool
+        A^{-1/p} (the default) or A^{1/p}.
+    method : str or Method
+        ``"auto"``, a name, or a method object such as ``HigherOrder(order=3)``.
+    regularization : float or Regularization, optional
+        A float is ``Ridge(relative=that)``. Also `Ridge`, `Floor`, `Shift`, `PseudoInverse`, `TargetCondition`.
+    assume_a : {"pos", "gen"}
+        Symmetric (Hermitian) positive semidefinite, or general with a principal root.
+    rtol : float, optional
+        Relative accuracy wanted; None is what the dtype can hold. From 1e-3 on, float32 is computed in float32.
+    max_iter : int, optional
+    compute_dtype : dtype or str, optional
+        ``"float32"`` or ``"float64"`` (or their complex kin). None: float64 on the CPU, unless `rtol` or the
+        regularization makes float32 enough. The relative condition number of A -> A^{-1/p} is about kappa / p, so
+        that float32 arithmetic would leave 4 bits of 24 at kappa = 1e6.
+
+    Returns
+    -------
+    RootResult
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong: what came and what is wanted are in the message.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import solve
+    >>> A = np.array([[2.0, 1.0], [1.0, 2.0]])
+    >>> result = solve(A, 2)
+    >>> np.allclose(result.x @ result.x @ A, np.eye(2))
+    True
+    >>> print(result.status, result.cond.round(12))
+    0 3.0
+    """
+    return solve_power(
+        a,
+        Fraction(-1 if inverse else 1, check_degree(p)),
+        method=method,
+        regularization=regularization,
+        assume_a=assume_a,
+        rtol=rtol,
+        max_iter=max_iter,
+        compute_dtype=compute_dtype,
+    )
+
+
+def solve_power(a: Array, s: Fraction | float, **options: Any) -> RootResult:
+    """`solve` for any exponent: X = A^s. Options as there."""
+    values, origin = take(a)
+    job = plan(values, origin, s, **options)
+    batch, n = values.shape[:-2], values.shape[-1]
+    stack = values.reshape(math.prod(batch), n, n)
+    out = Output(len(stack), n, job)
+    if stack.size:
+        job.engine.run_chunks(lambda part: solve_chunk(stack[part], part, job, out), len(stack), n, job.dtype.itemsize)
+    return out.result(batch, job)
+
+
+def plan(
+    values: Array,
+    origin: Origin,
+    s: Fraction | float,
+    *,
+    method: str | Method = "auto",
+    regularization: Any = None,
+    assume_a: str = "pos",
+    rtol: float | None = None,
+    max_iter: int | None = None,
+    compute_dtype: Any = None,
+) -> Job:
+    """Check the arguments and decide method and precision; touches no number of the array."""
+    shape = tuple(values.shape)
+    if len(shape) < 2 or shape[-1] != shape[-2]:
+        raise ValueError(f"a must be (..., n, n), got {shape}")
+    if values.dtype.kind not in "fciu" or values.dtype.itemsize > (16 if values.dtype.kind == "c" else 8):
+        raise TypeError(f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}")
+    if assume_a not in ("pos", "gen"):
+        raise ValueError(f"assume_a must be 'pos' or 'gen', got {assume_a!r}")
+    if rtol is not None and not (isinstance(rtol, int | float | np.floating) and 0 < rtol < 1):
+        raise ValueError(f"rtol must be None or a number in (0, 1), got {rtol!r}")
+    if max_iter is not None and (isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1):
+        raise ValueError(f"max_iter must be None or an int >= 1, got {max_iter!r}")
+    rule = as_regularization(regularization)
+    n = shape[-1]
+    if isinstance(rule, PseudoInverse) and rule.rtol is None:
+        eps = np.finfo(values.dtype).eps if is_inexact(origin.dtype_name) else np.finfo(np.float64).eps
+        rule = replace(rule, rtol=n * float(eps))
+    if rule is not None and assume_a == "gen" and not isinstance(rule, Ridge):
+        raise ValueError(f"{type(rule).__name__} needs real eigenvalues; under assume_a='gen' use Ridge")
+    engine = engine_of(values)
+    problem = Problem(s=s, rtol=rtol, max_iter=max_iter, assume_a=assume_a)
+    chosen = choose(method, problem, rule, n)
+    dtype = working_dtype(values.dtype, s, rule, rtol, compute_dtype)
+    return Job(problem, chosen, rule, dtype, origin, engine)
+
+
+def check_degree(p: Any) -> int:
+    """`p` as an int, or an error: a positive integer is wanted, and a bool is none."""
+    try:
+        if isinstance(p, bool | np.bool_):
+            raise TypeError
+        degree = operator.index(p)
+    except TypeError:
+        raise TypeError(
+            f"p must be a positive int, got {p!r}; for other exponents use fractional_power(a, s)"
+        ) from None
+    if degree < 1:
+        raise ValueError(f"p must be a positive int, got {degree}; inverse_pth_root gives the negative exponent")
+    return degree
+
+
+def working_dtype(
+    given: np.dtype[Any], s: Fraction | float, rule: Regularization | None, rtol: float | None, wanted: Any
+) -> np.dtype[Any]:
+    """The precision to compute in; see `solve`."""
+    is_complex = given.kind == "c"
+    if wanted is not None:
+        name = dtype_name(np.dtype(wanted) if not isinstance(wanted, str) else wanted)
+        if name not in ("float32", "float64", "complex64", "complex128"):
+            raise ValueError(f"compute_dtype must be 'float32' or 'float64', got {wanted!r}")
+        single = name in ("float32", "complex64")
+    else:
+        narrow = given.kind in "fc" and given.itemsize <= (8 if is_complex else 4)
+        floor = rule.floor() if rule is not None else 0.0
+        bounded = floor > 0 and 2.0**-24 * abs(float(s)) / floor <= BOUNDED_FORWARD_ERROR
+        single = narrow and ((rtol is not None and rtol >= FAST_RTOL) or bounded)
+    return np.dtype(("complex64" if single else "complex128") if is_complex else "float32" if single else "float64")
