@@ -67,7 +67,7 @@ def inverse_roots(
     for dtype in dtypes:
         for method in methods:
             results, seconds = timed(partial(_solve_all, stacks, p, method, ridge, dtype))
-            found = {}
+            found: dict[int, Array] = {}
             for where, result in zip(groups.values(), results, strict=True):
                 found.update(zip(where, result.x, strict=True))
             yield MethodRow(
