@@ -9,6 +9,7 @@ import pytest
 import scipy.linalg
 
 from matroot import gallery
+from matroot.gallery import transitions
 
 EPS = np.finfo(float).eps / 2
 
@@ -195,6 +196,8 @@ def test_rating_transitions_are_stochastic():
     np.testing.assert_allclose(P.sum(axis=1), 1, rtol=4 * EPS)
     assert (P >= 0).all() and P[-1, -1] == 1
     assert (np.linalg.eigvals(P).real > 0.4).all()  # so the principal roots exist
+    sums = np.sum(transitions._PER_CENT, axis=1)  # as printed: two rows do not add up
+    np.testing.assert_allclose(sums, [100, 100, 100, 100, 100, 99.99, 100.01, 100], atol=1e-9)
 
 
 @pytest.mark.parametrize("n", [1, 2, 8, 20])
