@@ -209,15 +209,20 @@ class TestCompare:
         assert cli.main(["compare", str(path), "-p", "4"]) == 0
         said = capsys.readouterr().out
         rows = {line.split()[0]: line.split() for line in said.splitlines() if line.split()}
-        for name in ("eigen", "coupled_newton", "higher_order", "newton_db"):
+        for name in ("eigen", "coupled_newton", "higher_order", "newton_db", "schur_newton"):
             assert rows[name][-1] == "CONVERGED", said
             assert float(rows[name][3]) < 1e-9 and float(rows[name][4]) < 1e-9
-        assert "schur_newton does not apply" in said
 
     def test_says_who_refuses_an_odd_p(self, spd, capsys):
         path, *_ = spd
         assert cli.main(["compare", str(path), "-p", "3"]) == 0
         assert "newton_db does not apply" in capsys.readouterr().out
+
+    def test_a_general_matrix_is_for_schur_newton_alone(self, tmp_path, capsys):
+        np.save(tmp_path / "p.npy", gallery.rating_transitions())
+        assert cli.main(["compare", str(tmp_path / "p.npy"), "-p", "12", "--pth-root", "--general"]) == 0
+        said = capsys.readouterr().out
+        assert "eigen does not apply" in said and "X* by schur_newton" in said
 
     def test_exits_1_when_no_method_succeeds(self, tmp_path, capsys):
         np.save(tmp_path / "a.npy", np.diag([1.0, -1.0]))
