@@ -1,11 +1,11 @@
 """Sphinx: ``python -m sphinx -W docs docs/_build``."""
 
-from importlib.metadata import version as installed
+import matroot
 
 project = "matroot"
 author = "the matroot authors"
 copyright = f"2026, {author}"
-release = version = installed("matroot")
+release = version = matroot.__version__
 
 extensions = [
     "sphinx.ext.autodoc",

@@ -27,7 +27,7 @@ DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 
 
 def depth(module):
-    """Layer of a module below matroot, by its longest prefix that has one; None for those outside the order."""
+    """Layer of a module of matroot, by its longest prefix that has one; None where there is no order."""
     parts = module.split(".")
     prefixes = (".".join(parts[:k]) for k in range(len(parts), 0, -1))
     return next((DEPTH[prefix] for prefix in prefixes if prefix in DEPTH), None)

@@ -11,9 +11,7 @@ import matroot
 from matroot import gallery
 
 from . import peers
-from .common import forward_error, in_turn, speedup, stack, unit
-
-ITERATIVE = ("coupled_newton", "higher_order", "minimax", "newton_db")
+from .common import METHODS, forward_error, in_turn, speedup, stack, unit
 
 
 class Counts:
@@ -106,7 +104,7 @@ class General:
 class Batch:
     """One call on a batch beside a Python loop of calls."""
 
-    params = (("eigen", *ITERATIVE), [8, 32, 64, 128])
+    params = (METHODS, [8, 32, 64, 128])
     param_names = ("method", "n")
 
     def setup(self, method, n):
@@ -127,7 +125,7 @@ class WorkMemory:
     As tracemalloc sees it: numpy's arrays are counted, LAPACK's and BLAS's own buffers are not.
     """
 
-    params = (("eigen", *ITERATIVE), [256, 512])
+    params = (METHODS, [256, 512])
     param_names = ("method", "n")
 
     def setup(self, method, n):
