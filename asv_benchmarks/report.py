@@ -143,7 +143,7 @@ def fast_cpu() -> Iterator[Table]:
         yield Table(
             f"auto beside numpy.linalg.eigh (N) and torch.linalg.eigh (T): cond {cond:.0e}",
             "Both with recombination. p = 4, geometric spectrum, B n^2 = 1e6; float32 with rtol = 1e-3, "
-            "float64 in full; error: relative forward error, the worst of the batch. Wanted (float32 | float64): "
+            "float64 in full; error: relative forward error, worst of the batch. Wanted (float32 | float64): "
             "at cond 1e4.",
             ("n", *(f"{c}, {dtype}" for dtype in fast.DTYPES for c in columns), "wanted"),
             rows,

@@ -297,7 +297,7 @@ def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
     """Relative condition number of A -> A^{-1/p} in the Frobenius norm: about kappa / p for a positive definite A.
 
     A relative perturbation eps of A moves the root by up to this times eps. For "pos" it is exact:
-    max |Gamma_ij| ||A||_F / ||X||_F with the divided differences Gamma of x^{-1/p} over the eigenvalues. For "gen" it
+    ``max |Gamma_ij| ||A||_F / ||X||_F`` with the divided differences Gamma of x^{-1/p} over the eigenvalues. For "gen" it
     is estimated from below by a power method on the Frechet derivative.
 
     Parameters

@@ -184,7 +184,7 @@ def wishart(
 
     Returns
     -------
-    numpy.ndarray, shape (*batch, n, n), symmetric or Hermitian to the last bit
+    numpy.ndarray, shape (..., n, n), symmetric or Hermitian to the last bit
 
     Examples
     --------

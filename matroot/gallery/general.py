@@ -45,7 +45,7 @@ def general(
 
     Returns
     -------
-    A : numpy.ndarray, shape (*batch, n, n)
+    A : numpy.ndarray, shape (..., n, n)
     root : callable
         ``root(s)`` is the principal power ``A**s`` in float64 or complex128. It belongs to A before
         rounding; the power of the rounded A differs by up to about ``eps * cond * eigenvector_cond**2 *

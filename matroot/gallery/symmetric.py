@@ -88,7 +88,7 @@ def orthogonal(
 
     Returns
     -------
-    numpy.ndarray, shape (*batch, n, n)
+    numpy.ndarray, shape (..., n, n)
 
     Examples
     --------
@@ -136,7 +136,7 @@ def spd(
 
     Returns
     -------
-    A : numpy.ndarray, shape (*batch, n, n)
+    A : numpy.ndarray, shape (..., n, n)
     root : callable
         ``root(s)`` is ``A**s`` for real s, in float64 or complex128, computed from lambda and Q. For
         "low_rank" the zero eigenvalues stay zero for every s, so that ``root(-1)`` is the pseudo-inverse and
