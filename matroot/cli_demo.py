@@ -11,6 +11,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Hand over to `matroot.demo`."""
-    from matroot import demo
+    from matroot.demo import main
 
-    return int(demo.main(options.rest) or 0)
+    return int(main(options.rest) or 0)
