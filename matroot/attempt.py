@@ -66,7 +66,17 @@ class Output:
 
     def write(self, at: Any, one: Attempt) -> None:
         """Take over what an attempt found for the matrices `at` (a slice or indices)."""
-        for name in ("x", "companion", "status", "n_iter", "residual", "lambda_max", "lambda_min", "ridge", "cond"):
+        for name in (
+            "x",
+            "companion",
+            "status",
+            "n_iter",
+            "residual",
+            "lambda_max",
+            "lambda_min",
+            "ridge",
+            "cond",
+        ):
             if getattr(self, name) is not None:
                 getattr(self, name)[at] = getattr(one, name)
         self.n_products = max(self.n_products, one.n_products)
@@ -161,6 +171,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
             regularization=rule if direct else None,
             floor=None if rule is None else np.full(B, rule.floor()),
             scale=scale,
+            out_eps=job.out_eps,
         ),
         engine,
     )
@@ -190,12 +201,17 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     _scale_root(X, exponent, -problem.s)
     residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed)
     facts = _facts(A, X, raw, delta, largest, status, problem, engine)
-    status = _judge(status, residual, facts["cond"], job)
+    status = _judge(status, residual, facts["cond"], n, job)
 
     if zero.any():
         status[zero] = _zero_status(problem)
         x[zero] = 0
-        residual[zero], facts["cond"][zero], facts["lambda_max"][zero], facts["lambda_min"][zero] = 0, np.inf, 0, 0
+        residual[zero], facts["cond"][zero], facts["lambda_max"][zero], facts["lambda_min"][zero] = (
+            0,
+            np.inf,
+            0,
+            0,
+        )
     status[~finite] = Status.NONFINITE_INPUT
     hopeless = ~xp.isin(status, xp.asarray([*USABLE, Status.MAX_ITER, Status.STAGNATED]))
     for values in (x, companion, residual):
@@ -278,7 +294,14 @@ def _extremes(A: Array, needs: str, assume_a: str, engine: Any) -> tuple[Array, 
 
 
 def _facts(
-    A: Array, X: Array, raw: Raw, delta: Array, largest: Array | None, status: Array, problem: Problem, engine: Any
+    A: Array,
+    X: Array,
+    raw: Raw,
+    delta: Array,
+    largest: Array | None,
+    status: Array,
+    problem: Problem,
+    engine: Any,
 ) -> dict[str, Array]:
     """cond, lambda_max (of A) and lambda_min (of A'), measured or estimated; settles NOT_POSITIVE in `status`.
 
@@ -304,10 +327,14 @@ def _facts(
         status[np.flatnonzero(failed)[w[:, 0] <= 0]] = Status.NOT_POSITIVE
     with np.errstate(divide="ignore", invalid="ignore"):
         cond = np.maximum(abs(top / lambda_min), 1)
-    return {"cond": np.where(np.isnan(cond), np.inf, cond), "lambda_max": top - delta, "lambda_min": lambda_min}
+    return {
+        "cond": np.where(np.isnan(cond), np.inf, cond),
+        "lambda_max": top - delta,
+        "lambda_min": lambda_min,
+    }
 
 
-def _judge(status: Array, residual: Array, cond: Array, job: Job) -> Array:
+def _judge(status: Array, residual: Array, cond: Array, n: int, job: Job) -> Array:
     """ILL_CONDITIONED where the arithmetic cannot vouch for two digits, or the certificate contradicts the method."""
     problem = job.problem
     rtol = problem.rtol or 0.0
@@ -315,7 +342,8 @@ def _judge(status: Array, residual: Array, cond: Array, job: Job) -> Array:
     with np.errstate(all="ignore"):
         bound = conditioning.forward_error_bound(cond, problem.s, eps)
         degree = problem.s.denominator if hasattr(problem.s, "denominator") else 1
-        explained = 10 * degree * ((eps + job.out_eps) * cond + rtol)
+        # A product rounds like sqrt(n) eps in the 2-norm: so does the residual of a good root, times cond.
+        explained = 10 * degree * ((eps + job.out_eps) * cond * max(1.0, n**0.5 / 4) + rtol)
     ill = ~(bound <= max(ILL_FORWARD_ERROR, rtol)) | ~(residual <= np.maximum(ILL_FORWARD_ERROR, explained))
     return np.where((status == Status.CONVERGED) & ill, int(Status.ILL_CONDITIONED), status).astype(np.int8)
 

@@ -289,7 +289,13 @@ def select_method(
     values, origin = take(a)
     s = Fraction(-1 if inverse else 1, check_degree(p))
     return plan(
-        values, origin, s, regularization=regularization, assume_a=assume_a, rtol=rtol, compute_dtype=compute_dtype
+        values,
+        origin,
+        s,
+        regularization=regularization,
+        assume_a=assume_a,
+        rtol=rtol,
+        compute_dtype=compute_dtype,
     ).method
 
 
@@ -362,7 +368,9 @@ def answer(result: RootResult) -> Array:
     failed = ~np.isin(status, USABLE)
     if failed.any():
         raise RootError(_report(result, failed, "has no root" if failed.sum() == 1 else "have no root"))
-    warnings.warn(_report(result, status != Status.CONVERGED, "ill-conditioned"), ConditionWarning, stacklevel=3)
+    warnings.warn(
+        _report(result, status != Status.CONVERGED, "ill-conditioned"), ConditionWarning, stacklevel=3
+    )
     return result.x
 
 

@@ -107,7 +107,9 @@ def solve_power(a: Array, s: Fraction | float, **options: Any) -> RootResult:
     stack = values.reshape(math.prod(batch), n, n)
     out = Output(len(stack), n, job)
     if stack.size:
-        job.engine.run_chunks(lambda part: solve_chunk(stack[part], part, job, out), len(stack), n, job.dtype.itemsize)
+        job.engine.run_chunks(
+            lambda part: solve_chunk(stack[part], part, job, out), len(stack), n, job.dtype.itemsize
+        )
     return out.result(batch, job)
 
 
@@ -128,7 +130,9 @@ def plan(
     if len(shape) < 2 or shape[-1] != shape[-2]:
         raise ValueError(f"a must be (..., n, n), got {shape}")
     if values.dtype.kind not in "fciu" or values.dtype.itemsize > (16 if values.dtype.kind == "c" else 8):
-        raise TypeError(f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}")
+        raise TypeError(
+            f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}"
+        )
     if assume_a not in ("pos", "gen"):
         raise ValueError(f"assume_a must be 'pos' or 'gen', got {assume_a!r}")
     if rtol is not None and not (isinstance(rtol, int | float | np.floating) and 0 < rtol < 1):
@@ -160,7 +164,9 @@ def check_degree(p: Any) -> int:
             f"p must be a positive int, got {p!r}; for other exponents use fractional_power(a, s)"
         ) from None
     if degree < 1:
-        raise ValueError(f"p must be a positive int, got {degree}; inverse_pth_root gives the negative exponent")
+        raise ValueError(
+            f"p must be a positive int, got {degree}; inverse_pth_root gives the negative exponent"
+        )
     return degree
 
 
@@ -179,4 +185,6 @@ def working_dtype(
         floor = rule.floor() if rule is not None else 0.0
         bounded = floor > 0 and 2.0**-24 * abs(float(s)) / floor <= BOUNDED_FORWARD_ERROR
         single = narrow and ((rtol is not None and rtol >= FAST_RTOL) or bounded)
-    return np.dtype(("complex64" if single else "complex128") if is_complex else "float32" if single else "float64")
+    return np.dtype(
+        ("complex64" if single else "complex128") if is_complex else "float32" if single else "float64"
+    )

@@ -20,4 +20,6 @@ def engine_of(values: Any) -> Any:
     """The engine that computes where the array is: numpy's arrays on the CPU."""
     if isinstance(values, np.ndarray):
         return cpu()
-    raise NotImplementedError(f"no engine for {type(values).__name__} arrays in this version: move it to the cpu")
+    raise NotImplementedError(
+        f"no engine for {type(values).__name__} arrays in this version: move it to the cpu"
+    )

@@ -60,7 +60,7 @@ def take(a: Array, name: str = "a") -> tuple[Array, Origin]:
 
 
 def library_of(a: Array) -> str | None:
-    """"numpy", "cupy", "torch", "jax", "dlpack" for another array library, None for what is no array."""
+    """ "numpy", "cupy", "torch", "jax", "dlpack" for another array library, None for what is no array."""
     if isinstance(a, np.ndarray):
         return "numpy"
     for module, attribute in (("torch", "Tensor"), ("cupy", "ndarray"), ("jax", "Array")):
@@ -202,7 +202,9 @@ def round_to(values: Array, name: str) -> Array:
     if name == "float16":
         with np.errstate(over="ignore"):
             return values.astype(name).astype("float32")
-    if name == "bfloat16":  # drop 16 bits, to nearest, ties to even; adding overflows into the exponent rightly
+    if (
+        name == "bfloat16"
+    ):  # drop 16 bits, to nearest, ties to even; adding overflows into the exponent rightly
         bits = values.view("uint32")
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         return rounded.astype("uint32").view("float32")

@@ -34,6 +34,8 @@ class Problem:
     scale : array (B,) or None
         What the stack was divided by; absolute quantities in the regularization are in the units before.
     assume_a : {"pos", "gen"}
+    out_eps : float
+        Unit roundoff of the precision that the caller gets.
     """
 
     s: Fraction | float
@@ -43,6 +45,7 @@ class Problem:
     regularization: Regularization | None = None
     scale: FloatArray | None = None
     assume_a: str = "pos"
+    out_eps: float = 0.0
 
     @property
     def rational(self) -> Fraction:
@@ -62,8 +65,8 @@ class Problem:
         return self.s < 0
 
     def tolerance(self, eps: float, n: int) -> float:
-        """Where an iteration may stop: on max|M - I|, which is p times the relative error of X."""
-        full = 2 * n**0.5 * eps
+        """Where an iteration may stop: on ||M - I||_F, p times a bound of X's relative error."""
+        full = n * eps
         return full if self.rtol is None else max(full, self.rtol)
 
 

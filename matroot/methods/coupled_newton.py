@@ -172,4 +172,3 @@ def norm_bound(A: Array, xp: Any) -> Array:
     size = abs(A)
     frobenius = xp.sqrt((size * size).sum((-1, -2)))
     return xp.minimum(size.sum(-1).max(-1), frobenius).astype(xp.float64)
-

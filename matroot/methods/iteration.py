@@ -18,7 +18,7 @@ from matroot.result import Status
 
 #: An error that grows by this factor in one step, once it has begun to fall, ends the iteration.
 GROWTH = 1.2
-#: Below this max|M - I| convergence is quadratic or better: an error that does not halve there has met rounding.
+#: Below this ||M - I||_F convergence is quadratic or better: an error that does not halve there has met rounding.
 QUADRATIC = 0.1
 
 
@@ -50,7 +50,7 @@ class Workspace:
 def iterate(
     work: Workspace, step: Callable[[Workspace], None], *, tol: float, max_iter: int, engine: Any
 ) -> tuple[Array, np.ndarray, np.ndarray]:
-    """Run `step` until max|M - I| of each matrix is at most `tol`, or nothing more can be had.
+    """Run `step` until ||M - I||_F of each matrix is at most `tol`, or nothing more can be had.
 
     Parameters
     ----------
@@ -121,11 +121,15 @@ def _verdict(
 
 
 def deviation(M: Array, buffer: Array, xp: Any) -> np.ndarray:
-    """max|M - I| per matrix, on the host; `buffer` is overwritten."""
+    """||M - I||_F per matrix, on the host; `buffer` is overwritten.
+
+    A norm that bounds the spectrum: one eigenvalue far from 1 hides from the largest entry when n is large.
+    """
     xp.copyto(buffer, M)
     add_to_diagonal(buffer, -1)
-    size = abs(buffer) if buffer.dtype.kind == "c" else xp.abs(buffer, out=buffer)
-    return np.asarray(size.max((-1, -2)), dtype=np.float64)
+    flat = buffer.reshape(len(buffer), -1)
+    square = xp.einsum("bi,bi->b", flat, flat.conj() if flat.dtype.kind == "c" else flat).real
+    return np.sqrt(np.asarray(square, dtype=np.float64))
 
 
 def add_to_diagonal(A: Array, value: Any) -> None:

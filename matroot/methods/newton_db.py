@@ -32,7 +32,9 @@ class NewtonDB(Method):
 
     def refuses(self, problem: Problem, n: int) -> str | None:
         refusal = super().refuses(problem, n) or iterative_refusal(problem)
-        if refusal is None and (abs(problem.rational.numerator) != 1 or problem.p < 2 or problem.p & (problem.p - 1)):
+        if refusal is None and (
+            abs(problem.rational.numerator) != 1 or problem.p < 2 or problem.p & (problem.p - 1)
+        ):
             return f"newton_db takes roots of degree 2, 4, 8, ..., not exponent {problem.s}; use 'coupled_newton'"
         return refusal
 
@@ -53,7 +55,9 @@ class NewtonDB(Method):
                 pair[np.flatnonzero(failed)] = xp.eye(A.shape[-1], dtype=A.dtype)
             Y = pair[:, 1].copy()
         Z, Y = pair[:, 0], pair[:, 1]
-        return Raw(Z if problem.inverse else Y, status, n_iter, n_products, companion=Y if problem.inverse else Z)
+        return Raw(
+            Z if problem.inverse else Y, status, n_iter, n_products, companion=Y if problem.inverse else Z
+        )
 
     def _square_roots(self, A: Array, problem: Problem, engine: Any) -> tuple[Array, np.ndarray, np.ndarray]:
         """The pair (A^{-1/2}, A^{1/2}) as a stack (B, 2, n, n); A is overwritten."""
