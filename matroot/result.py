@@ -26,47 +26,49 @@ class Status(IntEnum):
     `CONVERGED` is 0, so ``result.status.any()`` is "did anything go wrong".
     """
 
-    sentence: str
+    CONVERGED = 0
+    ILL_CONDITIONED = 1
+    MAX_ITER = 2
+    STAGNATED = 3
+    DIVERGED = 4
+    NOT_POSITIVE = 5
+    NO_PRINCIPAL_ROOT = 6
+    NONFINITE_INPUT = 7
 
-    def __new__(cls, value: int, sentence: str) -> Status:
-        member = int.__new__(cls, value)
-        member._value_ = value
-        member.sentence = sentence
-        return member
+    @property
+    def sentence(self) -> str:
+        """What happened, the number that matters, and what to do."""
+        return _SENTENCES[self]
 
-    CONVERGED = 0, "converged: residual {residual:.1e}, about {digits:.0f} digits hold at cond {cond:.1e}"
-    ILL_CONDITIONED = (
-        1,
+
+_SENTENCES = {
+    Status.CONVERGED: "converged: residual {residual:.1e}, about {digits:.0f} digits hold at cond {cond:.1e}",
+    Status.ILL_CONDITIONED: (
         "ended well, but at cond {cond:.1e} rounding costs {bits_lost:.0f} of the {bits} bits of {compute_dtype}: "
-        "about {digits:.0f} digits are left (residual {residual:.1e}); use {remedy}",
-    )
-    MAX_ITER = (
-        2,
+        "about {digits:.0f} digits are left (residual {residual:.1e}); use {remedy}"
+    ),
+    Status.MAX_ITER: (
         "not converged after {n_iter} iterations (residual {residual:.1e}, cond {cond:.1e}); "
-        "raise max_iter, add a ridge, or use method='eigen'",
-    )
-    STAGNATED = (
-        3,
+        "raise max_iter, add a ridge, or use method='eigen'"
+    ),
+    Status.STAGNATED: (
         "stopped improving after {n_iter} iterations, short of the accuracy asked for (residual {residual:.1e}, "
-        "cond {cond:.1e}); use {remedy}",
-    )
-    DIVERGED = (
-        4,
+        "cond {cond:.1e}); use {remedy}"
+    ),
+    Status.DIVERGED: (
         "left the range of {compute_dtype} after {n_iter} iterations (cond {cond:.1e}); "
-        "add a ridge, use a wider dtype, or method='eigen'",
-    )
-    NOT_POSITIVE = (
-        5,
-        "has no such root: its eigenvalues are not all positive (the smallest is {lambda_min:.1e}, the largest {lambda_max:.1e}); "
-        "add a ridge above that size, or use Floor, Shift or PseudoInverse",
-    )
-    NO_PRINCIPAL_ROOT = (
-        6,
+        "add a ridge, use a wider dtype, or method='eigen'"
+    ),
+    Status.NOT_POSITIVE: (
+        "has no such root: its eigenvalues are not all positive (the smallest is {lambda_min:.1e}, the largest "
+        "{lambda_max:.1e}); add a ridge above that size, or use Floor, Shift or PseudoInverse"
+    ),
+    Status.NO_PRINCIPAL_ROOT: (
         "has an eigenvalue on the closed negative real axis, where no principal root exists; "
-        "shift it with regularization=Ridge(absolute=...), or pass a complex matrix rotated off the axis",
-    )
-    NONFINITE_INPUT = 7, "holds NaN or infinity; the input must be finite"
-
+        "shift it with regularization=Ridge(absolute=...), or pass a complex matrix rotated off the axis"
+    ),
+    Status.NONFINITE_INPUT: "holds NaN or infinity; the input must be finite",
+}
 
 _NUMBERS = ("residual", "cond", "bits_lost", "lambda_max", "lambda_min")
 

@@ -303,8 +303,8 @@ def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
     """Relative condition number of A -> A^{-1/p} in the Frobenius norm: about kappa / p for a positive definite A.
 
     A relative perturbation eps of A moves the root by up to this times eps. For "pos" it is exact:
-    ``max |Gamma_ij| ||A||_F / ||X||_F`` with the divided differences Gamma of x^{-1/p} over the eigenvalues. For "gen" it
-    is estimated from below by a power method on the Frechet derivative.
+    ``max |Gamma_ij| ||A||_F / ||X||_F`` with the divided differences Gamma of x^{-1/p} over the eigenvalues. For "gen"
+    it is estimated from below by a power method on the Frechet derivative.
 
     Parameters
     ----------
@@ -353,7 +353,7 @@ def exponent(s: Any) -> Fraction | float:
     if isinstance(s, bool | np.bool_) or not isinstance(s, int | float | Fraction | np.integer | np.floating):
         raise TypeError(f"s must be an int, a Fraction or a float, got {s!r}")
     if isinstance(s, int | Fraction | np.integer):
-        return Fraction(s)
+        return s if isinstance(s, Fraction) else Fraction(int(s))
     if not np.isfinite(s):
         raise ValueError(f"s must be finite, got {s!r}")
     near = Fraction(float(s)).limit_denominator(LARGEST_DENOMINATOR)

@@ -60,7 +60,7 @@ def take(a: Array, name: str = "a") -> tuple[Array, Origin]:
 
 
 def library_of(a: Array) -> str | None:
-    """ "numpy", "cupy", "torch", "jax", "dlpack" for another array library, None for what is no array."""
+    """Which library: "numpy", "cupy", "torch", "jax", "dlpack" for another array library, None for what is no array."""
     if isinstance(a, np.ndarray):
         return "numpy"
     for module, attribute in (("torch", "Tensor"), ("cupy", "ndarray"), ("jax", "Array")):

@@ -30,12 +30,13 @@ class CPU:
 
     def matmul(self, a: NDArray, b: NDArray, out: NDArray | None = None) -> NDArray:
         """Product of stacks, into `out` if given."""
-        return np.matmul(a, b, out=out)
+        product: NDArray = np.matmul(a, b, out=out)
+        return product
 
     def rank_k(self, a: NDArray) -> NDArray:
         """``a @ a^H``, exactly Hermitian; numpy hands the real case to BLAS syrk at half the work."""
         if a.dtype.kind != "c":
-            return np.matmul(a, a.swapaxes(-1, -2))
+            return self.matmul(a, a.swapaxes(-1, -2))
         return hermitian_part(np.matmul(a, a.conj().swapaxes(-1, -2)))
 
     def eigh(self, A: NDArray) -> tuple[NDArray, NDArray]:
@@ -90,7 +91,7 @@ def hermitian_part(A: NDArray) -> NDArray:
     other = A.swapaxes(-1, -2)
     H = A + (other.conj() if A.dtype.kind == "c" else other)
     H *= 0.5
-    return H
+    return np.asarray(H)
 
 
 def usable_cores() -> int:

@@ -118,7 +118,7 @@ def coupled(
     A positive exponent s is A^k A^{-(k - s)} with k = ceil(s): X starts from A^k.
     """
     xp = engine.xp
-    B, n, _ = A.shape
+    n = A.shape[-1]
     s, p = problem.rational, problem.p
     k = max(0, math.ceil(s))
     a = int((k - s) * p)

@@ -30,8 +30,8 @@ class Workspace:
     X_next: Array
     M: Array
     T: Array
-    R: Array | None = None
-    S: Array | None = None
+    R: Array = None
+    S: Array = None
 
     @classmethod
     def like(cls, X: Array, M: Array, xp: Any) -> Workspace:

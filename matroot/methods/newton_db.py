@@ -17,10 +17,11 @@ from matroot.result import Status
 class NewtonDB(Method):
     """Denman and Beavers' pair in product form (Newton-Schulz): A^{1/p} and A^{-1/p} for p = 2^k.
 
-    Prefer it when both roots are wanted: ``solve(...).companion`` costs nothing. Three products a step; small eigenvalues
-    grow by 2.25 a step. For p = 4, 8, ... the pair is taken again of the square root before.
+    Prefer it when both roots are wanted: ``solve(...).companion`` costs nothing. Three products a step; small
+    eigenvalues grow by 2.25 a step. For p = 4, 8, ... the pair is taken again of the square root before.
 
-    With E_k = (3 I - Z_k Y_k) / 2:  Y_{k+1} = Y_k E_k -> A^{1/2},  Z_{k+1} = E_k Z_k -> A^{-1/2};  Y_0 = A / s, Z_0 = I.
+    With E_k = (3 I - Z_k Y_k) / 2:  Y_{k+1} = Y_k E_k -> A^{1/2},  Z_{k+1} = E_k Z_k -> A^{-1/2};
+    Y_0 = A / s, Z_0 = I.
 
     References
     ----------
