@@ -1,16 +1,17 @@
 """Blocked arithmetic of upper (quasi-)triangular matrices, as LAPACK's Schur form delivers them.
 
 A real Schur form has 1 x 1 blocks and standardized 2 x 2 blocks [[a, b], [c, a]], b c < 0, on its diagonal.
-Matrices are Fortran-ordered, so that columns are contiguous. Large blocks go through GEMM; what remains on the
+Matrices are Fortran-ordered, so that columns are contiguous. Most work goes through GEMM; what remains on the
 diagonal are the loops of `triangular_numba`, imported on first use.
 
-Square roots: Bjorck & Hammarling (1983), Linear Algebra Appl. 52/53, 127-140; the real one is Higham (1987),
-Linear Algebra Appl. 88/89, 405-430; the blocking follows Deadman, Higham & Ralha (2013), PARA 2012, LNCS 7782.
+Square roots: Bjorck & Hammarling, Linear Algebra Appl. 52/53, 1983, 127-140; the real one is Higham, Linear
+Algebra Appl. 88/89, 1987, 405-430; blocking after Deadman, Higham & Ralha, PARA 2012, LNCS 7782.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -18,27 +19,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[Any]
-Cuts = list[int]
 
 WIDTH = 48  # of a block: its three operands stay in the first-level cache
 
 
-@lru_cache(maxsize=1)
+@cache
 def _loops() -> ModuleType:
     from matroot.engines import triangular_numba
 
     return triangular_numba
 
 
-def cuts(R: Matrix, width: int = WIDTH) -> Cuts:
+def cuts(R: Matrix, width: int = WIDTH) -> list[int]:
     """Boundaries 0 = c_0 < ... < c_m = n of diagonal blocks about `width` wide that split no 2 x 2 block."""
     n = R.shape[0]
     inner = (c + int(R[c, c - 1] != 0) for c in range(width, n, width))
-    return [0, *(c for c in inner if c < n), n] if n else [0]
+    return [0, *(c for c in inner if c < n), n]
+
+
+def _spans(blocks: list[int]) -> list[tuple[int, int]]:
+    return list(pairwise(blocks))
 
 
 class Pairs(NamedTuple):
-    """The 2 x 2 diagonal blocks: first index, upper and lower off-diagonal element. Empty for complex matrices."""
+    """The 2 x 2 diagonal blocks: first index, upper and lower off-diagonal element; none in a complex matrix."""
 
     first: NDArray[np.intp]
     b: Matrix
@@ -64,7 +68,7 @@ def eigenvalues(R: Matrix) -> Matrix:
 def set_diagonal_blocks(F: Matrix, blocks: Pairs, lam: Matrix, f_lam: Matrix) -> None:
     """Write f(R_ii) into the diagonal blocks of F, given the pairs and eigenvalues of R, and f of the latter.
 
-    With a 2 x 2 block B = a I + N and eigenvalues a +- i mu, f(B) = Re f(a + i mu) I + (Im f(a + i mu) / mu) N.
+    A 2 x 2 block a I + N with eigenvalues a +- i mu has f = Re f(a + i mu) I + (Im f(a + i mu) / mu) N.
     """
     d = np.arange(F.shape[0])
     F[d, d] = f_lam if np.iscomplexobj(F) else f_lam.real
@@ -73,13 +77,16 @@ def set_diagonal_blocks(F: Matrix, blocks: Pairs, lam: Matrix, f_lam: Matrix) ->
     F[i, i + 1], F[i + 1, i] = b * ratio, c * ratio
 
 
-def sqrt_triangular(R: Matrix, blocks: Cuts) -> None:
-    """Overwrite R by its principal square root U: U_ij from U_ii U_ij + U_ij U_jj = R_ij - sum_{i<k<j} U_ik U_kj."""
+def sqrt_triangular(R: Matrix, blocks: list[int]) -> None:
+    """Overwrite R by its principal square root U.
+
+    Column by column, upwards: U_ii U_ij + U_ij U_jj = R_ij - sum_{i<k<j} U_ik U_kj.
+    """
     loops = _loops()
     lam = eigenvalues(R)
     set_diagonal_blocks(R, pairs(R), lam, np.sqrt(lam))
     pencil = loops.pencil(R)
-    spans = list(zip(blocks[:-1], blocks[1:], strict=True))
+    spans = _spans(blocks)
     for J, (j0, j1) in enumerate(spans):
         loops.sqrt_block(R, *pencil, j0, j1)
         for i0, i1 in reversed(spans[:J]):
@@ -88,11 +95,11 @@ def sqrt_triangular(R: Matrix, blocks: Cuts) -> None:
             loops.sylvester_block(R, *pencil, R, i0, i1, j0, j1)
 
 
-def sylvester(U: Matrix, C: Matrix, blocks: Cuts) -> None:
+def sylvester(U: Matrix, C: Matrix, blocks: list[int]) -> None:
     """Overwrite the full matrix C by the solution X of U X + X U = C, U upper (quasi-)triangular."""
     loops = _loops()
     pencil = loops.pencil(U)
-    spans = list(zip(blocks[:-1], blocks[1:], strict=True))
+    spans = _spans(blocks)
     for j0, j1 in spans:
         if j0:
             C[:, j0:j1] -= C[:, :j0] @ U[:j0, j0:j1]
@@ -102,32 +109,44 @@ def sylvester(U: Matrix, C: Matrix, blocks: Cuts) -> None:
             loops.sylvester_block(U, *pencil, C, i0, i1, j0, j1)
 
 
-def multiply(A: Matrix, B: Matrix, blocks: Cuts, out: Matrix | None = None) -> Matrix:
+def multiply(A: Matrix, B: Matrix, blocks: list[int], out: Matrix | None = None) -> Matrix:
     """A B of upper (quasi-)triangular matrices at a third of a full product; `out` may be A, B or both.
 
-    The order of the loops lets a block be overwritten only when nothing later needs it.
+    Rows downwards, columns backwards: a block is overwritten only when nothing later needs it.
     """
     if out is None:
         out = np.zeros_like(A)
-    spans = list(zip(blocks[:-1], blocks[1:], strict=True))
-    for I, (i0, i1) in enumerate(spans):
-        for j0, j1 in reversed(spans[I:]):
+    spans = _spans(blocks)
+    for first, (i0, i1) in enumerate(spans):
+        for j0, j1 in reversed(spans[first:]):
             out[i0:i1, j0:j1] = A[i0:i1, i0:j1] @ B[i0:j1, j0:j1]
     return out
 
 
-def solve(A: Matrix, B: Matrix, blocks: Cuts) -> None:
+def solve(A: Matrix, B: Matrix, blocks: list[int]) -> None:
     """Overwrite B by A^{-1} B, both upper (quasi-)triangular, by block back substitution."""
-    spans = list(zip(blocks[:-1], blocks[1:], strict=True))
-    for i0, i1 in reversed(spans):
+    for i0, i1 in reversed(_spans(blocks)):
         if i1 < blocks[-1]:
             B[i0:i1, i1:] -= A[i0:i1, i1:] @ B[i1:, i1:]
         B[i0:i1, i0:] = np.linalg.solve(A[i0:i1, i0:i1], B[i0:i1, i0:])
 
 
-def transform(Q: Matrix, X: Matrix, blocks: Cuts) -> Matrix:
+def left(T: Matrix, E: Matrix, blocks: list[int]) -> Matrix:
+    """T E with T upper (quasi-)triangular, E full, at half of a full product."""
+    out = np.empty_like(E)
+    for i0, i1 in pairwise(blocks):
+        out[i0:i1] = T[i0:i1, i0:] @ E[i0:]
+    return out
+
+
+def right(E: Matrix, T: Matrix, blocks: list[int]) -> Matrix:
+    """E T with T upper (quasi-)triangular, E full, at half of a full product."""
+    out = np.empty_like(E)
+    for j0, j1 in pairwise(blocks):
+        out[:, j0:j1] = E[:, :j1] @ T[:j1, j0:j1]
+    return out
+
+
+def transform(Q: Matrix, X: Matrix, blocks: list[int]) -> Matrix:
     """Q X Q^H with X upper (quasi-)triangular."""
-    QX = np.empty_like(X)
-    for j0, j1 in zip(blocks[:-1], blocks[1:], strict=True):
-        QX[:, j0:j1] = Q[:, :j1] @ X[:j1, j0:j1]
-    return QX @ Q.conj().T
+    return np.asarray(right(Q, X, blocks) @ Q.conj().T)

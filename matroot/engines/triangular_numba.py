@@ -1,8 +1,10 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Loops over the elements of one (quasi-)triangular block; imported by `triangular` on first use.
 
-Every routine solves U X + X V = C for diagonal blocks U, V of one matrix by substitution, one block column at a time. Two
-blocks a I + mu J and d I + nu J, J = [[0, 1], [-1, 0]], act on a 2 x 2 matrix as two complex numbers: with s = a + d,
-the part that commutes with J is divided by s + i (mu + nu), the other by s - i (mu - nu). Nothing is ever eliminated.
+Every routine solves U X + X V = C for diagonal blocks U, V of one matrix by substitution, one block column at
+a time. Two blocks a I + mu J and d I + nu J, J = [[0, 1], [-1, 0]], act on a 2 x 2 matrix as two complex
+numbers: with s = a + d, the part that commutes with J is divided by s + i (mu + nu), the part that
+anticommutes by s - i (mu - nu). Nothing is ever eliminated.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ jit = njit(cache=True, error_model="numpy", fastmath={"contract"}, nogil=True)
 
 
 def pencil(U: Matrix) -> tuple[Matrix, Matrix]:
-    """(mu, delta) of every diagonal block [[a, b], [c, a]] = D (a I + mu J) D^{-1}, D = diag(1, delta); mu = 0 if 1 x 1."""
+    """(mu, delta) of the diagonal blocks [[a, b], [c, a]] = D (a I + mu J) D^{-1}, D = diag(1, delta).
+
+    A 1 x 1 block has mu = 0 and delta = 1.
+    """
     n = U.shape[0]
     real = U.real.dtype
     mu, delta = np.zeros(n, real), np.ones(n, real)
@@ -61,39 +66,39 @@ def _substitute(U, mu, delta, C, i0, i1, j, d):
 @jit
 def _substitute_pair(U, mu, delta, C, i0, i1, j, d, nu, eta):
     """The same for the two columns j, j + 1 over a 2 x 2 block d I + nu J scaled by diag(1, eta)."""
-    l = j + 1
+    r = j + 1
     i = i1 - 1
     while i >= i0:
         s = U[i, i] + d
         if mu[i] == 0:
-            x, y = _divide(C[i, j], C[i, l] * eta, s, nu)
+            x, y = _divide(C[i, j], C[i, r] * eta, s, nu)
             y /= eta
-            C[i, j], C[i, l] = x, y
+            C[i, j], C[i, r] = x, y
             for k in range(i0, i):
                 u = U[k, i]
                 C[k, j] -= u * x
-                C[k, l] -= u * y
+                C[k, r] -= u * y
             i -= 1
         else:
             h = i - 1
             delta_h = delta[h]
-            c11, c12 = C[h, j] / 2, C[h, l] * (eta / 2)
-            c21, c22 = C[i, j] / (2 * delta_h), C[i, l] * (eta / (2 * delta_h))
+            c11, c12 = C[h, j] / 2, C[h, r] * (eta / 2)
+            c21, c22 = C[i, j] / (2 * delta_h), C[i, r] * (eta / (2 * delta_h))
             zr, zi = _divide(c11 + c22, c12 - c21, s, mu[i] + nu)
             wr, wi = _divide(c11 - c22, c12 + c21, s, nu - mu[i])
             x11, x12 = zr + wr, (zi + wi) / eta
             x21, x22 = (wi - zi) * delta_h, (zr - wr) * (delta_h / eta)
-            C[h, j], C[h, l], C[i, j], C[i, l] = x11, x12, x21, x22
+            C[h, j], C[h, r], C[i, j], C[i, r] = x11, x12, x21, x22
             for k in range(i0, h):
                 u, v = U[k, h], U[k, i]
                 C[k, j] -= u * x11 + v * x21
-                C[k, l] -= u * x12 + v * x22
+                C[k, r] -= u * x12 + v * x22
             i -= 2
 
 
 @jit
 def _column(U, mu, delta, C, i0, i1, j):
-    """One block column: subtract nothing, substitute; returns the number of columns done."""
+    """Substitute in the block column that begins at j; returns its width."""
     if mu[j] == 0:
         _substitute(U, mu, delta, C, i0, i1, j, U[j, j])
         return 1
@@ -110,14 +115,27 @@ def sqrt_block(U, mu, delta, j0, j1):
 
 
 @jit
+def _subtract(U, C, i0, i1, j0, j, c):
+    """C[i0:i1, c] -= C[i0:i1, j0:j] U[j0:j, c], four columns at a time to spare loads."""
+    m = j0
+    while m + 4 <= j:
+        v0, v1, v2, v3 = U[m, c], U[m + 1, c], U[m + 2, c], U[m + 3, c]
+        for k in range(i0, i1):
+            C[k, c] -= (C[k, m] * v0 + C[k, m + 1] * v1) + (C[k, m + 2] * v2 + C[k, m + 3] * v3)
+        m += 4
+    while m < j:
+        v0 = U[m, c]
+        for k in range(i0, i1):
+            C[k, c] -= C[k, m] * v0
+        m += 1
+
+
+@jit
 def sylvester_block(U, mu, delta, C, i0, i1, j0, j1):
     """Overwrite C[i0:i1, j0:j1] by X with U_II X + X U_JJ = C."""
     j = j0
     while j < j1:
-        width = 1 if mu[j] == 0 else 2
-        for c in range(j, j + width):
-            for l in range(j0, j):
-                v = U[l, c]
-                for k in range(i0, i1):
-                    C[k, c] -= C[k, l] * v
+        _subtract(U, C, i0, i1, j0, j, j)
+        if mu[j] != 0:
+            _subtract(U, C, i0, i1, j0, j, j + 1)
         j += _column(U, mu, delta, C, i0, i1, j)

@@ -1,10 +1,10 @@
 """Schur-Newton: principal powers of general matrices.
 
-Guo & Higham, SIAM J. Matrix Anal. Appl. 28(3), 2006, 788-804, algorithm 3.3: Schur form, square roots of the triangular
-factor until its spectrum is near 1, coupled Newton for the odd part q of p = 2^{k0} q, squarings back. Three changes
-save products and digits: square roots and the degrees of the steps are chosen by cost (`schur_plan`); from
-R_k = R^{2^{-k}} the iteration takes R_k^{r/q} with r a power of two, P^r being on the way to P^q, so that most squarings
-back vanish; and the diagonal blocks of the result are set to their exact powers.
+Guo & Higham, SIAM J. Matrix Anal. Appl. 28(3), 2006, 788-804, algorithm 3.3: Schur form, square roots of the
+triangular factor until its spectrum is near 1, coupled Newton for the odd part q of p = 2^{k0} q, squarings
+back. Three changes save products and digits: square roots and the degrees of the steps are chosen by cost
+(`schur_plan`); from R_k = R^{2^{-k}} the iteration takes R_k^{r/q} with r a power of two, P^r being on the way
+to P^q, so that most squarings back vanish; the diagonal blocks of the result are set to their exact powers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from matroot.result import Status
 
 Matrix = NDArray[Any]
 
-#: Largest numerator and root degree that are iterated as such; beyond, the exponent is taken as a real number.
+#: Largest numerator and root degree that are iterated as such; beyond, the exponent is taken as a real.
 LARGEST_NUMERATOR, LARGEST_DEGREE = 64, 8192
 #: Square roots never exceed this: R^{2^{-k}} is I to rounding in every dtype.
 MAX_SQUARE_ROOTS = 60
@@ -32,7 +32,7 @@ MAX_SQUARE_ROOTS = 60
 
 @dataclass(frozen=True, repr=False)
 class SchurNewton(Method):
-    """Principal power of a general real or complex matrix, SciPy's ``fractional_matrix_power`` and its inverse.
+    """Principal power of a general real or complex matrix: SciPy's ``fractional_matrix_power``.
 
     The method for matrices that are not symmetric, transition matrices for one. Real in, real out: real
     matrices are never computed in complex arithmetic. About as dear as the Schur form alone.
@@ -64,9 +64,7 @@ class Power(NamedTuple):
     cond: float
 
 
-def schur_newton(
-    A: Matrix, s: Fraction | float, *, rtol: float | None = None, max_iter: int | None = None
-) -> Power:
+def schur_newton(A: Matrix, s: Fraction | float, *, rtol: float | None = None, max_iter: int | None = None) -> Power:
     """Principal power A^s of one matrix, in its own dtype.
 
     Parameters
@@ -83,13 +81,15 @@ def schur_newton(
     Returns
     -------
     Power
-        ``NO_PRINCIPAL_ROOT`` if an eigenvalue is no further from the closed negative real axis than the rounding
-        error of the Schur form. Products of triangular matrices count as products, though they cost a third.
+        ``NO_PRINCIPAL_ROOT`` if an eigenvalue is no further from the closed negative real axis than the
+        rounding error of the Schur form. Triangular products and square roots count as products, though
+        they cost a third of one or less.
 
     Examples
     --------
     >>> import numpy as np
     >>> from fractions import Fraction
+    >>> from matroot.methods.schur_newton import schur_newton
     >>> A = np.array([[1.0, 4.0], [0.0, 8.0]])
     >>> schur_newton(A, Fraction(1, 3)).x
     array([[1.        , 0.57142857],
@@ -129,9 +129,10 @@ def schur_newton(
 def has_principal_power(lam: Matrix, s: Fraction | float, largest: float, smallest: float, exact: bool) -> bool:
     """Whether every eigenvalue is off the closed negative real axis by more than the Schur form's rounding.
 
-    The backward error of the Schur form is a few eps ||A||_2. A matrix whose smallest singular value is no larger
-    may be singular, however far its computed eigenvalues are from 0: eps^{1/m} for a Jordan block of order m. A
-    matrix that came triangular is its own Schur form, and exact. Integer powers need no branch, only an inverse.
+    The backward error of the Schur form is a few eps ||A||_2. A matrix whose smallest singular value is no
+    larger may be singular, however far its computed eigenvalues are from 0: eps^{1/m} for a Jordan block of
+    order m. A matrix that came triangular is its own Schur form, and exact. Integer powers need no branch,
+    only an inverse.
     """
     if exact:
         rounding, singular = 0.0, not lam.all()
@@ -145,7 +146,7 @@ def has_principal_power(lam: Matrix, s: Fraction | float, largest: float, smalle
 
 
 class _Triangular:
-    """Powers of an upper (quasi-)triangular matrix R with eigenvalues lam; R is overwritten by its square roots."""
+    """Powers of an upper (quasi-)triangular R with eigenvalues lam; R is overwritten by its square roots."""
 
     def __init__(self, R: Matrix, lam: Matrix, tol: float) -> None:
         self.R, self.lam, self.tol = R, lam, tol
@@ -174,13 +175,13 @@ class _Triangular:
         return F, status, steps
 
     def _more_roots(self, k: int, s: float, b: int) -> tuple[int, float, float]:
-        """Where R is far from normal the eigenvalues say too little: halve its radius while that saves products."""
+        """Where R is far from normal, eigenvalues say too little: halve its radius while that saves products."""
         while True:
             e = plan.exponent(s, b, k)
-            c, radius = plan.disc(tri.eigenvalues(self.R))
             if e.q == 1:
-                return k, c, radius
-            radius = max(radius, power_radius(self.R, c))
+                return k, 1.0, 0.0
+            c, radius = plan.disc(tri.eigenvalues(self.R))
+            radius = max(radius, power_radius(self.R, enough=1.1 * radius, c=c))
             here = plan.total(e, radius, self.tol)
             there = plan.SQRT_COST + plan.total(plan.exponent(s, b, k + 1), radius / 2, self.tol)
             if (np.isfinite(here) and here <= there) or k >= MAX_SQUARE_ROOTS or not np.isfinite(radius):
@@ -188,9 +189,7 @@ class _Triangular:
             self._sqrt()
             k += 1
 
-    def _iterate(
-        self, e: plan.Exponent, c: float, radius: float, max_iter: int | None
-    ) -> tuple[Matrix, Status, int]:
+    def _iterate(self, e: plan.Exponent, c: float, radius: float, max_iter: int | None) -> tuple[Matrix, Status, int]:
         """R^sigma by coupled steps on M = c R = I - Z; overwrites R."""
         Z = self.R
         if e.q == 1:  # sigma = 1 or -1
@@ -211,7 +210,7 @@ class _Triangular:
                 break
             T = self._polynomial(Z, plan.binomial(-1 / e.q, degree))
             G = self._step(Z, T, G, e)
-            radius = power_radius(Z)
+            radius = power_radius(Z, enough=plan.after(e, degree, radius))
         F = self._polynomial(Z, plan.binomial(e.sigma, degree))
         if G is not None:
             F = self._inverse_times(G, F) if e.sigma > 0 else self._multiply(G, F, out=F)
@@ -237,7 +236,7 @@ class _Triangular:
         return G
 
     def _polynomial(self, Z: Matrix, c: list[float]) -> Matrix:
-        """sum c_i Z^i for degree 1 or even, by Horner's rule in Z^2."""
+        """Polynomial sum c_i Z^i of degree 1 or even, by Horner's rule in Z^2."""
         P = np.asfortranarray(c[-1] * Z)
         if len(c) == 2:
             _add_to_diagonal(P, c[0])

@@ -1,12 +1,10 @@
 """How Schur-Newton spends its products: square roots, steps and their degrees, chosen by cost.
 
-One step on M = I - Z, with P the Taylor polynomial of degree d of (1 - z)^{-1/q}, is G <- G P(Z)^r, M <- P(Z)^q M;
-d = 1 is the coupled Newton iteration (Guo & Higham 2006, eq. 3.2), more is Lakic's. As
-
-    1 - (1 - z) P(z)^q = integral of c_d (1 + q d) z^d P(z)^{q-1}
-
-has no negative coefficient, a radius alpha with ||Z^i|| <= alpha^i for i >= 2 shrinks at least as the scalar does.
-A schedule is the degrees of the steps; the last one need not update M, which is where large q save most.
+One step on M = I - Z, with P the Taylor polynomial of degree d of (1 - z)^{-1/q} and its coefficient c_d, is
+G <- G P(Z)^r, M <- P(Z)^q M; d = 1 is the coupled Newton iteration (Guo & Higham 2006, eq. 3.2), more is
+Lakic's (1998). As the derivative of 1 - (1 - z) P(z)^q is c_d (1 + q d) z^d P(z)^{q-1}, which has no negative
+coefficient, a radius alpha with ||Z^i|| <= alpha^i for i >= 2 shrinks at least as the scalar does. The last
+step need not update M, which is where large q save most.
 """
 
 from __future__ import annotations
@@ -51,6 +49,15 @@ def shrink(q: int, degree: int) -> Reals:
     return np.asarray(-np.expm1(np.log1p(-_RADII) + q * np.log(P)))
 
 
+def _before(q: int, degree: int, radius: float) -> float:
+    return float(np.interp(radius, shrink(q, degree), _RADII))
+
+
+def after(e: Exponent, degree: int, radius: float) -> float:
+    """Radius that a step of `degree` leaves of `radius`."""
+    return float(np.interp(radius, _RADII, shrink(e.q, degree)))
+
+
 def last_radius(sigma: float, degree: int, tol: float) -> float:
     """Largest radius at which the Taylor polynomial of (1 - z)^sigma is good to tol.
 
@@ -62,7 +69,7 @@ def last_radius(sigma: float, degree: int, tol: float) -> float:
     alpha = (tol / c) ** (1 / (degree + 1))
     for _ in range(8):
         alpha = (tol * max(1 - alpha, 0.05) / c) ** (1 / (degree + 1))
-    return min(alpha, float(_RADII[-1]))
+    return float(min(alpha, _RADII[-1]))
 
 
 @lru_cache(maxsize=256)
@@ -77,7 +84,7 @@ def schedules(q: int, sigma: float, tol: float, longest: int = 6) -> tuple[Sched
     step = q.bit_length() - 1 + q.bit_count() + 1  # P^q M, and G P^r or the product that ends it
     for _ in range(longest - 1):
         longer = [
-            Schedule(PRODUCTS[d] + step + s.cost, float(np.interp(s.radius, shrink(q, d), _RADII)), (d, *s.degrees))
+            Schedule(PRODUCTS[d] + step + s.cost, _before(q, d, s.radius), (d, *s.degrees))
             for d in (1, 2, 4, 6)
             for s in best
         ]
@@ -94,7 +101,10 @@ def _frontier(candidates: list[Schedule]) -> tuple[Schedule, ...]:
 
 
 class Exponent(NamedTuple):
-    """R^{s} = (R_k^{sigma})^{2^squarings} with R_k = R^{2^{-k}}; sigma = +-r/q, r a power of two; q = 0 if not rational."""
+    """R^s = (R_k^sigma)^(2^squarings) with R_k = R^(2^-k).
+
+    sigma = +-r/q with r a power of two, or with q = 0 any number.
+    """
 
     sigma: float
     r: int
