@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from matroot.conditioning import largest_eigenvalue
 from matroot.methods.base import Array, Method, Problem, Raw, iterative_refusal
 from matroot.methods.iteration import (
     Workspace,
@@ -16,7 +17,6 @@ from matroot.methods.iteration import (
     default_max_iter,
     iterate,
     power_into,
-    power_products,
 )
 
 
@@ -50,7 +50,10 @@ class CoupledNewton(Method):
             np.multiply(work.M, -1 / p, out=work.T)
             add_to_diagonal(work.T, (p + 1) / p)
 
-        return coupled(A, problem, engine, into_T, 0, top=(p + 1) / 2, growth=((p + 1) / p) ** p)
+        def near(e: np.ndarray) -> np.ndarray:
+            return np.asarray((p + 1) / p * e**2)
+
+        return coupled(A, problem, engine, into_T, near, top=(p + 1) / 2, growth=((p + 1) / p) ** p)
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,11 +99,14 @@ class HigherOrder(Method):
             np.multiply(work.R, b[-1], out=work.T)
             add_to_diagonal(work.T, b[-2])
             for coefficient in b[-3::-1]:
-                engine.matmul(work.T, work.R, out=work.S)
+                work.multiply(work.T, work.R, out=work.S)
                 work.T, work.S = work.S, work.T
                 add_to_diagonal(work.T, coefficient)
 
-        return coupled(A, problem, engine, into_T, self.order - 2, top=1.0, growth=sum(b) ** p)
+        def near(e: np.ndarray) -> np.ndarray:  # the first term cut off, with room for those after it
+            return np.asarray(4 * p * b[-1] * e**self.order)
+
+        return coupled(A, problem, engine, into_T, near, top=1.0, growth=sum(b) ** p)
 
 
 def coupled(
@@ -108,23 +114,21 @@ def coupled(
     problem: Problem,
     engine: Any,
     into_T: Callable[[Workspace], None],
-    T_products: int,
+    near: Callable[[np.ndarray], np.ndarray],
     *,
     top: float,
     growth: float,
 ) -> Raw:
-    """X <- X T^a, M <- T^p M for A^{-a/p}, with M_0's largest eigenvalue at most `top`.
+    """X <- X T^a, M <- T^p M for A^{-a/p}, with M_0's largest eigenvalue near `top`.
 
     A positive exponent s is A^k A^{-(k - s)} with k = ceil(s): X starts from A^k.
     """
     xp = engine.xp
-    n = A.shape[-1]
+    B, n, _ = A.shape
     s, p = problem.rational, problem.p
     k = max(0, math.ceil(s))
     a = int((k - s) * p)
-    z = top / norm_bound(A, xp)
 
-    M = A
     X = xp.zeros_like(A)
     if k:
         xp.copyto(X, A)
@@ -132,43 +136,45 @@ def coupled(
             X = engine.matmul(X, A)
     else:
         add_to_diagonal(X, 1)
+    if a == 0:
+        return Raw(X, np.zeros(B, np.int8), np.zeros(B, np.int64), max(0, k - 1))
+
+    z = top / top_eigenvalue(A, engine)
     scale = (z ** (a / p)).astype(X.real.dtype)
     X *= scale[:, None, None]
+    M = A
     M *= z[:, None, None].astype(M.real.dtype)
     scaled_identity = k == 0
 
-    def step(work: Workspace) -> None:
+    def step(work: Workspace, last: bool) -> None:
         nonlocal scaled_identity
         into_T(work)
-        power_into(work, a, engine)
-        if a and scaled_identity:
+        power_into(work, a)
+        if scaled_identity:
             np.multiply(work.R, scale[:, None, None], out=work.X_next)
-        elif a:
-            engine.matmul(work.X, work.R, out=work.X_next)
         else:
-            xp.copyto(work.X_next, work.X)
+            work.multiply(work.X, work.R, out=work.X_next)
         scaled_identity = False
+        if last:
+            return
         if a > 1 and a == p - 1:
-            engine.matmul(work.R, work.T, out=work.S)
+            work.multiply(work.R, work.T, out=work.S)
             work.R, work.S = work.S, work.R
         elif a != p:
-            power_into(work, p, engine)
-        engine.matmul(work.R, work.M, out=work.S)
+            power_into(work, p)
+        work.multiply(work.R, work.M, out=work.S)
         work.M, work.S = work.S, work.M
 
     eps = float(np.finfo(A.dtype).eps)
     limit = problem.max_iter if problem.max_iter is not None else default_max_iter(growth, eps)
-    X, status, n_iter = iterate(
-        Workspace.like(X, M, xp), step, tol=problem.tolerance(eps, n), max_iter=limit, engine=engine
-    )
-    to_p = 1 if a > 1 and a == p - 1 else power_products(p)
-    per_step = T_products + to_p + 1 + (power_products(a) + 1 if a else 0)
-    before = k - 1 if k else -1 * bool(a)
-    return Raw(X, status, n_iter, max(0, int(n_iter.max(initial=0)) * per_step + before))
+    work = Workspace.like(X, M, engine)
+    X, status, n_iter = iterate(work, step, tol=problem.tolerance(eps, n), max_iter=limit, near=near)
+    return Raw(X, status, n_iter, work.products + max(0, k - 1))
 
 
-def norm_bound(A: Array, xp: Any) -> Array:
-    """Upper bound (B,) of the largest eigenvalue: min of the infinity and the Frobenius norm."""
+def top_eigenvalue(A: Array, engine: Any) -> Array:
+    """The largest eigenvalue (B,) within a few per cent: Lanczos, held between the bounds that norms give."""
     size = abs(A)
-    frobenius = xp.sqrt((size * size).sum((-1, -2)))
-    return xp.minimum(size.sum(-1).max(-1), frobenius).astype(xp.float64)
+    frobenius = engine.xp.sqrt((size * size).sum((-1, -2))).astype(np.float64)
+    above = engine.xp.minimum(size.sum(-1).max(-1), frobenius)
+    return engine.xp.clip(largest_eigenvalue(A, engine, steps=8), frobenius / A.shape[-1] ** 0.5, above)

@@ -26,29 +26,42 @@ QUADRATIC = 0.1
 class Workspace:
     """Stacks of one chunk: the iterate, its successor, M, and up to three to work in; 6 n^2 numbers a matrix."""
 
+    engine: Any
     X: Array
     X_next: Array
     M: Array
     T: Array
     R: Array = None
     S: Array = None
+    products: int = 0
 
     @classmethod
-    def like(cls, X: Array, M: Array, xp: Any) -> Workspace:
-        return cls(X, xp.empty_like(X), M, xp.empty_like(M), xp.empty_like(M), xp.empty_like(M))
+    def like(cls, X: Array, M: Array, engine: Any) -> Workspace:
+        empty = engine.xp.empty_like
+        return cls(engine, X, empty(X), M, empty(M), empty(M), empty(M))
+
+    def multiply(self, a: Array, b: Array, out: Array) -> None:
+        """out = a @ b for every matrix, counted."""
+        self.engine.matmul(a, b, out=out)
+        self.products += 1
 
     def keep(self, rows: Array) -> None:
         """Go on with some matrices only: copied to the front of every stack, so no new memory is taken."""
-        count = len(rows)
-        for name, stack in vars(self).items():
+        for name in ("X", "X_next", "M", "T", "R", "S"):
+            stack = getattr(self, name)
             if name in ("X", "M"):
-                stack[:count] = stack[rows]
+                stack[: len(rows)] = stack[rows]
             if stack is not None:
-                setattr(self, name, stack[:count])
+                setattr(self, name, stack[: len(rows)])
 
 
 def iterate(
-    work: Workspace, step: Callable[[Workspace], None], *, tol: float, max_iter: int, engine: Any
+    work: Workspace,
+    step: Callable[[Workspace, bool], None],
+    *,
+    tol: float,
+    max_iter: int,
+    near: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[Array, np.ndarray, np.ndarray]:
     """Run `step` until ||M - I||_F of each matrix is at most `tol`, or nothing more can be had.
 
@@ -57,10 +70,13 @@ def iterate(
     work : Workspace
         X and M as the method starts them.
     step : callable
-        Puts the next X into ``work.X_next`` and overwrites ``work.M``; may use T, R and S.
+        ``step(work, last)`` puts the next X into ``work.X_next`` and, unless it is the last step, overwrites
+        ``work.M``; may use T, R and S.
     tol : float
     max_iter : int
-    engine : engine
+    near : callable
+        Bound of ||M - I||_F after a step from one that is below 1/2: says when a step is the last, so that
+        its M need not be computed.
 
     Returns
     -------
@@ -68,7 +84,7 @@ def iterate(
         Per matrix the best iterate: the one before, where the last step made it worse.
     status, n_iter : array (B,)
     """
-    xp = engine.xp
+    xp = work.engine.xp
     B = work.X.shape[0]
     done = xp.empty_like(work.X)
     status = np.full(B, Status.MAX_ITER, np.int8)
@@ -78,14 +94,15 @@ def iterate(
     falling = np.zeros(B, bool)
 
     for k in range(1, max_iter + 1):
+        last = (error < 0.5) & (near(error) <= tol)
         with np.errstate(all="ignore"):
-            step(work)
-            new = deviation(work.M, work.T, xp)
-        converged = new <= tol
+            step(work, bool(last.all()))
+            new = np.where(last, 0.0, tol) if last.all() else deviation(work.M, work.T, xp)
+        converged = last | (new <= tol)
         worse = ~(new <= GROWTH * error)
         rounding = ~converged & (error < QUADRATIC) & ~(new < error / 2)
         # The error may rise before it falls: while small eigenvalues are far from 1, only an overflow is final.
-        hopeless = ~np.isfinite(new) | (worse & falling)
+        hopeless = ~converged & (~np.isfinite(new) | (worse & falling))
         finished = converged | rounding | hopeless | (k == max_iter)
         falling |= new < error
 
@@ -138,22 +155,22 @@ def add_to_diagonal(A: Array, value: Any) -> None:
     A.reshape(*A.shape[:-2], n * n)[..., :: n + 1] += value if np.ndim(value) == 0 else value[..., None]
 
 
-def power_into(work: Workspace, q: int, engine: Any) -> None:
+def power_into(work: Workspace, q: int) -> None:
     """work.R = work.T ** q by binary powering, left to right; S is scratch and T is kept.
 
     ``floor(log2 q) + popcount(q) - 1`` products: the shortest addition chain for every q <= 14.
     """
     source = work.T
     for bit in bin(q)[3:]:
-        engine.matmul(source, source, out=work.S)
+        work.multiply(source, source, out=work.S)
         work.R, work.S = work.S, work.R
         source = work.R
         if bit == "1":
-            engine.matmul(source, work.T, out=work.S)
+            work.multiply(source, work.T, out=work.S)
             work.R, work.S = work.S, work.R
             source = work.R
     if q == 1:
-        engine.xp.copyto(work.R, work.T)
+        work.engine.xp.copyto(work.R, work.T)
 
 
 def power_products(q: int) -> int:

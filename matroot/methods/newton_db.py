@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from matroot.methods.base import Array, Method, Problem, Raw, iterative_refusal
-from matroot.methods.coupled_newton import norm_bound
+from matroot.methods.coupled_newton import top_eigenvalue
 from matroot.methods.iteration import Workspace, add_to_diagonal, default_max_iter, iterate
 from matroot.result import Status
 
@@ -33,9 +33,7 @@ class NewtonDB(Method):
 
     def refuses(self, problem: Problem, n: int) -> str | None:
         refusal = super().refuses(problem, n) or iterative_refusal(problem)
-        if refusal is None and (
-            abs(problem.rational.numerator) != 1 or problem.p < 2 or problem.p & (problem.p - 1)
-        ):
+        if refusal is None and (abs(problem.rational.numerator) != 1 or problem.p < 2 or problem.p & (problem.p - 1)):
             return f"newton_db takes roots of degree 2, 4, 8, ..., not exponent {problem.s}; use 'coupled_newton'"
         return refusal
 
@@ -47,24 +45,22 @@ class NewtonDB(Method):
         n_products = 0
         Y = A
         for _ in range(problem.p.bit_length() - 1):
-            pair, stage, steps = self._square_roots(Y, problem, engine)
+            pair, stage, steps, issued = self._square_roots(Y, problem, engine)
             failed = stage != Status.CONVERGED
             status = np.where(status == 0, stage, status)
             n_iter += steps
-            n_products += max(0, 3 * int(steps.max(initial=0)) - 1)
+            n_products += issued
             if failed.any():  # keep what failed out of the stages to come
                 pair[np.flatnonzero(failed)] = xp.eye(A.shape[-1], dtype=A.dtype)
             Y = pair[:, 1].copy()
         Z, Y = pair[:, 0], pair[:, 1]
-        return Raw(
-            Z if problem.inverse else Y, status, n_iter, n_products, companion=Y if problem.inverse else Z
-        )
+        return Raw(Z if problem.inverse else Y, status, n_iter, n_products, companion=Y if problem.inverse else Z)
 
-    def _square_roots(self, A: Array, problem: Problem, engine: Any) -> tuple[Array, np.ndarray, np.ndarray]:
+    def _square_roots(self, A: Array, problem: Problem, engine: Any) -> tuple[Array, np.ndarray, np.ndarray, int]:
         """The pair (A^{-1/2}, A^{1/2}) as a stack (B, 2, n, n); A is overwritten."""
         xp = engine.xp
         B, n, _ = A.shape
-        z = 1.5 / norm_bound(A, xp)
+        z = 1.5 / top_eigenvalue(A, engine)
         root = xp.sqrt(z).astype(A.real.dtype)[:, None, None]
         M = A
         M *= z[:, None, None].astype(A.real.dtype)
@@ -74,25 +70,27 @@ class NewtonDB(Method):
 
         first = True
 
-        def step(work: Workspace) -> None:
+        def step(work: Workspace, last: bool) -> None:
             nonlocal first
             np.multiply(work.M, -0.5, out=work.T)
             add_to_diagonal(work.T, 1.5)
             Z, Y, Z_next, Y_next = work.X[:, 0], work.X[:, 1], work.X_next[:, 0], work.X_next[:, 1]
-            engine.matmul(Y, work.T, out=Y_next)
+            work.multiply(Y, work.T, out=Y_next)
             if first:
                 xp.copyto(Z_next, work.T)
                 first = False
             else:
-                engine.matmul(work.T, Z, out=Z_next)
-            engine.matmul(Z_next, Y_next, out=work.M)
+                work.multiply(work.T, Z, out=Z_next)
+            if not last:
+                work.multiply(Z_next, Y_next, out=work.M)
+
+        def near(e: np.ndarray) -> np.ndarray:  # y (3 - y)^2 / 4 - 1 = (y - 1)^2 (y - 4) / 4
+            return np.asarray(e**2)
 
         eps = float(np.finfo(A.dtype).eps)
         limit = problem.max_iter if problem.max_iter is not None else default_max_iter(2.25, eps)
-        work = Workspace(X, xp.empty_like(X), M, xp.empty_like(M))
-        pair, status, n_iter = iterate(
-            work, step, tol=problem.tolerance(eps, n), max_iter=limit, engine=engine
-        )
+        work = Workspace(engine, X, xp.empty_like(X), M, xp.empty_like(M))
+        pair, status, n_iter = iterate(work, step, tol=problem.tolerance(eps, n), max_iter=limit, near=near)
         pair[:, 0] *= root
         pair[:, 1] /= root
-        return pair, status, n_iter
+        return pair, status, n_iter, work.products
