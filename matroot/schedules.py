@@ -49,7 +49,8 @@ class Schedule:
     steps : tuple of tuple of float
         Ascending coefficients (c_0, ..., c_d) of each q; d is 1, 2 or 4.
     products : int
-        Products of n x n matrices issued. The first factor of G is a copy, and the last step leaves M alone.
+        Products of n x n matrices issued. M_0^2, which bounds lambda_max, is always one; the first factor
+        of G is a copy, and the last step leaves M alone.
     error : float
         Bound of |x q(x^p) - 1| for the whole composition in exact arithmetic: the relative error of every
         eigenvalue of A^(-1/p).
@@ -165,10 +166,12 @@ def step_products(degree: int, p: int, a: int = 1, *, first: bool = False, last:
     """Products of n x n matrices in one step: q(M), then G <- G B^a and M <- B^p M over shared squares of B.
 
     Binary powering applied to G and M themselves costs what the shortest addition chain does for p < 15.
+    The first step always has M^2, which bounds lambda_max, and its first factor of G is a copy.
     """
     powers = (a,) if last else (a, p)
     squarings = max(powers).bit_length() - 1
-    return Q_PRODUCTS[degree] + squarings + sum(k.bit_count() for k in powers) - first
+    q = max(1, Q_PRODUCTS[degree]) if first else Q_PRODUCTS[degree]
+    return q + squarings + sum(k.bit_count() for k in powers) - first
 
 
 @dataclass(frozen=True)

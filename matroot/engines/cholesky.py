@@ -1,0 +1,29 @@
+"""Inverses of positive definite matrices as operators, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+NDArray = np.ndarray
+
+
+def inverses(A: NDArray) -> Callable[[NDArray], NDArray]:
+    """The map v -> A^{-1} v of stacks (B, n, n) and (B, n, 1): one Cholesky factorization.
+
+    NaN where A is not positive definite in its precision. A is not written to.
+    """
+    from scipy.linalg import get_lapack_funcs
+
+    potrf, potrs = get_lapack_funcs(("potrf", "potrs"), (A,))
+    # LAPACK reads a C-ordered matrix as its conjugate: it solves conj(A) conj(w) = conj(v).
+    factors = [potrf(a.T, lower=1, clean=0) for a in A]
+
+    def apply(v: NDArray) -> NDArray:
+        w = np.empty(v.shape, A.dtype)
+        for i, (L, info) in enumerate(factors):
+            w[i] = potrs(L, v[i].conj(), lower=1)[0].conj() if info == 0 else np.nan
+        return w
+
+    return apply
