@@ -6,6 +6,7 @@ Exit status: 0 done, 1 the work failed (and no output file was written), 2 the c
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return int(options.run(options))
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        sys.stdout = open(os.devnull, "w")
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"matroot: error: {error}", file=sys.stderr)
     except MemoryError as error:
