@@ -11,7 +11,7 @@ import numpy as np
 
 from matroot.conditioning import lanczos
 from matroot.engines.cpu import hermitian_part
-from matroot.methods.base import Array, Method, Problem, Raw, iterative_refusal
+from matroot.methods.base import Array, FloatArray, Method, Problem, Raw, iterative_refusal
 from matroot.methods.iteration import add_to_diagonal
 from matroot.result import Status
 from matroot.schedules import Coefficients, Schedule, schedule
@@ -88,7 +88,8 @@ class Minimax(Method):
         B, p = len(A), problem.p
         A2 = engine.matmul(A, A)
         top, reached = largest_between(A, A2, xp)
-        groups = self._groups(A, top, reached, a, problem, engine)
+        lower, smallest = _spectrum(A, top, reached, problem, engine)
+        groups = self._groups(lower, a, problem, float(np.finfo(A.dtype).eps))
         status, n_iter, products = xp.zeros(B, xp.int8), np.zeros(B, np.int64), 0
         out = xp.empty_like(A) if X is None and len(groups) > 1 else X
         for plan, members in groups.items():
@@ -105,32 +106,33 @@ class Minimax(Method):
                 out[rows] = G
             n_iter[rows] = len(steps)
             products = max(products, plan.products)
-        return Raw(out, status, n_iter, products)
+        return Raw(out, status, n_iter, products, lambda_min=smallest)
 
-    def _groups(
-        self, A: Array, top: Array, reached: Array, a: int, problem: Problem, engine: Any
-    ) -> dict[Schedule, list[int]]:
+    def _groups(self, lower: FloatArray, a: int, problem: Problem, eps: float) -> dict[Schedule, list[int]]:
         """The matrices of the stack by the schedule that serves them."""
-        B, n, _ = A.shape
-        eps = float(np.finfo(A.dtype).eps)
         rtol = 0.0 if problem.rtol is None else problem.rtol
         target = 10.0 ** math.floor(math.log10(rtol / 10)) if rtol > 80 * eps else 8 * eps
-        rounding = eps * math.sqrt(n) / 4
-        floor = np.zeros(B) if problem.floor is None else problem.floor
-        if engine.sync_free():  # nothing is read from the device: lambda_max is at least top / n^(1/4)
-            lower = np.full(B, floor.min(initial=1.0) * n**-0.25)
-        else:
-            from matroot.engines.cholesky import inverses
-
-            with np.errstate(all="ignore"):
-                smallest = 1 / lanczos(inverses(A), B, n, A.dtype, engine, LANCZOS_STEPS)
-            lower = np.fmax(smallest / SAFETY, floor * reached) / top
-        lower = np.clip(lower, rounding, 0.9)
         groups: dict[Schedule, list[int]] = {}
         for i, low in enumerate(lower.tolist()):
             plan = schedule(problem.p, low, target=target, a=a, accurate=self.accurate)
             groups.setdefault(plan, []).append(i)
         return groups
+
+
+def _spectrum(
+    A: Array, top: Array, reached: Array, problem: Problem, engine: Any
+) -> tuple[FloatArray, FloatArray | None]:
+    """Lower end of the spectrum of A/top to design for, on the host, and lambda_min(A) where it was estimated."""
+    B, n, _ = A.shape
+    floor = np.zeros(B) if problem.floor is None else problem.floor
+    rounding = float(np.finfo(A.dtype).eps) * math.sqrt(n) / 4
+    if engine.sync_free():  # nothing is read from the device: lambda_max is at least top / n^(1/4)
+        return np.clip(np.full(B, floor.min(initial=1.0) * n**-0.25), rounding, 0.9), None
+    from matroot.engines.cholesky import inverses
+
+    with np.errstate(all="ignore"):
+        smallest = 1 / lanczos(inverses(A), B, n, A.dtype, engine, LANCZOS_STEPS)
+    return np.clip(np.fmax(smallest / SAFETY, floor * reached) / top, rounding, 0.9), smallest
 
 
 def largest_between(A: Array, A2: Array, xp: Any) -> tuple[Array, Array]:
