@@ -1,8 +1,10 @@
 """matroot: matrix p-th roots that say how good they are."""
 
 from matroot import gallery
+from matroot.apply import apply_inverse_pth_root
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
 from matroot.methods.eigen import Eigen
+from matroot.methods.minimax import Minimax
 from matroot.methods.newton_db import NewtonDB
 from matroot.methods.schur_newton import SchurNewton
 from matroot.regularization import Floor, PseudoInverse, Ridge, Shift, TargetCondition
@@ -28,6 +30,7 @@ __all__ = [
     "Eigen",
     "Floor",
     "HigherOrder",
+    "Minimax",
     "NewtonDB",
     "PseudoInverse",
     "Ridge",
@@ -37,6 +40,7 @@ __all__ = [
     "Shift",
     "Status",
     "TargetCondition",
+    "apply_inverse_pth_root",
     "cond_pth_root",
     "fractional_power",
     "gallery",

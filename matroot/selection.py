@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from matroot.methods.base import Method, Problem
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
 from matroot.methods.eigen import Eigen
+from matroot.methods.minimax import Minimax
 from matroot.methods.newton_db import NewtonDB
 from matroot.methods.schur_newton import SchurNewton
 from matroot.regularization import Regularization
 
 METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in (Eigen, CoupledNewton, HigherOrder, NewtonDB, SchurNewton)
+    kind.name: kind for kind in (Eigen, CoupledNewton, HigherOrder, Minimax, NewtonDB, SchurNewton)
 }
 
 
@@ -51,6 +51,3 @@ def automatic(problem: Problem, n: int) -> Method:
 def names() -> list[str]:
     """All method names that `solve` takes, "auto" first."""
     return ["auto", *METHODS]
-
-
-__all__ = ["METHODS", "Any", "automatic", "choose", "names"]
