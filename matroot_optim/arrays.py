@@ -1,0 +1,126 @@
+"""What the optimizer needs to know about an array of any library: its namespace, its place, its way to the host."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+Array = Any
+
+
+def is_array(x: Any) -> bool:
+    """Whether `x` is an array of a library that the optimizer can work on."""
+    return isinstance(x, np.ndarray) or (hasattr(x, "shape") and hasattr(x, "dtype") and hasattr(x, "ndim"))
+
+
+def is_jax(x: Any) -> bool:
+    """Whether `x` is a jax array, traced or not."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(x, jax.Array)
+
+
+def is_traced(x: Any) -> bool:
+    """Whether `x` has no value yet, because jax is tracing the step."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(x, jax.core.Tracer)
+
+
+def is_torch(x: Any) -> bool:
+    """Whether `x` is a torch tensor."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def namespace(x: Array) -> Any:
+    """The array-API namespace of `x`."""
+    return array_namespace(x)
+
+
+def dtype_name(x: Array) -> str:
+    """Bare name of the dtype of `x`: "float32", "bfloat16", ..."""
+    return str(getattr(x.dtype, "name", None) or x.dtype).rsplit(".", 1)[-1]
+
+
+def state_dtype(x: Array, path: str) -> str:
+    """The dtype in which statistics of the parameter `x` are kept: its own, float32 at least."""
+    name = dtype_name(x)
+    if not name.startswith(("float", "bfloat")):
+        raise TypeError(f"parameter {path!r} must be real floating point, got {name}")
+    return "float64" if name == "float64" else "float32"
+
+
+def place(x: Array) -> str:
+    """Library and device of `x`: only arrays of the same place can be stacked."""
+    if isinstance(x, np.ndarray):
+        return "numpy"
+    if is_jax(x):
+        return "jax"  # jax moves arrays itself, and a traced one has no device
+    return f"{type(x).__module__.partition('.')[0]}:{x.device}"
+
+
+def cast(x: Array, dtype: str) -> Array:
+    """`x` in the dtype of that name, itself when it is so already."""
+    if dtype_name(x) == dtype:
+        return x
+    if is_torch(x):
+        return x.to(getattr(sys.modules["torch"], dtype))
+    return x.astype(dtype)
+
+
+def to_host(x: Array) -> Any:
+    """`x` as numpy, without a copy when it is on the CPU; the device is waited for here and nowhere else."""
+    if isinstance(x, np.ndarray):
+        return x
+    if is_torch(x):
+        return x.detach().cpu().numpy()
+    if hasattr(x, "get"):
+        return x.get()
+    return np.asarray(x)
+
+
+def like(values: Any, x: Array) -> Array:
+    """Numpy `values` as an array of the library and on the device of `x`."""
+    if isinstance(x, np.ndarray):
+        return values
+    if is_torch(x):
+        return sys.modules["torch"].from_numpy(np.ascontiguousarray(values)).to(x.device)
+    if is_jax(x):
+        return sys.modules["jax"].numpy.asarray(values)
+    return namespace(x).asarray(values)
+
+
+def zeros(shape: Sequence[int], dtype: str, x: Array) -> Array:
+    """Zeros beside `x`: same library, same device."""
+    if isinstance(x, np.ndarray):
+        return np.zeros(shape, dtype)
+    xp = namespace(x)
+    if is_jax(x):
+        return xp.zeros(tuple(shape), dtype=dtype)
+    return xp.zeros(tuple(shape), dtype=getattr(xp, dtype), device=x.device)
+
+
+def copy(x: Array) -> Array:
+    """A copy that shares no memory with `x`."""
+    if is_torch(x):
+        return x.detach().clone()
+    return x if is_jax(x) else x.copy()
+
+
+def squared_norm(x: Array) -> Array:
+    """Sum of squares as a 0-d array (or a float on numpy): one pass, by BLAS where there is one."""
+    if isinstance(x, np.ndarray):
+        flat = x.reshape(-1)
+        return flat.dot(flat)
+    flat = x.reshape(-1)
+    return flat @ flat if flat.shape[0] else (flat * flat).sum()
+
+
+def stack_scalars(values: Sequence[Any], x: Array) -> Array:
+    """Scalars (0-d arrays, or floats on numpy) as one vector beside `x`."""
+    if isinstance(x, np.ndarray):
+        return np.asarray(values)
+    return namespace(x).stack(tuple(values))

@@ -1,0 +1,30 @@
+"""Stage 3: the direction. Every preconditioned dimension of a stack is multiplied by its root."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matroot_optim.arrays import Array
+
+
+def multiply(P: Array, X: Array, axis: int, xp: Any) -> Array:
+    """Stacked blocks P (blocks, *shape) times symmetric roots X (blocks, n, n) along one dimension."""
+    shape = tuple(P.shape)
+    before, n, after = math.prod(shape[1 : axis + 1]), shape[axis + 1], math.prod(shape[axis + 2 :])
+    if before == 1:
+        product = xp.matmul(X, xp.reshape(P, (shape[0], n, after)))
+    elif after == 1:
+        product = xp.matmul(xp.reshape(P, (shape[0], before, n)), X)
+    else:
+        product = xp.matmul(X[:, None], xp.reshape(P, (shape[0], before, n, after)))
+    return xp.reshape(product, shape)
+
+
+def precondition(G: Array, roots: Sequence[Array], axes: Sequence[int], xp: Any) -> Array:
+    """The stack G multiplied by all its roots."""
+    P = G
+    for axis, X in zip(axes, roots, strict=True):
+        P = multiply(P, X, axis, xp)
+    return P

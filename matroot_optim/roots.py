@@ -1,0 +1,208 @@
+"""Stage 2 as data: root jobs, their stacking into matroot calls, and the answers.
+
+Matrices travel packed, n (n + 1) / 2 numbers each, both ways.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from matroot import Ridge, solve
+from matroot_optim.arrays import Array, cast, namespace, to_host
+from matroot_optim.statistics import order_of, pack, unpack
+
+#: What is known about every root, beside the root itself, with its dtype.
+FACTS = {
+    "residual": np.float64,
+    "cond": np.float64,
+    "bits_lost": np.float64,
+    "lambda_max": np.float64,
+    "ridge": np.float64,
+    "status": np.int8,
+    "n_iter": np.int32,
+}
+
+
+@dataclass(frozen=True)
+class RootJob:
+    """Some roots of one stack that are due: A^exponent of every matrix, ready at step `due`.
+
+    Attributes
+    ----------
+    key : str
+        The stack and the dimension, "stack0/axis1".
+    index : int array, (k,)
+        Which blocks of the stack.
+    matrix : array, (k, n (n + 1) / 2)
+        Packed statistics.
+    exponent : Fraction
+        Negative.
+    regularization : float
+        Relative ridge.
+    due : int
+        The step at which the roots are installed.
+    """
+
+    key: str
+    index: Any
+    matrix: Array
+    exponent: Fraction
+    regularization: float
+    due: int
+    method: str = "auto"
+    dtype: str = "float64"
+
+    @property
+    def p(self) -> int:
+        """The degree of the root that is taken: the denominator of the exponent."""
+        return self.exponent.denominator
+
+    @property
+    def alike(self) -> Any:
+        """Jobs with the same value go into one call."""
+        kind = (type(self.matrix).__module__, str(self.matrix.dtype), str(getattr(self.matrix, "device", "")))
+        return (self.matrix.shape[-1], self.exponent, self.regularization, self.method, self.dtype, kind)
+
+
+@dataclass(frozen=True)
+class RootBatch:
+    """Jobs of equal order and exponent as one stack: the argument of `compute`, and all it needs."""
+
+    matrix: Array
+    exponent: Fraction
+    regularization: float
+    method: str
+    dtype: str
+
+    @property
+    def n(self) -> int:
+        """Order of the matrices."""
+        return order_of(self.matrix.shape[-1])
+
+
+@dataclass(frozen=True)
+class RootAnswer:
+    """Packed roots in the dtype of the statistics, the `FACTS` of each, and the seconds it took."""
+
+    root: Array
+    facts: dict[str, Any]
+    seconds: float
+
+
+def stack_jobs(jobs: Sequence[RootJob]) -> list[tuple[RootBatch, list[RootJob]]]:
+    """Batches of jobs that can go into one matroot call, in the order of their first job."""
+    groups: dict[Any, list[RootJob]] = {}
+    for job in jobs:
+        groups.setdefault(job.alike, []).append(job)
+    batches = []
+    for group in groups.values():
+        first = group[0]
+        matrices = [job.matrix for job in group]
+        matrix = matrices[0] if len(group) == 1 else namespace(first.matrix).concat(matrices, axis=0)
+        batch = RootBatch(matrix, first.exponent, first.regularization, first.method, first.dtype)
+        batches.append((batch, group))
+    return batches
+
+
+def compute(batch: RootBatch) -> RootAnswer:
+    """The roots of a batch: one call of `matroot.solve`."""
+    begin = time.perf_counter()
+    own = str(batch.matrix.dtype).rsplit(".", 1)[-1]
+    A = cast(unpack(batch.matrix), batch.dtype)
+    rule = Ridge(relative=batch.regularization) if batch.regularization else None
+    with one_blas_thread():
+        p = batch.exponent.denominator
+        result = solve(A, p, method=batch.method, regularization=rule, compute_dtype=batch.dtype)
+    X = result.x
+    for _ in range(-batch.exponent.numerator - 1):
+        X = result.x @ X
+    with np.errstate(over="ignore"):
+        root = cast(pack(X), own)
+    facts = {name: np.asarray(to_host(getattr(result, name))).astype(kind) for name, kind in FACTS.items()}
+    return RootAnswer(root, facts, time.perf_counter() - begin)
+
+
+class _Held:
+    """How many calls hold BLAS at one thread: the first sets the limit, the last takes it off."""
+
+    lock = threading.Lock()
+    count = 0
+    limiter: Any = None
+
+
+@cache
+def _controller() -> Any:
+    import scipy.linalg  # noqa: F401  its BLAS has to be loaded before it can be held
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+@contextmanager
+def one_blas_thread(wanted: bool | None = None) -> Iterator[None]:
+    """BLAS at one thread while the block runs in a worker; in the main thread it keeps its threads.
+
+    The number of threads is one setting of the process, so a thread pool holds the training thread's BLAS too.
+    """
+    if wanted is None:
+        wanted = threading.current_thread() is not threading.main_thread()
+    if not wanted:
+        yield
+        return
+    with _Held.lock:
+        if _Held.count == 0:
+            _Held.limiter = _controller().limit(limits=1)
+        _Held.count += 1
+    try:
+        yield
+    finally:
+        with _Held.lock:
+            _Held.count -= 1
+            if _Held.count == 0:
+                _Held.limiter.restore_original_limits()
+                _Held.limiter = None
+
+
+def stale_error(
+    root: Array, packed: Array, exponent: Fraction, ridge: Any, *, scale_free: bool, probes: int = 8
+) -> Any:
+    """How wrong old roots X are for new statistics A: ``||X^b A'^a - c I||_F / sqrt(n)``, estimated.
+
+    By `probes` fixed vectors of +-1, in O(n^2): the square of the estimate is unbiased. A' = A + ridge I with the
+    ridge of the old root; exponent = -a/b.
+
+    Parameters
+    ----------
+    root : array (k, n, n)
+    packed : array (k, n (n + 1) / 2)
+    ridge : float array (k,)
+        Absolute.
+    scale_free : bool
+        c is the best factor instead of 1: under a graft a multiple of the root is as good as the root.
+
+    Returns
+    -------
+    float64 array (k,)
+    """
+    X, A = np.asarray(to_host(root), np.float64), unpack(np.asarray(to_host(packed), np.float64))
+    n = X.shape[-1]
+    V = np.random.default_rng([n, probes]).choice([-1.0, 1.0], size=(n, probes))
+    Y = np.broadcast_to(V, (len(X), n, probes))
+    with np.errstate(all="ignore"):
+        for _ in range(-exponent.numerator):
+            Y = A @ Y + ridge[:, None, None] * Y
+        for _ in range(exponent.denominator):
+            Y = X @ Y
+        if scale_free:
+            Y = Y * (((Y * V).sum((-1, -2)) / (Y * Y).sum((-1, -2)))[:, None, None])
+        error = np.sqrt(((Y - V) ** 2).sum((-1, -2)) / (n * probes))
+    return np.where(np.isfinite(error), error, np.inf)

@@ -1,0 +1,76 @@
+"""When each root is renewed.
+
+Every implementation that renews all roots on one step has a spike there. Here each root has its own phase of the
+interval, and the phases carry equal cost: jobs are dealt by longest processing time first (Graham 1969) to the
+phase that has the least, with the cost of one job a + b n^2 + c n^3.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+#: Cost of one root of order n, in units of n^3 at large n: a call, the traffic, the arithmetic.
+A, B, C = 4e5, 300.0, 1.0
+
+
+def cost(n: int) -> float:
+    """Relative cost of one root of order n."""
+    return A + B * n**2 + C * n**3
+
+
+def assign(costs: Sequence[float], phases: int) -> Any:
+    """Phase of each job, by longest processing time first; ties go to the lower phase.
+
+    The heaviest phase is at most 4/3 of the best possible.
+
+    Parameters
+    ----------
+    costs : sequence of float
+    phases : int
+
+    Returns
+    -------
+    phase : int array, (len(costs),)
+
+    Examples
+    --------
+    >>> from matroot_optim.schedule import assign
+    >>> assign([5, 4, 3, 3, 3], 2).tolist()
+    [0, 1, 1, 0, 1]
+    """
+    load = [(0.0, phase) for phase in range(phases)]
+    result = np.zeros(len(costs), np.int64)
+    for job in sorted(range(len(costs)), key=lambda job: (-costs[job], job)):
+        least, phase = heapq.heappop(load)
+        result[job] = phase
+        heapq.heappush(load, (least + costs[job], phase))
+    return result
+
+
+def first_marks(sizes: Sequence[int], interval: int, schedule: str) -> Any:
+    """The mark (last due step) each root starts with, so that a root is due when ``step - mark >= interval``.
+
+    Under "interval" all are due at step 1; else root j is due first at phase j + 1 of the first interval.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        The order n of each root.
+    """
+    if schedule == "interval":
+        return np.full(len(sizes), 1 - interval, np.int64)
+    return 1 + assign([cost(n) for n in sizes], interval) - interval
+
+
+def due(marks: Any, step: int, interval: int) -> Any:
+    """Which roots are due at `step`: those whose mark is an interval old."""
+    return step - marks >= interval
+
+
+def wanted(taken: Any, step: int, start: int, lag: int) -> Any:
+    """Roots due whatever their phase: asked for (-1), or not there (0) though Shampoo is about to use them."""
+    return (taken < 0) | ((taken == 0) & (step == max(1, start - lag)))

@@ -1,0 +1,349 @@
+"""The optimizer: `Shampoo` and its four stages put together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+
+from matroot_optim.arrays import Array, cast, is_jax, namespace, place, squared_norm, stack_scalars, to_host
+from matroot_optim.config import Options
+from matroot_optim.engines import Engine, InlineEngine
+from matroot_optim.layout import Layout, make_layout
+from matroot_optim.momentum import Rates, with_l2
+from matroot_optim.presets import preset_options
+from matroot_optim.refresh import due_jobs, install, submit
+from matroot_optim.stages import Step, stacked_gradients, update_statistics, updates
+from matroot_optim.state import Pending, State, fresh
+from matroot_optim.trees import Tree, flatten
+
+Arrays = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Shampoo(Options):
+    r"""Shampoo for any array framework: a pure ``init`` and ``update``, or ``step`` in place.
+
+    For a gradient G (m x n) with statistics L and R, decayed sums of G G^T and G^T G, the direction is
+    L^{-1/4} G R^{-1/4}, with the norm of a first-order method's step. For a tensor with r preconditioned dimensions
+    the exponent is -1/(2r). Roots come from `matroot.solve`, in float64, with a certificate; a root whose
+    certificate is bad is not used.
+
+    Parameters
+    ----------
+    learning_rate : float or callable
+        A number, or a function of the step counted from 0. With the default graft, take Adam's.
+    betas : (float, float)
+        Decay of the momentum, and of the statistics; 1.0 for the second is the sum of AdaGrad.
+    momentum : {"ema", "heavy_ball", "nesterov", "none"}
+    bias_correction : bool
+        Divide decayed means by 1 - beta^t.
+    weight_decay : float
+    decay : {"decoupled", "l2", "independent"}
+        ``-rate wd W`` beside the step, ``wd W`` in the gradient, or ``-wd W`` whatever the rate.
+    clip_norm : float, optional
+        Largest norm of all gradients together.
+    clip_rms : float, optional
+        Largest root mean square of one tensor's step, before the rate.
+    block_size : int
+        Larger dimensions are cut into blocks, each its own Shampoo; 1 is diagonal AdaGrad.
+    merge_limit : int, optional
+        Neighbouring dimensions of tensors of order 3 and more are merged up to this product; None merges nothing.
+    max_preconditioned_dim : int, optional
+        A larger dimension is left out (embeddings).
+    preconditioned_dims : {"all", "one_sided"} or tuple of int
+        "one_sided" is the smallest dimension alone; a tuple names dimensions of the merged shape.
+    precondition_vectors : bool
+        Tensors of order 1 as well; by default they get the first-order step.
+    exponent : float, Fraction or str, optional
+        Instead of -1/(2r).
+    statistics_every : int
+        Steps between two gradients that enter the statistics.
+    refresh_every : int or callable
+        Steps between two roots of one matrix; a function gets the step, counted from 1.
+    schedule : {"staggered", "interval", "residual"}
+        Each root in its own phase, of equal cost; all on one step; or as "staggered", but an old root that still
+        fits the new statistics is spared.
+    stale_tolerance : float
+        What "residual" spares: the certificate of the old root against the new statistics.
+    ridge : float
+        Relative to the largest eigenvalue. After a bad root, ten times more in the next try.
+    root_tolerance : float
+        Largest certified residual of a root that is used; else the last good one is kept, and counted.
+    root_method : str
+        Of `matroot.solve`.
+    root_dtype : {"float64", "float32"}
+        Precision of the roots' arithmetic.
+    root_device : {"host", "device"}
+        Where roots are computed: in numpy, or where the statistics are.
+    engine : engine, optional
+        `InlineEngine` (the default) or `ExecutorEngine`.
+    graft : {"adam", "rmsprop", "adagrad", "sgd", "sqrt_n", "trust_ratio", "none"}
+        Whose norm the step has: a first-order method's, sqrt of the number of elements, or the weights'.
+    graft_normalize : bool
+        The first-order method sees the gradient over its norm.
+    graft_per_block : bool
+        Norms per block instead of per tensor.
+    graft_beta : float, optional
+        Decay of the graft's second moment; None is ``betas[1]``.
+    graft_epsilon : float
+        In the graft's denominator, relative to the root mean square of the tensor.
+    start_step : int, optional
+        First step, counted from 1, that Shampoo moves the weights; before it the graft's method does. None: when
+        every root has been computed once.
+    mix_steps : int
+        Steps over which the first-order step is then faded out.
+    on_nonfinite : {"skip", "raise", "propagate"}
+        A gradient that is not finite: leave the tensor, its statistics and its momentum as they are, and count it;
+        raise `FloatingPointError`; or let it through.
+    groups : callable, optional
+        Function of a parameter's path that gives a dict of options that differ there, or None.
+
+    Notes
+    -----
+    Anil, Gupta, Koren, Regan, Singer, Scalable Second Order Optimization for Deep Learning, arXiv 2002.09018;
+    Gupta, Koren, Singer, Shampoo, ICML 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot_optim import Shampoo, apply_updates
+    >>> target = np.arange(12.0).reshape(4, 3)
+    >>> opt = Shampoo(0.1)
+    >>> params = {"w": np.zeros((4, 3))}
+    >>> state = opt.init(params)
+    >>> for _ in range(400):
+    ...     grads = {"w": params["w"] - target}
+    ...     updates, state = opt.update(grads, state, params)
+    ...     params = apply_updates(params, updates)
+    >>> bool(abs(params["w"] - target).max() < 0.1)
+    True
+    """
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """Options of a published optimizer: "anil2020", "google" or "meta", with `changes` on top."""
+        return cls(**{**preset_options(name), **changes})
+
+    def init(self, params: Tree) -> State:
+        """The state before the first step.
+
+        Parameters
+        ----------
+        params : array, or any nesting of lists, dicts, tuples and dataclasses of arrays
+            numpy, cupy, torch or jax; real floating point.
+        """
+        leaves, _ = flatten(params)
+        return fresh(self, make_layout(self, leaves), list(leaves.values()))
+
+    def update(self, grads: Tree, state: State, params: Tree = None) -> tuple[Tree, State]:
+        """One step, pure: neither argument is written to.
+
+        Parameters
+        ----------
+        grads : tree
+            As `params`; None where a gradient is missing, and that parameter is left alone.
+        state : State
+        params : tree, optional
+            Needed for weight decay and for the trust-ratio graft.
+
+        Returns
+        -------
+        updates : tree
+            As `grads`, in the dtype of the state: what `apply_updates` adds to the parameters.
+        state : State
+
+        Raises
+        ------
+        ValueError
+            Paths or shapes that `init` did not see, or `params` is missing.
+        FloatingPointError
+            A gradient is not finite, under ``on_nonfinite="raise"``.
+        """
+        leaves, rebuild = flatten(grads, "grads")
+        weights = flatten(params)[0] if params is not None else {}
+        g = state.layout.align(leaves, "grads")
+        W = state.layout.align(weights, "params")
+        moves, state = self.advance(g, state, W, donate=False)
+        names = (leaf.path for leaf in state.layout.leaves)
+        return rebuild({path: move for path, move in zip(names, moves, strict=True) if path in leaves}), state
+
+    def step(self, params: Tree, grads: Tree, state: State) -> State:
+        """One step in place: `params` and the arrays of `state` are overwritten; keep only the state returned.
+
+        For numpy, cupy and torch. The numbers are those of `update`; less memory is moved.
+
+        Raises
+        ------
+        TypeError
+            A parameter is a jax array, which cannot be written to.
+        """
+        weights, _ = flatten(params)
+        for path, W in weights.items():
+            if is_jax(W):
+                raise TypeError(f"step writes to the parameters, and {path!r} is a jax array; use update")
+        g = state.layout.align(flatten(grads, "grads")[0], "grads")
+        W = state.layout.align(weights, "params")
+        moves, state = self.advance(g, state, W, donate=True)
+        for leaf, move in zip(state.layout.leaves, moves, strict=True):
+            if leaf.path in weights:
+                add_into(weights[leaf.path], move)
+        return state
+
+    @cached_property
+    def running_engine(self) -> Engine:
+        """The engine that computes the roots."""
+        return self.engine if self.engine is not None else InlineEngine()
+
+    def rates(self, layout: Layout, step: int) -> list[Rates]:
+        """Learning rate, weight decay and momentum of every parameter at a step counted from 0."""
+        return [
+            Rates(leaf.options.rate(step), float(leaf.options.weight_decay), leaf.options.betas[0])
+            for leaf in layout.leaves
+        ]
+
+    def advance(
+        self,
+        g: Sequence[Array | None],
+        state: State,
+        weights: Sequence[Array | None],
+        *,
+        donate: bool,
+        rates: Sequence[Rates] | None = None,
+    ) -> tuple[list[Array], State]:
+        """One step on lists in the order of the layout: what `update`, `step` and the adapters stand on."""
+        layout, arrays, t = state.layout, dict(state.arrays), state.step + 1
+        rates = self.rates(layout, t - 1) if rates is None else rates
+        _check_weights(layout, weights, rates)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+            clean, active, bad = self._screen(layout, arrays, g, weights, rates)
+            _count(arrays, active, bad, accumulate=(t - 1) % self.statistics_every == 0)
+            now = Step(layout, arrays, clean, list(weights), active, rates, t, donate)
+            stacks = stacked_gradients(now)
+            if (t - 1) % self.statistics_every == 0:
+                arrays.update(update_statistics(now, stacks))  # stage 1
+            pending = self._refresh(state.pending, layout, arrays, t, donate)  # stage 2
+            moves, changed = updates(now, stacks)  # stages 3 and 4
+        arrays.update(changed)
+        arrays["step"] = np.asarray(t, np.int64)
+        return moves, State(layout, arrays, pending)
+
+    def _refresh(
+        self, pending: Sequence[Pending], layout: Layout, arrays: Arrays, t: int, donate: bool
+    ) -> tuple[Pending, ...]:
+        """Stage 2: submit what is due, install what is ready by rule; `arrays` is updated."""
+        jobs, books = due_jobs(self, layout, arrays, t)
+        arrays.update(books)
+        waiting = [*pending, *submit(self.running_engine, jobs, t)]
+        own = set(arrays) if donate else set()
+        for batch in waiting:
+            if batch.due <= t:
+                changed = install(layout, arrays, batch, own)
+                arrays.update(changed)
+                own |= changed.keys()
+        return tuple(batch for batch in waiting if batch.due > t)
+
+    def _screen(
+        self, layout: Layout, arrays: Arrays, g: Sequence[Array | None], weights: Sequence[Array | None], rates: Any
+    ) -> tuple[list[Array], list[bool], list[bool]]:
+        """Gradients with L2 decay and clipping, zero where they do not count; which count; which are not finite.
+
+        The one place where a step waits for the device.
+        """
+        there = [i for i, x in enumerate(g) if x is not None]
+        norm2 = dict(zip(there, _norms2([g[i] for i in there]), strict=True))
+        bad = [i in norm2 and not np.isfinite(norm2[i]) for i in range(len(g))]
+        if self.on_nonfinite == "raise" and any(bad):
+            names = ", ".join(repr(layout.leaves[i].path) for i, b in enumerate(bad) if b)
+            raise FloatingPointError(f"the gradient must be finite, got NaN, infinity or overflow in {names}")
+        active = [i in norm2 and (not bad[i] or self.on_nonfinite == "propagate") for i in range(len(g))]
+        total = float(np.sqrt(sum(norm2[i] for i in there if active[i])))
+        scale = self.clip_norm / total if self.clip_norm is not None and total > self.clip_norm else 1.0
+        clean = []
+        for i, leaf in enumerate(layout.leaves):
+            x = g[i]
+            if x is None or not active[i]:
+                clean.append(_zeros(x, arrays, leaf, weights[i]))
+                continue
+            x = x * scale if scale != 1.0 else x
+            clean.append(with_l2(leaf.options, x, weights[i], rates[i]))
+        return clean, active, bad
+
+
+def apply_updates(params: Tree, updates: Tree) -> Tree:
+    """The parameters with updates added, in the parameters' dtype; None leaves a parameter as it is.
+
+    The sum is formed in the wider of the two dtypes and rounded once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot_optim import apply_updates
+    >>> apply_updates([np.ones(2), np.ones(1)], [np.full(2, 0.5), None])
+    [array([1.5, 1.5]), array([1.])]
+    """
+    leaves, rebuild = flatten(params)
+    moves, _ = flatten(updates, "updates")
+    unknown = sorted(set(moves) - set(leaves))
+    if unknown:
+        raise ValueError(f"updates must have the paths of params, got {', '.join(map(repr, unknown))}")
+    return rebuild({path: _added(W, moves[path]) if path in moves else W for path, W in leaves.items()})
+
+
+def _added(W: Array, move: Array) -> Array:
+    own = str(W.dtype).rsplit(".", 1)[-1]
+    return cast(cast(W, str(move.dtype).rsplit(".", 1)[-1]) + move, own)
+
+
+def add_into(W: Array, move: Array) -> None:
+    """W += move in the wider dtype, rounded once into W."""
+    if W.dtype == move.dtype:
+        W += move
+    else:
+        W[...] = _added(W, move)
+
+
+def _norms2(g: Sequence[Any]) -> list[Any]:
+    """Squared norms as float64 on the host, with one transfer per device."""
+    places: dict[str, list[int]] = {}
+    for k, x in enumerate(g):
+        places.setdefault(place(x), []).append(k)
+    result: list[Any] = [0.0] * len(g)
+    for found in places.values():
+        values = to_host(stack_scalars([squared_norm(g[k]) for k in found], g[found[0]]))
+        for k, value in zip(found, np.asarray(values, np.float64), strict=True):
+            result[k] = value
+    return result
+
+
+def _zeros(x: Any, arrays: Arrays, leaf: Any, W: Any) -> Array:
+    like = x if x is not None else W
+    if like is None:
+        like = next((arrays[leaf.name(part)] for part in ("momentum", "moment") if leaf.name(part) in arrays), None)
+    if like is None:
+        raise ValueError(f"params must be given when the gradient of {leaf.path!r} is missing")
+    return namespace(like).zeros_like(like)
+
+
+def _count(arrays: Arrays, active: Sequence[bool], bad: Sequence[bool], *, accumulate: bool) -> None:
+    good = np.asarray(active, np.int64)
+    arrays["count"] = arrays["count"] + good
+    arrays["accumulated"] = arrays["accumulated"] + good * accumulate
+    arrays["skipped"] = arrays["skipped"] + np.asarray(bad, np.int64)
+
+
+def _check_weights(layout: Layout, weights: Sequence[Any], rates: Sequence[Rates]) -> None:
+    for leaf, W, rate in zip(layout.leaves, weights, rates, strict=True):
+        if W is None and (rate.weight_decay != 0 or leaf.options.graft == "trust_ratio"):
+            raise ValueError(
+                f"params must be given for weight decay and the trust-ratio graft, got none for {leaf.path!r}"
+            )
+
+
+def with_engine(options: Options, engine: Engine | None) -> Any:
+    """The same options with another engine."""
+    return dataclasses.replace(options, engine=engine)

@@ -1,0 +1,176 @@
+"""The state: arrays by name, immutable, and the root jobs that are under way.
+
+At work, blocks of one shape lie stacked in one array. To the outside a `State` is a flat mapping of names to
+arrays, one per block: "layer/kernel/block0/axis1/statistic".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from matroot_optim.arrays import Array, like, zeros
+from matroot_optim.config import Options
+from matroot_optim.engines import Failure
+from matroot_optim.layout import Layout, Leaf, Stack
+from matroot_optim.roots import FACTS, RootAnswer, RootJob
+from matroot_optim.schedule import first_marks
+from matroot_optim.statistics import packed_size
+from matroot_optim.trees import join
+
+#: Per root, on the host: when it was last due, the step of its statistics (0: none yet, -1: wanted), and counts.
+BOOKS = {
+    "mark": np.int64,
+    "taken": np.int64,
+    "failures": np.int32,  # since the last good root; each is ten times more ridge
+    "refreshes": np.int32,
+    "skipped": np.int32,  # answers that were late, lost or bad
+    "spared": np.int32,  # due, but the old root was still good
+}
+#: Per leaf, on the host.
+COUNTS = {"count": np.int64, "accumulated": np.int64, "skipped": np.int64}
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A batch under way: the step it was submitted, its jobs (without their matrices), and the way to its answer."""
+
+    submitted: int
+    jobs: tuple[RootJob, ...]
+    answer: Callable[[], RootAnswer | Failure]
+
+    @property
+    def due(self) -> int:
+        """The step at which it is installed."""
+        return self.jobs[0].due
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The answer of a batch that has come: what a save, a pickle or a load leaves of it."""
+
+    value: RootAnswer | Failure
+
+    def __call__(self) -> RootAnswer | Failure:
+        return self.value
+
+
+def settled(pending: Sequence[Pending]) -> tuple[Pending, ...]:
+    """The same batches with their answers, waited for."""
+    return tuple(Pending(p.submitted, p.jobs, Settled(p.answer())) for p in pending)
+
+
+@dataclass(frozen=True, eq=False)
+class State(Mapping[str, Array]):
+    """State of `Shampoo`: a flat mapping of names to arrays, one entry per block and per parameter.
+
+    Names
+    -----
+    ``step``
+        Steps done.
+    ``PATH/momentum``, ``PATH/moment``
+        Momentum buffer and second moment of the first-order method, of the parameter's shape.
+    ``PATH/count``, ``PATH/accumulated``, ``PATH/skipped``
+        Steps that counted, gradients in the statistics, gradients that were not finite.
+    ``PATH/blockK/axisI/statistic``
+        Packed statistic, n (n + 1) / 2.
+    ``PATH/blockK/axisI/root``
+        Its root, (n, n).
+    ``PATH/blockK/axisI/residual``, ``cond``, ``status``, ``taken``, ...
+        What is known of the root; see `FACTS` and `BOOKS`.
+    """
+
+    layout: Layout
+    arrays: dict[str, Array]
+    pending: tuple[Pending, ...] = field(default=())
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.arrays["step"])
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[str, int | None]]:
+        """For every outside name, the array at work and the index in it."""
+        places: dict[str, tuple[str, int | None]] = {"step": ("step", None)}
+        for i, leaf in enumerate(self.layout.leaves):
+            places.update({leaf.name(part): (part, i) for part in COUNTS})
+            places.update({leaf.name(part): (leaf.name(part), None) for part in leaf_parts(leaf)})
+        for stack in self.layout.stacks:
+            for b, block in enumerate(self.layout.block_names(stack)):
+                for axis in stack.axes:
+                    for part in ("statistic", "root", *FACTS, *BOOKS):
+                        places[join(block, f"axis{axis}", part)] = (f"{stack.axis_name(axis)}/{part}", b)
+        return places
+
+    def __getitem__(self, name: str) -> Array:
+        where, index = self._places[name]
+        return self.arrays[where] if index is None else self.arrays[where][index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __repr__(self) -> str:
+        stacks = self.layout.stacks
+        return (
+            f"State(step={self.step}, {len(self.layout.leaves)} parameters, {sum(s.blocks for s in stacks)} blocks in "
+            f"{len(stacks)} stacks, {len(self.pending)} batches under way)"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: what is under way is waited for, since a future belongs to one process."""
+        return {"layout": self.layout, "arrays": self.arrays, "pending": settled(self.pending)}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def leaf_parts(leaf: Leaf) -> list[str]:
+    """Names of the arrays of a parameter's shape."""
+    return ["momentum"] * leaf.has_momentum + ["moment"] * leaf.has_moment
+
+
+def fresh(options: Options, layout: Layout, params: Sequence[Array]) -> State:
+    """The state before the first step: zero statistics, roots I."""
+    arrays: dict[str, Array] = {"step": np.zeros((), np.int64)}
+    arrays.update({name: np.zeros(len(layout.leaves), kind) for name, kind in COUNTS.items()})
+    for leaf, x in zip(layout.leaves, params, strict=True):
+        for part in leaf_parts(leaf):
+            arrays[leaf.name(part)] = zeros(leaf.shape, leaf.dtype, x)
+    for stack in layout.stacks:
+        x = params[stack.members[0].leaf]
+        for axis in stack.axes:
+            arrays.update(fresh_factor(stack, axis, x))
+    arrays.update(fresh_marks(options, layout))
+    return State(layout, arrays)
+
+
+def fresh_factor(stack: Stack, axis: int, x: Array) -> dict[str, Array]:
+    """The arrays of one dimension of a stack, beside x."""
+    n, B, name = stack.shape[axis], stack.blocks, stack.axis_name(axis)
+    eye = np.broadcast_to(np.eye(n, dtype=stack.dtype), (B, n, n)).copy()
+    arrays = {
+        f"{name}/statistic": zeros((B, packed_size(n)), stack.dtype, x),
+        f"{name}/root": like(eye, x),
+    }
+    arrays.update({f"{name}/{part}": np.zeros(B, kind) for part, kind in {**FACTS, **BOOKS}.items()})
+    return arrays
+
+
+def fresh_marks(options: Options, layout: Layout) -> dict[str, Array]:
+    """The phase of every root, dealt over all stacks together."""
+    sizes = [stack.shape[axis] for stack, axis in layout.factors for _ in range(stack.blocks)]
+    marks = first_marks(sizes, options.interval(1), options.schedule)
+    arrays, start = {}, 0
+    for stack, axis in layout.factors:
+        arrays[f"{stack.axis_name(axis)}/mark"] = marks[start : start + stack.blocks].copy()
+        start += stack.blocks
+    return arrays

@@ -1,0 +1,123 @@
+"""Shampoo written a second time, densely and plainly in float64: einsum, eigh, loops; nothing of the package."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+
+def power(A, s, ridge):
+    """A^s of a symmetric matrix with a ridge relative to its largest eigenvalue."""
+    w, Q = np.linalg.eigh(A + ridge * np.linalg.eigvalsh(A)[-1] * np.eye(len(A)))
+    return np.einsum("ij,j,kj->ik", Q, w**s, Q)
+
+
+def unfolding_gram(G, axis):
+    """G_(i) G_(i)^T by einsum over all other indices."""
+    letters = "abcdefg"[: G.ndim]
+    other = letters.replace(letters[axis], "z")
+    return np.einsum(f"{letters},{other}->{letters[axis]}z", G, G)
+
+
+def along(P, X, axis):
+    """X applied along one dimension."""
+    letters = "abcdefg"[: P.ndim]
+    return np.einsum(f"z{letters[axis]},{letters}->{letters.replace(letters[axis], 'z')}", X, P)
+
+
+class Oracle:
+    """One tensor. Every element is an `if` on a plain option."""
+
+    def __init__(self, shape, **o):
+        self.o = {
+            "lr": 0.1, "b1": 0.9, "b2": 0.999, "momentum": "ema", "correct": True, "wd": 0.0, "decay": "decoupled",
+            "block": 10**9, "axes": tuple(range(len(shape))) if len(shape) > 1 else (), "exponent": None,
+            "ridge": 1e-6, "every": 1, "graft": "adam", "normalize": False, "per_block": False, "eps": 1e-8,
+            "start": 1, "mix": 0, "clip_rms": None, "graft_beta": None, **o,
+        }  # fmt: skip
+        self.t = 0
+        self.m = np.zeros(shape)
+        self.v = np.zeros(shape)
+        axes = self.o["axes"]
+        cuts = [range(0, n, self.o["block"]) if i in axes else [0] for i, n in enumerate(shape)]
+        self.blocks = []
+        for origin in itertools.product(*cuts):
+            index = tuple(
+                slice(a, min(a + self.o["block"], n)) if i in axes else slice(None)
+                for i, (a, n) in enumerate(zip(origin, shape, strict=True))
+            )
+            sizes = np.zeros(shape)[index].shape
+            S = {i: np.zeros((sizes[i], sizes[i])) for i in axes}
+            self.blocks.append({"index": index, "S": S, "X": {i: np.eye(sizes[i]) for i in axes}})
+
+    def graft_beta(self):
+        o = self.o
+        if o["graft"] == "adagrad":
+            return 1.0
+        if o["graft"] in ("rmsprop", "adam"):
+            return o["graft_beta"] or (o["b2"] if o["b2"] < 1 else 0.999)
+        return o["b2"]
+
+    def step(self, G, W):
+        """The update of one step."""
+        o, self.t = self.o, self.t + 1
+        t, b1, b2 = self.t, o["b1"], o["b2"]
+        if o["decay"] == "l2":
+            G = G + o["wd"] * W
+        P = np.zeros_like(G)
+        for block in self.blocks:
+            g = G[block["index"]]
+            D = g
+            for i in o["axes"]:
+                S = unfolding_gram(g, i)
+                block["S"][i] = block["S"][i] + S if b2 == 1 else b2 * block["S"][i] + (1 - b2) * S
+                if (t - 1) % o["every"] == 0:
+                    A = block["S"][i] / (1 - b2**t if b2 < 1 and o["correct"] else 1)
+                    s = o["exponent"] or -1 / (2 * len(o["axes"]))
+                    block["X"][i] = power(A, s, o["ridge"])
+                D = along(D, block["X"][i], i)
+            P[block["index"]] = D
+        g = G / (np.linalg.norm(G) or 1) if o["normalize"] else G
+        beta = self.graft_beta()
+        self.v = self.v + g * g if beta == 1 else beta * self.v + (1 - beta) * g * g
+        v = self.v
+        if beta < 1 and (o["graft"] == "adam" or (o["graft"] in ("none", "sqrt_n", "trust_ratio") and o["correct"])):
+            v = v / (1 - beta**t)
+        F = g if o["graft"] == "sgd" else g / (np.sqrt(v) + o["eps"] * np.sqrt(v.mean()))
+
+        def magnitude(D, F, W):
+            norm = np.linalg.norm(D)
+            sizes = {"none": norm, "sqrt_n": math.sqrt(D.size), "trust_ratio": np.linalg.norm(W) or norm}
+            return D * (sizes.get(o["graft"], np.linalg.norm(F)) / norm) if norm > 0 else D
+
+        first = magnitude(F, F, W) if o["graft"] in ("sqrt_n", "trust_ratio") else F
+        if not o["axes"]:
+            D = first
+        else:
+            if o["per_block"]:
+                D = np.zeros_like(P)
+                for b in self.blocks:
+                    D[b["index"]] = magnitude(P[b["index"]], F[b["index"]], W[b["index"]])
+            else:
+                D = magnitude(P, F, W)
+            w = float(t >= o["start"]) if not o["mix"] else min(1, max(0, (t - o["start"]) / o["mix"]))
+            D = w * D + (1 - w) * first
+        match o["momentum"]:
+            case "none":
+                move = D
+            case "ema":
+                self.m = b1 * self.m + (1 - b1) * D
+                move = self.m / (1 - b1**t) if o["correct"] else self.m
+            case "heavy_ball":
+                self.m = b1 * self.m + D
+                move = self.m
+            case "nesterov":
+                self.m = b1 * self.m + D
+                move = b1 * self.m + D
+        if o["clip_rms"]:
+            move = move / max(1, np.sqrt((move**2).mean()) / o["clip_rms"])
+        if o["decay"] == "decoupled":
+            move = move + o["wd"] * W
+        return -o["lr"] * move - (o["wd"] * W if o["decay"] == "independent" else 0)
