@@ -150,10 +150,10 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     A[~finite] = xp.eye(n, dtype=A.dtype)
     size = abs(A).max((-1, -2))
     uneven = problem.assume_a == "pos" and _check_symmetric(A, size, job.origin)
-    if uneven:
-        A = hermitian_part(A)
     exponent = _scale_exponent(size, rule)
     shift_by_power_of_two(A, -exponent)
+    if uneven:
+        A = hermitian_part(A)
     scale = np.ldexp(1.0, exponent)
 
     direct = isinstance(job.method, Eigen)
@@ -188,14 +188,15 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
         opposite = raw.companion if problem.assume_a == "gen" else hermitian_part(raw.companion)
         companion = _to_output(opposite, exponent, -problem.s, job)
     raw.x = raw.companion = X = None
+    status[~xp.isfinite(x).all((-1, -2)) & xp.isin(status, xp.asarray(USABLE))] = Status.DIVERGED
 
     # The certificate: the returned X, in float64, against the input prepared once more.
     wide = np.dtype("complex128" if job.dtype.kind == "c" else "float64")
     A = xp.array(stack, dtype=wide, order="C")
     A[~finite] = xp.eye(n, dtype=wide)
+    shift_by_power_of_two(A, -exponent)
     if uneven:
         A = hermitian_part(A)
-    shift_by_power_of_two(A, -exponent)
     add_to_diagonal(A, delta)
     X = x.astype(wide)
     _scale_root(X, exponent, -problem.s)
@@ -219,6 +220,8 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
             values[hopeless] = np.nan
     for values in (facts["cond"], facts["lambda_max"], facts["lambda_min"]):
         values[~finite] = np.nan
+    with np.errstate(over="ignore", invalid="ignore"):  # a norm may exceed the range of the entries
+        largest, smallest, ridge = (v * scale for v in (facts["lambda_max"], facts["lambda_min"], delta))
     return Attempt(
         x=x,
         companion=companion,
@@ -227,9 +230,9 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
         n_products=raw.n_products,
         residual=residual,
         cond=facts["cond"],
-        lambda_max=facts["lambda_max"] * scale,
-        lambda_min=facts["lambda_min"] * scale,
-        ridge=delta * scale,
+        lambda_max=largest,
+        lambda_min=smallest,
+        ridge=ridge,
         certificate=certificate,
     )
 
@@ -319,8 +322,8 @@ def _facts(
         if problem.inverse:
             lambda_min = conditioning.largest_eigenvalue(X, engine) ** (1 / float(problem.s))
         else:
-            usable = np.where(failed[:, None, None], np.eye(A.shape[-1]), A)
-            lambda_min = 1 / conditioning.largest_eigenvalue(np.linalg.inv(usable), engine)
+            lambda_min = 1 / conditioning.largest_eigenvalue(_inverses(A), engine)
+            lambda_min[np.isnan(lambda_min)] = 0
     if failed.any():  # a failure is looked into: is it the matrix, or the iteration?
         w = engine.eigvalsh(A[failed])
         lambda_min[failed], top[failed] = w[:, 0], w[:, -1]
@@ -332,6 +335,16 @@ def _facts(
         "lambda_max": top - delta,
         "lambda_min": lambda_min,
     }
+
+
+def _inverses(A: Array) -> Array:
+    """The inverse of each matrix of a stack, infinite where there is none."""
+    try:
+        return np.asarray(np.linalg.inv(A))
+    except np.linalg.LinAlgError:
+        if len(A) == 1:
+            return np.full_like(A, np.inf)
+        return np.concatenate([_inverses(A[i : i + 1]) for i in range(len(A))])
 
 
 def _judge(status: Array, residual: Array, cond: Array, n: int, job: Job) -> Array:

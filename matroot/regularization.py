@@ -22,8 +22,6 @@ class Regularization:
 
     #: what a diagonal shift has to know: "lambda_max", "extremes", or "spectrum" for a rule that is no shift
     needs: ClassVar[str]
-    #: how often a solve may raise the rule tenfold while the certificate is bad
-    retries: ClassVar[int] = 0
     #: whether eigenvalue 0 stays 0 in an inverse root
     keeps_null_space: ClassVar[bool] = False
 
@@ -45,9 +43,14 @@ class Regularization:
         return 0.0
 
 
-def _check(owner: str, **values: float | None) -> None:
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _check(owner: str, **values: Any) -> None:
     for name, value in values.items():
-        if value is not None and not (math.isfinite(value) and value >= 0):
+        if not (_is_number(value) and value >= 0):
             raise ValueError(f"{owner}({name}=...) must be a finite number >= 0, got {value!r}")
 
 
@@ -80,7 +83,7 @@ class Ridge(Regularization):
 
     relative: float = 0.0
     absolute: float = 0.0
-    retries: int = 0  # type: ignore[misc]
+    retries: int = 0
 
     needs: ClassVar[str] = "lambda_max"
 
@@ -171,11 +174,12 @@ class PseudoInverse(Regularization):
     keeps_null_space: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check("PseudoInverse", rtol=self.rtol)
+        if self.rtol is not None:
+            _check("PseudoInverse", rtol=self.rtol)
 
     def spectrum(self, w: Array, scale: Array) -> tuple[Array, Array]:
         cut = w.shape[-1] * np.finfo(w.dtype).eps if self.rtol is None else self.rtol
-        kept = w > cut * w[..., -1:]
+        kept = w > cut * np.maximum(w[..., -1:], 0)
         return np.where(kept, w, 0), np.zeros_like(w[..., 0])
 
 
@@ -191,7 +195,7 @@ class TargetCondition(Regularization):
     needs: ClassVar[str] = "extremes"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.kappa) and self.kappa > 1):
+        if not (_is_number(self.kappa) and self.kappa > 1):
             raise ValueError(f"TargetCondition(kappa=...) must be a finite number > 1, got {self.kappa!r}")
 
     def shift(self, largest: Array, smallest: Array, scale: Array) -> Array:

@@ -56,7 +56,7 @@ _SENTENCES = {
         "cond {cond:.1e}); use {remedy}"
     ),
     Status.DIVERGED: (
-        "left the range of {compute_dtype} after {n_iter} iterations (cond {cond:.1e}); "
+        "left the range of {range_dtype} after {n_iter} iterations (cond {cond:.1e}); "
         "add a ridge, use a wider dtype, or method='eigen'"
     ),
     Status.NOT_POSITIVE: (
@@ -149,14 +149,13 @@ class RootResult:
         """The status sentence of one matrix of the flattened batch, with its numbers."""
         at = {f: float(on_host(getattr(self, f)).ravel()[index]) for f in _NUMBERS}
         eps = float(np.finfo(self.compute_dtype).eps) / 2
-        lost = at["bits_lost"]
-        left = -math.log10(eps) - lost * math.log10(2) if math.isfinite(lost) else 0.0
         out_eps = _eps_of(self.x)
         numbers = {
             **at,
-            "digits": max(0.0, min(left, -math.log10(out_eps))),
+            "digits": digits_left(at["cond"], float(self.exponent), eps, out_eps),
             "bits": round(-math.log2(eps)),
             "compute_dtype": self.compute_dtype,
+            "range_dtype": _dtype_name(self.x) if out_eps > eps else self.compute_dtype,
             "n_iter": int(on_host(self.n_iter).ravel()[index]),
             "remedy": self._remedy(eps),
         }
@@ -191,6 +190,15 @@ class RootResult:
         return "RootResult\n" + "\n".join(f"  {name:>{width}}: {text}" for name, text in rows)
 
 
+def digits_left(cond: float, s: float, eps: float, out_eps: float) -> float:
+    """Decimal digits of A^s that computing with `eps` and rounding to `out_eps` leave."""
+    if s <= 0:
+        error = eps * max(1.0, cond * -s)
+    else:  # a root of a singular matrix keeps some: an eigenvalue is never further off than eps lambda_max
+        error = max(eps, min(eps * s * cond ** max(0.0, 1 - s), eps ** min(s, 1.0)))
+    return max(0.0, -math.log10(max(error, out_eps))) if error < 1 else 0.0
+
+
 def on_host(values: Array) -> np.ndarray:
     """A small array of any kind, read on the host."""
     get = getattr(values, "get", None)
@@ -206,9 +214,12 @@ def on_host(values: Array) -> np.ndarray:
 
 def _eps_of(x: Array) -> float:
     """Unit roundoff of an array's dtype, whatever library it comes from."""
-    name = str(x.dtype).rsplit(".", 1)[-1].strip("'>")
-    bits = {"float16": 11, "bfloat16": 8, "float32": 24, "complex64": 24}.get(name, 53)
+    bits = {"float16": 11, "bfloat16": 8, "float32": 24, "complex64": 24}.get(_dtype_name(x), 53)
     return 2.0**-bits
+
+
+def _dtype_name(x: Array) -> str:
+    return str(x.dtype).rsplit(".", 1)[-1].strip("'>")
 
 
 def _summary(name: str, value: Array) -> str:

@@ -77,11 +77,13 @@ class Eigen(Method):
 
         sizes = xp.abs(kept)
         if rule is not None and rule.keeps_null_space:
-            smallest = xp.where(positive, kept, largest[:, None]).min(-1)
+            smallest = xp.where(positive, kept, sizes.max(-1)[:, None]).min(-1)
         else:
             smallest = sizes.min(-1)
         with np.errstate(divide="ignore", invalid="ignore"):
             cond = xp.where(smallest > 0, sizes.max(-1) / smallest, xp.inf)
+        if rule is not None and rule.keeps_null_space:
+            cond = xp.where(positive.any(-1), cond, 1)  # nothing kept: the root of 0 is 0, exactly
         status = xp.where(outside, int(Status.NOT_POSITIVE), int(Status.CONVERGED))
         status = xp.where(xp.isfinite(w).all(-1), status, int(Status.DIVERGED)).astype(xp.int8)
         changed = None

@@ -94,8 +94,8 @@ def iterate(
     falling = np.zeros(B, bool)
 
     for k in range(1, max_iter + 1):
-        last = (error < 0.5) & (near(error) <= tol)
         with np.errstate(all="ignore"):
+            last = (error < 0.5) & (near(error) <= tol)
             step(work, bool(last.all()))
             new = np.where(last, 0.0, tol) if last.all() else deviation(work.M, work.T, xp)
         converged = last | (new <= tol)
