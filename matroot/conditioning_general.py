@@ -56,8 +56,6 @@ def cond_pth_root_general(A: Matrix, s: Fraction | float) -> float:
     >>> round(cond_pth_root_general(np.diag([1.0, 1e-4]), -0.5), -1)
     5000.0
     """
-    from scipy.linalg import schur
-
     n = A.shape[0]
     if n == 0:
         return 0.0
@@ -65,7 +63,13 @@ def cond_pth_root_general(A: Matrix, s: Fraction | float) -> float:
     size = float(np.abs(A).max())
     if size == 0:
         return float("inf")
-    A = A * np.ldexp(1.0, -min(int(np.frexp(size)[1]), 1023))
+    with few_blas_threads(n), np.errstate(all="ignore"):
+        return _condition(A * 2.0 ** -min(max(int(np.frexp(size)[1]), -1000), 1000), s)
+
+
+def _condition(A: Matrix, s: Fraction | float) -> float:
+    from scipy.linalg import schur
+
     R = np.asfortranarray(schur(A, output="complex" if np.iscomplexobj(A) else "real", check_finite=False)[0])
     exact = not np.tril(A, -1).any()
     if not has_principal_power(tri.eigenvalues(R), s, *extreme_singular_values(R), exact):
@@ -76,8 +80,7 @@ def cond_pth_root_general(A: Matrix, s: Fraction | float) -> float:
     def gram(E: Matrix) -> Matrix:  # the adjoint of L is E -> L(E^H)^H
         return power.derivative(power.derivative(E).conj().T).conj().T
 
-    with np.errstate(all="ignore"):
-        norm_L = norm_from_gram(gram, start((n, n), R.dtype), rtol=RTOL)
+    norm_L = norm_from_gram(gram, start(R.shape, R.dtype), rtol=RTOL)
     return norm_L * norm_A / float(np.linalg.norm(power.value))
 
 

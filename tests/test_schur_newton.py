@@ -344,6 +344,13 @@ def test_derivative_against_a_finite_difference():
     assert tri.cuts(R)[-1] == 60
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
+def test_condition_does_not_depend_on_scale(scale):
+    A, _ = general(8, 1e2, rng=0)
+    expected = cond_pth_root_general(A, Fraction(-1, 3))
+    assert cond_pth_root_general(A * scale, Fraction(-1, 3)) == pytest.approx(expected, rel=1e-6)
+
+
 def test_condition_is_infinite_without_a_root():
     for A in HOPELESS.values():
         assert cond_pth_root_general(A, Fraction(-1, 3)) == np.inf

@@ -123,6 +123,12 @@ def multiply(A: Matrix, B: Matrix, blocks: list[int], out: Matrix | None = None)
     return out
 
 
+def add_multiple(A: Matrix, c: float, B: Matrix, blocks: list[int]) -> None:
+    """A += c B for upper (quasi-)triangular matrices, a block column at a time to spare memory."""
+    for j0, j1 in pairwise(blocks):
+        A[:j1, j0:j1] += c * B[:j1, j0:j1]
+
+
 def solve(A: Matrix, B: Matrix, blocks: list[int]) -> None:
     """Overwrite B by A^{-1} B, both upper (quasi-)triangular, by block back substitution."""
     for i0, i1 in reversed(_spans(blocks)):

@@ -119,7 +119,7 @@ def power_radius(Z: Matrix, enough: float, c: float | None = None, steps: int = 
     return size if size <= enough else max(norm_of_power(2) ** (1 / 2), norm_of_power(3) ** (1 / 3))
 
 
-def start(shape: int | tuple[int, int], dtype: Any) -> Matrix:
+def start(shape: int | tuple[int, ...], dtype: Any) -> Matrix:
     """A fixed random array of Frobenius norm 1."""
     v = np.random.default_rng(0).standard_normal(shape).astype(dtype)
     return np.asarray(v / np.linalg.norm(v))
