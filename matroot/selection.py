@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
+from typing import Any
 
+from matroot.methods import masked
 from matroot.methods.base import Method, Problem
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
 from matroot.methods.eigen import Eigen
@@ -17,7 +20,7 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def choose(method: str | Method, problem: Problem, rule: Regularization | None, n: int) -> Method:
+def choose(method: str | Method, problem: Problem, rule: Regularization | None, n: int, engine: Any) -> Method:
     """The method to run: the one asked for, if it can do the problem, or the one "auto" stands for.
 
     Raises
@@ -28,7 +31,7 @@ def choose(method: str | Method, problem: Problem, rule: Regularization | None, 
     if isinstance(method, Method):
         chosen = method
     elif method == "auto":
-        return automatic(problem, n)
+        chosen = automatic(problem, rule, n, engine)
     elif method in METHODS:
         chosen = METHODS[method]()
     else:
@@ -36,15 +39,23 @@ def choose(method: str | Method, problem: Problem, rule: Regularization | None, 
     refusal = chosen.refuses(problem, n)
     if refusal is None and rule is not None and rule.needs == "spectrum" and not isinstance(chosen, Eigen):
         refusal = f"{type(rule).__name__} changes single eigenvalues, which {chosen.name} has not; use 'eigen' or Ridge"
+    if engine.sync_free():
+        refusal = masked.refuses(chosen, problem) or refusal
     if refusal is not None:
         raise ValueError(refusal)
     return chosen
 
 
-def automatic(problem: Problem, n: int) -> Method:
+def automatic(problem: Problem, rule: Regularization | None, n: int, engine: Any) -> Method:
     """What "auto" takes, with its reason."""
     if problem.assume_a == "gen":
         return replace(SchurNewton(), reason="the one method for general matrices")
+    if engine.sync_free():
+        if not isinstance(problem.s, Fraction):
+            return replace(Eigen(), reason=f"exponent {problem.s!r} is not a ratio of small integers")
+        if rule is not None and rule.needs == "spectrum":
+            return replace(Eigen(), reason=f"{type(rule).__name__} changes single eigenvalues")
+        return replace(Minimax(), reason="products are what a GPU does fast, and its schedule needs no answer")
     return replace(Eigen(), reason=f"n = {n} on the CPU: exact, and certain for every spectrum")
 
 

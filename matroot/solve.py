@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from matroot.attempt import Job, Output, solve_chunk
+from matroot.device import solve_stack
 from matroot.engines import engine_of
 from matroot.engines.arrays import Origin, dtype_name, is_inexact, take
 from matroot.methods.base import Method, Problem
@@ -63,9 +64,9 @@ def solve(
         Relative accuracy wanted; None is what the dtype can hold. From 1e-3 on, float32 is computed in float32.
     max_iter : int, optional
     compute_dtype : dtype or str, optional
-        ``"float32"`` or ``"float64"`` (or their complex kin). None: float64 on the CPU, unless `rtol` or the
-        regularization makes float32 enough. The relative condition number of A -> A^{-1/p} is about kappa / p, so
-        that float32 arithmetic would leave 4 bits of 24 at kappa = 1e6.
+        ``"float32"`` or ``"float64"`` (or their complex kin). None: float64, unless `rtol` or the regularization
+        makes float32 enough, or the input is float32 on a GPU whose float64 is slow. The relative condition number of
+        A -> A^{-1/p} is about kappa / p, so that float32 arithmetic would leave 4 bits of 24 at kappa = 1e6.
 
     Returns
     -------
@@ -103,13 +104,13 @@ def solve_power(a: Array, s: Fraction | float, **options: Any) -> RootResult:
     """`solve` for any exponent: X = A^s. Options as there."""
     values, origin = take(a)
     job = plan(values, origin, s, **options)
+    if job.engine.sync_free():
+        return solve_stack(values, job)
     batch, n = values.shape[:-2], values.shape[-1]
     stack = values.reshape(math.prod(batch), n, n)
     out = Output(len(stack), n, job)
     if stack.size:
-        job.engine.run_chunks(
-            lambda part: solve_chunk(stack[part], part, job, out), len(stack), n, job.dtype.itemsize
-        )
+        job.engine.run_chunks(lambda part: solve_chunk(stack[part], part, job, out), len(stack), n, job.dtype.itemsize)
     return out.result(batch, job)
 
 
@@ -130,14 +131,14 @@ def plan(
     if len(shape) < 2 or shape[-1] != shape[-2]:
         raise ValueError(f"a must be (..., n, n), got {shape}")
     if values.dtype.kind not in "fciu" or values.dtype.itemsize > (16 if values.dtype.kind == "c" else 8):
-        raise TypeError(
-            f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}"
-        )
+        raise TypeError(f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}")
     if assume_a not in ("pos", "gen"):
         raise ValueError(f"assume_a must be 'pos' or 'gen', got {assume_a!r}")
     if rtol is not None and not (isinstance(rtol, int | float | np.floating) and 0 < rtol < 1):
         raise ValueError(f"rtol must be None or a number in (0, 1), got {rtol!r}")
-    if max_iter is not None and (isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1):
+    if max_iter is not None and (
+        isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1
+    ):
         raise ValueError(f"max_iter must be None or an int >= 1, got {max_iter!r}")
     rule = as_regularization(regularization)
     n = shape[-1]
@@ -148,8 +149,8 @@ def plan(
         raise ValueError(f"{type(rule).__name__} needs real eigenvalues; under assume_a='gen' use Ridge")
     engine = engine_of(values)
     problem = Problem(s=s, rtol=rtol, max_iter=max_iter, assume_a=assume_a)
-    chosen = choose(method, problem, rule, n)
-    dtype = working_dtype(values.dtype, s, rule, rtol, compute_dtype)
+    chosen = choose(method, problem, rule, n, engine)
+    dtype = working_dtype(values.dtype, s, rule, rtol, compute_dtype, engine)
     return Job(problem, chosen, rule, dtype, origin, engine)
 
 
@@ -164,19 +165,25 @@ def check_degree(p: Any) -> int:
             f"p must be a positive int, got {p!r}; for other exponents use fractional_power(a, s)"
         ) from None
     if degree < 1:
-        raise ValueError(
-            f"p must be a positive int, got {degree}; inverse_pth_root gives the negative exponent"
-        )
+        raise ValueError(f"p must be a positive int, got {degree}; inverse_pth_root gives the negative exponent")
     return degree
 
 
 def working_dtype(
-    given: np.dtype[Any], s: Fraction | float, rule: Regularization | None, rtol: float | None, wanted: Any
+    given: np.dtype[Any],
+    s: Fraction | float,
+    rule: Regularization | None,
+    rtol: float | None,
+    wanted: Any,
+    engine: Any,
 ) -> np.dtype[Any]:
     """The precision to compute in; see `solve`."""
     is_complex = given.kind == "c"
     if wanted is not None:
-        name = dtype_name(np.dtype(wanted) if not isinstance(wanted, str) else wanted)
+        try:
+            name = np.dtype(wanted).name
+        except TypeError:  # another library's dtype
+            name = dtype_name(wanted)
         if name not in ("float32", "float64", "complex64", "complex128"):
             raise ValueError(f"compute_dtype must be 'float32' or 'float64', got {wanted!r}")
         single = name in ("float32", "complex64")
@@ -184,7 +191,6 @@ def working_dtype(
         narrow = given.kind in "fc" and given.itemsize <= (8 if is_complex else 4)
         floor = rule.floor() if rule is not None else 0.0
         bounded = floor > 0 and 2.0**-24 * abs(float(s)) / floor <= BOUNDED_FORWARD_ERROR
-        single = narrow and ((rtol is not None and rtol >= FAST_RTOL) or bounded)
-    return np.dtype(
-        ("complex64" if single else "complex128") if is_complex else "float32" if single else "float64"
-    )
+        slow = engine.sync_free() and not engine.fast_float64
+        single = narrow and ((rtol is not None and rtol >= FAST_RTOL) or bounded or slow)
+    return np.dtype(("complex64" if single else "complex128") if is_complex else "float32" if single else "float64")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from typing import Any
 
@@ -17,9 +18,12 @@ def cpu() -> CPU:
 
 
 def engine_of(values: Any) -> Any:
-    """The engine that computes where the array is: numpy's arrays on the CPU."""
+    """The engine that computes where the array is: numpy's arrays on the CPU, cupy's on their own device."""
     if isinstance(values, np.ndarray):
         return cpu()
-    raise NotImplementedError(
-        f"no engine for {type(values).__name__} arrays in this version: move it to the cpu"
-    )
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(values, cupy.ndarray):
+        from matroot.engines.gpu import gpu
+
+        return gpu(int(values.device.id))
+    raise TypeError(f"no engine for {type(values).__name__} arrays: pass numpy or cupy")

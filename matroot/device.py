@@ -1,0 +1,354 @@
+"""One certified solve of a stack on the GPU, without a look at any value: the twin of `matroot.attempt`.
+
+Everything that the CPU decides by asking an array is a mask here. What is left for the host are shapes, memory, and
+`Ridge(retries=...)`, which asks the device once a round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from matroot import conditioning
+from matroot.attempt import ASYMMETRY, ILL_FORWARD_ERROR, Attempt, Job, Output, _judge, _zero_status
+from matroot.engines.arrays import is_inexact, round_to
+from matroot.engines.gpu import hermitian_part
+from matroot.methods import masked
+from matroot.methods.base import Raw
+from matroot.methods.eigen import Eigen
+from matroot.methods.iteration import add_to_diagonal
+from matroot.regularization import Regularization, Ridge
+from matroot.result import USABLE, RootResult, Status, on_host
+
+Array = Any
+
+#: Statuses of a matrix whose X is given out; of every other it is NaN.
+GIVEN = (*USABLE, Status.MAX_ITER, Status.STAGNATED)
+#: Steps of the Lanczos sweep that finds the extreme eigenvalues.
+STEPS = 16
+
+
+@dataclass(frozen=True, repr=False)
+class DeviceResult(RootResult):
+    """A `RootResult` whose arrays are still being computed: the first one that is read waits for the device.
+
+    Attributes
+    ----------
+    asymmetry : array of float64, (...)
+        ``max|A - A^H| / max|A|``. Raising for it would have to wait, so a matrix that is not symmetric up to rounding
+        gets NaN, the status NOT_POSITIVE, and its own sentence.
+    tolerance : float
+        What counts as rounding.
+    """
+
+    asymmetry: Array
+    tolerance: float
+
+    def sentence(self, index: int) -> str:
+        """The status sentence of one matrix of the flattened batch, with its numbers."""
+        gap = float(on_host(self.asymmetry).ravel()[index])
+        if gap > self.tolerance:
+            return (
+                f"is not symmetric (Hermitian): max|A - A^H| is {gap:.1e} of max|A|; for a general matrix pass an "
+                "array on the CPU and assume_a='gen'"
+            )
+        return super().sentence(index)
+
+
+def solve_stack(values: Array, job: Job) -> RootResult:
+    """`matroot.solve.solve_power` after its checks, for arrays on a device; returns before the device is done."""
+    engine = job.engine
+    batch, n = values.shape[:-2], values.shape[-1]
+    B = math.prod(batch)
+    wide = 16 if job.dtype.kind == "c" else 8
+    with engine.here(job.origin):
+        stack = values.reshape(B, n, n)
+        out, asymmetry = _output(B, n, job)
+        if stack.size:
+            engine.run_chunks(lambda part: _solve_chunk(stack[part], part, job, out, asymmetry), B, n, wide)
+        result = out.result(batch, job)
+        gap = job.origin.give_back(asymmetry.reshape(batch), as_input=False)
+    facts = {f.name: getattr(result, f.name) for f in fields(RootResult)}
+    return DeviceResult(**facts, asymmetry=gap, tolerance=_asymmetry_bar(job))
+
+
+def _output(B: int, n: int, job: Job) -> tuple[Output, Array]:
+    engine = job.engine
+    try:
+        return Output(B, n, job), engine.xp.zeros(B)
+    except engine.xp.cuda.memory.OutOfMemoryError as full:
+        need = B * n * n * job.out_dtype.itemsize * (2 if job.method.gives_companion else 1)
+        raise MemoryError(
+            f"the result alone needs {need / 2**30:.2f} GiB on CUDA device {engine.device}, where "
+            f"{engine.free_bytes() / 2**30:.2f} GiB are free; pass the batch in parts, or arrays on the CPU"
+        ) from full
+
+
+def _solve_chunk(stack: Array, part: slice, job: Job, out: Output, asymmetry: Array) -> None:
+    """Solve a few matrices and write them to `out`; with retries, the ridge grows while the certificate is bad."""
+    first, gap = attempt(stack, job, job.rule)
+    out.write(part, first)
+    asymmetry[part] = gap
+    rule = job.rule
+    if not (isinstance(rule, Ridge) and rule.retries):
+        return
+    hopeless = first.status == int(Status.NONFINITE_INPUT)
+    hopeless |= gap > _asymmetry_bar(job)
+    bad = on_host((first.status != int(Status.CONVERGED)) & ~hopeless)  # waits for the device
+    rows = np.flatnonzero(bad)
+    for _ in range(rule.retries):
+        if not len(rows):
+            return
+        rule = rule.raised()
+        again, _ = attempt(stack[rows], job, rule)
+        out.write(part.start + rows, again)
+        rows = rows[on_host(again.status) != int(Status.CONVERGED)]  # and here
+
+
+def attempt(stack: Array, job: Job, rule: Regularization | None) -> tuple[Attempt, Array]:
+    """One solve of a stack with one regularization, certified, and the asymmetry of each matrix."""
+    engine, problem = job.engine, job.problem
+    xp = engine.xp
+    B, n, _ = stack.shape
+    wide = np.dtype("complex128" if job.dtype.kind == "c" else "float64")
+    if not is_inexact(stack.dtype.name):
+        stack = stack.astype(wide)
+    finite = xp.isfinite(stack).all((-1, -2))
+    eye = xp.eye(n, dtype=stack.dtype)
+    size = xp.where(finite, abs(stack).max((-1, -2)), 1).astype(xp.float64)
+    absolute = rule.absolute_size() if rule is not None else 0.0
+    _, exponent = xp.frexp(xp.maximum(size, absolute))
+    exponent = xp.minimum(exponent, 1023)
+    scale = power_of_two(exponent, xp)
+
+    def prepared(dtype: np.dtype[Any]) -> Array:
+        """The input scaled into [1/2, 1) and symmetrized, a new array."""
+        A = xp.where(finite[:, None, None], stack, eye)
+        shift_by_power_of_two(A, -exponent, xp)
+        return hermitian_part(A.astype(dtype, copy=False))
+
+    gap, symmetric = _asymmetry(stack, finite, exponent, eye, job)
+    A = prepared(job.dtype)
+    direct = isinstance(job.method, Eigen)
+    delta = xp.zeros(B)
+    if rule is not None and not direct:
+        delta = rule.shift(*_extremes(A, rule.needs, engine), scale)
+
+    def regularized(dtype: np.dtype[Any]) -> Array:
+        A = prepared(dtype)
+        add_to_diagonal(A, delta.astype(A.real.dtype))
+        return A
+
+    if not direct:
+        add_to_diagonal(A, delta.astype(A.real.dtype))
+    zero = ~A.any((-1, -2)) if not direct else xp.zeros(B, bool)
+    A = xp.where(zero[:, None, None], xp.eye(n, dtype=A.dtype), A)
+    raw, negative = masked.run(
+        job.method,
+        A,
+        lambda: regularized(job.dtype),
+        replace(
+            problem,
+            regularization=rule if direct else None,
+            floor=None if rule is None else np.full(B, rule.floor()),
+            scale=scale,
+            out_eps=job.out_eps,
+        ),
+        engine,
+    )
+    del A
+    status = xp.asarray(raw.status).astype(xp.int8)
+    if raw.ridge is not None:
+        delta = raw.ridge
+
+    # In the units of the caller: X of 2^e A' is 2^(e s) X.
+    x = _to_output(hermitian_part(raw.x), exponent, problem.s, job)
+    companion = None
+    if raw.companion is not None:
+        companion = _to_output(hermitian_part(raw.companion), exponent, -problem.s, job)
+    raw.x = raw.companion = None
+
+    # The certificate: the returned X, in float64, against the input prepared once more.
+    A = regularized(wide)
+    X = x.astype(wide)
+    scale_root(X, exponent, -problem.s, xp)
+    residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed)
+    del X
+    cond, highest, lowest = _facts(A, raw, negative, delta, status, engine)
+    if problem.s > 0:
+        status = _semidefinite(status, residual, n, job)
+    proven = ~_among(status, USABLE, xp) & (lowest <= 0)
+    status = xp.where(proven, int(Status.NOT_POSITIVE), status)
+    status = _judge(status, residual, cond, n, job)
+
+    status = xp.where(zero, _zero_status(problem), status)
+    status = xp.where(symmetric, status, int(Status.NOT_POSITIVE))
+    status = xp.where(finite, status, int(Status.NONFINITE_INPUT)).astype(xp.int8)
+    given = _among(status, GIVEN, xp) & symmetric
+
+    def settle(values: Array, at_zero: float) -> Array:
+        return xp.where(finite & symmetric, xp.where(zero, at_zero, values), xp.nan)
+
+    x = xp.where(given[:, None, None], xp.where(zero[:, None, None], 0, x), xp.nan)
+    if companion is not None:
+        companion = xp.where(given[:, None, None], companion, xp.nan)
+    one = Attempt(
+        x=x,
+        companion=companion,
+        status=status,
+        n_iter=xp.asarray(raw.n_iter),
+        n_products=raw.n_products,
+        residual=xp.where(given, xp.where(zero, 0, residual), xp.nan),
+        cond=settle(cond, math.inf),
+        lambda_max=settle(highest, 0) * scale,
+        lambda_min=settle(lowest, 0) * scale,
+        ridge=delta * scale,
+        certificate=certificate,
+    )
+    return one, gap
+
+
+def _asymmetry(stack: Array, finite: Array, exponent: Array, eye: Array, job: Job) -> tuple[Array, Array]:
+    """max|A - A^H| / max|A| of every matrix, and where it is no more than rounding."""
+    xp = job.engine.xp
+    A = xp.where(finite[:, None, None], stack, eye)
+    shift_by_power_of_two(A, -exponent, xp)
+    other = A.swapaxes(-1, -2)
+    size = abs(A).max((-1, -2))
+    gap = abs(A - (other.conj() if A.dtype.kind == "c" else other)).max((-1, -2))
+    gap = (gap / xp.where(size > 0, size, 1)).astype(xp.float64)
+    return gap, gap <= _asymmetry_bar(job)
+
+
+def _asymmetry_bar(job: Job) -> float:
+    eps = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "complex64": 2.0**-24}
+    return float(ASYMMETRY * eps.get(job.origin.dtype_name, 2.0**-53) ** 0.5)
+
+
+def power_of_two(exponent: Array, xp: Any) -> Array:
+    """2^exponent in float64, exact."""
+    return xp.ldexp(xp.ones(exponent.shape), exponent.astype(xp.int32))
+
+
+def shift_by_power_of_two(A: Array, exponent: Array, xp: Any) -> None:
+    """A *= 2^exponent, in place and exact, also where 2^exponent alone would overflow."""
+    half = exponent // 2
+    for part in (half, exponent - half):
+        A *= power_of_two(part, xp).astype(A.real.dtype)[:, None, None]
+
+
+def scale_root(X: Array, exponent: Array, s: Fraction | float, xp: Any) -> None:
+    """X *= 2^(exponent s), in place; exact where exponent * s is whole."""
+    if isinstance(s, Fraction):
+        power = exponent.astype(xp.int64) * s.numerator
+        whole = power // s.denominator
+        if s.denominator > 1:
+            fractions = xp.asarray(2.0 ** (np.arange(s.denominator) / s.denominator))
+            rest = fractions[power - whole * s.denominator]
+            X *= rest.astype(X.real.dtype)[:, None, None]
+    else:
+        power = exponent * s
+        whole = xp.floor(power)
+        X *= xp.exp2(power - whole).astype(X.real.dtype)[:, None, None]
+    shift_by_power_of_two(X, whole, xp)
+
+
+def _to_output(X: Array, exponent: Array, s: Fraction | float, job: Job) -> Array:
+    """The root in the caller's units and precision."""
+    wide = X.astype(np.result_type(X.dtype, np.float64), copy=False) if job.out_dtype.itemsize < 8 else X
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        scale_root(wide, exponent, s, job.engine.xp)
+        return round_to(wide.astype(job.out_dtype, copy=False), job.origin.dtype_name)
+
+
+def _extremes(A: Array, needs: str, engine: Any) -> tuple[Array, Array]:
+    """Largest and, where it is needed, smallest eigenvalue of each matrix."""
+    if needs == "extremes":
+        w = engine.eigvalsh(A.astype(np.result_type(A.dtype, np.float64)))
+        return w[:, -1], w[:, 0]
+    largest = conditioning.largest_eigenvalue(A, engine)
+    return largest, engine.xp.zeros_like(largest)
+
+
+def _facts(
+    A: Array, raw: Raw, negative: tuple[Array, float] | None, delta: Array, status: Array, engine: Any
+) -> tuple[Array, Array, Array]:
+    """cond, lambda_max (of A) and lambda_min (of A'), of an iteration all estimated in one Lanczos sweep.
+
+    A negative power tells the smallest eigenvalue: lambda_min(A') = lambda_max(A'^t)^{1/t}. Where there is none,
+    or the iteration failed, it is the smallest Ritz value of A', which lies above: 0 or less is a proof.
+    """
+    xp = engine.xp
+    if raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
+        return raw.cond, raw.lambda_max, raw.lambda_min
+    B, n, _ = A.shape
+    with np.errstate(all="ignore"):
+        if negative is None:
+            w = ritz_values(lambda v: engine.matmul(A, v), B, n, A.dtype, engine)
+            low = w[:, 0]
+        else:
+            X, t = negative
+            X = hermitian_part(X).astype(A.dtype)
+
+            def both(v: Array) -> Array:
+                return xp.concatenate([engine.matmul(A, v[:B]), engine.matmul(X, v[B:])])
+
+            w = ritz_values(both, 2 * B, n, A.dtype, engine)
+            low, ritz = w[B:, -1] ** (1 / t), w[:B, 0]
+            low = xp.where(_among(status, USABLE, xp), low, xp.where(xp.isnan(low), ritz, xp.minimum(low, ritz)))
+        top = w[:B, -1]
+        cond = xp.maximum(abs(top / low), 1)
+    return xp.where(xp.isnan(cond), xp.inf, cond), top - delta, low
+
+
+def ritz_values(apply: Callable[[Array], Array], B: int, n: int, dtype: Any, engine: Any) -> Array:
+    """Ritz values (B, k), ascending, of k = min(16, n) Lanczos steps on ``apply``: (B, n, 1) -> (B, n, 1).
+
+    With full reorthogonalization: the extreme ones converge to the extreme eigenvalues from inside. NaN where the
+    operator is not finite.
+    """
+    xp = engine.xp
+    k = min(STEPS, n)
+    V, T = xp.zeros((B, k, n), dtype), xp.zeros((B, k, k))
+    start = xp.asarray(conditioning._start(n)).astype(dtype)
+    v = xp.broadcast_to(start[:, None], (B, n, 1))
+    for j in range(k):
+        V[:, j] = v[..., 0]
+        w = apply(v)
+        basis = V[:, : j + 1]
+        for again in range(2):
+            h = engine.matmul(basis.conj(), w)
+            w = w - engine.matmul(basis.swapaxes(-1, -2), h)
+            if not again:
+                T[:, j, j] = h[:, j, 0].real
+        if j + 1 < k:
+            beta = xp.sqrt((abs(w) ** 2).sum((-1, -2)))
+            T[:, j, j + 1] = T[:, j + 1, j] = beta
+            v = w / xp.maximum(beta, np.finfo(dtype).tiny)[:, None, None]
+    finite = xp.isfinite(T).all((-1, -2))
+    w = xp.linalg.eigvalsh(xp.where(finite[:, None, None], T, 0))
+    return xp.where(finite[:, None], w, xp.nan)
+
+
+def _semidefinite(status: Array, residual: Array, n: int, job: Job) -> Array:
+    """A positive power exists for semidefinite matrices too: an iteration that stalls at a zero may have found it.
+
+    No better than eps^s can be had there (s < 1), since A is known to eps: a root as good as that is the answer.
+    """
+    eps = float(np.finfo(job.dtype).eps) / 2 + job.out_eps
+    s = min(1.0, float(job.problem.s))
+    good = residual <= max(min(10 * n**0.5 * eps**s, ILL_FORWARD_ERROR), job.problem.rtol or 0.0)
+    stalled = _among(status, (Status.STAGNATED, Status.MAX_ITER), job.engine.xp)
+    return job.engine.xp.where(stalled & good, int(Status.CONVERGED), status)
+
+
+def _among(status: Array, codes: tuple[Status, ...], xp: Any) -> Array:
+    found = xp.zeros(status.shape, bool)
+    for code in codes:
+        found |= status == int(code)
+    return found

@@ -1,0 +1,296 @@
+"""Every method without a look at the values: what runs where asking the device a question would stall it.
+
+The CPU's loops drop a matrix from the stack when it is done. Here the whole stack takes a fixed number of steps, and
+masks freeze the iterates of matrices that are done: the same root, by the same rule, whatever the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from matroot.engines.gpu import hermitian_part
+from matroot.methods.base import Array, Method, Problem, Raw
+from matroot.methods.coupled_newton import CoupledNewton, HigherOrder, top_eigenvalue
+from matroot.methods.eigen import Eigen
+from matroot.methods.iteration import (
+    GROWTH,
+    QUADRATIC,
+    Workspace,
+    add_to_diagonal,
+    default_max_iter,
+    power_into,
+)
+from matroot.methods.minimax import Minimax, power, power_products
+from matroot.methods.newton_db import NewtonDB
+from matroot.result import Status
+
+SERVED = (Eigen, Minimax, CoupledNewton, HigherOrder, NewtonDB)
+
+
+def refuses(method: Method, problem: Problem) -> str | None:
+    """Why a method cannot run on the GPU, or None."""
+    if problem.assume_a == "gen":
+        return "assume_a='gen' needs a Schur decomposition, which cuSOLVER has not: pass a.get(), or a.cpu() for torch"
+    if not isinstance(method, SERVED):
+        return f"{method.name} runs on the CPU only: pass a.get(), or a.cpu() for torch, or use method='minimax'"
+    if isinstance(method, Eigen) and method.refine:
+        return "Eigen(refine=True) runs on the CPU only: use Eigen(), or pass a.get(), or a.cpu() for torch"
+    return None
+
+
+def run(
+    method: Method, A: Array, again: Callable[[], Array], problem: Problem, engine: Any
+) -> tuple[Raw, tuple[Array, float] | None]:
+    """The root of every matrix of a stack, and beside it a power that shows the smallest eigenvalue.
+
+    Parameters
+    ----------
+    method : Method
+        One of `SERVED`.
+    A : array (B, n, n)
+        Overwritten.
+    again : callable
+        Makes A once more, for the whole part of a positive exponent.
+    problem : Problem
+        `floor` on the host, `scale` on the device.
+    engine : engine
+
+    Returns
+    -------
+    raw : Raw
+    negative : (array (B, n, n), float) or None
+        A power of A and its exponent, below 0; None where there is none.
+    """
+    if isinstance(method, Eigen):
+        return replace(method, refine=False).run(A, problem, engine), None
+    if isinstance(method, NewtonDB):
+        raw = newton_db(A, problem, engine)
+        return raw, (raw.x if problem.inverse else raw.companion, -abs(float(problem.s)))
+    s = problem.rational
+    if s < 0:
+        raw = inverse(method, A, problem, engine)
+        return raw, (raw.x, float(s))
+    # A^s = A^k (A^{1/p})^r. The root is the inverse of A^{-1/p}, whose condition number is harmless, by products.
+    k = math.floor(s)
+    r = (s - k).numerator
+    if r == 0:
+        done = _codes(len(A), Status.CONVERGED, engine)
+        return Raw(power(A, k, engine), done, np.zeros(len(A), np.int64), power_products(k)), None
+    raw = inverse(method, A, replace(problem, s=Fraction(-1, problem.p)), engine)
+    negative = raw.x
+    raw.x = power(inverted(negative, problem, raw, engine), r, engine)
+    raw.n_products += power_products(r)
+    if k:
+        raw.x = engine.matmul(power(again(), k, engine), raw.x)
+        raw.n_products += 1 + power_products(k)
+    return raw, (negative, -1 / problem.p)
+
+
+def inverted(H: Array, problem: Problem, raw: Raw, engine: Any) -> Array:
+    """H^{-1} for H = A^{-1/p}, by a schedule for the inverse; `raw` is told how it went. NaN where `raw` failed."""
+    xp = engine.xp
+    n = H.shape[-1]
+    finite = xp.isfinite(H).all((-1, -2))
+    H = hermitian_part(xp.where(finite[:, None, None], H, xp.eye(n, dtype=H.dtype)))
+    # Where A has a zero, H has a large number that depends on the steps: room for it.
+    least = float(np.finfo(H.dtype).eps) * math.sqrt(n) / 4
+    promised = 0.0 if problem.floor is None else float(problem.floor.min(initial=1.0))
+    floor = np.full(len(H), 0.1 * max(least, promised) ** (1 / problem.p))
+    second = Minimax().apply(H, None, 1, replace(problem, s=Fraction(-1), floor=floor, max_iter=None), engine)
+    raw.n_products += second.n_products
+    raw.status = xp.where(raw.status == int(Status.CONVERGED), second.status, raw.status)
+    return xp.where(finite[:, None, None], second.x, xp.nan)
+
+
+def inverse(method: Method, A: Array, problem: Problem, engine: Any) -> Raw:
+    """A^s for negative s; A is overwritten."""
+    if isinstance(method, Minimax):  # a fixed schedule: it never looks
+        return method.apply(A, None, -problem.rational.numerator, problem, engine)
+    p = problem.p
+    if isinstance(method, HigherOrder):
+        b = [1.0]
+        for j in range(method.order - 1):
+            b.append(b[-1] * (1 + j * p) / ((j + 1) * p))
+        order = method.order
+        last = 4 * p * b[-1]
+        return coupled(A, b, problem, engine, top=1.0, growth=sum(b) ** p, near=lambda e: last * e**order)
+    first = (p + 1) / p
+    return coupled(A, [1.0, 1 / p], problem, engine, top=(p + 1) / 2, growth=first**p, near=lambda e: first * e**2)
+
+
+def coupled(
+    A: Array,
+    b: list[float],
+    problem: Problem,
+    engine: Any,
+    *,
+    top: float,
+    growth: float,
+    near: Callable[[Array], Array],
+) -> Raw:
+    """T = sum_i b_i (I - M)^i, X <- X T^a, M <- T^p M for A^{-a/p}; see `matroot.methods.coupled_newton.coupled`."""
+    xp = engine.xp
+    p, a = problem.p, -problem.rational.numerator
+    z = top / top_eigenvalue(A, engine)
+    A *= z.astype(A.real.dtype)[:, None, None]
+    X = xp.zeros_like(A)
+    add_to_diagonal(X, (z ** (a / p)).astype(A.real.dtype))
+
+    def step(work: Workspace) -> None:
+        into_series(work, b)
+        power_into(work, a)
+        work.multiply(work.X, work.R, out=work.X_next)
+        if a > 1 and a == p - 1:
+            work.multiply(work.R, work.T, out=work.S)
+            work.R, work.S = work.S, work.R
+        elif a != p:
+            power_into(work, p)
+        work.multiply(work.R, work.M, out=work.S)
+        work.M, work.S = work.S, work.M
+
+    work = Workspace.like(X, A, engine)
+    n = A.shape[-1]
+    status, n_iter = iterate(work, step, near, count(problem, growth, A.dtype), tolerance(problem, A), n)
+    return Raw(work.X, status, n_iter, work.products)
+
+
+def into_series(work: Workspace, b: list[float]) -> None:
+    """T = b_0 + b_1 E + ... with E = I - M, by Horner's rule; R and S are overwritten."""
+    xp = work.engine.xp
+    xp.multiply(work.M, -b[-1], out=work.T)
+    add_to_diagonal(work.T, b[-1] + b[-2])
+    if len(b) == 2:
+        return
+    xp.multiply(work.M, -1, out=work.R)
+    add_to_diagonal(work.R, 1)
+    for coefficient in b[-3::-1]:
+        work.multiply(work.T, work.R, out=work.S)
+        work.T, work.S = work.S, work.T
+        add_to_diagonal(work.T, coefficient)
+
+
+def newton_db(A: Array, problem: Problem, engine: Any) -> Raw:
+    """Y <- Y E, Z <- E Z with E = (3 I - Z Y) / 2, once for every factor 2 of p; A is overwritten."""
+    xp = engine.xp
+    B, n, _ = A.shape
+    status, n_iter, products = _codes(B, Status.CONVERGED, engine), xp.zeros(B, xp.int64), 0
+    eye = xp.eye(n, dtype=A.dtype)
+    floor = problem.floor
+    Y, pair = A, A
+    for _ in range(problem.p.bit_length() - 1):
+        pair, stage, steps, issued = _square_roots(Y, replace(problem, floor=floor), engine)
+        failed = stage != int(Status.CONVERGED)
+        status = xp.where(status == 0, stage, status)
+        n_iter += steps
+        products += issued
+        pair = xp.where(failed[:, None, None], eye, pair)  # what failed is kept out of the stages to come
+        Y = pair[1].copy()
+        floor = None if floor is None else floor**0.5
+    Z, Y = pair
+    return Raw(Z if problem.inverse else Y, status, n_iter, products, companion=Y if problem.inverse else Z)
+
+
+def _square_roots(A: Array, problem: Problem, engine: Any) -> tuple[Array, Array, Array, int]:
+    """The pair (A^{-1/2}, A^{1/2}) as one array (2, B, n, n)."""
+    xp = engine.xp
+    z = 1.5 / top_eigenvalue(A, engine)
+    root = xp.sqrt(z).astype(A.real.dtype)[:, None, None]
+    A *= z.astype(A.real.dtype)[:, None, None]
+    X = xp.zeros((2, *A.shape), A.dtype)
+    add_to_diagonal(X[0], 1)
+    X[1] = A
+
+    def step(work: Workspace) -> None:
+        xp.multiply(work.M, -0.5, out=work.T)
+        add_to_diagonal(work.T, 1.5)
+        work.multiply(work.X[1], work.T, out=work.X_next[1])
+        work.multiply(work.T, work.X[0], out=work.X_next[0])
+        work.multiply(work.X_next[0], work.X_next[1], out=work.M)
+
+    work = Workspace(engine, X, xp.empty_like(X), A, xp.empty_like(A))
+    steps = count(problem, 2.25, A.dtype)
+    status, n_iter = iterate(work, step, lambda e: e**2, steps, tolerance(problem, A), A.shape[-1])
+    work.X[0] *= root
+    work.X[1] /= root
+    return work.X, status, n_iter, work.products
+
+
+def iterate(
+    work: Workspace, step: Callable[[Workspace], None], near: Callable[[Array], Array], steps: int, tol: float, n: int
+) -> tuple[Array, Array]:
+    """`steps` steps for every matrix, whose best iterate ends in ``work.X``; the rule is that of the CPU's loop.
+
+    Parameters
+    ----------
+    work : Workspace
+        X is (..., B, n, n): masks over B broadcast from the right.
+    step : callable
+        Puts the next X into ``work.X_next`` and overwrites ``work.M``.
+    near : callable
+        Bound of ||M - I||_F after a step from one below 1/2.
+    steps : int
+    tol : float
+    n : int
+
+    Returns
+    -------
+    status, n_iter : array (B,)
+    """
+    xp = work.engine.xp
+    B = work.M.shape[0]
+    status, n_iter = _codes(B, Status.MAX_ITER, work.engine), xp.zeros(B, xp.int64)
+    active, falling = xp.ones(B, bool), xp.zeros(B, bool)
+    error = deviation(work.M, xp)
+    for k in range(1, steps + 1):
+        step(work)
+        new = deviation(work.M, xp)
+        converged = ((error < 0.5) & (near(error) <= tol)) | (new <= tol)
+        worse = ~(new <= GROWTH * error)
+        rounding = ~converged & (error < QUADRATIC) & ~(new < error / 2)
+        hopeless = ~converged & (~xp.isfinite(new) | (worse & falling))
+        finished = converged | rounding | hopeless
+        better = converged | (new < error)
+        if k < steps:
+            better = better | ~finished
+        # Rounding that stops M within the square root of the target has left X where no step could move it.
+        good = converged | (finished & (xp.where(better, new, error) <= math.sqrt(tol)))
+        verdict = xp.where(rounding, int(Status.STAGNATED), int(Status.DIVERGED))
+        verdict = xp.where(good, int(Status.CONVERGED), verdict).astype(xp.int8)
+
+        xp.copyto(work.X, work.X_next, where=(active & better)[:, None, None])
+        status = xp.where(active & finished, verdict, status)
+        n_iter = xp.where(active, k, n_iter)
+        falling = falling | (new < error)
+        active = active & ~finished
+        error = new
+    return status, n_iter
+
+
+def deviation(M: Array, xp: Any) -> Array:
+    """||M - I||_F per matrix, in float64."""
+    D = M.copy()
+    add_to_diagonal(D, -1)
+    return xp.sqrt((abs(D) ** 2).sum((-1, -2)).astype(xp.float64))
+
+
+def count(problem: Problem, growth: float, dtype: Any) -> int:
+    """Steps enough for every spectrum that the regularization, or the arithmetic, allows."""
+    if problem.max_iter is not None:
+        return problem.max_iter
+    floor = 0.0 if problem.floor is None else float(problem.floor.min(initial=1.0))
+    return default_max_iter(growth, max(floor, float(np.finfo(dtype).eps)))
+
+
+def tolerance(problem: Problem, A: Array) -> float:
+    """Where ||M - I||_F is small enough."""
+    return problem.tolerance(float(np.finfo(A.dtype).eps), A.shape[-1])
+
+
+def _codes(B: int, status: Status, engine: Any) -> Array:
+    return engine.xp.full(B, int(status), engine.xp.int8)

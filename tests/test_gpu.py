@@ -1,0 +1,452 @@
+"""The GPU path without a card: every solve on a double of cupy's arrays that cannot be asked for a value."""
+
+import inspect
+import sys
+import types
+from fractions import Fraction
+
+import cupy_double
+import numpy as np
+import pytest
+from cupy_double import Device, Recorder, Waited, ndarray, waiting_forbidden
+
+from matroot import (
+    ConditionWarning,
+    CoupledNewton,
+    Eigen,
+    Floor,
+    HigherOrder,
+    Minimax,
+    NewtonDB,
+    PseudoInverse,
+    Ridge,
+    RootError,
+    SchurNewton,
+    Shift,
+    Status,
+    TargetCondition,
+    fractional_power,
+    gallery,
+    inverse_pth_root,
+    pth_root,
+    select_method,
+    solve,
+)
+from matroot.conditioning import forward_error_bound
+from matroot.engines import engine_of
+from matroot.engines.gpu import gpu
+from matroot.solve import solve_power
+
+EPS = {"float64": 2.0**-53, "float32": 2.0**-24}
+SPECTRA = ("geometric", "two_cluster", "power_law")
+METHODS = (Minimax(), Minimax(accurate=True), Eigen(), CoupledNewton(), HigherOrder(order=3), NewtonDB())
+
+
+@pytest.fixture(autouse=True)
+def cupy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", cupy_double.MODULE)
+    gpu.cache_clear()
+    yield cupy_double.MODULE
+    gpu.cache_clear()
+
+
+def on_device(A):
+    return ndarray(np.array(A))
+
+
+def blind(A, p, **options):
+    """A solve that may not ask the device anything."""
+    with waiting_forbidden():
+        return solve(on_device(A), p, **options)
+
+
+def distance(X, Y):
+    return np.linalg.norm(X - Y, 2) / np.linalg.norm(Y, 2)
+
+
+def serves(method, p):
+    return not isinstance(method, NewtonDB) or p in (2, 4, 8)
+
+
+def test_the_double_refuses_questions():
+    a = on_device(np.eye(3))
+    for question in (bool, float, int, ndarray.get, lambda a: a[a > 0], lambda a: a.item(), lambda a: 1 if a else 0):
+        with waiting_forbidden(), pytest.raises(Waited):
+            question(a)
+    with pytest.raises(TypeError, match="numpy array among device arrays"):
+        a + np.eye(3)
+    with pytest.raises(TypeError, match="Implicit conversion"):
+        np.asarray(a)
+
+
+@pytest.mark.parametrize("p", range(1, 9))
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_forward_error_of_inverse_roots(p, method):
+    if not serves(method, p):
+        return
+    eps = EPS["float64"]
+    for n in (2, 31, 64):
+        for cond in (1e1, 1e4, 1e6, 1e9, 1e12):
+            stack, roots = zip(*(gallery.spd(n, cond, s, rng=n) for s in SPECTRA), strict=True)
+            result = blind(np.stack(stack), p, method=method)
+            bar = (4 if method == Minimax(accurate=True) else 3) * cond / p * eps + 10 * n * eps
+            bar *= 8 if isinstance(method, Eigen) else 1  # uncorrected: LAPACK's eigenvalues are off by 10 eps
+            for X, root in zip(result.x.get(), roots, strict=True):
+                assert distance(X, root(Fraction(-1, p))) <= bar, (n, cond)
+                assert (X == X.T).all()
+            assert np.isin(result.status.get(), (Status.CONVERGED, Status.ILL_CONDITIONED)).all()
+            assert np.allclose(np.log10(result.cond.get()), np.log10(cond), atol=0.05)
+
+
+@pytest.mark.parametrize("p", range(2, 9))
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_forward_error_of_roots(p, method):
+    if not serves(method, p):
+        return
+    for cond in (1e1, 1e5, 1e10):
+        A, root = gallery.spd(31, cond, rng=p)
+        result = blind(A, p, method=method, inverse=False)
+        bar = 30 * float(forward_error_bound(np.array(cond), Fraction(1, p), 2.0**-53)) + 500 * 2.0**-53
+        assert distance(result.x.get(), root(Fraction(1, p))) <= bar
+        assert result.status.get() == Status.CONVERGED
+
+
+@pytest.mark.parametrize("s", [0, 1, 3, *(Fraction(*f) for f in ((3, 4), (5, 2), (-2, 3), (-3, 2), (-7, 4)))])
+@pytest.mark.parametrize("method", ["auto", "coupled_newton", "higher_order"])
+def test_rational_exponents(s, method):
+    A, root = gallery.spd(12, 1e3, rng=1)
+    with waiting_forbidden():
+        result = solve_power(on_device(A), Fraction(s), method=method)
+    assert distance(result.x.get(), root(Fraction(s))) <= 1e-10
+    assert result.residual.get() <= 1e-15 * 1e3 ** max(1, -Fraction(s).numerator)  # of X^b A^a - I
+
+
+def test_irrational_exponent():
+    A, root = gallery.spd(12, 1e3, rng=1)
+    X = fractional_power(on_device(A), -0.1234567890123)
+    assert distance(X.get(), root(-0.1234567890123)) <= 1e-13
+
+
+@pytest.mark.parametrize("method", ["coupled_newton", "higher_order", "newton_db", "eigen"])
+@pytest.mark.parametrize("inverse", [True, False])
+def test_same_as_the_cpu(method, inverse):
+    """Iterates, step counts, statuses and certificates are the CPU's."""
+    A = np.stack([gallery.spd(40, cond, rng=3)[0] for cond in (1e2, 1e5, 1e8)])
+    ours, theirs = blind(A, 4, method=method, inverse=inverse), solve(A, 4, method=method, inverse=inverse)
+    bound = 30 * forward_error_bound(theirs.cond, theirs.exponent, 2.0**-53) + 1e-13
+    for X, Y, most in zip(ours.x.get(), theirs.x, bound, strict=True):
+        assert distance(X, Y) <= most
+    assert (ours.status.get() == theirs.status).all()
+    assert np.allclose(ours.cond.get(), theirs.cond, rtol=1e-2)
+    if method != "eigen":
+        assert (ours.n_iter.get() == theirs.n_iter).all()
+    if inverse and method != "eigen":
+        assert np.allclose(ours.residual.get(), theirs.residual, rtol=0.5)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+@pytest.mark.parametrize("inverse", [True, False])
+def test_bad_matrices_leave_the_others_alone(method, inverse):
+    good = [gallery.spd(12, cond, rng=0)[0] for cond in (1e1, 1e6)]
+    nan, zero = np.full((12, 12), np.nan), np.zeros((12, 12))
+    indefinite = good[0] - 0.3 * np.eye(12)
+    askew = good[0] + np.triu(good[0], 1)
+    infinite = good[0].copy()
+    infinite[0, 0] = np.inf
+    batch = np.stack([good[0], nan, zero, indefinite, askew, infinite, good[1]])
+    result = blind(batch, 2, method=method, inverse=inverse)
+    at_zero = Status.NOT_POSITIVE if inverse else Status.CONVERGED
+    wanted = [0, Status.NONFINITE_INPUT, at_zero, Status.NOT_POSITIVE, Status.NOT_POSITIVE, Status.NONFINITE_INPUT, 0]
+    assert result.status.get().tolist() == wanted
+    x = result.x.get()
+    assert np.isfinite(x).all((-1, -2)).tolist() == [code == 0 for code in wanted]
+    assert (x[[0, 6]] == blind(np.stack(good), 2, method=method, inverse=inverse).x.get()).all()
+    for i, word in {1: "NaN", 3: "not all positive", 4: "symmetric", 5: "infinity"}.items():
+        assert word in result.sentence(i)
+    if not inverse:
+        assert (x[2] == 0).all()
+
+
+@pytest.mark.parametrize("p", [2, 4, 8])
+def test_root_of_a_singular_matrix(p):
+    rng = np.random.default_rng(0)
+    for n in (8, 40):
+        Q, _ = np.linalg.qr(rng.standard_normal((n, n)))
+        w = np.r_[0, 0, 0, np.geomspace(1e-5, 1, n - 3)]
+        A = (Q * w) @ Q.T
+        result = blind((A + A.T) / 2, p, inverse=False)
+        assert result.status.get() in (Status.CONVERGED, Status.ILL_CONDITIONED)
+        # A is known to eps, and so are its zeros: to eps^(1/p) in the root
+        assert distance(result.x.get(), (Q * w ** (1 / p)) @ Q.T) <= 5 * n**0.5 * (2.0**-53) ** (1 / p)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e-6, 1e6, 1e30, 1e300])
+@pytest.mark.parametrize("method", ["auto", "eigen", "newton_db"])
+def test_scales(scale, method):
+    A, root = gallery.spd(16, 1e4, rng=0)
+    for inverse in (True, False):
+        s = Fraction(-1 if inverse else 1, 4)
+        X = blind(scale * A, 4, method=method, inverse=inverse).x.get()
+        assert distance(X / scale ** float(s), root(s)) <= 1e-12
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64", "complex128", "int64"])
+def test_dtypes(dtype):
+    rng = np.random.default_rng(0)
+    W = rng.standard_normal((3, 20, 40)) * (40 if dtype == "int64" else 1)
+    if dtype.startswith("complex"):
+        W = W + 1j * rng.standard_normal(W.shape)
+    A = (W @ W.conj().swapaxes(-1, -2) / 40).astype(dtype)
+    A = (A + A.conj().swapaxes(-1, -2)) // 2 if dtype == "int64" else A
+    result = blind(A, 2)
+    wide = A.astype(np.result_type(A.dtype, np.float64))
+    w, Q = np.linalg.eigh((wide + wide.conj().swapaxes(-1, -2)) / 2)
+    exact = (Q * w[:, None, :] ** -0.5) @ Q.conj().swapaxes(-1, -2)
+    eps = 2.0**-11 if dtype == "float16" else float(np.finfo(result.x.dtype).eps)
+    assert result.x.dtype == (np.float64 if dtype == "int64" else dtype)
+    assert all(distance(X, Y) <= 4 * eps + 1e-13 for X, Y in zip(result.x.get(), exact, strict=True))
+    assert result.status.get().tolist() == [0, 0, 0]
+
+
+def test_float32_is_computed_in_float64_where_that_is_fast(monkeypatch):
+    A, _ = gallery.spd(16, 1e5, rng=0)
+    A = A.astype("float32")
+    assert blind(A, 4).compute_dtype == "float64"
+    assert blind(A, 4, rtol=1e-3).compute_dtype == "float32"
+    monkeypatch.setattr(Device, "ratio", 64)  # a card made for games
+    gpu.cache_clear()
+    slow = blind(A, 4)
+    assert slow.compute_dtype == "float32"
+    assert blind(A, 4, compute_dtype="float64").compute_dtype == "float64"
+    assert blind(A.astype("float64"), 4).compute_dtype == "float64"
+    A = A.astype("float64")
+    w, Q = np.linalg.eigh(A)
+    assert distance(slow.x.get(), (Q * w**-0.25) @ Q.T) <= 3 * 1e5 / 4 * 2.0**-24
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Ridge(relative=1e-3),
+        Ridge(absolute=0.02),
+        Shift(relative=1e-2),
+        TargetCondition(50.0),
+        Floor(1e-2),
+        PseudoInverse(1e-3),
+    ],
+    ids=repr,
+)
+def test_regularizations(rule):
+    A = np.stack([gallery.spd(20, 1e5, s, rng=0)[0] for s in SPECTRA]) * 7
+    result, reference = blind(A, 4, regularization=rule), solve(A, 4, regularization=rule, method="eigen")
+    assert np.allclose(result.x.get(), reference.x, rtol=1e-2, atol=1e-2 * abs(reference.x).max())
+    assert np.allclose(result.ridge.get(), reference.ridge, rtol=1e-2)
+    assert (result.status.get() == 0).all() and (result.residual.get() < 1e-10).all()
+    if rule.needs == "spectrum":
+        assert isinstance(result.method, Eigen)
+    else:  # what was reported as added is what was added
+        for a, x, ridge in zip(A, result.x.get(), result.ridge.get(), strict=True):
+            assert np.allclose(np.linalg.matrix_power(x, 4) @ (a + ridge * np.eye(20)), np.eye(20), atol=1e-9)
+
+
+def test_a_floor_shortens_the_work():
+    A, _ = gallery.spd(20, 1e5, rng=0)
+    for method in ("minimax", "coupled_newton", "newton_db"):
+        free, held = (blind(A, 4, method=method, regularization=r).n_products for r in (None, 1e-4))
+        assert held < 0.8 * free
+
+
+def test_retries_raise_the_ridge_and_end():
+    A = np.stack([np.diag([1.0, 0.5, -1e-4]), np.eye(3), np.zeros((3, 3)), np.full((3, 3), np.nan)])
+    result = solve(on_device(A), 2, regularization=Ridge(relative=1e-6, retries=4))
+    assert result.status.get().tolist() == [0, 0, Status.NOT_POSITIVE, Status.NONFINITE_INPUT]
+    assert np.allclose(result.ridge.get()[:2], [1e-3, 1e-6], rtol=1e-6)
+
+
+class TestPlainFunctions:
+    def test_wait_once(self):
+        A, root = gallery.spd(9, 100, batch=(4,), rng=0)
+        before = Recorder.waits
+        X = inverse_pth_root(on_device(A), 2)
+        assert Recorder.waits == before + 1
+        assert np.allclose(X.get(), root(Fraction(-1, 2)))
+
+    def test_failure_is_an_error(self):
+        A = np.stack([np.eye(3), np.diag([1.0, 1.0, -1.0])])
+        with pytest.raises(RootError, match=r"1 of 2 matrices has no root; the first, a\[1\], .*not all positive"):
+            inverse_pth_root(on_device(A), 2)
+
+    def test_asymmetry_is_a_value_error(self):
+        with pytest.raises(ValueError, match=r"symmetric.*2\.5e-01.*gen"):
+            pth_root(on_device([[4.0, 1.0], [0.0, 4.0]]), 2)
+
+    def test_lost_digits_are_a_warning(self):
+        A, _ = gallery.spd(8, 1e15, rng=0)
+        with pytest.warns(ConditionWarning):
+            inverse_pth_root(on_device(A), 1, method="eigen")
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"assume_a": "gen"}, r"Schur.*a\.get\(\)"),
+            ({"method": "schur_newton"}, r"a\.get\(\)"),
+            ({"method": SchurNewton(), "assume_a": "gen"}, r"a\.get\(\)"),
+            ({"method": Eigen(refine=True)}, r"refine.*a\.get\(\)"),
+            ({"method": "newton_db"}, "2, 4, 8"),
+            ({"method": "minimax", "regularization": Floor(1e-3)}, "Floor"),
+            ({"method": "no such"}, "must be one of"),
+        ],
+    )
+    def test_arguments(self, options, words):
+        with pytest.raises(ValueError, match=words):
+            blind(np.eye(3), 3, **options)
+
+    def test_auto(self):
+        A = on_device(np.eye(3))
+        assert isinstance(select_method(A, 4), Minimax)
+        assert isinstance(select_method(A, 4, regularization=Floor(1e-3)), Eigen)
+        assert "GPU" in repr(select_method(A, 4))
+
+    def test_other_arrays(self):
+        with pytest.raises(TypeError, match="no engine for list"):
+            engine_of([1.0])
+
+
+class TestMemory:
+    A = np.stack([gallery.spd(16, 10.0 ** (1 + k), rng=k)[0] for k in range(6)])
+
+    def test_chunks(self, monkeypatch):
+        whole = blind(self.A, 2)
+        monkeypatch.setattr(Device, "memory", 2 * 10 * 16 * 16 * 8 * 5 // 4)  # room for two
+        seen = []
+        monkeypatch.setattr(type(engine_of(on_device(self.A))), "free_bytes", lambda e: seen.append(1) or Device.memory)
+        parts = blind(self.A, 2)
+        assert seen
+        for name in ("x", "status", "residual", "cond", "n_iter"):
+            assert (getattr(parts, name).get() == getattr(whole, name).get()).all()
+
+    def test_too_large_says_what_fits(self, monkeypatch):
+        monkeypatch.setattr(Device, "memory", 10 * 16 * 16 * 8)
+        A = on_device(self.A)
+        with pytest.raises(MemoryError, match=r"n = 16 need .* GiB.* n = 14 would fit.*CPU"):
+            solve(A, 2)
+        assert (A.get() == self.A).all()
+
+    def test_running_out_on_the_way(self, monkeypatch, cupy):
+        def full(*args, **kwargs):
+            raise cupy.cuda.memory.OutOfMemoryError
+
+        monkeypatch.setattr(cupy, "matmul", full, raising=False)
+        A = on_device(self.A)
+        with pytest.raises(MemoryError, match=r"6 of n = 16 need .* at a time would fit"):
+            solve(A, 2)
+        assert (A.get() == self.A).all()
+
+    def test_no_room_for_the_result(self, monkeypatch, cupy):
+        def full(*args, **kwargs):
+            raise cupy.cuda.memory.OutOfMemoryError
+
+        monkeypatch.setattr(cupy, "empty", full, raising=False)
+        with pytest.raises(MemoryError, match="the result alone needs"):
+            solve(on_device(self.A), 2)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3), (2, 0, 0), (0, 0), (1, 1), (2, 3, 1, 1)])
+def test_small_and_empty(shape):
+    result = blind(np.full(shape, 16.0), 4)
+    assert result.x.shape == shape and result.status.shape == shape[:-2]
+    assert np.allclose(result.x.get(), 0.5)
+
+
+def test_the_input_is_never_written_to():
+    A = on_device(np.stack([gallery.spd(12, 1e3, rng=0)[0], np.zeros((12, 12)), np.full((12, 12), np.nan)]))
+    before = A.get()
+    for method in METHODS:
+        for rule in (None, 1e-3):
+            solve(A, 2, method=method, regularization=rule)
+            solve(A, 2, method=method, regularization=rule, inverse=False)
+    assert np.array_equal(A.get(), before, equal_nan=True)
+
+
+class TestPlace:
+    def test_the_arrays_own_device(self):
+        assert engine_of(ndarray(np.eye(3), device=1)).device == 1
+
+    def test_a_device_that_is_not_there(self, cupy, monkeypatch):
+        with pytest.raises(RuntimeError, match="CUDA device 5 was asked for, and cupy sees 2"):
+            gpu(5)
+        monkeypatch.setattr(cupy, "is_available", lambda: False)
+        gpu.cache_clear()
+        with pytest.raises(RuntimeError, match="cupy sees none; use CPU arrays"):
+            gpu(0)
+
+    def test_without_cupy(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "cupy", None)
+        with pytest.raises(RuntimeError, match="needs cupy: pip install"):
+            gpu(0)
+
+    def test_float32_products_are_float32(self, cupy):
+        """CUPY_TF32=1 is set in the double: lifted inside, restored outside, errors or not."""
+        origin = types.SimpleNamespace(library="cupy")
+        with gpu(0).here(origin):
+            assert cupy._core.get_compute_type("f") == 1
+        assert cupy._core.get_compute_type("f") == 7
+
+    def test_torchs_stream_is_the_one_used(self, cupy, monkeypatch):
+        entered = []
+
+        class External(cupy.cuda.Device):
+            def __init__(self, pointer, device):
+                super().__init__(device)
+                entered.append((pointer, device))
+
+        monkeypatch.setattr(cupy.cuda, "ExternalStream", External, raising=False)
+        for pointer, wanted in ((0, []), (77, [(77, 1)])):
+            stream = types.SimpleNamespace(cuda_stream=pointer)
+            cuda = types.SimpleNamespace(current_stream=lambda device, stream=stream: stream)
+            monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+            with gpu(1).here(types.SimpleNamespace(library="torch")):
+                assert cupy.cuda.Device().id == 1
+            assert entered == wanted
+
+
+def test_everything_called_exists_in_cupy(monkeypatch):
+    """What the double was called with in a run of every method, asked of the installed cupy."""
+    A = np.stack([gallery.spd(40, 1e3, rng=0)[0]] * 2)
+    Recorder.calls.clear()
+    Recorder.methods.clear()
+    for values in (A, A.astype("complex64"), A.astype("float16")):
+        for method in METHODS:
+            for inverse in (True, False):
+                blind(values, 2, method=method, inverse=inverse, regularization=1e-4)
+    blind(A, 2, regularization=Shift(relative=1e-2))
+    blind(A, 2, regularization=PseudoInverse(1e-2))
+    with waiting_forbidden():
+        solve_power(on_device(A), -0.1234567890123)
+    calls, methods = set(Recorder.calls), set(Recorder.methods)
+
+    monkeypatch.delitem(sys.modules, "cupy")
+    cupy = pytest.importorskip("cupy")
+    for name, count, keywords in sorted(calls):
+        function = cupy
+        for part in name.split("."):
+            function = getattr(function, part)
+        if isinstance(function, cupy.ufunc):
+            assert count <= function.nargs and set(keywords) <= {"out", "dtype"}, name
+        elif name == "matmul":  # a generalized ufunc
+            assert count == 2 and set(keywords) <= {"out"}
+        else:
+            inspect.signature(function).bind(*range(count), **dict.fromkeys(keywords))
+    assert all(hasattr(cupy.ndarray, name) for name in methods)
+    assert {"ldexp", "frexp", "linalg.eigh", "linalg.eigvalsh"} <= {name for name, _, _ in calls}
+    assert "dl->d" in cupy.ldexp.types or "di->d" in cupy.ldexp.types
+    assert "d->di" in cupy.frexp.types
+    for name in ("Device", "ExternalStream"):
+        assert hasattr(cupy.cuda, name)
+    assert cupy._core.get_compute_type("f") == 1  # COMPUTE_TYPE_DEFAULT
+    assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
+    pool = cupy.get_default_memory_pool()
+    assert all(hasattr(pool, name) for name in ("free_bytes", "used_bytes", "get_limit"))
+    assert hasattr(cupy.cuda.runtime, "cudaDevAttrSingleToDoublePrecisionPerfRatio")
