@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,9 @@ NDArray = np.ndarray
 
 #: Bytes of one n x n stack that a chunk may hold: a few of them fit in a core's second-level cache.
 CHUNK_BYTES = 1 << 17
+#: Up to this n a lone matrix, too, gets one BLAS thread: then a batch equals a loop to the last bit, and BLAS's
+#: threads would gain little, or lose where cores are busy. (Below about 64 BLAS uses one anyway.)
+LONE_THREAD = 128
 
 
 class CPU:
@@ -71,8 +74,9 @@ class CPU:
         size = max(1, min(CHUNK_BYTES // max(1, n * n * itemsize), -(-B // cores)))
         slices = [slice(i, min(i + size, B)) for i in range(0, B, size)]
         if len(slices) <= 1 or cores == 1 or few_and_large:
-            for part in slices:
-                work(part)
+            with one_blas_thread() if cores > 1 and 48 < n <= LONE_THREAD else nullcontext():
+                for part in slices:
+                    work(part)
             return
         with one_blas_thread():
             for _ in _pool(cores).map(work, slices):
