@@ -20,6 +20,7 @@ from matroot.roots import (
 )
 from matroot.solve import solve
 from matroot.tracking import ConditionTracker
+from matroot.warm import RootTracker
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "Ridge",
     "RootError",
     "RootResult",
+    "RootTracker",
     "SchurNewton",
     "Shift",
     "Status",
