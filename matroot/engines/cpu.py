@@ -74,7 +74,7 @@ class CPU:
         size = max(1, min(CHUNK_BYTES // max(1, n * n * itemsize), -(-B // cores)))
         slices = [slice(i, min(i + size, B)) for i in range(0, B, size)]
         if len(slices) <= 1 or cores == 1 or few_and_large:
-            with one_blas_thread() if cores > 1 and 48 < n <= LONE_THREAD else nullcontext():
+            with one_blas_thread() if 48 < n <= LONE_THREAD else nullcontext():
                 for part in slices:
                     work(part)
             return
