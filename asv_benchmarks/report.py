@@ -1,4 +1,4 @@
-"""Measure every promise and print the tables: ``python asv_benchmarks/report.py --rst docs/measured.rst``.
+"""Measure every promise and print the tables: ``python asv_benchmarks/report.py``.
 
 The numbers are those of the asv benchmarks, taken in one go, in one process, on two cores.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import platform
 import sys
 import time
@@ -91,10 +92,7 @@ def general() -> Iterator[Table]:
     """schur_newton beside SciPy."""
     tracks = ("track_speedup", "track_error_ratio", "track_outside_schur")
     found = [list(cells(foundation.General, track)) for track in tracks]
-    rows = [
-        (n, p, f"{a:.1f}", f"{b:.2f}", f"{c:.2f}")
-        for (n, p, a), (_, _, b), (_, _, c) in zip(*found, strict=True)
-    ]
+    rows = [(n, p, f"{a:.1f}", f"{b:.2f}", f"{c:.2f}") for (n, p, a), (_, _, b), (_, _, c) in zip(*found, strict=True)]
     yield Table(
         "schur_newton beside scipy.linalg.fractional_matrix_power, A^(1/p)",
         "Real general matrices, float64, cond 1e2. Error: ours over SciPy's. "
@@ -210,9 +208,7 @@ def draw(path: Path, *panels: tuple[tuple[int, ...], dict[str, list[float]]]) ->
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for axis, (xs, seconds), slope, name in zip(
-        axes, panels, (3, 1), ("n", "matrices of 64 x 64"), strict=True
-    ):
+    for axis, (xs, seconds), slope, name in zip(axes, panels, (3, 1), ("n", "matrices of 64 x 64"), strict=True):
         for (dtype, values), mark in zip(seconds.items(), "os", strict=True):
             axis.loglog(xs, values, f"{mark}-", label=dtype)
         last = seconds["float64"][-1]
@@ -255,11 +251,13 @@ def _cells(table: Table, bar: str) -> list[list[str]]:
 def machine() -> str:
     """Where and when."""
     known = facts()
-    libraries = ", ".join(
-        f"{name} {known[name]}" for name in ("numpy", "scipy", "numba", "torch", "jax", "optax")
-    )
+    libraries = ", ".join(f"{name} {known[name]}" for name in ("numpy", "scipy", "numba", "torch", "jax", "optax"))
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > 0.5:
+        print(f"the machine is busy (load {load:.1f}): threads that wait for each other mislead", file=sys.stderr)
     return (
         f"Measured on {date.today():%d %B %Y}: {known['processor'].split(',')[0]}, {common.CORES} cores, "
+        f"load {load:.1f} before, "
         f"Python {platform.python_version()}, matroot {matroot.__version__}, {libraries}."
     )
 
@@ -284,18 +282,21 @@ def main() -> None:
     options = parser.parse_args()
 
     start = time.perf_counter()
-    print(machine(), end="\n\n")
+    where = machine()
+    print(where, end="\n\n")
     tables = []
     for name in options.only:
         for table in sections[name]():
             tables.append(table)
             print(markdown(table), flush=True)
     if options.rst:
-        options.rst.write_text("\n".join([machine(), "", *map(rst, tables)]))
+        picture = []
+        if options.plot and "scaling" in options.only:
+            place = os.path.relpath(options.plot, options.rst.parent)
+            picture = [f".. image:: {place}\n   :alt: Seconds against n and against the batch.\n"]
+        options.rst.write_text("\n".join([where, "", *map(rst, tables), *picture]))
     if options.json:
-        options.json.write_text(
-            json.dumps({"machine": facts(), "tables": [t._asdict() for t in tables]}, indent=1)
-        )
+        options.json.write_text(json.dumps({"machine": facts(), "tables": [t._asdict() for t in tables]}, indent=1))
     print(f"{time.perf_counter() - start:.0f} seconds in all", file=sys.stderr)
 
 

@@ -14,7 +14,7 @@ extensions = [
     "numpydoc",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "examples", "conftest.py"]
+exclude_patterns = ["_build", "examples", "measured.rst"]
 default_role = "py:obj"
 math_number_all = False
 math_eqref_format = "({number})"
