@@ -116,6 +116,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> tuple[Attemp
     xp = engine.xp
     B, n, _ = stack.shape
     wide = np.dtype("complex128" if job.dtype.kind == "c" else "float64")
+    stack = xp.ascontiguousarray(stack)
     if not is_inexact(stack.dtype.name):
         stack = stack.astype(wide)
     finite = xp.isfinite(stack).all((-1, -2))

@@ -136,6 +136,8 @@ def test_same_as_the_cpu(method, inverse):
     bound = 30 * forward_error_bound(theirs.cond, theirs.exponent, 2.0**-53) + 1e-13
     for X, Y, most in zip(ours.x.get(), theirs.x, bound, strict=True):
         assert distance(X, Y) <= most
+    if method == "newton_db" or (inverse and method == "coupled_newton"):  # the same products in the same order
+        assert np.allclose(ours.x.get(), theirs.x, rtol=0, atol=1e-17 * abs(theirs.x).max())
     assert (ours.status.get() == theirs.status).all()
     assert np.allclose(ours.cond.get(), theirs.cond, rtol=1e-2)
     if method != "eigen":
@@ -358,6 +360,17 @@ def test_small_and_empty(shape):
     result = blind(np.full(shape, 16.0), 4)
     assert result.x.shape == shape and result.status.shape == shape[:-2]
     assert np.allclose(result.x.get(), 0.5)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_any_layout(method):
+    A, _ = gallery.spd(10, 1e3, batch=(4,), rng=0)
+    straight = blind(A, 2, method=method, regularization=1e-3).x.get()
+    for view in (lambda a: a.swapaxes(-1, -2), lambda a: a[::-1][::-1], lambda a: a[:, ::-1, ::-1][:, ::-1, ::-1]):
+        a = view(on_device(A))
+        with waiting_forbidden():
+            X = solve(a, 2, method=method, regularization=1e-3).x
+        assert (X.get() == straight).all()
 
 
 def test_the_input_is_never_written_to():
