@@ -14,7 +14,7 @@ from matroot.conditioning import forward_error_bound
 from matroot.engines.arrays import take
 from matroot.methods.base import Array
 from matroot.methods.eigen import Eigen
-from matroot.methods.first_order import EIGEN_ERROR, Basis
+from matroot.methods.first_order import Basis, eigen_error
 from matroot.methods.warm import FAILED, FULL, WAYS, Warm, WarmStep
 from matroot.regularization import Regularization, Ridge, as_regularization
 from matroot.result import USABLE, RootResult, Status, on_host
@@ -167,7 +167,7 @@ class RootTracker:
             method=Eigen() if warm else "auto",
             regularization=rule,
             rtol=self.rtol if warm else None,
-            compute_dtype=self._precision(values.dtype),
+            compute_dtype=self._precision(values.dtype, n),
         )
         stack = values.reshape(math.prod(batch), n, n)
         refining = job.engine.name != "cpu" if self.refine is None else self.refine
@@ -261,12 +261,12 @@ class RootTracker:
                 "call reset() to follow another matrix"
             )
 
-    def _precision(self, given: np.dtype[Any]) -> Any:
+    def _precision(self, given: np.dtype[Any], n: int) -> Any:
         """The precision to compute in, for a `given` one of the input."""
         if self.compute_dtype is not None:
             return self.compute_dtype
         floor = self.regularization.floor() if self.regularization is not None else 0.0
-        rounding = EIGEN_ERROR * 2.0**-24 * abs(float(self.exponent))
+        rounding = eigen_error(np.dtype("float32"), n) * abs(float(self.exponent))
         single = given.kind in "fc" and given.itemsize <= (8 if given.kind == "c" else 4)
         return "float32" if single and rounding <= FLOAT32_SHARE * self.rtol * floor else "float64"
 
@@ -312,7 +312,7 @@ class _Update:
             error = np.array([step.errors.get(j, np.inf) for j in range(len(rows))])
             self.way[rows] = np.where(usable, [step.ways.get(j, FULL) for j in range(len(rows))], FAILED)
         else:
-            unit = EIGEN_ERROR * float(np.finfo(job.dtype).eps) / 2
+            unit = eigen_error(job.dtype, self.stack.shape[-1])
             error = on_host(forward_error_bound(one.cond, job.problem.s, unit))
             self.way[rows] = np.where(usable, FULL, FAILED)
         one.status[usable & ~(error <= self.rtol)] = int(Status.ILL_CONDITIONED)

@@ -32,7 +32,7 @@ from matroot.regularization import Regularization
 
 #: What products in precision u may do to Q^H D Q, relative to u ||D||_F; measured 0.1 to 0.16.
 PRODUCT_ERROR = 0.5
-#: What LAPACK, or Q^H A Q, may do to the eigenvalues, relative to eps lambda_max.
+#: What LAPACK, or Q^H A Q, may do to the eigenvalues, relative to u lambda_max; see `eigen_error`.
 EIGEN_ERROR = 10.0
 #: Share of rtol that the rounding of the narrow products may take; beyond it, they are done in full precision.
 ROUNDING_SHARE = 0.25
@@ -91,6 +91,11 @@ class Moved:
     error: float
 
 
+def eigen_error(dtype: np.dtype[Any], n: int) -> float:
+    """Relative to lambda_max, what rounding in `dtype` may do to the eigenvalues of an n x n matrix."""
+    return float(EIGEN_ERROR * _unit(dtype) * max(1.0, n**0.5 / 4))
+
+
 def narrower(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Half the precision of a dtype; float32 and complex64 are narrow already."""
     return np.dtype({"float64": "float32", "complex128": "complex64"}.get(dtype.name, dtype.name))
@@ -144,7 +149,7 @@ def seen(
         drift *= 2
     drift = drift / (1 - drift) if drift < 1 else np.inf
     cond = most / least
-    u = EIGEN_ERROR * _unit(basis.Q.dtype) + noise / most
+    u = eigen_error(basis.Q.dtype, len(b)) + noise / most
     rounding = float(forward_error_bound(np.asarray(cond), s, u))
     return Moved(E, d, b, ridge, largest, eta, drift + rounding + basis.defect * (1 + basis.defect * cond))
 
@@ -175,7 +180,7 @@ def full(A: Array, Q: Array, w: Array, ridge: float, X: Array, s: float, scale: 
     f = (w.astype(np.float64) + ridge) ** s
     eps = float(np.finfo(Q.dtype).eps)
     E = np.zeros_like(A, dtype=narrower(A.dtype))
-    return Basis(Q, A, X, w.astype(np.float64), f, E, scale, eps * len(w) ** 0.5)
+    return Basis(Q, A, X, w.astype(np.float64), f, E, scale, eps * len(w))
 
 
 def refined(basis: Basis, A: Array, at: Moved, s: float, engine: Any) -> Basis | None:
@@ -230,11 +235,13 @@ def _norm_bound(E: Array, b: Array, engine: Any) -> float:
         for _ in range(POWER):
             V = r * engine.matmul(E, r * V)
             size = float(abs(V).max())
+            if size == 0:
+                return 0.0
             V /= size
             log_size += np.log(size)
         longest = float(xp.sqrt((abs(V) ** 2).sum(0)).max())
         bound = (10 * (2 / np.pi) ** 0.5 * longest) ** (1 / POWER) * np.exp(log_size / POWER)
-    return float(bound) if np.isfinite(bound) else 0.0 if size == 0 else np.inf
+    return float(bound) if np.isfinite(bound) else np.inf
 
 
 def _power_sum(u: Array, v: Array, p: int) -> Array:

@@ -5,11 +5,11 @@ order (Ogita & Aishima, Iterative refinement for symmetric eigenvalue decomposit
 2018, sec. 3). Where eigenvalues are close K is large and worth nothing; taken as it is, it destroys Q. Here
 
 - neighbours in the spectrum are diagonalized among themselves by small eigenproblems first;
-- what is still large in K is clipped;
+- what is still large in K is cut off;
 - I + K, orthogonal to first order only, becomes exp(K), and the new Q is polished by its own Gram matrix.
 
-For the root of a matrix, the vectors of a cluster need not be right: its divided differences are smooth. So clipping
-costs nothing but zeros that are not made.
+For the root of a matrix, the vectors of a cluster need not be right: its divided differences are smooth. So cutting
+off costs nothing but zeros that are not made.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import numpy as np
 
 from matroot.methods.base import Array
 
-#: Largest entry of K.
+#: Largest entry of K that is used; with neighbours in the spectrum so far apart, ||K||_2 < pi CLIP (Hilbert's bound).
 CLIP = 0.2
-#: The small eigenproblems have n / BLOCKS rows: a third of one product's time all together.
+#: The small eigenproblems have n / BLOCKS rows, but at least NEIGHBOURS: less than a product's time all together.
 BLOCKS = 8
+NEIGHBOURS = 64
 #: ||Q^H Q - I||_F from where one polishing step, of third order, ends at rounding error.
 NEAR = 1e-4
 
@@ -48,7 +49,7 @@ def rotation(E: Array, d: Array, engine: Any, turn: int = 0) -> Array:
     """
     xp = engine.xp
     n = len(d)
-    width = max(2, n // BLOCKS)
+    width = max(NEIGHBOURS, n // BLOCKS)
     first = width // 2 if turn % 2 else width
     borders = [0, *range(first, n - width // 2, width), n]
     E, d = E.copy(), d.copy()
@@ -62,9 +63,8 @@ def rotation(E: Array, d: Array, engine: Any, turn: int = 0) -> Array:
         E[i:j, :] = engine.matmul(V.conj().T, E[i:j, :])
         E[i:j, i:j] = 0
     gap = (d[None, :] - d[:, None]).astype(E.real.dtype)
-    K = E / xp.where(gap == 0, 1, gap)
-    size = abs(K)
-    K *= CLIP / xp.maximum(size, CLIP)
+    far = abs(E) <= CLIP * abs(gap)
+    K = xp.where(far, E, 0) / xp.where(far & (gap != 0), gap, 1)
 
     # exp(K), to fourth order: what it leaves of ||K||^5 / 120 is polished away.
     K2 = engine.matmul(K, K)
@@ -98,4 +98,4 @@ def polished(Q: Array, engine: Any, narrow: Any) -> tuple[Array, float]:
         correction -= R / 2
         Q = Q + engine.matmul(Q.astype(narrow), correction)
         if g <= NEAR:
-            return Q, g**3 + (g * float(np.finfo(narrow).eps) + eps) * n**0.5
+            return Q, g**3 + n**0.5 * g * float(np.finfo(narrow).eps) + n * eps

@@ -10,7 +10,7 @@ import numpy as np
 from matroot.conditioning import forward_error_bound
 from matroot.methods.base import Array, Method, Problem, Raw
 from matroot.methods.eigen import Eigen
-from matroot.methods.first_order import EIGEN_ERROR, Basis, Moved, full, moved, refined, root, seen
+from matroot.methods.first_order import Basis, Moved, eigen_error, full, moved, refined, root, seen
 from matroot.result import Status
 
 #: A refinement is tried up to this eta; it leaves about 0.7 eta^2.
@@ -106,7 +106,7 @@ class WarmStep(Eigen):
         keeper = _Keeper(engine)
         raw = Eigen(self.refine).run(A.copy(), replace(problem, scale=scale), keeper)
         w, Q = keeper.found
-        unit = EIGEN_ERROR * float(np.finfo(A.dtype).eps) / 2
+        unit = eigen_error(A.dtype, A.shape[-1])
         for j, i in enumerate(rows):
             self.ways[i], self.errors[i] = FULL, np.inf
             if raw.status[j] == Status.CONVERGED and raw.cond is not None and raw.ridge is not None:

@@ -1,0 +1,395 @@
+"""RootTracker: its bound holds, its decisions follow the bound, its basis stays orthonormal, its state can be saved."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from matroot import Floor, PseudoInverse, Ridge, RootTracker, Shift, Status, TargetCondition, gallery, solve
+from matroot.engines import cpu
+from matroot.methods import first_order
+from matroot.methods.first_order import full, moved, root, seen
+from matroot.methods.ogita_aishima import polished, rotation
+from matroot.methods.warm import LONGEST_WAIT
+
+N = 128
+RNG = np.random.default_rng(0)
+
+
+def power(A, s):
+    w, Q = np.linalg.eigh(A.astype(np.result_type(A.dtype, np.float64)))
+    return (Q * w ** float(s)) @ Q.conj().T
+
+
+def distance(X, Y):
+    return np.linalg.norm(X - Y, 2) / np.linalg.norm(Y, 2)
+
+
+def shaken(A, size, rng=0):
+    """A^{1/2} (I + S) A^{1/2} with ||S||_2 of about `size`: every direction moves in proportion to its eigenvalue."""
+    H = power(A, 0.5)
+    S = np.random.default_rng(rng).standard_normal(A.shape)
+    B = H @ (np.eye(len(A)) + size * (S + S.T) / (8 * len(A)) ** 0.5) @ H
+    return (B + B.conj().T) / 2
+
+
+def stream(n, beta, cond=1e5, columns=None, turn=1e-4, rng=0, start=0):
+    """EMA of G G^T, G of that condition number with slowly turning singular vectors."""
+    rng = np.random.default_rng(rng)
+    m = columns or n
+    root_of_cov = gallery.eigenvalues(n, cond) ** 0.5
+    U = gallery.orthogonal(n, rng=rng)
+    S = rng.standard_normal((n, n))
+    R = np.linalg.qr(np.eye(n) + turn * (S - S.T))[0]
+    A = (U * root_of_cov**2) @ U.T
+    for t in range(start, 10**9):
+        U = U @ R
+        G = (U * root_of_cov) @ rng.standard_normal((n, m))
+        A = beta * A + (1 - beta) * (G @ G.T) / m
+        if t >= 0:
+            yield (A + A.T) / 2
+
+
+@pytest.mark.parametrize("inverse", [True, False])
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 7])
+def test_first_order_is_of_second_order_and_within_its_bound(p, inverse):
+    s = Fraction(-1 if inverse else 1, p)
+    A, _ = gallery.spd(N, 1e3, rng=1)
+    errors = []
+    for size in (4e-3, 1e-3):
+        tracker = RootTracker(p, inverse=inverse, rtol=1e-3)
+        first = tracker.update(A)
+        assert tracker.way == "full"
+        assert distance(first.x, power(A, s)) <= tracker.error <= 1e-10
+        moved_on = shaken(A, size)
+        result = tracker.update(moved_on)
+        assert tracker.way == "first order"
+        assert result.status == Status.CONVERGED
+        assert result.n_products == 4
+        assert (result.x == result.x.T).all()
+        errors.append(distance(result.x, power(moved_on, s)))
+        assert errors[-1] <= tracker.error <= 1e-3
+        if (p, inverse) != (1, False):
+            assert distance(first.x, power(moved_on, s)) > 20 * errors[-1]
+    if (p, inverse) == (1, False):  # X = A: first order is exact
+        assert max(errors) <= 1e-7
+    else:
+        assert errors[0] == pytest.approx(16 * errors[1], rel=0.2)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("cond", [1e2, 1e6])
+def test_the_bound_holds_however_far_the_matrix_moves(cond, dtype):
+    A, _ = gallery.spd(N, cond, rng=2, dtype=dtype)
+    for size in np.geomspace(1e-6, 3, 12):
+        tracker = RootTracker(4, rtol=0.5)
+        tracker.update(A)
+        B = shaken(A, size)
+        if np.linalg.eigvalsh(B)[0] <= 0:
+            break
+        result = tracker.update(B)
+        assert distance(result.x, power(B, Fraction(-1, 4))) <= tracker.error
+    assert size > 0.3
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-3, 1e-5, 1e-8])
+def test_rtol_decides(rtol):
+    A, _ = gallery.spd(N, 1e4, rng=3)
+    tracker = RootTracker(2, rtol=rtol)
+    tracker.update(A)
+    ways = set()
+    for step, size in enumerate(np.geomspace(1e-7, 1, 15)):
+        tracker.reset()
+        tracker.update(A)
+        B = shaken(A, size, step)
+        result = tracker.update(B)
+        ways.add(str(tracker.way))
+        assert distance(result.x, power(B, Fraction(-1, 2))) <= min(rtol, tracker.error)
+    assert ways == {"first order", "full"}
+
+
+def test_500_updates_of_a_drifting_matrix():
+    tracker = RootTracker(4, regularization=1e-5)
+    for t, A in zip(range(500), stream(N, 0.999), strict=False):
+        result = tracker.update(A)
+        assert result.status == Status.CONVERGED
+        assert tracker.error <= 1e-3
+        if t % 25 == 0:
+            exact = power(A + float(result.ridge) * np.eye(N), Fraction(-1, 4))
+            assert distance(result.x, exact) <= tracker.error
+            assert result.ridge == pytest.approx(1e-5 * np.linalg.eigvalsh(A)[-1], rel=1e-4)
+    assert tracker.counts["first order"] > 350
+    assert sum(tracker.counts.values()) == 500
+    assert "500 roots" in tracker.summary()
+
+
+def test_the_refined_basis_stays_orthonormal():
+    tracker = RootTracker(4, regularization=1e-5, refine=True)
+    worst = 0.0
+    for t, A in zip(range(250), stream(N, 0.95), strict=False):
+        result = tracker.update(A)
+        assert tracker.error <= 1e-3
+        worst = max(worst, float(tracker.orthogonality()))
+        if t % 25 == 0:
+            exact = power(A + float(result.ridge) * np.eye(N), Fraction(-1, 4))
+            assert distance(result.x, exact) <= tracker.error
+    assert worst <= 1e-10
+    assert tracker.counts["refined"] > 200
+    assert tracker.counts["full"] <= 30
+
+
+def test_refinement():
+    engine = cpu()
+    A, _ = gallery.spd(N, 1e6, rng=4)
+    w, Q = np.linalg.eigh(A)
+    basis = full(A, Q, w, 0.0, power(A, -0.5), -0.5, 1.0)
+    B = shaken(A, 0.1)
+    at = moved(basis, B, None, -0.5, 1e-3, engine)
+    new = first_order.refined(basis, B, at, -0.5, engine)
+    after = seen(new, new.E.copy(), new.w, None, -0.5, engine)
+    assert after.eta < at.eta**2
+    assert np.linalg.norm(new.Q.T @ new.Q - np.eye(N)) <= min(1e-12, new.defect)
+    X = root(new, after, 2, True, engine)
+    assert distance(X, power(B, -0.5)) <= after.error < 1e-4
+
+
+def test_rotations_in_clusters_are_cut_off():
+    d = np.repeat([1.0, 2.0], N // 2)
+    S = RNG.standard_normal((N, N))
+    E = 1e-3 * (S + S.T)
+    np.fill_diagonal(E, 0)
+    W = rotation(E, d, cpu(), turn=1)
+    assert np.linalg.norm(W.T @ W - np.eye(N), 2) < 1e-2
+    Q, defect = polished(W, cpu(), np.dtype("float32"))
+    assert np.linalg.norm(Q.T @ Q - np.eye(N)) <= defect <= 1e-11
+    Q, defect = polished(np.full((4, 4), np.nan), cpu(), np.dtype("float32"))
+    assert not defect < 1
+
+
+@pytest.mark.parametrize("kind", ["f", "c"])
+def test_norm_bound(kind):
+    for n, size in ((2, 1.0), (40, 1e-30), (150, 1e8)):
+        E = RNG.standard_normal((n, n)) + (1j * RNG.standard_normal((n, n)) if kind == "c" else 0)
+        E = size * (E + E.conj().T)
+        norm = np.linalg.norm(E, 2)
+        assert norm <= first_order._norm_bound(E, np.ones(n), cpu()) <= 1.6 * norm
+    assert first_order._norm_bound(np.zeros((5, 5)), np.ones(5), cpu()) == 0
+    assert first_order._norm_bound(np.full((5, 5), np.nan), np.ones(5), cpu()) == np.inf
+
+
+def test_each_matrix_of_a_batch_decides_for_itself_as_it_would_alone():
+    A = np.stack([gallery.spd(N, 1e4, rng=k)[0] for k in range(6)]).reshape(2, 3, N, N)
+    B = A.copy()
+    B[0, 1] = gallery.spd(N, 1e4, rng=99)[0]
+    B[1, 0] *= 1.001
+    B[1, 1, 3, 3] = np.nan
+    B[1, 2] = -B[1, 2]
+    tracker = RootTracker(4)
+    tracker.update(A)
+    before = A.copy()
+    result = tracker.update(B)
+    assert (before == A).all()
+    assert tracker.way.tolist() == [["first order", "full", "first order"], ["first order", "failed", "failed"]]
+    assert result.status.tolist() == [[0, 0, 0], [0, Status.NONFINITE_INPUT, Status.NOT_POSITIVE]]
+    assert np.isnan(result.x[1, 1:]).all()
+    assert tracker.error.shape == (2, 3)
+    assert (result.method.first_order, result.method.full, result.method.failed) == (3, 1, 2)
+    assert "first_order=3" in repr(result.method)
+    for i in np.ndindex(2, 3):
+        alone = RootTracker(4)
+        alone.update(A[i])
+        one = alone.update(B[i])
+        np.testing.assert_allclose(one.x, result.x[i], rtol=1e-9)
+        assert alone.way == tracker.way[i]
+    tracker.update(A)
+    assert tracker.way[1, 1] == tracker.way[1, 2] == "first order"  # the state of the last good root was kept
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [Ridge(relative=1e-4, absolute=1e-7), Shift(relative=1e-4), TargetCondition(1e4), Floor(1e-4), PseudoInverse(1e-9)],
+)
+def test_regularizations(rule):
+    A, _ = gallery.spd(N, 1e6, rng=5)
+    tracker = RootTracker(2, regularization=rule)
+    for size in (0, 1e-3, 2e-3):
+        B = shaken(A, size)
+        result = tracker.update(B)
+        cold = solve(B, 2, regularization=rule, method="eigen")
+        assert distance(result.x, cold.x) <= 1e-3
+        assert result.status == Status.CONVERGED
+        assert result.ridge == pytest.approx(float(cold.ridge), rel=1e-3)
+        assert result.cond == pytest.approx(float(cold.cond), rel=1e-2)
+        assert result.lambda_max == pytest.approx(float(cold.lambda_max), rel=1e-6)
+    assert tracker.way == ("full" if rule.needs == "spectrum" else "first order")
+
+
+def test_a_ridge_with_retries_ends():
+    A, _ = gallery.spd(N, 1e3, rng=6)
+    A -= 1e-2 * np.eye(N)
+    tracker = RootTracker(4, regularization=Ridge(relative=1e-4, retries=3))
+    for _ in range(3):
+        result = tracker.update(A)
+        assert result.status == Status.CONVERGED
+        assert result.ridge == pytest.approx(0.0099, rel=1e-6)
+    tracker = RootTracker(4, regularization=Ridge(relative=1e-8, retries=2))
+    assert tracker.update(A).status == Status.NOT_POSITIVE
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_scales_and_growth(size):
+    A, _ = gallery.spd(N, 1e4, rng=7)
+    tracker = RootTracker(4)
+    exact = power(A, Fraction(-1, 4))
+    for factor in (0.98, 1.0, 1.03, 1.06, 1.1):  # crosses a power of two somewhere
+        result = tracker.update(size * factor * A)
+        assert distance(result.x * (size * factor) ** 0.25, exact) <= tracker.error
+    assert tracker.counts["first order"] >= 3
+    result = tracker.update(size * 1e-4 * A)
+    assert distance(result.x * (size * 1e-4) ** 0.25, exact) <= tracker.error
+
+
+def test_what_float32_cannot_hold_is_not_called_converged():
+    A = gallery.spd(N, 1e6, rng=8)[0].astype("float32")
+    tracker = RootTracker(4, compute_dtype="float32")
+    for _ in range(3):
+        assert tracker.update(A).status == Status.ILL_CONDITIONED
+        assert tracker.error > 1e-3
+    tracker = RootTracker(4)
+    for _ in range(2):
+        result = tracker.update(A)
+        assert result.status == Status.CONVERGED
+        assert result.compute_dtype == "float64"
+        assert result.x.dtype == np.float32
+        assert distance(result.x, power(A, Fraction(-1, 4))) <= tracker.error
+    tracker = RootTracker(4, regularization=1e-2)
+    for size in (0.0, 1e-3):
+        result = tracker.update(shaken(A.astype(float), size).astype("float32"))
+    assert (result.compute_dtype, str(tracker.way)) == ("float32", "first order")
+
+
+def test_a_matrix_that_jumps_is_left_to_full_solves():
+    tracker = RootTracker(2)
+    for k in range(60):
+        tracker.update(gallery.spd(N, 1e3, rng=k)[0])
+    assert tracker.counts["full"] == 60
+    assert tracker._bases[0].misses >= 5
+    A = gallery.spd(N, 1e3, rng=60)[0]
+    ways = []
+    for _ in range(LONGEST_WAIT + 2):
+        tracker.update(A)
+        ways.append(str(tracker.way))
+    assert ways[-1] == "first order"
+    assert tracker._bases[0].misses == 0
+
+
+def test_a_wrong_root_is_refused_by_its_residual(monkeypatch):
+    A, _ = gallery.spd(N, 1e4, rng=9)
+    tracker = RootTracker(4)
+    tracker.update(A)
+    monkeypatch.setattr("matroot.methods.warm.root", lambda basis, *rest: 1.1 * basis.X)
+    result = tracker.update(shaken(A, 1e-3))
+    assert tracker.way == "full"
+    assert result.residual < 1e-6
+
+
+def test_shape_and_dtype_are_held_until_reset():
+    A, _ = gallery.spd(N, 1e2, rng=10)
+    tracker = RootTracker(2)
+    tracker.update(A)
+    with pytest.raises(ValueError, match=r"a is \(2, 128, 128\) float64, but this tracker follows \(128, 128\)"):
+        tracker.update(np.stack([A, A]))
+    with pytest.raises(ValueError, match=r"float32.*float64.*reset"):
+        tracker.update(A.astype("float32"))
+    tracker.reset()
+    assert tracker.update(np.stack([A, A])).status.tolist() == [0, 0]
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="rtol must be a number in"):
+        RootTracker(2, rtol=None)
+    with pytest.raises(ValueError, match="warm_from must be an int"):
+        RootTracker(2, warm_from=1)
+    with pytest.raises(TypeError, match="p must be a positive int"):
+        RootTracker(0.5)
+    with pytest.raises(ValueError, match=r"a must be \(..., n, n\), got \(3, 4\)"):
+        RootTracker(2).update(np.ones((3, 4)))
+    tracker = RootTracker(2)
+    A, _ = gallery.spd(N, 1e2, rng=11)
+    tracker.update(A)
+    with pytest.raises(ValueError, match="not symmetric"):
+        tracker.update(A + np.triu(np.ones_like(A), 1))
+    tracker.update(A)
+    assert tracker.way == "first order"
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (5, 5), (0, 3, 3), (2, 4, 4), (0, N, N)])
+def test_small_and_empty(shape):
+    A = np.broadcast_to(np.diag(np.arange(1.0, shape[-1] + 1)), shape).copy()
+    tracker = RootTracker(2)
+    for _ in range(2):
+        result = tracker.update(A)
+        np.testing.assert_allclose(result.x @ result.x @ A, np.broadcast_to(np.eye(shape[-1]), shape), atol=1e-12)
+    assert tracker.error.shape == shape[:-2]
+    assert tracker.counts["full"] == 2 * int(np.prod(shape[:-2])) * (shape[-1] > 0)
+
+
+def test_the_state_goes_on_to_the_last_bit():
+    batch = [
+        np.stack([A, 2 * B]) for A, B in zip(take(stream(N, 0.99), 8), take(stream(N, 0.999, rng=1), 8), strict=True)
+    ]
+    batch[0][1, 0, 0] = np.nan
+    tracker = RootTracker(4, regularization=1e-5, refine=True)
+    state = tracker.state_dict()
+    for at, A in enumerate(batch):
+        again = RootTracker(4, regularization=1e-5, refine=True)
+        again.load_state_dict({name: value.copy() for name, value in state.items()})
+        one, other = tracker.update(A), again.update(A)
+        np.testing.assert_array_equal(one.x, other.x)
+        assert (tracker.way == again.way).all()
+        assert tracker.counts == again.counts
+        state = tracker.state_dict()
+        assert all(isinstance(value, np.ndarray) for value in state.values())
+        assert state["known"].tolist() == ([0] if at == 0 else [0, 1])
+    with pytest.raises(ValueError, match=r"that of A\^\(-1/4\), this tracker's root is A\^\(-1/2\)"):
+        RootTracker(2).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"lacks .*'Q'"):
+        RootTracker(4).load_state_dict({name: v for name, v in state.items() if name != "Q"})
+    with pytest.raises(ValueError, match="Q in the state must have shape"):
+        RootTracker(4).load_state_dict({**state, "Q": state["Q"][:, :-1]})
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_torch(dtype):
+    torch = pytest.importorskip("torch")
+    A = torch.from_numpy(gallery.spd(N, 1e2, rng=12)[0]).to(getattr(torch, dtype))
+    A = (A + A.T) / 2
+    tracker = RootTracker(2, regularization=1e-2)
+    for _ in range(2):
+        result = tracker.update(A)
+        A = A * 1.01
+    assert isinstance(result.x, torch.Tensor)
+    assert result.x.dtype == A.dtype
+    assert tracker.way == "first order"
+    eps = torch.finfo(A.dtype).eps
+    wide = (A / 1.01).double().numpy()
+    exact = power(wide + float(result.ridge) * np.eye(N), Fraction(-1, 2))
+    assert distance(result.x.double().numpy(), exact) <= tracker.error + 2 * eps
+
+
+def test_jax():
+    jnp = pytest.importorskip("jax.numpy")
+    A = jnp.asarray(gallery.spd(N, 1e2, rng=13)[0], dtype="float32")
+    tracker = RootTracker(2)
+    for _ in range(2):
+        result = tracker.update(A)
+    assert type(result.x) is type(A)
+    assert tracker.way == "first order"
+    exact = power(np.asarray(A), Fraction(-1, 2))
+    assert distance(np.asarray(result.x, dtype=float), exact) <= tracker.error
