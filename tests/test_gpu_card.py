@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import warnings
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +59,14 @@ def distance(X, Y):
 def test_asking_for_a_card_that_is_not_there():
     with pytest.raises(RuntimeError, match=r"cupy sees none|needs cupy"):
         gpu(0)
+
+
+@pytest.mark.skipif(there, reason="there is a card")
+def test_the_report_says_that_there_is_no_card(tmp_path):
+    report = Path(__file__).parents[1] / "asv_benchmarks" / "gpu_report.py"
+    run = subprocess.run([sys.executable, report], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 2 and not list(tmp_path.iterdir())
+    assert re.search(r"no CUDA device here|not installed", run.stderr)
 
 
 @on_a_card
