@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -200,7 +201,10 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     add_to_diagonal(A, delta)
     X = x.astype(wide)
     _scale_root(X, exponent, -problem.s)
-    residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed)
+    opposite = None
+    if problem.assume_a == "gen" and not isinstance(problem.s, Fraction):
+        opposite = job.method.run(A.copy(), replace(problem, s=-problem.s), engine).x
+    residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed, opposite)
     facts = _facts(A, X, raw, delta, largest, status, problem, engine)
     status = _judge(status, residual, facts["cond"], n, job)
 
@@ -354,7 +358,7 @@ def _judge(status: Array, residual: Array, cond: Array, n: int, job: Job) -> Arr
     eps = float(np.finfo(job.dtype).eps) / 2
     with np.errstate(all="ignore"):
         bound = conditioning.forward_error_bound(cond, problem.s, eps)
-        degree = problem.s.denominator if hasattr(problem.s, "denominator") else 1
+        degree = problem.s.denominator if isinstance(problem.s, Fraction) else 1
         # A product rounds like sqrt(n) eps in the 2-norm: so does the residual of a good root, times cond.
         explained = 10 * degree * ((eps + job.out_eps) * cond * max(1.0, n**0.5 / 4) + rtol)
     ill = ~(bound <= max(ILL_FORWARD_ERROR, rtol)) | ~(residual <= np.maximum(ILL_FORWARD_ERROR, explained))

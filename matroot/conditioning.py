@@ -82,7 +82,12 @@ def _start(n: int) -> np.ndarray:
 
 
 def residual(
-    A: Array, X: Array, s: Fraction | float, engine: Any, changed: Changed | None = None
+    A: Array,
+    X: Array,
+    s: Fraction | float,
+    engine: Any,
+    changed: Changed | None = None,
+    opposite: Array | None = None,
 ) -> tuple[Array, str]:
     """How well X satisfies its defining equation, in float64.
 
@@ -101,6 +106,8 @@ def residual(
     engine : engine
     changed : Changed or None
         How a regularization changed single eigenvalues of A.
+    opposite : array (B, n, n), optional
+        A^{-s} where the caller has it (an irrational power of general matrices): then it is ``||X A^{-s} - I||``.
 
     Returns
     -------
@@ -130,7 +137,9 @@ def residual(
 
     size = (n * (1 if full else PROBES)) ** 0.5
     with np.errstate(all="ignore"):
-        if not isinstance(s, Fraction):
+        if opposite is not None:
+            R = apply_X(engine.matmul(opposite, V)) - V
+        elif not isinstance(s, Fraction):
             w, Q = engine.eigh(A.copy())
             w = w if changed is None else w + changed.delta
             inverse = xp.where(w > 0, w, xp.inf) ** -float(s)
