@@ -60,7 +60,7 @@ def test_forward_error(p, dtype, method):
 
 
 @pytest.mark.parametrize(
-    "s", [Fraction(*f) for f in ((1, 2), (1, 3), (1, 4), (1, 8), (3, 4), (5, 2), (-2, 3), (-3, 2), (-7, 4))]
+    "s", [Fraction(*f) for f in ((1, 2), (1, 3), (1, 4), (1, 8), (3, 4), (5, 2), (-2, 1), (-2, 3), (-3, 2), (-7, 4))]
 )
 def test_rational_and_positive_exponents(s):
     for cond in (1e2, 1e6, 1e10) if s > -1 else (1e2, 1e5):

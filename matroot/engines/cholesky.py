@@ -1,4 +1,4 @@
-"""Inverses of positive definite matrices as operators, on the CPU."""
+"""Inverses of positive definite matrices by Cholesky's factorization, on the CPU."""
 
 from __future__ import annotations
 
@@ -27,3 +27,20 @@ def inverses(A: NDArray) -> Callable[[NDArray], NDArray]:
         return w
 
     return apply
+
+
+def inverse(A: NDArray) -> NDArray:
+    """A^{-1} of positive definite stacks, Hermitian to the last bit; NaN where A is not positive definite."""
+    from scipy.linalg import get_lapack_funcs
+
+    potrf, potri = get_lapack_funcs(("potrf", "potri"), (A,))
+    X = np.empty_like(A, order="C")
+    for a, x in zip(A, X, strict=True):
+        L, failed = potrf(a.T, lower=1, clean=0)
+        V, _ = (np.full_like(a, np.nan), 0) if failed else potri(L, lower=1, overwrite_c=1)
+        # The lower triangle of a transpose is filled: the upper one of V.T.
+        upper = np.triu(V.T)
+        np.conj(upper.T, out=x)
+        np.fill_diagonal(upper, 0)
+        x += upper
+    return X

@@ -34,6 +34,8 @@ class Minimax(Method):
     regularization promises. Without either the schedule serves every spectrum above ``eps sqrt(n) / 4``,
     and is long. Scaled by lambda_max <= min(||A||_inf, ||A^2||_F^{1/2}); A^2 is the first product anyway.
 
+    For p = 1 on the CPU it is the inverse by Cholesky, which no polynomial beats.
+
     The forward error is that of the other iterations, but the residual X^p A - I can be larger by 10 or
     more at large p and kappa: some large eigenvalues pass through the level of the smallest on their way to
     1.
@@ -65,6 +67,8 @@ class Minimax(Method):
     def run(self, A: Array, problem: Problem, engine: Any) -> Raw:
         xp, n = engine.xp, A.shape[-1]
         s = problem.rational
+        if s.denominator == 1 and s < 0 and not engine.sync_free():
+            return _whole_inverse(A, -s.numerator, engine)
         if s < 0:
             return self.apply(A, None, -s.numerator, problem, engine)
         # A^s = A^k (A^(-1/p))^(-r); A^(k + 1) A^(s - k - 1) needs no inverse, and loses a digit more.
@@ -88,7 +92,7 @@ class Minimax(Method):
         B, p = len(A), problem.p
         A2 = engine.matmul(A, A)
         top, reached = largest_between(A, A2, xp)
-        lower, smallest = _spectrum(A, top, reached, problem, engine)
+        lower, smallest = spectrum(A, top, reached, problem, engine)
         groups = self._groups(lower, a, problem, float(np.finfo(A.dtype).eps))
         status, n_iter, products = xp.zeros(B, xp.int8), np.zeros(B, np.int64), 0
         out = xp.empty_like(A) if X is None and len(groups) > 1 else X
@@ -98,7 +102,7 @@ class Minimax(Method):
             with np.errstate(all="ignore"):  # an indefinite matrix overflows
                 start = None if X is None else X[rows]
                 G, M = coupled(A[rows], A2[rows], top[rows], plan, steps, start, engine)
-                status[rows] = _verdict(M, plan, len(steps), xp)
+                status[rows] = verdict(M, plan, len(steps), xp)
             G *= (top[rows] ** (-a / p)).astype(G.real.dtype)[:, None, None]
             if out is None:
                 out = G
@@ -110,8 +114,7 @@ class Minimax(Method):
 
     def _groups(self, lower: FloatArray, a: int, problem: Problem, eps: float) -> dict[Schedule, list[int]]:
         """The matrices of the stack by the schedule that serves them."""
-        rtol = 0.0 if problem.rtol is None else problem.rtol
-        target = 10.0 ** math.floor(math.log10(rtol / 10)) if rtol > 80 * eps else 8 * eps
+        target = target_error(problem, eps)
         groups: dict[Schedule, list[int]] = {}
         for i, low in enumerate(lower.tolist()):
             plan = schedule(problem.p, low, target=target, a=a, accurate=self.accurate)
@@ -119,7 +122,22 @@ class Minimax(Method):
         return groups
 
 
-def _spectrum(
+def _whole_inverse(A: Array, a: int, engine: Any) -> Raw:
+    """A^(-a) by Cholesky on the CPU, at the price of two products or less."""
+    from matroot.engines.cholesky import inverse
+
+    X = inverse(A)
+    status = np.where(np.isfinite(X).all((-1, -2)), int(Status.CONVERGED), int(Status.DIVERGED)).astype(np.int8)
+    return Raw(power(X, a, engine), status, np.zeros(len(A), np.int64), 1 + power_products(a))
+
+
+def target_error(problem: Problem, eps: float) -> float:
+    """Relative error of the eigenvalues to design for: a tenth of rtol, in decades, or 8 machine epsilons."""
+    rtol = 0.0 if problem.rtol is None else problem.rtol
+    return 10.0 ** math.floor(math.log10(rtol / 10)) if rtol > 80 * eps else 8 * eps
+
+
+def spectrum(
     A: Array, top: Array, reached: Array, problem: Problem, engine: Any
 ) -> tuple[FloatArray, FloatArray | None]:
     """Lower end of the spectrum of A/top to design for, on the host, and lambda_min(A) where it was estimated."""
@@ -247,7 +265,7 @@ def power_products(k: int) -> int:
     return k.bit_length() + k.bit_count() - 2 if k else 0
 
 
-def _verdict(M: Array, plan: Schedule, steps: int, xp: Any) -> Array:
+def verdict(M: Array, plan: Schedule, steps: int, xp: Any) -> Array:
     """Status from M before the last step (overwritten): are its eigenvalues where the schedule says?"""
     n = M.shape[-1]
     rounding = n * float(np.finfo(M.dtype).eps)
