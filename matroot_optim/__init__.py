@@ -1,12 +1,14 @@
 """matroot_optim: Shampoo for any array framework, on matroot's certified roots."""
 
 from matroot_optim.config import Options
+from matroot_optim.diagnostics import Diagnostics
 from matroot_optim.engines import ExecutorEngine, InlineEngine
 from matroot_optim.roots import RootAnswer, RootBatch, RootJob
 from matroot_optim.shampoo import Shampoo, apply_updates
 from matroot_optim.state import State
 
 __all__ = [
+    "Diagnostics",
     "ExecutorEngine",
     "InlineEngine",
     "Options",

@@ -70,7 +70,7 @@ class Options:
             value = getattr(self, name)
             try:
                 good = bool(holds(value))
-            except (TypeError, ValueError, ArithmeticError):
+            except (TypeError, ValueError, ArithmeticError, AttributeError):
                 good = False
             if not good:
                 raise ValueError(f"{name} must be {allowed}, got {value!r}")
@@ -193,7 +193,8 @@ def _is_dims(value: Any) -> bool:
 
 
 def _is_engine(value: Any) -> bool:
-    return value is None or (_is_int(value.lag) and value.lag >= 0 and callable(value.submit))
+    complete = all(callable(getattr(value, name, None)) for name in ("submit", "collect"))
+    return value is None or (complete and _is_int(getattr(value, "lag", None)) and value.lag >= 0)
 
 
 def _one_of(names: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:

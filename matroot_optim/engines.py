@@ -16,7 +16,8 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from matroot_optim.roots import RootAnswer, RootBatch, compute, one_blas_thread
+from matroot_optim.blas import one_blas_thread
+from matroot_optim.roots import RootAnswer, RootBatch, compute
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,6 @@ class ExecutorEngine:
         self.timeout = timeout
         self._shared = shared_memory
         self._open: set[Sent] = set()
-        self._hung = False
         self.clock = Clock()
 
     def submit(self, batch: RootBatch) -> Sent:
@@ -135,8 +135,9 @@ class ExecutorEngine:
             self._start(batch, sent)
         except (BrokenExecutor, RuntimeError, OSError) as broken:
             # The job of this step is lost; an executor of our own is made anew for the next.
-            sent.finish(Failure(f"could not submit: {broken!r}"), self.clock)
-            self._drop_executor()
+            sent.finish(Failure(f"could not submit: {broken!r}"))
+            self.clock.failures += 1
+            self._drop_executor(wait=False)
         self._open.add(sent)
         return sent
 
@@ -145,6 +146,7 @@ class ExecutorEngine:
             if self._make is None:
                 raise RuntimeError("the engine is closed")
             self._executor = self._make()
+        sent.executor = self._executor
         shared = isinstance(self._executor, ProcessPoolExecutor) if self._shared is None else self._shared
         if shared and isinstance(batch.matrix, np.ndarray) and batch.matrix.nbytes:
             sent.memory = shared_memory.SharedMemory(create=True, size=batch.matrix.nbytes)
@@ -158,34 +160,38 @@ class ExecutorEngine:
             sent.future = self._executor.submit(_compute_sent, batch, os.getpid())
 
     def collect(self, handle: Sent) -> RootAnswer | Failure:
-        if handle.answer is None:
-            begin = time.perf_counter()
-            handle.finish(handle.wait(self.timeout), self.clock)
-            self.clock.waited_seconds += time.perf_counter() - begin
-            if isinstance(handle.error, BrokenExecutor):
-                self._drop_executor()
-            if isinstance(handle.error, TimeoutError) and not handle.future.cancelled():
-                self._hung = True  # a thread that hangs cannot be stopped, only left
+        if handle.answer is not None:
+            return handle.answer
+        begin = time.perf_counter()
+        answer = handle.finish(handle.wait(self.timeout))
+        self.clock.waited_seconds += time.perf_counter() - begin
+        if isinstance(answer, RootAnswer):
+            self.clock.answers += 1
+            self.clock.root_seconds += answer.seconds
+        else:
+            self.clock.failures += 1
+        # An executor that broke, or has a worker that hangs, is of no more use: the next job gets a new one.
+        if isinstance(handle.error, BrokenExecutor | TimeoutError) and handle.executor is self._executor:
+            self._drop_executor(wait=False)
         self._open.discard(handle)
-        answer = handle.answer
-        if answer is None:
-            raise RuntimeError("a handle that was waited for has no answer")
         return answer
 
-    def _drop_executor(self) -> None:
+    def _drop_executor(self, wait: bool) -> None:
         if self._make is not None and self._executor is not None:
-            _shut_down(self._executor, wait=not self._hung)
+            _shut_down(self._executor, wait)
             self._executor = None
 
     def close(self) -> None:
-        """Give up open jobs and shut down the executor if the engine made it: no thread or process stays."""
+        """Give up open jobs and shut down the executor if the engine made it: no thread or process stays.
+
+        A thread that hangs cannot be stopped by anyone; all else can.
+        """
         for sent in list(self._open):
             if sent.answer is None:
-                sent.finish(Failure("the engine was closed"), self.clock)
+                sent.finish(Failure("the engine was closed"))
         self._open.clear()
-        self._drop_executor()
-        if self._make is not None:
-            self._make = None
+        self._drop_executor(wait=True)
+        self._make = None
 
     def __enter__(self) -> Self:
         return self
@@ -202,6 +208,7 @@ class Sent:
 
     def __init__(self) -> None:
         self.future: Any = None
+        self.executor: Any = None
         self.memory: shared_memory.SharedMemory | None = None
         self.shape: tuple[int, ...] = ()
         self.dtype = ""
@@ -212,7 +219,6 @@ class Sent:
         try:
             answer: RootAnswer = self.future.result(timeout)
         except TimeoutError as late:
-            self.future.cancel()
             self.error = late
             return Failure(f"not there after {timeout} s")
         except Exception as error:  # whatever a worker raises is its failure and not the run's
@@ -224,19 +230,16 @@ class Sent:
             answer = replace(answer, root=_read(self.memory, self.shape, self.dtype))
         return answer
 
-    def finish(self, answer: RootAnswer | Failure, clock: Clock) -> None:
+    def finish(self, answer: RootAnswer | Failure) -> RootAnswer | Failure:
+        """Keep the answer, and let go of everything else."""
         self.answer = answer
-        if isinstance(answer, Failure):
-            clock.failures += 1
-            if self.future is not None:
-                self.future.cancel()
-        else:
-            clock.answers += 1
-            clock.root_seconds += answer.seconds
+        if self.future is not None and not hasattr(self.executor, "_processes"):
+            self.future.cancel()  # a pool of processes that breaks later trips over a cancelled future
         if self.memory is not None:
             self.memory.close()
             self.memory.unlink()
             self.memory = None
+        return answer
 
 
 def _checked_lag(lag: int) -> int:
@@ -249,7 +252,7 @@ def _compute_sent(batch: RootBatch, home: int) -> RootAnswer:
     """`compute` in a worker: one thread, whatever the machine has."""
     if os.getpid() != home:
         os.environ["MATROOT_NUM_THREADS"] = "1"
-    with one_blas_thread(True):
+    with one_blas_thread():
         return compute(batch)
 
 

@@ -5,13 +5,10 @@ Matrices travel packed, n (n + 1) / 2 numbers each, both ways.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -119,9 +116,8 @@ def compute(batch: RootBatch) -> RootAnswer:
     own = str(batch.matrix.dtype).rsplit(".", 1)[-1]
     A = cast(unpack(batch.matrix), batch.dtype)
     rule = Ridge(relative=batch.regularization) if batch.regularization else None
-    with one_blas_thread():
-        p = batch.exponent.denominator
-        result = solve(A, p, method=batch.method, regularization=rule, compute_dtype=batch.dtype)
+    p = batch.exponent.denominator
+    result = solve(A, p, method=batch.method, regularization=rule, compute_dtype=batch.dtype)
     X = result.x
     for _ in range(-batch.exponent.numerator - 1):
         X = result.x @ X
@@ -129,47 +125,6 @@ def compute(batch: RootBatch) -> RootAnswer:
         root = cast(pack(X), own)
     facts = {name: np.asarray(to_host(getattr(result, name))).astype(kind) for name, kind in FACTS.items()}
     return RootAnswer(root, facts, time.perf_counter() - begin)
-
-
-class _Held:
-    """How many calls hold BLAS at one thread: the first sets the limit, the last takes it off."""
-
-    lock = threading.Lock()
-    count = 0
-    limiter: Any = None
-
-
-@cache
-def _controller() -> Any:
-    import scipy.linalg  # noqa: F401  its BLAS has to be loaded before it can be held
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="blas")
-
-
-@contextmanager
-def one_blas_thread(wanted: bool | None = None) -> Iterator[None]:
-    """BLAS at one thread while the block runs in a worker; in the main thread it keeps its threads.
-
-    The number of threads is one setting of the process, so a thread pool holds the training thread's BLAS too.
-    """
-    if wanted is None:
-        wanted = threading.current_thread() is not threading.main_thread()
-    if not wanted:
-        yield
-        return
-    with _Held.lock:
-        if _Held.count == 0:
-            _Held.limiter = _controller().limit(limits=1)
-        _Held.count += 1
-    try:
-        yield
-    finally:
-        with _Held.lock:
-            _Held.count -= 1
-            if _Held.count == 0:
-                _Held.limiter.restore_original_limits()
-                _Held.limiter = None
 
 
 def stale_error(

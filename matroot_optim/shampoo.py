@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from matroot import ConditionTracker
 from matroot_optim.arrays import Array, cast, is_jax, namespace, place, squared_norm, stack_scalars, to_host
 from matroot_optim.config import Options
+from matroot_optim.diagnostics import Diagnostics, diagnose
 from matroot_optim.engines import Engine, InlineEngine
 from matroot_optim.layout import Layout, make_layout
 from matroot_optim.momentum import Rates, with_l2
@@ -193,6 +196,45 @@ class Shampoo(Options):
             if leaf.path in weights:
                 add_into(weights[leaf.path], move)
         return state
+
+    def load(self, path: str | os.PathLike[str], params: Tree) -> State:
+        """The state from a file that `State.save` wrote, for these parameters.
+
+        The framework, the engine, the schedule and the block size may be others than at the save. With another
+        block size the statistics are re-cut: exact where old and new blocks share a stretch, split by energy
+        where the new blocks are smaller, zero where the old ones knew nothing; the roots are computed anew.
+
+        Parameters
+        ----------
+        path : path
+        params : tree
+            As for `init`: its paths and shapes have to be those of the file.
+
+        Raises
+        ------
+        ValueError
+            The file is no checkpoint, or not of these parameters; the message names them.
+        """
+        from matroot_optim.checkpoint import read, restore
+
+        leaves, _ = flatten(params)
+        return restore(self, make_layout(self, leaves), list(leaves.values()), *read(path))
+
+    def diagnostics(self, state: State, tracker: ConditionTracker | None = None) -> Diagnostics:
+        """What is known of every root, its age, the graft ratios, and what was skipped.
+
+        Parameters
+        ----------
+        state : State
+        tracker : matroot.ConditionTracker, optional
+            Gets a record of every root.
+
+        Returns
+        -------
+        Diagnostics
+            ``str()`` of it is a line for people, ``to_dict()`` is for loggers.
+        """
+        return diagnose(state, tracker)
 
     @cached_property
     def running_engine(self) -> Engine:

@@ -6,6 +6,7 @@ arrays, one per block: "layer/kernel/block0/axis1/statistic".
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -116,6 +117,31 @@ class State(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def of_root(self, name: str) -> bool:
+        """Whether an entry belongs to a root and not to what the root is made from."""
+        part = self._places[name][0].rsplit("/", 1)[-1]
+        return name not in self._leaf_names and part in ("root", *FACTS, *BOOKS)
+
+    @cached_property
+    def _leaf_names(self) -> set[str]:
+        return {leaf.name(part) for leaf in self.layout.leaves for part in (*COUNTS, *leaf_parts(leaf))}
+
+    def save(self, path: str | os.PathLike[str], *, roots: bool = True) -> None:
+        """Write the state to a file; `Shampoo.load` reads it in any framework.
+
+        A ".safetensors" or ".npz" file by its suffix; otherwise safetensors when that package is installed. The
+        write is atomic: a full disk or a kill leaves the old file. Root jobs under way are waited for and saved.
+
+        Parameters
+        ----------
+        path : path
+        roots : bool
+            Without them the file is smaller, and they are computed at the first step after the load.
+        """
+        from matroot_optim.checkpoint import export, write
+
+        write(path, *export(self, roots=roots))
 
     def __repr__(self) -> str:
         stacks = self.layout.stacks

@@ -1,0 +1,140 @@
+"""What the optimizer knows about itself: the quality and age of every root, counts, graft ratios."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from matroot import ConditionTracker, Status
+from matroot_optim.arrays import to_host
+from matroot_optim.roots import FACTS
+from matroot_optim.state import State
+from matroot_optim.trees import join
+
+#: Per root, beside its facts: steps since its statistics, and counts.
+COUNTED = ("refreshes", "skipped", "failures", "spared")
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """A reading of the state.
+
+    Attributes
+    ----------
+    step : int
+    names : list of str
+        The roots, "layer/kernel/block0/axis1".
+    roots : dict of str to array
+        Per root: residual, cond, bits_lost, lambda_max, ridge, status, n_iter, age (steps since its statistics;
+        -1 if there is none yet), refreshes, skipped (answers late, lost or bad), failures (since the last good
+        one), spared.
+    graft_ratio : dict of str to float
+        Per parameter: the factor the graft put on the direction.
+    nonfinite : dict of str to int
+        Per parameter: gradients that were not finite.
+    """
+
+    step: int
+    names: list[str]
+    roots: dict[str, Any]
+    graft_ratio: dict[str, float]
+    nonfinite: dict[str, int]
+
+    def worst(self, fact: str) -> tuple[str, float]:
+        """The root with the largest value of a fact, and the value; ("", 0.0) if there are no roots."""
+        values = self.roots[fact]
+        if not len(values):
+            return "", 0.0
+        k = int(np.argmax(values))
+        return self.names[k], float(values[k])
+
+    @property
+    def worst_residual(self) -> float:
+        """Largest certified residual of a root in use."""
+        return self.worst("residual")[1]
+
+    def to_dict(self) -> dict[str, float]:
+        """Flat plain floats for a logger: the worst and the sums."""
+        ratios = list(self.graft_ratio.values())
+        return {
+            "step": float(self.step),
+            "roots": float(len(self.names)),
+            **{f"worst_{fact}": self.worst(fact)[1] for fact in ("residual", "cond", "bits_lost", "ridge", "age")},
+            **{f"total_{count}": float(self.roots[count].sum()) for count in COUNTED},
+            "bad_status": float((self.roots["status"] != 0).sum()),
+            "nonfinite_gradients": float(sum(self.nonfinite.values())),
+            "graft_ratio_min": min(ratios, default=1.0),
+            "graft_ratio_max": max(ratios, default=1.0),
+        }
+
+    def __str__(self) -> str:
+        """One line for people."""
+        name, residual = self.worst("residual")
+        d = self.to_dict()
+        parts = [
+            f"step {self.step}: {len(self.names)} roots",
+            f"{d['total_refreshes']:.0f} refreshes",
+            f"oldest {d['worst_age']:.0f} steps",
+            f"worst residual {residual:.1e}{f' ({name})' if name else ''}",
+            f"cond {d['worst_cond']:.1e}",
+            f"graft {d['graft_ratio_min']:.2g} to {d['graft_ratio_max']:.2g}",
+        ]
+        troubles = {
+            "roots skipped": d["total_skipped"],
+            "bad statuses": d["bad_status"],
+            "gradients not finite": d["nonfinite_gradients"],
+        }
+        parts += [f"{count:.0f} {what}" for what, count in troubles.items() if count]
+        if d["bad_status"]:
+            worst, status = self.worst("status")
+            parts[-1] += f" ({worst}: {Status(int(status)).name})"
+        return ", ".join(parts)
+
+    def record(self, tracker: ConditionTracker) -> None:
+        """Enter every root that there is into a `matroot.ConditionTracker`, under its name."""
+        for k, name in enumerate(self.names):
+            if self.roots["age"][k] >= 0:
+                values: Any = SimpleNamespace(**{fact: self.roots[fact][k : k + 1] for fact in FACTS})
+                tracker.record(name, values)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Residual of every root over its condition number, coloured by age; needs matplotlib. Returns the axes."""
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            _, ax = plt.subplots()
+        there = self.roots["age"] >= 0
+        points = ax.scatter(self.roots["cond"][there], self.roots["residual"][there], c=self.roots["age"][there])
+        ax.figure.colorbar(points, ax=ax, label="age [steps]")
+        ax.set(
+            xscale="log", yscale="log", xlabel="condition number", ylabel="residual", title=f"roots at step {self.step}"
+        )
+        return ax
+
+
+def diagnose(state: State, tracker: ConditionTracker | None = None) -> Diagnostics:
+    """The reading of a state; see `Diagnostics`."""
+    layout, arrays = state.layout, state.arrays
+    names = [join(b, f"axis{axis}") for s, axis in layout.factors for b in layout.block_names(s)]
+
+    def gather(part: str) -> Any:
+        parts = [np.asarray(to_host(arrays[f"{s.axis_name(axis)}/{part}"])) for s, axis in layout.factors]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    roots = {part: gather(part) for part in (*FACTS, *COUNTED)}
+    taken = gather("taken")
+    roots["age"] = np.where(taken > 0, state.step - taken, -1)
+    ratios = arrays.get("graft_ratio", [1.0] * len(layout.leaves))
+    result = Diagnostics(
+        state.step,
+        names,
+        roots,
+        {leaf.path: float(r) for leaf, r in zip(layout.leaves, ratios, strict=True)},
+        {leaf.path: int(n) for leaf, n in zip(layout.leaves, to_host(arrays["skipped"]), strict=True)},
+    )
+    if tracker is not None:
+        result.record(tracker)
+    return result

@@ -1,0 +1,248 @@
+"""Engines: the same numbers from every one, and workers that fail, hang or die."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
+from matroot_optim.blas import one_blas_thread
+from optim.problems import assert_same, run
+
+OPTIONS = {"learning_rate": 0.05, "refresh_every": 4, "block_size": 4, "ridge": 1e-4, "start_step": 8}
+
+
+def spawned():
+    return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
+
+
+@pytest.mark.parametrize("lag", [0, 1, 4, 6])
+def test_threads_are_inline_with_the_same_lag(lag):
+    want, _ = run(Shampoo(**OPTIONS, engine=InlineEngine(lag)))
+    with ExecutorEngine(lambda: ThreadPoolExecutor(3), lag=lag) as engine:
+        got, state = run(Shampoo(**OPTIONS, engine=engine))
+    assert_same(got, want)
+    assert engine.clock.failures == 0
+    assert all(p.due > 30 for p in state.pending)
+
+
+def test_lag_changes_the_numbers():
+    assert abs(run(Shampoo(**OPTIONS))[0]["a"] - run(Shampoo(**OPTIONS, engine=InlineEngine(3)))[0]["a"]).max() > 1e-6
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_processes_are_inline_with_the_same_lag(shared):
+    before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    want, _ = run(Shampoo(**OPTIONS, engine=InlineEngine(3)))
+    with ExecutorEngine(spawned, lag=3, timeout=120, shared_memory=shared) as engine:
+        got, _ = run(Shampoo(**OPTIONS, engine=engine))
+    assert_same(got, want)
+    assert engine.clock.failures == 0
+    assert not multiprocessing.active_children()
+    if before:
+        assert not [name for name in set(os.listdir("/dev/shm")) - before if name.startswith("psm_")]
+
+
+def test_loky():
+    loky = pytest.importorskip("loky")
+    want, _ = run(Shampoo(**OPTIONS, engine=InlineEngine(3)))
+    executor = loky.ProcessPoolExecutor(1)
+    try:
+        got, _ = run(Shampoo(**OPTIONS, engine=ExecutorEngine(executor, lag=3, timeout=120)))
+    finally:
+        executor.shutdown(wait=True, kill_workers=True)
+    assert_same(got, want)
+
+
+@pytest.mark.filterwarnings("default")  # what Dask warns of is its own
+def test_dask():
+    distributed = pytest.importorskip("distributed")
+    want, _ = run(Shampoo(**OPTIONS, engine=InlineEngine(3)), steps=12)
+    with distributed.Client(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+    ) as client:
+        engine = ExecutorEngine(client.get_executor(), lag=3, timeout=120)
+        got, _ = run(Shampoo(**OPTIONS, engine=engine), steps=12)
+    assert_same(got, want)
+    assert engine.clock.failures == 0
+
+
+MPI_SCRIPT = """
+from mpi4py.futures import MPICommExecutor
+from mpi4py import MPI
+import numpy as np
+from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
+from optim.problems import assert_same, run
+from optim.test_optim_engines import OPTIONS
+
+with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:
+    if executor is not None:
+        engine = ExecutorEngine(executor, lag=3, timeout=120)
+        got, _ = run(Shampoo(**OPTIONS, engine=engine), steps=12)
+        want, _ = run(Shampoo(**OPTIONS, engine=InlineEngine(3)), steps=12)
+        assert_same(got, want)
+        assert engine.clock.failures == 0, engine.clock
+        print("same on", MPI.COMM_WORLD.size, "ranks")
+"""
+
+
+def test_mpi():
+    pytest.importorskip("mpi4py")
+    mpiexec = os.path.join(os.path.dirname(sys.executable), "mpiexec")
+    if not os.path.exists(mpiexec):
+        pytest.skip("mpiexec is not installed beside Python")
+    paths = [os.path.dirname(os.path.dirname(__file__)), os.path.dirname(os.path.dirname(os.path.dirname(__file__)))]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [mpiexec, "-n", "2", sys.executable, "-c", MPI_SCRIPT]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=180, check=False)
+    assert "same on 2 ranks" in done.stdout, done.stderr[-3000:]
+
+
+class Faulty(Executor):
+    """Runs jobs at once, but some raise, hang, or return garbage."""
+
+    def __init__(self, fault, which):
+        self.fault, self.which, self.count = fault, which, 0
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        self.count += 1
+        if self.count not in self.which:
+            future.set_result(fn(*args, **kwargs))
+        elif self.fault == "raises":
+            future.set_exception(MemoryError("no room"))
+        elif self.fault == "garbage":
+            future.set_result("garbage")
+        elif self.fault == "refuses":
+            raise RuntimeError("cannot schedule new futures")
+        return future  # "hangs": never done
+
+
+@pytest.mark.parametrize("fault", ["raises", "garbage", "refuses", "hangs"])
+def test_a_failing_worker_costs_a_counter_and_keeps_the_root(fault):
+    engine = ExecutorEngine(Faulty(fault, {7, 8}), lag=2, timeout=0.05)
+    params, state = run(Shampoo(**OPTIONS, engine=engine))
+    assert engine.clock.failures == 2
+    assert all(np.isfinite(x).all() for x in params.values())
+    skipped = sum(int(state[name]) for name in state if "/axis" in name and name.endswith("/skipped"))
+    assert skipped >= 2
+    clean, _ = run(Shampoo(**OPTIONS, engine=InlineEngine(2)))
+    assert all(np.linalg.norm(params[k] - clean[k]) < 0.5 * np.linalg.norm(clean[k]) for k in params)
+
+
+def die():
+    os._exit(1)
+
+
+def test_a_killed_worker_is_replaced():
+    pools = []
+
+    def make():
+        pools.append(spawned())
+        return pools[-1]
+
+    with ExecutorEngine(make, lag=2, timeout=120) as engine:
+        opt = Shampoo(**OPTIONS, engine=engine)
+        params, state = run(opt, steps=10)
+        for process in list(pools[0]._processes.values()):
+            process.kill()
+        params, state = run(opt, steps=30, params=params, state=state, skip=10)
+    assert len(pools) == 2
+    assert engine.clock.failures >= 1
+    assert all(np.isfinite(x).all() for x in params.values())
+    # New roots came after the kill.
+    assert max(int(state[name]) for name in state if name.endswith("/taken")) > 15
+    assert not multiprocessing.active_children()
+
+
+def test_a_broken_executor_of_the_caller_never_ends_the_run():
+    executor = spawned()
+    try:
+        executor.submit(die)
+        time.sleep(1.0)
+        engine = ExecutorEngine(executor, lag=1, timeout=30)
+        params, _ = run(Shampoo(**OPTIONS, engine=engine))
+    finally:
+        executor.shutdown()
+    assert engine.clock.answers == 0
+    assert all(np.isfinite(x).all() for x in params.values())
+
+
+def test_close_leaves_no_thread():
+    before = threading.active_count()
+    with ExecutorEngine(lambda: ThreadPoolExecutor(4), lag=3) as engine:
+        run(Shampoo(**OPTIONS, engine=engine))
+    engine.close()
+    assert threading.active_count() <= before + (os.cpu_count() or 1)  # matroot's own pool may have come up
+    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
+
+
+def test_a_hanging_process_does_not_hold_the_close():
+    with ExecutorEngine(lambda: HangingPool(), lag=1, timeout=0.2) as engine:
+        begin = time.perf_counter()
+        run(Shampoo(**OPTIONS, engine=engine), steps=3)
+    assert time.perf_counter() - begin < 60
+    assert engine.clock.failures > 0
+    assert not multiprocessing.active_children()
+
+
+class HangingPool(ProcessPoolExecutor):
+    def __init__(self):
+        super().__init__(1, mp_context=multiprocessing.get_context("spawn"))
+
+    def submit(self, fn, /, *args, **kwargs):
+        return super().submit(time.sleep, 10_000)
+
+
+def test_update_is_pure_with_jobs_under_way():
+    from optim.problems import weights
+
+    with ExecutorEngine(lambda: ThreadPoolExecutor(2), lag=2) as engine:
+        opt = Shampoo(**OPTIONS, engine=engine)
+        params, state = run(opt, steps=10)
+        g = {k: np.ones_like(v) for k, v in weights().items()}
+        first, _ = opt.update(g, state, params)
+        second, _ = opt.update(g, state, params)
+    assert_same(first, second)
+
+
+def test_wrong_executors():
+    with pytest.raises(TypeError, match="executor must have submit"):
+        ExecutorEngine(3)
+    with pytest.raises(ValueError, match="timeout must be"):
+        ExecutorEngine(list, timeout=0)
+
+
+def test_blas_limit_is_restored_after_overlapping_blocks():
+    from threadpoolctl import threadpool_info
+
+    def threads():
+        return [m["num_threads"] for m in threadpool_info() if m["user_api"] == "blas"]
+
+    import scipy.linalg  # noqa: F401
+
+    before = threads()
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with one_blas_thread():
+            inside.set()
+            leave.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    inside.wait()
+    with one_blas_thread():
+        assert set(threads()) == {1}
+    assert set(threads()) == {1}
+    leave.set()
+    other.join()
+    assert threads() == before
