@@ -19,8 +19,6 @@ default_role = "py:obj"
 math_number_all = False
 math_eqref_format = "({number})"
 
-suppress_warnings = ["toc.empty_glob"]  # the optimizer's page may be absent
-
 autosummary_generate = True
 autodoc_typehints = "none"
 numpydoc_show_class_members = False

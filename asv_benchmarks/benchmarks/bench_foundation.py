@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import scipy.linalg
+from threadpoolctl import threadpool_limits
 
 import matroot
 from matroot import gallery
@@ -97,7 +98,9 @@ class General:
 
     @unit("seconds outside the Schur form / seconds of the Schur form")
     def track_outside_schur(self, n, p):
-        schur, solve = in_turn(lambda: scipy.linalg.schur(self.A), lambda: self.ours(p), rounds=3)
+        # both with BLAS at one thread, or its choice of threads would be compared
+        with threadpool_limits(1, "blas"):
+            schur, solve = in_turn(lambda: scipy.linalg.schur(self.A), lambda: self.ours(p), rounds=3)
         return (solve - schur) / schur
 
 
