@@ -148,7 +148,7 @@ def test_refinement():
     B = shaken(A, 0.1)
     at = moved(basis, B, None, -0.5, 1e-3, engine)
     new = first_order.refined(basis, B, at, -0.5, engine)
-    after = seen(new, new.E.copy(), new.w, None, -0.5, engine)
+    after = seen(new, new.E.copy(), new.w, None, -0.5, 1e-3, engine)
     assert after.eta < at.eta**2
     assert np.linalg.norm(new.Q.T @ new.Q - np.eye(N)) <= min(1e-12, new.defect)
     X = root(new, after, 2, True, engine)
@@ -175,6 +175,7 @@ def test_norm_bound(kind):
         E = size * (E + E.conj().T)
         norm = np.linalg.norm(E, 2)
         assert norm <= first_order._norm_bound(E, np.ones(n), cpu()) <= 1.6 * norm
+    assert norm <= first_order._norm_bound(E, np.ones(n), cpu(), enough=3 * norm) <= 3 * norm
     assert first_order._norm_bound(np.zeros((5, 5)), np.ones(5), cpu()) == 0
     assert first_order._norm_bound(np.full((5, 5), np.nan), np.ones(5), cpu()) == np.inf
 
@@ -249,6 +250,16 @@ def test_scales_and_growth(size):
     assert tracker.counts["first order"] >= 3
     result = tracker.update(size * 1e-4 * A)
     assert distance(result.x * (size * 1e-4) ** 0.25, exact) <= tracker.error
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_jumps_out_of_range(dtype):
+    A = gallery.spd(N, 1e2, rng=7)[0].astype(dtype)
+    tracker = RootTracker(2, regularization=1e-2)
+    for k in (0, 100, -100, 90) if dtype == "float32" else (0, 900, -900, 30):
+        result = tracker.update(A * A.dtype.type(2.0) ** k)
+        assert tracker.way == "full"
+        assert result.status == Status.CONVERGED
 
 
 def test_what_float32_cannot_hold_is_not_called_converged():

@@ -36,9 +36,9 @@ PRODUCT_ERROR = 0.5
 EIGEN_ERROR = 10.0
 #: Share of rtol that the rounding of the narrow products may take; beyond it, they are done in full precision.
 ROUNDING_SHARE = 0.25
-#: Gaussian vectors, and the power of the matrix, in the bound of a norm.
+#: Gaussian vectors, and powers of the matrix, in the bound of a norm.
 PROBES = 8
-POWER = 16
+POWERS = (4, 16)
 #: Rows worked on at a time, to stay in cache.
 ROWS = 128
 #: Rows of the eigenproblems from which the extreme eigenvalues are taken.
@@ -114,24 +114,35 @@ def hermitian_product(Y: Array, Z: Array, engine: Any) -> Array:
 
 def moved(basis: Basis, A: Array, rule: Regularization | None, s: float, rtol: float, engine: Any) -> Moved:
     """A, in the units of the basis, seen from it: two products."""
-    D = A - basis.A
-    size = float(engine.xp.linalg.norm(D))
-    wide = basis.Q.dtype
+    xp, wide = engine.xp, basis.Q.dtype
     narrow = narrower(wide)
+    D = xp.empty(A.shape, narrow)
+    xp.subtract(A, basis.A, out=D, casting="same_kind")
+    size = float(xp.linalg.norm(D))
     least = float((basis.f ** (1 / s)).min())
     if not PRODUCT_ERROR * _unit(narrow) * size * abs(s) <= ROUNDING_SHARE * rtol * least:
-        narrow = wide
+        narrow, D = wide, A - basis.A
+        size = float(xp.linalg.norm(D))
+        if not np.isfinite(size):
+            return Moved(D, basis.w, basis.w, 0.0, 0.0, np.inf, np.inf)
     Q = basis.Q.astype(narrow, copy=False)
-    E = hermitian_product(Q.conj().T, engine.matmul(D.astype(narrow, copy=False), Q), engine)
+    E = hermitian_product(Q.conj().T, engine.matmul(D, Q), engine)
     E += basis.E
     diagonal = E.reshape(-1)[:: len(E) + 1]
     d = basis.w + diagonal.real
     diagonal[...] = 0
-    return seen(basis, E, d, rule, s, engine, PRODUCT_ERROR * _unit(narrow) * size)
+    return seen(basis, E, d, rule, s, rtol, engine, PRODUCT_ERROR * _unit(narrow) * size)
 
 
 def seen(
-    basis: Basis, E: Array, d: Array, rule: Regularization | None, s: float, engine: Any, noise: float = 0.0
+    basis: Basis,
+    E: Array,
+    d: Array,
+    rule: Regularization | None,
+    s: float,
+    rtol: float,
+    engine: Any,
+    noise: float = 0.0,
 ) -> Moved:
     """Regularize diag(d) + E, known up to `noise`, and bound the error of a first-order root."""
     order = engine.xp.argsort(d)
@@ -143,15 +154,15 @@ def seen(
     least, most = float(b.min()), float(b.max())
     if not least > 0:
         return Moved(E, d, b, ridge, largest, np.inf, np.inf)
-    eta = _norm_bound(E, b, engine)
-    drift = abs(s) * eta**2 / (1 - eta) if eta < 1 else np.inf
-    if from_lowest:  # the ridge rests on lambda_min, which is known to second order
-        drift *= 2
-    drift = drift / (1 - drift) if drift < 1 else np.inf
     cond = most / least
     u = eigen_error(basis.Q.dtype, len(b)) + noise / most
-    rounding = float(forward_error_bound(np.asarray(cond), s, u))
-    return Moved(E, d, b, ridge, largest, eta, drift + rounding + basis.defect * (1 + basis.defect * cond))
+    rounding = float(forward_error_bound(np.asarray(cond), s, u)) + basis.defect * (1 + basis.defect * cond)
+    # With a ridge that rests on lambda_min, which is known to second order, twice the error.
+    weight = abs(s) * (2 if from_lowest else 1)
+    eta = _norm_bound(E, b, engine, enough=(max(rtol - rounding, 0) / (3 * weight)) ** 0.5)
+    drift = weight * eta**2 / (1 - eta) if eta < 1 else np.inf
+    drift = drift / (1 - drift) if drift < 1 else np.inf
+    return Moved(E, d, b, ridge, largest, eta, drift + rounding)
 
 
 def root(basis: Basis, at: Moved, p: int, inverse: bool, engine: Any) -> Array:
@@ -221,27 +232,31 @@ def _probes(n: int, kind: str) -> np.ndarray:
     return V + 1j * rng.standard_normal((n, PROBES)) if kind == "c" else V
 
 
-def _norm_bound(E: Array, b: Array, engine: Any) -> float:
-    """Upper bound of ||N||_2, N = E_ij / sqrt(b_i b_j), from N^16 on 8 Gaussian vectors.
+def _norm_bound(E: Array, b: Array, engine: Any, enough: float = 0.0) -> float:
+    """Upper bound of ||N||_2, N = E_ij / sqrt(b_i b_j), from N^4 or, where that is more than `enough`, N^16.
 
-    P(||T|| > 10 sqrt(2/pi) max ||T v||) <= 10^-8 (Halko, Martinsson & Tropp, SIAM Review 53(2), 2011, lemma 4.1), and
-    the sixteenth root of that factor is 1.14.
+    With 8 Gaussian vectors v, P(||T|| > 10 sqrt(2/pi) max ||T v||) <= 10^-8 (Halko, Martinsson & Tropp, SIAM Review
+    53(2), 2011, lemma 4.1); the 16th root of that factor is 1.14.
     """
     xp = engine.xp
     r = (1 / xp.sqrt(b))[:, None].astype(E.real.dtype)
-    V = xp.asarray(_probes(len(b), E.dtype.kind)).astype(E.dtype)
-    log_size = 0.0
+    V = r * xp.asarray(_probes(len(b), E.dtype.kind)).astype(E.dtype)
+    log_size, bound = 0.0, np.inf
     with np.errstate(all="ignore"):
-        for _ in range(POWER):
-            V = r * engine.matmul(E, r * V)
+        for power in range(1, POWERS[-1] + 1):
+            V = engine.matmul(E, V)
+            V *= r
+            if power in POWERS:
+                longest = float(xp.sqrt((abs(V) ** 2).sum(0)).max())
+                bound = (10 * (2 / np.pi) ** 0.5 * longest) ** (1 / power) * np.exp(log_size / power)
+                if bound <= enough:
+                    break
             size = float(abs(V).max())
-            if size == 0:
-                return 0.0
-            V /= size
+            if not size > 0:
+                break
             log_size += np.log(size)
-        longest = float(xp.sqrt((abs(V) ** 2).sum(0)).max())
-        bound = (10 * (2 / np.pi) ** 0.5 * longest) ** (1 / POWER) * np.exp(log_size / POWER)
-    return float(bound) if np.isfinite(bound) else np.inf
+            V *= r / size
+    return float(bound) if np.isfinite(bound) else 0.0 if size == 0 else np.inf
 
 
 def _power_sum(u: Array, v: Array, p: int) -> Array:

@@ -73,7 +73,8 @@ class WarmStep(Eigen):
         for i, basis in enumerate(self.bases):
             if basis is not None and not basis.wait:
                 units = float(scale[i]) / basis.scale
-                found = self._warm(i, A[i] * A.real.dtype.type(units), basis, problem, engine)
+                with np.errstate(all="ignore"):  # a jump may leave the range
+                    found = self._warm(i, A[i] if units == 1 else A[i] * units, basis, problem, engine)
                 if found is not None:
                     warm[i] = (*found, units)
         rows = [i for i in range(len(A)) if i not in warm]
@@ -90,10 +91,10 @@ class WarmStep(Eigen):
         if not at.error <= rtol:
             if not (self.refining and at.eta <= REFINABLE):
                 return None
-            new = refined(basis, A, at, s, engine)
+            new = refined(basis, A.copy(), at, s, engine)
             if new is None:
                 return None
-            at, basis, way = seen(new, new.E.copy(), new.w, rule, s, engine), new, REFINED
+            at, basis, way = seen(new, new.E.copy(), new.w, rule, s, rtol, engine), new, REFINED
             if not at.error <= rtol:
                 return None
             self.news[i] = new
@@ -163,7 +164,8 @@ def _merged(
         for name in numbers:
             getattr(raw, name)[rows] = getattr(cold, name)
     for i, (X, at, units) in warm.items():
-        X *= X.real.dtype.type(units**-s)
+        if units != 1:
+            X *= units**-s
         least, most = float(at.b.min()), float(at.b.max())
         for name, value in zip(
             numbers, (X, 0, most / least, at.largest / units, least / units, at.ridge / units), strict=True
