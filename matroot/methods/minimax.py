@@ -26,19 +26,19 @@ class Minimax(Method):
     """B = q_k(M), X <- X B, M <- B^p M with the best q_k of degree 1, 2 or 4 for the spectrum that is left.
 
     Any p >= 1, any rational exponent. Prefer it wherever products are what the machine does fast: on a GPU,
-    and on a CPU for n up to about 128. At kappa = 1e6, p = 4 it takes 25 products where coupled Newton
-    takes 72.
+    and on a CPU for small matrices. At kappa = 1e6, p = 4 it takes 25 products in float32 and 29 in
+    float64, where coupled Newton takes 76. For p = 1 on the CPU it is the inverse by Cholesky, which no
+    polynomial beats.
 
     The schedule of polynomials follows from p, the condition number and the accuracy asked for. The
     condition number is what a Cholesky factorization and six Lanczos steps say (CPU) or what the
     regularization promises. Without either the schedule serves every spectrum above ``eps sqrt(n) / 4``,
-    and is long. Scaled by lambda_max <= min(||A||_inf, ||A^2||_F^{1/2}); A^2 is the first product anyway.
+    and is long. A is scaled by bounds of lambda_max from its rows and from A^2, which is the first product
+    anyway.
 
-    For p = 1 on the CPU it is the inverse by Cholesky, which no polynomial beats.
-
-    The forward error is that of the other iterations, but the residual X^p A - I can be larger by 10 or
-    more at large p and kappa: some large eigenvalues pass through the level of the smallest on their way to
-    1.
+    The forward error is that of the other iterations. The residual X^p A - I is within a few times coupled
+    Newton's; at p = 8 and kappa = 1e10 that is 100 times `Eigen`'s, since some large eigenvalues pass
+    through the level of the smallest on their way to 1.
 
     Parameters
     ----------
