@@ -134,8 +134,9 @@ def solve_chunk(stack: Array, part: slice, job: Job, out: Output) -> None:
     rule, bad = job.rule, ~np.isin(first.status, [*USABLE, Status.NONFINITE_INPUT])
     bad |= first.status == Status.ILL_CONDITIONED
     rows = np.flatnonzero(bad)
-    while isinstance(rule, Ridge) and rule.retries and len(rows):
-        rule = rule.raised()
+    tries = rule.retries if isinstance(rule, Ridge) else 0
+    while isinstance(rule, Ridge) and tries and len(rows):
+        rule, tries = rule.raised(), tries - 1
         again = attempt(stack[rows], job, rule)
         out.write(part.start + rows, again)
         rows = rows[again.status != Status.CONVERGED]

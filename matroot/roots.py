@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from fractions import Fraction
 from typing import Any
@@ -335,7 +336,7 @@ def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
     engine = engine_of(values)
     wide = values.astype(np.result_type(values.dtype, np.float64))
     shape, n = wide.shape[:-2], wide.shape[-1]
-    stack = wide.reshape(-1, n, n) if wide.size else wide.reshape(0, n, n)
+    stack = wide.reshape(math.prod(shape), n, n)
     finite = np.isfinite(stack).all((-1, -2))
     stack = np.where(finite[:, None, None], stack, np.eye(n))
     if assume_a == "gen":
