@@ -1,0 +1,217 @@
+"""Shampoo as a `torch.optim.Optimizer`. No mathematics here: parameters, groups and state dicts meet the core."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from matroot import ConditionTracker
+from matroot_optim.checkpoint import export, restore
+from matroot_optim.config import SHARED
+from matroot_optim.diagnostics import Diagnostics
+from matroot_optim.layout import Layout, make_layout
+from matroot_optim.momentum import Rates
+from matroot_optim.shampoo import Shampoo as Core
+from matroot_optim.shampoo import add_into
+from matroot_optim.state import State, fresh
+
+#: Options that a parameter group may set, beside lr, by their names in the core.
+OF_GROUP = {field.name for field in dataclasses.fields(Core)} - SHARED - {"learning_rate"}
+
+
+class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
+    """Shampoo for torch, with the keywords of `matroot_optim.Shampoo`.
+
+    Statistics, momentum and roots are float32 (float64 for float64 parameters) whatever the parameters are, in
+    memory and through ``state_dict``. Equal-shaped blocks of all parameters are worked on together.
+
+    Parameters
+    ----------
+    params : iterable of tensors, or of dicts that define groups
+        A group may set lr and every option that belongs to single parameters (weight_decay, betas, graft, block_size,
+        preconditioned_dims, ...). Options of the whole (refresh_every, schedule, engine, on_nonfinite, ...) are
+        keywords here.
+    lr : float
+        With the default graft, take Adam's.
+    betas : (float, float)
+    weight_decay : float
+    **options
+        Of `matroot_optim.Shampoo`.
+
+    Raises
+    ------
+    ValueError
+        An option is wrong: the message has its name, the value and what is allowed.
+    TypeError
+        There is no such option, or a parameter is not real floating point.
+
+    Notes
+    -----
+    ``state_dict()`` holds tensors, numbers and strings alone, so that ``torch.load(weights_only=True)`` reads it.
+    Root jobs under way are waited for and saved with it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from matroot_optim.torch import Shampoo
+    >>> model = torch.nn.Linear(3, 2)
+    >>> optimizer = Shampoo(model.parameters(), lr=1e-3)
+    >>> loss = model(torch.ones(4, 3)).square().mean()
+    >>> loss.backward()
+    >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        if "groups" in options:
+            raise TypeError("groups is what parameter groups are for in torch; give params as dicts")
+        shared = {name: value for name, value in options.items() if name in SHARED}
+        own = {name: value for name, value in options.items() if name not in SHARED}
+        Core(lr, betas=betas, weight_decay=weight_decay, **options)  # checks them all, and their names
+        self._core = Core(lr, groups=self._options_of, **shared)
+        self._kept: State | None = None
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, **own})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        self._options_of(f"{len(self.param_groups) - 1}/0")
+        if self._kept is not None:
+            self._fit()
+
+    def _options_of(self, path: str) -> dict[str, Any]:
+        """The core's options of the parameter at "group/index"."""
+        group = self.param_groups[int(path.partition("/")[0])]
+        unknown = sorted(set(group) - OF_GROUP - {"params", "lr", "initial_lr", "param_names"} - _OF_SCHEDULERS)
+        if unknown:
+            raise TypeError(f"a parameter group must set lr or one of {sorted(OF_GROUP)}, got {', '.join(unknown)}")
+        return {"learning_rate": float(group["lr"]), **{name: group[name] for name in OF_GROUP if name in group}}
+
+    def _parameters(self) -> dict[str, Any]:
+        """Every parameter by its path "group/index"."""
+        return {f"{g}/{i}": p for g, group in enumerate(self.param_groups) for i, p in enumerate(group["params"])}
+
+    def _layout(self) -> Layout:
+        return make_layout(self._core, {path: p.detach() for path, p in self._parameters().items()})
+
+    def _fit(self) -> State:
+        """The state for the parameters there are now: new ones start afresh, the others keep theirs."""
+        params = [p.detach() for p in self._parameters().values()]
+        layout = self._layout()
+        if self._kept is None:
+            self._kept = fresh(self._core, layout, params)
+        elif layout != self._kept.layout:
+            start, meta = export(fresh(self._core, layout, params))
+            names, old = export(self._kept)
+            old["leaves"] = {**meta["leaves"], **old["leaves"]}
+            self._kept = restore(self._core, layout, params, {**start, **names}, old)
+        return self._kept
+
+    def _rates(self, layout: Layout) -> list[Rates]:
+        groups = [self.param_groups[int(leaf.path.partition("/")[0])] for leaf in layout.leaves]
+        return [Rates(float(g["lr"]), float(g["weight_decay"]), float(g["betas"][0])) for g in groups]
+
+    def _current(self) -> State:
+        """The state, refitted when a group's decay of the statistics was changed."""
+        if self._kept is None:
+            return self._fit()
+        for leaf in self._kept.layout.leaves:
+            group = self.param_groups[int(leaf.path.partition("/")[0])]
+            if float(group["betas"][1]) != leaf.options.betas[1]:
+                return self._fit()
+        return self._kept
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; a parameter without gradient is left alone.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model again and returns the loss.
+
+        Raises
+        ------
+        TypeError
+            A gradient is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        state = self._current()
+        params = self._parameters()
+        grads = {path: _dense(path, p.grad) for path, p in params.items() if p.grad is not None}
+        weights = {path: p.detach() for path, p in params.items()}
+        layout = state.layout
+        g, W = layout.align(grads, "grads"), layout.align(weights, "params")
+        moves, self._kept = self._core.advance(g, state, W, donate=True, rates=self._rates(layout))
+        for path, move in zip(weights, moves, strict=True):
+            if path in grads:
+                add_into(weights[path], move)
+        return loss
+
+    def diagnostics(self, tracker: ConditionTracker | None = None) -> Diagnostics:
+        """What is known of every root; see `matroot_optim.Shampoo.diagnostics`. Paths are "group/index"."""
+        return self._core.diagnostics(self._current(), tracker)
+
+    def state_dict(self) -> dict[str, Any]:
+        names, meta = export(self._current())
+        plain: dict[str, Any] = super().state_dict()
+        numbers = [n for group in plain["param_groups"] for n in group["params"]]
+        plain["state"] = {}
+        for number, path in zip(numbers, self._parameters(), strict=True):
+            mine = {name.removeprefix(f"{path}/"): x for name, x in names.items() if name.startswith(f"{path}/")}
+            plain["state"][number] = {name: torch.from_numpy(x.copy()) for name, x in mine.items()}
+            plain["state"][number]["step"] = torch.tensor(int(names["step"]))
+        plain["matroot_optim"] = _plain(meta)
+        return plain
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state: the precision of the saved arrays is kept, whatever dtype the parameters have."""
+        super().load_state_dict({**state_dict, "state": {}})
+        saved = state_dict["state"]
+        if not saved or "matroot_optim" not in state_dict:
+            if saved:
+                raise ValueError("state_dict must come from matroot_optim.torch.Shampoo, got one without its metadata")
+            return
+        numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
+        names: dict[str, Any] = {}
+        for number, path in zip(numbers, self._parameters(), strict=True):
+            names.update({f"{path}/{name}": x.cpu().numpy() for name, x in saved[number].items()})
+            names["step"] = int(saved[number]["step"])
+        params = [p.detach() for p in self._parameters().values()]
+        self._kept = restore(self._core, self._layout(), params, names, state_dict["matroot_optim"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_core": dataclasses.replace(self._core, groups=None), "_kept": self._kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._core = dataclasses.replace(self._core, groups=self._options_of)
+
+
+#: What torch's own learning-rate schedulers leave in a group.
+_OF_SCHEDULERS = {"max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr", "foreach", "fused", "capturable"}
+
+
+def _dense(path: str, grad: Any) -> Any:
+    if grad.layout != torch.strided:
+        raise TypeError(f"the gradient of parameter {path!r} must be dense, got layout {grad.layout}; use sparse=False")
+    return grad.detach()
+
+
+def _plain(meta: Any) -> Any:
+    """Tuples as lists, so that only plain containers are saved."""
+    if isinstance(meta, dict):
+        return {key: _plain(value) for key, value in meta.items()}
+    return [_plain(value) for value in meta] if isinstance(meta, list | tuple) else meta
