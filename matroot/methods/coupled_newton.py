@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
 
 from matroot.conditioning import largest_eigenvalue
 from matroot.methods.base import Array, Method, Problem, Raw, iterative_refusal
-from matroot.methods.iteration import (
-    Workspace,
-    add_to_diagonal,
-    default_max_iter,
-    iterate,
-    power_into,
-)
+from matroot.methods.iteration import Workspace, add_to_diagonal, default_max_iter, iterate, power_into
+from matroot.methods.powers import positive_power
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,32 +114,22 @@ def coupled(
     top: float,
     growth: float,
 ) -> Raw:
-    """X <- X T^a, M <- T^p M for A^{-a/p}, with M_0's largest eigenvalue near `top`.
-
-    A positive exponent s is A^k A^{-(k - s)} with k = ceil(s): X starts from A^k.
-    """
+    """X <- X T^a, M <- T^p M for A^{-a/p}, with M_0's largest eigenvalue near `top`."""
     xp = engine.xp
-    B, n, _ = A.shape
+    n = A.shape[-1]
     s, p = problem.rational, problem.p
-    k = max(0, math.ceil(s))
-    a = int((k - s) * p)
-
-    X = xp.zeros_like(A)
-    if k:
-        xp.copyto(X, A)
-        for _ in range(k - 1):
-            X = engine.matmul(X, A)
-    else:
-        add_to_diagonal(X, 1)
-    if a == 0:
-        return Raw(X, np.zeros(B, np.int8), np.zeros(B, np.int64), max(0, k - 1))
+    if s >= 0:
+        root = replace(problem, s=Fraction(-1, p))
+        return positive_power(A, s, lambda C: coupled(C, root, engine, into_T, near, top=top, growth=growth), engine)
+    a = -s.numerator
 
     z = top / top_eigenvalue(A, engine)
-    scale = (z ** (a / p)).astype(X.real.dtype)
-    X *= scale[:, None, None]
+    scale = (z ** (a / p)).astype(A.real.dtype)
+    X = xp.zeros_like(A)
+    add_to_diagonal(X, scale)
     M = A
     M *= z[:, None, None].astype(M.real.dtype)
-    scaled_identity = k == 0
+    scaled_identity = True
 
     def step(work: Workspace, last: bool) -> None:
         nonlocal scaled_identity
@@ -169,7 +154,7 @@ def coupled(
     limit = problem.max_iter if problem.max_iter is not None else default_max_iter(growth, eps)
     work = Workspace.like(X, M, engine)
     X, status, n_iter = iterate(work, step, tol=problem.tolerance(eps, n), max_iter=limit, near=near)
-    return Raw(X, status, n_iter, work.products + max(0, k - 1))
+    return Raw(X, status, n_iter, work.products)
 
 
 def top_eigenvalue(A: Array, engine: Any) -> Array:

@@ -86,7 +86,7 @@ def iterate(
     """
     xp = work.engine.xp
     B = work.X.shape[0]
-    done = xp.empty_like(work.X)
+    done = None
     status = np.full(B, Status.MAX_ITER, np.int8)
     n_iter = np.zeros(B, np.int64)
     active = np.arange(B)
@@ -109,8 +109,13 @@ def iterate(
         if finished.any():
             rows = np.flatnonzero(finished)
             previous = ~(new < error)[rows] & ~converged[rows]
-            done[active[rows]] = work.X_next[rows]
-            done[active[rows[previous]]] = work.X[rows[previous]]
+            if previous.any():
+                work.X_next[rows[previous]] = work.X[rows[previous]]
+            if done is None and len(rows) == B:  # all at once, as a lone matrix is: nothing is copied
+                done = work.X_next
+            else:
+                done = xp.empty_like(work.X) if done is None else done
+                done[active[rows]] = work.X_next[rows]
             best = np.where(previous, error[rows], new[rows])
             n_iter[active[rows]] = k
             status[active[rows]] = _verdict(best, converged[rows], rounding[rows], hopeless[rows], tol)
@@ -171,11 +176,6 @@ def power_into(work: Workspace, q: int) -> None:
             source = work.R
     if q == 1:
         work.engine.xp.copyto(work.R, work.T)
-
-
-def power_products(q: int) -> int:
-    """Products that `power_into` issues."""
-    return q.bit_length() + q.bit_count() - 2
 
 
 def default_max_iter(growth: float, eps: float) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from matroot.engines.gpu import hermitian_part
+from matroot.methods import fused
 from matroot.methods.base import Array, Method, Problem, Raw
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder, top_eigenvalue
 from matroot.methods.eigen import Eigen
@@ -26,8 +27,9 @@ from matroot.methods.iteration import (
     default_max_iter,
     power_into,
 )
-from matroot.methods.minimax import Minimax, power, power_products
+from matroot.methods.minimax import Minimax
 from matroot.methods.newton_db import NewtonDB
+from matroot.methods.powers import power, power_products
 from matroot.result import Status
 
 SERVED = (Eigen, Minimax, CoupledNewton, HigherOrder, NewtonDB)
@@ -102,7 +104,7 @@ def inverted(H: Array, problem: Problem, raw: Raw, engine: Any) -> Array:
     least = float(np.finfo(H.dtype).eps) * math.sqrt(n) / 4
     promised = 0.0 if problem.floor is None else float(problem.floor.min(initial=1.0))
     floor = np.full(len(H), 0.1 * max(least, promised) ** (1 / problem.p))
-    second = Minimax().apply(H, None, 1, replace(problem, s=Fraction(-1), floor=floor, max_iter=None), engine)
+    second = inverse(Minimax(), H, replace(problem, s=Fraction(-1), floor=floor, max_iter=None), engine)
     raw.n_products += second.n_products
     raw.status = xp.where(raw.status == int(Status.CONVERGED), second.status, raw.status)
     return xp.where(finite[:, None, None], second.x, xp.nan)
@@ -111,6 +113,8 @@ def inverted(H: Array, problem: Problem, raw: Raw, engine: Any) -> Array:
 def inverse(method: Method, A: Array, problem: Problem, engine: Any) -> Raw:
     """A^s for negative s; A is overwritten."""
     if isinstance(method, Minimax):  # a fixed schedule: it never looks
+        if fused.fits(A, engine):
+            return fused.run(method, A, problem, engine)
         return method.apply(A, None, -problem.rational.numerator, problem, engine)
     p = problem.p
     if isinstance(method, HigherOrder):

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from matroot.conditioning import lanczos
-from matroot.engines.cpu import hermitian_part
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw, iterative_refusal
 from matroot.methods.iteration import add_to_diagonal
+from matroot.methods.powers import positive_power, power, power_products
 from matroot.result import Status
 from matroot.schedules import Coefficients, Schedule, schedule
 
@@ -65,26 +65,12 @@ class Minimax(Method):
         return super().refuses(problem, n) or iterative_refusal(problem)
 
     def run(self, A: Array, problem: Problem, engine: Any) -> Raw:
-        xp, n = engine.xp, A.shape[-1]
         s = problem.rational
         if s.denominator == 1 and s < 0 and not engine.sync_free():
             return _whole_inverse(A, -s.numerator, engine)
         if s < 0:
             return self.apply(A, None, -s.numerator, problem, engine)
-        # A^s = A^k (A^(-1/p))^(-r); A^(k + 1) A^(s - k - 1) needs no inverse, and loses a digit more.
-        k = math.floor(s)
-        r = (s - k).numerator
-        whole = power(A, k, engine) if k or s == 0 else None
-        if r == 0:
-            return Raw(whole, xp.zeros(len(A), xp.int8), np.zeros(len(A), np.int64), power_products(k))
-        raw = self.apply(A, None, 1, problem, engine)
-        safe = xp.where((raw.status == int(Status.CONVERGED))[:, None, None], raw.x, xp.eye(n, dtype=A.dtype))
-        raw.x = power(xp.linalg.inv(hermitian_part(safe)), r, engine)
-        raw.n_products += 1 + power_products(r)
-        if whole is not None:
-            raw.x = engine.matmul(whole, raw.x)
-            raw.n_products += 1 + power_products(k)
-        return raw
+        return positive_power(A, s, lambda C: self.apply(C, None, 1, problem, engine), engine)
 
     def apply(self, A: Array, X: Array | None, a: int, problem: Problem, engine: Any) -> Raw:
         """X A^(-a/p) for X (B, m, n), or None for the identity; A and X are overwritten."""
@@ -245,24 +231,6 @@ def factors(a: int, p: int) -> list[tuple[int, int, int]]:
         left[-2] = int(p > 2)
         right[-1] += 2 - left[-2]
     return list(zip_longest(to_X, left[: len(right)], right, fillvalue=0))
-
-
-def power(A: Array, k: int, engine: Any) -> Array:
-    """A^k as a new stack, by `power_products(k)` products."""
-    X = A.copy()
-    if k == 0:
-        X *= 0
-        add_to_diagonal(X, 1)
-    for bit in bin(k)[3:]:
-        X = engine.matmul(X, X)
-        if bit == "1":
-            X = engine.matmul(X, A)
-    return X
-
-
-def power_products(k: int) -> int:
-    """Products that `power` issues."""
-    return k.bit_length() + k.bit_count() - 2 if k else 0
 
 
 def verdict(M: Array, plan: Schedule, steps: int, xp: Any) -> Array:

@@ -43,16 +43,18 @@ class NewtonDB(Method):
         status = np.zeros(B, np.int8)
         n_iter = np.zeros(B, np.int64)
         n_products = 0
-        Y = A
-        for _ in range(problem.p.bit_length() - 1):
-            pair, stage, steps, issued = self._square_roots(Y, problem, engine)
+        stages = problem.p.bit_length() - 1
+        for left in reversed(range(stages)):
+            pair, stage, steps, issued = self._square_roots(A, problem, engine)
             failed = stage != Status.CONVERGED
             status = np.where(status == 0, stage, status)
             n_iter += steps
             n_products += issued
             if failed.any():  # keep what failed out of the stages to come
                 pair[np.flatnonzero(failed)] = xp.eye(A.shape[-1], dtype=A.dtype)
-            Y = pair[:, 1].copy()
+            if left:
+                xp.copyto(A, pair[:, 1])
+                del pair
         Z, Y = pair[:, 0], pair[:, 1]
         return Raw(Z if problem.inverse else Y, status, n_iter, n_products, companion=Y if problem.inverse else Z)
 
