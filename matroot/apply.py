@@ -13,7 +13,7 @@ import numpy as np
 from matroot.attempt import (
     ILL_FORWARD_ERROR,
     Job,
-    _check_symmetric,
+    check_symmetric,
     _extremes,
     _scale_exponent,
     _scale_root,
@@ -148,7 +148,7 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
     finite = xp.isfinite(A).all((-1, -2)) & xp.isfinite(columns).all((-1, -2))
     A[~finite] = xp.eye(n, dtype=A.dtype)
     size = abs(A).max((-1, -2))
-    if _check_symmetric(A, size, job.origin):
+    if check_symmetric(A, size, job.origin):
         A = hermitian_part(A)
     exponent = _scale_exponent(size, rule)
     shift_by_power_of_two(A, -exponent)

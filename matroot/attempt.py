@@ -151,7 +151,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     finite = xp.isfinite(A).all((-1, -2))
     A[~finite] = xp.eye(n, dtype=A.dtype)
     size = abs(A).max((-1, -2))
-    uneven = problem.assume_a == "pos" and _check_symmetric(A, size, job.origin)
+    uneven = problem.assume_a == "pos" and check_symmetric(A, size, job.origin)
     exponent = _scale_exponent(size, rule)
     shift_by_power_of_two(A, -exponent)
     if uneven:
@@ -208,6 +208,8 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed, opposite)
     facts = _facts(A, X, raw, delta, largest, status, problem, engine)
     status = _judge(status, residual, facts["cond"], n, job)
+    if problem.s > 0:  # the root of 0 is 0, exactly
+        status[(facts["lambda_max"] == 0) & (residual == 0) & (status == Status.ILL_CONDITIONED)] = Status.CONVERGED
 
     if zero.any():
         status[zero] = _zero_status(problem)
@@ -242,7 +244,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     )
 
 
-def _check_symmetric(A: Array, size: Array, origin: Origin) -> bool:
+def check_symmetric(A: Array, size: Array, origin: Origin) -> bool:
     """Whether A has to be symmetrized; an error when it is not symmetric up to rounding."""
     other = A.swapaxes(-1, -2)
     gap = abs(A - (other.conj() if A.dtype.kind == "c" else other)).max((-1, -2))

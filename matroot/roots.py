@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from matroot import conditioning
+from matroot.attempt import check_symmetric
 from matroot.engines import engine_of
 from matroot.engines.arrays import take
+from matroot.engines.cpu import hermitian_part
 from matroot.methods.base import Method
 from matroot.regularization import Regularization
 from matroot.result import USABLE, ConditionWarning, RootError, RootResult, Status, on_host
@@ -319,6 +321,11 @@ def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
     array (...) of float64
         Infinite where the matrix is singular or has no such root, NaN where it is not finite.
 
+    Raises
+    ------
+    TypeError, ValueError
+        As `solve`; for one a matrix that is not symmetric under "pos".
+
     References
     ----------
     Higham, Functions of Matrices, SIAM 2008, thm. 3.1, eq. (3.13) (Daleckii-Krein), sec. 3.4 (estimation).
@@ -344,6 +351,8 @@ def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
 
         cond = np.array([cond_pth_root_general(A, Fraction(-1, p)) for A in stack], dtype=np.float64)
     else:
+        if stack.size and check_symmetric(stack, abs(stack).max((-1, -2)), origin):
+            stack = hermitian_part(stack)
         cond = conditioning.cond_from_eigenvalues(engine.eigvalsh(stack), p)
     cond = np.where(finite, cond, np.nan)
     return origin.give_back(cond.reshape(shape), as_input=False)
