@@ -250,14 +250,18 @@ def check_symmetric(A: Array, size: Array, origin: Origin) -> bool:
     gap = abs(A - (other.conj() if A.dtype.kind == "c" else other)).max((-1, -2))
     if not gap.any():
         return False
-    eps = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "complex64": 2.0**-24}
-    relative = float((gap / np.where(size > 0, size, 1)).max())
-    if relative > ASYMMETRY * eps.get(origin.dtype_name, 2.0**-53) ** 0.5:
-        kind = "Hermitian" if A.dtype.kind == "c" else "symmetric"
-        raise ValueError(
-            f"a is not {kind}: max|A - A^H| is {relative:.1e} of max|A|; for a general matrix pass assume_a='gen'"
-        )
+    refuse_asymmetric(float((gap / np.where(size > 0, size, 1)).max()), A.dtype.kind == "c", origin)
     return True
+
+
+def refuse_asymmetric(gap: float, is_complex: bool, origin: Origin) -> None:
+    """An error when max|A - A^H| is more than rounding; `gap` is relative to max|A|."""
+    eps = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "complex64": 2.0**-24}
+    if gap > ASYMMETRY * eps.get(origin.dtype_name, 2.0**-53) ** 0.5:
+        kind = "Hermitian" if is_complex else "symmetric"
+        raise ValueError(
+            f"a is not {kind}: max|A - A^H| is {gap:.1e} of max|A|; for a general matrix pass assume_a='gen'"
+        )
 
 
 def _scale_exponent(size: Array, rule: Regularization | None) -> Array:
@@ -318,7 +322,8 @@ def _facts(
     An inverse root tells the smallest eigenvalue: lambda_min(A') = lambda_max(X)^{1/s}.
     """
     if raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
-        return {"cond": raw.cond, "lambda_max": raw.lambda_max, "lambda_min": raw.lambda_min}
+        ridge = 0 if raw.ridge is not None else delta  # a ridge that the method did not add itself
+        return {"cond": raw.cond, "lambda_max": raw.lambda_max - ridge, "lambda_min": raw.lambda_min}
     if problem.assume_a == "gen":
         norm = conditioning.norm2(A, engine)
         cond = np.full(len(A), np.nan) if raw.cond is None else raw.cond

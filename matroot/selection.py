@@ -13,14 +13,24 @@ from matroot.methods.eigen import Eigen
 from matroot.methods.minimax import Minimax
 from matroot.methods.newton_db import NewtonDB
 from matroot.methods.schur_newton import SchurNewton
+from matroot.methods.small import Tridiagonal
 from matroot.regularization import Regularization
 
 METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in (Eigen, CoupledNewton, HigherOrder, Minimax, NewtonDB, SchurNewton)
+    kind.name: kind
+    for kind in (Eigen, CoupledNewton, HigherOrder, Minimax, NewtonDB, SchurNewton, Tridiagonal)
 }
 
 
-def choose(method: str | Method, problem: Problem, rule: Regularization | None, n: int, engine: Any) -> Method:
+def choose(
+    method: str | Method,
+    problem: Problem,
+    rule: Regularization | None,
+    n: int,
+    engine: Any,
+    batch: int = 1,
+    is_complex: bool = False,
+) -> Method:
     """The method to run: the one asked for, if it can do the problem, or the one "auto" stands for.
 
     Raises
@@ -31,7 +41,7 @@ def choose(method: str | Method, problem: Problem, rule: Regularization | None, 
     if isinstance(method, Method):
         chosen = method
     elif method == "auto":
-        chosen = automatic(problem, rule, n, engine)
+        chosen = automatic(problem, rule, n, engine, batch, is_complex)
     elif method in METHODS:
         chosen = METHODS[method]()
     else:
@@ -46,7 +56,14 @@ def choose(method: str | Method, problem: Problem, rule: Regularization | None, 
     return chosen
 
 
-def automatic(problem: Problem, rule: Regularization | None, n: int, engine: Any) -> Method:
+def automatic(
+    problem: Problem,
+    rule: Regularization | None,
+    n: int,
+    engine: Any,
+    batch: int = 1,
+    is_complex: bool = False,
+) -> Method:
     """What "auto" takes, with its reason."""
     if problem.assume_a == "gen":
         return replace(SchurNewton(), reason="the one method for general matrices")
@@ -56,6 +73,11 @@ def automatic(problem: Problem, rule: Regularization | None, n: int, engine: Any
         if rule is not None and rule.needs == "spectrum":
             return replace(Eigen(), reason=f"{type(rule).__name__} changes single eigenvalues")
         return replace(Minimax(), reason="products are what a GPU does fast, and its schedule needs no answer")
+    size = 2 * n if is_complex else n
+    if (rule is None or rule.needs != "spectrum") and (size <= 64 or (size <= 256 and batch >= 4)):
+        small = replace(Tridiagonal(), reason=f"{batch} of n = {n} on the CPU: eight of them side by side")
+        if small.refuses(problem, n) is None:
+            return small
     return replace(Eigen(), reason=f"n = {n} on the CPU: exact, and certain for every spectrum")
 
 

@@ -14,6 +14,7 @@ from matroot.attempt import Job, Output, solve_chunk
 from matroot.device import solve_stack
 from matroot.engines import engine_of
 from matroot.engines.arrays import Origin, dtype_name, is_inexact, take
+from matroot.small import fits, in_float64, solve_fused
 from matroot.methods.base import Method, Problem
 from matroot.regularization import PseudoInverse, Regularization, Ridge, as_regularization
 from matroot.result import RootResult
@@ -108,8 +109,11 @@ def solve_power(a: Array, s: Fraction | float, **options: Any) -> RootResult:
         return solve_stack(values, job)
     batch, n = values.shape[:-2], values.shape[-1]
     stack = values.reshape(math.prod(batch), n, n)
+    job = in_float64(job)
     out = Output(len(stack), n, job)
-    if stack.size:
+    if stack.size and fits(stack, job):
+        solve_fused(stack, job, out)
+    elif stack.size:
         job.engine.run_chunks(lambda part: solve_chunk(stack[part], part, job, out), len(stack), n, job.dtype.itemsize)
     return out.result(batch, job)
 
@@ -149,7 +153,7 @@ def plan(
         raise ValueError(f"{type(rule).__name__} needs real eigenvalues; under assume_a='gen' use Ridge")
     engine = engine_of(values)
     problem = Problem(s=s, rtol=rtol, max_iter=max_iter, assume_a=assume_a)
-    chosen = choose(method, problem, rule, n, engine)
+    chosen = choose(method, problem, rule, n, engine, math.prod(shape[:-2]), values.dtype.kind == "c")
     dtype = working_dtype(values.dtype, s, rule, rtol, compute_dtype, engine)
     return Job(problem, chosen, rule, dtype, origin, engine)
 

@@ -105,6 +105,17 @@ def usable_cores() -> int:
     return max(1, min(cores, int(limit))) if limit.isdigit() else cores
 
 
+def in_threads(work: Callable[[slice], None], slices: list[slice]) -> None:
+    """Call `work`, which uses no BLAS, on every slice; on the thread pool when there are several."""
+    cores = usable_cores()
+    if len(slices) == 1 or cores == 1:
+        for part in slices:
+            work(part)
+    else:
+        for _ in _pool(cores).map(work, slices):
+            pass
+
+
 @cache
 def _pool(cores: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores, thread_name_prefix="matroot")

@@ -1,0 +1,64 @@
+"""A solve whose every part, from the scaling to the certificate, is in the one kernel of `methods.small`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from matroot.attempt import Job, Output, _judge, refuse_asymmetric, solve_chunk
+from matroot.conditioning import PROBES
+from matroot.methods.eigen import Eigen
+from matroot.methods.small import PRODUCTS, Tridiagonal, small_roots
+from matroot.regularization import Ridge
+from matroot.result import Status
+
+Array = Any
+
+
+def in_float64(job: Job) -> Job:
+    """The job as it will be done: `Tridiagonal` computes in double precision, whatever was asked for."""
+    if not isinstance(job.method, Tridiagonal):
+        return job
+    return replace(job, dtype=np.dtype("complex128" if job.dtype.kind == "c" else "float64"))
+
+
+def fits(stack: Array, job: Job) -> bool:
+    """Whether the kernel does the whole of this job; what it does not, `attempt` does around it."""
+    return (
+        isinstance(job.method, Tridiagonal)
+        and isinstance(stack, np.ndarray)
+        and stack.dtype.kind in "fiu"
+        and job.origin.dtype_name not in ("float16", "bfloat16")
+        and (job.rule is None or type(job.rule) is Ridge)
+    )
+
+
+def solve_fused(stack: Array, job: Job, out: Output) -> None:
+    """Solve the stack (B, n, n) and fill `out`; matrices that the kernel does not serve go to `Eigen`."""
+    n = stack.shape[-1]
+    s, rule = job.problem.rational, job.rule
+    relative, absolute = (rule.relative, rule.absolute) if isinstance(rule, Ridge) else (0.0, 0.0)
+    report = small_roots(stack, out.x, s, relative, absolute)
+    hard = report.served == 0
+    gap = report.asymmetry.max(initial=0.0, where=~hard)
+    if gap > 0:
+        refuse_asymmetric(float(gap), False, job.origin)
+
+    out.residual = np.where(np.isnan(report.residual), np.inf, report.residual)
+    out.lambda_min, out.lambda_max, out.ridge = (v.copy() for v in (report.lambda_min, report.lambda_max, report.ridge))
+    with np.errstate(all="ignore"):  # of matrices not served
+        out.cond = np.maximum((out.lambda_max + out.ridge) / out.lambda_min, 1)
+    out.status = _judge(out.status, out.residual, out.cond, n, job)
+    out.n_products, out.certificate = PRODUCTS, "full" if n <= PROBES else "probes"
+    if isinstance(rule, Ridge) and rule.retries:
+        hard |= out.status == Status.ILL_CONDITIONED
+    if hard.any():
+        rows = np.flatnonzero(hard)
+        other = replace(job, method=Eigen())
+        found = Output(len(rows), n, other)
+        solve_chunk(stack[rows], slice(0, len(rows)), other, found)
+        certificate = out.certificate
+        out.write(rows, found)
+        out.certificate = certificate
