@@ -13,10 +13,10 @@ import numpy as np
 from matroot.attempt import (
     ILL_FORWARD_ERROR,
     Job,
-    check_symmetric,
     _extremes,
     _scale_exponent,
     _scale_root,
+    check_symmetric,
     shift_by_power_of_two,
 )
 from matroot.conditioning import forward_error_bound, largest_eigenvalue
