@@ -85,7 +85,9 @@ def distance(X, Y):
     X, Y = np.asarray(X), np.asarray(Y)
     if Y.size == 0:
         return 0.0
-    gap = np.linalg.norm(X.astype(np.result_type(X.dtype, np.float64)) - Y, 2, axis=(-2, -1)) / np.linalg.norm(Y, 2, axis=(-2, -1))
+    gap = np.linalg.norm(X.astype(np.result_type(X.dtype, np.float64)) - Y, 2, axis=(-2, -1)) / np.linalg.norm(
+        Y, 2, axis=(-2, -1)
+    )
     return float(np.max(gap))
 
 

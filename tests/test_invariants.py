@@ -1,4 +1,4 @@
-"""What holds for every matrix: scaling, similarity, batch equals loop, permutation, symmetry, structure. By hypothesis."""
+"""What holds for every matrix: scaling, similarity, batch = loop, permutation, symmetry, structure."""
 
 from dataclasses import fields
 
@@ -12,7 +12,18 @@ from matroot import Status, gallery, solve
 
 ROWS = list(NAMED.values())
 DTYPES = ("float32", "float64", "complex64", "complex128")
-PER_MATRIX = ("x", "companion", "status", "residual", "cond", "bits_lost", "n_iter", "lambda_max", "lambda_min", "ridge")
+PER_MATRIX = (
+    "x",
+    "companion",
+    "status",
+    "residual",
+    "cond",
+    "bits_lost",
+    "n_iter",
+    "lambda_max",
+    "lambda_min",
+    "ridge",
+)
 
 
 @st.composite
@@ -110,7 +121,6 @@ def test_batch_is_loop_and_order_does_not_matter(case, seed, inverse):
     for name in PER_MATRIX:
         values = getattr(batch, name)
         assert values is None or np.array_equal(values[order], getattr(permuted, name)), name
-    assert batch.n_products == permuted.n_products
 
 
 @pytest.mark.parametrize("n", [3, 24, 33, 64, 128])

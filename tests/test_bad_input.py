@@ -1,0 +1,458 @@
+"""Bad input ends fast: wrong arguments in an error that helps, bad numbers in a status, and never in a neighbour."""
+
+import warnings
+
+import numpy as np
+import pytest
+from table import NAMED, problem
+
+from matroot import (
+    Floor,
+    HigherOrder,
+    PseudoInverse,
+    Ridge,
+    RootError,
+    Shift,
+    Status,
+    TargetCondition,
+    cond_pth_root,
+    fractional_power,
+    inv_sqrtm,
+    inverse_pth_root,
+    pth_root,
+    select_method,
+    solve,
+    sqrtm,
+)
+
+ROWS = list(NAMED.values())
+EYE = np.eye(3)
+FUNCTIONS = {
+    "inverse_pth_root": lambda a, **k: inverse_pth_root(a, 2, **k),
+    "pth_root": lambda a, **k: pth_root(a, 2, **k),
+    "fractional_power": lambda a, **k: fractional_power(a, -0.5, **k),
+    "sqrtm": sqrtm,
+    "inv_sqrtm": inv_sqrtm,
+    "solve": lambda a, **k: solve(a, 2, **k),
+    "select_method": lambda a: select_method(a, 2),
+    "cond_pth_root": lambda a: cond_pth_root(a, 2),
+}
+
+
+@pytest.fixture(params=FUNCTIONS.values(), ids=FUNCTIONS)
+def call(request):
+    return request.param
+
+
+# Wrong arguments
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (3,), (0,), (), (0, 3)], ids=str)
+def test_not_square(call, shape):
+    with pytest.raises(
+        ValueError, match=r"a must be \(\.\.\., n, n\), got " + str(shape).replace("(", r"\(").replace(")", r"\)")
+    ):
+        call(np.zeros(shape))
+
+
+@pytest.mark.parametrize("a", [[[1.0, 0.0], [0.0, 1.0]], None, 3.0, "A", object(), {}], ids=lambda a: type(a).__name__)
+def test_not_an_array(call, a):
+    with pytest.raises(TypeError, match=f"a must be an array .*got {type(a).__name__}"):
+        call(a)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "object", "U1", "M8[D]", "longdouble", "clongdouble"])
+def test_not_numbers_we_compute_with(call, dtype):
+    with pytest.raises(TypeError, match="a must be real or complex"):
+        call(np.zeros((2, 2), dtype=dtype))
+
+
+def test_not_symmetric(call):
+    a = EYE + 0.25 * np.eye(3, k=1)
+    if call is FUNCTIONS["select_method"]:
+        return  # looks at no number
+    with pytest.raises(ValueError, match=r"not symmetric: .* is 2\.5e-01 .*assume_a='gen'"):
+        call(a)
+
+
+def test_not_hermitian():
+    with pytest.raises(ValueError, match=r"not Hermitian: .* is 1\.0e\+00 .*assume_a='gen'"):
+        solve(EYE + 0.5j * (np.eye(3, k=1) + np.eye(3, k=-1)), 2)
+    with pytest.raises(ValueError, match="not Hermitian"):
+        solve((1 + 1j) * EYE, 2)
+
+
+def test_one_that_is_not_symmetric_in_a_batch():
+    a = np.stack([EYE] * 50)
+    a[37, 0, 1] = 1e-3
+    with pytest.raises(ValueError, match=r"1\.0e-03"):
+        solve(a, 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rounding_is_no_asymmetry(dtype):
+    """(A^T A) computed carelessly is accepted, and only its symmetric part counts."""
+    A, root = problem(20, 10, dtype=dtype, seed=1)
+    noise = np.random.default_rng(0).standard_normal(A.shape).astype(dtype) * np.finfo(dtype).eps
+    result = solve(A + noise * abs(A), 2)
+    assert result.converged
+    assert (result.x == result.x.T).all()
+    assert np.allclose(result.x, root(-0.5), atol=100 * np.finfo(dtype).eps)
+
+
+NO_DEGREES = {
+    ValueError: [0, -2],
+    TypeError: [1.5, 2.0, True, np.True_, "2", None, np.float64(2), [2]],
+}
+
+
+@pytest.mark.parametrize(("p", "error"), [(p, e) for e, ps in NO_DEGREES.items() for p in ps], ids=repr)
+@pytest.mark.parametrize("function", [solve, inverse_pth_root, pth_root, cond_pth_root, select_method])
+def test_wrong_degree(function, p, error):
+    with pytest.raises(error, match="p must be a positive int, got"):
+        function(EYE, p)
+
+
+@pytest.mark.parametrize("p", [np.int8(3), np.uint64(3), np.array(3)], ids=repr)
+def test_any_integer_is_a_degree(p):
+    assert (inverse_pth_root(8 * EYE, p) == inverse_pth_root(8 * EYE, 3)).all()
+
+
+NO_EXPONENTS = {TypeError: [True, "1/2", None, 1j], ValueError: [np.nan, np.inf, -np.inf]}
+
+
+@pytest.mark.parametrize(("s", "error"), [(s, e) for e, ss in NO_EXPONENTS.items() for s in ss], ids=repr)
+def test_wrong_exponent(s, error):
+    with pytest.raises(error, match="s must be"):
+        fractional_power(EYE, s)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"method": "eigne"}, ValueError, "method must be one of .*'eigen'"),
+        ({"method": 3}, ValueError, "method must be one of"),
+        ({"method": None}, ValueError, "method must be one of"),
+        ({"assume_a": "spd"}, ValueError, "'pos' or 'gen'"),
+        ({"assume_a": None}, ValueError, "'pos' or 'gen'"),
+        ({"rtol": 0.0}, ValueError, r"rtol must be None or a number in \(0, 1\)"),
+        ({"rtol": -1e-3}, ValueError, "rtol must be"),
+        ({"rtol": 1.0}, ValueError, "rtol must be"),
+        ({"rtol": np.nan}, ValueError, "rtol must be"),
+        ({"rtol": "small"}, ValueError, "rtol must be"),
+        ({"max_iter": 0}, ValueError, "max_iter must be None or an int >= 1"),
+        ({"max_iter": 2.5}, ValueError, "max_iter must be"),
+        ({"max_iter": True}, ValueError, "max_iter must be"),
+        ({"regularization": -1e-3}, ValueError, "finite number >= 0"),
+        ({"regularization": np.nan}, ValueError, "finite number >= 0"),
+        ({"regularization": "ridge"}, TypeError, "regularization must be None, a number"),
+        ({"regularization": True}, TypeError, "regularization must be"),
+        ({"regularization": Ridge}, TypeError, "regularization must be"),
+        ({"compute_dtype": "float16"}, ValueError, "'float32' or 'float64'"),
+        ({"compute_dtype": "nonsense"}, ValueError, "'float32' or 'float64'"),
+        ({"compute_dtype": int}, ValueError, "'float32' or 'float64'"),
+        ({"compute_dtype": 7}, ValueError, "'float32' or 'float64'"),
+        ({"method": "eigen", "assume_a": "gen"}, ValueError, "schur_newton"),
+        ({"method": "minimax", "assume_a": "gen"}, ValueError, "schur_newton"),
+        ({"method": "newton_db", "regularization": Floor(1e-3)}, ValueError, "'eigen' or Ridge"),
+        ({"method": "coupled_newton", "regularization": PseudoInverse()}, ValueError, "'eigen' or Ridge"),
+        ({"assume_a": "gen", "regularization": Shift(absolute=1.0)}, ValueError, "use Ridge"),
+    ],
+    ids=str,
+)
+def test_wrong_options(options, error, words):
+    for function in (solve, inverse_pth_root, pth_root):
+        with pytest.raises(error, match=words):
+            function(EYE, 2, **options)
+
+
+def test_newton_db_says_which_degrees_it_takes():
+    with pytest.raises(ValueError, match="2, 4, 8"):
+        solve(EYE, 3, method="newton_db")
+    with pytest.raises(ValueError, match="method='eigen'"):
+        fractional_power(EYE, np.pi, method="coupled_newton")
+
+
+WRONG = [
+    (Ridge, {"relative": -1.0}),
+    (Ridge, {"relative": "x"}),
+    (Ridge, {"absolute": np.inf}),
+    (Ridge, {"retries": -1}),
+    (Ridge, {"retries": 1.5}),
+    (Ridge, {"retries": True}),
+    (Floor, {"relative": -1.0}),
+    (Floor, {"relative": None}),
+    (Shift, {"relative": np.nan}),
+    (Shift, {"absolute": -1.0}),
+    (PseudoInverse, {"rtol": -1.0}),
+    (TargetCondition, {"kappa": 1.0}),
+    (TargetCondition, {"kappa": np.inf}),
+    (TargetCondition, {"kappa": "x"}),
+    (HigherOrder, {"order": 1}),
+    (HigherOrder, {"order": 17}),
+    (HigherOrder, {"order": 2.0}),
+    (HigherOrder, {"order": True}),
+]
+
+
+@pytest.mark.parametrize(("make", "options"), WRONG, ids=lambda v: getattr(v, "__name__", str(v)))
+def test_wrong_rules_and_methods(make, options):
+    (name,) = options
+    with pytest.raises(ValueError, match=rf"{make.__name__}\({name}=...\) must be"):
+        make(**options)
+
+
+def test_arrays_are_positional_and_options_are_keywords():
+    with pytest.raises(TypeError):
+        solve(a=EYE, p=2)
+    with pytest.raises(TypeError):
+        solve(EYE, 2, "eigen")
+    with pytest.raises(TypeError):
+        inverse_pth_root(EYE, 2, methode="eigen")
+
+
+# Bad numbers
+
+INDEFINITE = problem(6, 1e2, seed=2)[0] - 0.3 * np.eye(6)
+BAD = {
+    "NaN": (np.where(np.eye(6) > 0, np.nan, 1.0), Status.NONFINITE_INPUT),
+    "one NaN": (np.eye(6) + np.where(np.arange(36).reshape(6, 6) == 7, np.nan, 0), Status.NONFINITE_INPUT),
+    "inf": (np.diag([1.0, np.inf, 1, 1, 1, 1]), Status.NONFINITE_INPUT),
+    "-inf": (np.diag([1.0, -np.inf, 1, 1, 1, 1]), Status.NONFINITE_INPUT),
+    "zero": (np.zeros((6, 6)), Status.NOT_POSITIVE),
+    "a zero row": (np.diag([1.0, 1, 1, 0, 1, 1]), Status.NOT_POSITIVE),
+    "indefinite": ((INDEFINITE + INDEFINITE.T) / 2, Status.NOT_POSITIVE),
+    "negative": (-np.eye(6), Status.NOT_POSITIVE),
+    "slightly indefinite": (np.diag([1.0, 1, 1, 1, 1, -1e-12]), Status.NOT_POSITIVE),
+    "hardly indefinite": (np.diag([1.0, 1, 1, 1, 1, -1e-17]), Status.NOT_POSITIVE),
+    "negative and large": (np.diag([1e-3, 1e-3, 1, 1, 1, -1e3]), Status.NOT_POSITIVE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("A", "status"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_bad_matrices_end_in_a_status(row, A, status):
+    for p in (2, 8):
+        for compute in ("float64", "float32"):
+            result = solve(A, p, method=row.method, compute_dtype=compute)
+            assert result.status == status, result.message
+            assert np.isnan(result.x).all()
+            assert np.isnan(result.residual)
+            assert not result.converged
+            with pytest.raises(RootError, match=r"the matrix (has|holds)") as error:
+                inverse_pth_root(A, p, method=row.method, compute_dtype=compute)
+            assert isinstance(error.value, np.linalg.LinAlgError)
+
+
+@pytest.mark.parametrize("inverse", [True, False])
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_a_bad_matrix_leaves_its_batch_alone(row, inverse):
+    """Bit for bit: every number of the others is what it is without the bad one."""
+    good, _ = problem(6, 1e4, batch=(7,), seed=3)
+    expected = solve(good, 2, method=row.method, inverse=inverse)
+    for name, (A, status) in BAD.items():
+        batch = np.insert(good, 3, A, axis=0)
+        result = solve(batch, 2, method=row.method, inverse=inverse)
+        if inverse:
+            assert result.status[3] == status, name
+        rest = np.delete(np.arange(8), 3)
+        for field in (
+            "x",
+            "companion",
+            "status",
+            "residual",
+            "cond",
+            "bits_lost",
+            "n_iter",
+            "lambda_max",
+            "lambda_min",
+            "ridge",
+        ):
+            values = getattr(result, field)
+            if values is not None:
+                assert np.array_equal(values[rest], getattr(expected, field)), (name, field)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_a_batch_of_everything_bad(row):
+    batch = np.stack([A for A, _ in BAD.values()])
+    result = solve(batch, 4, method=row.method)
+    assert list(result.status) == [status for _, status in BAD.values()]
+    assert isinstance(result.message, str)
+    assert isinstance(repr(result), str)
+    with pytest.raises(RootError, match=r"11 of 11 matrices have no root; the first, a\[0\], holds NaN"):
+        inverse_pth_root(batch, 4, method=row.method)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_the_root_of_zero_is_zero(row):
+    """A^{1/p} exists for every semidefinite matrix; the zero matrix has no inverse root."""
+    for p in row.degrees:
+        A = np.zeros((2, 3, 3))
+        A[1] = EYE
+        result = solve(A, p, inverse=False, method=row.method)
+        assert result.converged.all()
+        assert (result.x[0] == 0).all()
+        assert result.residual[0] == 0
+        assert np.allclose(result.x[1], EYE, rtol=1e-14)
+
+
+def test_semidefinite_roots_by_eigen():
+    """Rank-deficient matrices have a square root; rounding below zero counts as zero."""
+    for seed in range(20):
+        B = np.random.default_rng(seed).standard_normal((10, 4))
+        A = B @ B.T
+        result = solve(A, 2, inverse=False)
+        assert result.converged
+        assert np.linalg.norm(result.x @ result.x - A) <= 1e-13 * np.linalg.norm(A)
+        # its smallest eigenvalues are rounding errors: no inverse root, or one that says it is worth nothing
+        assert solve(A, 2).status in (Status.NOT_POSITIVE, Status.ILL_CONDITIONED)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_rank_deficient_is_never_converged(row):
+    for seed in range(5):
+        B = np.random.default_rng(seed).standard_normal((10, 4))
+        for dtype in ("float64", "float32"):
+            result = solve((B @ B.T).astype(dtype), 2, method=row.method, compute_dtype=dtype)
+            assert result.status != Status.CONVERGED, result.message
+            # A root of the regularized matrix is fine.
+            cured = solve((B @ B.T).astype(dtype), 2, method=row.method, regularization=1e-3)
+            assert cured.converged
+
+
+def test_no_indefinite_matrix_passes():
+    """From -1e-12 of lambda_max on, in float64, none is taken for positive definite."""
+    for row in ROWS:
+        for seed in range(8):
+            Q = np.linalg.qr(np.random.default_rng(seed).standard_normal((9, 9)))[0]
+            for negative in (-1.0, -1e-3, -1e-6, -1e-9, -1e-12):
+                w = np.geomspace(1, 1e-4, 9)
+                w[-1] = negative
+                A = (Q * w) @ Q.T
+                result = solve((A + A.T) / 2, 2, method=row.method)
+                assert result.status == Status.NOT_POSITIVE, (str(row), negative, result.message)
+                assert np.isclose(result.lambda_min, negative, rtol=1e-2, atol=1e-15)
+                assert f"{result.lambda_min:.1e}" in result.message
+                assert "ridge" in result.message
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_bad_at_every_scale(row, scale):
+    for A, status in BAD.values():
+        assert solve(A * scale, 2, method=row.method).status == status
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_subnormal(row):
+    tiny = np.finfo(np.float64).smallest_subnormal
+    for p in row.degrees:
+        result = solve(np.eye(3) * 4 * tiny, p, method=row.method)
+        if p == 1:  # 1 / 2e-323 is beyond float64
+            assert result.status == Status.DIVERGED
+            assert "range of float64" in result.message
+            assert np.isnan(result.x).all()
+        else:
+            assert result.converged
+            assert np.allclose(np.diag(result.x), (4 * tiny) ** (-1 / p), rtol=1e-12)
+    assert solve(np.diag([1.0, 0.1]) * tiny, 2, method=row.method).status == Status.NOT_POSITIVE  # 0.1 rounds to 0
+    f32 = np.eye(3, dtype=np.float32) * np.float32(1e-44)
+    assert np.allclose(
+        np.diag(inverse_pth_root(f32, 2, method=row.method)), float(np.float32(1e-44)) ** -0.5, rtol=1e-6
+    )
+
+
+def test_a_root_beyond_the_range_of_its_dtype():
+    """float16 ends at 65504: said, not silently infinite."""
+    a = (np.eye(2) * 1e-5).astype(np.float16)
+    result = solve(a, 1)
+    assert result.status == Status.DIVERGED
+    assert "range of float16" in result.message
+    assert solve(a, 2).converged
+    with pytest.raises(RootError, match="float16"):
+        inverse_pth_root(a, 1)
+
+
+def test_entries_at_the_end_of_the_range():
+    """Norms may overflow where no entry does."""
+    big = np.finfo(np.float64).max
+    A = np.full((4, 4), 0.4 * big) + np.diag([0.5 * big] * 4)
+    for row in ROWS:
+        result = solve(A, 2, method=row.method)
+        assert result.converged
+        assert np.allclose(result.x @ (A / big) @ result.x * big, np.eye(4), atol=1e-12)
+    uneven = A.copy()
+    uneven[0, 1] *= 1 - 1e-12
+    assert solve(uneven, 2).converged
+    general = solve(np.triu(A), 3, assume_a="gen")
+    assert general.converged
+
+
+# General matrices
+
+ROTATION = np.array([[0.0, -1.0], [1.0, 0.0]])
+NO_ROOT = {
+    "zero": np.zeros((2, 2)),
+    "negative": -np.eye(2),
+    "a negative eigenvalue": np.array([[1.0, 5.0], [0.0, -2.0]]),
+    "a hidden one": np.array([[1.0, 2.0], [3.0, 4.0]]),
+    "a Jordan block at 0": np.array([[0.0, 1.0], [0.0, 0.0]]),
+    "singular": np.array([[1.0, 2.0], [2.0, 4.0]]),
+    "complex dtype": np.array([[1.0, 5.0], [0.0, -2.0]], complex),
+}
+
+
+@pytest.mark.parametrize("A", NO_ROOT.values(), ids=NO_ROOT)
+def test_no_principal_root(A):
+    for p in (2, 3, 12):
+        result = solve(A, p, assume_a="gen")
+        assert result.status == Status.NO_PRINCIPAL_ROOT, result.message
+        assert "negative real axis" in result.message
+        assert "Ridge" in result.message
+        assert np.isnan(result.x).all()
+        with pytest.raises(RootError, match="negative real axis"):
+            inverse_pth_root(A, p, assume_a="gen")
+
+
+def test_bad_general_matrices_leave_their_batch_alone():
+    good = np.stack([EYE[:2, :2] + ROTATION * t for t in (0.1, 1, 3)])
+    expected = solve(good, 3, assume_a="gen")
+    for A in [*NO_ROOT.values(), np.full((2, 2), np.nan), np.diag([np.inf, 1])]:
+        result = solve(np.insert(good.astype(A.dtype), 1, A, axis=0), 3, assume_a="gen")
+        assert result.status[1] in (Status.NO_PRINCIPAL_ROOT, Status.NONFINITE_INPUT)
+        if A.dtype == float:
+            assert np.array_equal(result.x[[0, 2, 3]], expected.x)
+            assert np.array_equal(result.residual[[0, 2, 3]], expected.residual)
+
+
+def test_a_ridge_mends_a_general_matrix():
+    result = solve(np.array([[1.0, 5.0], [0.0, -0.1]]), 2, assume_a="gen", regularization=Ridge(absolute=0.5))
+    assert result.converged
+    assert result.ridge == 0.5
+
+
+def test_first_failure_is_named_with_its_index():
+    a = np.stack([EYE] * 6).reshape(2, 3, 3, 3).copy()
+    a[1, 0], a[1, 2] = -EYE, np.nan
+    with pytest.raises(RootError, match=r"2 of 6 matrices have no root; the first, a\[\(1, 0\)\], .*-1\.0e\+00"):
+        inverse_pth_root(a, 2)
+    with pytest.raises(RootError, match=r"1 of 3 matrices has no root; the first, a\[2\], "):
+        inverse_pth_root(a[1] * [[[1]], [[1]], [[1]]] + 2 * np.stack([EYE] * 3), 2)
+
+
+def test_nothing_warns_on_the_way():
+    """Overflow inside an iteration that fails is no RuntimeWarning for the caller; here warnings are errors anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for row in ROWS:
+            for A, _ in BAD.values():
+                for inverse in (True, False):
+                    for rule in (
+                        None,
+                        1e-6,
+                        Ridge(relative=1e-8, retries=3),
+                        Shift(relative=1e-3),
+                        TargetCondition(1e4),
+                    ):
+                        solve(A, 2, method=row.method, inverse=inverse, regularization=rule)
