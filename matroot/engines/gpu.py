@@ -56,13 +56,19 @@ class GPU:
     """
 
     name = "gpu"
+    #: Largest n that small.cu solves, one block a matrix. It has never run on a card: until it has, and was the faster
+    #: way there, nothing goes to it by itself.
+    fused = 0
 
     def __init__(self, cupy: Any, device: int) -> None:
         self.xp = cupy
         self.device = device
-        ratio = cupy.cuda.Device(device).attributes.get("SingleToDoublePrecisionPerfRatio", 1)
+        attributes = cupy.cuda.Device(device).attributes
+        ratio = attributes.get("SingleToDoublePrecisionPerfRatio", 1)
         #: whether float64 costs about what float32 does: A100, H100, H200, B200, and no card made for games
         self.fast_float64 = ratio <= FAST_FLOAT64
+        #: bytes of shared memory that one block can have
+        self.shared_bytes = attributes.get("MaxSharedMemoryPerBlockOptin", 48 << 10)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """Product of stacks, into `out` if given: one strided batched GEMM."""
