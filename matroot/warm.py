@@ -288,22 +288,22 @@ class _Update:
         """Solve some matrices: warm, then in full those that the certificate refuses, then with more ridge."""
         rows = np.arange(part.start, part.stop)
         rule = self.job.rule
-        self._attempt(rows, [self.bases[i] for i in rows], rule)
+        self._attempt(rows, rule)
         rows = rows[np.isin(on_host(self.out.status[rows]), (Status.CONVERGED, Status.NONFINITE_INPUT), invert=True)]
         refused = rows[self.way[rows] != FULL]
         if len(refused) and self.warm:
-            self._attempt(refused, [None] * len(refused), rule)
+            self._attempt(refused, rule, trying=False)
         if isinstance(rule, Ridge):
             for _ in range(rule.retries):
                 rows = rows[on_host(self.out.status[rows]) != Status.CONVERGED]
                 if not len(rows):
                     break
                 rule = rule.raised()
-                self._attempt(rows, [None] * len(rows), rule)
+                self._attempt(rows, rule, trying=False)
 
-    def _attempt(self, rows: np.ndarray, bases: list[Basis | None], rule: Regularization | None) -> None:
+    def _attempt(self, rows: np.ndarray, rule: Regularization | None, trying: bool = True) -> None:
         job = self.job
-        step = WarmStep(bases=bases, refining=self.refining)
+        step = WarmStep(bases=[self.bases[i] for i in rows], trying=trying, refining=self.refining)
         whole = len(rows) == rows[-1] + 1 - rows[0]
         at = slice(rows[0], rows[-1] + 1) if whole else rows
         one = attempt(self.stack[at], replace(job, method=step) if self.warm else job, rule)
@@ -319,6 +319,8 @@ class _Update:
         rounding = job.out_eps * self.stack.shape[-1] ** 0.5
         self.error[rows] = np.where(usable, error + rounding, np.inf)
         self.out.write(at, one)
-        for j in np.flatnonzero(usable):
+        # A warm root that the certificate refuses leaves the basis as it is.
+        good = usable & ((on_host(one.status) == Status.CONVERGED) | (self.way[rows] == FULL))
+        for j in np.flatnonzero(good):
             if int(j) in step.news:
                 self.bases[rows[j]] = step.news[int(j)]

@@ -51,8 +51,8 @@ class WarmStep(Eigen):
     ----------
     bases : list of Basis or None
         One for each matrix of the stack; left as they are.
-    refining : bool
-        Whether a basis may be refined.
+    trying, refining : bool
+        Whether first order is tried, and whether a basis may be refined.
     news : dict
         What a matrix's basis is to be from now on, where that changes; by its index.
     ways : dict
@@ -62,6 +62,7 @@ class WarmStep(Eigen):
     """
 
     bases: list[Basis | None] = field(default_factory=list)
+    trying: bool = True
     refining: bool = False
     news: dict[int, Basis] = field(default_factory=dict)
     ways: dict[int, str] = field(default_factory=dict)
@@ -71,7 +72,7 @@ class WarmStep(Eigen):
         scale = np.ones(len(A)) if problem.scale is None else problem.scale
         warm = {}
         for i, basis in enumerate(self.bases):
-            if basis is not None and not basis.wait:
+            if self.trying and basis is not None and not basis.wait:
                 units = float(scale[i]) / basis.scale
                 with np.errstate(all="ignore"):  # a jump may leave the range
                     found = self._warm(i, A[i] if units == 1 else A[i] * units, basis, problem, engine)
