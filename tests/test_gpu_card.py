@@ -15,6 +15,7 @@ import pytest
 from matroot import CoupledNewton, Eigen, HigherOrder, Minimax, NewtonDB, Status, gallery, inverse_pth_root, solve
 from matroot.engines import engine_of
 from matroot.engines.gpu import gpu
+from matroot.methods import fused
 from matroot.solve import solve_power
 
 try:
@@ -127,6 +128,26 @@ def test_float32_of_a_stack_of_layers(rule):
         w, Q = np.linalg.eigh(a + r * np.eye(256))
         assert distance(X, (Q * w**-0.25) @ Q.T) <= 1e-2
     assert (result.status.get() == 0).all()
+
+
+@on_a_card
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 7, 16, 33, 48, 64])
+def test_small_cu(n, dtype, monkeypatch):
+    """One block a matrix: off by default until this has run on a card."""
+    A = np.stack([gallery.spd(n, 100.0, rng=k)[0] if n > 1 else np.eye(1) for k in range(5)]).astype(dtype)
+    products = blind(A, 4, compute_dtype=dtype, regularization=1e-3).x.get()
+    engine = engine_of(cupy.zeros(1))
+    monkeypatch.setattr(type(engine), "fused", 64)
+    if not fused.fits(cupy.asarray(A), engine):
+        pytest.skip(f"{fused.shared(A)} bytes of shared memory are more than a block can have here")
+    result = blind(A, 4, compute_dtype=dtype, regularization=1e-3)
+    assert (result.status.get() == 0).all()
+    eps = float(np.finfo(dtype).eps)
+    assert np.abs(result.x.get() - products).max() <= 100 * n * eps * np.abs(products).max()
+    broken = np.stack([A[0], np.full_like(A[0], np.nan), -A[1]])
+    wanted = [0, Status.NONFINITE_INPUT, Status.NOT_POSITIVE]
+    assert blind(broken, 4, compute_dtype=dtype).status.get().tolist() == wanted
 
 
 @on_a_card
