@@ -53,7 +53,13 @@ class SchurNewton(Method):
         products = 0
         with few_blas_threads(A.shape[-1]):
             for i in range(B):
-                one = schur_newton(A[i], problem.s, rtol=problem.rtol, max_iter=problem.max_iter)
+                one = schur_newton(
+                    A[i],
+                    problem.s,
+                    rtol=problem.rtol,
+                    max_iter=problem.max_iter,
+                    positive=problem.assume_a == "pos",
+                )
                 x[i], status[i], n_iter[i], cond[i] = one.x, one.status, one.n_iter, one.cond
                 products = max(products, one.n_products)
         return Raw(x=x, status=status, n_iter=n_iter, n_products=products, cond=cond)
@@ -77,7 +83,14 @@ class Power(NamedTuple):
     cond: float
 
 
-def schur_newton(A: Matrix, s: Fraction | float, *, rtol: float | None = None, max_iter: int | None = None) -> Power:
+def schur_newton(
+    A: Matrix,
+    s: Fraction | float,
+    *,
+    rtol: float | None = None,
+    max_iter: int | None = None,
+    positive: bool = False,
+) -> Power:
     """Principal power A^s of one matrix, in its own dtype.
 
     Parameters
@@ -90,6 +103,8 @@ def schur_newton(A: Matrix, s: Fraction | float, *, rtol: float | None = None, m
         Relative accuracy asked of the iteration; full accuracy by default.
     max_iter : int, optional
         Limit of coupled steps.
+    positive : bool
+        Whether A is said to be positive definite: then a negative eigenvalue is refused by A^{-1}, too.
 
     Returns
     -------
@@ -123,7 +138,7 @@ def schur_newton(A: Matrix, s: Fraction | float, *, rtol: float | None = None, m
     largest, smallest = extreme_singular_values(R)
     cond = largest / smallest if smallest > 0 else np.inf
     exact = not np.tril(A, -1).any()
-    if not has_principal_power(lam, s, largest, smallest, exact):
+    if not has_principal_power(lam, -0.5 if positive and s < 0 else s, largest, smallest, exact):
         return Power(failed, Status.NO_PRINCIPAL_ROOT, 0, 0, cond)
 
     eps = float(np.finfo(A.dtype).eps)
