@@ -11,14 +11,15 @@ import numpy as np
 
 from matroot.attempt import Job, Output, attempt
 from matroot.conditioning import forward_error_bound
-from matroot.engines.arrays import take
+from matroot.engines import engine_of
+from matroot.engines.arrays import Origin, take
 from matroot.methods.base import Array
 from matroot.methods.eigen import Eigen
 from matroot.methods.first_order import Basis, eigen_error
 from matroot.methods.warm import FAILED, FULL, WAYS, Warm, WarmStep
 from matroot.regularization import Regularization, Ridge, as_regularization
 from matroot.result import USABLE, RootResult, Status, on_host
-from matroot.solve import check_degree, plan
+from matroot.solve import check_degree, plan, solve_power
 
 #: float32 is enough where its rounding takes no more than this share of rtol, by what the regularization promises.
 FLOAT32_SHARE = 0.5
@@ -58,11 +59,12 @@ class RootTracker:
     compute_dtype : dtype or str, optional
         ``"float32"`` or ``"float64"``. None: float64, unless the regularization bounds the condition number so that
         float32 is good for half of `rtol`.
-    refine : bool or None
-        Whether a basis may be refined. None: not on a CPU, where LAPACK's decomposition costs no more than the seven
-        products of a refinement; elsewhere yes.
+    refine : bool
+        Whether a basis may be refined. Off by default: refining costs seven products, and so does LAPACK's
+        decomposition on a few cores (4 to 7, measured). Worth trying on many cores.
     warm_from : int
-        Smaller matrices are solved in full each time by ``method="auto"``, which is as fast there.
+        Smaller matrices are solved in full each time by ``method="auto"``, which is as fast there. So are matrices on
+        a GPU.
 
     Attributes
     ----------
@@ -105,7 +107,7 @@ class RootTracker:
         rtol: float = 1e-3,
         regularization: Regularization | float | None = None,
         compute_dtype: Any = None,
-        refine: bool | None = None,
+        refine: bool = False,
         warm_from: int = 128,
     ) -> None:
         if not (isinstance(rtol, int | float | np.floating) and 0 < rtol < 1):
@@ -117,7 +119,7 @@ class RootTracker:
         self.rtol = float(rtol)
         self.regularization = as_regularization(regularization)
         self.compute_dtype = compute_dtype
-        self.refine = refine
+        self.refine = bool(refine)
         self.warm_from = warm_from
         self.counts = dict.fromkeys(WAYS, 0)
         self.reset()
@@ -157,30 +159,41 @@ class RootTracker:
         """
         values, origin = take(a)
         self._follow(tuple(values.shape), origin.dtype_name)
-        batch, n = values.shape[:-2], values.shape[-1]
-        rule = self.regularization
-        warm = n >= self.warm_from and (rule is None or rule.needs != "spectrum")
-        job = plan(
-            values,
-            origin,
-            self.exponent,
-            method=Eigen() if warm else "auto",
-            regularization=rule,
-            rtol=self.rtol if warm else None,
-            compute_dtype=self._precision(values.dtype, n),
-        )
-        stack = values.reshape(math.prod(batch), n, n)
-        refining = job.engine.name != "cpu" if self.refine is None else self.refine
-        one = _Update(stack, job, self._bases or [None] * len(stack), self.rtol, warm, refining)
-        if stack.size:
-            job.engine.run_chunks(one.solve, len(stack), n, job.dtype.itemsize)
-        self._shape, self._dtype, self._bases = tuple(values.shape), origin.dtype_name, one.bases
-        self.error, self.way = one.error.reshape(batch), one.way.reshape(batch)
+        rule, n = self.regularization, values.shape[-1]
+        options = {"regularization": rule, "compute_dtype": self._precision(values.dtype, n)}
+        if n < self.warm_from or (rule is not None and rule.needs == "spectrum") or engine_of(values).sync_free():
+            result = self._cold(solve_power(a, self.exponent, **options), origin)
+        else:
+            job = plan(values, origin, self.exponent, method=Eigen(), rtol=self.rtol, **options)
+            result = self._warm(values, job)
+        self._shape, self._dtype = tuple(values.shape), origin.dtype_name
         done = [int((self.way == way).sum()) for way in WAYS]
         for way, count in zip(WAYS, done, strict=True):
             self.counts[way] += count
-        method = Warm(*done, reason=f"errors up to {self.error.max(initial=0):.1e}; {self.rtol:.0e} allowed")
-        return one.out.result(batch, replace(job, method=method))
+        reason = f"error bounds up to {self.error.max(initial=0):.1e}, of {self.rtol:.0e} allowed"
+        return replace(result, method=Warm(*done, reason=reason))
+
+    def _warm(self, values: Array, job: Job) -> RootResult:
+        batch, n = values.shape[:-2], values.shape[-1]
+        stack = values.reshape(math.prod(batch), n, n)
+        one = _Update(stack, job, self._bases or [None] * len(stack), self.rtol, self.refine)
+        if stack.size:
+            job.engine.run_chunks(one.solve, len(stack), n, job.dtype.itemsize)
+        self._bases = one.bases
+        self.error, self.way = one.error.reshape(batch), one.way.reshape(batch)
+        return one.out.result(batch, job)
+
+    def _cold(self, result: RootResult, origin: Origin) -> RootResult:
+        status, dtype = on_host(result.status), np.dtype(result.compute_dtype)
+        usable = np.isin(status, USABLE)
+        n = result.x.shape[-1]
+        bound = forward_error_bound(on_host(result.cond), result.exponent, eigen_error(dtype, n))
+        self.error = np.where(usable, bound, np.inf)
+        self.way = np.where(usable, FULL, FAILED)
+        if not (usable & ~(bound <= self.rtol)).any():
+            return result
+        status = np.where(usable & ~(bound <= self.rtol), int(Status.ILL_CONDITIONED), status).astype(np.int8)
+        return replace(result, status=origin.give_back(status, as_input=False))
 
     def summary(self) -> str:
         """A line for people: how many roots went which way, and the worst error bound of the last update."""
@@ -274,11 +287,9 @@ class RootTracker:
 class _Update:
     """The arrays of one update over the flat batch; chunks write their own parts."""
 
-    def __init__(
-        self, stack: Array, job: Job, bases: list[Basis | None], rtol: float, warm: bool, refining: bool
-    ) -> None:
+    def __init__(self, stack: Array, job: Job, bases: list[Basis | None], rtol: float, refining: bool) -> None:
         B, n, _ = stack.shape
-        self.stack, self.job, self.rtol, self.warm, self.refining = stack, job, rtol, warm, refining
+        self.stack, self.job, self.rtol, self.refining = stack, job, rtol, refining
         self.bases = list(bases)
         self.out = Output(B, n, job)
         self.error = np.full(B, np.inf)
@@ -286,41 +297,34 @@ class _Update:
 
     def solve(self, part: slice) -> None:
         """Solve some matrices: warm, then in full those that the certificate refuses, then with more ridge."""
-        rows = np.arange(part.start, part.stop)
-        rule = self.job.rule
-        self._attempt(rows, rule)
-        rows = rows[np.isin(on_host(self.out.status[rows]), (Status.CONVERGED, Status.NONFINITE_INPUT), invert=True)]
-        refused = rows[self.way[rows] != FULL]
-        if len(refused) and self.warm:
-            self._attempt(refused, rule, trying=False)
+        rows, rule = np.arange(part.start, part.stop), self.job.rule
+        rows, tried = self._attempt(rows, rule)
+        if tried.any():
+            again, _ = self._attempt(rows[tried], rule, trying=False)
+            rows = np.concatenate([rows[~tried], again])
         if isinstance(rule, Ridge):
             for _ in range(rule.retries):
-                rows = rows[on_host(self.out.status[rows]) != Status.CONVERGED]
-                if not len(rows):
-                    break
-                rule = rule.raised()
-                self._attempt(rows, rule, trying=False)
+                if len(rows):
+                    rule = rule.raised()
+                    rows, _ = self._attempt(rows, rule, trying=False)
 
-    def _attempt(self, rows: np.ndarray, rule: Regularization | None, trying: bool = True) -> None:
-        job = self.job
+    def _attempt(
+        self, rows: np.ndarray, rule: Regularization | None, trying: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Attempt some rows; what has no good root after that, and whether it was tried without a full solve."""
         step = WarmStep(bases=[self.bases[i] for i in rows], trying=trying, refining=self.refining)
         whole = len(rows) == rows[-1] + 1 - rows[0]
         at = slice(rows[0], rows[-1] + 1) if whole else rows
-        one = attempt(self.stack[at], replace(job, method=step) if self.warm else job, rule)
-        usable = np.isin(on_host(one.status), USABLE)
-        if self.warm:
-            error = np.array([step.errors.get(j, np.inf) for j in range(len(rows))])
-            self.way[rows] = np.where(usable, [step.ways.get(j, FULL) for j in range(len(rows))], FAILED)
-        else:
-            unit = eigen_error(job.dtype, self.stack.shape[-1])
-            error = on_host(forward_error_bound(one.cond, job.problem.s, unit))
-            self.way[rows] = np.where(usable, FULL, FAILED)
-        one.status[usable & ~(error <= self.rtol)] = int(Status.ILL_CONDITIONED)
-        rounding = job.out_eps * self.stack.shape[-1] ** 0.5
-        self.error[rows] = np.where(usable, error + rounding, np.inf)
+        one = attempt(self.stack[at], replace(self.job, method=step), rule)
+        usable = np.isin(one.status, USABLE)
+        error = np.array([step.errors[j] for j in range(len(rows))])
+        way = np.array([step.ways[j] for j in range(len(rows))])
+        one.status[usable & ~(error <= self.rtol)] = Status.ILL_CONDITIONED
         self.out.write(at, one)
-        # A warm root that the certificate refuses leaves the basis as it is.
-        good = usable & ((on_host(one.status) == Status.CONVERGED) | (self.way[rows] == FULL))
-        for j in np.flatnonzero(good):
-            if int(j) in step.news:
-                self.bases[rows[j]] = step.news[int(j)]
+        self.error[rows] = np.where(usable, error + self.job.out_eps * self.stack.shape[-1] ** 0.5, np.inf)
+        self.way[rows] = np.where(usable, way, FAILED)
+        converged = one.status == Status.CONVERGED
+        for j in np.flatnonzero(converged | (usable & (way == FULL))):  # a refused root leaves its basis as it is
+            self.bases[rows[j]] = step.news.get(int(j), self.bases[rows[j]])
+        bad = ~converged & (one.status != Status.NONFINITE_INPUT)
+        return rows[bad], (way != FULL)[bad]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -344,7 +345,7 @@ def test_small_and_empty(shape):
         result = tracker.update(A)
         np.testing.assert_allclose(result.x @ result.x @ A, np.broadcast_to(np.eye(shape[-1]), shape), atol=1e-12)
     assert tracker.error.shape == shape[:-2]
-    assert tracker.counts["full"] == 2 * int(np.prod(shape[:-2])) * (shape[-1] > 0)
+    assert tracker.counts["full"] == 2 * int(np.prod(shape[:-2]))
 
 
 def test_the_state_goes_on_to_the_last_bit():
@@ -404,3 +405,15 @@ def test_jax():
     assert tracker.way == "first order"
     exact = power(np.asarray(A), Fraction(-1, 2))
     assert distance(np.asarray(result.x, dtype=float), exact) <= tracker.error
+
+
+def test_on_a_gpu_every_update_is_a_full_solve(monkeypatch):
+    cupy_double = pytest.importorskip("cupy_double")
+    monkeypatch.setitem(sys.modules, "cupy", cupy_double.MODULE)
+    A = gallery.spd(N, 1e2, rng=14)[0]
+    tracker = RootTracker(2)
+    for _ in range(2):
+        result = tracker.update(cupy_double.ndarray(A))
+    assert type(result.x) is cupy_double.ndarray
+    assert tracker.counts["full"] == 2
+    assert distance(result.x.get(), power(A, Fraction(-1, 2))) <= tracker.error

@@ -138,9 +138,7 @@ def corrected(X: Array, A: Array, Q: Array, w: Array, ridge: Array, s: float, en
     f = b**s
     gap = b[:, :, None] - b[:, None, :]
     close = xp.abs(gap) < CLOSE * b[:, :, None]
-    slope = xp.where(
-        close, (s * f / b)[:, :, None], (f[:, :, None] - f[:, None, :]) / xp.where(close, 1, gap)
-    )
+    slope = xp.where(close, (s * f / b)[:, :, None], (f[:, :, None] - f[:, None, :]) / xp.where(close, 1, gap))
     B *= slope
     diagonal[...] = f
     X[usable] = engine.matmul(engine.matmul(Q, B), Qh)[usable]
