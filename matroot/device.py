@@ -7,7 +7,6 @@ Everything that the CPU decides by asking an array is a mask here. What is left 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from typing import Any
@@ -16,10 +15,10 @@ import numpy as np
 
 from matroot import conditioning
 from matroot.attempt import ASYMMETRY, ILL_FORWARD_ERROR, Attempt, Job, Output, _judge, _zero_status
+from matroot.device_facts import among, extremes, facts
 from matroot.engines.arrays import is_inexact, round_to
 from matroot.engines.gpu import hermitian_part
 from matroot.methods import masked
-from matroot.methods.base import Raw
 from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
 from matroot.regularization import Regularization, Ridge
@@ -29,8 +28,6 @@ Array = Any
 
 #: Statuses of a matrix whose X is given out; of every other it is NaN.
 GIVEN = (*USABLE, Status.MAX_ITER, Status.STAGNATED)
-#: Steps of the Lanczos sweep that finds the extreme eigenvalues.
-STEPS = 16
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,8 +70,8 @@ def solve_stack(values: Array, job: Job) -> RootResult:
             engine.run_chunks(lambda part: _solve_chunk(stack[part], part, job, out, asymmetry), B, n, wide)
         result = out.result(batch, job)
         gap = job.origin.give_back(asymmetry.reshape(batch), as_input=False)
-    facts = {f.name: getattr(result, f.name) for f in fields(RootResult)}
-    return DeviceResult(**facts, asymmetry=gap, tolerance=_asymmetry_bar(job))
+    known = {f.name: getattr(result, f.name) for f in fields(RootResult)}
+    return DeviceResult(**known, asymmetry=gap, tolerance=_asymmetry_bar(job))
 
 
 def _output(B: int, n: int, job: Job) -> tuple[Output, Array]:
@@ -138,7 +135,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> tuple[Attemp
     direct = isinstance(job.method, Eigen)
     delta = xp.zeros(B)
     if rule is not None and not direct:
-        delta = rule.shift(*_extremes(A, rule.needs, engine), scale)
+        delta = rule.shift(*extremes(A, rule.needs, engine), scale)
 
     def regularized(dtype: np.dtype[Any]) -> Array:
         A = prepared(dtype)
@@ -180,17 +177,17 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> tuple[Attemp
     scale_root(X, exponent, -problem.s, xp)
     residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed)
     del X
-    cond, highest, lowest = _facts(A, raw, negative, delta, status, engine)
+    cond, highest, lowest = facts(A, raw, negative, delta, status, engine)
     if problem.s > 0:
         status = _semidefinite(status, residual, n, job)
-    proven = ~_among(status, USABLE, xp) & (lowest <= 0)
+    proven = ~among(status, USABLE, xp) & (lowest <= 0)
     status = xp.where(proven, int(Status.NOT_POSITIVE), status)
     status = _judge(status, residual, cond, n, job)
 
     status = xp.where(zero, _zero_status(problem), status)
     status = xp.where(symmetric, status, int(Status.NOT_POSITIVE))
     status = xp.where(finite, status, int(Status.NONFINITE_INPUT)).astype(xp.int8)
-    given = _among(status, GIVEN, xp) & symmetric
+    given = among(status, GIVEN, xp) & symmetric
 
     def settle(values: Array, at_zero: float) -> Array:
         return xp.where(finite & symmetric, xp.where(zero, at_zero, values), xp.nan)
@@ -267,75 +264,6 @@ def _to_output(X: Array, exponent: Array, s: Fraction | float, job: Job) -> Arra
         return round_to(wide.astype(job.out_dtype, copy=False), job.origin.dtype_name)
 
 
-def _extremes(A: Array, needs: str, engine: Any) -> tuple[Array, Array]:
-    """Largest and, where it is needed, smallest eigenvalue of each matrix."""
-    if needs == "extremes":
-        w = engine.eigvalsh(A.astype(np.result_type(A.dtype, np.float64)))
-        return w[:, -1], w[:, 0]
-    largest = conditioning.largest_eigenvalue(A, engine)
-    return largest, engine.xp.zeros_like(largest)
-
-
-def _facts(
-    A: Array, raw: Raw, negative: tuple[Array, float] | None, delta: Array, status: Array, engine: Any
-) -> tuple[Array, Array, Array]:
-    """cond, lambda_max (of A) and lambda_min (of A'), of an iteration all estimated in one Lanczos sweep.
-
-    A negative power tells the smallest eigenvalue: lambda_min(A') = lambda_max(A'^t)^{1/t}. Where there is none,
-    or the iteration failed, it is the smallest Ritz value of A', which lies above: 0 or less is a proof.
-    """
-    xp = engine.xp
-    if raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
-        return raw.cond, raw.lambda_max, raw.lambda_min
-    B, n, _ = A.shape
-    with np.errstate(all="ignore"):
-        if negative is None:
-            w = ritz_values(lambda v: engine.matmul(A, v), B, n, A.dtype, engine)
-            low = w[:, 0]
-        else:
-            X, t = negative
-            X = hermitian_part(X).astype(A.dtype)
-
-            def both(v: Array) -> Array:
-                return xp.concatenate([engine.matmul(A, v[:B]), engine.matmul(X, v[B:])])
-
-            w = ritz_values(both, 2 * B, n, A.dtype, engine)
-            low, ritz = w[B:, -1] ** (1 / t), w[:B, 0]
-            low = xp.where(_among(status, USABLE, xp), low, xp.where(xp.isnan(low), ritz, xp.minimum(low, ritz)))
-        top = w[:B, -1]
-        cond = xp.maximum(abs(top / low), 1)
-    return xp.where(xp.isnan(cond), xp.inf, cond), top - delta, low
-
-
-def ritz_values(apply: Callable[[Array], Array], B: int, n: int, dtype: Any, engine: Any) -> Array:
-    """Ritz values (B, k), ascending, of k = min(16, n) Lanczos steps on ``apply``: (B, n, 1) -> (B, n, 1).
-
-    With full reorthogonalization: the extreme ones converge to the extreme eigenvalues from inside. NaN where the
-    operator is not finite.
-    """
-    xp = engine.xp
-    k = min(STEPS, n)
-    V, T = xp.zeros((B, k, n), dtype), xp.zeros((B, k, k))
-    start = xp.asarray(conditioning._start(n)).astype(dtype)
-    v = xp.broadcast_to(start[:, None], (B, n, 1))
-    for j in range(k):
-        V[:, j] = v[..., 0]
-        w = apply(v)
-        basis = V[:, : j + 1]
-        for again in range(2):
-            h = engine.matmul(basis.conj(), w)
-            w = w - engine.matmul(basis.swapaxes(-1, -2), h)
-            if not again:
-                T[:, j, j] = h[:, j, 0].real
-        if j + 1 < k:
-            beta = xp.sqrt((abs(w) ** 2).sum((-1, -2)))
-            T[:, j, j + 1] = T[:, j + 1, j] = beta
-            v = w / xp.maximum(beta, np.finfo(dtype).tiny)[:, None, None]
-    finite = xp.isfinite(T).all((-1, -2))
-    w = xp.linalg.eigvalsh(xp.where(finite[:, None, None], T, 0))
-    return xp.where(finite[:, None], w, xp.nan)
-
-
 def _semidefinite(status: Array, residual: Array, n: int, job: Job) -> Array:
     """A positive power exists for semidefinite matrices too: an iteration that stalls at a zero may have found it.
 
@@ -344,12 +272,5 @@ def _semidefinite(status: Array, residual: Array, n: int, job: Job) -> Array:
     eps = float(np.finfo(job.dtype).eps) / 2 + job.out_eps
     s = min(1.0, float(job.problem.s))
     good = residual <= max(min(10 * n**0.5 * eps**s, ILL_FORWARD_ERROR), job.problem.rtol or 0.0)
-    stalled = _among(status, (Status.STAGNATED, Status.MAX_ITER), job.engine.xp)
+    stalled = among(status, (Status.STAGNATED, Status.MAX_ITER), job.engine.xp)
     return job.engine.xp.where(stalled & good, int(Status.CONVERGED), status)
-
-
-def _among(status: Array, codes: tuple[Status, ...], xp: Any) -> Array:
-    found = xp.zeros(status.shape, bool)
-    for code in codes:
-        found |= status == int(code)
-    return found

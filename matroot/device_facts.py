@@ -1,0 +1,95 @@
+"""What the GPU path knows about spectra and statuses, without a look at any value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from matroot import conditioning
+from matroot.engines.gpu import hermitian_part
+from matroot.methods.base import Raw
+from matroot.result import USABLE, Status
+
+Array = Any
+
+#: Steps of the Lanczos sweep that finds the extreme eigenvalues.
+STEPS = 16
+
+
+def extremes(A: Array, needs: str, engine: Any) -> tuple[Array, Array]:
+    """Largest and, where it is needed, smallest eigenvalue of each matrix."""
+    if needs == "extremes":
+        w = engine.eigvalsh(A.astype(np.result_type(A.dtype, np.float64)))
+        return w[:, -1], w[:, 0]
+    largest = conditioning.largest_eigenvalue(A, engine)
+    return largest, engine.xp.zeros_like(largest)
+
+
+def facts(
+    A: Array, raw: Raw, negative: tuple[Array, float] | None, delta: Array, status: Array, engine: Any
+) -> tuple[Array, Array, Array]:
+    """cond, lambda_max (of A) and lambda_min (of A'), of an iteration all estimated in one Lanczos sweep.
+
+    A negative power tells the smallest eigenvalue: lambda_min(A') = lambda_max(A'^t)^{1/t}. Where there is none,
+    or the iteration failed, it is the smallest Ritz value of A', which lies above: 0 or less is a proof.
+    """
+    xp = engine.xp
+    if raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
+        return raw.cond, raw.lambda_max, raw.lambda_min
+    B, n, _ = A.shape
+    with np.errstate(all="ignore"):
+        if negative is None:
+            w = ritz_values(lambda v: engine.matmul(A, v), B, n, A.dtype, engine)
+            low = w[:, 0]
+        else:
+            X, t = negative
+            X = hermitian_part(X).astype(A.dtype)
+
+            def both(v: Array) -> Array:
+                return xp.concatenate([engine.matmul(A, v[:B]), engine.matmul(X, v[B:])])
+
+            w = ritz_values(both, 2 * B, n, A.dtype, engine)
+            low, ritz = w[B:, -1] ** (1 / t), w[:B, 0]
+            low = xp.where(among(status, USABLE, xp), low, xp.where(xp.isnan(low), ritz, xp.minimum(low, ritz)))
+        top = w[:B, -1]
+        cond = xp.maximum(abs(top / low), 1)
+    return xp.where(xp.isnan(cond), xp.inf, cond), top - delta, low
+
+
+def ritz_values(apply: Callable[[Array], Array], B: int, n: int, dtype: Any, engine: Any) -> Array:
+    """Ritz values (B, k), ascending, of k = min(16, n) Lanczos steps on ``apply``: (B, n, 1) -> (B, n, 1).
+
+    With full reorthogonalization: the extreme ones converge to the extreme eigenvalues from inside. NaN where the
+    operator is not finite.
+    """
+    xp = engine.xp
+    k = min(STEPS, n)
+    V, T = xp.zeros((B, k, n), dtype), xp.zeros((B, k, k))
+    start = xp.asarray(conditioning._start(n)).astype(dtype)
+    v = xp.broadcast_to(start[:, None], (B, n, 1))
+    for j in range(k):
+        V[:, j] = v[..., 0]
+        w = apply(v)
+        basis = V[:, : j + 1]
+        for again in range(2):
+            h = engine.matmul(basis.conj(), w)
+            w = w - engine.matmul(basis.swapaxes(-1, -2), h)
+            if not again:
+                T[:, j, j] = h[:, j, 0].real
+        if j + 1 < k:
+            beta = xp.sqrt((abs(w) ** 2).sum((-1, -2)))
+            T[:, j, j + 1] = T[:, j + 1, j] = beta
+            v = w / xp.maximum(beta, np.finfo(dtype).tiny)[:, None, None]
+    finite = xp.isfinite(T).all((-1, -2))
+    w = xp.linalg.eigvalsh(xp.where(finite[:, None, None], T, 0))
+    return xp.where(finite[:, None], w, xp.nan)
+
+
+def among(status: Array, codes: tuple[Status, ...], xp: Any) -> Array:
+    """Where `status` is one of `codes`."""
+    found = xp.zeros(status.shape, bool)
+    for code in codes:
+        found |= status == int(code)
+    return found
