@@ -1,4 +1,4 @@
-"""Which method "auto" takes, and why. The only place with tuned numbers."""
+"""Which method "auto" takes, and why; the tuned numbers are in `matroot.profile`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from matroot.methods.minimax import Minimax
 from matroot.methods.newton_db import NewtonDB
 from matroot.methods.schur_newton import SchurNewton
 from matroot.methods.small import Tridiagonal
+from matroot.profile import limits
 from matroot.regularization import Regularization
 
+#: From this many matrices on, `Tridiagonal` fills half of its lanes or more.
+TOGETHER = 4
+
 METHODS: dict[str, type[Method]] = {
-    kind.name: kind
-    for kind in (Eigen, CoupledNewton, HigherOrder, Minimax, NewtonDB, SchurNewton, Tridiagonal)
+    kind.name: kind for kind in (Eigen, CoupledNewton, HigherOrder, Minimax, NewtonDB, SchurNewton, Tridiagonal)
 }
 
 
@@ -30,6 +33,7 @@ def choose(
     engine: Any,
     batch: int = 1,
     is_complex: bool = False,
+    single: bool = False,
 ) -> Method:
     """The method to run: the one asked for, if it can do the problem, or the one "auto" stands for.
 
@@ -41,7 +45,7 @@ def choose(
     if isinstance(method, Method):
         chosen = method
     elif method == "auto":
-        chosen = automatic(problem, rule, n, engine, batch, is_complex)
+        chosen = automatic(problem, rule, n, engine, batch, is_complex, single)
     elif method in METHODS:
         chosen = METHODS[method]()
     else:
@@ -63,8 +67,9 @@ def automatic(
     engine: Any,
     batch: int = 1,
     is_complex: bool = False,
+    single: bool = False,
 ) -> Method:
-    """What "auto" takes, with its reason."""
+    """What "auto" takes, with its reason; `single` when float32 arithmetic was asked for by name."""
     if problem.assume_a == "gen":
         return replace(SchurNewton(), reason="the one method for general matrices")
     if engine.sync_free():
@@ -73,11 +78,15 @@ def automatic(
         if rule is not None and rule.needs == "spectrum":
             return replace(Eigen(), reason=f"{type(rule).__name__} changes single eigenvalues")
         return replace(Minimax(), reason="products are what a GPU does fast, and its schedule needs no answer")
+    tuned = limits()
+    diagonal = rule is None or rule.needs != "spectrum"
+    if diagonal and problem.s == -1 and n >= tuned.cholesky_from:
+        return replace(Minimax(), reason=f"n = {n}, p = 1 on the CPU: the inverse from a Cholesky factorization")
     size = 2 * n if is_complex else n
-    if (rule is None or rule.needs != "spectrum") and (size <= 64 or (size <= 256 and batch >= 4)):
-        small = replace(Tridiagonal(), reason=f"{batch} of n = {n} on the CPU: eight of them side by side")
-        if small.refuses(problem, n) is None:
-            return small
+    most = tuned.tridiagonal_batch if batch >= TOGETHER else tuned.tridiagonal_alone
+    if diagonal and size <= most and Tridiagonal().refuses(problem, n) is None:
+        together = "eight of them side by side" if batch >= TOGETHER else "little beside the reduction"
+        return replace(Tridiagonal(), reason=f"{batch} of n = {n} on the CPU, up to {most}: {together}")
     return replace(Eigen(), reason=f"n = {n} on the CPU: exact, and certain for every spectrum")
 
 

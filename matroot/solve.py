@@ -14,11 +14,11 @@ from matroot.attempt import Job, Output, solve_chunk
 from matroot.device import solve_stack
 from matroot.engines import engine_of
 from matroot.engines.arrays import Origin, dtype_name, is_inexact, take
-from matroot.small import fits, in_float64, solve_fused
 from matroot.methods.base import Method, Problem
 from matroot.regularization import PseudoInverse, Regularization, Ridge, as_regularization
 from matroot.result import RootResult
 from matroot.selection import choose
+from matroot.small import fits, in_float64, solve_fused
 
 Array = Any
 
@@ -153,8 +153,9 @@ def plan(
         raise ValueError(f"{type(rule).__name__} needs real eigenvalues; under assume_a='gen' use Ridge")
     engine = engine_of(values)
     problem = Problem(s=s, rtol=rtol, max_iter=max_iter, assume_a=assume_a)
-    chosen = choose(method, problem, rule, n, engine, math.prod(shape[:-2]), values.dtype.kind == "c")
     dtype = working_dtype(values.dtype, s, rule, rtol, compute_dtype, engine)
+    single = compute_dtype is not None and dtype.name in ("float32", "complex64")
+    chosen = choose(method, problem, rule, n, engine, math.prod(shape[:-2]), values.dtype.kind == "c", single)
     return Job(problem, chosen, rule, dtype, origin, engine)
 
 
