@@ -18,6 +18,7 @@ COMMANDS = {
     "root": ("the root of the matrices of a file", "matroot.cli_root"),
     "compare": ("every method that applies to a matrix, side by side", "matroot.cli_compare"),
     "info": ("versions, engines, BLAS, threads and GPU", "matroot.cli_info"),
+    "tune": ('measure which method is fastest where, for "auto"', "matroot.cli_tune"),
     "demo": ("real data: a network's statistics, pixels, rating transitions", "matroot.cli_demo"),
 }
 
@@ -55,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="matroot", description="Roots of matrices, and how good each of them is."
-    )
+    parser = argparse.ArgumentParser(prog="matroot", description="Roots of matrices, and how good each of them is.")
     parser.add_argument("--version", action="version", version=f"matroot {installed('matroot')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (summary, module_name) in COMMANDS.items():

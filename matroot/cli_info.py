@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
 PACKAGES = ("numpy", "scipy", "numba", "array_api_compat", "threadpoolctl", "cupy", "torch", "jax", "optax")
@@ -34,7 +35,17 @@ def facts() -> dict[str, str]:
     rows |= _blas()
     rows["engine cpu"] = "LAPACK and BLAS through numpy and scipy, small matrices by numba"
     rows["engine gpu"] = _gpu()
+    rows["auto"] = _profile()
     return rows
+
+
+def _profile() -> str:
+    """The tuned numbers in force, and where they come from."""
+    from matroot import profile
+
+    where = profile.path()
+    numbers = ", ".join(f"{name} {value}" for name, value in asdict(profile.limits()).items())
+    return f"{numbers} ({where if where.exists() else 'built in'})"
 
 
 def installed(package: str) -> str:

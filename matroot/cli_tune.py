@@ -1,0 +1,28 @@
+"""Measure on this machine which method is fastest where, for method "auto". Takes about a minute; leave it alone."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Say where the profile goes."""
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="instead of the user's profile")
+    parser.add_argument("--reset", action="store_true", help="remove the user's profile: back to the built-in one")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and write, or reset."""
+    from matroot import profile, tune
+
+    where = options.output or profile.path()
+    if options.reset:
+        where.unlink(missing_ok=True)
+        print(f"removed {where}")
+        return 0
+    found = tune.measure(lambda line: print(line, flush=True))
+    profile.save(found, where)
+    print(f"{where}: {', '.join(f'{name} {value}' for name, value in asdict(found).items())}")
+    return 0
