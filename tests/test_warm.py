@@ -154,6 +154,9 @@ def test_refinement():
     assert np.linalg.norm(new.Q.T @ new.Q - np.eye(N)) <= min(1e-12, new.defect)
     X = root(new, after, 2, True, engine)
     assert distance(X, power(B, -0.5)) <= after.error < 1e-4
+    again = moved(new, B, None, -0.5, 1e-3, engine)  # nothing has moved since
+    np.testing.assert_array_equal(again.E, new.E)
+    assert distance(root(new, again, 2, True, engine), X) <= 1e-12
 
 
 def test_rotations_in_clusters_are_cut_off():

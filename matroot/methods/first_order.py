@@ -212,7 +212,7 @@ def refined(basis: Basis, A: Array, at: Moved, s: float, engine: Any) -> Basis |
         return None
     f = (w + at.ridge) ** s
     X = engine.rank_k(Q * xp.sqrt(f).astype(Q.real.dtype))
-    return Basis(Q, A, X, w, f, M.astype(narrow, copy=False), basis.scale, defect, basis.age + 1)
+    return Basis(Q, A, X, w, f, M.astype(narrower(Q.dtype), copy=False), basis.scale, defect, basis.age + 1)
 
 
 def _unit(dtype: np.dtype[Any]) -> float:
