@@ -1,0 +1,207 @@
+"""Shampoo as an `optax.GradientTransformation`. No mathematics here: trees and states of jax meet the core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from matroot import ConditionTracker
+from matroot_optim.arrays import to_host
+from matroot_optim.config import Options
+from matroot_optim.diagnostics import Diagnostics, diagnose
+from matroot_optim.layout import make_layout
+from matroot_optim.refresh import due_jobs, install, submit
+from matroot_optim.roots import FACTS
+from matroot_optim.shampoo import Shampoo
+from matroot_optim.state import BOOKS, COUNTS, State
+from matroot_optim.traced import Plan, advance, initial
+from matroot_optim.trees import flatten
+
+ROOTS = ("callback", "graph", "host")
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["plan"])
+@dataclass(frozen=True)
+class ShampooState:
+    """State of `scale_by_shampoo`: arrays by name, as the core keeps them, and the plan, which is no array."""
+
+    arrays: dict[str, Any]
+    plan: Plan
+
+    @property
+    def core(self) -> State:
+        """The same state as `matroot_optim.State`, with the books on the host; of concrete arrays only."""
+        books = {**FACTS, **BOOKS, **COUNTS, "step": np.int64}
+        arrays = dict(self.arrays)
+        for name, x in arrays.items():
+            kind = books.get(name.rsplit("/", 1)[-1])
+            if kind is not None and (name in books or name.startswith(":stack")):
+                arrays[name] = np.array(to_host(x)).astype(kind)
+        return State(self.plan.layout, arrays)
+
+
+def scale_by_shampoo(*, roots: str = "callback", **options: Any) -> optax.GradientTransformation:
+    """Gradients to Shampoo's direction, momentum included; chain it with a learning rate.
+
+    Works under ``jax.jit``, and composes with ``optax.chain``, ``masked`` and ``inject_hyperparams``.
+
+    Parameters
+    ----------
+    roots : {"callback", "graph", "host"}
+        Where roots are computed. "callback": in numpy through ``jax.pure_callback``, in float64 though jax has none.
+        "graph": traced, a fixed minimax schedule in float32. "host": not in the update at all; call `refresh_roots`
+        on the state between steps.
+    **options
+        Of `matroot_optim.Shampoo`, without learning_rate, weight_decay and engine. `refresh_every` is an int.
+
+    Raises
+    ------
+    ValueError
+        An option is wrong, or cannot be had under jit.
+    """
+    if roots not in ROOTS:
+        raise ValueError(f"roots must be one of {', '.join(map(repr, ROOTS))}, got {roots!r}")
+    config = Shampoo(1.0, **options)
+    _check(config, roots)
+
+    def init(params: Any) -> ShampooState:
+        leaves, _ = flatten(params)
+        plan = Plan(config, make_layout(config, leaves), roots)
+        return ShampooState(initial(plan, list(leaves.values())), plan)
+
+    def update(updates: Any, state: ShampooState, params: Any = None) -> tuple[Any, ShampooState]:
+        leaves, rebuild = flatten(updates, "updates")
+        weights = flatten(params)[0] if params is not None else {}
+        layout = state.plan.layout
+        g, W = layout.align(leaves, "updates"), layout.align(weights, "params")
+        moves, arrays = advance(state.plan, state.arrays, g, W)
+        moved = {
+            leaf.path: move.astype(leaves[leaf.path].dtype)
+            for leaf, move in zip(layout.leaves, moves, strict=True)
+            if leaf.path in leaves
+        }
+        return rebuild(moved), ShampooState(arrays, state.plan)
+
+    return optax.GradientTransformation(init, update)
+
+
+def shampoo(
+    learning_rate: Any, weight_decay: Any = 0.0, *, roots: str = "callback", **options: Any
+) -> optax.GradientTransformation:
+    """Shampoo with decoupled weight decay and a learning rate.
+
+    Parameters
+    ----------
+    learning_rate : float, array or schedule
+        With the default graft, take Adam's. May be injected by ``optax.inject_hyperparams``.
+    weight_decay : float or array
+        Decoupled. May be injected.
+    roots : {"callback", "graph", "host"}
+        See `scale_by_shampoo`.
+    **options
+        Of `matroot_optim.Shampoo`. They are static, under ``inject_hyperparams`` too.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from matroot_optim.optax import shampoo
+    >>> tx = shampoo(1e-2)
+    >>> params = {"w": jnp.ones((3, 2))}
+    >>> state = tx.init(params)
+    >>> grads = jax.grad(lambda p: (p["w"] ** 2).sum())(params)
+    >>> updates, state = jax.jit(tx.update)(grads, state, params)
+    >>> params = optax.apply_updates(params, updates)
+    """
+    options = {**options.pop("options", {}), **options}  # inject_hyperparams passes keywords on as one dict
+    if callable(learning_rate):
+        rate = optax.scale_by_schedule(lambda count: -learning_rate(count))
+    else:
+        rate = optax.scale(-learning_rate)
+    return optax.chain(
+        scale_by_shampoo(roots=roots, **options),
+        optax.add_decayed_weights(weight_decay),
+        rate,
+    )
+
+
+def _check(config: Options, roots: str) -> None:
+    """What cannot be had inside a compiled step."""
+    wrong = {
+        "refresh_every": callable(config.refresh_every) and roots != "host",
+        "schedule": config.schedule == "residual" and roots != "host",
+        "on_nonfinite": config.on_nonfinite == "raise",
+        "engine": config.engine is not None and (roots != "host" or config.engine.lag != 0),
+        "weight_decay": config.weight_decay != 0 and config.decay != "l2",
+    }
+    allowed = {
+        "refresh_every": "an int under jit",
+        "schedule": "'staggered' or 'interval' under jit",
+        "on_nonfinite": "'skip' or 'propagate' under jit",
+        "engine": "None under jit, and of lag 0 with roots='host'",
+        "weight_decay": "given to shampoo, or chained as optax.add_decayed_weights, unless decay is 'l2'",
+    }
+    for name, is_wrong in wrong.items():
+        if is_wrong:
+            raise ValueError(f"{name} must be {allowed[name]}, got {getattr(config, name)!r}")
+
+
+def _map_states(change: Callable[[ShampooState], Any], opt_state: Any) -> Any:
+    def is_state(node: Any) -> bool:
+        return isinstance(node, ShampooState)
+
+    return jax.tree.map(lambda x: change(x) if is_state(x) else x, opt_state, is_leaf=is_state)
+
+
+def refresh_roots(opt_state: Any) -> Any:
+    """The optimizer state with the roots renewed that are due at the next step, computed on the host.
+
+    For ``roots="host"``, outside jit, after every update; a step without due roots costs a look at the books.
+
+    Parameters
+    ----------
+    opt_state : tree
+        Any optax state that holds a `ShampooState`: of a chain, masked, injected.
+    """
+
+    def change(state: ShampooState) -> ShampooState:
+        options, core = state.plan.options, state.core
+        t = core.step + 1
+        jobs, books = due_jobs(options, core.layout, core.arrays, t)
+        arrays = {**core.arrays, **books}
+        engine = options.running_engine  # type: ignore[attr-defined]
+        for pending in submit(engine, jobs, core.step):
+            arrays.update(install(core.layout, arrays, pending, ()))
+        same = {name for name, x in arrays.items() if x is core.arrays.get(name)}
+        changed = {
+            name: jnp.asarray(x).astype(state.arrays[name].dtype) for name, x in arrays.items() if name not in same
+        }
+        return ShampooState({**state.arrays, **changed}, state.plan)
+
+    return _map_states(change, opt_state)
+
+
+def diagnostics(opt_state: Any, tracker: ConditionTracker | None = None) -> Diagnostics:
+    """What is known of every root; see `matroot_optim.Shampoo.diagnostics`.
+
+    Parameters
+    ----------
+    opt_state : tree
+        Any optax state that holds one `ShampooState`.
+
+    Raises
+    ------
+    ValueError
+        It holds none.
+    """
+    found: list[ShampooState] = []
+    _map_states(found.append, opt_state)
+    if not found:
+        raise ValueError(f"opt_state must hold a ShampooState, got {type(opt_state).__name__} without one")
+    return diagnose(found[0].core, tracker)

@@ -1,0 +1,287 @@
+"""One step of Shampoo as jax traces it: the core's stages, and the schedule of roots as a switch over phases.
+
+Which roots are due at a phase is known before; that it is their turn is known only at run time. So every phase with
+roots is a branch, and a step runs one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from matroot_optim.arrays import Array, squared_norm
+from matroot_optim.config import Options
+from matroot_optim.grafting import bias_correction
+from matroot_optim.graph import minimax_root
+from matroot_optim.layout import Layout, Stack
+from matroot_optim.momentum import Rates, with_l2
+from matroot_optim.refresh import LARGEST_RIDGE
+from matroot_optim.roots import FACTS, RootJob, compute, stack_jobs
+from matroot_optim.schedule import first_marks
+from matroot_optim.stages import Step, stacked_gradients, update_statistics, updates
+from matroot_optim.state import fresh
+from matroot_optim.statistics import pack, packed_size, unpack
+
+Arrays = dict[str, Array]
+#: Blocks that are due together: for each dimension of a stack, their indices.
+Due = list[tuple[Stack, int, Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of the state that is no array."""
+
+    options: Options
+    layout: Layout
+    roots: str
+
+
+def initial(plan: Plan, params: Sequence[Array]) -> Arrays:
+    """The core's fresh state as jax arrays, books included."""
+    arrays = fresh(plan.options, plan.layout, params).arrays
+    narrow = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}
+    result = {}
+    for name, x in arrays.items():
+        host = isinstance(x, np.ndarray)
+        result[name] = jnp.asarray(x.astype(narrow.get(x.dtype, x.dtype))) if host else x
+    result["graft_ratio"] = jnp.ones(len(plan.layout.leaves), jnp.float32)
+    return result
+
+
+def advance(
+    plan: Plan, arrays: Arrays, g: Sequence[Array | None], weights: Sequence[Array | None]
+) -> tuple[list[Array], Arrays]:
+    """The directions (momentum included, rate 1) of one step, and the new arrays."""
+    options, layout = plan.options, plan.layout
+    arrays = dict(arrays)
+    t = arrays["step"] + 1
+    rates = [Rates(-1.0, float(leaf.options.weight_decay), leaf.options.betas[0]) for leaf in layout.leaves]
+    clean, active, bad = _screen(options, layout, g, weights, rates, arrays)
+    good = jnp.stack([jnp.asarray(a) for a in active]).astype(jnp.int32) if active else jnp.zeros(0, jnp.int32)
+    accumulates = (t - 1) % options.statistics_every == 0
+    arrays["count"] = arrays["count"] + good
+    arrays["accumulated"] = arrays["accumulated"] + good * accumulates
+    arrays["skipped"] = arrays["skipped"] + bad
+    now = Step(layout, arrays, clean, list(weights), active, rates, t, donate=False)
+    stacks = stacked_gradients(now)
+    arrays.update(_statistics(options, now, stacks, accumulates))
+    if plan.roots != "host":
+        arrays.update(_refresh(plan, arrays, t))
+    moves, changed = updates(now_with(now, arrays), stacks)
+    arrays.update(changed)
+    arrays["graft_ratio"] = jnp.asarray([jnp.asarray(r, jnp.float32) for r in changed["graft_ratio"]])
+    arrays["step"] = t
+    return moves, arrays
+
+
+def now_with(step: Step, arrays: Arrays) -> Step:
+    """The same step with other arrays."""
+    return Step(step.layout, arrays, step.g, step.weights, step.active, step.rates, step.number, step.donate)
+
+
+def _screen(
+    options: Options,
+    layout: Layout,
+    g: Sequence[Array | None],
+    weights: Sequence[Array | None],
+    rates: Sequence[Rates],
+    arrays: Arrays,
+) -> tuple[list[Array], list[Any], Array]:
+    """The core's screen without a look at any value."""
+    norm2 = [None if x is None else squared_norm(x) for x in g]
+    finite = [False if n is None else jnp.isfinite(n) for n in norm2]
+    skip = options.on_nonfinite == "skip"
+    active = [f if n is None or skip else True for f, n in zip(finite, norm2, strict=True)]
+    bad = jnp.asarray([jnp.asarray(n is not None) & ~jnp.asarray(f) for f, n in zip(finite, norm2, strict=True)])
+    total = sum(jnp.where(a, n, 0) for a, n in zip(active, norm2, strict=True) if n is not None)
+    scale = None
+    if options.clip_norm is not None:
+        scale = jnp.minimum(1.0, options.clip_norm / jnp.sqrt(jnp.where(total > 0, total, 1)))
+    clean = []
+    for i, leaf in enumerate(layout.leaves):
+        x = g[i]
+        if x is None:
+            clean.append(jnp.zeros(leaf.shape, leaf.dtype))
+            continue
+        x = x if active[i] is True else jnp.where(active[i], x, 0)
+        x = x if scale is None else x * scale.astype(x.dtype)
+        clean.append(with_l2(leaf.options, x, weights[i], rates[i]))
+    return clean, active, bad.astype(jnp.int32)
+
+
+def _statistics(options: Options, now: Step, stacks: Sequence[Array], accumulates: Any) -> Arrays:
+    """Stage 1, on the steps that are for it."""
+    if options.statistics_every == 1:
+        return update_statistics(now, stacks)
+    names = [f"{stack.axis_name(axis)}/statistic" for stack, axis in now.layout.factors]
+    old = {name: now.arrays[name] for name in names}
+    return dict(jax.lax.cond(accumulates, lambda: update_statistics(now, stacks), lambda: old))
+
+
+# Stage 2.
+
+
+def branches(options: Options, layout: Layout) -> tuple[list[Due], list[int]]:
+    """What is due: the different sets, and for every phase of the interval, and last for the start, which of them."""
+    interval = options.interval(1)
+    sizes = [stack.shape[axis] for stack, axis in layout.factors for _ in range(stack.blocks)]
+    marks = first_marks(sizes, interval, options.schedule)
+    masks = [(t - marks) % interval == 0 for t in range(interval)]
+    start = options.first_shampoo_step
+    first = masks[start % interval].copy()
+    if start < interval:  # roots whose phase has not come yet when Shampoo starts
+        first |= marks + interval > start
+    sets: dict[bytes, int] = {}
+    found: list[Due] = []
+    which = []
+    for mask in [*masks, first]:
+        key = mask.tobytes()
+        if key not in sets:
+            sets[key] = len(found)
+            found.append(_split(layout, mask))
+        which.append(sets[key])
+    return found, which
+
+
+def _split(layout: Layout, mask: Any) -> Due:
+    result, start = [], 0
+    for stack, axis in layout.factors:
+        index = np.flatnonzero(mask[start : start + stack.blocks])
+        start += stack.blocks
+        if index.size:
+            result.append((stack, axis, index))
+    return result
+
+
+def _refresh(plan: Plan, arrays: Arrays, t: Any) -> Arrays:
+    """Roots, and what is known of them, after those that are due at this step."""
+    if not plan.layout.factors:
+        return {}
+    found, which = branches(plan.options, plan.layout)
+    parts = ("root", "taken", "refreshes", "skipped", "failures", *FACTS)
+    names = [f"{stack.axis_name(axis)}/{part}" for stack, axis in plan.layout.factors for part in parts]
+    old = {name: arrays[name] for name in names}
+    interval = plan.options.interval(1)
+    place = jnp.where(t == plan.options.first_shampoo_step, interval, t % interval)
+    run = [_branch(plan, arrays, items, t) for items in found]
+    return dict(jax.lax.switch(jnp.asarray(which)[place], run, old))
+
+
+def _branch(plan: Plan, arrays: Arrays, items: Due, t: Any) -> Callable[[Arrays], Arrays]:
+    """The function that renews these roots."""
+    solve = {"callback": _by_callback, "graph": _in_graph}[plan.roots]
+
+    def renew(old: Arrays) -> Arrays:
+        if not items:
+            return old
+        new = dict(old)
+        rows = [_rows(plan.layout, arrays, *item) for item in items]
+        levels = [old[f"{stack.axis_name(axis)}/failures"][index] for stack, axis, index in items]
+        for (stack, axis, index), row, (X, facts) in zip(items, rows, solve(items, rows, levels), strict=True):
+            new.update(_install(old, stack, axis, index, row, X, facts, t))
+        return new
+
+    return renew
+
+
+def _rows(layout: Layout, arrays: Arrays, stack: Stack, axis: int, index: Any) -> Array:
+    """Packed statistics of the blocks that are due, bias corrected."""
+    rows = arrays[f"{stack.axis_name(axis)}/statistic"][index]
+    beta = stack.options.betas[1]
+    if not stack.options.bias_correction or beta == 1.0:
+        return rows
+    leaf = np.concatenate([np.full(m.stop - m.start, m.leaf) for m in stack.members])[index]
+    count = jnp.maximum(arrays["accumulated"][leaf], 1)
+    return rows / bias_correction(beta, count.astype(rows.dtype))[:, None]
+
+
+def _install(old: Arrays, stack: Stack, axis: int, index: Any, row: Array, X: Array, facts: Arrays, t: Any) -> Arrays:
+    """The core's gate: good roots taken, the others kept and counted; zero statistics are left alone."""
+    key = stack.axis_name(axis)
+    useful = jnp.sum(jnp.abs(row), axis=-1) > 0
+    good = useful & (facts["residual"] <= stack.options.root_tolerance) & jnp.isfinite(jnp.sum(X, axis=(-2, -1)))
+    bad = useful & ~good
+    new = {f"{key}/root": old[f"{key}/root"].at[index].set(_where(good, X, old[f"{key}/root"][index]))}
+    values = {
+        "taken": jnp.where(good, t, old[f"{key}/taken"][index]),
+        "refreshes": old[f"{key}/refreshes"][index] + good,
+        "skipped": old[f"{key}/skipped"][index] + bad,
+        "failures": jnp.where(good, 0, old[f"{key}/failures"][index] + bad),
+    }
+    values.update({name: jnp.where(good, value, old[f"{key}/{name}"][index]) for name, value in facts.items()})
+    if "status" in facts:
+        values["status"] = jnp.where(useful, facts["status"], old[f"{key}/status"][index])
+    for name, value in values.items():
+        x = old[f"{key}/{name}"]
+        new[f"{key}/{name}"] = x.at[index].set(value.astype(x.dtype))
+    return new
+
+
+def _where(good: Array, X: Array, old: Array) -> Array:
+    return jnp.where(good[:, None, None], X, old)
+
+
+def _in_graph(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> list[tuple[Array, Arrays]]:
+    """Roots by a fixed schedule, equal orders and exponents in one stack."""
+    groups: dict[Any, list[int]] = {}
+    for k, (stack, axis, _) in enumerate(items):
+        groups.setdefault((stack.shape[axis], stack.exponent, stack.options.ridge), []).append(k)
+    answers: dict[int, tuple[Array, Arrays]] = {}
+    for (_, exponent, ridge), members in groups.items():
+        A = unpack(jnp.concatenate([rows[k] for k in members]))
+        level = jnp.concatenate([levels[k] for k in members])
+        X, facts = minimax_root(A, exponent, ridge, level, jnp)
+        start = 0
+        for k in members:
+            part = slice(start, start + len(rows[k]))
+            answers[k] = X[part], {name: value[part] for name, value in facts.items()}
+            start = part.stop
+    return [answers[k] for k in range(len(items))]
+
+
+def _by_callback(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> list[tuple[Array, Arrays]]:
+    """Roots by matroot in numpy, in float64 even where jax has none."""
+    shapes = []
+    for (stack, axis, index), row in zip(items, rows, strict=True):
+        shapes.append(jax.ShapeDtypeStruct((len(index), packed_size(stack.shape[axis])), row.dtype))
+        shapes.append(jax.ShapeDtypeStruct((len(index), len(FACTS)), jnp.float32))
+
+    def host(rows: Any, levels: Any) -> list[Any]:
+        return _solve_on_host(items, [np.asarray(x) for x in rows], [np.asarray(x) for x in levels])
+
+    flat = jax.pure_callback(host, shapes, list(rows), list(levels), vmap_method="sequential")
+    return [
+        (unpack(X), {name: facts[:, k] for k, name in enumerate(FACTS)})
+        for X, facts in zip(flat[::2], flat[1::2], strict=True)
+    ]
+
+
+def _solve_on_host(items: Due, rows: Sequence[Any], levels: Sequence[Any]) -> list[Any]:
+    """Packed roots and facts of every item, in numpy alone."""
+    jobs, out = [], []
+    for k, (stack, axis, _) in enumerate(items):
+        o, n = stack.options, stack.shape[axis]
+        X = np.broadcast_to(pack(np.eye(n, dtype=rows[k].dtype)), rows[k].shape).copy()
+        out += [X, np.full((len(X), len(FACTS)), np.nan, np.float32)]
+        useful = abs(rows[k]).sum(-1) > 0
+        for level in np.unique(levels[k]):
+            index = np.flatnonzero(useful & (levels[k] == level))
+            if index.size:
+                ridge = min(o.ridge * 10.0 ** int(level), LARGEST_RIDGE)
+                jobs.append(
+                    RootJob(str(k), index, rows[k][index], stack.exponent, ridge, 0, o.root_method, o.root_dtype)
+                )
+    for batch, group in stack_jobs(jobs):
+        answer, start = compute(batch), 0
+        for job in group:
+            part = slice(start, start + len(job.index))
+            k = int(job.key)
+            out[2 * k][job.index] = answer.root[part]
+            out[2 * k + 1][job.index] = np.stack([values[part] for values in answer.facts.values()], axis=1)
+            start = part.stop
+    return out

@@ -1,0 +1,272 @@
+"""The optax adapter: under jit, in chains, with roots in a callback, in the graph, or on the host."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+optax = pytest.importorskip("optax")
+
+import jax.numpy as jnp  # noqa: E402
+
+import matroot_optim  # noqa: E402
+from matroot import gallery  # noqa: E402
+from matroot_optim.graph import largest_bound, minimax_root, power  # noqa: E402
+from matroot_optim.optax import ShampooState, diagnostics, refresh_roots, scale_by_shampoo, shampoo  # noqa: E402
+from matroot_optim.traced import branches  # noqa: E402
+
+OPTIONS = {"refresh_every": 3, "block_size": 4, "ridge": 1e-3}
+SHAPES = {"w": (6, 4), "b": (3,), "c": (3, 4)}
+
+
+def gradients(steps, seed=0):
+    rng = np.random.default_rng(seed)
+    return [{k: rng.standard_normal(s).astype(np.float32) for k, s in SHAPES.items()} for _ in range(steps)]
+
+
+def ones():
+    return {k: jnp.ones(s, jnp.float32) for k, s in SHAPES.items()}
+
+
+def run(tx, grads, jit=True, host=False):
+    params = ones()
+    state = tx.init(params)
+    update = jax.jit(tx.update) if jit else tx.update
+    for g in grads:
+        updates, state = update({k: jnp.asarray(v) for k, v in g.items()}, state, params)
+        params = optax.apply_updates(params, updates)
+        if host:
+            state = refresh_roots(state)
+    return params, state
+
+
+def run_core(opt, grads):
+    params = {k: np.ones(s, np.float32) for k, s in SHAPES.items()}
+    state = opt.init(params)
+    for g in grads:
+        updates, state = opt.update(g, state, params)
+        params = matroot_optim.apply_updates(params, updates)
+    return params, state
+
+
+def assert_close(a, b, tol):
+    for k in b:
+        np.testing.assert_allclose(np.asarray(a[k]), np.asarray(b[k]), rtol=tol, atol=tol, err_msg=k)
+
+
+@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize(("roots", "tol"), [("callback", 2e-4), ("graph", 2e-2)])
+@pytest.mark.parametrize("start", [None, 2, 7])
+def test_same_numbers_as_the_core(roots, tol, jit, start):
+    if not jit and start is not None:
+        pytest.skip("one start is enough without jit")
+    grads = gradients(10 if jit else 3)
+    options = {**OPTIONS, "start_step": start}
+    params, state = run(shampoo(0.05, 0.1, roots=roots, **options), grads, jit)
+    want, core = run_core(matroot_optim.Shampoo(0.05, weight_decay=0.1, **options), grads)
+    assert_close(params, want, tol)
+    mine, theirs = diagnostics(state), matroot_optim.Shampoo(0.05).diagnostics(core)
+    np.testing.assert_array_equal(mine.roots["age"], theirs.roots["age"])
+    np.testing.assert_array_equal(mine.roots["refreshes"], theirs.roots["refreshes"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"schedule": "interval"},
+        {"statistics_every": 2},
+        {"betas": (0.9, 1.0), "graft": "adagrad"},
+        {"graft": "none"},
+        {"graft": "sqrt_n", "momentum": "nesterov", "clip_norm": 1.0, "clip_rms": 0.5},
+        {"graft": "trust_ratio", "momentum": "none", "exponent": "-3/8"},
+        {"graft_per_block": True, "mix_steps": 4},
+        {"graft_normalize": True, "preconditioned_dims": "one_sided", "momentum": "heavy_ball"},
+        {"root_method": "coupled_newton", "bias_correction": False},
+    ],
+)
+def test_elements_are_those_of_the_core(options):
+    grads = gradients(9)
+    params, _ = run(shampoo(0.05, **OPTIONS, **options), grads)
+    want, _ = run_core(matroot_optim.Shampoo(0.05, **OPTIONS, **options), grads)
+    assert_close(params, want, 5e-4)
+
+
+def test_roots_on_the_host_are_one_step_older():
+    tx = scale_by_shampoo(roots="host", **OPTIONS)
+    params, state = run(tx, gradients(12), host=True)
+    d = diagnostics(state)
+    assert d.worst("age")[1] <= 3
+    assert d.roots["refreshes"].min() >= 3
+    assert all(np.isfinite(x).all() for x in params.values())
+    still = run(tx, gradients(3))[1]
+    assert diagnostics(still).roots["refreshes"].max() == 0
+
+
+def test_float64_roots_though_jax_has_none():
+    """A statistic of condition 1e8 that float32 eigenvalues could not resolve."""
+    assert not jax.config.jax_enable_x64
+    state = run(shampoo(0.1, ridge=1e-8, refresh_every=1, start_step=1, betas=(0.9, 1.0)), gradients(1))[1]
+    assert diagnostics(state).worst("cond")[1] > 1e7
+    assert diagnostics(state).worst_residual < 1e-6
+
+
+def test_chain_masked_and_injected_rates():
+    grads = gradients(6)
+    g = [{k: jnp.asarray(v) for k, v in x.items()} for x in grads]
+    mask = {"w": True, "b": False, "c": True}
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.masked(optax.inject_hyperparams(shampoo)(0.1, weight_decay=0.01, roots="callback", **OPTIONS), mask),
+    )
+    params = ones()
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for x in g:
+        updates, state = update(x, state, params)
+        params = optax.apply_updates(params, updates)
+    assert diagnostics(state).step == 6
+    inner = state[1].inner_state
+    assert float(inner.hyperparams["learning_rate"]) == pytest.approx(0.1)
+    inner.hyperparams["learning_rate"] = jnp.asarray(0.0)
+    still, _ = update(g[0], state, params)
+    assert float(abs(still["w"]).max()) == 0.0
+    assert float(abs(still["b"]).max()) > 0.0
+
+
+def test_schedules():
+    rates = [0.1, 0.01, 0.001]
+    tx = shampoo(lambda count: jnp.asarray(rates)[count], graft="sgd", momentum="none")
+    params = {"b": jnp.zeros(2)}
+    state = tx.init(params)
+    for rate in rates:
+        updates, state = tx.update({"b": jnp.ones(2)}, state, params)
+        np.testing.assert_allclose(updates["b"], -rate, rtol=1e-6)
+
+
+def test_nonfinite_gradients_skip_one_tensor():
+    tx = scale_by_shampoo(**OPTIONS)
+    params, grads = ones(), gradients(5)
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for g in grads[:4]:
+        _, state = update({k: jnp.asarray(v) for k, v in g.items()}, state)
+    before = state
+    bad = {k: jnp.asarray(v) for k, v in grads[4].items()}
+    bad["w"] = bad["w"].at[0, 0].set(jnp.nan)
+    updates, state = update(bad, state)
+    assert float(abs(updates["w"]).max()) == 0.0
+    assert float(abs(updates["c"]).max()) > 0.0
+    core, old = state.core, before.core
+    for name in core:
+        if (
+            name.startswith("w/")
+            and name.endswith(("momentum", "moment", "statistic", "/count"))
+            and "axis" not in name
+        ):
+            np.testing.assert_array_equal(core[name], old[name], err_msg=name)
+        if name.startswith("w/") and name.endswith("statistic"):
+            np.testing.assert_array_equal(core[name], old[name], err_msg=name)
+    assert diagnostics(state).nonfinite == {"b": 0, "c": 0, "w": 1}
+
+
+def test_bfloat16_parameters():
+    tx = shampoo(0.1, **OPTIONS)
+    params = {"w": jnp.ones((3, 5), jnp.bfloat16)}
+    state = tx.init(params)
+    for _ in range(4):
+        updates, state = jax.jit(tx.update)({"w": jnp.ones((3, 5), jnp.bfloat16)}, state, params)
+        params = optax.apply_updates(params, updates)
+    assert params["w"].dtype == jnp.bfloat16
+    shampoo_state = state[0]
+    assert isinstance(shampoo_state, ShampooState)
+    assert shampoo_state.core["w/block0/axis0/statistic"].dtype == np.float32
+
+
+def test_state_keeps_its_structure_under_scan():
+    tx = shampoo(0.1, **OPTIONS)
+    params = ones()
+    state = tx.init(params)
+    grads = {k: jnp.stack([jnp.asarray(g[k]) for g in gradients(6)]) for k in SHAPES}
+
+    def body(carry, g):
+        params, state = carry
+        updates, state = tx.update(g, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (scanned, _), _ = jax.lax.scan(body, (params, state), grads)
+    assert_close(scanned, run(tx, gradients(6))[0], 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"roots": "gpu"}, "roots must be one of 'callback', 'graph', 'host', got 'gpu'"),
+        ({"refresh_every": lambda t: 3}, "refresh_every must be an int under jit"),
+        ({"schedule": "residual"}, "schedule must be 'staggered' or 'interval'"),
+        ({"on_nonfinite": "raise"}, "on_nonfinite must be 'skip' or 'propagate'"),
+        ({"weight_decay": 0.1}, "weight_decay must be given to shampoo"),
+        ({"engine": matroot_optim.InlineEngine()}, "engine must be None"),
+    ],
+)
+def test_what_jit_cannot_do_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        scale_by_shampoo(**options)
+
+
+def test_diagnostics_needs_a_state():
+    with pytest.raises(ValueError, match="must hold a ShampooState"):
+        diagnostics(optax.adam(0.1).init(ones()))
+
+
+def test_branches_are_the_phases():
+    core = matroot_optim.Shampoo(0.1, **OPTIONS)
+    layout = core.init({k: np.ones(s) for k, s in SHAPES.items()}).layout
+    found, which = branches(core, layout)
+    assert len(which) == 4
+    count = [sum(len(index) for _, _, index in found[k]) for k in which[:3]]
+    assert sum(count) == sum(s.blocks for s, _ in layout.factors)
+    assert max(count) - min(count) <= 1
+
+
+@pytest.mark.parametrize("exponent", [Fraction(-1, 2), Fraction(-1, 4), Fraction(-1, 3), Fraction(-3, 8), Fraction(-1)])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_root_in_the_graph(exponent, scale):
+    A, _ = gallery.spd(24, 1e3, rng=0)
+    A = np.stack([A, np.eye(24)]).astype(np.float32) * np.float32(scale)
+    X, facts = jax.jit(lambda A: minimax_root(A, exponent, 1e-3, jnp.zeros(2), jnp))(A)
+    top = np.asarray(facts["lambda_max"], np.float64)
+    np.testing.assert_array_less(np.linalg.eigvalsh(A.astype(np.float64))[:, -1] * (1 - 1e-5), top)
+    w, Q = np.linalg.eigh(A.astype(np.float64) + np.asarray(facts["ridge"], np.float64)[:, None, None] * np.eye(24))
+    want = (Q * w[:, None, :] ** float(exponent)) @ Q.swapaxes(1, 2)
+    error = np.linalg.norm(X - want, axis=(1, 2)) / np.linalg.norm(want, axis=(1, 2))
+    assert error.max() < 1e3 * 6e-8 * 10 + 1e-5
+    assert float(facts["residual"].max()) < 1e-2
+
+
+def test_largest_bound():
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((3, 32, 32))
+    A = A @ A.swapaxes(1, 2)
+    A[2] = np.eye(32)
+    ratio = largest_bound(A, np) / np.linalg.eigvalsh(A)[:, -1]
+    assert (ratio >= 1 - 1e-12).all()
+    assert ratio[:2].max() < 1.05
+    np.testing.assert_allclose(ratio[2], 32 ** (1 / 16))
+
+
+def test_tensors_of_order_3():
+    tx = scale_by_shampoo(roots="graph", refresh_every=1, start_step=1, ridge=1e-3, merge_limit=None)
+    core = matroot_optim.Shampoo(1.0, refresh_every=1, start_step=1, ridge=1e-3, merge_limit=None)
+    W = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
+    got, _ = jax.jit(tx.update)(jnp.asarray(W), tx.init(jnp.asarray(W)))
+    want, _ = core.update(W, core.init(W))
+    np.testing.assert_allclose(got, -want, atol=2e-3)
+
+
+@pytest.mark.parametrize("k", range(1, 9))
+def test_power(k):
+    B = np.array([[1.0, 0.5], [0.5, 0.25]])
+    np.testing.assert_allclose(power(B, k), np.linalg.matrix_power(B, k))
