@@ -20,6 +20,7 @@ from matroot.attempt import (
     shift_by_power_of_two,
 )
 from matroot.conditioning import forward_error_bound, largest_eigenvalue
+from matroot.engines import engine_of
 from matroot.engines.arrays import take
 from matroot.engines.cpu import hermitian_part
 from matroot.methods.base import Method
@@ -61,7 +62,7 @@ def apply_inverse_pth_root(
     b : array (..., n, m) or (n,)
         Of the same library. Batch dimensions broadcast against those of `a`.
     method : {"auto", "minimax", "eigen"} or Method
-        "auto" is "eigen" on the CPU, "minimax" where only products are fast.
+        "auto" is "eigen".
     regularization, rtol, compute_dtype
         As in `solve`. `Minimax` takes the rules that add to the diagonal.
 
@@ -95,6 +96,8 @@ def apply_inverse_pth_root(
     array([ 3., -3.])
     """
     values, origin = take(a)
+    if engine_of(values).sync_free():
+        raise ValueError("apply_inverse_pth_root works on the CPU: pass a.get() and b.get(), or use inverse_pth_root")
     columns, other = take(b, "b")
     if other.library != origin.library:
         raise TypeError(f"a and b must come from one library, got {origin.library} and {other.library}")

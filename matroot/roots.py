@@ -341,20 +341,21 @@ def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
     p = check_degree(p)
     plan(values, origin, Fraction(-1, p), assume_a=assume_a)  # its checks
     engine = engine_of(values)
+    xp = engine.xp
     wide = values.astype(np.result_type(values.dtype, np.float64))
     shape, n = wide.shape[:-2], wide.shape[-1]
     stack = wide.reshape(math.prod(shape), n, n)
-    finite = np.isfinite(stack).all((-1, -2))
-    stack = np.where(finite[:, None, None], stack, np.eye(n))
+    finite = xp.isfinite(stack).all((-1, -2))
+    stack = xp.where(finite[:, None, None], stack, xp.eye(n))
     if assume_a == "gen":
         from matroot.conditioning_general import cond_pth_root_general
 
         cond = np.array([cond_pth_root_general(A, Fraction(-1, p)) for A in stack], dtype=np.float64)
     else:
-        if stack.size and check_symmetric(stack, abs(stack).max((-1, -2)), origin):
+        if stack.size and not engine.sync_free() and check_symmetric(stack, abs(stack).max((-1, -2)), origin):
             stack = hermitian_part(stack)
         cond = conditioning.cond_from_eigenvalues(engine.eigvalsh(stack), p)
-    cond = np.where(finite, cond, np.nan)
+    cond = xp.where(finite, cond, xp.nan)
     return origin.give_back(cond.reshape(shape), as_input=False)
 
 
