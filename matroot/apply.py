@@ -10,23 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from matroot.attempt import (
-    ILL_FORWARD_ERROR,
-    Job,
-    _extremes,
-    _scale_exponent,
-    _scale_root,
-    check_symmetric,
-    shift_by_power_of_two,
-)
+from matroot.attempt import extremes
 from matroot.conditioning import forward_error_bound, largest_eigenvalue
 from matroot.engines import engine_of
 from matroot.engines.arrays import take
 from matroot.engines.cpu import hermitian_part
+from matroot.job import Job
+from matroot.judgement import ILL_FORWARD_ERROR
 from matroot.methods.base import Method
 from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
 from matroot.methods.minimax import Minimax
+from matroot.preparation import check_symmetric, scale_exponent, scale_root, shift_by_power_of_two
 from matroot.regularization import Regularization
 from matroot.result import ConditionWarning, RootError, Status, on_host
 from matroot.solve import check_degree, plan
@@ -153,7 +148,7 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
     size = abs(A).max((-1, -2))
     if check_symmetric(A, size, job.origin):
         A = hermitian_part(A)
-    exponent = _scale_exponent(size, rule)
+    exponent = scale_exponent(size, rule)
     shift_by_power_of_two(A, -exponent)
 
     # In rows, since the iteration multiplies from the right; a real A takes real and imaginary parts apart.
@@ -173,7 +168,7 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
         W, status, cond = _by_eigen(A, W, scale, job)
     status = xp.where(finite, status, int(Status.NONFINITE_INPUT))
     W = W.astype(np.result_type(job.out_dtype, W.dtype), copy=False)
-    _scale_root(W, exponent, job.problem.s)
+    scale_root(W, exponent, job.problem.s)
     shift_by_power_of_two(W, size_exponent)
     if split:
         W = W[:, : len(W[0]) // 2] + 1j * W[:, len(W[0]) // 2 :]
@@ -201,7 +196,7 @@ def _by_minimax(method: Minimax, A: Array, W: Array, scale: Array, job: Job) -> 
     problem = replace(job.problem, out_eps=job.out_eps)
     if rule is not None:
         if rule.needs != "lambda_max":
-            largest, smallest = _extremes(A, rule.needs, "pos", engine)
+            largest, smallest = extremes(A, rule.needs, "pos", engine)
         delta = rule.shift(largest, largest if rule.needs == "lambda_max" else smallest, scale)
         add_to_diagonal(A, delta.astype(A.real.dtype))
         largest = largest + delta

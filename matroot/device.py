@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from matroot import conditioning
-from matroot.attempt import ASYMMETRY, ILL_FORWARD_ERROR, Attempt, Job, Output, _judge, _zero_status
 from matroot.device_facts import among, extremes, facts
 from matroot.engines.arrays import is_inexact, round_to
 from matroot.engines.gpu import hermitian_part
+from matroot.job import Attempt, Job, Output
+from matroot.judgement import ILL_FORWARD_ERROR, judge, zero_status
 from matroot.methods import masked
 from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
+from matroot.preparation import ASYMMETRY
 from matroot.regularization import Regularization, Ridge
 from matroot.result import USABLE, RootResult, Status, on_host
 
@@ -182,9 +184,9 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> tuple[Attemp
         status = _semidefinite(status, residual, n, job)
     proven = ~among(status, USABLE, xp) & (lowest <= 0)
     status = xp.where(proven, int(Status.NOT_POSITIVE), status)
-    status = _judge(status, residual, cond, n, job)
+    status = judge(status, residual, cond, n, job)
 
-    status = xp.where(zero, _zero_status(problem), status)
+    status = xp.where(zero, zero_status(problem), status)
     status = xp.where(symmetric, status, int(Status.NOT_POSITIVE))
     status = xp.where(finite, status, int(Status.NONFINITE_INPUT)).astype(xp.int8)
     given = among(status, GIVEN, xp) & symmetric

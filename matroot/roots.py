@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from matroot import conditioning
-from matroot.attempt import check_symmetric
 from matroot.engines import engine_of
 from matroot.engines.arrays import take
 from matroot.engines.cpu import hermitian_part
 from matroot.methods.base import Method
+from matroot.preparation import check_symmetric
 from matroot.regularization import Regularization
 from matroot.result import USABLE, ConditionWarning, RootError, RootResult, Status, on_host
 from matroot.solve import check_degree, plan, solve, solve_power
@@ -379,9 +379,7 @@ def answer(result: RootResult) -> Array:
     failed = ~np.isin(status, USABLE)
     if failed.any():
         raise RootError(_report(result, failed, "has no root" if failed.sum() == 1 else "have no root"))
-    warnings.warn(
-        _report(result, status != Status.CONVERGED, "ill-conditioned"), ConditionWarning, stacklevel=3
-    )
+    warnings.warn(_report(result, status != Status.CONVERGED, "ill-conditioned"), ConditionWarning, stacklevel=3)
     return result.x
 
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from matroot.attempt import Job, Output, _judge, refuse_asymmetric, solve_chunk
+from matroot.attempt import solve_chunk
 from matroot.conditioning import PROBES
+from matroot.job import Job, Output
+from matroot.judgement import judge
 from matroot.methods.eigen import Eigen
 from matroot.methods.small import PRODUCTS, Tridiagonal, small_roots
+from matroot.preparation import refuse_asymmetric
 from matroot.regularization import Ridge
 from matroot.result import Status
 
@@ -50,7 +53,7 @@ def solve_fused(stack: Array, job: Job, out: Output) -> None:
     out.lambda_min, out.lambda_max, out.ridge = (v.copy() for v in (report.lambda_min, report.lambda_max, report.ridge))
     with np.errstate(all="ignore"):  # of matrices not served
         out.cond = np.maximum((out.lambda_max + out.ridge) / out.lambda_min, 1)
-    out.status = _judge(out.status, out.residual, out.cond, n, job)
+    out.status = judge(out.status, out.residual, out.cond, n, job)
     out.n_products, out.certificate = PRODUCTS, "full" if n <= PROBES else "probes"
     if isinstance(rule, Ridge) and rule.retries:
         hard |= out.status == Status.ILL_CONDITIONED

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from matroot.attempt import Job, Output, solve_chunk
+from matroot.attempt import solve_chunk
 from matroot.device import solve_stack
 from matroot.engines import engine_of
 from matroot.engines.arrays import Origin, dtype_name, is_inexact, take
+from matroot.job import Job, Output
 from matroot.methods.base import Method, Problem
 from matroot.regularization import PseudoInverse, Regularization, Ridge, as_regularization
 from matroot.result import RootResult

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from matroot.attempt import Job, Output, attempt
+from matroot.attempt import attempt
 from matroot.conditioning import forward_error_bound
 from matroot.engines import engine_of
 from matroot.engines.arrays import Origin, take
+from matroot.job import Job, Output
 from matroot.methods.base import Array
 from matroot.methods.eigen import Eigen
 from matroot.methods.first_order import Basis, eigen_error

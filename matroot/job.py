@@ -1,0 +1,118 @@
+"""What one call asks of every matrix, what a chunk finds, and where it is collected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from matroot import conditioning
+from matroot.engines.arrays import Origin, is_inexact
+from matroot.methods.base import Method, Problem
+from matroot.regularization import Regularization
+from matroot.result import RootResult
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for every matrix of one call."""
+
+    problem: Problem
+    method: Method
+    rule: Regularization | None
+    dtype: np.dtype[Any]
+    origin: Origin
+    engine: Any
+
+    @property
+    def out_dtype(self) -> np.dtype[Any]:
+        """What X is held in until it is given back: half precisions in float32, integers in float64."""
+        name = self.origin.dtype_name
+        if name in ("float16", "bfloat16"):
+            return np.dtype("float32")
+        return np.dtype(name) if is_inexact(name) else np.dtype("float64")
+
+    @property
+    def out_eps(self) -> float:
+        """Unit roundoff of what the caller gets."""
+        digits = {"float16": 11, "bfloat16": 8}.get(self.origin.dtype_name)
+        return 2.0**-digits if digits else float(np.finfo(self.out_dtype).eps) / 2
+
+
+class Output:
+    """The arrays of a result over the flat batch; chunks write their slices."""
+
+    def __init__(self, B: int, n: int, job: Job) -> None:
+        xp = job.engine.xp
+        self.x = xp.empty((B, n, n), job.out_dtype)
+        self.companion = xp.empty_like(self.x) if job.method.gives_companion else None
+        self.status = xp.zeros(B, xp.int8)
+        self.n_iter = xp.zeros(B, xp.int64)
+        self.residual, self.lambda_max, self.lambda_min, self.ridge = (xp.zeros(B) for _ in range(4))
+        self.cond = xp.ones(B)
+        self.n_products = 0
+        self.certificate = "full"
+
+    def write(self, at: Any, one: Attempt) -> None:
+        """Take over what an attempt found for the matrices `at` (a slice or indices)."""
+        for name in (
+            "x",
+            "companion",
+            "status",
+            "n_iter",
+            "residual",
+            "lambda_max",
+            "lambda_min",
+            "ridge",
+            "cond",
+        ):
+            if getattr(self, name) is not None:
+                getattr(self, name)[at] = getattr(one, name)
+        self.n_products = max(self.n_products, one.n_products)
+        self.certificate = one.certificate
+
+    def result(self, batch: tuple[int, ...], job: Job) -> RootResult:
+        give = job.origin.give_back
+        lost = conditioning.bits_lost(self.cond, job.problem.s)
+
+        def shaped(values: Array) -> Array:
+            return give(values.reshape(batch) if batch else values.reshape(()), as_input=False)
+
+        n = self.x.shape[-1]
+        return RootResult(
+            x=give(self.x.reshape(*batch, n, n)),
+            companion=None if self.companion is None else give(self.companion.reshape(*batch, n, n)),
+            status=shaped(self.status),
+            residual=shaped(self.residual),
+            cond=shaped(self.cond),
+            bits_lost=shaped(lost),
+            n_iter=shaped(self.n_iter),
+            n_products=self.n_products,
+            lambda_max=shaped(self.lambda_max),
+            lambda_min=shaped(self.lambda_min),
+            ridge=shaped(self.ridge),
+            method=job.method,
+            compute_dtype=job.dtype.name,
+            certificate=self.certificate,
+            exponent=job.problem.s,
+        )
+
+
+@dataclass
+class Attempt:
+    """One certified solve of a chunk, in the caller's units."""
+
+    x: Array
+    companion: Array | None
+    status: Array
+    n_iter: Array
+    n_products: int
+    residual: Array
+    cond: Array
+    lambda_max: Array
+    lambda_min: Array
+    ridge: Array
+    certificate: str

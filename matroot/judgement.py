@@ -1,0 +1,91 @@
+"""What is known of a solve: cond, extreme eigenvalues, and the status that follows."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from matroot import conditioning
+from matroot.job import Job
+from matroot.methods.base import Problem, Raw
+from matroot.result import USABLE, Status
+
+Array = Any
+
+#: A root whose forward error may exceed this (fewer than two digits certain) is ILL_CONDITIONED.
+ILL_FORWARD_ERROR = 1e-2
+
+
+def facts_of(
+    A: Array,
+    X: Array,
+    raw: Raw,
+    delta: Array,
+    largest: Array | None,
+    status: Array,
+    problem: Problem,
+    engine: Any,
+) -> dict[str, Array]:
+    """cond, lambda_max (of A) and lambda_min (of A'), measured or estimated; settles NOT_POSITIVE in `status`.
+
+    An inverse root tells the smallest eigenvalue: lambda_min(A') = lambda_max(X)^{1/s}.
+    """
+    if raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
+        ridge = 0 if raw.ridge is not None else delta  # a ridge that the method did not add itself
+        return {"cond": raw.cond, "lambda_max": raw.lambda_max - ridge, "lambda_min": raw.lambda_min}
+    if problem.assume_a == "gen":
+        norm = conditioning.norm2(A, engine)
+        cond = np.full(len(A), np.nan) if raw.cond is None else raw.cond
+        return {"cond": cond, "lambda_max": norm - delta, "lambda_min": norm / cond}
+    top = conditioning.largest_eigenvalue(A, engine) if largest is None else largest + delta
+    failed = ~np.isin(status, [*USABLE])
+    with np.errstate(all="ignore"):
+        if problem.inverse:
+            lambda_min = conditioning.largest_eigenvalue(X, engine) ** (1 / float(problem.s))
+        else:
+            lambda_min = 1 / conditioning.largest_eigenvalue(_inverses(A), engine)
+            lambda_min[np.isnan(lambda_min)] = 0
+    if failed.any():  # a failure is looked into: is it the matrix, or the iteration?
+        w = engine.eigvalsh(A[failed])
+        lambda_min[failed], top[failed] = w[:, 0], w[:, -1]
+        status[np.flatnonzero(failed)[w[:, 0] <= 0]] = Status.NOT_POSITIVE
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cond = np.maximum(abs(top / lambda_min), 1)
+    return {
+        "cond": np.where(np.isnan(cond), np.inf, cond),
+        "lambda_max": top - delta,
+        "lambda_min": lambda_min,
+    }
+
+
+def _inverses(A: Array) -> Array:
+    """The inverse of each matrix of a stack, infinite where there is none."""
+    try:
+        return np.asarray(np.linalg.inv(A))
+    except np.linalg.LinAlgError:
+        if len(A) == 1:
+            return np.full_like(A, np.inf)
+        return np.concatenate([_inverses(A[i : i + 1]) for i in range(len(A))])
+
+
+def judge(status: Array, residual: Array, cond: Array, n: int, job: Job) -> Array:
+    """ILL_CONDITIONED where the arithmetic cannot vouch for two digits, or the certificate contradicts the method."""
+    problem = job.problem
+    rtol = problem.rtol or 0.0
+    eps = float(np.finfo(job.dtype).eps) / 2
+    with np.errstate(all="ignore"):
+        bound = conditioning.forward_error_bound(cond, problem.s, eps)
+        degree = problem.s.denominator if isinstance(problem.s, Fraction) else 1
+        # A product rounds like sqrt(n) eps in the 2-norm: so does the residual of a good root, times cond.
+        explained = 10 * degree * ((eps + job.out_eps) * cond * max(1.0, n**0.5 / 4) + rtol)
+    ill = ~(bound <= max(ILL_FORWARD_ERROR, rtol)) | ~(residual <= np.maximum(ILL_FORWARD_ERROR, explained))
+    return np.where((status == Status.CONVERGED) & ill, int(Status.ILL_CONDITIONED), status).astype(np.int8)
+
+
+def zero_status(problem: Problem) -> int:
+    """The status of a zero matrix: a root has it, no inverse root has."""
+    if problem.s > 0:
+        return int(Status.CONVERGED)
+    return int(Status.NO_PRINCIPAL_ROOT if problem.assume_a == "gen" else Status.NOT_POSITIVE)

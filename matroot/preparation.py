@@ -1,0 +1,68 @@
+"""Before a solve and after it: symmetry checked, powers of two taken out and put back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from matroot.engines.arrays import Origin, round_to
+from matroot.job import Job
+from matroot.regularization import Regularization
+
+Array = Any
+
+#: A symmetric matrix may miss its transpose by this much of its largest entry, in units of sqrt(eps): rounding.
+ASYMMETRY = 1.0
+
+
+def check_symmetric(A: Array, size: Array, origin: Origin) -> bool:
+    """Whether A has to be symmetrized; an error when it is not symmetric up to rounding."""
+    other = A.swapaxes(-1, -2)
+    gap = abs(A - (other.conj() if A.dtype.kind == "c" else other)).max((-1, -2))
+    if not gap.any():
+        return False
+    refuse_asymmetric(float((gap / np.where(size > 0, size, 1)).max()), A.dtype.kind == "c", origin)
+    return True
+
+
+def refuse_asymmetric(gap: float, is_complex: bool, origin: Origin) -> None:
+    """An error when max|A - A^H| is more than rounding; `gap` is relative to max|A|."""
+    eps = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "complex64": 2.0**-24}
+    if gap > ASYMMETRY * eps.get(origin.dtype_name, 2.0**-53) ** 0.5:
+        kind = "Hermitian" if is_complex else "symmetric"
+        raise ValueError(
+            f"a is not {kind}: max|A - A^H| is {gap:.1e} of max|A|; for a general matrix pass assume_a='gen'"
+        )
+
+
+def scale_exponent(size: Array, rule: Regularization | None) -> Array:
+    """e such that A / 2^e has its largest entry in [1/2, 1); 0 for a zero matrix."""
+    absolute = rule.absolute_size() if rule is not None else 0.0
+    _, exponent = np.frexp(np.maximum(np.asarray(size, dtype=np.float64), absolute))
+    return np.minimum(exponent, 1023)
+
+
+def shift_by_power_of_two(A: Array, exponent: Array) -> None:
+    """A *= 2^exponent, in place and exact, also where 2^exponent alone would overflow."""
+    half = exponent // 2
+    for part in (half, exponent - half):
+        A *= np.ldexp(1.0, part).astype(A.real.dtype)[:, None, None]
+
+
+def scale_root(X: Array, exponent: Array, s: Any) -> None:
+    """X *= 2^(exponent s), in place; exact where exponent * s is whole."""
+    power = [s * int(e) for e in exponent]
+    whole = np.array([int(np.floor(float(e))) for e in power])
+    rest = np.array([2.0 ** float(e - int(w)) for e, w in zip(power, whole, strict=True)])
+    if (rest != 1).any():
+        X *= rest.astype(X.real.dtype)[:, None, None]
+    shift_by_power_of_two(X, whole)
+
+
+def to_output(X: Array, exponent: Array, s: Any, job: Job) -> Array:
+    """The root in the caller's units and precision."""
+    wide = X.astype(np.result_type(X.dtype, np.float64), copy=True) if job.out_dtype.itemsize < 8 else X
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        scale_root(wide, exponent, s)
+        return round_to(wide.astype(job.out_dtype, copy=False), job.origin.dtype_name)
