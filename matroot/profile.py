@@ -76,7 +76,7 @@ def read(where: Path) -> Limits:
         limits = Limits(**{field.name: data["limits"][field.name] for field in fields(Limits)})
         if data["format"] != FORMAT or not all(type(v) is int and v >= 0 for v in asdict(limits).values()):
             raise ValueError
-        found = data["machine"]
+        found = dict(data["machine"])
     except (ValueError, TypeError, KeyError, UnicodeDecodeError):
         raise ValueError(f"the profile {where} is damaged") from None
     if found != machine():
