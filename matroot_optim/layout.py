@@ -6,6 +6,7 @@ stages 1 and 3, and one (blocks, n (n + 1) / 2) array of statistics per precondi
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,6 +167,8 @@ def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:
 
 
 def _leaf(options: Options, path: str, x: Array) -> Leaf:
+    # A plan is data: what of the engine and the groups matters to a parameter is in these.
+    options = dataclasses.replace(options, engine=None, groups=None, start_step=options.first_shampoo_step)
     shape = tuple(int(n) for n in x.shape)
     merged = shape
     if options.merge_limit is not None and len(shape) > 2:

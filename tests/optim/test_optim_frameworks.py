@@ -1,0 +1,227 @@
+"""The same numbers on numpy, torch and jax, in every precision; gradients that are not finite."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from matroot_optim import Shampoo, apply_updates
+from optim.problems import SHAPES, gradients, run, weights
+
+FRAMEWORKS = ("numpy", "torch", "jax")
+
+
+def convert(tree, kind):
+    if kind == "numpy":
+        return tree
+    if kind == "torch":
+        torch = pytest.importorskip("torch")
+        return {k: torch.from_numpy(np.array(v)) for k, v in tree.items()}
+    jnp = pytest.importorskip("jax.numpy")
+    return {k: jnp.asarray(v) for k, v in tree.items()}
+
+
+def to_numpy(x):
+    return np.asarray(x.detach() if hasattr(x, "detach") else x)
+
+
+def train(opt, kind, steps=10, dtype=np.float32, in_place=False):
+    params = convert({k: v.astype(dtype) for k, v in weights().items()}, kind)
+    state = opt.init(params)
+    for g in gradients(SHAPES, steps):
+        g = convert({k: v.astype(dtype) for k, v in g.items()}, kind)
+        if in_place:
+            state = opt.step(params, g, state)
+        else:
+            updates, state = opt.update(g, state, params)
+            params = apply_updates(params, updates)
+    return {k: to_numpy(v) for k, v in params.items()}, state
+
+
+@pytest.mark.parametrize("kind", ["torch", "jax"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"graft": "none", "momentum": "nesterov", "betas": (0.9, 1.0)},
+        {"graft": "sgd", "graft_normalize": True, "clip_norm": 1.0, "clip_rms": 0.5, "decay": "l2"},
+        {"graft_per_block": True, "graft": "trust_ratio", "momentum": "none"},
+        {"graft": "sqrt_n", "momentum": "heavy_ball", "decay": "independent", "mix_steps": 3},
+        {"root_device": "device", "root_dtype": "float32"},
+    ],
+)
+def test_same_numbers_everywhere(kind, options):
+    opt = Shampoo(0.05, refresh_every=3, block_size=4, ridge=1e-3, weight_decay=0.01, **options)
+    want, _ = train(opt, "numpy")
+    got, _ = train(opt, kind)
+    for k in want:
+        assert got[k].dtype == np.float32
+        np.testing.assert_allclose(got[k], want[k], rtol=1e-3, atol=1e-4)
+
+
+def test_step_in_place_on_torch():
+    opt = Shampoo(0.05, refresh_every=3, block_size=4)
+    want, _ = train(opt, "torch")
+    got, _ = train(opt, "torch", in_place=True)
+    for k in want:
+        np.testing.assert_array_equal(got[k], want[k])
+
+
+def test_step_in_place_is_refused_for_jax():
+    params = convert({"w": np.ones(2, np.float32)}, "jax")
+    opt = Shampoo(0.1)
+    with pytest.raises(TypeError, match="'w' is a jax array; use update"):
+        opt.step(params, params, opt.init(params))
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_half_precision_parameters_have_float32_state(name):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtype = np.dtype(getattr(ml_dtypes, name, None) or name)
+    opt = Shampoo(0.05, refresh_every=2)
+    params = {"w": np.ones((3, 4), dtype)}
+    state = opt.init(params)
+    for _ in range(4):
+        updates, state = opt.update({"w": np.ones((3, 4), dtype)}, state, params)
+        params = apply_updates(params, updates)
+    assert params["w"].dtype == dtype
+    assert updates["w"].dtype == np.float32
+    assert state["w/momentum"].dtype == state["w/block0/axis0/statistic"].dtype == np.float32
+    other = {"w": np.ones((3, 4), dtype)}
+    state = opt.init(other)
+    for _ in range(4):
+        state = opt.step(other, {"w": np.ones((3, 4), dtype)}, state)
+    np.testing.assert_array_equal(other["w"], params["w"])
+
+
+def test_mixed_precisions_and_dtypes_in_one_tree():
+    rng = np.random.default_rng(0)
+    params = {"a": rng.standard_normal((4, 4)), "b": rng.standard_normal((4, 4)).astype(np.float32)}
+    opt = Shampoo(0.05, refresh_every=2)
+    state = opt.init(params)
+    updates, state = opt.update(params, state, params)
+    assert updates["a"].dtype == np.float64
+    assert updates["b"].dtype == np.float32
+    assert len(state.layout.stacks) == 2
+
+
+BAD = {"nan": np.nan, "inf": np.inf, "overflow": 1e30}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("kind", FRAMEWORKS)
+@pytest.mark.parametrize("beta2", [0.9, 1.0])
+def test_skip_leaves_the_tensor_as_it_was(bad, kind, beta2):
+    opt = Shampoo(0.05, refresh_every=2, block_size=4, weight_decay=0.1, betas=(0.9, beta2))
+    _, state = train(opt, kind, 5)
+    params = convert({k: v.astype(np.float32) for k, v in weights().items()}, kind)
+    g = {k: v.astype(np.float32) for k, v in gradients(SHAPES, 1)[0].items()}
+    g["a"][0, 0] = BAD[bad]
+    updates, after = opt.update(convert(g, kind), state, params)
+    assert not to_numpy(updates["a"]).any()
+    assert all(to_numpy(updates[k]).any() for k in SHAPES if k != "a")
+    for name in state:
+        part = name.rsplit("/", 1)[-1]
+        if name.startswith("a/") and part in ("momentum", "moment", "statistic", "count", "accumulated"):
+            np.testing.assert_array_equal(to_numpy(after[name]), to_numpy(state[name]), err_msg=name)
+        assert np.isfinite(to_numpy(after[name])).all(), name
+    assert after["a/skipped"] == 1
+    assert after["b/skipped"] == 0
+    assert opt.diagnostics(after).nonfinite == {"a": 1, "b": 0, "c": 0, "d": 0, "e": 0}
+
+
+def test_a_skipped_step_is_as_if_it_never_was_for_the_statistics():
+    opt = Shampoo(0.05, refresh_every=1, schedule="interval", start_step=1)
+    shapes = {"a": (4, 5)}
+    params = weights(shapes)
+    g = gradients(shapes, 6)
+    with_bad = [*g[:3], {"a": np.full((4, 5), np.nan)}, *g[3:]]
+
+    def final(sequence):
+        p, state = params, opt.init(params)
+        for x in sequence:
+            u, state = opt.update(x, state, p)
+            p = apply_updates(p, u)
+        return p["a"]
+
+    np.testing.assert_allclose(final(with_bad), final(g), rtol=1e-12)
+
+
+def test_raise_names_the_tensor():
+    opt = Shampoo(0.05, on_nonfinite="raise")
+    params = {"layer": {"kernel": np.ones((2, 2)), "bias": np.ones(2)}}
+    state = opt.init(params)
+    bad = {"layer": {"kernel": np.full((2, 2), np.nan), "bias": np.ones(2)}}
+    with pytest.raises(FloatingPointError, match="must be finite, got NaN, infinity or overflow in 'layer/kernel'"):
+        opt.update(bad, state, params)
+
+
+def test_propagate_lets_it_through_and_keeps_the_roots():
+    opt = Shampoo(0.05, on_nonfinite="propagate", refresh_every=1)
+    params, state = run(opt, 4)
+    bad = {k: np.full(v.shape, np.nan) for k, v in params.items()}
+    updates, state = opt.update(bad, state, params)
+    assert np.isnan(updates["a"]).all()
+    assert np.isfinite(state["a/block0/axis0/root"]).all()
+
+
+def test_bad_roots_are_kept_out_and_the_ridge_grows():
+    """A tolerance no root can meet: every answer is refused, counted, and tried again with ten times the ridge."""
+    opt = Shampoo(0.05, refresh_every=2, root_tolerance=1e-30, start_step=1)
+    params, state = run(opt, 9)
+    roots = [n.removesuffix("/root") for n in state if n.endswith("/root")]
+    assert all((state[f"{n}/root"] == np.eye(len(state[f"{n}/root"]))).all() for n in roots)
+    assert all(int(state[f"{n}/failures"]) == int(state[f"{n}/skipped"]) >= 4 for n in roots)
+    assert all(np.isfinite(x).all() for x in params.values())
+    text = str(opt.diagnostics(state))
+    assert "roots skipped" in text
+
+
+def test_escalated_ridge_is_used_and_falls_back():
+    opt = Shampoo(0.05, refresh_every=1, ridge=1e-6)
+    shapes = {"a": (4, 5)}
+    params = weights(shapes)
+    state = opt.init(params)
+    for g in gradients(shapes, 3):
+        _, state = opt.update(g, state, params)
+    name = next(n for n in state.arrays if n.endswith("axis0/failures"))
+    arrays = {**state.arrays, name: state.arrays[name] + 3}
+    from matroot_optim.state import State
+
+    g = gradients(shapes, 1, seed=5)[0]
+    _, after = opt.update(g, State(state.layout, arrays), params)
+    top = float(after["a/block0/axis0/lambda_max"])
+    assert float(after["a/block0/axis0/ridge"]) == pytest.approx(1e-3 * top)
+    assert int(after["a/block0/axis0/failures"]) == 0
+    assert float(after["a/block0/axis1/ridge"]) == pytest.approx(1e-6 * float(after["a/block0/axis1/lambda_max"]))
+
+
+def test_zero_gradients_are_finite_and_ask_for_no_root():
+    opt = Shampoo(0.05, refresh_every=1, start_step=1)
+    for graft in ("adam", "sgd", "none", "sqrt_n", "trust_ratio", "adagrad", "rmsprop"):
+        o = Shampoo(0.05, refresh_every=1, start_step=1, graft=graft, graft_normalize=graft == "sgd")
+        W = np.ones((3, 4))
+        state = o.init(W)
+        for _ in range(3):
+            u, state = o.update(np.zeros((3, 4)), state, W)
+        assert not u.any(), graft
+        assert int(state["block0/axis0/skipped"]) == 0
+    assert opt
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e15])
+def test_the_scale_of_the_gradient_does_not_matter(scale):
+    opt = Shampoo(0.05, refresh_every=2, block_size=4)
+    shapes = {"a": (6, 9), "c": (5,)}
+
+    def final(factor):
+        params = weights(shapes)
+        state = opt.init(params)
+        for g in gradients(shapes, 6):
+            u, state = opt.update({k: v * factor for k, v in g.items()}, state, params)
+            params = apply_updates(params, u)
+        return params
+
+    a, b = final(1.0), final(scale)
+    for k in a:
+        np.testing.assert_allclose(a[k], b[k], rtol=1e-6)
