@@ -69,7 +69,7 @@ def settled(pending: Sequence[Pending]) -> tuple[Pending, ...]:
 class State(Mapping[str, Array]):
     """State of `Shampoo`: a flat mapping of names to arrays, one entry per block and per parameter.
 
-    Names
+    Notes
     -----
     ``step``
         Steps done.
