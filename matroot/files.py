@@ -44,6 +44,7 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
     Examples
     --------
     >>> import tempfile, pathlib, numpy as np
+    >>> from matroot.files import read, write
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "a.csv")
     ...     write(path, {"": np.diag([1.0, 4.0])})

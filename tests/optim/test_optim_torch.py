@@ -139,7 +139,7 @@ def test_schedulers():
         before = bias.detach().clone()
         opt.step()
         scheduler.step()
-        moves.append(float((before - bias).mean()))
+        moves.append(float((before - bias.detach()).mean()))
     np.testing.assert_allclose(moves, [0.1, 0.01, 0.001], rtol=1e-3)
 
 
