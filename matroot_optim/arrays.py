@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,8 +38,30 @@ def is_torch(x: Any) -> bool:
 
 
 def namespace(x: Array) -> Any:
-    """The array-API namespace of `x`."""
-    return array_namespace(x)
+    """The functions of the array API for `x`: its library where that has them by these names."""
+    if isinstance(x, np.ndarray):
+        return np
+    if is_torch(x):
+        return _torch()
+    return sys.modules["jax"].numpy if is_jax(x) else array_namespace(x)
+
+
+@cache
+def _torch() -> Any:
+    """What the stages call, in torch: the compatible wrappers cost more than the functions on small tensors."""
+    torch = sys.modules["torch"]
+    return SimpleNamespace(
+        **{
+            name: getattr(torch, name)
+            for name in ("matmul", "mean", "ones_like", "reshape", "sqrt", "where", "zeros_like")
+        },
+        **{name: getattr(torch, name) for name in ("float32", "float64", "stack", "zeros")},
+        asarray=torch.as_tensor,
+        concat=lambda arrays, axis: torch.cat(tuple(arrays), dim=axis),
+        matrix_transpose=lambda x: x.mT,
+        permute_dims=torch.permute,
+        sum=lambda x, axis: torch.sum(x, dim=axis),
+    )
 
 
 def dtype_name(x: Array) -> str:

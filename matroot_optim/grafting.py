@@ -41,10 +41,10 @@ def first_order_step(options: Options, g: Array, moment: Array | None, count: An
     mean = xp.mean(moment)
     floor = options.graft_epsilon * mean**0.5
     denominator = xp.sqrt(moment)
-    denominator += xp.where(floor > 0, floor, xp.ones_like(floor))
-    step = g / denominator
-    step *= scale**0.5
-    return step
+    denominator += floor + (floor == 0)
+    if not (isinstance(scale, float) and scale == 1.0):
+        denominator *= scale**-0.5
+    return g / denominator
 
 
 def normalized(g: Array, norm2: Any, xp: Any) -> Array:
