@@ -6,6 +6,7 @@ from matroot_optim.engines import ExecutorEngine, InlineEngine
 from matroot_optim.roots import RootAnswer, RootBatch, RootJob
 from matroot_optim.shampoo import Shampoo, apply_updates
 from matroot_optim.state import State
+from matroot_optim.warm import WarmEngine
 
 __all__ = [
     "Diagnostics",
@@ -17,5 +18,6 @@ __all__ = [
     "RootJob",
     "Shampoo",
     "State",
+    "WarmEngine",
     "apply_updates",
 ]

@@ -69,11 +69,15 @@ class InlineEngine:
         self.clock = Clock()
 
     def submit(self, batch: RootBatch) -> RootAnswer:
-        answer = compute(batch)
+        answer = self.answer(batch)
         self.clock.root_seconds += answer.seconds
         self.clock.waited_seconds += answer.seconds
         self.clock.answers += 1
         return answer
+
+    def answer(self, batch: RootBatch) -> RootAnswer:
+        """The roots of a batch, computed here and now."""
+        return compute(batch)
 
     def collect(self, handle: RootAnswer) -> RootAnswer:
         return handle

@@ -6,15 +6,15 @@ Matrices travel packed, n (n + 1) / 2 numbers each, both ways.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from matroot import Ridge, solve
-from matroot_optim.arrays import Array, cast, namespace, to_host
+from matroot import Ridge, RootResult, solve
+from matroot_optim.arrays import Array, cast, dtype_name, namespace, to_host
 from matroot_optim.statistics import order_of, pack, unpack
 
 #: What is known about every root, beside the root itself, with its dtype.
@@ -79,6 +79,7 @@ class RootBatch:
     regularization: float
     method: str
     dtype: str
+    members: tuple[Any, ...] = ()  # (key, bytes of the index) of every job: the same matrices, at another time
 
     @property
     def n(self) -> int:
@@ -105,26 +106,31 @@ def stack_jobs(jobs: Sequence[RootJob]) -> list[tuple[RootBatch, list[RootJob]]]
         first = group[0]
         matrices = [job.matrix for job in group]
         matrix = matrices[0] if len(group) == 1 else namespace(first.matrix).concat(matrices, axis=0)
-        batch = RootBatch(matrix, first.exponent, first.regularization, first.method, first.dtype)
+        members = tuple((job.key, np.asarray(job.index).tobytes()) for job in group)
+        batch = RootBatch(matrix, first.exponent, first.regularization, first.method, first.dtype, members)
         batches.append((batch, group))
     return batches
 
 
 def compute(batch: RootBatch) -> RootAnswer:
     """The roots of a batch: one call of `matroot.solve`."""
-    begin = time.perf_counter()
-    own = str(batch.matrix.dtype).rsplit(".", 1)[-1]
-    A = cast(unpack(batch.matrix), batch.dtype)
     rule = Ridge(relative=batch.regularization) if batch.regularization else None
-    p = batch.exponent.denominator
-    result = solve(A, p, method=batch.method, regularization=rule, compute_dtype=batch.dtype)
+    p, method, dtype = batch.exponent.denominator, batch.method, batch.dtype
+    return answered(batch, lambda A: solve(A, p, method=method, regularization=rule, compute_dtype=dtype))
+
+
+def answered(batch: RootBatch, root: Callable[[Array], RootResult]) -> RootAnswer:
+    """The answer to a batch, with a function that gives A^{-1/p}, p the denominator of the exponent."""
+    begin = time.perf_counter()
+    own = dtype_name(batch.matrix)
+    result = root(cast(unpack(batch.matrix), batch.dtype))
     X = result.x
     for _ in range(-batch.exponent.numerator - 1):
         X = result.x @ X
     with np.errstate(over="ignore"):
-        root = cast(pack(X), own)
+        packed = cast(pack(X), own)
     facts = {name: np.asarray(to_host(getattr(result, name))).astype(kind) for name, kind in FACTS.items()}
-    return RootAnswer(root, facts, time.perf_counter() - begin)
+    return RootAnswer(packed, facts, time.perf_counter() - begin)
 
 
 def stale_error(
