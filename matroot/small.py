@@ -50,9 +50,8 @@ def solve_fused(stack: Array, job: Job, out: Output) -> None:
         refuse_asymmetric(float(gap), False, job.origin)
 
     out.residual = np.where(np.isnan(report.residual), np.inf, report.residual)
-    out.lambda_min, out.lambda_max, out.ridge = (v.copy() for v in (report.lambda_min, report.lambda_max, report.ridge))
-    with np.errstate(all="ignore"):  # of matrices not served
-        out.cond = np.maximum((out.lambda_max + out.ridge) / out.lambda_min, 1)
+    for name in ("lambda_min", "lambda_max", "ridge", "cond"):
+        setattr(out, name, getattr(report, name).copy())
     out.status = judge(out.status, out.residual, out.cond, n, job)
     out.n_products, out.certificate = PRODUCTS, "full" if n <= PROBES else "probes"
     if isinstance(rule, Ridge) and rule.retries:

@@ -169,3 +169,65 @@ def any_less(typingctx, a, b):
         return builder.icmp_unsigned("!=", less, ir.Constant(ir.IntType(LANES), 0))
 
     return types.boolean(a, b), codegen
+
+
+@intrinsic
+def to_single(typingctx, a):
+    """Rounded to float32."""
+
+    def codegen(context, builder, sig, args):
+        short = builder.fptrunc(args[0], ir.VectorType(ir.FloatType(), LANES))
+        return builder.fpext(short, _VECTOR)
+
+    return lanes(a), codegen
+
+
+@intrinsic
+def load_at(typingctx, array, k):
+    """Eight neighbours of a flat float64 array, from its k-th number on."""
+
+    def codegen(context, builder, sig, args):
+        return builder.load(_place(context, builder, sig, args), align=8)
+
+    return lanes(array, k), codegen
+
+
+@intrinsic
+def store_at(typingctx, array, k, value):
+    """Write eight neighbours, from the k-th number on."""
+
+    def codegen(context, builder, sig, args):
+        builder.store(args[2], _place(context, builder, sig, args), align=8)
+        return context.get_dummy_value()
+
+    return types.void(array, k, value), codegen
+
+
+def _place(context, builder, sig, args):
+    data = context.make_array(sig.args[0])(context, builder, args[0]).data
+    index = context.cast(builder, args[1], sig.args[1], types.intp)
+    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
+
+
+@intrinsic
+def transposed(typingctx, rows):
+    """The transpose of eight vectors: off-diagonal blocks of 4, 2, 1 change places (Eklundh 1972)."""
+
+    def codegen(context, builder, sig, args):
+        v = [builder.extract_value(args[0], i) for i in range(LANES)]
+        d = LANES // 2
+        while d:
+            for i in (i for i in range(LANES) if not i & d):
+                a, b = v[i], v[i + d]
+                low = [k if not k & d else LANES + k - d for k in range(LANES)]
+                high = [LANES + k if k & d else k + d for k in range(LANES)]
+                v[i], v[i + d] = (builder.shuffle_vector(a, b, _mask(m)) for m in (low, high))
+            d //= 2
+        return context.make_tuple(builder, sig.return_type, v)
+
+    kind = types.UniTuple(lanes, LANES)
+    return kind(rows), codegen
+
+
+def _mask(places: list[int]) -> Any:
+    return ir.Constant(ir.VectorType(_INDEX, LANES), places)

@@ -10,12 +10,25 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numba import literal_unroll
 
-from matroot.engines.small_lanes import fma, full, load, sqrt, store, where_less
+from matroot.engines.small_lanes import (
+    fma,
+    full,
+    load,
+    load_at,
+    size,
+    sqrt,
+    store,
+    store_at,
+    to_single,
+    transposed,
+    where_less,
+)
 from matroot.engines.small_tridiagonal import jit, smallest_eigenvalue, transform_back, tridiagonalize
 
-#: Columns of a report: 1 if served here, asymmetry, residual, lambda_min(A'), lambda_max(A), ridge.
-SERVED, ASYMMETRY, RESIDUAL, LOW, HIGH, RIDGE = range(6)
+#: Columns of a report: 1 if served here, asymmetry, residual, lambda_min(A'), lambda_max(A), ridge, cond.
+SERVED, ASYMMETRY, RESIDUAL, LOW, HIGH, RIDGE, COND = range(7)
 
 
 @jit
@@ -159,66 +172,125 @@ def residual(A, X, n, probes, a, b, work):
 
 
 @jit
-def gather(stack, first, count, n, A, gap):
-    """Mean of both triangles of matrices first, first + 1, ... as lanes; the largest difference of the two to gap.
-
-    Lanes beyond `count` repeat the last matrix.
-    """
-    for t in range(8):
-        gap[t] = 0.0
+def gather(stack, first, count, n, A, U):
+    """Lower triangles of matrices first, first + 1, ... as lanes of A, upper ones of U; lanes too many repeat the last."""
+    flat = stack.reshape(stack.size)
     for i in range(n):
-        for j in range(i + 1):
-            at = 8 * ((i * (i + 1)) // 2 + j)
+        row = (i * (i + 1)) // 2
+        for block in range(0, n if n >= 8 else 0, 8):
+            j0 = min(block, n - 8)  # the last block may begin in the one before
+            at = (first * n + i) * n + j0
+            step, last = n * n, count - 1
+            rows = transposed(
+                (
+                    load_at(flat, at),
+                    load_at(flat, at + step * min(1, last)),
+                    load_at(flat, at + step * min(2, last)),
+                    load_at(flat, at + step * min(3, last)),
+                    load_at(flat, at + step * min(4, last)),
+                    load_at(flat, at + step * min(5, last)),
+                    load_at(flat, at + step * min(6, last)),
+                    load_at(flat, at + step * min(7, last)),
+                )
+            )
+            j = j0
+            for x in literal_unroll(rows):
+                if j <= i:
+                    store(A, row + j, x)
+                if j >= i:
+                    store(U, (j * (j + 1)) // 2 + i, x)
+                j += 1
+        for j in range(n if n < 8 else 0):
             for t in range(8):
-                m = first + min(t, count - 1)
-                x, y = stack[m, i, j], stack[m, j, i]
-                A[at + t] = x if x == y else 0.5 * x + 0.5 * y
-                gap[t] = max(gap[t], abs(x - y))
+                x = stack[first + min(t, count - 1), i, j]
+                if j <= i:
+                    A[8 * (row + j) + t] = x
+                if j >= i:
+                    U[8 * ((j * (j + 1)) // 2 + i) + t] = x
 
 
 @jit
-def scatter(X, first, count, n, factor, single, out):
-    """X times factor^2 to matrices first, first + 1, ... of out; X becomes what was written, divided by it."""
+def scatter(X, first, count, n, out):
+    """The symmetric lanes X to matrices first, first + 1, ... of out."""
+    flat = out.reshape(out.size)
+    step = n * n
     for i in range(n):
-        for j in range(i + 1):
-            at = 8 * ((i * (i + 1)) // 2 + j)
+        row = (i * (i + 1)) // 2
+        for block in range(0, n if n >= 8 else 0, 8):
+            j0 = min(block, n - 8)
+            at = (first * n + i) * n + j0
+            columns = transposed(
+                (
+                    load(X, entry(row, i, j0)),
+                    load(X, entry(row, i, j0 + 1)),
+                    load(X, entry(row, i, j0 + 2)),
+                    load(X, entry(row, i, j0 + 3)),
+                    load(X, entry(row, i, j0 + 4)),
+                    load(X, entry(row, i, j0 + 5)),
+                    load(X, entry(row, i, j0 + 6)),
+                    load(X, entry(row, i, j0 + 7)),
+                )
+            )
+            t = 0
+            for x in literal_unroll(columns):
+                if t < count:
+                    store_at(flat, at + t * step, x)
+                t += 1
+        for j in range(n if n < 8 else 0):
             for t in range(count):
-                x = X[at + t] * factor[t] * factor[t]
-                if single:
-                    x = float(np.float32(x))
-                out[first + t, i, j] = x
-                out[first + t, j, i] = x
-                X[at + t] = x / factor[t] / factor[t]
+                out[first + t, i, j] = X[8 * entry(row, i, j) + t]
+
+
+@jit
+def entry(row, i, j):
+    """Where (i, j) is in a triangle; row is where row i begins."""
+    return row + j if j <= i else (j * (j + 1)) // 2 + i
 
 
 @jit
 def scaled(A, A0, n, halves, gap, absolute):
-    """Divide every matrix by the power of two 2^e above its largest entry, in two halves; copy it to A0.
+    """Symmetrize A, its upper triangle in A0, and divide it by the power of two 2^e above its largest entry.
 
-    The gap becomes relative to the largest entry. Returned is a number that is 0 in the lanes of finite
-    matrices, else NaN.
+    A0 becomes a copy, `halves` two factors that make up 2^-e, and `gap` the largest difference of the triangles
+    relative to the largest entry. Returned is a number that is 0 in the lanes of finite matrices, else NaN.
     """
     entries = (n * (n + 1)) // 2
-    zero = full(0.0)
-    largest, finite = full(absolute), zero
+    zero, half = full(0.0), full(0.5)
+    largest, finite, apart = full(absolute), zero, zero
     for k in range(entries):
-        a = load(A, k)
-        finite = fma(a, zero, finite)
-        a = where_less(a, zero, -a, a)
+        a, b = load(A, k), load(A0, k)
+        finite = fma(a, zero, fma(b, zero, finite))
+        difference = size(a - b)
+        apart = where_less(apart, difference, difference, apart)
+        a = where_less(zero, difference, fma(half, a, half * b), a)
+        store(A, k, a)
+        a = size(a)
         largest = where_less(largest, a, a, largest)
+    store(gap, 0, apart / largest)
     store(halves, 0, largest)
     for t in range(8):
-        gap[t] /= halves[t]
         _, exponent = math.frexp(halves[t])
-        half = exponent // 2
-        halves[t] = math.ldexp(1.0, -half)
-        halves[8 + t] = math.ldexp(1.0, half - exponent)
+        near = exponent // 2
+        halves[t] = math.ldexp(1.0, -near)
+        halves[8 + t] = math.ldexp(1.0, near - exponent)
     one, two = load(halves, 0), load(halves, 1)
     for k in range(entries):
         a = load(A, k) * one * two
         store(A, k, a)
         store(A0, k, a)
     return finite
+
+
+@jit
+def in_units(X, Y, n, factor, single):
+    """X times factor^2, rounded to float32 if that is what is given back; Y is that divided by factor^2."""
+    inverse = full(1.0) / factor
+    for k in range((n * (n + 1)) // 2):
+        x = load(X, k) * factor * factor
+        if single:
+            x = to_single(x)
+        store(X, k, x)
+        store(Y, k, x * inverse * inverse)
 
 
 @jit
@@ -244,7 +316,7 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
     Parameters
     ----------
     stack, out : float64 (B, n, n), C-ordered
-    report : float64 (B, 6)
+    report : float64 (B, 7)
         Filled in; its columns are named at the top of this file.
     a, b : int
         -b <= a < b and not 0.
@@ -258,18 +330,18 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
     """
     B, n = stack.shape[0], stack.shape[1]
     entries, K, classes = (n * (n + 1)) // 2, poles.shape[1], len(counts)
-    room = aligned(3 * entries + 27 * n + 8 + 2 * K + 10)
+    room = aligned(3 * entries + 28 * n + 8 + 2 * K + 10)
     A, A0, F = room[: 8 * entries], room[8 * entries : 16 * entries], room[16 * entries : 24 * entries]
     rest = room[24 * entries :]
-    d, e, tau = rest[: 8 * n], rest[8 * n : 16 * n], rest[16 * n : 24 * n]
-    work, rest = rest[24 * n : 8 * (27 * n + 8)], rest[8 * (27 * n + 8) :]
+    d, e, tau = rest[: 8 * n], rest[8 * n : 16 * n], rest[16 * n : 32 * n]
+    work, rest = rest[32 * n : 8 * (28 * n + 8)], rest[8 * (28 * n + 8) :]
     lane_poles, lane_weights, rest = rest[: 8 * K], rest[8 * K : 16 * K], rest[16 * K :]
     halves, low, high, finite = rest[:16], rest[16:24], rest[24:32], rest[32:40]
     gap, factor, shift, added = rest[40:48], rest[48:56], rest[56:64], rest[64:72]
     zero, one, s = full(0.0), full(1.0), a / b
     for first in range(0, B, 8):
         count = min(8, B - first)
-        gather(stack, first, count, n, A, gap)
+        gather(stack, first, count, n, A, A0)
         store(finite, 0, scaled(A, A0, n, halves, gap, absolute))
         tridiagonalize(A, n, d, e, tau, work)
         store(low, 0, smallest_eigenvalue(d, e, one, n))
@@ -287,6 +359,7 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
                 line[ASYMMETRY] = gap[t]
                 line[LOW] = low[t] / one_half / other_half
                 line[HIGH] = high[t] / one_half / other_half
+                line[COND] = max(1.0, top / low[t])
                 line[RIDGE] = shift[t] / one_half / other_half
             if not served:  # an identity takes its place
                 top, low[t], shift[t], one_half, other_half = 1.0, 1.0, 0.0, 1.0, 1.0
@@ -317,7 +390,8 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
             move_diagonal(F, n, load(added, 0))
             add_poles(F, d, e, lane_poles, lane_weights, direct, longest, n, work)
         transform_back(F, A, n, tau, work)
-        scatter(F, first, count, n, factor, single, out)
-        store(finite, 0, residual(A0, F, n, probes, a, b, work))
+        in_units(F, A, n, load(factor, 0), single)
+        scatter(F, first, count, n, out)
+        store(finite, 0, residual(A0, A, n, probes, a, b, work))
         for t in range(count):
             report[first + t, RESIDUAL] = finite[t]

@@ -110,8 +110,9 @@ def rank_two(y, u, tau, tau_low, m, v, w):
 def tridiagonalize(A, n, d, e, tau, work):
     """Diagonal d and subdiagonal e of H A H, H the product of the reflectors that take the place of A.
 
-    From the last row up: row i holds u of I - tau[i] u u^T, which makes the row zero left of its subdiagonal
-    entry e[i - 1].
+    From the last row up: row i holds u of I - tau u u^T, which makes the row zero left of its subdiagonal entry
+    e[i - 1]; tau = tau[i] + tau[n + i] = 2 / u^T u to twice the working precision, since whatever a reflector
+    lacks in orthogonality is an error of the eigenvalues.
     """
     v, w, u, y = work[: 8 * n], work[8 * n : 16 * n], work[16 * n : 24 * n], work[24 * n : 32 * n]
     zero, two = full(0.0), full(2.0)
@@ -141,6 +142,7 @@ def tridiagonalize(A, n, d, e, tau, work):
         t = where_less(s, tiny, zero, t)
         t_low = where_less(s, tiny, zero, t_low)
         store(tau, i, t)
+        store(tau, n + i, t_low)
         for c in range(i):
             store(A, row + c, load(u, c))
         update_and_multiply(A, i, v, w, u, y)
@@ -169,7 +171,7 @@ def transform_back(F, A, n, tau, work):
             store(u, c, load(A, row + c) if i < n else zero)
         update_and_multiply(F, i, v, w, u, y)
         if i < n:
-            rank_two(y, u, load(tau, i), zero, i, v, w)
+            rank_two(y, u, load(tau, i), load(tau, n + i), i, v, w)
             store(v, i, zero)
             store(w, i, zero)
 
@@ -178,49 +180,65 @@ def transform_back(F, A, n, tau, work):
 def from_the_right(F, A, n, tau):
     """Row k of F, without its last entry, times I - tau[i] u u^T for i = 2, ..., k.
 
-    What the two-sided products do to the rows below their block; four rows at a time.
+    What the two-sided products do to the rows below their block.
     """
-    for k in range(0, n, 4):
-        if k + 4 <= n:
-            for i in range(2, k + 1):
-                four_rows(F, A, k, i, load(tau, i))
-        for row in range(k, min(k + 4, n)):
-            for i in range(k + 1 if k + 4 <= n and k > 1 else 2, row + 1):
-                one_row(F, A, row, i, load(tau, i))
+    for k in range(0, n - 3, 4):
+        four_rows(F, A, k, n, tau)
+        for row in range(k + 1, k + 4):
+            one_row(F, A, row, max(2, k + 1), n, tau)
+    for row in range(n - n % 4, n):
+        one_row(F, A, row, 2, n, tau)
 
 
 @jit
-def four_rows(F, A, k, i, t):
-    u = (i * (i + 1)) // 2
+def four_rows(F, A, k, n, tau):
+    """Rows k to k + 3 times the reflectors up to the k-th; each passage also multiplies by the next reflector's u."""
     a = (k * (k + 1)) // 2
     b = a + k + 1
     c = b + k + 2
     d = c + k + 3
     sa, sb, sc, sd = full(0.0), full(0.0), full(0.0), full(0.0)
-    for j in range(i):
-        uj = load(A, u + j)
-        sa = fma(load(F, a + j), uj, sa)
-        sb = fma(load(F, b + j), uj, sb)
-        sc = fma(load(F, c + j), uj, sc)
-        sd = fma(load(F, d + j), uj, sd)
-    sa, sb, sc, sd = -(t * sa), -(t * sb), -(t * sc), -(t * sd)
-    for j in range(i):
-        uj = load(A, u + j)
-        store(F, a + j, fma(sa, uj, load(F, a + j)))
-        store(F, b + j, fma(sb, uj, load(F, b + j)))
-        store(F, c + j, fma(sc, uj, load(F, c + j)))
-        store(F, d + j, fma(sd, uj, load(F, d + j)))
+    if k > 1:
+        for j in range(2):
+            uj = load(A, 3 + j)
+            sa = fma(load(F, a + j), uj, sa)
+            sb = fma(load(F, b + j), uj, sb)
+            sc = fma(load(F, c + j), uj, sc)
+            sd = fma(load(F, d + j), uj, sd)
+    for i in range(2, k + 1):
+        t, low = load(tau, i), load(tau, n + i)
+        ta, tb, tc, td = -fma(t, sa, low * sa), -fma(t, sb, low * sb), -fma(t, sc, low * sc), -fma(t, sd, low * sd)
+        u, v = (i * (i + 1)) // 2, ((i + 1) * (i + 2)) // 2 if i < k else 0  # at the end, the products are not used
+        sa, sb, sc, sd = full(0.0), full(0.0), full(0.0), full(0.0)
+        for j in range(i):
+            uj, vj = load(A, u + j), load(A, v + j)
+            xa = fma(ta, uj, load(F, a + j))
+            xb = fma(tb, uj, load(F, b + j))
+            xc = fma(tc, uj, load(F, c + j))
+            xd = fma(td, uj, load(F, d + j))
+            store(F, a + j, xa)
+            store(F, b + j, xb)
+            store(F, c + j, xc)
+            store(F, d + j, xd)
+            sa, sb, sc, sd = fma(xa, vj, sa), fma(xb, vj, sb), fma(xc, vj, sc), fma(xd, vj, sd)
+        vj = load(A, v + i)
+        sa = fma(load(F, a + i), vj, sa)
+        sb = fma(load(F, b + i), vj, sb)
+        sc = fma(load(F, c + i), vj, sc)
+        sd = fma(load(F, d + i), vj, sd)
 
 
 @jit
-def one_row(F, A, k, i, t):
-    u, a = (i * (i + 1)) // 2, (k * (k + 1)) // 2
-    s = full(0.0)
-    for j in range(i):
-        s = fma(load(F, a + j), load(A, u + j), s)
-    s = -(t * s)
-    for j in range(i):
-        store(F, a + j, fma(s, load(A, u + j), load(F, a + j)))
+def one_row(F, A, k, first, n, tau):
+    """Row k times the reflectors from the first one up to the k-th."""
+    a = (k * (k + 1)) // 2
+    for i in range(first, k + 1):
+        u, s = (i * (i + 1)) // 2, full(0.0)
+        for j in range(i):
+            s = fma(load(F, a + j), load(A, u + j), s)
+        s = -fma(load(tau, i), s, load(tau, n + i) * s)
+        for j in range(i):
+            store(F, a + j, fma(s, load(A, u + j), load(F, a + j)))
 
 
 @jit

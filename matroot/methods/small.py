@@ -16,7 +16,7 @@ from matroot.methods.base import Array, FloatArray, Method, Problem, Raw
 from matroot.methods.eigen import Eigen
 
 #: Relative accuracy of the sum of poles: what float64 holds, and well below what float32 holds.
-FULL, SINGLE = 4e-16, 1e-9
+FULL, SINGLE = 5e-17, 1e-9
 #: Matrices side by side; a task for a thread is some groups of that many.
 LANES = 8
 #: Seconds that a call may take on one thread; what is longer pays for waking the others.
@@ -72,7 +72,7 @@ class Tridiagonal(Method):
             n_products=PRODUCTS,
             lambda_min=report.lambda_min,
             lambda_max=report.lambda_max,
-            cond=report.lambda_max / report.lambda_min,
+            cond=report.cond,
         )
         hard = np.flatnonzero(report.served == 0)
         if len(hard):
@@ -91,6 +91,7 @@ class Report(NamedTuple):
     lambda_min: FloatArray
     lambda_max: FloatArray
     ridge: FloatArray
+    cond: FloatArray
 
 
 def small_roots(
