@@ -66,7 +66,12 @@ def _torch() -> Any:
 
 def dtype_name(x: Array) -> str:
     """Bare name of the dtype of `x`: "float32", "bfloat16", ..."""
-    return str(getattr(x.dtype, "name", None) or x.dtype).rsplit(".", 1)[-1]
+    return _bare_name(x.dtype)
+
+
+@cache
+def _bare_name(dtype: Any) -> str:
+    return str(getattr(dtype, "name", None) or dtype).rsplit(".", 1)[-1]
 
 
 def state_dtype(x: Array, path: str) -> str:

@@ -17,7 +17,6 @@ from typing import Any
 from matroot_optim.arrays import Array, cast, place, state_dtype
 from matroot_optim.blocking import Region, Shape, merge_dims, regions
 from matroot_optim.config import Options
-from matroot_optim.trees import join
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Leaf:
 
     def name(self, part: str) -> str:
         """Name of one of the parameter's arrays in the state."""
-        return join(self.path, part)
+        return f"{self.path}/{part}" if self.path else part
 
     @cached_property
     def blocks(self) -> list[tuple[Shape, Shape]]:

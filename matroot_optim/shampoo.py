@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from matroot import ConditionTracker
-from matroot_optim.arrays import Array, cast, is_jax, namespace, place, squared_norm, stack_scalars, to_host
+from matroot_optim.arrays import Array, cast, dtype_name, is_jax, namespace, place, squared_norm, stack_scalars, to_host
 from matroot_optim.config import Options
 from matroot_optim.diagnostics import Diagnostics, diagnose
 from matroot_optim.engines import Engine, InlineEngine
@@ -178,6 +178,8 @@ class Shampoo(Options):
     def step(self, params: Tree, grads: Tree, state: State) -> State:
         """One step in place: `params` and the arrays of `state` are overwritten; keep only the state returned.
 
+        Older states share arrays with `state`, and are overwritten with it.
+
         For numpy, cupy and torch. The numbers are those of `update`; less memory is moved.
 
         Raises
@@ -337,8 +339,7 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 
 
 def _added(W: Array, move: Array) -> Array:
-    own = str(W.dtype).rsplit(".", 1)[-1]
-    return cast(cast(W, str(move.dtype).rsplit(".", 1)[-1]) + move, own)
+    return cast(cast(W, dtype_name(move)) + move, dtype_name(W))
 
 
 def add_into(W: Array, move: Array) -> None:
