@@ -56,7 +56,7 @@ class Output:
         self.n_products = 0
         self.certificate = "full"
 
-    def write(self, at: Any, one: Attempt) -> None:
+    def write(self, at: Any, one: Attempt | Output) -> None:
         """Take over what an attempt found for the matrices `at` (a slice or indices)."""
         for name in (
             "x",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class Origin:
         return _GIVE[self.library](values, self, as_input)
 
 
+@lru_cache(maxsize=128)  # numpy puts the name together anew each time
 def dtype_name(dtype: Any) -> str:
     """Bare name of a dtype of any library."""
     return str(getattr(dtype, "name", None) or dtype).rsplit(".", 1)[-1]

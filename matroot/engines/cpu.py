@@ -107,12 +107,11 @@ def usable_cores() -> int:
 
 def in_threads(work: Callable[[slice], None], slices: list[slice]) -> None:
     """Call `work`, which uses no BLAS, on every slice; on the thread pool when there are several."""
-    cores = usable_cores()
-    if len(slices) == 1 or cores == 1:
+    if len(slices) == 1 or usable_cores() == 1:
         for part in slices:
             work(part)
     else:
-        for _ in _pool(cores).map(work, slices):
+        for _ in _pool(usable_cores()).map(work, slices):
             pass
 
 

@@ -173,7 +173,7 @@ def residual(A, X, n, probes, a, b, work):
 
 @jit
 def gather(stack, first, count, n, A, U):
-    """Lower triangles of matrices first, first + 1, ... as lanes of A, upper ones of U; lanes too many repeat the last."""
+    """Lower triangles of matrices first, first + 1, ... as lanes of A, upper ones of U; spare lanes repeat the last."""
     flat = stack.reshape(stack.size)
     for i in range(n):
         row = (i * (i + 1)) // 2

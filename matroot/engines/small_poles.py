@@ -38,7 +38,7 @@ def gauss(x: FloatArray, weights: FloatArray, m: int) -> tuple[FloatArray, Float
             J[k, k + 1] = J[k + 1, k] = np.linalg.norm(v)
             v /= J[k, k + 1]
     nodes, S = np.linalg.eigh(J)
-    return nodes, total * S[0] ** 2
+    return np.asarray(nodes, np.float64), np.asarray(total * S[0] ** 2, np.float64)
 
 
 def poles(alpha: float, kappa: float, target: float) -> tuple[FloatArray, FloatArray]:
@@ -52,38 +52,39 @@ def poles(alpha: float, kappa: float, target: float) -> tuple[FloatArray, FloatA
     >>> x = np.geomspace(1e-4, 1, 50)
     >>> error = (w / (x[:, None] + b)).sum(1) * x ** (1 / 4) - 1
     >>> len(b), bool(abs(error).max() < 4e-15)
-    (35, True)
+    (34, True)
     """
     (b_high, w_high), (b_low, w_low), h = tails(alpha, target)
     count = math.ceil((math.log(kappa) + 2 * MARGIN) / h)
-    t = MARGIN - h * np.arange(count + 1)
-    scale = math.exp(t[-1])
-    b = np.concatenate([b_high, np.exp(t), b_low * scale])
-    factor = h * math.sin(math.pi * alpha) / math.pi
-    w = np.concatenate([w_high, factor * np.exp((1 - alpha) * t), w_low * scale ** (1 - alpha)])
+    b = np.exp(MARGIN - h * np.arange(count + 1))
+    w = _weight(alpha, h) * b * b**-alpha  # 1 - alpha is rounded, and b far from 1
+    smallest = float(b[-1])
+    b = np.concatenate([b_high, b, smallest * b_low])
+    w = np.concatenate([w_high, w, smallest * smallest**-alpha * w_low])
     return b, w
 
 
+def _weight(alpha: float, h: float) -> float:
+    return h * math.sin(math.pi * min(alpha, 1 - alpha)) / math.pi
+
+
 @lru_cache(maxsize=64)
-def tails(
-    alpha: float, target: float
-) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray], float]:
+def tails(alpha: float, target: float) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray], float]:
     """What replaces the rule's terms above e^MARGIN, and below 1, and its step h."""
-    h = 2 * math.pi**2 / math.log(2 / target)
-    factor = h * math.sin(math.pi * alpha) / math.pi
+    # A short binary number, so that the grid is exact: a rounding error of t is one of e^t, t times as large.
+    h = math.floor(2**20 * 2 * math.pi**2 / math.log(2 / target)) / 2**20
     # On u in (0, e^-(MARGIN + h)) of 1 / (1 + x u), whose pole is at -1: convergence as rho^(-2 m).
     z = 2 * math.exp(MARGIN + h) + 1
     m = math.ceil(math.log(1 / target) / (2 * math.acosh(z)))
 
-    def grid(decay: float) -> FloatArray:
-        return h * np.arange(1, max(m, math.ceil(42 / (decay * h))) + 1)
+    def measure(decay: float) -> tuple[FloatArray, FloatArray]:
+        t = h * np.arange(1, max(m, math.ceil(42 / (decay * h))) + 1)
+        nodes, weights = gauss(np.exp(-t), _weight(alpha, h) * np.exp(-decay * t), m)
+        return nodes[::-1], weights[::-1]
 
-    t = grid(alpha)
-    u, nu = gauss(np.exp(-t), factor * np.exp(-alpha * t), m)
     high = math.exp(MARGIN)
-    t = grid(1 - alpha)
-    low = gauss(np.exp(-t), factor * np.exp((alpha - 1) * t), m)
-    return (high / u, high ** (1 - alpha) * nu / u), low, h
+    u, nu = (v[::-1] for v in measure(alpha))
+    return (high / u, high * high**-alpha * nu / u), measure(1 - alpha), h
 
 
 @lru_cache(maxsize=64)

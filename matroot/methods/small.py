@@ -51,8 +51,9 @@ class Tridiagonal(Method):
     name: ClassVar[str] = "tridiagonal"
 
     def refuses(self, problem: Problem, n: int) -> str | None:
-        served = isinstance(problem.s, Fraction) and -1 <= problem.s < 1 and problem.s != 0
-        wrong = None if served else f"tridiagonal serves exponents -1 <= s < 1, not {problem.s}; use method='eigen'"
+        s = problem.s
+        served = isinstance(s, Fraction) and -s.denominator <= s.numerator < s.denominator and s.numerator != 0
+        wrong = None if served else f"tridiagonal serves exponents -1 <= s < 1, not {s}; use method='eigen'"
         return super().refuses(problem, n) or wrong
 
     def run(self, A: Array, problem: Problem, engine: Any) -> Raw:

@@ -1,0 +1,333 @@
+"""Eight small matrices side by side: the poles, every stage of the kernel, and lanes that know nothing of each other."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from table import EPS, distance, problem
+
+from matroot import Ridge, Shift, Status, gallery, solve
+from matroot.engines import small_numba, small_tridiagonal
+from matroot.engines.small_poles import CLASSES, gauss, poles, table
+from matroot.methods.small import PROBES, Tridiagonal, probes, small_roots, tasks
+from matroot.solve import solve_power
+
+SIZES = (1, 2, 3, 4, 7, 8, 9, 13, 16, 17, 33, 70)
+EPS64 = EPS["float64"]
+
+
+def lanes(stack):
+    """The lower triangles of eight matrices, as the kernel holds them."""
+    n = stack.shape[-1]
+    i, j = np.tril_indices(n)
+    return np.ascontiguousarray(stack[:, i, j].T).ravel()
+
+
+def unlanes(flat, n):
+    A = np.zeros((8, n, n))
+    i, j = np.tril_indices(n)
+    A[:, i, j] = A[:, j, i] = flat.reshape(-1, 8).T
+    return A
+
+
+def eight(n, cond=1e4, spectrum="geometric", seed=0):
+    return gallery.spd(n, cond if n > 1 else 1.0, spectrum, batch=(8,), rng=seed)
+
+
+# The poles
+
+
+@pytest.mark.parametrize("target", [1e-4, 1e-9, 5e-17])
+@pytest.mark.parametrize("alpha", [0.01, 1 / 8, 1 / 3, 1 / 2, 3 / 4, 0.99])
+def test_poles_reach_their_target(alpha, target):
+    for cond in (4.0, 1e4, 1e14):
+        b, w = poles(alpha, cond, target)
+        x = np.geomspace(1 / cond, 1, 999)
+        error = abs((w / (x[:, None] + b)).sum(1) * x**alpha - 1)
+        assert error.max() <= 3 * target + 12 * EPS64
+        assert (b > 0).all()
+        assert (w > 0).all()
+
+
+def test_poles_are_as_few_as_said():
+    """34 at cond 1e4 for 4e-16, one more for every factor exp(h) of cond."""
+    assert len(poles(1 / 4, 1e4, 4e-16)[0]) == 34
+    assert [len(poles(1 / 2, c, 1e-9)[0]) for c in (1e4, 1e8)] == [22, 32]
+
+
+def test_the_table_ranks_its_poles():
+    b, w, count, beyond = table(1 / 4, 1e-9)
+    assert b.shape == w.shape == (CLASSES, count.max())
+    assert (np.diff(count) >= 0).all()
+    for row, length in zip(b, count, strict=True):
+        assert (np.diff(row[:length]) < 0).all()
+        assert (row[:beyond] >= 1).all()
+        assert (row[beyond:length] < 1).all()
+    assert (w[0, count[0] :] == 0).all()
+
+
+def test_gauss_integrates_polynomials():
+    rng = np.random.default_rng(0)
+    x, weights = rng.uniform(0, 1, 60), rng.uniform(0, 1, 60)
+    nodes, u = gauss(x, weights, 5)
+    for k in range(10):
+        assert np.isclose((u * nodes**k).sum(), (weights * x**k).sum(), rtol=1e-13)
+
+
+# The stages
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_gather_and_scatter(n):
+    rng = np.random.default_rng(n)
+    stack = rng.standard_normal((11, n, n))
+    A, U = np.empty((2, 4 * n * (n + 1)))
+    for first, count in ((0, 8), (8, 3)):
+        small_numba.gather(stack, first, count, n, A, U)
+        chosen = stack[np.minimum(first + np.arange(8), first + count - 1)]
+        assert (A == lanes(chosen)).all()
+        assert (U == lanes(chosen.swapaxes(1, 2))).all()
+        out = np.full((11, n, n), np.nan)
+        small_numba.scatter(A, first, count, n, out)
+        part = out[first : first + count]
+        assert (part == unlanes(A, n)[:count]).all()
+        assert np.isnan(out).sum() == (11 - count) * n * n
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_tridiagonal_form_and_back(n):
+    stack, _ = eight(n, 1e3)
+    A = lanes(stack)
+    d, e, tau, work = np.empty(8 * n), np.empty(8 * n), np.empty(16 * n), np.empty(8 * (24 * n + 8))
+    small_tridiagonal.tridiagonalize(A, n, d, e, tau, work)
+    d, e = d.reshape(n, 8).T, e.reshape(n, 8).T
+    T = np.zeros((8, n, n))
+    i = np.arange(n)
+    T[:, i, i] = d
+    T[:, i[1:], i[:-1]] = T[:, i[:-1], i[1:]] = e[:, :-1]
+    assert np.allclose(np.linalg.eigvalsh(T), np.linalg.eigvalsh(stack), rtol=0, atol=6 * n * EPS64 + 20 * EPS64)
+    back = lanes(T)
+    small_tridiagonal.transform_back(back, A, n, tau, work)
+    assert distance(unlanes(back, n), stack) <= (8 + n**0.5) * EPS64
+
+
+def test_what_is_diagonal_stays_diagonal():
+    D = np.stack([np.diag(v) for v in np.random.default_rng(0).uniform(0.1, 1, (8, 9))])
+    X = solve(D, 3, method="tridiagonal").x
+    assert (X == np.stack([np.diag(np.diag(x)) for x in X])).all()
+    assert np.allclose(np.diagonal(X, 0, 1, 2) ** -3, np.diagonal(D, 0, 1, 2), rtol=30 * EPS64)
+
+
+@pytest.mark.parametrize("n", (1, 2, 5, 8, 19))
+def test_multiply(n):
+    rng = np.random.default_rng(n)
+    stack, _ = eight(n)
+    W = rng.standard_normal((n, 8, 8))
+    Y = np.empty(64 * n)
+    small_numba.multiply(lanes(stack), W.ravel(), Y, n)
+    assert np.allclose(Y.reshape(n, 8, 8), np.einsum("bij,jtb->itb", stack, W), rtol=0, atol=1e-13)
+
+
+def test_poles_of_a_tridiagonal_matrix():
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 9):
+        d, e = rng.uniform(2, 3, (n, 8)), rng.uniform(-1, 1, (n, 8))
+        e[-1] = 0
+        b, w = rng.uniform(0, 1, (6, 8)), rng.uniform(0, 1, (6, 8))
+        F, work = np.zeros(4 * n * (n + 1)), np.empty(8 * (24 * n + 8))
+        small_numba.add_poles(F, d.ravel(), e.ravel(), b.ravel(), w.ravel(), 1, 6, n, work)
+        T = np.stack([np.diag(d[:, t]) + np.diag(e[:-1, t], 1) + np.diag(e[:-1, t], -1) for t in range(8)])
+        shifted = T[:, None] + b.T[:, 1:, None, None] * np.eye(n)
+        expected = (w.T[:, 1:, None, None] * np.linalg.inv(shifted)).sum(1)
+        assert np.allclose(unlanes(F, n), expected, rtol=1e-13, atol=1e-15)
+        small_numba.times_tridiagonal(F, d.ravel(), e.ravel(), n)
+        assert np.allclose(unlanes(F, n), T @ expected, rtol=0, atol=1e-13)
+
+
+EDGES = {
+    "geometric": np.geomspace(1e-6, 1, 20),
+    "cluster below": np.r_[np.full(12, 1e-3), np.linspace(0.5, 1, 8)],
+    "cluster above": np.r_[np.linspace(1e-3, 0.5, 8), np.full(12, 1.0)],
+    "one value": np.full(20, 0.7),
+    "two values": np.r_[np.full(10, 1e-9), np.full(10, 1.0)],
+    "close pair": np.r_[0.1, 0.1 + 1e-12, np.linspace(0.2, 1, 18)],
+    "indefinite": np.linspace(-0.9, 1, 20),
+    "singular": np.r_[0.0, 0.0, np.linspace(0.2, 1, 18)],
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_extreme_eigenvalues(name):
+    """Laguerre's iteration ends at the edges of every spectrum, in clusters too."""
+    n = 20
+    w = EDGES[name]
+    Q = np.linalg.qr(np.random.default_rng(1).standard_normal((9, n, n)))[0]
+    A = (Q * w) @ Q.swapaxes(1, 2)
+    A = (A + A.swapaxes(1, 2)) / 2
+    shift = 1.0 if w[0] <= 0 else 0.0  # a ridge makes it positive, so that it is served
+    report = small_roots(A, np.empty_like(A), Fraction(-1, 2), absolute=shift)
+    assert (report.served == 1).all()
+    assert np.allclose(report.lambda_max, w[-1], rtol=1e-3)
+    assert np.allclose(report.lambda_min, w[0] + shift, rtol=4e-3)
+    if "c" not in name.split()[0] and name != "two values":
+        assert np.allclose(report.lambda_max, w[-1], rtol=1e-12)
+
+
+# Whole roots
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("s", [Fraction(*f) for f in ((-1, 1), (-1, 4), (-2, 3), (1, 2), (5, 7))], ids=str)
+def test_roots_of_known_spectra(s, n):
+    """A group and a half, every size around the edges of blocks."""
+    for cond in (1e1, 1e6):
+        A, root = problem(n, cond if n > 1 else 1.0, batch=(12,), seed=n)
+        X = np.empty_like(A)
+        report = small_roots(A, X, s)
+        conditioning = -s * cond if s < 0 else cond ** (1 - s)
+        assert distance(X, root(s)) <= (5 * float(conditioning) + 20 * n**0.5) * EPS64
+        assert (X == X.swapaxes(1, 2)).all()
+        assert (report.served == 1).all()
+        assert np.allclose(report.cond, cond if n > 1 else 1.0, rtol=1e-6)
+
+
+def test_lanes_know_nothing_of_each_other():
+    """One matrix gets the same bits alone, in any lane, beside any neighbour, good or bad."""
+    for n in (3, 12):
+        A = np.concatenate([eight(n, cond, seed=3)[0] for cond in (1e1, 1e12, 1e4)])
+        A[5] *= 1e200
+        A[7], A[12] = np.nan, 0
+        A[14] = -A[14]
+        A[17, 0, 0] = np.inf
+        for p, inverse in ((4, True), (3, False)):
+            result = solve(A, p, inverse=inverse, method="tridiagonal")
+            order = np.random.default_rng(0).permutation(len(A))
+            shuffled = solve(A[order], p, inverse=inverse, method="tridiagonal")
+            for i in range(len(A)):
+                alone = solve(A[i], p, inverse=inverse, method="tridiagonal")
+                at = int(np.flatnonzero(order == i)[0])
+                for name in ("x", "status", "residual", "cond", "lambda_min", "lambda_max"):
+                    whole = getattr(result, name)[i]
+                    assert np.array_equal(whole, getattr(alone, name), equal_nan=True), (name, i)
+                    assert np.array_equal(whole, getattr(shuffled, name)[at], equal_nan=True), (name, i)
+            good = [i for i in range(len(A)) if i not in (7, 12, 14, 17)]
+            assert result.converged[good].all()
+            assert result.status[7] == result.status[17] == Status.NONFINITE_INPUT
+            assert result.status[14] == Status.NOT_POSITIVE
+            assert result.status[12] == (Status.NOT_POSITIVE if inverse else Status.CONVERGED)
+
+
+def test_threads_change_nothing(monkeypatch):
+    A, _ = eight(24)
+    A = np.concatenate([A * (k + 1) for k in range(40)])[:317]
+    monkeypatch.setenv("MATROOT_NUM_THREADS", "1")
+    alone = solve(A, 4, method="tridiagonal")
+    monkeypatch.setenv("MATROOT_NUM_THREADS", "3")
+    together = solve(A, 4, method="tridiagonal")
+    assert (alone.x == together.x).all()
+    assert (alone.residual == together.residual).all()
+
+
+def test_tasks_cover_the_batch():
+    for B, n, cores, copied in [(1, 4, 2, False), (7, 64, 2, True), (1000, 16, 3, False), (99, 128, 4, True)]:
+        parts = tasks(B, n, cores, copied)
+        assert [i for part in parts for i in range(*part.indices(B))] == list(range(B))
+        assert all(part.start % 8 == 0 for part in parts)
+    assert len(tasks(8, 4, 2, False)) == 1  # nobody is woken for ten microseconds
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16", "float64"])
+def test_layouts_and_dtypes(dtype):
+    A = np.round(1000 * gallery.spd(9, 1e2, batch=(4, 3), rng=1)[0] + 500 * np.eye(9)).astype(dtype)
+    expected = solve(A.astype(float), 2, method="tridiagonal").x
+    for a in (A, np.asfortranarray(A), np.repeat(A, 2, axis=1)[:, ::2], A[::-1][::-1]):
+        before = a.copy()
+        a.flags.writeable = False
+        result = solve(a, 2, method="tridiagonal")
+        assert (a == before).all()
+        assert result.x.dtype == ("float32" if dtype == "float32" else "float64")
+        assert (result.x == expected.astype(result.x.dtype)).all() or dtype == "float32"
+        assert distance(result.x, expected) <= 2 * EPS[str(result.x.dtype)]
+        assert result.compute_dtype == "float64"
+
+
+def test_float32_is_rounded_before_it_is_judged():
+    A, _ = problem(20, 1e3, batch=(3,), dtype="float32", seed=1)
+    result = solve(A, 2, method="tridiagonal")
+    X = result.x.astype(float)
+    truth = np.linalg.norm(X @ X @ A - np.eye(20), axis=(1, 2)) / 20**0.5
+    assert (truth > 1e-7).all()
+    assert np.allclose(result.residual, truth, rtol=0.5)
+    assert result.certificate == "probes"
+    assert (abs(probes(20)) == 1).all()
+    assert (probes(PROBES) == np.eye(8)).all()
+
+
+def test_ridge_and_other_rules():
+    A, _ = eight(10, 1e8)
+    A = np.concatenate([A, 0 * A[:1]])
+    for rule in (1e-3, Ridge(relative=1e-2, absolute=1e-2), Shift(relative=1e-3)):
+        mine, reference = (solve(A, 4, method=m, regularization=rule) for m in ("tridiagonal", "eigen"))
+        assert (mine.status == reference.status).all()
+        assert np.allclose(mine.ridge, reference.ridge, rtol=1e-9)
+        assert np.allclose(mine.lambda_max, reference.lambda_max, rtol=1e-9)
+        ok = reference.converged
+        assert distance(mine.x[ok], reference.x[ok]) <= 1e-11
+        assert np.allclose(mine.cond[ok], reference.cond[ok], rtol=1e-9)
+
+
+def test_retries_reach_the_lanes():
+    A, _ = eight(6, 1e3)
+    A[2] = np.diag([1.0, 1, 1, 1, 1, -1e-5])
+    result = solve(A, 2, method="tridiagonal", regularization=Ridge(relative=1e-6, retries=3))
+    assert result.converged.all()
+    assert np.isclose(result.ridge[2], 1e-4)
+    assert np.allclose(np.delete(result.ridge, 2), 1e-6)
+
+
+def test_beyond_the_last_class_eigen_takes_over():
+    A, _ = eight(5, 1e2)
+    A[3] = np.diag([1, 1, 1, 1, 1e-15])
+    A[6] = np.diag([1, 1, 1, 1, 0.0])
+    result, reference = solve(A, 2, method="tridiagonal"), solve(A, 2, method="eigen")
+    assert (result.status == reference.status).all()
+    assert (result.status[[3, 6]] == [Status.ILL_CONDITIONED, Status.NOT_POSITIVE]).all()
+    assert np.isclose(result.cond[3], 1e15)
+    assert (result.x[3] == reference.x[3]).all()
+
+
+def test_the_kernel_and_the_ways_around_it_agree():
+    """Complex matrices and half precisions go through `attempt`."""
+    A, root = gallery.spd(9, 1e3, batch=(3,), dtype="complex128", rng=2)
+    result = solve(A, 3, method="tridiagonal")
+    assert result.converged.all()
+    assert result.compute_dtype == "complex128"
+    assert distance(result.x, root(-1 / 3)) <= (5e3 / 3 + 80) * EPS64
+    assert (result.x == result.x.conj().swapaxes(1, 2)).all()
+    assert np.allclose(result.cond, 1e3)
+    real = A.real + 0 * A
+    assert distance(solve(real, 3, method="tridiagonal").x, solve(A.real, 3, method="tridiagonal").x) <= 1e-12
+    half = A.real.astype(np.float16)
+    assert distance(*(solve(half, 2, method=m).x.astype(float) for m in ("tridiagonal", "eigen"))) <= 2 * EPS["float16"]
+
+
+def test_asymmetry_is_refused_and_rounding_mended():
+    A, _ = eight(6)
+    B = A.copy()
+    B[4, 0, 1] += 1e-3
+    with pytest.raises(ValueError, match=r"not symmetric: max\|A - A\^H\| is .*gen"):
+        solve(B, 2, method="tridiagonal")
+    B = A.copy()
+    B[4, 0, 1] += 1e-12
+    mean = (B + B.swapaxes(1, 2)) / 2
+    assert (solve(B, 2, method="tridiagonal").x == solve(mean, 2, method="tridiagonal").x).all()
+
+
+def test_refusals():
+    for s in (Fraction(-3, 2), Fraction(2), Fraction(0), 0.3):
+        with pytest.raises(ValueError, match="tridiagonal serves exponents"):
+            solve_power(np.eye(3), s, method="tridiagonal")
+    with pytest.raises(ValueError, match="gen"):
+        solve(np.eye(3), 2, method="tridiagonal", assume_a="gen")
+    assert solve(np.empty((0, 4, 4)), 2, method=Tridiagonal()).x.shape == (0, 4, 4)
+    assert solve(np.empty((2, 0, 0)), 2, method=Tridiagonal()).x.shape == (2, 0, 0)
