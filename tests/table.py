@@ -1,6 +1,6 @@
 """The one table of methods, and the bars they are held to; every test of accuracy is driven by it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -15,6 +15,7 @@ from matroot import (
     gallery,
 )
 from matroot.methods.base import Method
+from matroot.methods.small import Tridiagonal
 
 #: Unit roundoff by dtype name.
 EPS = {
@@ -34,6 +35,7 @@ CONDS = {
 SPECTRA = ("geometric", "two_cluster", "power_law")
 SIZES = (1, 2, 31, 128)
 BATCHES = {1: (3,), 2: (), 31: (2, 2), 128: ()}
+EXPONENTS = tuple(Fraction(*f) for f in ((-3, 4), (-5, 2), (-2, 1), (-2, 3), (1, 3), (3, 4), (5, 2), (2, 1)))
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class Row:
     floor: float = 4.0
     #: Residual in units of p eps cond: full equioscillation takes large eigenvalues through the level of the smallest.
     residual: float = 1.0
-    exponents: tuple[Fraction, ...] = field(
-        default=tuple(Fraction(*f) for f in ((-3, 4), (-5, 2), (-2, 1), (-2, 3), (1, 3), (3, 4), (5, 2), (2, 1)))
-    )
+    #: Whether it computes in float32 when asked to.
+    single: bool = True
+    exponents: tuple[Fraction, ...] = EXPONENTS
 
     def bar(self, cond, s, n, eps):
         return self.slack * forward_bar(cond, s, n, eps, self.floor)
@@ -70,6 +72,16 @@ METHODS = [
     Row(Minimax(), floor=12, residual=30),
     Row(Minimax(accurate=True), floor=12, residual=10),
     Row(SchurNewton(), iterates=False, slack=2),
+    # p = 1 inverse is among its exponents; A^1 it leaves to others.
+    Row(
+        Tridiagonal(),
+        degrees=tuple(range(2, 9)),
+        iterates=False,
+        slack=2,
+        residual=2,
+        single=False,
+        exponents=(Fraction(-1), *(s for s in EXPONENTS if -1 <= s < 1)),
+    ),
 ]
 ITERATIONS = [row for row in METHODS if row.iterates]
 #: One row a method, for tests of everything but accuracy.

@@ -54,7 +54,7 @@ def test_hermitian(row, dtype):
         for n, cond, spectrum in cases(dtype, (1, 2, 31)):
             A, root = problem(n, cond, spectrum, BATCHES[n], dtype, seed=n)
             result = solve(A, p, method=row.method, compute_dtype=dtype)
-            assert result.compute_dtype == dtype
+            assert result.compute_dtype == (dtype if row.single else "complex128")
             assert distance(result.x, root(-1 / p)) <= row.bar(cond, -1 / p, n, EPS[dtype])
             assert (result.x == conjugate(result.x)).all()
 
@@ -62,7 +62,7 @@ def test_hermitian(row, dtype):
 @pytest.mark.parametrize("row", METHODS, ids=str)
 def test_root(row):
     """A^{1/p}: better conditioned than its inverse, and so are the results."""
-    for p in row.degrees:
+    for p in (p for p in row.degrees if p > 1 or row.single):
         for n, cond, spectrum in cases("float64", (1, 2, 31)):
             A, root = problem(n, cond, spectrum, BATCHES[n], seed=n)
             result = solve(A, p, inverse=False, method=row.method)
@@ -121,15 +121,15 @@ def test_the_ends_of_float64(row, scale):
 def test_reported_residual_is_the_true_one(row, dtype):
     """Whole products up to n = 32: within a factor 10, or as small as evaluating it in float64 can tell."""
     for p in row.degrees:
-        for inverse in (True, False):
+        for inverse in (True, False) if p > 1 or row.single else (True,):
             for n, cond, spectrum in [(1, 1, "geometric"), (2, 1e3, "geometric"), (31, 1e4, "two_cluster")]:
                 A, _ = problem(n, cond, spectrum, dtype=dtype, seed=6)
                 result = solve(A, p, inverse=inverse, method=row.method, compute_dtype=dtype)
                 truth = true_residual(A, result.x, result.exponent)
                 noise = 4 * (p + n**0.5) * EPS["float64"]
                 assert truth / 10 - noise <= result.residual <= 10 * truth + noise * (cond if inverse else 1)
-                if p <= 16 - 1:
-                    assert result.certificate == "full"
+                whole = row.single or n <= 8 or dtype.startswith("complex")  # only Tridiagonal certifies by itself
+                assert result.certificate == ("full" if whole else "probes")
 
 
 @pytest.mark.parametrize("row", NAMED.values(), ids=str)
@@ -146,7 +146,7 @@ def test_probes_stay_within_their_spread(row):
 @pytest.mark.parametrize("row", ITERATIONS, ids=str)
 def test_products_are_counted(row):
     A, _ = problem(8, 1e4, seed=8)
-    for p in row.degrees:
+    for p in (p for p in row.degrees if p > 1 or row.method.name != "minimax"):  # there it is a Cholesky factorization
         result = solve(A, p, method=row.method)
         assert result.n_iter > 0
         assert result.n_iter <= result.n_products <= result.n_iter * (2 * p.bit_length() + 8)
@@ -166,19 +166,22 @@ def test_eigen_refines_only_where_it_pays():
     A, root = problem(40, 1e6, "two_cluster", seed=10)
     plain, refined = (distance(solve(A, 2, method=Eigen(refine=r)).x, root(-0.5)) for r in (False, True))
     assert refined <= plain
-    assert solve(A, 2).n_products == 5
-    assert solve(A, 2, rtol=1e-3).n_products == 1
+    assert solve(A, 2, method="eigen").n_products == 5
+    assert solve(A, 2, method="eigen", rtol=1e-3).n_products == 1
 
 
 def test_float32_is_computed_in_float64_by_default():
     A, root = problem(31, 1e6, dtype="float32", seed=11)
-    result = solve(A, 2)
-    assert (result.compute_dtype, result.x.dtype) == ("float64", np.float32)
-    assert distance(result.x, root(-0.5)) <= 4 * EPS["float32"]
-    assert solve(A, 2, rtol=1e-3).compute_dtype == "float32"
-    assert solve(A, 2, regularization=1e-2).compute_dtype == "float32"
-    assert solve(A, 2, regularization=1e-6).compute_dtype == "float64"
-    assert solve(A.astype(float), 2, rtol=1e-3).compute_dtype == "float64"
+    for method in ("auto", "eigen", "coupled_newton"):
+        result = solve(A, 2, method=method)
+        assert (result.compute_dtype, result.x.dtype) == ("float64", np.float32)
+        assert distance(result.x, root(-0.5)) <= 4 * EPS["float32"]
+        assert solve(A, 2, method=method, compute_dtype="float32").compute_dtype == "float32"
+        assert solve(A.astype(float), 2, method=method, compute_dtype=np.float32).compute_dtype == "float32"
+        assert solve(A.astype(float), 2, method=method, rtol=1e-3).compute_dtype == "float64"
+        assert solve(A, 2, method=method, regularization=1e-6).compute_dtype == "float64"
+    assert solve(A, 2, method="eigen", rtol=1e-3).compute_dtype == "float32"
+    assert solve(A, 2, method="eigen", regularization=1e-2).compute_dtype == "float32"
 
 
 @pytest.mark.parametrize("row", [r for r in ITERATIONS if r.method.name != "eigen"], ids=str)
