@@ -27,8 +27,8 @@ from matroot import (
 )
 
 CONTRACT = [
-    "x", "companion", "status", "residual", "cond", "bits_lost", "n_iter", "n_products", "lambda_max", "ridge", "method",
-    "compute_dtype",
+    "x", "companion", "status", "residual", "cond", "bits_lost", "n_iter", "n_products", "lambda_max", "ridge",
+    "method", "compute_dtype",
 ]  # fmt: skip
 NAMES = [
     "CONVERGED", "ILL_CONDITIONED", "MAX_ITER", "STAGNATED", "DIVERGED", "NOT_POSITIVE", "NO_PRINCIPAL_ROOT",
