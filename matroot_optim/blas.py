@@ -1,4 +1,4 @@
-"""One BLAS thread while a worker computes roots.
+"""One BLAS thread while roots are computed.
 
 The number of BLAS threads is one setting of the process: a thread pool holds the training thread's BLAS as well,
 while it has work. A process of its own holds nobody else's.
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class _Held:
-    """How many workers hold BLAS now: the first sets the limit, the last takes it off."""
+    """How many blocks hold BLAS now: the first sets the limit, the last takes it off."""
 
     lock = threading.Lock()
     count = 0

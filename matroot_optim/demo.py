@@ -213,6 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     start = time.perf_counter()
     chosen = []
+    import scipy.linalg  # noqa: F401  its BLAS has to be loaded before it can be held
+
     with threadpool_limits(limits=1):  # the matrices are small: more threads would only wait for each other
         for name, rates in RATES.items():
             entries = []

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing import shared_memory
 from typing import Any, Protocol, Self
@@ -18,6 +19,9 @@ import numpy as np
 
 from matroot_optim.blas import one_blas_thread
 from matroot_optim.roots import RootAnswer, RootBatch, compute
+
+#: Below this order, BLAS has one thread.
+SMALL = 256
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,9 @@ class InlineEngine:
         self.clock = Clock()
 
     def submit(self, batch: RootBatch) -> RootAnswer:
-        answer = self.answer(batch)
+        # Threads on small matrices wait for each other more than they work; on a busy machine, 50 times more.
+        with one_blas_thread() if batch.n < SMALL else nullcontext():
+            answer = self.answer(batch)
         self.clock.root_seconds += answer.seconds
         self.clock.waited_seconds += answer.seconds
         self.clock.answers += 1
