@@ -36,9 +36,7 @@ def run(options: argparse.Namespace) -> int:
     return 0 if solved else 1
 
 
-def compare(
-    a: np.ndarray[Any, Any], p: int, **keywords: Any
-) -> tuple[list[tuple[str, ...]], dict[str, str], str]:
+def compare(a: np.ndarray[Any, Any], p: int, **keywords: Any) -> tuple[list[tuple[str, ...]], dict[str, str], str]:
     """Rows of the table, the sentence of every method that refused, and the name of the reference."""
     import matroot
     from matroot.selection import METHODS

@@ -24,9 +24,7 @@ class Digits(NamedTuple):
 
     def split(self, train: int) -> tuple["Digits", "Digits"]:
         """The first `train` images, and the rest."""
-        return Digits(self.images[:train], self.labels[:train]), Digits(
-            self.images[train:], self.labels[train:]
-        )
+        return Digits(self.images[:train], self.labels[:train]), Digits(self.images[train:], self.labels[train:])
 
     def batches(self, size: int, rng: np.random.Generator) -> Iterator["Digits"]:
         """One pass in random order; a rest smaller than `size` is left for another pass."""
@@ -94,9 +92,7 @@ def accuracy(params: Params, digits: Digits) -> float:
     return float((forward(params, digits.images)[-1].argmax(axis=1) == digits.labels).mean())
 
 
-def momentum_step(
-    params: Params, gradients: Params, velocity: Params, rate: float = 0.1
-) -> tuple[Params, Params]:
+def momentum_step(params: Params, gradients: Params, velocity: Params, rate: float = 0.1) -> tuple[Params, Params]:
     """Heavy-ball step: ``v = 0.9 v + g``, ``w = w - rate v``."""
     velocity = [{k: 0.9 * v[k] + g[k] for k in g} for v, g in zip(velocity, gradients, strict=True)]
     params = [{k: w[k] - rate * v[k] for k in w} for w, v in zip(params, velocity, strict=True)]

@@ -84,7 +84,7 @@ def automatic(
         return replace(Minimax(), reason=f"n = {n}, p = 1 on the CPU: the inverse from a Cholesky factorization")
     size = 2 * n if is_complex else n
     most = tuned.tridiagonal_batch if batch >= TOGETHER else tuned.tridiagonal_alone
-    if diagonal and not single and size <= most and Tridiagonal().refuses(problem, n) is None:
+    if diagonal and not single and 1 < n and size <= most and Tridiagonal().refuses(problem, n) is None:
         together = "eight of them side by side" if batch >= TOGETHER else "little beside the reduction"
         return replace(Tridiagonal(), reason=f"{batch} of n = {n} on the CPU, up to {most}: {together}")
     return replace(Eigen(), reason=f"n = {n} on the CPU: exact, and certain for every spectrum")

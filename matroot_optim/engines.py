@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing import shared_memory
 from typing import Any, Protocol, Self
@@ -19,9 +18,6 @@ import numpy as np
 
 from matroot_optim.blas import one_blas_thread
 from matroot_optim.roots import RootAnswer, RootBatch, compute
-
-#: Below this order, BLAS has one thread.
-SMALL = 256
 
 
 @dataclass(frozen=True)
@@ -73,9 +69,7 @@ class InlineEngine:
         self.clock = Clock()
 
     def submit(self, batch: RootBatch) -> RootAnswer:
-        # Threads on small matrices wait for each other more than they work; on a busy machine, 50 times more.
-        with one_blas_thread() if batch.n < SMALL else nullcontext():
-            answer = self.answer(batch)
+        answer = self.answer(batch)
         self.clock.root_seconds += answer.seconds
         self.clock.waited_seconds += answer.seconds
         self.clock.answers += 1

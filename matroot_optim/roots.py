@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -15,7 +16,11 @@ import numpy as np
 
 from matroot import Ridge, RootResult, solve
 from matroot_optim.arrays import Array, cast, dtype_name, namespace, to_host
+from matroot_optim.blas import one_blas_thread
 from matroot_optim.statistics import order_of, pack, unpack
+
+#: Below this order, BLAS has one thread.
+SMALL = 256
 
 #: What is known about every root, beside the root itself, with its dtype.
 FACTS = {
@@ -123,7 +128,9 @@ def answered(batch: RootBatch, root: Callable[[Array], RootResult]) -> RootAnswe
     """The answer to a batch, with a function that gives A^{-1/p}, p the denominator of the exponent."""
     begin = time.perf_counter()
     own = dtype_name(batch.matrix)
-    result = root(cast(unpack(batch.matrix), batch.dtype))
+    # Threads on small matrices wait for each other more than they work; on a busy machine, 50 times more.
+    with one_blas_thread() if batch.n < SMALL else nullcontext():
+        result = root(cast(unpack(batch.matrix), batch.dtype))
     X = result.x
     for _ in range(-batch.exponent.numerator - 1):
         X = result.x @ X

@@ -43,9 +43,7 @@ class TestFiles:
 
     def test_sparse_symmetric_matrix_market_becomes_dense(self, tmp_path):
         path = tmp_path / "a.mtx"
-        path.write_text(
-            "%%MatrixMarket matrix coordinate real symmetric\n2 2 3\n1 1 2.0\n2 1 -1.0\n2 2 3.0\n"
-        )
+        path.write_text("%%MatrixMarket matrix coordinate real symmetric\n2 2 3\n1 1 2.0\n2 1 -1.0\n2 2 3.0\n")
         assert np.array_equal(only(path), [[2, -1], [-1, 3]])
 
     def test_csv_may_have_comments_and_a_byte_order_mark(self, tmp_path):
@@ -194,9 +192,7 @@ class TestRoot:
         said = capsys.readouterr().err
         assert said.startswith("matroot: error: ") and says in said and said.count("\n") == 1
 
-    @pytest.mark.parametrize(
-        "arguments", ([], ["root"], ["root", "a.npy", "-p", "1.5"], ["info", "--what"]), ids=repr
-    )
+    @pytest.mark.parametrize("arguments", ([], ["root"], ["root", "a.npy", "-p", "1.5"], ["info", "--what"]), ids=repr)
     def test_a_wrong_command_line_exits_2(self, arguments, capsys):
         with pytest.raises(SystemExit) as stop:
             cli.main(arguments)
@@ -246,7 +242,5 @@ def test_demo_gets_its_own_arguments(monkeypatch):
 
 
 def test_python_m_matroot_is_the_command():
-    done = subprocess.run(
-        [sys.executable, "-m", "matroot", "--version"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-m", "matroot", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("matroot ")

@@ -59,9 +59,7 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Try) or (
-            isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.dump(node.test)
-        ):
+        elif isinstance(node, ast.Try) or (isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.dump(node.test)):
             body += node.body
 
 
@@ -99,9 +97,7 @@ def test_every_public_name_is_there_and_documented():
     for name in matroot.__all__:
         assert (getattr(matroot, name).__doc__ or "").strip(), name
     reference = (ROOT / "docs" / "reference.rst").read_text()
-    missing = [
-        name for name in matroot.__all__ if not re.search(rf"^   (matroot\.)?{name}$", reference, re.M)
-    ]
+    missing = [name for name in matroot.__all__ if not re.search(rf"^   (matroot\.)?{name}$", reference, re.M)]
     assert missing in ([], ["gallery"])
 
 
@@ -131,9 +127,7 @@ class TestReadme:
             assert (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize(
-    "extra", ("cuda12", "cuda13", "torch", "jax", "plot", "demo", "test", "bench", "docs")
-)
+@pytest.mark.parametrize("extra", ("cuda12", "cuda13", "torch", "jax", "plot", "demo", "test", "bench", "docs"))
 def test_extras_are_declared(extra):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["optional-dependencies"][extra]

@@ -1,4 +1,4 @@
-"""Eight small matrices side by side: the poles, every stage of the kernel, and lanes that know nothing of each other."""
+"""Eight small matrices side by side: the poles, every stage of the kernel, lanes that know nothing of each other."""
 
 from fractions import Fraction
 

@@ -153,7 +153,5 @@ class Import:
     @unit("s")
     def track_seconds(self):
         code = "import time; t = time.perf_counter(); import matroot; print(time.perf_counter() - t)"
-        runs = [
-            subprocess.run([sys.executable, "-c", code], capture_output=True, check=True) for _ in range(7)
-        ]
+        runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, check=True) for _ in range(7)]
         return float(np.median([float(run.stdout) for run in runs]))

@@ -30,9 +30,7 @@ import numpy as np  # noqa: E402
 from matroot import gallery, selection  # noqa: E402
 
 #: Methods for symmetric matrices; Schur-Newton serves them too, but is made for the others.
-METHODS = tuple(
-    name for name, kind in selection.METHODS.items() if "pos" in kind.serves and name != "schur_newton"
-)
+METHODS = tuple(name for name, kind in selection.METHODS.items() if "pos" in kind.serves and name != "schur_newton")
 
 
 def stack(n: int, batch: int, cond: float, dtype: str = "float64", spectrum: str = "geometric") -> Any:

@@ -36,7 +36,7 @@ class Origin:
         return _GIVE[self.library](values, self, as_input)
 
 
-@lru_cache(maxsize=128)  # numpy puts the name together anew each time
+@lru_cache(maxsize=128, typed=True)  # numpy puts the name together anew; dtypes of two libraries are not to be compared
 def dtype_name(dtype: Any) -> str:
     """Bare name of a dtype of any library."""
     return str(getattr(dtype, "name", None) or dtype).rsplit(".", 1)[-1]
@@ -204,9 +204,7 @@ def round_to(values: Array, name: str) -> Array:
     if name == "float16":
         with np.errstate(over="ignore"):
             return values.astype(name).astype("float32")
-    if (
-        name == "bfloat16"
-    ):  # drop 16 bits, to nearest, ties to even; adding overflows into the exponent rightly
+    if name == "bfloat16":  # drop 16 bits, to nearest, ties to even; adding overflows into the exponent rightly
         bits = values.view("uint32")
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         return rounded.astype("uint32").view("float32")

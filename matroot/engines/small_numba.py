@@ -138,7 +138,8 @@ def apply(A, times, W, Y, n):
     """W = A^times W for n x 8 matrices of lanes; Y is overwritten."""
     for _ in range(times):
         multiply(A, W, Y, n)
-        W[: 64 * n] = Y[: 64 * n]
+        for k in range(8 * n):
+            store(W, k, load(Y, k))
 
 
 @jit
@@ -148,7 +149,7 @@ def residual(A, X, n, probes, a, b, work):
     for i in range(n):
         for t in range(8):
             store(W, 8 * i + t, full(probes[i, t]))
-    G[:] = W
+            store(G, 8 * i + t, full(probes[i, t]))
     if a > 0:
         apply(A, a, G, Y, n)
     else:
@@ -236,13 +237,12 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
             store(d, i, load(d, i) + delta)
         for k in range(entries):
             store(F, k, zero)
-        if s < 0.0:
-            add_poles(F, d, e, lane_poles, lane_weights, 0, longest, n, work)
-        else:
-            add_poles(F, d, e, lane_poles, lane_weights, 0, direct, n, work)
-            times_tridiagonal(F, d, e, n)
-            move_diagonal(F, n, load(added, 0))
-            add_poles(F, d, e, lane_poles, lane_weights, direct, longest, n, work)
+        split = direct if s > 0.0 else longest
+        for second in range(2):  # poles above lambda_max, whose sum is multiplied by T for s > 0, and the others
+            if second == 1 and s > 0.0:
+                times_tridiagonal(F, d, e, n)
+                move_diagonal(F, n, load(added, 0))
+            add_poles(F, d, e, lane_poles, lane_weights, split * second, longest if second else split, n, work)
         transform_back(F, A, n, tau, work)
         in_units(F, A, n, load(factor, 0), single)
         scatter(F, first, count, n, out)

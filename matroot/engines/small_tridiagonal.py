@@ -35,32 +35,34 @@ def update_and_multiply(A, m, v, w, u, y):
     """
     for c in range(m):
         store(y, c, full(0.0))
-    for i in range(0, m - 3, 4):
-        a, v0, w0, u0, y0 = (i * (i + 1)) // 2, load(v, i), load(w, i), load(u, i), full(0.0)
-        b, v1, w1, u1, y1 = a + i + 1, load(v, i + 1), load(w, i + 1), load(u, i + 1), full(0.0)
-        c, v2, w2, u2, y2 = b + i + 2, load(v, i + 2), load(w, i + 2), load(u, i + 2), full(0.0)
-        d, v3, w3, u3, y3 = c + i + 3, load(v, i + 3), load(w, i + 3), load(u, i + 3), full(0.0)
-        for j in range(i):
-            vj, wj, uj = load(v, j), load(w, j), load(u, j)
-            a0 = less(load(A, a + j), v0, wj, w0, vj)
-            a1 = less(load(A, b + j), v1, wj, w1, vj)
-            a2 = less(load(A, c + j), v2, wj, w2, vj)
-            a3 = less(load(A, d + j), v3, wj, w3, vj)
-            store(A, a + j, a0)
-            store(A, b + j, a1)
-            store(A, c + j, a2)
-            store(A, d + j, a3)
-            y0 = fma(a0, uj, y0)
-            y1 = fma(a1, uj, y1)
-            y2 = fma(a2, uj, y2)
-            y3 = fma(a3, uj, y3)
-            store(y, j, load(y, j) + (fma(a0, u0, a1 * u1) + fma(a2, u2, a3 * u3)))
-        store(y, i, y0)
-        store(y, i + 1, y1)
-        store(y, i + 2, y2)
-        store(y, i + 3, y3)
-        corner(A, i, i + 4, i, v, w, u, y)
-    corner(A, m - m % 4, m, 0, v, w, u, y)
+    for i in range(0, m, 4):
+        column = 0
+        if i + 4 <= m:
+            column = i
+            a, v0, w0, u0, y0 = (i * (i + 1)) // 2, load(v, i), load(w, i), load(u, i), full(0.0)
+            b, v1, w1, u1, y1 = a + i + 1, load(v, i + 1), load(w, i + 1), load(u, i + 1), full(0.0)
+            c, v2, w2, u2, y2 = b + i + 2, load(v, i + 2), load(w, i + 2), load(u, i + 2), full(0.0)
+            d, v3, w3, u3, y3 = c + i + 3, load(v, i + 3), load(w, i + 3), load(u, i + 3), full(0.0)
+            for j in range(i):
+                vj, wj, uj = load(v, j), load(w, j), load(u, j)
+                a0 = less(load(A, a + j), v0, wj, w0, vj)
+                a1 = less(load(A, b + j), v1, wj, w1, vj)
+                a2 = less(load(A, c + j), v2, wj, w2, vj)
+                a3 = less(load(A, d + j), v3, wj, w3, vj)
+                store(A, a + j, a0)
+                store(A, b + j, a1)
+                store(A, c + j, a2)
+                store(A, d + j, a3)
+                y0 = fma(a0, uj, y0)
+                y1 = fma(a1, uj, y1)
+                y2 = fma(a2, uj, y2)
+                y3 = fma(a3, uj, y3)
+                store(y, j, load(y, j) + (fma(a0, u0, a1 * u1) + fma(a2, u2, a3 * u3)))
+            store(y, i, y0)
+            store(y, i + 1, y1)
+            store(y, i + 2, y2)
+            store(y, i + 3, y3)
+        corner(A, i, min(i + 4, m), column, v, w, u, y)
 
 
 @jit
@@ -184,10 +186,8 @@ def from_the_right(F, A, n, tau):
     """
     for k in range(0, n - 3, 4):
         four_rows(F, A, k, n, tau)
-        for row in range(k + 1, k + 4):
-            one_row(F, A, row, max(2, k + 1), n, tau)
-    for row in range(n - n % 4, n):
-        one_row(F, A, row, 2, n, tau)
+    for k in range(n):
+        one_row(F, A, k, max(2, k - k % 4 + 1) if k < n - n % 4 else 2, n, tau)
 
 
 @jit

@@ -135,9 +135,7 @@ def jordan(n: int, eigenvalue: float | complex) -> tuple[Array, Power]:
 
     def root(s: Any) -> Array:
         if np.imag(eigenvalue) == 0 and np.real(eigenvalue) <= 0:
-            raise ValueError(
-                f"no principal power: the eigenvalue {eigenvalue} is on the closed negative real axis"
-            )
+            raise ValueError(f"no principal power: the eigenvalue {eigenvalue} is on the closed negative real axis")
         s = float(s)
         X, coefficient = np.zeros_like(J), eigenvalue**s
         for k in range(n):

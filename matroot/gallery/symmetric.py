@@ -68,9 +68,7 @@ def eigenvalues(n: int, cond: float, spectrum: Spectrum = "geometric") -> NDArra
     return np.concatenate([eigenvalues(rank, cond), np.zeros(n - rank)])
 
 
-def orthogonal(
-    n: int, *, batch: tuple[int, ...] = (), dtype: DTypeLike = np.float64, rng: Seed = None
-) -> Array:
+def orthogonal(n: int, *, batch: tuple[int, ...] = (), dtype: DTypeLike = np.float64, rng: Seed = None) -> Array:
     """
     Orthogonal (unitary, for a complex dtype) matrices drawn from the Haar measure.
 

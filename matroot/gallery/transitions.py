@@ -56,9 +56,7 @@ def rating_transitions() -> NDArray[np.float64]:
     return np.asarray(P / P.sum(axis=1, keepdims=True))
 
 
-def embeddable_transitions(
-    n: int, *, rate: float = 0.5, rng: Seed = None
-) -> tuple[NDArray[np.float64], Power]:
+def embeddable_transitions(n: int, *, rate: float = 0.5, rng: Seed = None) -> tuple[NDArray[np.float64], Power]:
     """
     Random yearly transition matrix ``P = expm(Q)`` that does have stochastic roots of every order.
 
