@@ -1,0 +1,198 @@
+"""Condition numbers against perturbed roots and dense derivatives; the extreme eigenvalues; the tracker."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from table import SPECTRA
+
+import matroot
+from matroot import ConditionTracker, PseudoInverse, Status, cond_pth_root, gallery, solve
+from matroot.conditioning import (
+    bits_lost,
+    cond_from_eigenvalues,
+    divided_differences,
+    forward_error_bound,
+    interleaved,
+    largest_eigenvalue,
+    norm2,
+    residual,
+)
+from matroot.engines.cpu import CPU
+
+
+def derivative_norm(A, p):
+    """||L||_2 of A -> A^{-1/p} from its n^2 x n^2 matrix: the solution of sum X^i L X^{p-1-i} = (A^{-1})'."""
+    w, Q = np.linalg.eigh(A)
+    X = (Q * w ** (-1 / p)) @ Q.T
+    inverse = np.linalg.inv(A)
+    K = sum(
+        np.kron(np.linalg.matrix_power(X, p - 1 - i).T, np.linalg.matrix_power(X, i)) for i in range(p)
+    )  # vec(X^i L X^(p-1-i))
+    return np.linalg.norm(np.linalg.solve(K, -np.kron(inverse.T, inverse)), 2), np.linalg.norm(X)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_condition_number_is_that_of_the_derivative(p, spectrum):
+    A, _ = gallery.spd(6, 1e3, spectrum, rng=p)
+    norm, size = derivative_norm(A, p)
+    assert float(cond_pth_root(A, p)) == pytest.approx(norm * np.linalg.norm(A) / size, rel=1e-8)
+    assert float(cond_pth_root(A, p, assume_a="gen")) == pytest.approx(float(cond_pth_root(A, p)), rel=0.05)
+
+
+@pytest.mark.parametrize("p", [1, 2, 4])
+def test_a_perturbation_moves_the_root_by_that_much(p):
+    """The worst direction reaches it; no random one exceeds it."""
+    A, _ = gallery.spd(12, 1e4, rng=3)
+    cond = float(cond_pth_root(A, p))
+    w, Q = np.linalg.eigh(A)
+    X = (Q * w ** (-1 / p)) @ Q.T
+
+    def moved(E):
+        E *= 1e-9 * np.linalg.norm(A) / np.linalg.norm(E)
+        v, U = np.linalg.eigh(A + E)
+        return np.linalg.norm((U * v ** (-1 / p)) @ U.T - X) / np.linalg.norm(X) / 1e-9
+
+    assert moved(np.outer(Q[:, 0], Q[:, 0])) == pytest.approx(cond, rel=1e-2)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        E = rng.standard_normal((12, 12))
+        assert moved(E + E.T) <= 1.01 * cond
+
+
+@pytest.mark.parametrize("p", range(1, 9))
+def test_divided_differences_without_cancellation(p):
+    """Close eigenvalues: the quotient of differences has no digit left; the formula has all, by exact rationals."""
+    u = np.array([1.0, 1 + 2.0**-40, 3.0, 2.0**-7])
+    w = u**p
+    exact = np.empty((4, 4))
+    for i, a in enumerate(map(Fraction, u)):
+        for j, b in enumerate(map(Fraction, u)):
+            total = sum(a**k * b ** (p - 1 - k) for k in range(p))
+            exact[i, j] = float(-1 / (a * b * total))
+    assert np.allclose(divided_differences(w, p), exact, rtol=30 * p * 2.0**-53, atol=0)
+
+
+def test_condition_of_what_has_no_root():
+    assert cond_pth_root(np.diag([1.0, 0.0]), 2) == np.inf
+    assert cond_pth_root(np.diag([1.0, -1.0]), 2) == np.inf
+    assert cond_pth_root(np.diag([1.0, -1.0]), 2, assume_a="gen") == np.inf
+    stack = np.stack([np.eye(2), np.full((2, 2), np.nan), np.diag([1.0, 1e-4])])
+    cond = cond_pth_root(stack, 2)
+    assert np.isnan(cond[1]) and np.isfinite(cond[[0, 2]]).all()
+    assert cond[0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_condition_does_not_change_with_the_scale(scale):
+    A, _ = gallery.spd(5, 1e4, rng=0)
+    assert float(cond_pth_root(A * scale, 4)) == pytest.approx(float(cond_pth_root(A, 4)), rel=1e-9)
+    w = np.array([1e-6, 1.0])
+    assert cond_from_eigenvalues(w * scale, 3) == pytest.approx(cond_from_eigenvalues(w, 3), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 5, 16, 200])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+def test_largest_eigenvalue_from_below(n, dtype):
+    A, _ = gallery.spd(n, 1e6, "power_law", batch=(3,), dtype=dtype, rng=n)
+    top = np.linalg.eigvalsh(A)[:, -1]
+    found = largest_eigenvalue(A, CPU())
+    eps = float(np.finfo(dtype).eps)
+    assert (found <= top * (1 + 20 * eps)).all()
+    assert (found >= top * (1 - (1e-2 if n > 16 else 100 * eps))).all()
+    assert norm2(A, CPU()) == pytest.approx(top, rel=1e-2 if n > 16 else 1e-4)
+
+
+def test_bits_lost():
+    assert bits_lost(np.array([1.0, 2.0**12]), Fraction(-1, 4)).tolist() == [0.0, 10.0]
+
+
+@pytest.mark.parametrize("s", [Fraction(-1, 2), Fraction(-2), Fraction(1, 2), Fraction(3)])
+def test_forward_error_bound_holds_for_the_worst_perturbation(s):
+    """Of a diagonal matrix: the smallest eigenvalue moves by eps ||A||."""
+    for cond in (1e1, 1e5):
+        eps = 1e-9
+        w = np.array([1 / cond, 1.0])
+        moved = abs((w + eps) ** float(s) - w ** float(s)).max() / (w ** float(s)).max()
+        assert moved <= 1.001 * forward_error_bound(np.array(cond), s, eps)
+
+
+@pytest.mark.parametrize(
+    "s", [Fraction(-1, 4), Fraction(-3, 4), Fraction(-2, 3), Fraction(-3, 10), Fraction(-7, 8)], ids=str
+)
+def test_the_certificate_of_a_good_root_is_good(s):
+    """A^a first and X^b then would err by eps cond^a: of order 1 for -3/10 at cond 1e5."""
+    for cond in (1e3, 1e6):
+        A, root = gallery.spd(20, cond, rng=1)
+        found, _ = residual(A[None], root(s)[None], s, CPU())
+        assert found[0] < 2 * (abs(s.numerator) + s.denominator) * cond * 2.0**-53
+        wrong, _ = residual(A[None], 1.001 * root(s)[None], s, CPU())
+        assert wrong[0] == pytest.approx(1.001**s.denominator - 1, rel=1e-3)
+
+
+@pytest.mark.parametrize(("a", "b"), [(1, 1), (1, 8), (3, 4), (3, 10), (5, 2), (4, 1), (7, 7)])
+def test_interleaved_factors(a, b):
+    order = interleaved(a, b)
+    assert order.count(True) == b and order.count(False) == a
+    t = np.cumsum([-a / b if by_root else 1.0 for by_root in order])
+    assert t[-1] == pytest.approx(0)
+    assert abs(t).max() <= max(1, a / b) + 1e-9
+
+
+# The tracker
+
+
+def test_tracker_follows_every_name():
+    tracker = ConditionTracker()
+    for k in range(5):
+        tracker.record("a", solve(np.diag([1.0, 10.0**-k]), 4))
+    tracker.record("b", solve(np.stack([np.eye(2), np.diag([1.0, -1.0])]), 2))
+    values = tracker.to_dict()
+    assert values["a"]["cond"] == pytest.approx([10.0**k for k in range(5)])
+    assert values["b"]["status"] == [int(Status.NOT_POSITIVE)]
+    assert set(values["a"]) == {"cond", "lambda_max", "residual", "bits_lost", "status", "n_iter"}
+    assert len(tracker) == 2
+    json.dumps(values["a"])
+    head, a, b = tracker.summary().splitlines()
+    assert head.split()[0] == "name" and a.split()[:2] == ["a", "5"] and b.split()[-1] == "NOT_POSITIVE"
+
+
+def test_tracker_forgets_old_records_but_not_the_worst():
+    tracker = ConditionTracker(max_records=3)
+    tracker.record("a", solve(np.diag([1.0, -1.0]), 2))
+    for _ in range(10):
+        tracker.record("a", solve(np.eye(2), 2))
+    assert len(tracker.to_dict()["a"]["cond"]) == 3
+    assert tracker.summary().splitlines()[1].split()[1] == "11"
+    assert tracker.summary().splitlines()[1].endswith("NOT_POSITIVE")
+
+
+def test_tracker_of_nothing():
+    tracker = ConditionTracker()
+    tracker.record("empty", solve(np.empty((0, 3, 3)), 2))
+    assert len(tracker) == 0 and tracker.to_dict() == {}
+    assert len(tracker.summary().splitlines()) == 1
+    for wrong in (0, -1, 1.5, True, "x"):
+        with pytest.raises(ValueError, match="max_records"):
+            ConditionTracker(max_records=wrong)
+
+
+def test_tracker_plots(tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    tracker = ConditionTracker(max_records=2)
+    for k in range(4):
+        tracker.record("a", solve(np.diag([1.0, 10.0**-k]), 4))
+    tracker.record("singular", solve(np.diag([1.0, 0.0]), 2, regularization=PseudoInverse()))
+    ax = tracker.plot()
+    line = ax.get_lines()[0]
+    assert line.get_xdata().tolist() == [2, 3]
+    assert line.get_ydata() == pytest.approx([100, 1000])
+    ax.figure.savefig(tmp_path / "plot.png")
+    plt.close(ax.figure)
+    assert matroot.ConditionTracker().plot() is not None
+    plt.close("all")
