@@ -134,8 +134,8 @@ class Shift(Regularization):
     """Add what it takes to move the smallest eigenvalue up to a target; nothing if it is there already.
 
     Use it to mend a matrix that rounding or averaging has made slightly indefinite, with the least change that
-    leaves the eigenvectors and the gaps alone. The target is ``relative * lambda_max + absolute``, lambda_max taken
-    before the shift.
+    leaves the eigenvectors and the gaps alone. The target is ``relative * ||A||_2 + absolute``, the norm taken before
+    the shift.
     """
 
     relative: float = 0.0
