@@ -7,6 +7,7 @@ from matroot.methods.eigen import Eigen
 from matroot.methods.minimax import Minimax
 from matroot.methods.newton_db import NewtonDB
 from matroot.methods.schur_newton import SchurNewton
+from matroot.methods.small import Tridiagonal
 from matroot.regularization import Floor, PseudoInverse, Ridge, Shift, TargetCondition
 from matroot.result import ConditionWarning, RootError, RootResult, Status
 from matroot.roots import (
@@ -42,6 +43,7 @@ __all__ = [
     "Shift",
     "Status",
     "TargetCondition",
+    "Tridiagonal",
     "apply_inverse_pth_root",
     "cond_pth_root",
     "fractional_power",

@@ -39,7 +39,7 @@ class Tridiagonal(Method):
     r has 34 poles at cond 1e4 in float64, one more for every factor 1.7: the trapezoidal rule for
     x^(-alpha) = sin(pi alpha)/pi * integral of e^((1-alpha) t) / (e^t + x) dt, with Gauss rules for its two ends. The
     inverse of the shifted T is a product of ratios of pivots that are all positive, so that the poles lose nothing.
-    The error is that of the tridiagonal form, up to 5 eps cond |s|: between those of LAPACK's eigenvalues and of
+    The error is that of the tridiagonal form, up to ``5 eps cond |s|``: between those of LAPACK's eigenvalues and of
     refined ones. Matrices with cond above 1e14 go to `Eigen`; complex ones are solved as real ones of twice the size.
 
     References
