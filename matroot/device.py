@@ -126,21 +126,25 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> tuple[Attemp
     exponent = xp.minimum(exponent, 1023)
     scale = power_of_two(exponent, xp)
 
-    def prepared(dtype: np.dtype[Any]) -> Array:
-        """The input scaled into [1/2, 1) and symmetrized, a new array."""
+    def scaled() -> Array:
+        """The input with its largest entry in [1/2, 1), a new array."""
         A = xp.where(finite[:, None, None], stack, eye)
         shift_by_power_of_two(A, -exponent, xp)
-        return hermitian_part(A.astype(dtype, copy=False))
+        return A
 
-    gap, symmetric = _asymmetry(stack, finite, exponent, eye, job)
-    A = prepared(job.dtype)
+    A = scaled()
+    gap = _asymmetry(A, xp)
+    symmetric = gap <= _asymmetry_bar(job)
+    A = hermitian_part(A.astype(job.dtype, copy=False))
     direct = isinstance(job.method, Eigen)
-    delta = xp.zeros(B)
+    delta, ends = xp.zeros(B), None
     if rule is not None and not direct:
-        delta = rule.shift(*extremes(A, rule.needs, engine), scale)
+        ends = extremes(A, rule.needs, engine)
+        delta = rule.shift(*ends, scale)
+        ends = (ends[0] + delta, ends[1] + delta)
 
     def regularized(dtype: np.dtype[Any]) -> Array:
-        A = prepared(dtype)
+        A = hermitian_part(scaled().astype(dtype, copy=False))
         add_to_diagonal(A, delta.astype(A.real.dtype))
         return A
 
@@ -179,10 +183,11 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> tuple[Attemp
     scale_root(X, exponent, -problem.s, xp)
     residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed)
     del X
-    cond, highest, lowest = facts(A, raw, negative, delta, status, engine)
+    cond, highest, lowest = facts(A, raw, negative, delta, ends, status, engine)
     if problem.s > 0:
         status = _semidefinite(status, residual, n, job)
-    proven = ~among(status, USABLE, xp) & (lowest <= 0)
+    rounding = 4 * float(np.finfo(job.dtype).eps) if ends is not None else 0.0
+    proven = ~among(status, USABLE, xp) & (lowest <= -rounding * abs(highest))
     status = xp.where(proven, int(Status.NOT_POSITIVE), status)
     status = judge(status, residual, cond, n, job)
 
@@ -213,16 +218,12 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> tuple[Attemp
     return one, gap
 
 
-def _asymmetry(stack: Array, finite: Array, exponent: Array, eye: Array, job: Job) -> tuple[Array, Array]:
-    """max|A - A^H| / max|A| of every matrix, and where it is no more than rounding."""
-    xp = job.engine.xp
-    A = xp.where(finite[:, None, None], stack, eye)
-    shift_by_power_of_two(A, -exponent, xp)
+def _asymmetry(A: Array, xp: Any) -> Array:
+    """max|A - A^H| / max|A| of every matrix, in float64."""
     other = A.swapaxes(-1, -2)
     size = abs(A).max((-1, -2))
     gap = abs(A - (other.conj() if A.dtype.kind == "c" else other)).max((-1, -2))
-    gap = (gap / xp.where(size > 0, size, 1)).astype(xp.float64)
-    return gap, gap <= _asymmetry_bar(job)
+    return (gap / xp.where(size > 0, size, 1)).astype(xp.float64)
 
 
 def _asymmetry_bar(job: Job) -> float:
@@ -237,6 +238,9 @@ def power_of_two(exponent: Array, xp: Any) -> Array:
 
 def shift_by_power_of_two(A: Array, exponent: Array, xp: Any) -> None:
     """A *= 2^exponent, in place and exact, also where 2^exponent alone would overflow."""
+    if A.dtype.kind == "f":
+        xp.ldexp(A, exponent.astype(xp.int32)[:, None, None], out=A)
+        return
     half = exponent // 2
     for part in (half, exponent - half):
         A *= power_of_two(part, xp).astype(A.real.dtype)[:, None, None]

@@ -19,21 +19,28 @@ STEPS = 16
 
 
 def extremes(A: Array, needs: str, engine: Any) -> tuple[Array, Array]:
-    """Largest and, where it is needed, smallest eigenvalue of each matrix."""
+    """Largest and smallest eigenvalue of each matrix; the smallest is only a Ritz value, above it, where not needed."""
     if needs == "extremes":
         w = engine.eigvalsh(A.astype(np.result_type(A.dtype, np.float64)))
-        return w[:, -1], w[:, 0]
-    largest = conditioning.largest_eigenvalue(A, engine)
-    return largest, engine.xp.zeros_like(largest)
+    else:
+        w = ritz_values(lambda v: engine.matmul(A, v), *A.shape[:2], A.dtype, engine)
+    return w[:, -1], w[:, 0]
 
 
 def facts(
-    A: Array, raw: Raw, negative: tuple[Array, float] | None, delta: Array, status: Array, engine: Any
+    A: Array,
+    raw: Raw,
+    negative: tuple[Array, float] | None,
+    delta: Array,
+    ends: tuple[Array, Array] | None,
+    status: Array,
+    engine: Any,
 ) -> tuple[Array, Array, Array]:
     """cond, lambda_max (of A) and lambda_min (of A'), of an iteration all estimated in one Lanczos sweep.
 
     A negative power tells the smallest eigenvalue: lambda_min(A') = lambda_max(A'^t)^{1/t}. Where there is none,
-    or the iteration failed, it is the smallest Ritz value of A', which lies above: 0 or less is a proof.
+    or the iteration failed, it is the smallest Ritz value of A', which lies above: 0 or less is a proof. `ends` are
+    the extreme Ritz values of A', (B,) each, where a rule has asked for them already.
     """
     xp = engine.xp
     if raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
@@ -41,8 +48,7 @@ def facts(
     B, n, _ = A.shape
     with np.errstate(all="ignore"):
         if negative is None:
-            w = ritz_values(lambda v: engine.matmul(A, v), B, n, A.dtype, engine)
-            low = w[:, 0]
+            top, low = ends or extremes(A, "lambda_max", engine)
         else:
             X, t = negative
             X = hermitian_part(X).astype(A.dtype)
@@ -50,10 +56,13 @@ def facts(
             def both(v: Array) -> Array:
                 return xp.concatenate([engine.matmul(A, v[:B]), engine.matmul(X, v[B:])])
 
-            w = ritz_values(both, 2 * B, n, A.dtype, engine)
-            low, ritz = w[B:, -1] ** (1 / t), w[:B, 0]
+            if ends is None:
+                w = ritz_values(both, 2 * B, n, A.dtype, engine)
+                top, ritz, inverse = w[:B, -1], w[:B, 0], w[B:, -1]
+            else:
+                (top, ritz), (inverse, _) = ends, extremes(X, "lambda_max", engine)
+            low = inverse ** (1 / t)
             low = xp.where(among(status, USABLE, xp), low, xp.where(xp.isnan(low), ritz, xp.minimum(low, ritz)))
-        top = w[:B, -1]
         cond = xp.maximum(abs(top / low), 1)
     return xp.where(xp.isnan(cond), xp.inf, cond), top - delta, low
 
