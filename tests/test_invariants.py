@@ -203,3 +203,15 @@ def test_commutes_with_its_matrix(p, seed):
         if p in row.degrees:
             X = solve(A, p, method=row.method).x
             assert np.linalg.norm(X @ A - A @ X) <= 100 * 9 * EPS["float64"] * np.linalg.norm(X) * np.linalg.norm(A)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("batch", [(), (8,)])
+@pytest.mark.parametrize("row", [row for name, row in NAMED.items() if name != "schur_newton"], ids=str)
+def test_an_almost_symmetric_matrix_counts_as_its_symmetric_part(row, batch, dtype):
+    """Neither one triangle of it nor a root that is not symmetric."""
+    A, _ = gallery.spd(12, 1e2, batch=batch, dtype=dtype, rng=1)
+    E = np.triu(np.full((12, 12), 1e-9), 1)
+    result = solve(A + E - E.T, 2, method=row.method)
+    assert distance(result.x, solve(A, 2, method=row.method).x) < 100 * 12 * EPS["float64"]
+    assert np.array_equal(result.x, result.x.conj().swapaxes(-1, -2))
