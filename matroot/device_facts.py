@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from matroot import conditioning
+from matroot.engines import stacks
 from matroot.engines.gpu import hermitian_part
 from matroot.methods.base import Raw
 from matroot.result import USABLE, Status
@@ -20,10 +21,13 @@ STEPS = 16
 
 def extremes(A: Array, needs: str, engine: Any) -> tuple[Array, Array]:
     """Largest and smallest eigenvalue of each matrix; the smallest is only a Ritz value, above it, where not needed."""
+    B, n, _ = A.shape
     if needs == "extremes":
         w = engine.eigvalsh(A.astype(np.result_type(A.dtype, np.float64)))
+    elif stacks.fits_lanczos(A, engine):
+        return stacks.extreme_ritz(A, conditioning._start(n), STEPS, engine)
     else:
-        w = ritz_values(lambda v: engine.matmul(A, v), *A.shape[:2], A.dtype, engine)
+        w = ritz_values(lambda v: engine.matmul(A, v), B, n, A.dtype, engine)
     return w[:, -1], w[:, 0]
 
 
@@ -56,6 +60,8 @@ def facts(
             def both(v: Array) -> Array:
                 return xp.concatenate([engine.matmul(A, v[:B]), engine.matmul(X, v[B:])])
 
+            if ends is None and stacks.fits_lanczos(A, engine):
+                ends = extremes(A, "lambda_max", engine)
             if ends is None:
                 w = ritz_values(both, 2 * B, n, A.dtype, engine)
                 top, ritz, inverse = w[:B, -1], w[:B, 0], w[B:, -1]

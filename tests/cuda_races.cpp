@@ -1,4 +1,5 @@
-// small.cu under the thread sanitizer: a barrier that is missing is a data race. Every kind of step, every tile size.
+// The kernels under the thread sanitizer: a barrier that is missing is a data race. Every kind of step, every tile
+// size; fewer rows than threads, more, and a number between.
 #include <cstdio>
 
 #include "cuda_on_host.cpp"
@@ -16,6 +17,13 @@ int main() {
                 for (int j = 0; j < n; ++j) A[(b * n + i) * n + j] = (i == j ? 1 : 0) + 0.3 / (1 + i + j);
         for (int steps : {3, 1})  // with one step, degree 1 is the last as well
             if (run(B, 1, size, A.data(), X.data(), tops.data(), off.data(), n, steps, c, program, 2e-16)) return 1;
+    }
+    for (int n : {5, 50, 70, 150}) {
+        std::vector<double> A(2 * n * n, 0.5), start(n, 1 / std::sqrt(n)), ends(4);
+        for (int b = 0; b < 2; ++b)
+            for (int i = 0; i < n; ++i) A[(b * n + i) * n + i] += i;
+        run_ritz(1, 2, A.data(), start.data(), ends.data(), n, n < 5 ? n : 5);
+        run_combine(1, 2, 1, A.data(), A.data(), A.data(), 1, 2, 3, 2, n);
     }
     std::puts("done");
 }

@@ -22,6 +22,7 @@ class Waited(AssertionError):  # noqa: N818
 class Recorder:
     forbidden = False
     waits = 0
+    captured: ClassVar[list | None] = None
     calls: ClassVar[set[tuple[str, int, tuple[str, ...]]]] = set()
     methods: ClassVar[set[str]] = set()
 
@@ -30,6 +31,23 @@ class Recorder:
         cls.waits += 1
         if cls.forbidden:
             raise Waited(what)
+
+
+class Allocated(AssertionError):  # noqa: N818
+    """A new array was made while a graph was captured."""
+
+
+def launch(work):
+    """Run what a kernel does, or, while a graph is captured, put it down for later, as a device does."""
+    if Recorder.captured is None:
+        work()
+    else:
+        Recorder.captured.append(work)
+
+
+def allocate(what):
+    if Recorder.captured is not None:
+        raise Allocated(what)
 
 
 @contextlib.contextmanager
@@ -95,7 +113,7 @@ class ndarray:  # noqa: N801
         return wrap(self._a[index(key)])
 
     def __setitem__(self, key, value):
-        self._a[index(key)] = unwrap(value)
+        launch(lambda: self._a.__setitem__(index(key), unwrap(value)))
 
     def get(self):
         Recorder.wait("get()")
@@ -120,6 +138,7 @@ class ndarray:  # noqa: N801
     def _operator(name):  # noqa: N805
         @np.errstate(all="ignore")
         def method(self, *args):
+            allocate(name)
             return wrap(getattr(self._a, name)(*(unwrap(a) for a in args)))
 
         return method
@@ -133,7 +152,7 @@ class ndarray:  # noqa: N801
     def _in_place(name):  # noqa: N805
         @np.errstate(all="ignore")
         def method(self, other):
-            getattr(self._a, name)(unwrap(other))
+            launch(lambda: quietly(getattr(self._a, name), unwrap(other)))
             return self
 
         return method
@@ -146,6 +165,8 @@ class ndarray:  # noqa: N801
         @np.errstate(all="ignore")
         def method(self, *args, **kwargs):
             Recorder.methods.add(name)
+            if name not in ("reshape", "swapaxes", "view"):
+                allocate(name)
             return wrap(getattr(self._a, name)(*(unwrap(a) for a in args), **kwargs))
 
         return method
@@ -184,12 +205,72 @@ class Namespace(types.ModuleType):
                 args, kwargs = [unwrap(a) for a in args], {k: unwrap(v) for k, v in kwargs.items()}
             else:
                 args = [a._a if isinstance(a, ndarray) else a for a in args]
-            out = kwargs.get("out")
-            with np.errstate(all="ignore"):
-                value = found(*args, **kwargs)
-            return wrap(value) if out is None else ndarray(out)
+            out = args[0] if name == "copyto" else kwargs.get("out")
+            if out is None:
+                allocate(name)
+                with np.errstate(all="ignore"):
+                    return wrap(found(*args, **kwargs))
+            launch(lambda: quietly(found, *args, **kwargs))
+            return ndarray(out)
 
         return call
+
+
+def quietly(function, *args, **kwargs):
+    with np.errstate(all="ignore"):
+        return function(*args, **kwargs)
+
+
+class Graph:
+    def __init__(self, works):
+        self.works = works
+        self.launches = 0
+
+    def launch(self, stream=None):
+        self.launches += 1
+        for work in self.works:
+            work()
+
+
+class Stream(contextlib.AbstractContextManager):
+    """A stream; everything happens at once, so all that it does is to be the current one, and to capture."""
+
+    ptr = 0
+    current: ClassVar[list] = []
+    made = 0
+
+    def __init__(self, null=False, non_blocking=False):
+        Stream.made += 1
+        self.ptr, self.seen = 0 if null else 1000 + Stream.made, []
+
+    def __enter__(self):
+        Stream.current.append(self)
+        return self
+
+    def __exit__(self, *error):
+        Stream.current.pop()
+
+    def begin_capture(self):
+        assert Recorder.captured is None and Stream.current[-1] is self
+        Recorder.captured = []
+
+    def end_capture(self):
+        works, Recorder.captured = Recorder.captured, None
+        return Graph(works)
+
+    def record(self, event=None):
+        self.seen.append(("record", event))
+        return event
+
+    def wait_event(self, event):
+        self.seen.append(("wait", event))
+
+
+def get_current_stream():
+    return Stream.current[-1] if Stream.current else NULL
+
+
+NULL = Stream(null=True)
 
 
 class OutOfMemoryError(MemoryError):
@@ -202,13 +283,14 @@ class Device(contextlib.AbstractContextManager):
     current = 0
     memory = 1 << 30
     ratio = 2
+    shared = 48 << 10
 
     def __init__(self, number=None):
         self.id = Device.current if number is None else number
 
     @property
     def attributes(self):
-        return {"SingleToDoublePrecisionPerfRatio": Device.ratio}
+        return {"SingleToDoublePrecisionPerfRatio": Device.ratio, "MaxSharedMemoryPerBlockOptin": Device.shared}
 
     @property
     def mem_info(self):
@@ -231,6 +313,8 @@ def _module():
     module.get_default_memory_pool = lambda: pool
     module.cuda = types.SimpleNamespace(
         Device=Device,
+        Stream=Stream,
+        get_current_stream=get_current_stream,
         runtime=types.SimpleNamespace(getDeviceCount=lambda: 2),
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     )

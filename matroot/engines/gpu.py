@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
+from matroot.engines import graphs
 from matroot.engines.arrays import Origin
 
 Array = Any
@@ -59,6 +60,10 @@ class GPU:
     #: Largest n that small.cu solves, one block a matrix. It has never run on a card: until it has, and was the faster
     #: way there, nothing goes to it by itself.
     fused = 0
+    #: Whether the kernels of stack.cu do the work between products; the same holds of them.
+    kernels = False
+    #: Largest stack, in bytes, whose schedule is captured as a CUDA graph and replayed; the same holds of that.
+    graphs = 0
 
     def __init__(self, cupy: Any, device: int) -> None:
         self.xp = cupy
@@ -153,6 +158,16 @@ class GPU:
                     stack.enter_context(cupy.cuda.ExternalStream(stream, self.device))
             stack.enter_context(_full_float32(cupy))
             yield
+
+    def replayed(self, key: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> Any:
+        """``work(*given, T, P, X)``, three more stacks like the first: from a CUDA graph where it is to be captured.
+
+        `work` writes into these stacks only, and returns some of them; `key` tells one `work` from another.
+        """
+        first = given[0]
+        if first.nbytes <= self.graphs:
+            return graphs.replay(self, key, work, given)
+        return work(*given, *(self.xp.empty_like(first) for _ in range(3)))
 
     def sync_free(self) -> bool:
         """Whether loops must avoid reading values on the host: always here."""

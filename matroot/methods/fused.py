@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from functools import cache, lru_cache
-from importlib.resources import files
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from matroot.engines.stacks import kernel
 from matroot.methods.base import Array, Problem, Raw
 from matroot.methods.minimax import Minimax, factors, spectrum, target_error
 from matroot.result import Status
@@ -39,7 +39,8 @@ def run(method: Minimax, A: Array, problem: Problem, engine: Any) -> Raw:
     A, X = xp.ascontiguousarray(A), xp.empty((B, n, n), A.dtype)
     top, off = xp.empty(B, A.dtype), xp.empty(B, A.dtype)
     arguments = (A, X, top, off, np.int32(n), np.int32(steps), coefficients, program)
-    launch = kernel(engine, A.dtype.name, tiles(n))
+    name = f"coupled<{'double' if A.dtype.name == 'float64' else 'float'}, {tiles(n)}>"
+    launch = kernel(engine, "small.cu", name, shared(A))
     launch((B,), (EDGE, EDGE), (*arguments, np.float64(eps)), shared_mem=shared(A))
     X *= (top.astype(xp.float64) ** (-a / p)).astype(A.dtype)[:, None, None]
     return Raw(X, verdict(off, plan, steps, n, eps, xp), np.full(B, steps), plan.products)
@@ -54,18 +55,6 @@ def shared(A: Array) -> int:
     """Bytes of shared memory of a block: four padded matrices."""
     m = EDGE * tiles(A.shape[-1])
     return int(4 * m * (m + 1) * A.dtype.itemsize)
-
-
-@cache
-def kernel(engine: Any, dtype: str, size: int) -> Any:
-    """The kernel for a dtype and `tiles`; compiled at the first launch on a device, and kept on disk by cupy."""
-    name = f"coupled<{'double' if dtype == 'float64' else 'float'}, {size}>"
-    code = files("matroot.engines").joinpath("small.cu").read_text()
-    module = engine.xp.RawModule(code=code, options=("-std=c++17",), name_expressions=(name,))
-    launch = module.get_function(name)
-    m = EDGE * size
-    launch.max_dynamic_shared_size_bytes = 4 * m * (m + 1) * np.dtype(dtype).itemsize
-    return launch
 
 
 @lru_cache(maxsize=256)

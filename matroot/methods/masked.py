@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from matroot.engines.gpu import hermitian_part
-from matroot.methods import fused
+from matroot.methods import fixed, fused
 from matroot.methods.base import Array, Method, Problem, Raw
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder, top_eigenvalue
 from matroot.methods.eigen import Eigen
@@ -115,7 +115,7 @@ def inverse(method: Method, A: Array, problem: Problem, engine: Any) -> Raw:
     if isinstance(method, Minimax):  # a fixed schedule: it never looks
         if fused.fits(A, engine):
             return fused.run(method, A, problem, engine)
-        return method.apply(A, None, -problem.rational.numerator, problem, engine)
+        return fixed.run(method, A, problem, engine)
     p = problem.p
     if isinstance(method, HigherOrder):
         b = [1.0]

@@ -1,0 +1,67 @@
+"""A fixed sequence of launches as one CUDA graph, captured at the first call of its kind and replayed at the others."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from threading import Lock
+from typing import Any, NamedTuple
+
+Array = Any
+
+#: Graphs that are kept, each with its five stacks; the one used longest ago goes first.
+KEPT = 8
+
+
+class Captured(NamedTuple):
+    """A graph, the arrays that it works in, and those of them that are its results."""
+
+    graph: Any
+    stacks: tuple[Array, ...]
+    results: tuple[Array, ...]
+
+
+_known: OrderedDict[Any, Captured] = OrderedDict()
+_lock = Lock()
+
+
+def replay(engine: Any, key: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> tuple[Array, ...]:
+    """What ``work(*given, T, P, X)`` returns, as copies; see `matroot.engines.gpu.GPU.replayed`.
+
+    A graph belongs to a stream, so that two streams never share its arrays; threads take turns.
+    """
+    xp = engine.xp
+    stream = xp.cuda.get_current_stream()
+    key = (engine, stream.ptr, key, given[0].shape, given[0].dtype.name)
+    with _lock:
+        found = _known.get(key)
+        if found is None:
+            found = _known[key] = capture(engine, work, given)
+            if len(_known) > KEPT:
+                _known.popitem(last=False)
+        _known.move_to_end(key)
+        for stack, values in zip(found.stacks, given, strict=False):
+            xp.copyto(stack, values)
+        found.graph.launch(stream)
+        return tuple(result.copy() for result in found.results)
+
+
+def capture(engine: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> Captured:
+    """The graph of `work`, on arrays of its own."""
+    xp = engine.xp
+    stacks = (*(g.copy() for g in given), *(xp.empty_like(given[0]) for _ in range(3)))
+    work(*stacks)  # compiles the kernels and lets cuBLAS take its work space: nothing of that may be captured
+    side = xp.cuda.Stream(non_blocking=True)
+    with side:
+        side.begin_capture()
+        try:
+            results = work(*stacks)
+        finally:
+            graph = side.end_capture()
+    return Captured(graph, stacks, tuple(results))
+
+
+def forget() -> None:
+    """Let go of every graph and its memory."""
+    with _lock:
+        _known.clear()

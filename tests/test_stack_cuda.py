@@ -1,0 +1,135 @@
+"""stack.cu and CUDA graphs without a card: the kernels on host threads, capture and replay on the double of cupy."""
+
+import cupy_double
+import numpy as np
+import pytest
+from cuda_double import kernels
+from cupy_double import Allocated, ndarray, waiting_forbidden
+
+from matroot import gallery, solve
+from matroot.conditioning import _start
+from matroot.device_facts import extremes
+from matroot.engines import graphs, stacks
+from matroot.engines.gpu import GPU, gpu
+
+__all__ = ["kernels"]
+
+
+class TestBetweenProducts:
+    """stack.cu."""
+
+    @pytest.fixture
+    def engine(self, kernels, monkeypatch):
+        monkeypatch.setattr(GPU, "kernels", True)
+        return gpu(0)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("shape", [(1, 1), (3, 2), (2, 17), (2, 70)], ids=str)
+    def test_sums(self, shape, dtype, engine):
+        B, n = shape
+        S, M = np.random.default_rng(0).standard_normal((2, B, n, n)).astype(dtype)
+        eps = float(np.finfo(dtype).eps)
+        for place in ("new", "S", "M"):
+            s, m = ndarray(S.copy()), ndarray(M.copy())
+            out = {"new": ndarray(np.empty_like(S)), "S": s, "M": m}[place]
+            stacks.combine(0.5, s, -3.0, m, 2.0, out, engine)
+            assert np.allclose(out.get(), 0.5 * S - 3 * M + 2 * np.eye(n), rtol=0, atol=20 * eps)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("n", [1, 2, 3, 16, 33, 63, 64, 65, 150])
+    def test_ends_of_the_spectrum(self, n, dtype, engine):
+        A, _ = gallery.spd(n, 1e3, batch=(3,), rng=1) if n > 1 else (np.full((3, 1, 1), 2.0), None)
+        A = A.astype(dtype)
+        top, low = (v.get() for v in stacks.extreme_ritz(ndarray(A), _start(n), 16, engine))
+        w = np.linalg.eigvalsh(A.astype(float))
+        rounding = 1e-14 * w[:, -1]
+        assert (top <= w[:, -1] + rounding).all() and (low >= w[:, 0] - rounding).all()
+        if n <= 16:
+            assert np.allclose(top, w[:, -1], rtol=1e-12) and (abs(low - w[:, 0]) <= 1e-13 * w[:, -1]).all()
+        assert np.allclose(top, w[:, -1], rtol=0.02)
+
+    def test_same_ends_as_with_products(self, engine, monkeypatch):
+        A = ndarray(np.stack([gallery.spd(100, 1e6, s, rng=2)[0] for s in ("geometric", "two_cluster", "power_law")]))
+        ours = [v.get() for v in extremes(A, "lambda_max", engine)]
+        monkeypatch.setattr(GPU, "kernels", False)
+        theirs = [v.get() for v in extremes(A, "lambda_max", engine)]
+        assert np.allclose(ours[0], theirs[0], rtol=1e-10) and np.allclose(ours[1], theirs[1], rtol=1e-6)
+
+    def test_matrices_without_much_of_a_spectrum(self, engine):
+        A = np.stack([0 * np.eye(40), 3 * np.eye(40), np.diag(np.r_[np.ones(39), -2.0]), np.full((40, 40), np.nan)])
+        top, low = (v.get() for v in stacks.extreme_ritz(ndarray(A), _start(40), 16, engine))
+        assert np.allclose(top[:3], [0, 3, 1]) and np.allclose(low[:3], [0, 3, -2])
+        assert np.isnan(top[3]) and np.isnan(low[3])
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("rule", [None, 1e-4])
+    def test_through_solve(self, engine, kernels, dtype, rule, monkeypatch):
+        good, _ = gallery.spd(70, 1e3, rng=0)
+        batch = np.stack([good, np.full_like(good, np.nan), good - 0.3 * np.eye(70), good / 2]).astype(dtype)
+        for inverse in (True, False):
+            options = {"inverse": inverse, "regularization": rule, "compute_dtype": dtype}
+            monkeypatch.setattr(GPU, "kernels", True)
+            with waiting_forbidden():
+                ours = solve(ndarray(batch), 4, **options)
+            monkeypatch.setattr(GPU, "kernels", False)
+            theirs = solve(ndarray(batch), 4, **options)
+            X, Y = ours.x.get(), theirs.x.get()
+            assert (ours.status.get() == theirs.status.get()).all()
+            assert np.allclose(X, Y, rtol=0, atol=1e3 * np.finfo(dtype).eps * np.nanmax(abs(Y)), equal_nan=True)
+            assert np.allclose(ours.cond.get(), theirs.cond.get(), rtol=1e-3, equal_nan=True)
+        assert {name.split("<")[0] for name in kernels} == {"combine", "ritz"}
+
+    def test_few_large_matrices_go_another_way(self, engine):
+        fits = lambda B, n, dtype="float64": stacks.fits_lanczos(ndarray(np.zeros((B, n, n), dtype)), engine)  # noqa: E731
+        assert fits(1, 512) and fits(32, 513) and not fits(31, 513)
+        assert not fits(4, 8, "complex128")
+        engine.shared_bytes = 99 << 10  # of sm_120
+        assert stacks.vectors(2048) + 1024 <= engine.shared_bytes
+
+
+class TestGraphs:
+    """Capture and replay on the double, where nothing captured is run before it is launched."""
+
+    @pytest.fixture(params=[False, True], ids=["cupy", "stack.cu"])
+    def engine(self, kernels, monkeypatch, request):
+        monkeypatch.setattr(GPU, "graphs", 1 << 20)
+        monkeypatch.setattr(GPU, "kernels", request.param)
+        graphs.forget()
+        yield gpu(0)
+        graphs.forget()
+
+    def test_same_root(self, engine, monkeypatch):
+        A = np.stack([gallery.spd(30, 1e3, rng=k)[0] for k in range(6)])
+        for p, inverse in ((4, True), (3, True), (2, False)):
+            monkeypatch.setattr(GPU, "graphs", 0)
+            plain = solve(ndarray(A), p, inverse=inverse)
+            monkeypatch.setattr(GPU, "graphs", 1 << 20)
+            for part in (A, A[::-1]):  # the first captures, the second replays
+                with waiting_forbidden():
+                    result = solve(ndarray(part.copy()), p, inverse=inverse)
+                wanted = plain.x.get() if part is A else plain.x.get()[::-1]
+                assert (result.x.get() == wanted).all()
+        assert len(graphs._known) == 4  # a positive root takes two schedules
+
+    def test_what_makes_another_graph(self, engine):
+        A = np.stack([gallery.spd(12, 1e2, rng=k)[0] for k in range(2)])
+        for values in (A, A, A[:1], A.astype("float32")):
+            solve(ndarray(values), 2, compute_dtype=values.dtype.name)
+        assert len(graphs._known) == 3
+        with cupy_double.Stream():
+            solve(ndarray(A), 2)
+        assert len(graphs._known) == 4
+        for k in range(graphs.KEPT):
+            solve(ndarray(np.eye(k + 2)), 2)
+        assert len(graphs._known) == graphs.KEPT
+
+    def test_large_stacks_and_complex_ones(self, engine):
+        solve(ndarray(np.stack([np.eye(200)] * 4)), 2)
+        assert not graphs._known
+        W = np.random.default_rng(0).standard_normal((8, 20)) * 1j + np.eye(8, 20)
+        X = solve(ndarray(W @ W.conj().T), 2).x.get()
+        assert np.allclose(X @ X @ (W @ W.conj().T), np.eye(8)) and len(graphs._known) == 1
+
+    def test_nothing_is_allocated_in_a_capture(self, engine):
+        with pytest.raises(Allocated):
+            graphs.capture(engine, lambda *stacks: (stacks[0] + 1,), (ndarray(np.eye(3)),))
