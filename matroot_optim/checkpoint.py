@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ def _export_pending(layout: Layout, pending: Pending) -> Names:
 def _restore_pending(layout: Layout, params: Sequence[Array], names: Names) -> tuple[Pending, ...]:
     saved: dict[str, list[str]] = {}
     for name in names:
-        block_axis, mark, rest = name.partition("/pending")
+        block_axis, mark, rest = name.rpartition("/pending")
         if mark and rest.endswith("/due"):
             saved.setdefault(block_axis, []).append(name.removesuffix("/due"))
     batches = []
@@ -184,15 +184,15 @@ def write(path: str | os.PathLike[str], names: Names, meta: Mapping[str, Any]) -
     """Write names and metadata so that `path` holds the old file or the new one, whatever happens meanwhile."""
     target = Path(path)
     kind = _kind(target)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             _write_to(file, kind, names, json.dumps(meta))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     _sync_directory(target.parent)
 

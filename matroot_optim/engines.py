@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import weakref
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import shared_memory
@@ -131,6 +132,7 @@ class ExecutorEngine:
         self.timeout = timeout
         self._shared = shared_memory
         self._open: set[Sent] = set()
+        self._finalizer = weakref.finalize(self, _let_go, self._open)  # of an engine that nobody closed
         self.clock = Clock()
 
     def submit(self, batch: RootBatch) -> Sent:
@@ -182,18 +184,15 @@ class ExecutorEngine:
 
     def _drop_executor(self, wait: bool) -> None:
         if self._make is not None and self._executor is not None:
-            _shut_down(self._executor, wait)
+            _shut_down(self._executor, wait, self.timeout)
             self._executor = None
 
     def close(self) -> None:
         """Give up open jobs and shut down the executor if the engine made it: no thread or process stays.
 
-        A thread that hangs cannot be stopped by anyone; all else can.
+        A thread that hangs cannot be stopped by anyone: it is waited for as long as for its job, and left.
         """
-        for sent in list(self._open):
-            if sent.answer is None:
-                sent.finish(Failure("the engine was closed"))
-        self._open.clear()
+        _let_go(self._open)
         self._drop_executor(wait=True)
         self._make = None
 
@@ -279,11 +278,32 @@ def _write(memory: shared_memory.SharedMemory, values: Any) -> None:
     np.ndarray(values.shape, values.dtype, buffer=memory.buf)[...] = values
 
 
-def _shut_down(executor: Any, wait: bool) -> None:
-    """Stop an executor of our own, without waiting for a worker that hangs."""
+def _let_go(handles: set[Sent]) -> None:
+    """Give up jobs, and with them the shared memory they hold."""
+    for sent in handles:
+        if sent.answer is None:
+            sent.finish(Failure("the engine was closed"))
+    handles.clear()
+
+
+def _shut_down(executor: Any, wait: bool, timeout: float | None) -> None:
+    """Stop an executor of our own, without waiting longer than `timeout` for a worker that hangs."""
     workers = list((getattr(executor, "_processes", None) or {}).values())
+    threads = list(getattr(executor, "_threads", ()))
     for worker in workers:
-        worker.kill()
-    executor.shutdown(wait=wait or bool(workers))
+        _kill(worker)
+    if threads:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for thread in threads if wait else ():
+            thread.join(timeout)
+    else:
+        executor.shutdown(wait=wait or bool(workers))
     for worker in workers:
         worker.join()
+
+
+def _kill(worker: Any) -> None:
+    try:
+        worker.kill()
+    except AttributeError:  # loky's cannot
+        worker.terminate()

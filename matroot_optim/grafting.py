@@ -38,10 +38,12 @@ def first_order_step(options: Options, g: Array, moment: Array | None, count: An
         options.graft in ("none", "sqrt_n", "trust_ratio") and options.bias_correction
     )
     scale = bias_correction(beta, count) if corrected else 1.0
-    mean = xp.mean(moment)
-    floor = options.graft_epsilon * mean**0.5
     denominator = xp.sqrt(moment)
-    denominator += floor + (floor == 0)
+    if options.graft_epsilon:
+        floor = options.graft_epsilon * xp.mean(moment) ** 0.5
+        denominator += floor + (floor == 0)
+    else:
+        denominator += denominator == 0
     if not (isinstance(scale, float) and scale == 1.0):
         denominator *= scale**-0.5
     return g / denominator

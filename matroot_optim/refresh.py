@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,12 @@ from matroot_optim.config import Options
 from matroot_optim.engines import Engine, Failure
 from matroot_optim.grafting import bias_correction
 from matroot_optim.layout import Layout, Stack
-from matroot_optim.roots import FACTS, RootAnswer, RootJob, stack_jobs, stale_error
+from matroot_optim.roots import FACTS, RootJob, escalated, stack_jobs, stale_error
 from matroot_optim.schedule import due, wanted
 from matroot_optim.state import BOOKS, Pending
 from matroot_optim.statistics import unpack
 
 Arrays = dict[str, Array]
-
-#: A ridge this large leaves nothing of the statistics; more is never tried.
-LARGEST_RIDGE = 1.0
 
 
 def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tuple[list[RootJob], Arrays]:
@@ -62,7 +59,7 @@ def _jobs(
     jobs = []
     for level in np.unique(failures):
         at = np.flatnonzero(failures == level)
-        ridge = min(o.ridge * 10.0 ** int(level), LARGEST_RIDGE)
+        ridge = escalated(o.ridge, int(level))
         matrix = rows if len(at) == len(index) else take_rows(rows, at)
         jobs.append(RootJob(key, index[at], matrix, stack.exponent, ridge, when, o.root_method, o.root_dtype))
     return jobs
@@ -110,31 +107,39 @@ def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str
     for job in pending.jobs:
         part = slice(start, start + len(job.index))
         start = part.stop
-        now = {**arrays, **new}
-        names = (*FACTS, *BOOKS)
-        books = {name: now[f"{job.key}/{name}"].copy() for name in names}
-        good = np.zeros(len(job.index), bool)
-        if isinstance(answer, RootAnswer):
+        books = {name: arrays[f"{job.key}/{name}"].copy() for name in (*FACTS, *BOOKS)}
+        if isinstance(answer, Failure):
+            books["skipped"][job.index] += 1
+        else:
             facts = {name: values[part] for name, values in answer.facts.items()}
-            good = gate(answer.root[part], facts["residual"], tolerance[job.key])
-            good &= pending.submitted > books["taken"][job.index]
-            books["status"][job.index] = facts["status"]
-            at = job.index[good]
-            for name, values in facts.items():
-                books[name][at] = values[good]
-            books["taken"][at] = pending.submitted
-            books["refreshes"][at] += 1
-            books["failures"][at] = 0
-            bad = job.index[~good]
-            books["failures"][bad] += 1  # the next try adds ten times more ridge
-            if at.size:
-                old = now[f"{job.key}/root"]
-                values = unpack(answer.root[part] if good.all() else take_rows(answer.root[part], np.flatnonzero(good)))
+            certified = gate(answer.root[part], facts["residual"], tolerance[job.key])
+            good = enter(books, job, pending.submitted, facts, certified)
+            if good.any():
                 name = f"{job.key}/root"
-                new[name] = put_rows(old, at, like_or_same(values, old), name in own or name in new)
-        books["skipped"][job.index[~good]] += 1
+                root = answer.root[part] if good.all() else take_rows(answer.root[part], np.flatnonzero(good))
+                values = like_or_same(unpack(root), arrays[name])
+                new[name] = put_rows(arrays[name], job.index[good], values, name in own)
         new.update({f"{job.key}/{name}": values for name, values in books.items()})
     return new
+
+
+def enter(books: Arrays, job: RootJob, submitted: int, facts: Mapping[str, Any], certified: Any) -> Any:
+    """Enter the facts of a job's roots into the books of its stack; which of the roots are to be taken.
+
+    After a load with a shorter lag, a root may come that is older than the one in use: it counts as nothing.
+    """
+    newer = submitted > books["taken"][job.index]
+    good, bad = newer & certified, newer & ~certified
+    taken, refused = job.index[good], job.index[bad]
+    for name, values in facts.items():
+        books[name][taken] = values[good]
+    books["status"][refused] = facts["status"][bad]
+    books["taken"][taken] = submitted
+    books["refreshes"][taken] += 1
+    books["failures"][taken] = 0
+    books["failures"][refused] += 1  # the next try adds ten times more ridge
+    books["skipped"][refused] += 1
+    return good
 
 
 def gate(root: Array, residual: Any, tolerance: float) -> Any:

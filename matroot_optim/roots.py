@@ -22,6 +22,9 @@ from matroot_optim.statistics import order_of, pack, unpack
 #: Below this order, BLAS has one thread.
 SMALL = 256
 
+#: Where a ridge of 0 begins when a root was bad.
+EPS = float(np.finfo(np.float64).eps)
+
 #: What is known about every root, beside the root itself, with its dtype.
 FACTS = {
     "residual": np.float64,
@@ -99,6 +102,22 @@ class RootAnswer:
     root: Array
     facts: dict[str, Any]
     seconds: float
+
+
+def escalated(ridge: float, level: int) -> float:
+    """The relative ridge after `level` bad roots in a row: ten times more for each, from eps on, and 1 at most.
+
+    A ridge of 1 leaves little of the statistics; more is never tried.
+
+    Examples
+    --------
+    >>> from matroot_optim.roots import escalated
+    >>> [escalated(1e-6, level) for level in (0, 1, 100)]
+    [1e-06, 1e-05, 1.0]
+    """
+    if level == 0:
+        return ridge
+    return min(max(ridge, EPS) * 10.0 ** min(level, 16), 1.0)
 
 
 def stack_jobs(jobs: Sequence[RootJob]) -> list[tuple[RootBatch, list[RootJob]]]:

@@ -20,6 +20,7 @@ from matroot_optim.state import State, fresh
 
 #: Options that a parameter group may set, beside lr, by their names in the core.
 OF_GROUP = {field.name for field in dataclasses.fields(Core)} - SHARED - {"learning_rate"}
+_OF_LAYOUT = sorted(OF_GROUP - {"betas", "weight_decay"})
 
 
 class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
@@ -80,9 +81,13 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         Core(lr, betas=betas, weight_decay=weight_decay, **options)  # checks them all, and their names
         self._core = Core(lr, groups=self._options_of, **shared)
         self._kept: State | None = None
+        self._planned: list[tuple[Any, ...]] = []
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, **own})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        unknown = sorted(set(param_group) - OF_GROUP - {"params", "lr", "initial_lr", "name"})
+        if unknown:
+            raise TypeError(f"a parameter group must set lr or one of {sorted(OF_GROUP)}, got {', '.join(unknown)}")
         super().add_param_group(param_group)
         self._options_of(f"{len(self.param_groups) - 1}/0")
         if self._kept is not None:
@@ -91,9 +96,6 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     def _options_of(self, path: str) -> dict[str, Any]:
         """The core's options of the parameter at "group/index"."""
         group = self.param_groups[int(path.partition("/")[0])]
-        unknown = sorted(set(group) - OF_GROUP - {"params", "lr", "initial_lr", "param_names"} - _OF_SCHEDULERS)
-        if unknown:
-            raise TypeError(f"a parameter group must set lr or one of {sorted(OF_GROUP)}, got {', '.join(unknown)}")
         return {"learning_rate": float(group["lr"]), **{name: group[name] for name in OF_GROUP if name in group}}
 
     def _parameters(self) -> dict[str, Any]:
@@ -104,7 +106,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         return make_layout(self._core, {path: p.detach() for path, p in self._parameters().items()})
 
     def _fit(self) -> State:
-        """The state for the parameters there are now: new ones start afresh, the others keep theirs."""
+        """The state for the parameters and options there are now: new ones start afresh, the others keep theirs."""
         params = [p.detach() for p in self._parameters().values()]
         layout = self._layout()
         if self._kept is None:
@@ -114,6 +116,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
             names, old = export(self._kept)
             old["leaves"] = {**meta["leaves"], **old["leaves"]}
             self._kept = restore(self._core, layout, params, {**start, **names}, old)
+        self._planned = self._plan()
         return self._kept
 
     def _rates(self, layout: Layout) -> list[Rates]:
@@ -121,14 +124,14 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         return [Rates(float(g["lr"]), float(g["weight_decay"]), float(g["betas"][0])) for g in groups]
 
     def _current(self) -> State:
-        """The state, refitted when a group's decay of the statistics was changed."""
-        if self._kept is None:
+        """The state, refitted when an option of a group was changed that a step does not read from the group."""
+        if self._kept is None or self._planned != self._plan():
             return self._fit()
-        for leaf in self._kept.layout.leaves:
-            group = self.param_groups[int(leaf.path.partition("/")[0])]
-            if float(group["betas"][1]) != leaf.options.betas[1]:
-                return self._fit()
         return self._kept
+
+    def _plan(self) -> list[tuple[Any, ...]]:
+        """What of the groups is in the layout: all but the rate, the weight decay and the momentum's beta."""
+        return [(group["betas"][1], *map(group.get, _OF_LAYOUT)) for group in self.param_groups]
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -178,11 +181,11 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state: the precision of the saved arrays is kept, whatever dtype the parameters have."""
-        super().load_state_dict({**state_dict, "state": {}})
         saved = state_dict["state"]
-        if not saved or "matroot_optim" not in state_dict:
-            if saved:
-                raise ValueError("state_dict must come from matroot_optim.torch.Shampoo, got one without its metadata")
+        if saved and "matroot_optim" not in state_dict:
+            raise ValueError("state_dict must come from matroot_optim.torch.Shampoo, got one without its metadata")
+        super().load_state_dict({**state_dict, "state": {}})
+        if not saved:
             return
         numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
         names: dict[str, Any] = {}
@@ -191,17 +194,19 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
             names["step"] = int(saved[number]["step"])
         params = [p.detach() for p in self._parameters().values()]
         self._kept = restore(self._core, self._layout(), params, names, state_dict["matroot_optim"])
+        self._planned = self._plan()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_core": dataclasses.replace(self._core, groups=None), "_kept": self._kept}
+        return {
+            **super().__getstate__(),
+            "_core": dataclasses.replace(self._core, groups=None),
+            "_kept": self._kept,
+            "_planned": self._planned,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._core = dataclasses.replace(self._core, groups=self._options_of)
-
-
-#: What torch's own learning-rate schedulers leave in a group.
-_OF_SCHEDULERS = {"max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr", "foreach", "fused", "capturable"}
 
 
 def _dense(path: str, grad: Any) -> Any:

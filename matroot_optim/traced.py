@@ -20,8 +20,7 @@ from matroot_optim.grafting import bias_correction
 from matroot_optim.graph import minimax_root
 from matroot_optim.layout import Layout, Stack
 from matroot_optim.momentum import Rates, with_l2
-from matroot_optim.refresh import LARGEST_RIDGE
-from matroot_optim.roots import FACTS, RootJob, compute, stack_jobs
+from matroot_optim.roots import FACTS, RootJob, compute, escalated, stack_jobs
 from matroot_optim.schedule import first_marks
 from matroot_optim.stages import Step, stacked_gradients, update_statistics, updates
 from matroot_optim.state import fresh
@@ -272,7 +271,7 @@ def _solve_on_host(items: Due, rows: Sequence[Any], levels: Sequence[Any]) -> li
         for level in np.unique(levels[k]):
             index = np.flatnonzero(useful & (levels[k] == level))
             if index.size:
-                ridge = min(o.ridge * 10.0 ** int(level), LARGEST_RIDGE)
+                ridge = escalated(o.ridge, int(level))
                 jobs.append(
                     RootJob(str(k), index, rows[k][index], stack.exponent, ridge, 0, o.root_method, o.root_dtype)
                 )

@@ -35,7 +35,7 @@ class Oracle:
             "lr": 0.1, "b1": 0.9, "b2": 0.999, "momentum": "ema", "correct": True, "wd": 0.0, "decay": "decoupled",
             "block": 10**9, "axes": tuple(range(len(shape))) if len(shape) > 1 else (), "exponent": None,
             "ridge": 1e-6, "every": 1, "graft": "adam", "normalize": False, "per_block": False, "eps": 1e-8,
-            "start": 1, "mix": 0, "clip_rms": None, "graft_beta": None, **o,
+            "start": 1, "mix": 0, "clip_rms": None, "graft_beta": None, "statistics": 1, **o,
         }  # fmt: skip
         self.t = 0
         self.m = np.zeros(shape)
@@ -57,7 +57,8 @@ class Oracle:
         if o["graft"] == "adagrad":
             return 1.0
         if o["graft"] in ("rmsprop", "adam"):
-            return o["graft_beta"] or (o["b2"] if o["b2"] < 1 else 0.999)
+            default = o["b2"] if o["b2"] < 1 else 0.999
+            return default if o["graft_beta"] is None else o["graft_beta"]
         return o["b2"]
 
     def step(self, G, W):
@@ -71,10 +72,12 @@ class Oracle:
             g = G[block["index"]]
             D = g
             for i in o["axes"]:
-                S = unfolding_gram(g, i)
-                block["S"][i] = block["S"][i] + S if b2 == 1 else b2 * block["S"][i] + (1 - b2) * S
+                if (t - 1) % o["statistics"] == 0:
+                    S = unfolding_gram(g, i)
+                    block["S"][i] = block["S"][i] + S if b2 == 1 else b2 * block["S"][i] + (1 - b2) * S
                 if (t - 1) % o["every"] == 0:
-                    A = block["S"][i] / (1 - b2**t if b2 < 1 and o["correct"] else 1)
+                    entered = (t - 1) // o["statistics"] + 1
+                    A = block["S"][i] / (1 - b2**entered if b2 < 1 and o["correct"] else 1)
                     s = o["exponent"] or -1 / (2 * len(o["axes"]))
                     block["X"][i] = power(A, s, o["ridge"])
                 D = along(D, block["X"][i], i)

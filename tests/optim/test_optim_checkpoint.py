@@ -240,3 +240,57 @@ def test_memory_per_parameter_is_the_formula():
     assert {x.dtype for x in arrays} == {np.dtype(np.float32)}
     rest = sum(np.asarray(x).nbytes for x in state.arrays.values()) - sum(x.nbytes for x in arrays)
     assert rest <= 128 * 2 * blocks + 64  # the books
+
+
+def test_a_load_with_a_shorter_lag_counts_no_failure(tmp_path):
+    """Jobs under way come after younger roots, and are passed over."""
+    params, state = run(Shampoo(**OPTIONS, engine=InlineEngine(5)), 12)
+    state.save(tmp_path / "s.npz")
+    opt = Shampoo(**OPTIONS)
+    _, after = run(opt, 20, params=params, state=opt.load(tmp_path / "s.npz", params), skip=12)
+    roots = [name.removesuffix("/root") for name in after if name.endswith("/root")]
+    assert roots
+    assert {int(after[f"{name}/{part}"]) for name in roots for part in ("failures", "skipped")} == {0}
+    assert max(20 - int(after[f"{name}/taken"]) for name in roots) < OPTIONS["refresh_every"]
+
+
+def test_jobs_under_way_of_a_layer_named_pending(tmp_path):
+    params = {"net": {"pending_head": np.eye(3, 4)}}
+    opt = Shampoo(**OPTIONS, engine=InlineEngine(3))
+    state = opt.init(params)
+    for _ in range(5):
+        _, state = opt.update(params, state, params)
+    state.save(tmp_path / "s.npz")
+    again = opt.load(tmp_path / "s.npz", params)
+    assert len(state.pending) > 0
+    assert sum(len(p.jobs) for p in again.pending) == sum(len(p.jobs) for p in state.pending)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process")
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_a_file_system_that_takes_no_more(tmp_path, suffix):
+    """The same by the system itself: files may not grow beyond a kilobyte."""
+    import resource
+
+    opt = Shampoo(**OPTIONS)
+    _, state = run(opt, 3)
+    path = tmp_path / f"s{suffix}"
+    state.save(path)
+    before, limit = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            run(opt, 5)[1].save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, old)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files")
+def test_a_checkpoint_may_be_read_by_whom_the_umask_lets(tmp_path):
+    run(Shampoo(**OPTIONS), 1)[1].save(tmp_path / "s.npz")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "s.npz").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -246,3 +246,58 @@ def test_blas_limit_is_restored_after_overlapping_blocks():
     leave.set()
     other.join()
     assert threads() == before
+
+
+class Sleepy(ThreadPoolExecutor):
+    """Its jobs hang."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        return super().submit(wake.wait)
+
+
+wake = threading.Event()
+
+
+def test_a_hanging_thread_holds_neither_the_run_nor_the_close():
+    begin = time.perf_counter()
+    with ExecutorEngine(lambda: Sleepy(1), lag=2, timeout=0.1) as engine:
+        params, state = run(Shampoo(**OPTIONS, engine=engine), steps=7)
+        assert state.pending
+    assert time.perf_counter() - begin < 20
+    wake.set()
+    assert engine.clock.answers == 0
+    assert all(np.isfinite(x).all() for x in params.values())
+
+
+def test_loky_of_our_own_is_shut_down():
+    loky = pytest.importorskip("loky")
+    want, _ = run(Shampoo(**OPTIONS, engine=InlineEngine(3)), steps=12)
+    with ExecutorEngine(lambda: loky.ProcessPoolExecutor(1), lag=3, timeout=120) as engine:
+        got, _ = run(Shampoo(**OPTIONS, engine=engine), steps=12)
+        workers = list(engine._executor._processes.values())
+    assert_same(got, want)
+    assert workers
+    assert not any(worker.is_alive() for worker in workers)
+
+
+UNCLOSED = """
+from matroot_optim import ExecutorEngine, Shampoo
+from optim.problems import run
+from optim.test_optim_engines import OPTIONS, spawned
+
+if __name__ == "__main__":
+    engine = ExecutorEngine(spawned, lag=3, timeout=120)
+    params, state = run(Shampoo(**OPTIONS, engine=engine), steps=8)
+    assert state.pending
+"""
+
+
+def test_an_engine_that_nobody_closes_leaves_no_shared_memory(tmp_path):
+    script = tmp_path / "unclosed.py"
+    script.write_text(UNCLOSED)
+    paths = [os.path.dirname(os.path.dirname(__file__)), os.path.dirname(os.path.dirname(os.path.dirname(__file__)))]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")  # multiprocessing would say here what was leaked

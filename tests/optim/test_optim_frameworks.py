@@ -185,14 +185,15 @@ def test_escalated_ridge_is_used_and_falls_back():
     for g in gradients(shapes, 3):
         _, state = opt.update(g, state, params)
     name = next(n for n in state.arrays if n.endswith("axis0/failures"))
-    arrays = {**state.arrays, name: state.arrays[name] + 3}
     from matroot_optim.state import State
 
     g = gradients(shapes, 1, seed=5)[0]
-    _, after = opt.update(g, State(state.layout, arrays), params)
-    top = float(after["a/block0/axis0/lambda_max"])
-    assert float(after["a/block0/axis0/ridge"]) == pytest.approx(1e-3 * top)
-    assert int(after["a/block0/axis0/failures"]) == 0
+    for failures, ridge in ((3, 1e-3), (400, 1.0)):
+        arrays = {**state.arrays, name: state.arrays[name] + failures}
+        _, after = opt.update(g, State(state.layout, arrays), params)
+        top = float(after["a/block0/axis0/lambda_max"])
+        assert float(after["a/block0/axis0/ridge"]) == pytest.approx(ridge * top)
+        assert int(after["a/block0/axis0/failures"]) == 0
     assert float(after["a/block0/axis1/ridge"]) == pytest.approx(1e-6 * float(after["a/block0/axis1/lambda_max"]))
 
 
@@ -225,3 +226,32 @@ def test_the_scale_of_the_gradient_does_not_matter(scale):
     a, b = final(1.0), final(scale)
     for k in a:
         np.testing.assert_allclose(a[k], b[k], rtol=1e-6)
+
+
+def test_without_a_ridge_a_bad_root_asks_for_one():
+    """One gradient of rank 1: its statistics have no inverse root without a ridge."""
+    opt = Shampoo(0.05, refresh_every=1, ridge=0.0, start_step=1)
+    W = np.ones((3, 4))
+    state = opt.init(W)
+    for _ in range(2):
+        _, state = opt.update(W, state, W)
+    assert int(state["block0/axis0/skipped"]) == 1
+    assert int(state["block0/axis0/refreshes"]) == 1
+    assert 0 < float(state["block0/axis0/ridge"]) < 1e-12 * float(state["block0/axis0/lambda_max"])
+
+
+def test_equal_orders_of_all_parameters_are_one_call(monkeypatch):
+    from matroot_optim import roots
+
+    calls = []
+
+    def solve(A, *args, **options):
+        calls.append(A.shape)
+        return real(A, *args, **options)
+
+    real = roots.solve
+    monkeypatch.setattr(roots, "solve", solve)
+    opt = Shampoo(0.05, refresh_every=1, schedule="interval")
+    params = {"a": np.eye(6, 9), "b": np.eye(9, 6), "c": np.eye(6), "d": np.ones(3)}
+    opt.update(params, opt.init(params), params)
+    assert sorted(calls) == [(2, 9, 9), (4, 6, 6)]

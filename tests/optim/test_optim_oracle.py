@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from matroot_optim import Shampoo, apply_updates
+from matroot_optim.config import GRAFTS
 from optim.oracle import Oracle
 
 BASE = {"learning_rate": 0.1, "refresh_every": 1, "schedule": "interval", "start_step": 1, "ridge": 1e-6}
@@ -27,9 +30,8 @@ ELEMENTS = {
     "graft adam": ({"graft": "adam", "graft_beta": 0.9}, {"graft": "adam", "graft_beta": 0.9}),
     "graft sqrt_n": ({"graft": "sqrt_n"}, {"graft": "sqrt_n"}),
     "graft trust": ({"graft": "trust_ratio"}, {"graft": "trust_ratio"}),
-    "normalized sgd": ({"graft": "sgd", "graft_normalize": True}, {"graft": "sgd", "normalize": True}),
-    "normalized adam": ({"graft_normalize": True}, {"normalize": True}),
     "epsilon": ({"graft_epsilon": 1e-2}, {"eps": 1e-2}),
+    "epsilon 0": ({"graft_epsilon": 0.0}, {"eps": 0.0}),
     "start": ({"start_step": 3}, {"start": 3}),
     "mix": ({"start_step": 2, "mix_steps": 3}, {"start": 2, "mix": 3}),
     "start, none": ({"start_step": 3, "graft": "none"}, {"start": 3, "graft": "none"}),
@@ -42,16 +44,18 @@ ELEMENTS = {
     "clip_rms": ({"clip_rms": 0.3}, {"clip_rms": 0.3}),
     "blocks": ({"block_size": 4}, {"block": 4}),
     "blocks of 1": ({"block_size": 1}, {"block": 1}),
-    "per block": ({"block_size": 3, "graft_per_block": True}, {"block": 3, "per_block": True}),
-    "per block sqrt_n": (
-        {"block_size": 3, "graft_per_block": True, "graft": "sqrt_n"},
-        {"block": 3, "per_block": True, "graft": "sqrt_n"},
-    ),
-    "per block trust": (
-        {"block_size": 3, "graft_per_block": True, "graft": "trust_ratio"},
-        {"block": 3, "per_block": True, "graft": "trust_ratio"},
+    "statistics every 2": ({"statistics_every": 2, "refresh_every": 2}, {"statistics": 2, "every": 2}),
+    "start, mix, one graft": (
+        {"start_step": 2, "mix_steps": 2, "graft": "trust_ratio", "momentum": "nesterov"},
+        {"start": 2, "mix": 2, "graft": "trust_ratio", "momentum": "nesterov"},
     ),
 }
+for graft in GRAFTS:  # every graft, per tensor and per block, of the gradient and of the gradient over its norm
+    for normalize, per_block in itertools.product((False, True), repeat=2):
+        ELEMENTS[f"{graft}, normalized {normalize}, per block {per_block}"] = (
+            {"graft": graft, "graft_normalize": normalize, "graft_per_block": per_block, "block_size": 3},
+            {"graft": graft, "normalize": normalize, "per_block": per_block, "block": 3},
+        )
 
 
 def run(opt, shapes, steps=6, dtype=np.float64, seed=0):

@@ -284,3 +284,37 @@ def test_large_convolution_and_tied_weights():
         opt.step()
     assert all(bool(p.isfinite().all()) for p in net.parameters())
     assert opt.diagnostics().worst_residual < 0.1
+
+
+def test_options_of_a_group_that_change_on_the_way_are_followed():
+    net = model()
+    opt = Shampoo(net.parameters(), lr=0.01, refresh_every=1)
+    train(net, opt, 3)
+    before = opt.state_dict()["state"][0]["momentum"]
+    opt.param_groups[0]["ridge"] = 0.1
+    opt.param_groups[0]["lr_scale"] = 1.0  # somebody's own entry is left alone
+    assert torch.equal(opt._current()["0/0/momentum"], before)
+    train(net, opt, 1, 3)
+    roots = opt.diagnostics().roots
+    np.testing.assert_allclose(roots["ridge"] / roots["lambda_max"], 0.1, rtol=1e-6)
+
+
+def test_every_scheduler_and_a_load_after_it():
+    schedulers = torch.optim.lr_scheduler
+    for make in (
+        lambda o: schedulers.CyclicLR(o, 1e-4, 1e-2),
+        lambda o: schedulers.OneCycleLR(o, 0.01, total_steps=9),
+        lambda o: schedulers.SequentialLR(o, [schedulers.LinearLR(o), schedulers.ExponentialLR(o, 0.9)], [2]),
+        lambda o: schedulers.ReduceLROnPlateau(o),
+        lambda o: torch.optim.swa_utils.SWALR(o, 1e-3),
+    ):
+        net = model()
+        opt = Shampoo(net.parameters(), **OPTIONS)
+        scheduler = make(opt)
+        for k in range(4):
+            train(net, opt, 1, k)
+            scheduler.step(*[1.0] * isinstance(scheduler, schedulers.ReduceLROnPlateau))
+        again = Shampoo(net.parameters(), **OPTIONS)
+        again.load_state_dict(round_trip(opt.state_dict()))
+        train(net, again, 1, 4)
+        assert again.diagnostics().step == 5
