@@ -4,10 +4,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from numba import njit
 from table import EPS, distance, problem
 
 from matroot import Ridge, Shift, Status, gallery, solve
-from matroot.engines import small_numba, small_tridiagonal
+from matroot.engines import small_layout, small_numba, small_tridiagonal
+from matroot.engines.small_memory import address
 from matroot.engines.small_poles import CLASSES, gauss, poles, table
 from matroot.methods.small import PROBES, Tridiagonal, probes, small_roots, tasks
 from matroot.solve import solve_power
@@ -28,6 +30,44 @@ def unlanes(flat, n):
     i, j = np.tril_indices(n)
     A[:, i, j] = A[:, j, i] = flat.reshape(-1, 8).T
     return A
+
+
+# The stages, for Python: they are compiled into kernels alone.
+
+
+@njit
+def gather(stack, first, count, n, A, U, work):
+    small_layout.gather(address(stack), first, count, n, address(A), address(U), address(work))
+
+
+@njit
+def scatter(X, first, count, n, out, work):
+    small_layout.scatter(address(X), first, count, n, address(out), address(work))
+
+
+@njit
+def tridiagonalize(A, n, d, e, tau, work):
+    small_tridiagonal.tridiagonalize(address(A), n, address(d), address(e), address(tau), address(work))
+
+
+@njit
+def transform_back(F, A, n, tau, work):
+    small_tridiagonal.transform_back(address(F), address(A), n, address(tau), address(work))
+
+
+@njit
+def multiply(A, W, Y, n):
+    small_numba.multiply(address(A), address(W), address(Y), n)
+
+
+@njit
+def add_poles(F, d, e, b, w, first, last, n, work):
+    small_numba.add_poles(address(F), address(d), address(e), address(b), address(w), first, last, n, address(work))
+
+
+@njit
+def times_tridiagonal(F, d, e, n):
+    small_numba.times_tridiagonal(address(F), address(d), address(e), n)
 
 
 def eight(n, cond=1e4, spectrum="geometric", seed=0):
@@ -82,13 +122,14 @@ def test_gather_and_scatter(n):
     rng = np.random.default_rng(n)
     stack = rng.standard_normal((11, n, n))
     A, U = np.empty((2, 4 * n * (n + 1)))
+    work = np.empty(8 * (n + 8))
     for first, count in ((0, 8), (8, 3)):
-        small_numba.gather(stack, first, count, n, A, U)
+        gather(stack, first, count, n, A, U, work)
         chosen = stack[np.minimum(first + np.arange(8), first + count - 1)]
         assert (A == lanes(chosen)).all()
         assert (U == lanes(chosen.swapaxes(1, 2))).all()
         out = np.full((11, n, n), np.nan)
-        small_numba.scatter(A, first, count, n, out)
+        scatter(A, first, count, n, out, work)
         part = out[first : first + count]
         assert (part == unlanes(A, n)[:count]).all()
         assert np.isnan(out).sum() == (11 - count) * n * n
@@ -99,7 +140,7 @@ def test_tridiagonal_form_and_back(n):
     stack, _ = eight(n, 1e3)
     A = lanes(stack)
     d, e, tau, work = np.empty(8 * n), np.empty(8 * n), np.empty(16 * n), np.empty(8 * (24 * n + 8))
-    small_tridiagonal.tridiagonalize(A, n, d, e, tau, work)
+    tridiagonalize(A, n, d, e, tau, work)
     d, e = d.reshape(n, 8).T, e.reshape(n, 8).T
     T = np.zeros((8, n, n))
     i = np.arange(n)
@@ -107,7 +148,7 @@ def test_tridiagonal_form_and_back(n):
     T[:, i[1:], i[:-1]] = T[:, i[:-1], i[1:]] = e[:, :-1]
     assert np.allclose(np.linalg.eigvalsh(T), np.linalg.eigvalsh(stack), rtol=0, atol=6 * n * EPS64 + 20 * EPS64)
     back = lanes(T)
-    small_tridiagonal.transform_back(back, A, n, tau, work)
+    transform_back(back, A, n, tau, work)
     assert distance(unlanes(back, n), stack) <= (8 + n**0.5) * EPS64
 
 
@@ -124,7 +165,7 @@ def test_multiply(n):
     stack, _ = eight(n)
     W = rng.standard_normal((n, 8, 8))
     Y = np.empty(64 * n)
-    small_numba.multiply(lanes(stack), W.ravel(), Y, n)
+    multiply(lanes(stack), W.ravel(), Y, n)
     assert np.allclose(Y.reshape(n, 8, 8), np.einsum("bij,jtb->itb", stack, W), rtol=0, atol=1e-13)
 
 
@@ -135,12 +176,12 @@ def test_poles_of_a_tridiagonal_matrix():
         e[-1] = 0
         b, w = rng.uniform(0, 1, (6, 8)), rng.uniform(0, 1, (6, 8))
         F, work = np.zeros(4 * n * (n + 1)), np.empty(8 * (24 * n + 8))
-        small_numba.add_poles(F, d.ravel(), e.ravel(), b.ravel(), w.ravel(), 1, 6, n, work)
+        add_poles(F, d.ravel(), e.ravel(), b.ravel(), w.ravel(), 1, 6, n, work)
         T = np.stack([np.diag(d[:, t]) + np.diag(e[:-1, t], 1) + np.diag(e[:-1, t], -1) for t in range(8)])
         shifted = T[:, None] + b.T[:, 1:, None, None] * np.eye(n)
         expected = (w.T[:, 1:, None, None] * np.linalg.inv(shifted)).sum(1)
         assert np.allclose(unlanes(F, n), expected, rtol=1e-13, atol=1e-15)
-        small_numba.times_tridiagonal(F, d.ravel(), e.ravel(), n)
+        times_tridiagonal(F, d.ravel(), e.ravel(), n)
         assert np.allclose(unlanes(F, n), T @ expected, rtol=0, atol=1e-13)
 
 

@@ -1,8 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
-"""A numba type of eight float64 numbers, one of each of eight matrices: a vector register.
+"""Numba types of eight float64 numbers, one of each of eight matrices, of four times as many, and of their memory.
 
-A kernel written on it reads like one for a single matrix and works on eight; that they stay in registers is
-not left to the compiler's guess. Where the machine's registers are shorter, LLVM uses several.
+A kernel written on `lanes` reads like one for a single matrix and works on eight; that they stay in vector
+registers is not left to the compiler's guess. `wide` is four vectors in one value, such as four rows of a
+matrix at one column, or four poles: independent work, which hides the latency of arithmetic. Beside a wide value,
+lanes stand for four times themselves. Where a machine's registers are shorter, LLVM uses several.
 """
 
 from __future__ import annotations
@@ -16,38 +18,64 @@ from numba.core.typing import signature
 from numba.core.typing.templates import ConcreteTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-#: Matrices side by side.
-LANES = 8
+#: Matrices side by side, and vectors in a wide value.
+LANES, PARTS = 8, 4
 
-_DOUBLE = ir.DoubleType()
-_VECTOR = ir.VectorType(_DOUBLE, LANES)
-_INDEX = ir.IntType(32)
-
-
-class LanesType(types.Type):
-    """Eight float64 numbers."""
-
-    def __init__(self) -> None:
-        super().__init__(name="Lanes")
+DOUBLE, INDEX = ir.DoubleType(), ir.IntType(32)
+VECTOR, WIDE = (ir.VectorType(DOUBLE, LANES * k) for k in (1, PARTS))
 
 
-@register_model(LanesType)
-class _LanesModel(models.PrimitiveModel):
-    def __init__(self, dmm: Any, fe_type: Any) -> None:
-        super().__init__(dmm, fe_type, _VECTOR)
+def new_type(name: str, model: Any) -> Any:
+    """A numba type whose values are LLVM values of type `model`."""
+    kind = type(name, (types.Type,), {})
+
+    @register_model(kind)
+    class Model(models.PrimitiveModel):
+        def __init__(self, dmm: Any, fe_type: Any) -> None:
+            super().__init__(dmm, fe_type, model)
+
+    return kind(name)
 
 
-lanes = LanesType()
+lanes, wide = new_type("Lanes", VECTOR), new_type("Wide", WIDE)
+
+
+def shuffle(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
+    """The vector of the numbers of a and b at `places`."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INDEX, len(places)), places))
+
+
+def joined(builder: Any, parts: list[Any]) -> Any:
+    """One vector of several of the same length."""
+    while len(parts) > 1:
+        both = list(range(2 * parts[0].type.count))
+        parts = [shuffle(builder, a, b, both) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def parts_of(builder: Any, value: Any, count: int) -> list[Any]:
+    """The `count` equal parts of a vector."""
+    size = value.type.count // count
+    return [shuffle(builder, value, value, list(range(size * k, size * (k + 1)))) for k in range(count)]
+
+
+def matched(builder: Any, values: Any) -> list[Any]:
+    """The values, of one type: lanes beside a wide value are repeated."""
+    longest = max(value.type.count for value in values)
+    places = list(range(LANES)) * (longest // LANES)
+    return [v if v.type.count == longest else shuffle(builder, v, v, places) for v in values]
 
 
 def _operator(symbol: Any, instruction: str, arity: int) -> None:
-    """Let `symbol` on lanes be one machine instruction."""
-    case = signature(lanes, *[lanes] * arity)
-    infer_global(symbol)(type(f"Lanes_{instruction}", (ConcreteTemplate,), {"key": symbol, "cases": [case]}))
+    """Let `symbol` be one instruction on lanes and wide values."""
+    pairs = [(lanes,) * arity, (wide,) * arity, (lanes, wide), (wide, lanes)][: 2 * arity]
+    cases = [signature(wide if wide in pair else lanes, *pair) for pair in pairs]
+    infer_global(symbol)(type(f"Lanes_{instruction}", (ConcreteTemplate,), {"key": symbol, "cases": cases}))
+    for pair in pairs:
 
-    @lower_builtin(symbol, *[lanes] * arity)
-    def lower(context, builder, sig, args):
-        return getattr(builder, instruction)(*args)
+        @lower_builtin(symbol, *pair)
+        def lower(context, builder, sig, args):
+            return getattr(builder, instruction)(*matched(builder, args))
 
 
 for _symbol, _instruction, _arity in (
@@ -60,53 +88,15 @@ for _symbol, _instruction, _arity in (
     _operator(_symbol, _instruction, _arity)
 
 
-def _function(name: str, builder: Any, *args: Any) -> Any:
-    kind = ir.FunctionType(_VECTOR, [_VECTOR] * len(args))
-    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-    return builder.call(function, args)
-
-
-def _address(context, builder, kind, array, k):
-    """Pointer to the k-th vector of a contiguous float64 array."""
-    data = context.make_array(kind)(context, builder, array).data
-    start = builder.mul(k, context.get_constant(types.intp, LANES))
-    return builder.bitcast(builder.gep(data, [start]), _VECTOR.as_pointer())
-
-
-@intrinsic
-def load(typingctx, array, k):
-    """The k-th vector of a flat float64 array."""
-
-    def codegen(context, builder, sig, args):
-        index = context.cast(builder, args[1], sig.args[1], types.intp)
-        return builder.load(_address(context, builder, sig.args[0], args[0], index), align=8)
-
-    return lanes(array, k), codegen
-
-
-@intrinsic
-def store(typingctx, array, k, value):
-    """Write the k-th vector."""
-
-    def codegen(context, builder, sig, args):
-        index = context.cast(builder, args[1], sig.args[1], types.intp)
-        builder.store(args[2], _address(context, builder, sig.args[0], args[0], index), align=8)
-        return context.get_dummy_value()
-
-    return types.void(array, k, value), codegen
-
-
-@intrinsic
-def full(typingctx, number):
-    """The same number in all lanes."""
-
-    def codegen(context, builder, sig, args):
-        x = context.cast(builder, args[0], sig.args[0], types.float64)
-        one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), x, ir.Constant(_INDEX, 0))
-        mask = ir.Constant(ir.VectorType(_INDEX, LANES), [0] * LANES)
-        return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), mask)
-
-    return lanes(number), codegen
+def _call(name: str, builder: Any, *args: Any) -> Any:
+    """LLVM's function `name` for vectors."""
+    vectors = matched(builder, args)
+    kind = vectors[0].type
+    name = f"llvm.{name}.v{kind.count}f64"
+    known = builder.module.globals.get(name)
+    return builder.call(
+        known or ir.Function(builder.module, ir.FunctionType(kind, [kind] * len(vectors)), name), vectors
+    )
 
 
 @intrinsic
@@ -114,39 +104,61 @@ def fma(typingctx, a, b, c):
     """a b + c, rounded once where the machine can."""
 
     def codegen(context, builder, sig, args):
-        return _function(f"llvm.fmuladd.v{LANES}f64", builder, *args)
+        return _call("fmuladd", builder, *args)
 
-    return lanes(a, b, c), codegen
+    return (wide if wide in (a, b, c) else lanes)(a, b, c), codegen
+
+
+@intrinsic
+def less(typingctx, a, v, wj, w, vj):
+    """a - (v wj + w vj): the sum is small beside a, so that there is one rounding error that matters."""
+
+    def codegen(context, builder, sig, args):
+        a, v, wj, w, vj = matched(builder, args)
+        return builder.fsub(a, _call("fmuladd", builder, w, vj, builder.fmul(v, wj)))
+
+    return a(a, v, wj, w, vj), codegen
+
+
+@intrinsic
+def total(typingctx, a):
+    """The sum of a wide value's four vectors."""
+
+    def codegen(context, builder, sig, args):
+        pair = builder.fadd(*parts_of(builder, args[0], 2))
+        return builder.fadd(*parts_of(builder, pair, 2))
+
+    return lanes(a), codegen
+
+
+@intrinsic
+def inner(typingctx, a, b):
+    """The sum of the four products of two wide values' vectors."""
+
+    def codegen(context, builder, sig, args):
+        (a, c), (b, d) = (parts_of(builder, x, 2) for x in args)
+        pair = _call("fmuladd", builder, a, b, builder.fmul(c, d))
+        return builder.fadd(*parts_of(builder, pair, 2))
+
+    return lanes(a, b), codegen
 
 
 @intrinsic
 def sqrt(typingctx, a):
     """Square root."""
-
-    def codegen(context, builder, sig, args):
-        return _function(f"llvm.sqrt.v{LANES}f64", builder, *args)
-
-    return lanes(a), codegen
+    return lanes(a), lambda context, builder, sig, args: _call("sqrt", builder, *args)
 
 
 @intrinsic
 def size(typingctx, a):
     """Absolute value."""
-
-    def codegen(context, builder, sig, args):
-        return _function(f"llvm.fabs.v{LANES}f64", builder, *args)
-
-    return lanes(a), codegen
+    return lanes(a), lambda context, builder, sig, args: _call("fabs", builder, *args)
 
 
 @intrinsic
 def signed(typingctx, a, b):
     """|a| with the sign of b."""
-
-    def codegen(context, builder, sig, args):
-        return _function(f"llvm.copysign.v{LANES}f64", builder, *args)
-
-    return lanes(a, b), codegen
+    return lanes(a, b), lambda context, builder, sig, args: _call("copysign", builder, *args)
 
 
 @intrinsic
@@ -177,57 +189,30 @@ def to_single(typingctx, a):
 
     def codegen(context, builder, sig, args):
         short = builder.fptrunc(args[0], ir.VectorType(ir.FloatType(), LANES))
-        return builder.fpext(short, _VECTOR)
+        return builder.fpext(short, VECTOR)
 
     return lanes(a), codegen
 
 
 @intrinsic
-def load_at(typingctx, array, k):
-    """Eight neighbours of a flat float64 array, from its k-th number on."""
+def full(typingctx, number):
+    """The same number in all lanes."""
 
     def codegen(context, builder, sig, args):
-        return builder.load(_place(context, builder, sig, args), align=8)
+        x = context.cast(builder, args[0], sig.args[0], types.float64)
+        one = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), x, ir.Constant(INDEX, 0))
+        return shuffle(builder, one, one, [0] * LANES)
 
-    return lanes(array, k), codegen
+    return lanes(number), codegen
 
 
 @intrinsic
-def store_at(typingctx, array, k, value):
-    """Write eight neighbours, from the k-th number on."""
+def full_wide(typingctx, number):
+    """The same number in all lanes of four vectors."""
 
     def codegen(context, builder, sig, args):
-        builder.store(args[2], _place(context, builder, sig, args), align=8)
-        return context.get_dummy_value()
+        x = context.cast(builder, args[0], sig.args[0], types.float64)
+        one = builder.insert_element(ir.Constant(WIDE, ir.Undefined), x, ir.Constant(INDEX, 0))
+        return shuffle(builder, one, one, [0] * (LANES * PARTS))
 
-    return types.void(array, k, value), codegen
-
-
-def _place(context, builder, sig, args):
-    data = context.make_array(sig.args[0])(context, builder, args[0]).data
-    index = context.cast(builder, args[1], sig.args[1], types.intp)
-    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
-
-
-@intrinsic
-def transposed(typingctx, rows):
-    """The transpose of eight vectors: off-diagonal blocks of 4, 2, 1 change places (Eklundh 1972)."""
-
-    def codegen(context, builder, sig, args):
-        v = [builder.extract_value(args[0], i) for i in range(LANES)]
-        d = LANES // 2
-        while d:
-            for i in (i for i in range(LANES) if not i & d):
-                a, b = v[i], v[i + d]
-                low = [k if not k & d else LANES + k - d for k in range(LANES)]
-                high = [LANES + k if k & d else k + d for k in range(LANES)]
-                v[i], v[i + d] = (builder.shuffle_vector(a, b, _mask(m)) for m in (low, high))
-            d //= 2
-        return context.make_tuple(builder, sig.return_type, v)
-
-    kind = types.UniTuple(lanes, LANES)
-    return kind(rows), codegen
-
-
-def _mask(places: list[int]) -> Any:
-    return ir.Constant(ir.VectorType(_INDEX, LANES), places)
+    return wide(number), codegen

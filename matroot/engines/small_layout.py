@@ -8,108 +8,58 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-from numba import literal_unroll
-
-from matroot.engines.small_lanes import (
-    fma,
-    full,
-    load,
-    load_at,
-    size,
-    store,
-    store_at,
-    to_single,
-    transposed,
-    where_less,
-)
-from matroot.engines.small_tridiagonal import jit
+from matroot.engines.small_lanes import fma, full, lanes, size, to_single, where_less
+from matroot.engines.small_memory import after, from_lanes, load, number, put, store, to_lanes, triangle
+from matroot.engines.small_stage import stage
 
 
-@jit
-def gather(stack, first, count, n, A, U):
+@stage()
+def gather(stack, first, count, n, A, U, work):
     """Lower triangles of matrices first, first + 1, ... as lanes of A, upper ones of U; spare lanes repeat the last."""
-    flat = stack.reshape(stack.size)
-    for i in range(n):
-        row = (i * (i + 1)) // 2
-        for block in range(0, n if n >= 8 else 0, 8):
-            j0 = min(block, n - 8)  # the last block may begin in the one before
-            at = (first * n + i) * n + j0
-            step, last = n * n, count - 1
-            rows = transposed(
-                (
-                    load_at(flat, at),
-                    load_at(flat, at + step * min(1, last)),
-                    load_at(flat, at + step * min(2, last)),
-                    load_at(flat, at + step * min(3, last)),
-                    load_at(flat, at + step * min(4, last)),
-                    load_at(flat, at + step * min(5, last)),
-                    load_at(flat, at + step * min(6, last)),
-                    load_at(flat, at + step * min(7, last)),
-                )
-            )
-            j = j0
-            for x in literal_unroll(rows):
-                if j <= i:
-                    store(A, row + j, x)
-                if j >= i:
-                    store(U, (j * (j + 1)) // 2 + i, x)
-                j += 1
-        for j in range(n if n < 8 else 0):
-            for t in range(8):
-                x = stack[first + min(t, count - 1), i, j]
-                if j <= i:
-                    A[8 * (row + j) + t] = x
-                if j >= i:
-                    U[8 * ((j * (j + 1)) // 2 + i) + t] = x
-
-
-@jit
-def scatter(X, first, count, n, out):
-    """The symmetric lanes X to matrices first, first + 1, ... of out."""
-    flat = out.reshape(out.size)
     step = n * n
     for i in range(n):
-        row = (i * (i + 1)) // 2
-        for block in range(0, n if n >= 8 else 0, 8):
-            j0 = min(block, n - 8)
-            at = (first * n + i) * n + j0
-            columns = transposed(
-                (
-                    load(X, entry(row, i, j0)),
-                    load(X, entry(row, i, j0 + 1)),
-                    load(X, entry(row, i, j0 + 2)),
-                    load(X, entry(row, i, j0 + 3)),
-                    load(X, entry(row, i, j0 + 4)),
-                    load(X, entry(row, i, j0 + 5)),
-                    load(X, entry(row, i, j0 + 6)),
-                    load(X, entry(row, i, j0 + 7)),
-                )
-            )
-            t = 0
-            for x in literal_unroll(columns):
-                if t < count:
-                    store_at(flat, at + t * step, x)
-                t += 1
-        for j in range(n if n < 8 else 0):
-            for t in range(count):
-                out[first + t, i, j] = X[8 * entry(row, i, j) + t]
+        row, at = triangle(i), (first * n + i) * n
+        for j in range(n):
+            if n < 8:
+                for t in range(8):
+                    x = number(stack, at + j + step * (t if t < count else count - 1))
+                    put(work, 8 * j + t, x)
+            elif j & 7 == 0:
+                block = j if j + 8 <= n else n - 8  # the last block may begin in the one before
+                to_lanes(stack, at + block, step, count, after(work, block))
+        for j in range(n):
+            x = load(work, j)
+            if j <= i:
+                store(A, row + j, x)
+            if j >= i:
+                store(U, triangle(j) + i, x)
 
 
-@jit
-def entry(row, i, j):
-    """Where (i, j) is in a triangle; row is where row i begins."""
-    return row + j if j <= i else (j * (j + 1)) // 2 + i
+@stage()
+def scatter(X, first, count, n, out, work):
+    """The symmetric lanes X to matrices first, first + 1, ... of out."""
+    step = n * n
+    for i in range(n):
+        row, at = triangle(i), (first * n + i) * n
+        for j in range(n):
+            store(work, j, load(X, row + j if j <= i else triangle(j) + i))
+        for j in range(n):
+            if n < 8:
+                for t in range(count):
+                    put(out, at + j + step * t, number(work, 8 * j + t))
+            elif j & 7 == 0:
+                block = j if j + 8 <= n else n - 8
+                from_lanes(after(work, block), out, at + block, step, count)
 
 
-@jit
+@stage(lanes)
 def scaled(A, A0, n, halves, gap, absolute):
     """Symmetrize A, its upper triangle in A0, and divide it by the power of two 2^e above its largest entry.
 
     A0 becomes a copy, `halves` two factors that make up 2^-e, and `gap` the largest difference of the triangles
     relative to the largest entry. Returned is a number that is 0 in the lanes of finite matrices, else NaN.
     """
-    entries = (n * (n + 1)) // 2
+    entries = triangle(n)
     zero, half = full(0.0), full(0.5)
     largest, finite, apart = full(absolute), zero, zero
     for k in range(entries):
@@ -124,10 +74,10 @@ def scaled(A, A0, n, halves, gap, absolute):
     store(gap, 0, apart / largest)
     store(halves, 0, largest)
     for t in range(8):
-        _, exponent = math.frexp(halves[t])
-        near = exponent // 2
-        halves[t] = math.ldexp(1.0, -near)
-        halves[8 + t] = math.ldexp(1.0, near - exponent)
+        _, exponent = math.frexp(number(halves, t))
+        near = exponent >> 1
+        put(halves, t, math.ldexp(1.0, -near))
+        put(halves, 8 + t, math.ldexp(1.0, near - exponent))
     one, two = load(halves, 0), load(halves, 1)
     for k in range(entries):
         a = load(A, k) * one * two
@@ -136,11 +86,11 @@ def scaled(A, A0, n, halves, gap, absolute):
     return finite
 
 
-@jit
+@stage()
 def in_units(X, Y, n, factor, single):
     """X times factor^2, rounded to float32 if that is what is given back; Y is that divided by factor^2."""
     inverse = full(1.0) / factor
-    for k in range((n * (n + 1)) // 2):
+    for k in range(triangle(n)):
         x = load(X, k) * factor * factor
         if single:
             x = to_single(x)
@@ -148,17 +98,9 @@ def in_units(X, Y, n, factor, single):
         store(Y, k, x * inverse * inverse)
 
 
-@jit
-def aligned(count):
-    """Room for `count` vectors, none of which crosses a cache line."""
-    room = np.empty(8 * count + 8)
-    start = (-(room.ctypes.data // 8)) % 8
-    return room[start : start + 8 * count]
-
-
-@jit
+@stage()
 def move_diagonal(A, n, shift):
     """A += shift I."""
     for i in range(n):
-        at = (i * (i + 1)) // 2 + i
+        at = triangle(i) + i
         store(A, at, load(A, at) + shift)

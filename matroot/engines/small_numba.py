@@ -3,27 +3,26 @@
 
 A = H T H^T with T tridiagonal; A^s = H r(T) H^T, where r is a sum of poles (`small_poles`) and the inverse of
 a shifted tridiagonal matrix costs two operations an entry. No eigenvector is ever formed.
+
+numba's cache on disk looks at the time of this file alone: touch it after a change in those that it imports.
 """
 
 from __future__ import annotations
 
-import math
+from numba import njit, types
+from numba.types import boolean, float64, int64
 
-from matroot.engines.small_lanes import (
-    fma,
-    full,
-    load,
-    sqrt,
-    store,
-)
-from matroot.engines.small_layout import aligned, gather, in_units, move_diagonal, scaled, scatter
-from matroot.engines.small_tridiagonal import jit, smallest_eigenvalue, transform_back, tridiagonalize
+from matroot.engines.small_lanes import fma, full, full_wide, lanes, sqrt, total
+from matroot.engines.small_layout import gather, in_units, move_diagonal, scaled, scatter
+from matroot.engines.small_memory import address, after, load, load_four, number, put, store, store_four, triangle
+from matroot.engines.small_stage import stage
+from matroot.engines.small_tridiagonal import smallest_eigenvalue, transform_back, tridiagonalize
 
 #: Columns of a report: 1 if served here, asymmetry, residual, lambda_min(A'), lambda_max(A), ridge, cond.
 SERVED, ASYMMETRY, RESIDUAL, LOW, HIGH, RIDGE, COND = range(7)
 
 
-@jit
+@stage()
 def add_poles(F, d, e, b, w, first, last, n, work):
     """F += sum over first <= k < last of w_k (T + b_k)^{-1}; four poles at a time.
 
@@ -31,98 +30,56 @@ def add_poles(F, d, e, b, w, first, last, n, work):
     G_jj = r_j (1 + e_{j-1}^2 r_j G_{j-1,j-1}) and G_{i+1,j} = -e_i r_{i+1} G_ij: sums and products of what is
     positive.
     """
-    q = work
-    g = work[8 * 4 * n :]
+    q, g = work, after(work, 4 * n)
     zero, one = full(0.0), full(1.0)
     for k in range(first, last, 4):
         for t in range(4):
             inside = k + t < last
             store(g, t, load(b, k + t) if inside else one)
             store(g, 4 + t, load(w, k + t) if inside else zero)
-        b0, b1, b2, b3 = load(g, 0), load(g, 1), load(g, 2), load(g, 3)
-        r0, r1, r2, r3 = zero, zero, zero, zero
+        r = full_wide(0.0)
         for j in range(n - 1, -1, -1):
-            ej, dj = load(e, j), load(d, j)
-            c = -ej
-            q0, q1, q2, q3 = c * r0, c * r1, c * r2, c * r3
-            store(q, 4 * j, q0)
-            store(q, 4 * j + 1, q1)
-            store(q, 4 * j + 2, q2)
-            store(q, 4 * j + 3, q3)
-            r0 = one / fma(ej, q0, dj + b0)
-            r1 = one / fma(ej, q1, dj + b1)
-            r2 = one / fma(ej, q2, dj + b2)
-            r3 = one / fma(ej, q3, dj + b3)
-            store(g, 4 * j + 8, r0)
-            store(g, 4 * j + 9, r1)
-            store(g, 4 * j + 10, r2)
-            store(g, 4 * j + 11, r3)
-        w0, w1, w2, w3 = load(g, 4), load(g, 5), load(g, 6), load(g, 7)
-        g0, g1, g2, g3 = w0 * r0, w1 * r1, w2 * r2, w3 * r3
+            ej = load(e, j)
+            p = -ej * r
+            store_four(q, 4 * j, p)
+            r = one / fma(ej, p, load(d, j) + load_four(g, 0))
+            store_four(g, 4 * j + 8, r)
+        start = r * load_four(g, 4)
         for j in range(n):
-            x0, x1, x2, x3 = g0, g1, g2, g3
-            at = (j * (j + 1)) // 2 + j
-            store(F, at, load(F, at) + ((x0 + x1) + (x2 + x3)))
+            x = start
+            at = triangle(j) + j
+            store(F, at, load(F, at) + total(x))
             for i in range(j, n - 1):
-                x0 = x0 * load(q, 4 * i)
-                x1 = x1 * load(q, 4 * i + 1)
-                x2 = x2 * load(q, 4 * i + 2)
-                x3 = x3 * load(q, 4 * i + 3)
+                x = x * load_four(q, 4 * i)
                 at += i + 1
-                store(F, at, load(F, at) + ((x0 + x1) + (x2 + x3)))
+                store(F, at, load(F, at) + total(x))
             if j + 1 < n:
-                c = -load(e, j)
-                r0, r1, r2, r3 = (
-                    load(g, 4 * j + 12),
-                    load(g, 4 * j + 13),
-                    load(g, 4 * j + 14),
-                    load(g, 4 * j + 15),
-                )
-                g0 = r0 * fma(c * load(q, 4 * j), g0, w0)
-                g1 = r1 * fma(c * load(q, 4 * j + 1), g1, w1)
-                g2 = r2 * fma(c * load(q, 4 * j + 2), g2, w2)
-                g3 = r3 * fma(c * load(q, 4 * j + 3), g3, w3)
-    return 0
+                start = load_four(g, 4 * j + 12) * fma(-load(e, j) * load_four(q, 4 * j), start, load_four(g, 4))
 
 
-@jit
+@stage()
 def multiply(A, W, Y, n):
     """Y = A W for n x 8 matrices of lanes, by blocks of two rows and four columns."""
     for t in range(0, 8, 4):
         for i in range(0, n, 2):
-            second = min(i + 1, n - 1) - i  # 0 where the last row has no partner
-            at = (i * (i + 1)) // 2
-            y0, y1, y2, y3 = full(0.0), full(0.0), full(0.0), full(0.0)
-            z0, z1, z2, z3 = full(0.0), full(0.0), full(0.0), full(0.0)
+            second = 1 if i + 1 < n else 0  # 0 where the last row has no partner
+            at = triangle(i)
+            y, z = full_wide(0.0), full_wide(0.0)
             for j in range(n):
-                a, b = load(A, at), load(A, at + (second * (i + 1) if j <= i else second))
-                w0, w1, w2, w3 = (
-                    load(W, 8 * j + t),
-                    load(W, 8 * j + t + 1),
-                    load(W, 8 * j + t + 2),
-                    load(W, 8 * j + t + 3),
-                )
-                y0, y1, y2, y3 = fma(a, w0, y0), fma(a, w1, y1), fma(a, w2, y2), fma(a, w3, y3)
-                z0, z1, z2, z3 = fma(b, w0, z0), fma(b, w1, z1), fma(b, w2, z2), fma(b, w3, z3)
+                x = load_four(W, 8 * j + t)
+                y = fma(load(A, at), x, y)
+                z = fma(load(A, at + (second * (i + 1) if j <= i else second)), x, z)
                 at += 1 if j < i else j + 1
-            k = 8 * (i + second) + t
-            store(Y, k, z0)
-            store(Y, k + 1, z1)
-            store(Y, k + 2, z2)
-            store(Y, k + 3, z3)
-            k = 8 * i + t
-            store(Y, k, y0)
-            store(Y, k + 1, y1)
-            store(Y, k + 2, y2)
-            store(Y, k + 3, y3)
+            store_four(Y, 8 * (i + second) + t, z)
+            store_four(Y, 8 * i + t, y)
 
 
-@jit
+@stage()
 def times_tridiagonal(F, d, e, n):
     """F = T F for F = r(T), which commutes with T; from the last column, so that F's neighbours are still old."""
     zero = full(0.0)
     for j in range(n - 1, -1, -1):
-        at = (j * (j + 1)) // 2 + j
+        at = triangle(j) + j
         before = load(F, at - 1) if j > 0 else zero
         for i in range(j, n):
             here = load(F, at)
@@ -133,28 +90,20 @@ def times_tridiagonal(F, d, e, n):
             at += i + 1
 
 
-@jit
-def apply(A, times, W, Y, n):
-    """W = A^times W for n x 8 matrices of lanes; Y is overwritten."""
-    for _ in range(times):
-        multiply(A, W, Y, n)
-        for k in range(8 * n):
-            store(W, k, load(Y, k))
-
-
-@jit
+@stage(lanes)
 def residual(A, X, n, probes, a, b, work):
     """||(X^b A^-a - I) V|| / ||V|| for a < 0, ||(X^b - A^a) V|| / ||A^a V|| for a > 0; probes V (n, 8)."""
-    W, G, Y = work[: 64 * n], work[64 * n : 128 * n], work[128 * n : 192 * n]
-    for i in range(n):
-        for t in range(8):
-            store(W, 8 * i + t, full(probes[i, t]))
-            store(G, 8 * i + t, full(probes[i, t]))
-    if a > 0:
-        apply(A, a, G, Y, n)
-    else:
-        apply(A, -a, W, Y, n)
-    apply(X, b, W, Y, n)
+    W, G, Y = work, after(work, 8 * n), after(work, 16 * n)
+    for k in range(8 * n):
+        v = full(number(probes, k))
+        store(W, k, v)
+        store(G, k, v)
+    before = a if a > 0 else -a
+    for t in range(before + b):  # A^|a| times G or W, then X^b times W
+        V = G if a > 0 and t < before else W
+        multiply(A if t < before else X, V, Y, n)
+        for k in range(8 * n):
+            store(V, k, load(Y, k))
     error, whole = full(0.0), full(0.0)
     for k in range(8 * n):
         goal = load(G, k)
@@ -164,8 +113,23 @@ def residual(A, X, n, probes, a, b, work):
     return sqrt(error / whole)
 
 
-@jit
-def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, direct, probes, single):
+def _array(kind, ndim, readonly=True):
+    return types.Array(kind, ndim, "C", readonly=readonly)
+
+
+# One signature, so that nothing is compiled twice: an array that can be written also passes for one that cannot.
+@njit(
+    types.void(
+        *(_array(float64, 3), _array(float64, 3, False), _array(float64, 2, False)),
+        *(int64, int64, float64, float64),
+        *(_array(float64, 2), _array(float64, 2), _array(int64, 1), int64),
+        *(_array(float64, 2), boolean, _array(float64, 1, False)),
+    ),
+    cache=True,
+    error_model="numpy",
+    nogil=True,
+)
+def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, direct, probes, single, room):
     """A^(a/b) for the matrices of a stack.
 
     Parameters
@@ -182,57 +146,78 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
     probes : float64 (n, 8)
     single : bool
         Whether X is rounded to float32.
+    room : float64 array
+        Work space, of `methods.small.room`.
     """
     B, n = stack.shape[0], stack.shape[1]
-    entries, K, classes = (n * (n + 1)) // 2, poles.shape[1], len(counts)
-    room = aligned(3 * entries + 28 * n + 8 + 2 * K + 10)
-    A, A0, F = room[: 8 * entries], room[8 * entries : 16 * entries], room[16 * entries : 24 * entries]
-    rest = room[24 * entries :]
-    d, e, tau = rest[: 8 * n], rest[8 * n : 16 * n], rest[16 * n : 32 * n]
-    work, rest = rest[32 * n : 8 * (28 * n + 8)], rest[8 * (28 * n + 8) :]
-    lane_poles, lane_weights, rest = rest[: 8 * K], rest[8 * K : 16 * K], rest[16 * K :]
-    halves, low, high, finite = rest[:16], rest[16:24], rest[24:32], rest[32:40]
-    gap, factor, shift, added = rest[40:48], rest[48:56], rest[56:64], rest[64:72]
+    K, classes = poles.shape[1], poles.shape[0]
+    entries = triangle(n)
+    A = address(room)
+    A0 = after(A, entries)
+    F = after(A0, entries)
+    d = after(F, entries)
+    e = after(d, n)
+    tau = after(e, n)
+    lane_poles = after(tau, 2 * n)
+    lane_weights = after(lane_poles, K)
+    facts = after(lane_weights, K)
+    work = after(facts, 10)
+    halves, low, high, finite = facts, after(facts, 2), after(facts, 3), after(facts, 4)
+    gap, factor, shift, added = after(facts, 5), after(facts, 6), after(facts, 7), after(facts, 8)
+    matrices, results, lines = address(stack), address(out), address(report)
+    V, b_table, w_table = address(probes), address(poles), address(weights)
     zero, one, s = full(0.0), full(1.0), a / b
+    power = 1.0 + s if s < 0.0 else s
     for first in range(0, B, 8):
-        count = min(8, B - first)
-        gather(stack, first, count, n, A, A0)
+        count = B - first if B - first < 8 else 8
+        gather(matrices, first, count, n, A, A0, work)
         store(finite, 0, scaled(A, A0, n, halves, gap, absolute))
         tridiagonalize(A, n, d, e, tau, work)
-        store(low, 0, smallest_eigenvalue(d, e, one, n))
-        store(high, 0, -smallest_eigenvalue(d, e, -one, n))
+        for end in range(2):  # `high` comes after `low`
+            sign = one if end == 0 else -one
+            store(low, end, sign * smallest_eigenvalue(d, e, sign, n))
         longest = 0
         for t in range(8):
-            one_half, other_half = halves[t], halves[8 + t]
-            shift[t] = relative * high[t] + absolute * one_half * other_half
-            low[t] += shift[t]
-            top = high[t] + shift[t]
-            served = finite[t] == 0.0 and low[t] > 0.0 and top <= low[t] * 4.0**classes
+            one_half, other_half = number(halves, t), number(halves, 8 + t)
+            top = number(high, t)
+            moved = relative * top + absolute * one_half * other_half
+            bottom = number(low, t) + moved
+            largest = top / one_half / other_half
+            top += moved
+            cond = top / bottom
+            row, bound = 0, 4.0
+            while row < classes and not cond <= bound:
+                row, bound = row + 1, 4.0 * bound
+            served = number(finite, t) == 0.0 and bottom > 0.0 and row < classes
             if t < count:
-                line = report[first + t]
-                line[SERVED] = 1.0 if served else 0.0
-                line[ASYMMETRY] = gap[t]
-                line[LOW] = low[t] / one_half / other_half
-                line[HIGH] = high[t] / one_half / other_half
-                line[COND] = max(1.0, top / low[t])
-                line[RIDGE] = shift[t] / one_half / other_half
+                line = 7 * (first + t)
+                put(lines, line + SERVED, 1.0 if served else 0.0)
+                put(lines, line + ASYMMETRY, number(gap, t))
+                put(lines, line + LOW, bottom / one_half / other_half)
+                put(lines, line + HIGH, largest)
+                put(lines, line + COND, 1.0 if cond < 1.0 else cond)
+                put(lines, line + RIDGE, moved / one_half / other_half)
             if not served:  # an identity takes its place
-                top, low[t], shift[t], one_half, other_half = 1.0, 1.0, 0.0, 1.0, 1.0
+                row, top, moved, one_half, other_half = 0, 1.0, 0.0, 1.0, 1.0
                 for i in range(n):
-                    d[8 * i + t], e[8 * i + t] = 1.0, 0.0
-            row = min(classes - 1, max(0, math.ceil(0.5 * math.log2(top / low[t])) - 1))
-            longest = max(longest, counts[row])
-            scale = top ** (1.0 + s) if s < 0.0 else top**s
-            added[t] = 0.0
+                    put(d, 8 * i + t, 1.0)
+                    put(e, 8 * i + t, 0.0)
+            if longest < counts[row]:
+                longest = counts[row]
+            scale = top**power
+            constant = 0.0
             for k in range(K):
-                lane_poles[8 * k + t] = poles[row, k] * top
-                lane_weights[8 * k + t] = weights[row, k] * scale
+                pole, weight = number(b_table, row * K + k) * top, number(w_table, row * K + k) * scale
                 if s > 0.0 and k >= direct:
-                    added[t] += lane_weights[8 * k + t]
-                    lane_weights[8 * k + t] *= -lane_poles[8 * k + t]
-            factor[t] = math.sqrt(one_half) ** -s * math.sqrt(other_half) ** -s
-        move_diagonal(A0, n, load(shift, 0))
+                    constant += weight
+                    weight *= -pole
+                put(lane_poles, 8 * k + t, pole)
+                put(lane_weights, 8 * k + t, weight)
+            put(added, t, constant)
+            put(shift, t, moved)
+            put(factor, t, one_half ** (-0.5 * s) * other_half ** (-0.5 * s))
         delta = load(shift, 0)
+        move_diagonal(A0, n, delta)
         for i in range(n):
             store(d, i, load(d, i) + delta)
         for k in range(entries):
@@ -245,7 +230,7 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
             add_poles(F, d, e, lane_poles, lane_weights, split * second, longest if second else split, n, work)
         transform_back(F, A, n, tau, work)
         in_units(F, A, n, load(factor, 0), single)
-        scatter(F, first, count, n, out)
-        store(finite, 0, residual(A0, A, n, probes, a, b, work))
+        scatter(F, first, count, n, results, work)
+        store(finite, 0, residual(A0, A, n, V, a, b, work))
         for t in range(count):
-            report[first + t, RESIDUAL] = finite[t]
+            put(lines, 7 * (first + t) + RESIDUAL, number(finite, t))

@@ -7,11 +7,21 @@ leading blocks, on which everything here works, are the beginnings of memory.
 
 from __future__ import annotations
 
-from numba import njit
-
-from matroot.engines.small_lanes import any_less, fma, full, load, signed, size, sqrt, store, where_less
-
-jit = njit(cache=True, error_model="numpy", nogil=True)
+from matroot.engines.small_lanes import (
+    any_less,
+    fma,
+    full,
+    full_wide,
+    inner,
+    lanes,
+    less,
+    signed,
+    size,
+    sqrt,
+    where_less,
+)
+from matroot.engines.small_memory import after, load, load_four, load_rows, store, store_four, store_rows, triangle
+from matroot.engines.small_stage import stage
 
 #: Squares of a row below this, in a matrix whose largest entry is about 1, count as zero: reflectors made of
 #: numbers that underflow are not orthogonal.
@@ -20,81 +30,60 @@ NOTHING = 1e-280
 STEPS, SETTLED = 40, 1e-6
 
 
-@jit
-def less(a, vi, wc, wi, vc):
-    """a - (vi wc + wi vc): the sum is small beside a, so that there is one rounding error that matters."""
-    return a - fma(wi, vc, vi * wc)
-
-
-@jit
+@stage()
 def update_and_multiply(A, m, v, w, u, y):
     """A -= v w^T + w v^T on the leading m x m block, and y = A u, in one passage over memory.
 
-    Four rows at a time, so that a load of v, w, u, y serves four entries; the rows' own columns are left to
-    `corner`.
+    Four rows at a time, so that a load of v, w, u, y serves four entries; the rows' own columns come one by one.
     """
     for c in range(m):
         store(y, c, full(0.0))
-    for i in range(0, m, 4):
-        column = 0
-        if i + 4 <= m:
-            column = i
-            a, v0, w0, u0, y0 = (i * (i + 1)) // 2, load(v, i), load(w, i), load(u, i), full(0.0)
-            b, v1, w1, u1, y1 = a + i + 1, load(v, i + 1), load(w, i + 1), load(u, i + 1), full(0.0)
-            c, v2, w2, u2, y2 = b + i + 2, load(v, i + 2), load(w, i + 2), load(u, i + 2), full(0.0)
-            d, v3, w3, u3, y3 = c + i + 3, load(v, i + 3), load(w, i + 3), load(u, i + 3), full(0.0)
-            for j in range(i):
-                vj, wj, uj = load(v, j), load(w, j), load(u, j)
-                a0 = less(load(A, a + j), v0, wj, w0, vj)
-                a1 = less(load(A, b + j), v1, wj, w1, vj)
-                a2 = less(load(A, c + j), v2, wj, w2, vj)
-                a3 = less(load(A, d + j), v3, wj, w3, vj)
-                store(A, a + j, a0)
-                store(A, b + j, a1)
-                store(A, c + j, a2)
-                store(A, d + j, a3)
-                y0 = fma(a0, uj, y0)
-                y1 = fma(a1, uj, y1)
-                y2 = fma(a2, uj, y2)
-                y3 = fma(a3, uj, y3)
-                store(y, j, load(y, j) + (fma(a0, u0, a1 * u1) + fma(a2, u2, a3 * u3)))
-            store(y, i, y0)
-            store(y, i + 1, y1)
-            store(y, i + 2, y2)
-            store(y, i + 3, y3)
-        corner(A, i, min(i + 4, m), column, v, w, u, y)
+    for first in range(0, m, 4):
+        column, last = 0, m
+        if first + 4 <= m:
+            column, last = first, first + 4
+            vi = load_four(v, first)
+            wi = load_four(w, first)
+            ui = load_four(u, first)
+            yi = full_wide(0.0)
+            for j in range(first):
+                uj = load(u, j)
+                a = less(load_rows(A, first, j), vi, load(w, j), wi, load(v, j))
+                store_rows(A, first, j, a)
+                yi = fma(a, uj, yi)
+                store(y, j, load(y, j) + inner(a, ui))
+            store_four(y, first, yi)
+        for i in range(first, last):
+            row = triangle(i)
+            vc = load(v, i)
+            wc = load(w, i)
+            uc = load(u, i)
+            yc = load(y, i)
+            for j in range(column, i):
+                b = less(load(A, row + j), vc, load(w, j), wc, load(v, j))
+                store(A, row + j, b)
+                yc = fma(b, load(u, j), yc)
+                store(y, j, fma(b, uc, load(y, j)))
+            b = less(load(A, row + i), vc, wc, wc, vc)
+            store(A, row + i, b)
+            store(y, i, fma(b, uc, yc))
 
 
-@jit
-def corner(A, first, last, column, v, w, u, y):
-    """What `update_and_multiply` does, on the entries of rows first <= i < last from `column` on."""
-    for i in range(first, last):
-        row, vi, wi, ui, yi = (i * (i + 1)) // 2, load(v, i), load(w, i), load(u, i), load(y, i)
-        for j in range(column, i):
-            a = less(load(A, row + j), vi, load(w, j), wi, load(v, j))
-            store(A, row + j, a)
-            yi = fma(a, load(u, j), yi)
-            store(y, j, fma(a, ui, load(y, j)))
-        a = less(load(A, row + i), vi, wi, wi, vi)
-        store(A, row + i, a)
-        store(y, i, fma(a, ui, yi))
-
-
-@jit
+@stage(lanes, lanes)
 def dot(x, y, m):
     """x . y as a sum of two numbers, by error-free transformations (Ogita, Rump & Oishi 2005, Dot2)."""
     high, low = full(0.0), full(0.0)
     for c in range(m):
         a, b = load(x, c), load(y, c)
         product = a * b
-        total = high + product
-        z = total - high
-        low = low + ((high - (total - z)) + (product - z) + fma(a, b, -product))
-        high = total
+        sum = high + product
+        z = sum - high
+        low = low + ((high - (sum - z)) + (product - z) + fma(a, b, -product))
+        high = sum
     return high, low
 
 
-@jit
+@stage()
 def rank_two(y, u, tau, tau_low, m, v, w):
     """v = u and w such that H A H = A - v w^T - w v^T, H = I - tau u u^T and y = A u."""
     high, low = dot(y, u, m)
@@ -108,7 +97,7 @@ def rank_two(y, u, tau, tau_low, m, v, w):
         store(w, c, fma(tau_low, z, tau * z))
 
 
-@jit
+@stage()
 def tridiagonalize(A, n, d, e, tau, work):
     """Diagonal d and subdiagonal e of H A H, H the product of the reflectors that take the place of A.
 
@@ -116,59 +105,56 @@ def tridiagonalize(A, n, d, e, tau, work):
     e[i - 1]; tau = tau[i] + tau[n + i] = 2 / u^T u to twice the working precision, since whatever a reflector
     lacks in orthogonality is an error of the eigenvalues.
     """
-    v, w, u, y = work[: 8 * n], work[8 * n : 16 * n], work[16 * n : 24 * n], work[24 * n : 32 * n]
-    zero, two = full(0.0), full(2.0)
+    v, w = work, after(work, n)
+    u, y = after(w, n), after(w, 2 * n)
+    zero, two, tiny = full(0.0), full(2.0), full(NOTHING)
     for c in range(n):
         store(v, c, zero)
         store(w, c, zero)
         store(e, c, zero)
         store(tau, c, zero)
-    for i in range(n - 1, 1, -1):
-        row = (i * (i + 1)) // 2
+    for i in range(n - 1, -1, -1):
+        row = triangle(i)
         vi, wi = load(v, i), load(w, i)
-        for c in range(i):
+        for c in range(i + 1):
             store(u, c, less(load(A, row + c), vi, load(w, c), wi, load(v, c)))
-        store(d, i, less(load(A, row + i), vi, wi, wi, vi))
-        s, s_low = dot(u, u, i - 1)
-        last = load(u, i - 1)
-        norm = sqrt(fma(last, last, s))
-        tiny = full(NOTHING)
-        store(e, i - 1, where_less(s, tiny, last, -signed(norm, last)))
-        last = last + signed(norm, last)
-        store(u, i - 1, last)
-        square = last * last
-        uu = square + s
-        uu_low = (square - uu) + s + fma(last, last, -square) + s_low
-        t = two / uu
-        t_low = fma(-t, uu_low, fma(-t, uu, two)) / uu
-        t = where_less(s, tiny, zero, t)
-        t_low = where_less(s, tiny, zero, t_low)
-        store(tau, i, t)
-        store(tau, n + i, t_low)
-        for c in range(i):
-            store(A, row + c, load(u, c))
-        update_and_multiply(A, i, v, w, u, y)
-        rank_two(y, u, t, t_low, i, v, w)
-    if n > 1:
-        v0, w0, v1, w1 = load(v, 0), load(w, 0), load(v, 1), load(w, 1)
-        store(e, 0, fma(-v1, w0, fma(-w1, v0, load(A, 1))))
-        store(d, 1, fma(-v1, w1, fma(-w1, v1, load(A, 2))))
-        store(d, 0, fma(-v0, w0, fma(-w0, v0, load(A, 0))))
-    else:
-        store(d, 0, load(A, 0))
+        store(d, i, load(u, i))
+        if i == 1:
+            store(e, 0, load(u, 0))
+        if i > 1:
+            s, s_low = dot(u, u, i - 1)
+            last = load(u, i - 1)
+            norm = sqrt(fma(last, last, s))
+            store(e, i - 1, where_less(s, tiny, last, -signed(norm, last)))
+            last = last + signed(norm, last)
+            store(u, i - 1, last)
+            square = last * last
+            uu = square + s
+            uu_low = (square - uu) + s + fma(last, last, -square) + s_low
+            t = two / uu
+            t_low = fma(-t, uu_low, fma(-t, uu, two)) / uu
+            t = where_less(s, tiny, zero, t)
+            t_low = where_less(s, tiny, zero, t_low)
+            store(tau, i, t)
+            store(tau, n + i, t_low)
+            for c in range(i):
+                store(A, row + c, load(u, c))
+            update_and_multiply(A, i, v, w, u, y)
+            rank_two(y, u, t, t_low, i, v, w)
 
 
-@jit
+@stage()
 def transform_back(F, A, n, tau, work):
     """F = H F H with the reflectors that `tridiagonalize` left in A and tau."""
     from_the_right(F, A, n, tau)
-    v, w, u, y = work[: 8 * n], work[8 * n : 16 * n], work[16 * n : 24 * n], work[24 * n : 32 * n]
+    v, w = work, after(work, n)
+    u, y = after(w, n), after(w, 2 * n)
     zero = full(0.0)
     for c in range(n):
         store(v, c, zero)
         store(w, c, zero)
     for i in range(2, n + 1):
-        row = (i * (i + 1)) // 2
+        row = triangle(i)
         for c in range(i):
             store(u, c, load(A, row + c) if i < n else zero)
         update_and_multiply(F, i, v, w, u, y)
@@ -178,70 +164,42 @@ def transform_back(F, A, n, tau, work):
             store(w, i, zero)
 
 
-@jit
+@stage()
 def from_the_right(F, A, n, tau):
     """Row k of F, without its last entry, times I - tau[i] u u^T for i = 2, ..., k.
 
-    What the two-sided products do to the rows below their block.
+    What the two-sided products do to the rows below their block. Four rows go together through the reflectors up
+    to the first one's; each passage also multiplies by the next reflector's u.
     """
-    for k in range(0, n - 3, 4):
-        four_rows(F, A, k, n, tau)
     for k in range(n):
-        one_row(F, A, k, max(2, k - k % 4 + 1) if k < n - n % 4 else 2, n, tau)
+        first = (k & ~3) + 1 if k < n - (n & 3) else 2
+        a = triangle(k)
+        if k & 3 == 0 and k + 4 <= n:
+            s = full_wide(0.0)
+            if k > 1:
+                for j in range(2):
+                    s = fma(load_rows(F, k, j), load(A, 3 + j), s)
+            for i in range(2, k + 1):
+                t = load(tau, i) * s
+                t = -fma(load(tau, n + i), s, t)
+                p, q = triangle(i), triangle(i + 1) if i < k else 0  # at the end, the products are not used
+                s = full_wide(0.0)
+                for j in range(i):
+                    x = fma(t, load(A, p + j), load_rows(F, k, j))
+                    store_rows(F, k, j, x)
+                    s = fma(x, load(A, q + j), s)
+                s = fma(load_rows(F, k, i), load(A, q + i), s)
+        for i in range(first if first > 2 else 2, k + 1):
+            p = triangle(i)
+            z = full(0.0)
+            for j in range(i):
+                z = fma(load(F, a + j), load(A, p + j), z)
+            z = -fma(load(tau, i), z, load(tau, n + i) * z)
+            for j in range(i):
+                store(F, a + j, fma(z, load(A, p + j), load(F, a + j)))
 
 
-@jit
-def four_rows(F, A, k, n, tau):
-    """Rows k to k + 3 times the reflectors up to the k-th; each passage also multiplies by the next reflector's u."""
-    a = (k * (k + 1)) // 2
-    b = a + k + 1
-    c = b + k + 2
-    d = c + k + 3
-    sa, sb, sc, sd = full(0.0), full(0.0), full(0.0), full(0.0)
-    if k > 1:
-        for j in range(2):
-            uj = load(A, 3 + j)
-            sa = fma(load(F, a + j), uj, sa)
-            sb = fma(load(F, b + j), uj, sb)
-            sc = fma(load(F, c + j), uj, sc)
-            sd = fma(load(F, d + j), uj, sd)
-    for i in range(2, k + 1):
-        t, low = load(tau, i), load(tau, n + i)
-        ta, tb, tc, td = -fma(t, sa, low * sa), -fma(t, sb, low * sb), -fma(t, sc, low * sc), -fma(t, sd, low * sd)
-        u, v = (i * (i + 1)) // 2, ((i + 1) * (i + 2)) // 2 if i < k else 0  # at the end, the products are not used
-        sa, sb, sc, sd = full(0.0), full(0.0), full(0.0), full(0.0)
-        for j in range(i):
-            uj, vj = load(A, u + j), load(A, v + j)
-            xa = fma(ta, uj, load(F, a + j))
-            xb = fma(tb, uj, load(F, b + j))
-            xc = fma(tc, uj, load(F, c + j))
-            xd = fma(td, uj, load(F, d + j))
-            store(F, a + j, xa)
-            store(F, b + j, xb)
-            store(F, c + j, xc)
-            store(F, d + j, xd)
-            sa, sb, sc, sd = fma(xa, vj, sa), fma(xb, vj, sb), fma(xc, vj, sc), fma(xd, vj, sd)
-        vj = load(A, v + i)
-        sa = fma(load(F, a + i), vj, sa)
-        sb = fma(load(F, b + i), vj, sb)
-        sc = fma(load(F, c + i), vj, sc)
-        sd = fma(load(F, d + i), vj, sd)
-
-
-@jit
-def one_row(F, A, k, first, n, tau):
-    """Row k times the reflectors from the first one up to the k-th."""
-    a = (k * (k + 1)) // 2
-    for i in range(first, k + 1):
-        u, s = (i * (i + 1)) // 2, full(0.0)
-        for j in range(i):
-            s = fma(load(F, a + j), load(A, u + j), s)
-        s = -fma(load(tau, i), s, load(tau, n + i) * s)
-        for j in range(i):
-            store(F, a + j, fma(s, load(A, u + j), load(F, a + j)))
-
-
-@jit
+@stage(lanes, lanes, lanes)
 def slopes(d, e, x, sign, n):
     """sum 1/(l - x), sum 1/(l - x)^2 over the eigenvalues l of sign T, and how many pivots of it - x are > 0.
 
@@ -249,21 +207,21 @@ def slopes(d, e, x, sign, n):
     """
     zero, one, two = full(0.0), full(1.0), full(2.0)
     s1, s2, count = zero, zero, zero
-    g, h, r, squared = zero, zero, zero, zero
+    g, h, c = zero, zero, zero
     for i in range(n):
-        c = squared * r
         pivot = fma(sign, load(d, i), -x) - c
         r = one / pivot
-        h, g = c * fma(-two * g, g, h) * r, fma(c, g, -one) * r
+        h = c * fma(-two * g, g, h) * r
+        g = fma(c, g, -one) * r
         s1 = s1 - g
         s2 = s2 + fma(g, g, -h)
         count = count + where_less(zero, pivot, one, zero)
-        squared = load(e, i)
-        squared = squared * squared
+        c = load(e, i)
+        c = c * c * r
     return s1, s2, count
 
 
-@jit
+@stage(lanes)
 def smallest_eigenvalue(d, e, sign, n):
     """Smallest eigenvalue of sign T, from below, by Laguerre's iteration.
 
@@ -284,15 +242,11 @@ def smallest_eigenvalue(d, e, sign, n):
         before = after
     low = fma(full(-1e-15), high, low)
     rounding = full(1e-16) * high
-    _, _, count = slopes(d, e, zero, sign, n)
-    positive = where_less(count, order, zero, one)
-    x = where_less(zero, positive, zero, low)
-    trial, cautious, bold = x, x, zero
-    done, answer = zero, x
+    trial, answer, done = zero, zero, zero
+    cautious, bold = low, one  # so that a trial of 0 that is past the eigenvalue is followed by the lower bound
     for step in range(STEPS):
         s1, s2, count = slopes(d, e, trial, sign, n)
         fine = where_less(count, order, zero, one)
-        x = where_less(zero, fine, trial, x)
         spread = fma(order, s2, -(s1 * s1))
         spread = where_less(zero, spread, spread, zero)
         safe = order / (s1 + sqrt((order - one) * spread))

@@ -122,15 +122,18 @@ def small_roots(
 
     B, n, _ = stack.shape
     single = out.dtype == np.float32
-    b, w, count, beyond = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
+    rule = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
+    poles = rule[0].shape[1]
     report = np.empty((B, len(Report._fields)))
     V = probes(n)
-    copied = stack.dtype != np.float64 or out.dtype != np.float64 or not stack.flags.c_contiguous
+    copied = (
+        stack.dtype != np.float64 or out.dtype != np.float64 or not (stack.flags.c_contiguous and stack.flags.aligned)
+    )
 
     def work(part: slice) -> None:
         A = np.array(stack[part], np.float64, order="C") if copied else stack[part]
         X = np.empty_like(A) if copied else out[part]
-        roots(A, X, report[part], s.numerator, s.denominator, relative, absolute, b, w, count, beyond, V, single)
+        roots(A, X, report[part], s.numerator, s.denominator, relative, absolute, *rule, V, single, room(n, poles))
         if copied:
             out[part] = X
 
@@ -141,6 +144,14 @@ def small_roots(
     else:
         in_threads(work, slices)
     return Report(*report.T)
+
+
+def room(n: int, poles: int) -> FloatArray:
+    """Work space of the kernel, of vectors of eight numbers none of which crosses a cache line."""
+    vectors = 3 * (n * (n + 1) // 2) + 4 * n + 2 * poles + 10 + 24 * n + 8
+    space = np.empty(LANES * (vectors + 1))
+    start = -(space.ctypes.data // 8) % LANES
+    return space[start : start + LANES * vectors]
 
 
 def tasks(B: int, n: int, cores: int, copied: bool) -> list[slice]:
