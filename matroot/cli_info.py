@@ -86,8 +86,6 @@ def _gpu() -> str:
         return "none: cupy is not installed (extras cuda12, cuda13)"
     if not cupy.is_available():
         return "none: cupy sees no CUDA device"
-    names = []
-    for i in range(cupy.cuda.runtime.getDeviceCount()):
-        card = cupy.cuda.runtime.getDeviceProperties(i)
-        names.append(f"{card['name'].decode()} (sm_{card['major']}{card['minor']})")
-    return ", ".join(names)
+    from matroot.engines.gpu_limits import described
+
+    return "; ".join(described(cupy, i) for i in range(cupy.cuda.runtime.getDeviceCount()))

@@ -15,14 +15,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure and write, or reset."""
-    from matroot import profile, tune
+    from matroot import profile, tune, tune_gpu
+    from matroot.engines import gpu_limits
 
     where = options.output or profile.path()
     if options.reset:
         where.unlink(missing_ok=True)
+        gpu_limits.path().unlink(missing_ok=True)
         print(f"removed {where}")
         return 0
     found = tune.measure(lambda line: print(line, flush=True))
     profile.save(found, where)
     print(f"{where}: {', '.join(f'{name} {value}' for name, value in asdict(found).items())}")
+    tune_gpu.tune(lambda line: print(line, flush=True))
     return 0

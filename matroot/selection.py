@@ -77,6 +77,8 @@ def automatic(
             return replace(Eigen(), reason=f"exponent {problem.s!r} is not a ratio of small integers")
         if rule is not None and rule.needs == "spectrum":
             return replace(Eigen(), reason=f"{type(rule).__name__} changes single eigenvalues")
+        if n <= engine.limits.eigen:
+            return replace(Eigen(), reason=f"n = {n} on the GPU, up to {engine.limits.eigen}: batched Jacobi")
         return replace(Minimax(), reason="products are what a GPU does fast, and its schedule needs no answer")
     tuned = limits()
     diagonal = rule is None or rule.needs != "spectrum"

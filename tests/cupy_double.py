@@ -9,6 +9,7 @@ can ask the real cupy whether it has them.
 from __future__ import annotations
 
 import contextlib
+import time
 import types
 from typing import ClassVar
 
@@ -221,6 +222,23 @@ def quietly(function, *args, **kwargs):
         return function(*args, **kwargs)
 
 
+def properties(device):
+    return {"name": b"Double of a card", "major": 9, "minor": 0}
+
+
+class Event:
+    """Time in milliseconds, as a device counts it."""
+
+    def __init__(self, **options):
+        self.at = None
+
+    def record(self, stream=None):
+        self.at = time.perf_counter()
+
+    def synchronize(self):
+        Recorder.wait("Event.synchronize()")
+
+
 class Graph:
     def __init__(self, works):
         self.works = works
@@ -306,6 +324,7 @@ class Device(contextlib.AbstractContextManager):
 
 def _module():
     module = Namespace("cupy", np)
+    module.__version__ = "14"
     module.linalg = Namespace("cupy.linalg", np.linalg)
     module.ndarray = ndarray
     module.is_available = lambda: True
@@ -314,8 +333,10 @@ def _module():
     module.cuda = types.SimpleNamespace(
         Device=Device,
         Stream=Stream,
+        Event=Event,
+        get_elapsed_time=lambda start, end: 1e3 * (end.at - start.at),
         get_current_stream=get_current_stream,
-        runtime=types.SimpleNamespace(getDeviceCount=lambda: 2),
+        runtime=types.SimpleNamespace(getDeviceCount=lambda: 2, getDeviceProperties=properties),
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     )
     state = {"f": 7}  # CUPY_TF32=1

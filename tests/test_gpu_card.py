@@ -15,6 +15,7 @@ import pytest
 from matroot import CoupledNewton, Eigen, HigherOrder, Minimax, NewtonDB, Status, gallery, inverse_pth_root, solve
 from matroot.engines import engine_of
 from matroot.engines.gpu import gpu
+from matroot.engines.gpu_limits import GPULimits
 from matroot.methods import fused
 from matroot.solve import solve_power
 
@@ -136,9 +137,10 @@ def test_float32_of_a_stack_of_layers(rule):
 def test_small_cu(n, dtype, monkeypatch):
     """One block a matrix: off by default until this has run on a card."""
     A = np.stack([gallery.spd(n, 100.0, rng=k)[0] if n > 1 else np.eye(1) for k in range(5)]).astype(dtype)
-    products = blind(A, 4, compute_dtype=dtype, regularization=1e-3).x.get()
     engine = engine_of(cupy.zeros(1))
-    monkeypatch.setattr(type(engine), "fused", 64)
+    monkeypatch.setattr(engine, "limits", GPULimits())
+    products = blind(A, 4, compute_dtype=dtype, regularization=1e-3).x.get()
+    monkeypatch.setattr(engine, "limits", GPULimits(fused=64))
     if not fused.fits(cupy.asarray(A), engine):
         pytest.skip(f"{fused.shared(A)} bytes of shared memory are more than a block can have here")
     result = blind(A, 4, compute_dtype=dtype, regularization=1e-3)

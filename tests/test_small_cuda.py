@@ -11,7 +11,8 @@ from cuda_double import SOURCES, command, kernels
 from cupy_double import ndarray, waiting_forbidden
 
 from matroot import Minimax, Status, gallery, solve
-from matroot.engines.gpu import GPU, gpu
+from matroot.engines.gpu import gpu
+from matroot.engines.gpu_limits import GPULimits
 from matroot.methods import fused
 from matroot.methods.base import Problem
 
@@ -23,7 +24,7 @@ SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "sm_120":
 @pytest.fixture
 def engine(kernels, monkeypatch):
     """A GPU engine on the double, whose small matrices go to small.cu on host threads."""
-    monkeypatch.setattr(GPU, "fused", 64)
+    monkeypatch.setattr(gpu(0), "limits", GPULimits(fused=64))
     return gpu(0)
 
 
@@ -91,10 +92,10 @@ def test_what_does_not_fit_goes_another_way(engine):
     assert not fits(65, "float32") and not fits(8, "complex64")
     engine.shared_bytes = SHARED["sm_120"]
     assert fits(64, "float32") and fits(48, "float64") and not fits(49, "float64")
-    engine.fused = 32
+    engine.limits = GPULimits(fused=32)
     assert fits(32, "float64") and not fits(33, "float64")
 
 
 def test_it_takes_nothing_by_itself():
-    """Until a card has shown that it is right and faster; see the notes in `GPU`."""
-    assert GPU.fused == GPU.graphs == 0 and not GPU.kernels
+    """Until a card has shown that it is right and faster; see the notes in `GPULimits`."""
+    assert GPULimits() == GPULimits(fused=0, eigen=0, kernels=0, graphs=0)

@@ -1,5 +1,7 @@
 """stack.cu and CUDA graphs without a card: the kernels on host threads, capture and replay on the double of cupy."""
 
+from dataclasses import replace
+
 import cupy_double
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from matroot import gallery, solve
 from matroot.conditioning import _start
 from matroot.device_facts import extremes
 from matroot.engines import graphs, stacks
-from matroot.engines.gpu import GPU, gpu
+from matroot.engines.gpu import gpu
+from matroot.engines.gpu_limits import GPULimits
 
 __all__ = ["kernels"]
 
@@ -20,7 +23,7 @@ class TestBetweenProducts:
 
     @pytest.fixture
     def engine(self, kernels, monkeypatch):
-        monkeypatch.setattr(GPU, "kernels", True)
+        monkeypatch.setattr(gpu(0), "limits", GPULimits(kernels=1))
         return gpu(0)
 
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -51,7 +54,7 @@ class TestBetweenProducts:
     def test_same_ends_as_with_products(self, engine, monkeypatch):
         A = ndarray(np.stack([gallery.spd(100, 1e6, s, rng=2)[0] for s in ("geometric", "two_cluster", "power_law")]))
         ours = [v.get() for v in extremes(A, "lambda_max", engine)]
-        monkeypatch.setattr(GPU, "kernels", False)
+        engine.limits = GPULimits()
         theirs = [v.get() for v in extremes(A, "lambda_max", engine)]
         assert np.allclose(ours[0], theirs[0], rtol=1e-10) and np.allclose(ours[1], theirs[1], rtol=1e-6)
 
@@ -68,10 +71,10 @@ class TestBetweenProducts:
         batch = np.stack([good, np.full_like(good, np.nan), good - 0.3 * np.eye(70), good / 2]).astype(dtype)
         for inverse in (True, False):
             options = {"inverse": inverse, "regularization": rule, "compute_dtype": dtype}
-            monkeypatch.setattr(GPU, "kernels", True)
+            engine.limits = GPULimits(kernels=1)
             with waiting_forbidden():
                 ours = solve(ndarray(batch), 4, **options)
-            monkeypatch.setattr(GPU, "kernels", False)
+            engine.limits = GPULimits()
             theirs = solve(ndarray(batch), 4, **options)
             X, Y = ours.x.get(), theirs.x.get()
             assert (ours.status.get() == theirs.status.get()).all()
@@ -90,10 +93,9 @@ class TestBetweenProducts:
 class TestGraphs:
     """Capture and replay on the double, where nothing captured is run before it is launched."""
 
-    @pytest.fixture(params=[False, True], ids=["cupy", "stack.cu"])
+    @pytest.fixture(params=[0, 1], ids=["cupy", "stack.cu"])
     def engine(self, kernels, monkeypatch, request):
-        monkeypatch.setattr(GPU, "graphs", 1 << 20)
-        monkeypatch.setattr(GPU, "kernels", request.param)
+        monkeypatch.setattr(gpu(0), "limits", GPULimits(graphs=1 << 20, kernels=request.param))
         graphs.forget()
         yield gpu(0)
         graphs.forget()
@@ -101,9 +103,9 @@ class TestGraphs:
     def test_same_root(self, engine, monkeypatch):
         A = np.stack([gallery.spd(30, 1e3, rng=k)[0] for k in range(6)])
         for p, inverse in ((4, True), (3, True), (2, False)):
-            monkeypatch.setattr(GPU, "graphs", 0)
+            ours, engine.limits = engine.limits, replace(engine.limits, graphs=0)
             plain = solve(ndarray(A), p, inverse=inverse)
-            monkeypatch.setattr(GPU, "graphs", 1 << 20)
+            engine.limits = ours
             for part in (A, A[::-1]):  # the first captures, the second replays
                 with waiting_forbidden():
                     result = solve(ndarray(part.copy()), p, inverse=inverse)

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
-from matroot.engines import graphs
+from matroot.engines import gpu_limits, graphs
 from matroot.engines.arrays import Origin
 
 Array = Any
@@ -21,8 +21,6 @@ Array = Any
 WORK_STACKS = 10
 #: Share of the free memory that a chunk may plan for; cuBLAS and cuSOLVER keep workspaces of their own.
 PLANNED = 0.8
-#: Up to this n cuSOLVER's batched Jacobi (syevjBatched) takes a whole stack; above it, divide and conquer one by one.
-JACOBI = 32
 #: A card whose float32 rate is at most this many times its float64 rate computes float32 input in float64.
 FAST_FLOAT64 = 4
 
@@ -57,17 +55,12 @@ class GPU:
     """
 
     name = "gpu"
-    #: Largest n that small.cu solves, one block a matrix. It has never run on a card: until it has, and was the faster
-    #: way there, nothing goes to it by itself.
-    fused = 0
-    #: Whether the kernels of stack.cu do the work between products; the same holds of them.
-    kernels = False
-    #: Largest stack, in bytes, whose schedule is captured as a CUDA graph and replayed; the same holds of that.
-    graphs = 0
 
     def __init__(self, cupy: Any, device: int) -> None:
         self.xp = cupy
         self.device = device
+        #: which shortcuts are taken where
+        self.limits = gpu_limits.limits(gpu_limits.card(cupy, device))
         attributes = cupy.cuda.Device(device).attributes
         ratio = attributes.get("SingleToDoublePrecisionPerfRatio", 1)
         #: whether float64 costs about what float32 does: A100, H100, H200, B200, and no card made for games
@@ -86,7 +79,7 @@ class GPU:
     def eigh(self, A: Array) -> tuple[Array, Array]:
         """Eigenvalues ascending (B, n) and eigenvectors (B, n, n); NaN in, NaN out."""
         xp = self.xp
-        if A.shape[-1] <= JACOBI:
+        if A.shape[-1] <= self.limits.jacobi:
             w, Q = xp.linalg.eigh(A)
             return w, Q
         w, Q = xp.empty(A.shape[:-1], A.real.dtype), xp.empty_like(A)
@@ -97,7 +90,7 @@ class GPU:
     def eigvalsh(self, A: Array) -> Array:
         """Eigenvalues ascending (B, n)."""
         xp = self.xp
-        if A.shape[-1] <= JACOBI:
+        if A.shape[-1] <= self.limits.jacobi:
             return xp.linalg.eigvalsh(A)
         w = xp.empty(A.shape[:-1], A.real.dtype)
         for i in range(len(A)):
@@ -165,7 +158,7 @@ class GPU:
         `work` writes into these stacks only, and returns some of them; `key` tells one `work` from another.
         """
         first = given[0]
-        if first.nbytes <= self.graphs:
+        if first.nbytes <= self.limits.graphs:
             return graphs.replay(self, key, work, given)
         return work(*given, *(self.xp.empty_like(first) for _ in range(3)))
 

@@ -1,6 +1,6 @@
 """The kernels of ``stack.cu``: what happens to whole stacks between products, each in one launch.
 
-Every function has a longer way round through cupy; `GPU.kernels` says which is taken.
+Every function has a longer way round through cupy; `GPULimits.kernels` says which is taken.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def fits_lanczos(A: Array, engine: Any) -> bool:
     """Whether `extreme_ritz` takes these matrices, and the engine wants it to."""
     B, n, _ = A.shape
     return bool(
-        engine.kernels
+        engine.limits.kernels
         and A.dtype.kind == "f"
         and (n <= ALONE or B >= TOGETHER)
         and vectors(n) + 1024 <= engine.shared_bytes

@@ -69,7 +69,7 @@ def coupled(
 
 def polynomial(c: Coefficients, M: Array, S: Array, T: Array, P: Array, engine: Any) -> None:
     """P = q(M), S = M^2, by one launch for each sum; T is overwritten."""
-    if not engine.kernels or M.dtype.kind != "f":
+    if not engine.limits.kernels or M.dtype.kind != "f":
         into_polynomial(c, M, S, T, P, engine)
     elif len(c) == 5:
         stacks.combine(c[4], S, c[3], M, c[2], T, engine)

@@ -23,7 +23,9 @@ TILES = 4
 def fits(A: Array, engine: Any) -> bool:
     """Whether one block can hold these matrices, and the engine wants it to."""
     n = A.shape[-1]
-    return bool(A.dtype.kind == "f" and n <= min(engine.fused, EDGE * TILES) and shared(A) <= engine.shared_bytes)
+    return bool(
+        A.dtype.kind == "f" and n <= min(engine.limits.fused, EDGE * TILES) and shared(A) <= engine.shared_bytes
+    )
 
 
 def run(method: Minimax, A: Array, problem: Problem, engine: Any) -> Raw:
