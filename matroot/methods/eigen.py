@@ -141,5 +141,5 @@ def corrected(X: Array, A: Array, Q: Array, w: Array, ridge: Array, s: float, en
     slope = xp.where(close, (s * f / b)[:, :, None], (f[:, :, None] - f[:, None, :]) / xp.where(close, 1, gap))
     B *= slope
     diagonal[...] = f
-    X[usable] = engine.matmul(engine.matmul(Q, B), Qh)[usable]
+    xp.copyto(X, engine.matmul(engine.matmul(Q, B), Qh), where=usable[:, None, None])
     return xp.where(usable[:, None], b, w)

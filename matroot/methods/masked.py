@@ -41,8 +41,6 @@ def refuses(method: Method, problem: Problem) -> str | None:
         return "assume_a='gen' needs a Schur decomposition, which cuSOLVER has not: pass a.get(), or a.cpu() for torch"
     if not isinstance(method, SERVED):
         return f"{method.name} runs on the CPU only: pass a.get(), or a.cpu() for torch, or use method='minimax'"
-    if isinstance(method, Eigen) and method.refine:
-        return "Eigen(refine=True) runs on the CPU only: use Eigen(), or pass a.get(), or a.cpu() for torch"
     return None
 
 
@@ -70,7 +68,7 @@ def run(
         A power of A and its exponent, below 0; None where there is none.
     """
     if isinstance(method, Eigen):
-        return replace(method, refine=False).run(A, problem, engine), None
+        return method.run(A, problem, engine), None
     if isinstance(method, NewtonDB):
         raw = newton_db(A, problem, engine)
         return raw, (raw.x if problem.inverse else raw.companion, -abs(float(problem.s)))
