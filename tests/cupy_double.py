@@ -105,7 +105,7 @@ class ndarray:  # noqa: N801
     nbytes = property(lambda self: self._a.nbytes)
     real = property(lambda self: wrap(self._a.real))
     imag = property(lambda self: wrap(self._a.imag))
-    device = property(lambda self: types.SimpleNamespace(id=self._id))
+    device = property(lambda self: Device(self._id))
 
     def __len__(self):
         return len(self._a)

@@ -34,12 +34,21 @@ from matroot import (
 )
 from matroot.conditioning import forward_error_bound
 from matroot.engines import engine_of
+from matroot.engines.arrays import Origin, take
 from matroot.engines.gpu import gpu
 from matroot.solve import solve_power
 
 EPS = {"float64": 2.0**-53, "float32": 2.0**-24}
 SPECTRA = ("geometric", "two_cluster", "power_law")
-METHODS = (Minimax(), Minimax(accurate=True), Eigen(), Eigen(refine=False), CoupledNewton(), HigherOrder(order=3), NewtonDB())
+METHODS = (
+    Minimax(),
+    Minimax(accurate=True),
+    Eigen(),
+    Eigen(refine=False),
+    CoupledNewton(),
+    HigherOrder(order=3),
+    NewtonDB(),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -407,6 +416,42 @@ class TestPlace:
         with gpu(0).here(origin):
             assert cupy._core.get_compute_type("f") == 1
         assert cupy._core.get_compute_type("f") == 7
+
+    def test_float32_products_are_float32_in_overlapping_solves(self, cupy):
+        first, second = (gpu(0).here(types.SimpleNamespace(library="cupy")) for _ in range(2))
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert cupy._core.get_compute_type("f") == 1
+        second.__exit__(None, None, None)
+        assert cupy._core.get_compute_type("f") == 7
+
+    def test_half_precision_is_widened_on_the_arrays_device(self):
+        seen = []
+
+        class Half(ndarray):
+            def astype(self, dtype):
+                seen.append(Device().id)
+                return ndarray(self._a.astype(dtype), device=Device().id)
+
+        values, origin = take(Half(np.eye(3, dtype="float16"), device=1))
+        assert seen == [1] and values.device.id == origin.device.id == 1 and values.dtype == "float32"
+
+    def test_jax_gets_its_own_dtype_back(self):
+        """By DLPack, here from an array of the host that is no numpy array."""
+        jax = pytest.importorskip("jax")
+
+        class Elsewhere:
+            def __init__(self, a):
+                self.__dlpack__, self.__dlpack_device__ = a.__dlpack__, a.__dlpack_device__
+
+            __dlpack__ = __dlpack_device__ = None
+
+        values = Elsewhere(np.ones((2, 2), "float32"))
+        for name in ("float32", "bfloat16", "float16"):
+            origin = Origin("jax", jax.numpy.dtype(name), None)
+            assert origin.give_back(values).dtype == name
+            assert origin.give_back(values, as_input=False).dtype == "float32"
 
     def test_torchs_stream_is_the_one_used(self, cupy, monkeypatch):
         entered = []

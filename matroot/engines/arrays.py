@@ -82,8 +82,11 @@ def _take_numpy(a: Any) -> tuple[Array, Origin]:
 
 
 def _take_cupy(a: Any) -> tuple[Array, Origin]:
-    name = dtype_name(a.dtype)
-    return (a.astype(_WIDER[name]) if name in _WIDER else a), Origin("cupy", a.dtype, a.device)
+    name, origin = dtype_name(a.dtype), Origin("cupy", a.dtype, a.device)
+    if name not in _WIDER:
+        return a, origin
+    with a.device:
+        return a.astype(_WIDER[name]), origin
 
 
 def _take_torch(a: Any) -> tuple[Array, Origin]:
@@ -161,7 +164,8 @@ def _give_torch(values: Array, origin: Origin, as_input: bool) -> Array:
 def _give_jax(values: Array, origin: Origin, as_input: bool) -> Array:
     jax = sys.modules["jax"]
     if not isinstance(values, np.ndarray):
-        return jax.dlpack.from_dlpack(values)
+        array = jax.dlpack.from_dlpack(values)
+        return array.astype(origin.dtype) if as_input and is_inexact(origin.dtype_name) else array
     # Without x64, jax has no float64: the caller's own float32 is cast here, not silently by jax.
     typed = _typed(values, origin, as_input)
     if not jax.config.jax_enable_x64 and typed.dtype in (np.float64, np.complex128):

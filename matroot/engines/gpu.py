@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from threading import Lock
 from typing import Any
 
 from matroot.engines import gpu_limits, graphs
@@ -167,20 +168,29 @@ class GPU:
         return True
 
 
+#: cupy's COMPUTE_TYPE_DEFAULT: float32 products in float32 proper.
+FULL = 1
+_inside = Lock()
+_solves: list[int] = []
+
+
 @contextmanager
 def _full_float32(cupy: Any) -> Iterator[None]:
-    """Keep CUPY_TF32 from rounding float32 products to 11 bits while the block runs."""
+    """Keep CUPY_TF32 from rounding float32 products to 11 bits while the block runs.
+
+    The switch is the whole process's: what the first solve found, the last of those that overlap puts back.
+    """
     core = cupy._core
-    before = core.get_compute_type("f")
-    default = 1  # COMPUTE_TYPE_DEFAULT: float32 proper
-    if before == default:
-        yield
-        return
-    core.set_compute_type("f", default)
+    with _inside:
+        _solves.append(core.get_compute_type("f") if not _solves else _solves[0])
+        core.set_compute_type("f", FULL)
     try:
         yield
     finally:
-        core.set_compute_type("f", before)
+        with _inside:
+            before = _solves.pop()
+            if not _solves:
+                core.set_compute_type("f", before)
 
 
 def hermitian_part(A: Array) -> Array:
