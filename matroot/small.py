@@ -54,7 +54,6 @@ def solve_fused(stack: Array, job: Job, out: Output) -> None:
     out.n_products, out.certificate = PRODUCTS, "full" if n <= PROBES else "probes"
     # Most batches need no closer look: eps cond bounds the forward error for every exponent served here.
     if not (2.0**-53 * out.cond.max() <= ILL_FORWARD_ERROR and out.residual.max() <= ILL_FORWARD_ERROR):
-        out.residual[np.isnan(out.residual)] = np.inf
         out.status = judge(out.status, out.residual, out.cond, n, job)
     if isinstance(rule, Ridge) and rule.retries:
         hard |= out.status == Status.ILL_CONDITIONED

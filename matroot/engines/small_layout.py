@@ -53,24 +53,25 @@ def scatter(X, first, count, n, out, work):
 
 
 @stage(lanes)
-def scaled(A, A0, n, halves, gap, absolute):
+def scaled(A, A0, n, a, b, absolute, halves, factor, gap):
     """Symmetrize A, its upper triangle in A0, and divide it by the power of two 2^e above its largest entry.
 
-    A0 becomes a copy, `halves` two factors that make up 2^-e, and `gap` the largest difference of the triangles
-    relative to the largest entry. Returned is a number that is 0 in the lanes of finite matrices, else NaN.
+    A0 becomes a copy, `halves` two factors that make up 2^-e, `factor` the root 2^(e a / 2 b) of what undoes that
+    for the power a / b, and `gap` the largest difference of the triangles relative to the largest entry. Returned is
+    a number that is 0 in the lanes of finite matrices, else NaN.
     """
     entries = triangle(n)
     zero, half = full(0.0), full(0.5)
     largest, finite, apart = full(absolute), zero, zero
     for k in range(entries):
-        a, b = load(A, k), load(A0, k)
-        finite = fma(a, zero, fma(b, zero, finite))
-        difference = size(a - b)
+        x, y = load(A, k), load(A0, k)
+        finite = fma(x, zero, fma(y, zero, finite))
+        difference = size(x - y)
         apart = where_less(apart, difference, difference, apart)
-        a = where_less(zero, difference, fma(half, a, half * b), a)
-        store(A, k, a)
-        a = size(a)
-        largest = where_less(largest, a, a, largest)
+        x = where_less(zero, difference, fma(half, x, half * y), x)
+        store(A, k, x)
+        x = size(x)
+        largest = where_less(largest, x, x, largest)
     store(gap, 0, apart / largest)
     store(halves, 0, largest)
     for t in range(8):
@@ -78,11 +79,13 @@ def scaled(A, A0, n, halves, gap, absolute):
         near = exponent >> 1
         put(halves, t, math.ldexp(1.0, -near))
         put(halves, 8 + t, math.ldexp(1.0, near - exponent))
+        whole = exponent * a // (2 * b)  # in integers: e may be a thousand times the error of a / b
+        put(factor, t, math.ldexp(2.0 ** ((exponent * a - whole * 2 * b) / (2 * b)), whole))
     one, two = load(halves, 0), load(halves, 1)
     for k in range(entries):
-        a = load(A, k) * one * two
-        store(A, k, a)
-        store(A0, k, a)
+        x = load(A, k) * one * two
+        store(A, k, x)
+        store(A0, k, x)
     return finite
 
 

@@ -9,6 +9,8 @@ numba's cache on disk looks at the time of this file alone: touch it after a cha
 
 from __future__ import annotations
 
+import sys
+
 from numba import njit, types
 from numba.types import boolean, float64, int64
 
@@ -20,6 +22,8 @@ from matroot.engines.small_tridiagonal import smallest_eigenvalue, transform_bac
 
 #: Columns of a report: 1 if served here, asymmetry, residual, lambda_min(A'), lambda_max(A), ridge, cond.
 SERVED, ASYMMETRY, RESIDUAL, LOW, HIGH, RIDGE, COND = range(7)
+#: The largest number.
+LARGEST = sys.float_info.max
 
 
 @stage()
@@ -138,7 +142,7 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
     report : float64 (B, 7)
         Filled in; its columns are named at the top of this file.
     a, b : int
-        -b <= a < b and not 0.
+        -b <= a <= b and not 0.
     relative, absolute : float
         A + (relative lambda_max + absolute) I is what is served.
     poles, weights, counts, direct : arrays (classes, K), (classes, K), (classes,) and int
@@ -171,7 +175,7 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
     for first in range(0, B, 8):
         count = B - first if B - first < 8 else 8
         gather(matrices, first, count, n, A, A0, work)
-        store(finite, 0, scaled(A, A0, n, halves, gap, absolute))
+        store(finite, 0, scaled(A, A0, n, a, b, absolute, halves, factor, gap))
         tridiagonalize(A, n, d, e, tau, work)
         for end in range(2):  # `high` comes after `low`
             sign = one if end == 0 else -one
@@ -198,7 +202,8 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
                 put(lines, line + COND, 1.0 if cond < 1.0 else cond)
                 put(lines, line + RIDGE, moved / one_half / other_half)
             if not served:  # an identity takes its place
-                row, top, moved, one_half, other_half = 0, 1.0, 0.0, 1.0, 1.0
+                row, top, moved = 0, 1.0, 0.0
+                put(factor, t, 1.0)
                 for i in range(n):
                     put(d, 8 * i + t, 1.0)
                     put(e, 8 * i + t, 0.0)
@@ -215,7 +220,6 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
                 put(lane_weights, 8 * k + t, weight)
             put(added, t, constant)
             put(shift, t, moved)
-            put(factor, t, one_half ** (-0.5 * s) * other_half ** (-0.5 * s))
         delta = load(shift, 0)
         move_diagonal(A0, n, delta)
         for i in range(n):
@@ -233,4 +237,7 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
         scatter(F, first, count, n, results, work)
         store(finite, 0, residual(A0, A, n, V, a, b, work))
         for t in range(count):
-            put(lines, 7 * (first + t) + RESIDUAL, number(finite, t))
+            line = 7 * (first + t)
+            put(lines, line + RESIDUAL, number(finite, t))
+            if not number(finite, t) <= LARGEST:  # a root that overflows, say
+                put(lines, line + SERVED, 0.0)

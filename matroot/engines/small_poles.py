@@ -21,6 +21,8 @@ IntArray = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 CLASSES = 24
 #: How far, in log x, the trapezoidal rule goes on beyond [1/kappa, 1].
 MARGIN = 1.0
+#: A pole beside which numbers up to 1 are nothing.
+FAR = 2.0**60
 
 
 def gauss(x: FloatArray, weights: FloatArray, m: int) -> tuple[FloatArray, FloatArray]:
@@ -79,8 +81,9 @@ def tails(alpha: float, target: float) -> tuple[tuple[FloatArray, FloatArray], t
 
     def measure(decay: float) -> tuple[FloatArray, FloatArray]:
         t = h * np.arange(1, max(m, math.ceil(42 / (decay * h))) + 1)
-        nodes, weights = gauss(np.exp(-t), _weight(alpha, h) * np.exp(-decay * t), m)
-        return nodes[::-1], weights[::-1]
+        nodes, weights = gauss(np.exp(-t), np.exp(-decay * t), m)
+        whole = _weight(alpha, h) / math.expm1(decay * h)  # the geometric series, without the errors of its terms
+        return nodes[::-1], (whole / math.fsum(weights)) * weights[::-1]
 
     high = math.exp(MARGIN)
     u, nu = (v[::-1] for v in measure(alpha))
@@ -94,14 +97,18 @@ def table(alpha: float, target: float) -> tuple[FloatArray, FloatArray, IntArray
     Returns
     -------
     b, w : array (CLASSES, K)
-        Descending in b, padded with w = 0. For alpha = 1 the one pole of 1/x.
+        Descending in b, padded with w = 0. For alpha = 1 the one pole of 1/x; for alpha = 0 one far away, whose
+        w / (x + b) is 1 to beyond the last digit.
     count : array (CLASSES,)
         How many poles each class has.
     beyond : int
         How many of them, the same for all classes, are above 1.
     """
+    one = np.ones((CLASSES, 1))
     if alpha == 1:
-        return np.zeros((CLASSES, 1)), np.ones((CLASSES, 1)), np.ones(CLASSES, np.int64), 0
+        return 0 * one, one, np.ones(CLASSES, np.int64), 0
+    if alpha == 0:
+        return FAR * one, FAR * one, np.ones(CLASSES, np.int64), 1
     rules = [poles(alpha, 4.0 ** (j + 1), target) for j in range(CLASSES)]
     count = np.array([len(b) for b, _ in rules], np.int64)
     b, w = np.ones((CLASSES, int(count.max()))), np.zeros((CLASSES, int(count.max())))
