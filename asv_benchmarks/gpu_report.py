@@ -1,7 +1,8 @@
 """Measure every promise about the GPU and print the table: ``python asv_benchmarks/gpu_report.py``.
 
-Both sides of a ratio run in turn, timed by CUDA events on one stream; medians are compared. The JSON beside the table
-says on which card, with which driver and versions, and when. Under 8 minutes.
+Sides of a ratio run in turn, timed by CUDA events on one stream; medians are compared. The JSON, written anew after
+every case, says on which card, with which driver and versions, and when. Under 8 minutes; a case that fails is named
+with its error, and the others go on.
 """
 
 from __future__ import annotations
@@ -11,20 +12,32 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from matroot import gallery, solve
-from matroot.engines.gpu import GPU
+from matroot import gallery, solve, tune_gpu
+from matroot.engines.gpu import gpu
+from matroot.engines.gpu_limits import GPULimits
 
 Array = Any
-LIMIT = 7.5 * 60  # seconds; cases that would start later are left out, and named
+Side = Callable[[], Any]
+LIMIT = 7 * 60.0  # seconds after which no case starts and no side runs again
+SLOW = 4.0  # seconds of a side that runs twice only
 ROUNDS = 7
-LAYERS, SMALL, REPEATED, MIXED = (64, 1024), (4096, 64), (64, 256), (32, 512)  # matrices, n
+LAYERS, SMALL, REPEATED, MIXED, LARGE = (64, 1024), (4096, 64), (64, 256), (32, 512), 8192  # matrices, n
+PROOFS = (16, 48, 64, 200)  # n at which every shortcut is compared with the long way
+LONG_WAY = GPULimits()
+SHORTCUTS = {
+    "stack.cu": GPULimits(kernels=1),
+    "a graph": GPULimits(graphs=1 << 40),
+    "stack.cu and a graph": GPULimits(kernels=1, graphs=1 << 40),
+}
 
 
 class Row(NamedTuple):
@@ -36,33 +49,86 @@ class Row(NamedTuple):
     promise: str = ""
 
 
-def main() -> int:
+@dataclass
+class Report:
+    """What was found, and how long there is left."""
+
+    cupy: Any
+    torch: Any
+    machine: dict[str, str]
+    begin: float = field(default_factory=time.monotonic)
+    rows: list[Row] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    limits: dict[str, int] = field(default_factory=dict)
+
+    def late(self) -> bool:
+        """Whether it is time to end."""
+        return time.monotonic() - self.begin > LIMIT
+
+    def write(self, path: str) -> None:
+        """The JSON, whole at any time."""
+        found = {
+            "machine": self.machine,
+            "seconds": round(time.monotonic() - self.begin, 1),
+            "rows": [row._asdict() for row in self.rows],
+            "failed": self.failed,
+            "left_out": self.left_out,
+            "limits": self.limits,
+        }
+        with open(path, "w") as file:
+            json.dump(found, file, indent=1)
+
+    def in_turn(self, sides: dict[str, Side]) -> dict[str, float]:
+        """Median seconds of each side, taken in turn after a warm-up; a side that fails is named and left out."""
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(ROUNDS + 1):
+            for name, side in sides.items():
+                taken = times[name]
+                if name in self.failed or (len(taken) > 1 and (taken[-1] > SLOW or self.late())):
+                    continue
+                try:
+                    taken.append(tune_gpu.milliseconds(self.cupy, side) / 1e3)
+                except Exception as error:  # a card, a driver or a peer that cannot: the others can
+                    self.fail(name, error)
+        return {name: statistics.median(taken[1:]) for name, taken in times.items() if name not in self.failed}
+
+    def fail(self, name: str, error: Exception) -> None:
+        """Keep an error and go on."""
+        self.failed[name] = f"{type(error).__name__}: {str(error)[:300]}"
+        print(f"{name} failed: {self.failed[name]}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", default="gpu_report.json", help="where to write the figures")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         import cupy
     except ImportError:
         return sorry("cupy is not installed: python -m pip install 'matroot[cuda13]' (or cuda12)")
     if not cupy.is_available():
         return sorry("cupy sees no CUDA device here, and these figures need one; nothing was measured")
-    begin, rows, left_out = time.monotonic(), [], []
-    machine = facts(cupy)
-    for name, text in machine.items():
+    torch = torch_cuda()
+    report = Report(cupy, torch, facts(cupy, torch))
+    for name, text in report.machine.items():
         print(f"{name:>12}: {text}")
-    for case in (layers, small, precision, launches):
-        if time.monotonic() - begin > LIMIT:
-            left_out.append(case.__name__)
+    for case in (shortcuts, layers, small, precision, launches, tuned):
+        if report.late():
+            report.left_out.append(case.__name__)
             continue
-        for row in case(cupy):
-            rows.append(row)
-            print(f"{row.what:<66} {row.value:>10.3g} {row.unit:<8} {row.promise}", flush=True)
-    if left_out:
-        print(f"left out for want of time: {', '.join(left_out)}")
-    with open(options.json, "w") as file:
-        json.dump({"machine": machine, "rows": [r._asdict() for r in rows], "left_out": left_out}, file, indent=1)
-    return 0
+        try:
+            for row in case(report):
+                report.rows.append(row)
+                print(f"{row.what:<72} {row.value:>10.3g} {row.unit:<8} {row.promise}", flush=True)
+        except Exception as error:
+            report.fail(case.__name__, error)
+        report.write(options.json)
+    if report.left_out:
+        print(f"left out for want of time: {', '.join(report.left_out)}")
+    report.write(options.json)
+    return 1 if report.failed else 0
 
 
 def sorry(why: str) -> int:
@@ -71,13 +137,10 @@ def sorry(why: str) -> int:
     return 2
 
 
-def facts(cupy: Any) -> dict[str, str]:
+def facts(cupy: Any, torch: Any) -> dict[str, str]:
     """The card and the versions."""
     card = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
-    versions = {"cupy": cupy.__version__, "numpy": np.__version__}
-    torch = torch_cuda()
-    if torch is not None:
-        versions["torch"] = torch.__version__
+    versions = {"cupy": cupy.__version__, "numpy": np.__version__, "torch": getattr(torch, "__version__", "none")}
     memory = f"{card['totalGlobalMem'] / 2**30:.0f} GiB"
     return {
         "card": f"{card['name'].decode()} (sm_{card['major']}{card['minor']}), {memory}",
@@ -96,137 +159,192 @@ def torch_cuda() -> Any:
     return torch if torch.cuda.is_available() else None
 
 
-def in_turn(cupy: Any, *sides: Callable[[], Any]) -> list[float]:
-    """Median seconds of each side, taken in turn after a warm-up; a side that takes over 5 s runs twice only."""
-    times: list[list[float]] = [[] for _ in sides]
-    for _ in range(ROUNDS + 1):
-        for side, taken in zip(sides, times, strict=True):
-            if len(taken) >= 2 and taken[-1] > 5:
+@contextmanager
+def limits(report: Report, chosen: GPULimits) -> Iterator[None]:
+    """Shortcuts taken as `chosen` says, whatever this user's profile says."""
+    engine = gpu(report.cupy.cuda.Device().id)
+    before, engine.limits = engine.limits, chosen
+    try:
+        yield
+    finally:
+        engine.limits = before
+
+
+def by(report: Report, chosen: GPULimits, A: Array, **options: Any) -> Side:
+    """A solve of A with p = 4 by these shortcuts."""
+
+    def side() -> Any:
+        with limits(report, chosen):
+            return solve(A, 4, **options)
+
+    return side
+
+
+def stack(report: Report, B: int, n: int, cond: float, dtype: str) -> Array:
+    """B matrices of a few spectra, made on the host once and repeated."""
+    cupy = report.cupy
+    spectra = ("geometric", "two_cluster", "power_law", "arithmetic")[:B]
+    some = cupy.stack([cupy.asarray(gallery.spd(n, cond, s, rng=k)[0]) for k, s in enumerate(spectra)])
+    return cupy.tile(some, (B // len(some), 1, 1)).astype(dtype)
+
+
+def shortcuts(report: Report) -> Iterator[Row]:
+    """Every shortcut gives the root of the long way: relative distance, float64."""
+    for n in PROOFS:
+        A = stack(report, 8, n, 1e4, "float64")
+        Y = by(report, LONG_WAY, A)().x.get()
+        ways = dict(SHORTCUTS)
+        if n <= 64:
+            ways["small.cu"] = GPULimits(fused=64)
+        for name, chosen in ways.items():
+            try:
+                X = by(report, chosen, A)().x.get()
+                X = by(report, chosen, A)().x.get() if chosen.graphs else X  # the second is the replay
+            except Exception as error:
+                report.fail(f"{name}, n = {n}", error)
                 continue
-            start, end = cupy.cuda.Event(), cupy.cuda.Event()
-            start.record()
-            side()
-            end.record()
-            end.synchronize()
-            taken.append(cupy.cuda.get_elapsed_time(start, end) / 1e3)
-    return [statistics.median(taken[1:]) for taken in times]
+            distance = max(np.linalg.norm(x - y) / np.linalg.norm(y) for x, y in zip(X, Y, strict=True))
+            yield Row(f"n = {n}: distance of the root by {name} from the long way's", distance, "", "<= 1e-11")
 
 
-def layers(cupy: Any) -> list[Row]:
+def layers(report: Report) -> Iterator[Row]:
     """64 matrices of 1024 x 1024 float32, kappa 1e6, p = 4."""
+    cupy, torch = report.cupy, report.torch
     (B, n), p = LAYERS, 4
-    A = stack(cupy, B, n, 1e6, "float32")
-    ours = lambda: solve(A, p, compute_dtype="float32", regularization=1e-6)  # noqa: E731
-    result = ours()
-    one = lambda: cupy.matmul(A, A)  # noqa: E731
-    sides: dict[str, Callable[[], Any]] = {
-        "matroot": ours,
-        "product": one,
-        "cupy eigh": lambda: cupy_eigh(cupy, A, p),
-        "looped coupled Newton": looped_newton(A, p),
+    A = stack(report, B, n, 1e6, "float32")
+    options = {"compute_dtype": "float32", "regularization": 1e-6}
+    result = by(report, LONG_WAY, A, **options)()
+    one, large = cupy.empty_like(A), cupy.ones((LARGE, LARGE), "float32")
+    sides: dict[str, Side] = {
+        "matroot": by(report, LONG_WAY, A, **options),
+        **{name: by(report, chosen, A, **options) for name, chosen in SHORTCUTS.items()},
+        "one product": lambda: cupy.matmul(A, A, out=one),
+        "a large product": lambda: cupy.matmul(large, large),
+        "cupy eigh": lambda: [cupy_eigh(cupy, a, p) for a in A],
+        "looped coupled Newton": looped_newton(cupy, torch, A, p),
+        "matroot in float64": by(report, LONG_WAY, A, compute_dtype="float64", regularization=1e-6),
     }
-    torch = torch_cuda()
     if torch is not None:
         T = torch.from_dlpack(A)
         sides["torch eigh"] = lambda: torch_eigh(torch, T, p)
-    times = dict(zip(sides, in_turn(cupy, *sides.values()), strict=True))
-    t, product = times["matroot"], times["product"]
+    times = report.in_turn(sides)
     what = f"{B} x {n} x {n} float32"
-    rows = [
-        Row(f"{what}: matroot", t * 1e3, "ms"),
-        Row(f"{what}: products, share of the time", 100 * result.n_products * product / t, "%", ">= 60"),
-        Row(f"{what}: one product, rate", 2e-12 * B * n**3 / product, "TFLOP/s"),
-    ]
-    promises = {"torch eigh": ">= 20", "looped coupled Newton": ">= 3"}
-    rows += [
-        Row(f"{what}: {name} / matroot", times[name] / t, "x", promises.get(name, ""))
-        for name in sides
-        if name not in ("matroot", "product")
-    ]
-    return rows
+    best = min((name for name in ("matroot", *SHORTCUTS) if name in times), key=times.__getitem__)
+    t = times[best]
+    for name in ("matroot", *SHORTCUTS, "matroot in float64"):
+        if name in times:
+            yield Row(f"{what}: {name}", times[name] * 1e3, "ms")
+    if "one product" in times:
+        rate = 2e-12 * B * n**3 / times["one product"]
+        yield Row(f"{what}: one product, rate", rate, "TFLOP/s")
+        if "a large product" in times:
+            whole = 2e-12 * LARGE**3 / times["a large product"]
+            yield Row(f"{what}: of the rate of a product of n = {LARGE}", 100 * rate / whole, "%", ">= 70")
+        share = 100 * result.n_products * times["one product"] / t
+        yield Row(f"{what}: {result.n_products} products, share of the time ({best})", share, "%", ">= 60")
+    promises = {"torch eigh": ">= 20", "looped coupled Newton": ">= 3", "cupy eigh": ""}
+    for name, promise in promises.items():
+        if name in times:
+            yield Row(f"{what}: {name} / {best}", times[name] / t, "x", promise)
 
 
-def small(cupy: Any) -> list[Row]:
-    """4096 matrices of 64 x 64 float32; small.cu, which is off by default, beside the products of cuBLAS."""
-    A = stack(cupy, *SMALL, 1e4, "float32")
-    sides: dict[str, Callable[[], Any]] = {
-        "matroot": lambda: solve(A, 4, regularization=1e-6),
-        "small.cu in float32": lambda: by_small_cu(A, "float32"),
-        "small.cu in float64": lambda: by_small_cu(A, "float64"),
-        "cupy eigh": lambda: cupy_eigh(cupy, A, 4),
-    }
-    torch = torch_cuda()
-    if torch is not None:
-        T = torch.from_dlpack(A)
-        sides["torch eigh"] = lambda: torch_eigh(torch, T, 4)
-    times = dict(zip(sides, in_turn(cupy, *sides.values()), strict=True))
-    t = times.pop("matroot")
-    what = "{} x {n} x {n} float32".format(SMALL[0], n=SMALL[1])
-    rows = [Row(f"{what}: matroot", t * 1e3, "ms")]
-    rows += [Row(f"{what}: {name} / matroot", s / t, "x") for name, s in times.items()]
-    eigh = min(s for name, s in times.items() if name.endswith("eigh"))
-    return [*rows, Row(f"{what}: the better eigh / matroot", eigh / t, "x", ">= 10")]
+def small(report: Report) -> Iterator[Row]:
+    """4096 matrices of 64 x 64 float32, and smaller ones."""
+    cupy, torch = report.cupy, report.torch
+    for B, n in (SMALL, (SMALL[0], SMALL[1] // 4)):
+        A = stack(report, B, n, 1e4, "float32")
+        sides: dict[str, Side] = {"matroot": by(report, LONG_WAY, A, regularization=1e-6)}
+        for dtype in ("float32", "float64"):
+            for name, kernels in (("small.cu", 0), ("small.cu and stack.cu", 1)):
+                chosen = GPULimits(fused=64, kernels=kernels)
+                options = {"regularization": 1e-6, "compute_dtype": dtype}
+                sides[f"{name} in {dtype}"] = by(report, chosen, A, **options)
+        sides["cupy eigh"] = lambda A=A: cupy_eigh(cupy, A, 4)
+        if torch is not None:
+            T = torch.from_dlpack(A)
+            sides["torch eigh"] = lambda T=T: torch_eigh(torch, T, 4)
+        times = report.in_turn(sides)
+        what = f"{B} x {n} x {n} float32"
+        eigh = [times.pop(name) for name in ("cupy eigh", "torch eigh") if name in times]
+        for name, t in times.items():
+            yield Row(f"{what}: {name}", t * 1e3, "ms")
+        if eigh and times:
+            best = min(times, key=times.__getitem__)
+            yield Row(
+                f"{what}: the better eigh / {best}", min(eigh) / times[best], "x", ">= 10" if n == SMALL[1] else ""
+            )
 
 
-def by_small_cu(A: Array, dtype: str) -> Any:
-    """A solve whose matrices go to small.cu where a block has room for them."""
-    before, GPU.fused = GPU.fused, 64
-    try:
-        return solve(A, 4, regularization=1e-6, compute_dtype=dtype)
-    finally:
-        GPU.fused = before
-
-
-def precision(cupy: Any) -> list[Row]:
+def precision(report: Report) -> Iterator[Row]:
     """float64 iterations for float32's time, and what they buy."""
+    cupy = report.cupy
     B, n = MIXED
     A, root = gallery.spd(n, 1e6, rng=0)
     Y = root(Fraction(-1, 4))
     A64 = cupy.broadcast_to(cupy.asarray(A), (B, n, n)).copy()
     A32 = A64.astype("float32")
-    error = np.linalg.norm(solve(A64, 4).x[0].get() - Y, 2) / np.linalg.norm(Y, 2)
-    wide, narrow = in_turn(
-        cupy,
-        lambda: solve(A32, 4, compute_dtype="float64"),
-        lambda: solve(A32, 4, compute_dtype="float32"),
-    )
+    X = by(report, LONG_WAY, A64)().x[0].get()
     what = f"{B} x {n} x {n}, kappa 1e6"
-    return [
-        Row(f"{what}: forward error, float64 in", error, "", "< 1e-8"),
-        Row(f"{what}: float32 in, float64 inside / float32 inside", wide / narrow, "x", "<= 1.5"),
-    ]
+    yield Row(f"{what}: forward error, float64 in", np.linalg.norm(X - Y, 2) / np.linalg.norm(Y, 2), "", "< 1e-8")
+    times = report.in_turn({t: by(report, LONG_WAY, A32, compute_dtype=t) for t in ("float64", "float32")})
+    if len(times) == 2:
+        ratio = times["float64"] / times["float32"]
+        yield Row(f"{what}: float32 in, float64 inside / float32 inside", ratio, "x", "<= 1.5")
 
 
-def launches(cupy: Any) -> list[Row]:
-    """A repeated shape: what the pool grows by, and how long the host is busy before it gets control back."""
-    A = stack(cupy, *REPEATED, 1e4, "float32")
-    for _ in range(3):
-        solve(A, 4, regularization=1e-6)
-    cupy.cuda.Device().synchronize()
-    pool = cupy.get_default_memory_pool()
-    before, begin = pool.total_bytes(), time.perf_counter()
-    for _ in range(10):
-        solve(A, 4, regularization=1e-6)
-    host = (time.perf_counter() - begin) / 10
-    cupy.cuda.Device().synchronize()
-    what = "{} x {n} x {n}, repeated".format(REPEATED[0], n=REPEATED[1])
-    return [
-        Row(f"{what}: new memory", pool.total_bytes() - before, "bytes", "0"),
-        Row(f"{what}: host time of a call", host * 1e3, "ms"),
-    ]
+def launches(report: Report) -> Iterator[Row]:
+    """A repeated shape: what the pool grows by, whether the host waits, and how long it is busy."""
+    cupy = report.cupy
+    A = stack(report, *REPEATED, 1e4, "float32")
+    what = f"{REPEATED[0]} x {REPEATED[1]} x {REPEATED[1]}, repeated"
+    for name, chosen in {"the long way": LONG_WAY, **SHORTCUTS}.items():
+        side = by(report, chosen, A, regularization=1e-6)
+        for _ in range(3):
+            side()
+        cupy.cuda.Device().synchronize()
+        pool = cupy.get_default_memory_pool()
+        before, begin = pool.total_bytes(), time.perf_counter()
+        for _ in range(10):
+            side()
+        host = (time.perf_counter() - begin) / 10
+        cupy.cuda.Device().synchronize()
+        yield Row(f"{what}: new memory, {name}", pool.total_bytes() - before, "bytes", "0")
+        yield Row(f"{what}: host time of a call, {name}", host * 1e3, "ms")
+        yield Row(f"{what}: waits for the card, {name}", waits(side), "", "0")
 
 
-def stack(cupy: Any, B: int, n: int, cond: float, dtype: str) -> Array:
-    """B matrices of a few spectra, made on the host once and repeated."""
-    spectra = ("geometric", "two_cluster", "power_law", "arithmetic")
-    some = cupy.stack([cupy.asarray(gallery.spd(n, cond, s, rng=k)[0]) for k, s in enumerate(spectra)])
-    return cupy.tile(some, (B // len(some), 1, 1)).astype(dtype)
+def waits(side: Side) -> int:
+    """1 if cupy has to wait for the card somewhere in `side`."""
+    import warnings
+
+    import cupyx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the detector is announced as leaving
+        detector = cupyx.allow_synchronize(False)
+        detector.__enter__()
+    try:
+        side()
+    except cupyx.DeviceSynchronized:
+        return 1
+    finally:
+        detector.__exit__(None, None, None)
+    return 0
+
+
+def tuned(report: Report) -> Iterator[Row]:
+    """What ``matroot tune`` would choose here; nothing is kept."""
+    engine = gpu(report.cupy.cuda.Device().id)
+    found = asdict(tune_gpu.measure(engine, lambda line: print(f"    {line}", flush=True)))
+    report.limits.update(found)
+    for name, value in found.items():
+        yield Row(f"matroot tune: {name}", value, "")
 
 
 def cupy_eigh(cupy: Any, A: Array, p: int) -> Array:
     """cupy.linalg.eigh and recombination."""
     w, Q = cupy.linalg.eigh(A)
-    return (Q * cupy.maximum(w, 1e-7)[:, None, :] ** (-1 / p)) @ Q.swapaxes(-1, -2)
+    return (Q * cupy.maximum(w, 1e-7)[..., None, :] ** (-1 / p)) @ Q.swapaxes(-1, -2)
 
 
 def torch_eigh(torch: Any, A: Array, p: int) -> Array:
@@ -235,21 +353,27 @@ def torch_eigh(torch: Any, A: Array, p: int) -> Array:
     return (Q * w.clamp(min=1e-7)[:, None, :] ** (-1 / p)) @ Q.mT
 
 
-def looped_newton(A: Array, p: int) -> Callable[[], list[Array]]:
-    """Coupled Newton a matrix at a time, its error read on the host in every step, as optimizers write it."""
-    import cupy
+def looped_newton(cupy: Any, torch: Any, A: Array, p: int) -> Side:
+    """Coupled Newton a matrix at a time, its error read on the host in every step, as optimizers write it.
 
-    eye = cupy.eye(A.shape[-1], dtype=A.dtype)
+    In torch, as they are; in cupy where torch sees no card.
+    """
+    n = A.shape[-1]
+    if torch is not None:
+        A, xp = torch.from_dlpack(A), torch
+        eye = torch.eye(n, dtype=A.dtype, device=A.device)
+    else:
+        xp, eye = cupy, cupy.eye(n, dtype=A.dtype)
+    power, norm = xp.linalg.matrix_power, xp.linalg.norm
 
     def root(a: Array) -> Array:
-        a = a + 1e-6 * float(cupy.linalg.norm(a)) * eye
-        z = (1 + p) / (2 * float(cupy.linalg.norm(a)))
+        a = a + 1e-6 * float(norm(a)) * eye
+        z = (1 + p) / (2 * float(norm(a)))
         M, X, error = z * a, z ** (1 / p) * eye, float("inf")
         for _ in range(100):
             T = ((p + 1) * eye - M) / p
             X_next = X @ T
-            T2 = T @ T
-            M = (T2 @ T2 if p == 4 else cupy.linalg.matrix_power(T, p)) @ M
+            M = power(T, p) @ M
             new = float(abs(M - eye).max())  # the wait
             if new > 1.2 * error:
                 break

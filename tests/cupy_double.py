@@ -223,7 +223,7 @@ def quietly(function, *args, **kwargs):
 
 
 def properties(device):
-    return {"name": b"Double of a card", "major": 9, "minor": 0}
+    return {"name": b"Double of a card", "major": 9, "minor": 0, "totalGlobalMem": 1 << 30}
 
 
 class Event:
@@ -310,6 +310,9 @@ class Device(contextlib.AbstractContextManager):
     def attributes(self):
         return {"SingleToDoublePrecisionPerfRatio": Device.ratio, "MaxSharedMemoryPerBlockOptin": Device.shared}
 
+    def synchronize(self):
+        Recorder.wait("Device.synchronize()")
+
     @property
     def mem_info(self):
         return Device.memory, 2 * Device.memory
@@ -328,7 +331,7 @@ def _module():
     module.linalg = Namespace("cupy.linalg", np.linalg)
     module.ndarray = ndarray
     module.is_available = lambda: True
-    pool = types.SimpleNamespace(free_bytes=lambda: 0, used_bytes=lambda: 0, get_limit=lambda: 0)
+    pool = types.SimpleNamespace(free_bytes=lambda: 0, used_bytes=lambda: 0, get_limit=lambda: 0, total_bytes=lambda: 0)
     module.get_default_memory_pool = lambda: pool
     module.cuda = types.SimpleNamespace(
         Device=Device,
@@ -336,7 +339,12 @@ def _module():
         Event=Event,
         get_elapsed_time=lambda start, end: 1e3 * (end.at - start.at),
         get_current_stream=get_current_stream,
-        runtime=types.SimpleNamespace(getDeviceCount=lambda: 2, getDeviceProperties=properties),
+        runtime=types.SimpleNamespace(
+            getDeviceCount=lambda: 2,
+            getDeviceProperties=properties,
+            driverGetVersion=lambda: 13000,
+            runtimeGetVersion=lambda: 13000,
+        ),
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     )
     state = {"f": 7}  # CUPY_TF32=1
