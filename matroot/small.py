@@ -32,7 +32,7 @@ def fits(stack: Array, job: Job) -> bool:
     return (
         isinstance(job.method, Tridiagonal)
         and isinstance(stack, np.ndarray)
-        and stack.dtype.kind in "fiu"
+        and stack.dtype.kind in "fiuc"
         and job.origin.dtype_name not in ("float16", "bfloat16")
         and (job.rule is None or type(job.rule) is Ridge)
     )
@@ -47,7 +47,7 @@ def solve_fused(stack: Array, job: Job, out: Output) -> None:
     hard = report.served == 0
     gap = report.asymmetry.max(initial=0.0, where=~hard)
     if gap > 0:
-        refuse_asymmetric(float(gap), False, job.origin)
+        refuse_asymmetric(float(gap), stack.dtype.kind == "c", job.origin)
 
     for name in ("residual", "lambda_min", "lambda_max", "ridge", "cond"):
         setattr(out, name, getattr(report, name).copy())

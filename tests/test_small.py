@@ -336,6 +336,7 @@ def test_float32_is_rounded_before_it_is_judged():
     assert result.certificate == "probes"
     assert (abs(probes(20)) == 1).all()
     assert (probes(PROBES) == np.eye(8)).all()
+    assert (probes(3, True) == np.eye(6, 8) * (np.arange(8) < 3)).all()
 
 
 def test_ridge_and_other_rules():
@@ -372,18 +373,54 @@ def test_beyond_the_last_class_eigen_takes_over():
 
 
 def test_the_kernel_and_the_ways_around_it_agree():
-    """Complex matrices and half precisions go through `attempt`."""
-    A, root = gallery.spd(9, 1e3, batch=(3,), dtype="complex128", rng=2)
-    result = solve(A, 3, method="tridiagonal")
-    assert result.converged.all()
-    assert result.compute_dtype == "complex128"
-    assert distance(result.x, root(-1 / 3)) <= (5e3 / 3 + 80) * EPS64
-    assert (result.x == result.x.conj().swapaxes(1, 2)).all()
-    assert np.allclose(result.cond, 1e3)
-    real = A.real + 0 * A
-    assert distance(solve(real, 3, method="tridiagonal").x, solve(A.real, 3, method="tridiagonal").x) <= 1e-12
-    half = A.real.astype(np.float16)
+    """Half precisions and rules that need a spectrum go through `attempt`."""
+    A, _ = gallery.spd(9, 1e3, batch=(3,), rng=2)
+    half = A.astype(np.float16)
     assert distance(*(solve(half, 2, method=m).x.astype(float) for m in ("tridiagonal", "eigen"))) <= 2 * EPS["float16"]
+    Z, _ = gallery.spd(9, 1e3, batch=(3,), dtype="complex128", rng=2)
+    shifted = (solve(Z, 2, method=m, regularization=Shift(relative=1e-2)).x for m in ("tridiagonal", "eigen"))
+    assert distance(*shifted) <= 1e-13
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize("n", (1, 3, 8, 9, 20))
+def test_hermitian_matrices(n, dtype):
+    """They are real ones of twice the size, whose root has the same form."""
+    cond = 1e3 if n > 1 else 1.0
+    A, root = gallery.spd(n, cond, batch=(11,), dtype="complex128", rng=2)
+    A = A.astype(dtype)
+    A[3] *= 64
+    for s in (Fraction(-1, 3), Fraction(1, 2)):
+        result, reference = (solve_power(A, s, method=m) for m in ("tridiagonal", "eigen"))
+        X = result.x
+        assert result.converged.all()
+        assert X.dtype == dtype
+        assert result.compute_dtype == "complex128"
+        assert (X == X.conj().swapaxes(1, 2)).all()
+        others = np.arange(11) != 3
+        assert distance(X[others], root(s)[others]) <= (5 * cond + 20 * n**0.5) * EPS[dtype]
+        assert distance(X, reference.x) <= (5e3 + 100) * EPS64 + 2 * EPS[dtype]
+        for name in ("cond", "lambda_min", "lambda_max"):
+            assert np.allclose(getattr(result, name), getattr(reference, name), rtol=1e-5)
+        wide, exact = X.astype("complex128"), A.astype("complex128")
+        P = np.linalg.matrix_power(wide, s.denominator)
+        gap = P @ exact - np.eye(n) if s < 0 else P - exact
+        truth = np.linalg.norm(gap, axis=(1, 2)) / (n**0.5 if s < 0 else np.linalg.norm(exact, axis=(1, 2)))
+        assert (result.residual <= 10 * truth + 10 * EPS64).all()
+        assert (truth <= 10 * result.residual + 10 * EPS64).all()
+
+
+def test_a_bad_hermitian_matrix_beside_others():
+    A, _ = gallery.spd(5, 1e2, batch=(9,), dtype="complex128", rng=2)
+    good = solve(A, 2, method="tridiagonal").x
+    A[1], A[4] = np.nan, -A[4]
+    A[6, 2, 3] = np.inf
+    result = solve(A, 2, method="tridiagonal")
+    assert np.flatnonzero(~result.converged).tolist() == [1, 4, 6]
+    assert (result.x[result.converged] == good[result.converged]).all()
+    A[0, 1, 1] += 1e-3j
+    with pytest.raises(ValueError, match=r"not Hermitian: .*gen"):
+        solve(A, 2, method="tridiagonal")
 
 
 def test_asymmetry_is_refused_and_rounding_mended():

@@ -58,15 +58,8 @@ class Tridiagonal(Method):
         return super().refuses(problem, n) or wrong
 
     def run(self, A: Array, problem: Problem, engine: Any) -> Raw:
-        n = A.shape[-1]
-        stack = A
-        if A.dtype.kind == "c":
-            stack = np.block([[A.real, -A.imag], [A.imag, A.real]])
-        X = np.empty(stack.shape)
-        report = small_roots(stack, X, problem.rational, alone=True)
-        if A.dtype.kind == "c":
-            real, imaginary = X[:, :n, :n] + X[:, n:, n:], X[:, n:, :n] - X[:, :n, n:]
-            X = 0.5 * (real + 1j * imaginary)
+        X = np.empty(A.shape, np.result_type(A.dtype, np.float64))
+        report = small_roots(A, X, problem.rational, alone=True)
         raw = Raw(
             x=X.astype(A.dtype, copy=False),
             status=np.zeros(len(A), np.int8),
@@ -99,13 +92,13 @@ class Report(NamedTuple):
 def small_roots(
     stack: Array, out: Array, s: Fraction, relative: float = 0.0, absolute: float = 0.0, *, alone: bool = False
 ) -> Report:
-    """(A + (relative lambda_max + absolute) I)^s for a stack of real symmetric matrices, in float64.
+    """(A + (relative lambda_max + absolute) I)^s for a stack of symmetric or Hermitian matrices, in float64.
 
     Parameters
     ----------
     stack : array (B, n, n)
     out : array (B, n, n)
-        Filled in; float32 or float64. Of matrices not served, it holds nothing of use.
+        Filled in; single or double precision, complex if `stack` is. Of matrices not served, it holds nothing of use.
     s : Fraction
         -1 <= s <= 1, not 0.
     relative, absolute : float
@@ -123,29 +116,51 @@ def small_roots(
     from matroot.engines.small_numba import roots
 
     B, n, _ = stack.shape
-    single = out.dtype == np.float32
+    twofold = stack.dtype.kind == "c"
+    V = probes(n, twofold)
+    n = len(V)
+    single = out.dtype in (np.float32, np.complex64)
     rule = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
     poles = rule[0].shape[1]
     report = np.empty((B, len(Report._fields)))
-    V = probes(n)
-    copied = (
-        stack.dtype != np.float64 or out.dtype != np.float64 or not (stack.flags.c_contiguous and stack.flags.aligned)
-    )
+    ready = stack.dtype == out.dtype == np.float64 and stack.flags.c_contiguous and stack.flags.aligned
 
     def work(part: slice) -> None:
-        A = np.array(stack[part], np.float64, order="C") if copied else stack[part]
-        X = np.empty_like(A) if copied else out[part]
+        A, X = stack[part], out[part]
+        if not ready:
+            A = as_real(A) if twofold else np.array(A, np.float64, order="C")
+            X = np.empty_like(A)
         roots(A, X, report[part], s.numerator, s.denominator, relative, absolute, *rule, V, single, room(n, poles))
-        if copied:
-            out[part] = X
+        if not ready:
+            out[part] = as_complex(X) if twofold else X
 
-    slices = tasks(B, n, 1 if alone else usable_cores(), copied)
+    slices = tasks(B, n, 1 if alone else usable_cores(), not ready)
     if alone:
         for part in slices:
             work(part)
     else:
         in_threads(work, slices)
     return Report(*report.T)
+
+
+def as_real(A: Array) -> FloatArray:
+    """The real symmetric matrices [[R, -S], [S, R]] of twice the size, for A = R + i S."""
+    B, n, _ = A.shape
+    E = np.empty((B, 2 * n, 2 * n))
+    E[:, :n, :n] = E[:, n:, n:] = A.real
+    E[:, n:, :n] = A.imag
+    E[:, :n, n:] = -A.imag
+    return E
+
+
+def as_complex(E: FloatArray) -> Array:
+    """The inverse of `as_real`; of the two copies of each part, the mean."""
+    n = E.shape[-1] // 2
+    A = np.empty((len(E), n, n), np.complex128)
+    with np.errstate(invalid="ignore"):  # of matrices not served
+        A.real = 0.5 * E[:, :n, :n] + 0.5 * E[:, n:, n:]
+        A.imag = 0.5 * E[:, n:, :n] - 0.5 * E[:, :n, n:]
+    return A
 
 
 def room(n: int, poles: int) -> FloatArray:
@@ -170,6 +185,10 @@ def tasks(B: int, n: int, cores: int, copied: bool) -> list[slice]:
 
 
 @lru_cache(maxsize=64)
-def probes(n: int) -> FloatArray:
-    """The columns by which a root is tested: all unit vectors for n <= 8, else fixed random signs."""
-    return np.eye(n, LANES) if n <= PROBES else np.ascontiguousarray(_signs(n, PROBES))
+def probes(n: int, twofold: bool = False) -> FloatArray:
+    """The columns by which a root is tested: all unit vectors for n <= 8, else fixed random signs.
+
+    The matrices of twice the size that stand for complex ones have n columns that tell everything.
+    """
+    size = 2 * n if twofold else n
+    return np.eye(size, LANES) * (np.arange(LANES) < n) if n <= PROBES else np.ascontiguousarray(_signs(size, PROBES))
