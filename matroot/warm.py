@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from matroot.attempt import attempt
 from matroot.conditioning import forward_error_bound
 from matroot.engines import engine_of
 from matroot.engines.arrays import Origin, take
-from matroot.job import Job, Output
+from matroot.job import Job
 from matroot.methods.base import Array
 from matroot.methods.eigen import Eigen
-from matroot.methods.first_order import Basis, eigen_error
-from matroot.methods.warm import FAILED, FULL, WAYS, Warm, WarmStep
-from matroot.regularization import Regularization, Ridge, as_regularization
+from matroot.methods.first_order import Basis, eigen_error, narrower
+from matroot.methods.warm import FAILED, FULL, WAYS, Warm
+from matroot.regularization import Regularization, as_regularization
 from matroot.result import USABLE, RootResult, Status, on_host
 from matroot.solve import check_degree, plan, solve_power
+from matroot.warm_update import Update
 
 #: float32 is enough where its rounding takes no more than this share of rtol, by what the regularization promises.
 FLOAT32_SHARE = 0.5
@@ -36,8 +36,8 @@ class RootTracker:
     For the statistics of a second-order optimizer, or a streaming covariance. `update` gives A^{-1/p} (or A^{1/p}) of
     the matrix as it is now. It keeps the eigenvectors Q of the last full solve, and what they make of A:
 
-    - as long as first order in Q^H A Q is good enough, the root costs four products, of differences and hence in half
-      the precision (Daleckii-Krein; Higham 2008, thm. 3.11);
+    - as long as first order in Q^H A Q is good enough, the root costs four products, two of which are Hermitian and
+      half done, of differences and hence in half the precision (Daleckii-Krein; Higham 2008, thm. 3.11);
     - when that is not enough, Q is refined by products (Ogita & Aishima 2018) and made orthonormal again, where that
       is cheaper than a decomposition;
     - when that is not enough either, there is a full solve.
@@ -46,8 +46,8 @@ class RootTracker:
 
     Parameters
     ----------
-    p : int
-        Degree of the root, positive.
+    p : int or Fraction
+        Degree of the root, at least 1; ``Fraction(4, 3)`` is A^{-3/4}.
     inverse : bool
         A^{-1/p} (the default) or A^{1/p}.
     rtol : float
@@ -78,7 +78,8 @@ class RootTracker:
 
     Notes
     -----
-    The state is about 4 n^2 numbers in the precision of the arithmetic for every matrix.
+    The state is 3 n^2 numbers in the precision of the arithmetic for every matrix (3.5 n^2 after a refinement), and an
+    update takes some 5 n^2 more for a while. A tracker can be copied, pickled, or saved by `state_dict`.
 
     References
     ----------
@@ -101,7 +102,7 @@ class RootTracker:
 
     def __init__(
         self,
-        p: int,
+        p: int | Fraction,
         /,
         *,
         inverse: bool = True,
@@ -115,7 +116,7 @@ class RootTracker:
             raise ValueError(f"rtol must be a number in (0, 1), got {rtol!r}")
         if isinstance(warm_from, bool) or not isinstance(warm_from, int) or warm_from < 2:
             raise ValueError(f"warm_from must be an int >= 2, got {warm_from!r}")
-        self.p = check_degree(p)
+        self.p = p if isinstance(p, Fraction) and p >= 1 else check_degree(p)
         self.inverse = bool(inverse)
         self.rtol = float(rtol)
         self.regularization = as_regularization(regularization)
@@ -128,7 +129,7 @@ class RootTracker:
     @property
     def exponent(self) -> Fraction:
         """s of X = A'^s."""
-        return Fraction(-1 if self.inverse else 1, self.p)
+        return (-1 if self.inverse else 1) / Fraction(self.p)
 
     def reset(self) -> None:
         """Forget the matrix, so that another one, of any shape and dtype, can be followed; the counts go on."""
@@ -169,15 +170,14 @@ class RootTracker:
             result = self._warm(values, job)
         self._shape, self._dtype = tuple(values.shape), origin.dtype_name
         done = [int((self.way == way).sum()) for way in WAYS]
-        for way, count in zip(WAYS, done, strict=True):
-            self.counts[way] += count
+        self.counts = {way: self.counts[way] + count for way, count in zip(WAYS, done, strict=True)}
         reason = f"error bounds up to {self.error.max(initial=0):.1e}, of {self.rtol:.0e} allowed"
         return replace(result, method=Warm(*done, reason=reason))
 
     def _warm(self, values: Array, job: Job) -> RootResult:
         batch, n = values.shape[:-2], values.shape[-1]
         stack = values.reshape(math.prod(batch), n, n)
-        one = _Update(stack, job, self._bases or [None] * len(stack), self.rtol, self.refine)
+        one = Update(stack, job, self._bases or [None] * len(stack), self.rtol, self.refine)
         if stack.size:
             job.engine.run_chunks(one.solve, len(stack), n, job.dtype.itemsize)
         self._bases = one.bases
@@ -232,7 +232,13 @@ class RootTracker:
         }
         bases = [basis for basis in self._bases if basis is not None]
         if bases:
-            state |= {name: np.stack([on_host(np.asarray(getattr(basis, name))) for basis in bases]) for name in FIELDS}
+            bases = [
+                basis
+                if basis.E is not None
+                else replace(basis, E=np.zeros_like(basis.Q, dtype=narrower(basis.Q.dtype)))
+                for basis in bases
+            ]
+            state |= {name: np.stack([np.asarray(getattr(basis, name)) for basis in bases]) for name in FIELDS}
         return state
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
@@ -283,49 +289,3 @@ class RootTracker:
         rounding = eigen_error(np.dtype("float32"), n) * abs(float(self.exponent))
         single = given.kind in "fc" and given.itemsize <= (8 if given.kind == "c" else 4)
         return "float32" if single and rounding <= FLOAT32_SHARE * self.rtol * floor else "float64"
-
-
-class _Update:
-    """The arrays of one update over the flat batch; chunks write their own parts."""
-
-    def __init__(self, stack: Array, job: Job, bases: list[Basis | None], rtol: float, refining: bool) -> None:
-        B, n, _ = stack.shape
-        self.stack, self.job, self.rtol, self.refining = stack, job, rtol, refining
-        self.bases = list(bases)
-        self.out = Output(B, n, job)
-        self.error = np.full(B, np.inf)
-        self.way = np.full(B, FAILED, dtype=f"U{max(map(len, WAYS))}")
-
-    def solve(self, part: slice) -> None:
-        """Solve some matrices: warm, then in full those that the certificate refuses, then with more ridge."""
-        rows, rule = np.arange(part.start, part.stop), self.job.rule
-        rows, tried = self._attempt(rows, rule)
-        if tried.any():
-            again, _ = self._attempt(rows[tried], rule, trying=False)
-            rows = np.concatenate([rows[~tried], again])
-        if isinstance(rule, Ridge):
-            for _ in range(rule.retries):
-                if len(rows):
-                    rule = rule.raised()
-                    rows, _ = self._attempt(rows, rule, trying=False)
-
-    def _attempt(
-        self, rows: np.ndarray, rule: Regularization | None, trying: bool = True
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Attempt some rows; what has no good root after that, and whether it was tried without a full solve."""
-        step = WarmStep(bases=[self.bases[i] for i in rows], trying=trying, refining=self.refining)
-        whole = len(rows) == rows[-1] + 1 - rows[0]
-        at = slice(rows[0], rows[-1] + 1) if whole else rows
-        one = attempt(self.stack[at], replace(self.job, method=step), rule)
-        usable = np.isin(one.status, USABLE)
-        error = np.array([step.errors[j] for j in range(len(rows))])
-        way = np.array([step.ways[j] for j in range(len(rows))])
-        one.status[usable & ~(error <= self.rtol)] = Status.ILL_CONDITIONED
-        self.out.write(at, one)
-        self.error[rows] = np.where(usable, error + self.job.out_eps * self.stack.shape[-1] ** 0.5, np.inf)
-        self.way[rows] = np.where(usable, way, FAILED)
-        converged = one.status == Status.CONVERGED
-        for j in np.flatnonzero(converged | (usable & (way == FULL))):  # a refused root leaves its basis as it is
-            self.bases[rows[j]] = step.news.get(int(j), self.bases[rows[j]])
-        bad = ~converged & (one.status != Status.NONFINITE_INPUT)
-        return rows[bad], (way != FULL)[bad]

@@ -16,7 +16,7 @@ class WarmEngine(InlineEngine):
     update costs a few products. Each root is within `rtol` by a bound, or solved in full.
 
     The trackers belong to the engine and not to the state: a run that is resumed starts with full solves, and agrees
-    with the uninterrupted one to `rtol` and not to the bit. They hold some 4 n^2 float64 numbers for every matrix.
+    with the uninterrupted one to `rtol` and not to the bit. They hold 3 n^2 float64 numbers for every matrix.
 
     Parameters
     ----------
@@ -39,11 +39,13 @@ class WarmEngine(InlineEngine):
         self._trackers: dict[Any, tuple[float, RootTracker]] = {}
 
     def answer(self, batch: RootBatch) -> RootAnswer:
-        key = (batch.members, batch.matrix.shape, batch.exponent.denominator, batch.dtype)
+        key = (batch.members, batch.matrix.shape, batch.exponent, batch.dtype)
         ridge, tracker = self._trackers.get(key, (-1.0, None))
         if tracker is None or ridge != batch.regularization:  # a raised ridge is another matrix
             rule = Ridge(relative=batch.regularization) if batch.regularization else None
-            tracker = RootTracker(batch.exponent.denominator, rtol=self.rtol, regularization=rule)
+            # A^{-a/p} is a power of the root A^{-1/p}, whose relative error it has a times.
+            rtol = (1 + self.rtol) ** (-1 / batch.exponent.numerator) - 1
+            tracker = RootTracker(batch.exponent.denominator, rtol=rtol, regularization=rule)
             self._trackers[key] = batch.regularization, tracker
         return answered(batch, tracker.update)
 

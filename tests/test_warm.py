@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 from fractions import Fraction
 
@@ -12,8 +14,9 @@ from matroot import Floor, PseudoInverse, Ridge, RootTracker, Shift, Status, Tar
 from matroot.engines import cpu
 from matroot.methods import first_order
 from matroot.methods.first_order import full, moved, root, seen
+from matroot.methods.hermitian import asymmetry, hermitian_product, hermitian_sum
 from matroot.methods.ogita_aishima import polished, rotation
-from matroot.methods.warm import LONGEST_WAIT
+from matroot.warm_update import LONGEST_WAIT
 
 N = 128
 RNG = np.random.default_rng(0)
@@ -145,18 +148,22 @@ def test_refinement():
     engine = cpu()
     A, _ = gallery.spd(N, 1e6, rng=4)
     w, Q = np.linalg.eigh(A)
-    basis = full(A, Q, w, 0.0, power(A, -0.5), -0.5, 1.0)
+    s = Fraction(-1, 2)
+    basis = full(A, Q, w, 0.0, power(A, s), s, 1.0)
     B = shaken(A, 0.1)
-    at = moved(basis, B, None, -0.5, 1e-3, engine)
-    new = first_order.refined(basis, B, at, -0.5, engine)
-    after = seen(new, new.E.copy(), new.w, None, -0.5, 1e-3, engine)
+    at = moved(basis, B, None, s, 1e-3, engine)
+    new = first_order.refined(basis, B, at, s, engine)
+    after = seen(new, new.E.copy(), new.w, None, s, 1e-3, engine)
     assert after.eta < at.eta**2
     assert np.linalg.norm(new.Q.T @ new.Q - np.eye(N)) <= min(1e-12, new.defect)
-    X = root(new, after, 2, True, engine)
+    X = np.empty_like(B)
+    root(new, after, s, 1.0, X, engine)
     assert distance(X, power(B, -0.5)) <= after.error < 1e-4
-    again = moved(new, B, None, -0.5, 1e-3, engine)  # nothing has moved since
+    again = moved(new, B, None, s, 1e-3, engine)  # nothing has moved since
     np.testing.assert_array_equal(again.E, new.E)
-    assert distance(root(new, again, 2, True, engine), X) <= 1e-12
+    Y = np.empty_like(B)
+    root(new, again, s, 1.0, Y, engine)
+    assert distance(Y, X) <= 1e-12
 
 
 def test_rotations_in_clusters_are_cut_off():
@@ -174,14 +181,17 @@ def test_rotations_in_clusters_are_cut_off():
 
 @pytest.mark.parametrize("kind", ["f", "c"])
 def test_norm_bound(kind):
+    def bound(E, **options):
+        return first_order.norm_bound(lambda V: E @ V, first_order._probes(len(E), kind), **options)
+
     for n, size in ((2, 1.0), (40, 1e-30), (150, 1e8)):
         E = RNG.standard_normal((n, n)) + (1j * RNG.standard_normal((n, n)) if kind == "c" else 0)
         E = size * (E + E.conj().T)
         norm = np.linalg.norm(E, 2)
-        assert norm <= first_order._norm_bound(E, np.ones(n), cpu()) <= 1.6 * norm
-    assert norm <= first_order._norm_bound(E, np.ones(n), cpu(), enough=3 * norm) <= 3 * norm
-    assert first_order._norm_bound(np.zeros((5, 5)), np.ones(5), cpu()) == 0
-    assert first_order._norm_bound(np.full((5, 5), np.nan), np.ones(5), cpu()) == np.inf
+        assert norm <= bound(E) <= 1.6 * norm
+    assert norm <= bound(E, enough=3 * norm) <= 3 * norm
+    assert bound(np.zeros((5, 5))) == 0
+    assert bound(np.full((5, 5), np.nan)) == np.inf
 
 
 def test_each_matrix_of_a_batch_decides_for_itself_as_it_would_alone():
@@ -304,7 +314,12 @@ def test_a_wrong_root_is_refused_by_its_residual(monkeypatch):
     A, _ = gallery.spd(N, 1e4, rng=9)
     tracker = RootTracker(4)
     tracker.update(A)
-    monkeypatch.setattr("matroot.methods.warm.root", lambda basis, *rest: 1.1 * basis.X)
+
+    def wrong(basis, at, s, factor, out, engine):
+        out[...] = 1.1 * factor * basis.X
+        return 0.0
+
+    monkeypatch.setattr("matroot.warm_update.root", wrong)
     result = tracker.update(shaken(A, 1e-3))
     assert tracker.way == "full"
     assert result.residual < 1e-6
@@ -420,3 +435,99 @@ def test_on_a_gpu_every_update_is_a_full_solve(monkeypatch):
     assert type(result.x) is cupy_double.ndarray
     assert tracker.counts["full"] == 2
     assert distance(result.x.get(), power(A, Fraction(-1, 2))) <= tracker.error
+
+
+@pytest.mark.parametrize("inverse", [True, False])
+@pytest.mark.parametrize("p", [Fraction(1), Fraction(3, 2), Fraction(7, 5), Fraction(8, 1), Fraction(16, 15)])
+def test_rational_degrees(p, inverse):
+    A, _ = gallery.spd(N, 1e3, rng=15)
+    tracker = RootTracker(p, inverse=inverse)
+    tracker.update(A)
+    errors = []
+    for size in (4e-3, 1e-3):
+        B = shaken(A, size)
+        result = tracker.update(B)
+        assert tracker.way == "first order"
+        assert result.exponent == (-1 if inverse else 1) / p
+        errors.append(distance(result.x, power(B, result.exponent)))
+        assert errors[-1] <= tracker.error
+    assert errors[0] <= 1e-5
+    with pytest.raises(TypeError, match=r"p must be a positive int, got Fraction\(1, 2\)"):
+        RootTracker(Fraction(1, 2))
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda tracker: pickle.loads(pickle.dumps(tracker))])
+def test_a_copy_goes_its_own_way(duplicate):
+    A, _ = gallery.spd(N, 1e3, rng=16)
+    tracker = RootTracker(4)
+    tracker.update(A)
+    other = duplicate(tracker)
+    B, C = shaken(A, 1e-3), gallery.spd(N, 1e3, rng=17)[0]
+    assert other.update(C).method.full == 1
+    assert tracker.counts == {"first order": 0, "refined": 0, "full": 1, "failed": 0}
+    assert tracker.update(B).method.first_order == 1
+    assert other.counts["full"] == 2
+    assert other.update(shaken(C, 1e-3)).status == Status.CONVERGED
+
+
+def test_the_state_is_three_matrices():
+    A = np.stack([gallery.spd(N, 1e3, rng=k)[0] for k in range(5)])
+    tracker = RootTracker(4)
+    for size in (0.0, 1e-3):
+        tracker.update(np.stack([shaken(B, size) for B in A]))
+        assert len(pickle.dumps(tracker)) <= 5 * (3 * N * N + 20 * N) * 8
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+def test_an_uneven_matrix_counts_as_its_hermitian_part(dtype):
+    A, _ = gallery.spd(N, 1e2, rng=18, dtype="complex128" if dtype == "complex128" else "float64")
+    eps = np.finfo(dtype).eps
+    noise = eps**0.5 / 8 * abs(A).max() * np.triu(np.ones_like(A), 1)
+    tracker = RootTracker(2, rtol=1e-2)
+    tracker.update(A.astype(dtype))
+    B = shaken(A, 1e-3) + noise
+    result = tracker.update(B.astype(dtype))
+    assert tracker.way == "first order"
+    B = B.astype(dtype).astype(A.dtype)
+    assert distance(result.x, power((B + B.conj().T) / 2, Fraction(-1, 2))) <= tracker.error
+    assert (result.x == result.x.conj().T).all()
+
+
+@pytest.mark.parametrize("n", [1, 5, 130, 300])
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_hermitian_blocks(n, dtype):
+    S = RNG.standard_normal((n, n)) + (1j * RNG.standard_normal((n, n)) if dtype == "complex128" else 0)
+    Y = S.astype(dtype)
+    H = hermitian_product(Y, Y.conj().T, cpu())
+    np.testing.assert_allclose(H, Y @ Y.conj().T, rtol=1e-5, atol=1e-4)
+    assert asymmetry(H) == 0
+    out = np.empty((n, n), dtype)
+    hermitian_sum(H, Y, Y.conj().T, 2.0, cpu(), out)
+    np.testing.assert_allclose(out, 4 * H, rtol=1e-5, atol=1e-3)
+    assert asymmetry(out) == 0
+    H[n - 1, 0] += 3
+    assert asymmetry(H) == pytest.approx(3 if n > 1 else 0, rel=1e-5)
+    H[0, n - 1] = np.nan
+    assert np.isnan(asymmetry(H))
+
+
+def test_rounding_of_the_narrow_products_is_measured():
+    """Float32 errs by 3 u ||D|| where the rows of D are alike, as those of a mean are, and by 0.5 u ||D|| mostly."""
+    S = RNG.standard_normal((256, 256))
+    S[:, 0] = 1
+    Q, w = np.linalg.qr(S)[0], gallery.eigenvalues(256, 1e6)
+    w = np.sort(w)[::-1]
+    s = Fraction(-1, 4)
+    A = (Q * w) @ Q.T
+    basis = full(A, Q, w, 0.0, power(A, s), s, 1.0)
+    w[0] *= 1.01
+    D = (Q * w) @ Q.T - A
+    exact = Q.T @ D @ Q
+    for rtol in (0.3, 1e-2, 1e-3):
+        at = moved(basis, A + D, None, s, rtol, cpu())
+        W = (at.b / at.b.min()) ** (float(s - 1) / 2)
+        E = exact - np.diag(at.d - basis.w) - at.E
+        true = abs(s) * np.linalg.norm(W[:, None] * E * W, 2) / at.b.min()
+        assert true <= at.noise
+    assert at.noise <= 40 * true
+    assert at.error <= 1e-3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -32,6 +33,17 @@ def test_warm_roots_are_within_their_bound():
         assert error.max() <= 1e-2
     assert engine.counts["first order"] > engine.counts["full"] >= 2, engine.counts
     assert engine.counts["failed"] == 0
+
+
+def test_a_power_of_the_root_is_within_rtol():
+    engine = WarmEngine(rtol=1e-2)
+    for batch in batches(count=4):
+        batch = replace(batch, exponent=Fraction(-3, 4))
+        X, want = unpack(engine.submit(batch).root), unpack(compute(batch).root)
+        error = np.linalg.norm(X - want, 2, axis=(1, 2)) / np.linalg.norm(want, 2, axis=(1, 2))
+        assert error.max() <= 1e-2
+    (_, tracker), *_ = engine._trackers.values()
+    assert (1 + tracker.rtol) ** 3 == pytest.approx(1.01)
 
 
 def test_a_raised_ridge_starts_anew():
