@@ -49,7 +49,16 @@ def norm2(A: Array, engine: Any) -> Array:
 
 
 def lanczos(apply: Any, B: int, n: int, dtype: Any, engine: Any, steps: int = 16) -> Array:
-    """Largest eigenvalue (B,) of the Hermitian operators ``apply``: (B, n, 1) -> (B, n, 1)."""
+    """Largest eigenvalue (B,), from below, of the Hermitian operators ``apply``: (B, n, 1) -> (B, n, 1)."""
+    return ritz_values(apply, B, n, dtype, engine, steps)[:, -1]
+
+
+def ritz_values(apply: Any, B: int, n: int, dtype: Any, engine: Any, steps: int = 16) -> Array:
+    """Ritz values (B, k), ascending, of k = min(steps, n) Lanczos steps on ``apply``: (B, n, 1) -> (B, n, 1).
+
+    They lie between the extreme eigenvalues, up to rounding, and the extreme ones converge to these. NaN where the
+    operator is not finite.
+    """
     xp = engine.xp
     k = min(steps, n)
     V = xp.zeros((B, k, n), dtype)
@@ -61,18 +70,24 @@ def lanczos(apply: Any, B: int, n: int, dtype: Any, engine: Any, steps: int = 16
     for j in range(k):
         V[:, j] = v[..., 0]
         w = apply(v)
-        Vj = V[:, : j + 1]
-        h = engine.matmul(Vj.conj(), w)
-        T[:, j, j] = h[:, j, 0].real
-        w = w - engine.matmul(Vj.swapaxes(-1, -2), h)
-        w = w - engine.matmul(Vj.swapaxes(-1, -2), engine.matmul(Vj.conj(), w))
-        beta = xp.sqrt((abs(w) ** 2).sum((-1, -2)))
-        if j + 1 < k:
-            T[:, j, j + 1] = T[:, j + 1, j] = beta
-            v = w / xp.maximum(beta, tiny)[:, None, None]
+        basis, rows = V[:, : j + 1].conj(), V[:, : j + 1].swapaxes(-1, -2)
+        h = engine.matmul(basis, w)
+        # Where nothing is left to go on with, v is 0, and this Ritz value repeats the first.
+        T[:, j, j] = h[:, j, 0].real if j == 0 else xp.where(v[:, :, 0].any(-1), h[:, j, 0].real, T[:, 0, 0])
+        if j + 1 == k:
+            break
+        w = w - engine.matmul(rows, h)
+        beta = _norm(w, xp)
+        T[:, j, j + 1] = T[:, j + 1, j] = beta
+        # Once the basis spans an invariant subspace, w is rounding noise, and only what is normalized first can be
+        # made orthogonal: the iteration goes on in a direction that is as good as random.
+        v = w / xp.maximum(beta, tiny)[:, None, None]
+        for _ in range(2):
+            v = v - engine.matmul(rows, engine.matmul(basis, v))
+            v = v / xp.maximum(_norm(v, xp), tiny)[:, None, None]
     finite = xp.isfinite(T).all((-1, -2))
     w = xp.linalg.eigvalsh(xp.where(finite[:, None, None], T, 0))
-    return xp.where(finite, w[:, -1], xp.nan)
+    return xp.where(finite[:, None], w, xp.nan)
 
 
 @lru_cache(maxsize=64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ def extremes(A: Array, needs: str, engine: Any) -> tuple[Array, Array]:
     elif stacks.fits_lanczos(A, engine):
         return stacks.extreme_ritz(A, conditioning._start(n), STEPS, engine)
     else:
-        w = ritz_values(lambda v: engine.matmul(A, v), B, n, A.dtype, engine)
+        w = conditioning.ritz_values(lambda v: engine.matmul(A, v), B, n, A.dtype, engine)
     return w[:, -1], w[:, 0]
 
 
@@ -63,7 +62,7 @@ def facts(
             if ends is None and stacks.fits_lanczos(A, engine):
                 ends = extremes(A, "lambda_max", engine)
             if ends is None:
-                w = ritz_values(both, 2 * B, n, A.dtype, engine)
+                w = conditioning.ritz_values(both, 2 * B, n, A.dtype, engine)
                 top, ritz, inverse = w[:B, -1], w[:B, 0], w[B:, -1]
             else:
                 (top, ritz), (inverse, _) = ends, extremes(X, "lambda_max", engine)
@@ -71,35 +70,6 @@ def facts(
             low = xp.where(among(status, USABLE, xp), low, xp.where(xp.isnan(low), ritz, xp.minimum(low, ritz)))
         cond = xp.maximum(abs(top / low), 1)
     return xp.where(xp.isnan(cond), xp.inf, cond), top - delta, low
-
-
-def ritz_values(apply: Callable[[Array], Array], B: int, n: int, dtype: Any, engine: Any) -> Array:
-    """Ritz values (B, k), ascending, of k = min(16, n) Lanczos steps on ``apply``: (B, n, 1) -> (B, n, 1).
-
-    With full reorthogonalization: the extreme ones converge to the extreme eigenvalues from inside. NaN where the
-    operator is not finite.
-    """
-    xp = engine.xp
-    k = min(STEPS, n)
-    V, T = xp.zeros((B, k, n), dtype), xp.zeros((B, k, k))
-    start = xp.asarray(conditioning._start(n)).astype(dtype)
-    v = xp.broadcast_to(start[:, None], (B, n, 1))
-    for j in range(k):
-        V[:, j] = v[..., 0]
-        w = apply(v)
-        basis = V[:, : j + 1]
-        for again in range(2):
-            h = engine.matmul(basis.conj(), w)
-            w = w - engine.matmul(basis.swapaxes(-1, -2), h)
-            if not again:
-                T[:, j, j] = h[:, j, 0].real
-        if j + 1 < k:
-            beta = xp.sqrt((abs(w) ** 2).sum((-1, -2)))
-            T[:, j, j + 1] = T[:, j + 1, j] = beta
-            v = w / xp.maximum(beta, np.finfo(dtype).tiny)[:, None, None]
-    finite = xp.isfinite(T).all((-1, -2))
-    w = xp.linalg.eigvalsh(xp.where(finite[:, None, None], T, 0))
-    return xp.where(finite[:, None], w, xp.nan)
 
 
 def among(status: Array, codes: tuple[Status, ...], xp: Any) -> Array:

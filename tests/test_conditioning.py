@@ -8,7 +8,7 @@ import pytest
 from table import SPECTRA
 
 import matroot
-from matroot import ConditionTracker, PseudoInverse, Status, cond_pth_root, gallery, solve
+from matroot import ConditionTracker, PseudoInverse, Shift, Status, TargetCondition, cond_pth_root, gallery, solve
 from matroot.conditioning import (
     bits_lost,
     cond_from_eigenvalues,
@@ -103,6 +103,40 @@ def test_largest_eigenvalue_from_below(n, dtype):
     assert (found <= top * (1 + 20 * eps)).all()
     assert (found >= top * (1 - (1e-2 if n > 16 else 100 * eps))).all()
     assert norm2(A, CPU()) == pytest.approx(top, rel=1e-2 if n > 16 else 1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("n", [17, 64, 200])
+def test_an_invariant_subspace_does_not_mislead(n, sign, dtype):
+    """I + low rank: Lanczos is done after a few steps, and must not make eigenvalues out of rounding."""
+    rng = np.random.default_rng(n)
+    arrow = np.eye(n)
+    arrow[0, 1:] = arrow[1:, 0] = 0.99 / np.sqrt(n - 1)
+    levels = np.diag(rng.choice([1.0, 2.0, 1e-3], n))
+    matrices = [np.eye(n), np.zeros((n, n)), arrow, levels]
+    for rank in range(1, 6):
+        U = np.linalg.qr(rng.standard_normal((n, rank)))[0]
+        matrices.append(np.eye(n) + (U * np.geomspace(1, 1e6, rank)) @ U.T)
+    A = (sign * np.array(matrices)).astype(dtype)
+    A = (A + A.swapaxes(1, 2)) / 2
+    w = np.linalg.eigvalsh(A.astype(np.float64))
+    assert abs(largest_eigenvalue(A, CPU()) - w[:, -1]).max() <= 20 * np.finfo(dtype).eps * abs(w).max()
+    assert norm2(A, CPU()) == pytest.approx(abs(w).max(1), rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["coupled_newton", "minimax", "newton_db", "higher_order", "eigen"])
+@pytest.mark.parametrize("rule", [None, 1e-3, Shift(1e-2), TargetCondition(50.0)], ids=str)
+def test_facts_of_identity_plus_low_rank(method, rule):
+    n = 64
+    A = np.eye(n)
+    A[0, 1:] = A[1:, 0] = 0.99 / np.sqrt(n - 1)
+    result = solve(A, 2, method=method, regularization=rule)
+    w = np.linalg.eigvalsh(A) + float(result.ridge)
+    assert float(result.lambda_max) == pytest.approx(1.99, rel=1e-9)
+    assert float(result.cond) == pytest.approx(w[-1] / w[0], rel=1e-6)
+    if rule == 1e-3:
+        assert float(result.ridge) == pytest.approx(1.99e-3, rel=1e-9)
 
 
 def test_bits_lost():
