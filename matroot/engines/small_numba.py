@@ -165,9 +165,10 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
     lane_poles = after(tau, 2 * n)
     lane_weights = after(lane_poles, K)
     facts = after(lane_weights, K)
-    work = after(facts, 10)
+    work = after(facts, 12)
     halves, low, high, finite = facts, after(facts, 2), after(facts, 3), after(facts, 4)
     gap, factor, shift, added = after(facts, 5), after(facts, 6), after(facts, 7), after(facts, 8)
+    rows, tops, scales = after(facts, 9), after(facts, 10), after(facts, 11)
     matrices, results, lines = address(stack), address(out), address(report)
     V, b_table, w_table = address(probes), address(poles), address(weights)
     zero, one, s = full(0.0), full(1.0), a / b
@@ -209,17 +210,24 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
                     put(e, 8 * i + t, 0.0)
             if longest < counts[row]:
                 longest = counts[row]
-            scale = top**power
-            constant = 0.0
-            for k in range(K):
-                pole, weight = number(b_table, row * K + k) * top, number(w_table, row * K + k) * scale
-                if s > 0.0 and k >= direct:
-                    constant += weight
-                    weight *= -pole
-                put(lane_poles, 8 * k + t, pole)
-                put(lane_weights, 8 * k + t, weight)
-            put(added, t, constant)
+            put(rows, t, float(row))
+            put(tops, t, top)
+            put(scales, t, top**power)
             put(shift, t, moved)
+        constant, unit, scale = zero, load(tops, 0), load(scales, 0)
+        for t in range(8):
+            at = K * int(number(rows, t))
+            for k in range(longest):
+                put(lane_poles, 8 * k + t, number(b_table, at + k))
+                put(lane_weights, 8 * k + t, number(w_table, at + k))
+        for k in range(longest):
+            pole, weight = load(lane_poles, k) * unit, load(lane_weights, k) * scale
+            if s > 0.0 and k >= direct:
+                constant = constant + weight
+                weight = -pole * weight
+            store(lane_poles, k, pole)
+            store(lane_weights, k, weight)
+        store(added, 0, constant)
         delta = load(shift, 0)
         move_diagonal(A0, n, delta)
         for i in range(n):

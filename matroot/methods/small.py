@@ -165,7 +165,7 @@ def as_complex(E: FloatArray) -> Array:
 
 def room(n: int, poles: int) -> FloatArray:
     """Work space of the kernel, of vectors of eight numbers none of which crosses a cache line."""
-    vectors = 3 * (n * (n + 1) // 2) + 4 * n + 2 * poles + 10 + 24 * n + 8
+    vectors = 3 * (n * (n + 1) // 2) + 4 * n + 2 * poles + 12 + 24 * n + 8
     space = np.empty(LANES * (vectors + 1))
     start = -(space.ctypes.data // 8) % LANES
     return space[start : start + LANES * vectors]
