@@ -139,6 +139,18 @@ def copy(x: Array) -> Array:
     return x if is_jax(x) else x.copy()
 
 
+def lerp(old: Array, new: Array, beta: Any, donate: bool) -> Array:
+    """``beta * old + (1 - beta) * new``; `old` is overwritten when `donate`."""
+    if is_torch(old):  # in one pass
+        return old.lerp_(new, 1.0 - beta) if donate else old.lerp(new, 1.0 - beta)
+    if donate:
+        old *= beta
+    else:
+        old = old * beta
+    old += (1.0 - beta) * new
+    return old
+
+
 def squared_norm(x: Array) -> Array:
     """Sum of squares as a 0-d array (or a float on numpy): one pass, by BLAS where there is one."""
     if isinstance(x, np.ndarray):

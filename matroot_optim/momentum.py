@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from matroot_optim.arrays import Array, copy, squared_norm
+from matroot_optim.arrays import Array, copy, lerp, squared_norm
 from matroot_optim.config import Options
 from matroot_optim.grafting import bias_correction
 
@@ -38,13 +38,13 @@ def momentum(options: Options, m: Array | None, D: Array, beta: Any, count: Any,
     """
     if options.momentum == "none" or m is None:
         return copy(D), m
+    if options.momentum == "ema":
+        m = lerp(m, D, beta, donate)
+        return m / (bias_correction(beta, count) if options.bias_correction else 1.0), m
     if donate:
         m *= beta
     else:
         m = m * beta
-    if options.momentum == "ema":
-        m += (1.0 - beta) * D
-        return m / (bias_correction(beta, count) if options.bias_correction else 1.0), m
     m += D
     if options.momentum == "heavy_ball":
         return copy(m), m

@@ -140,7 +140,7 @@ def _move(step: Step, i: int, leaf: Leaf, directions: Sequence[Any], weight: Any
     if m is not None:
         new[leaf.name("momentum")] = choose(active, m_new, m)
     move = to_update(o, clip_rms(move, o.clip_rms, xp), W, step.rates[i])
-    return choose(active, move, xp.zeros_like(move)), new, ratio
+    return move if active is True else choose(active, move, xp.zeros_like(move)), new, ratio
 
 
 def _direction(

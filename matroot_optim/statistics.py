@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, is_jax, is_torch, like, namespace
+from matroot_optim.arrays import Array, is_jax, is_torch, lerp, like, namespace
 
 
 def packed_size(n: int) -> int:
@@ -108,12 +108,8 @@ def accumulate(old: Array, new: Array, beta: float, donate: bool) -> Array:
     `old` is overwritten when `donate`; otherwise it is left alone.
     """
     if beta < 1.0:
-        new *= 1.0 - beta
-        if donate:
-            old *= beta
-        else:
-            old = old * beta
-    elif not donate:
+        return lerp(old, new, beta, donate)
+    if not donate:
         new += old
         return new
     old += new

@@ -20,9 +20,11 @@ NDArray = np.ndarray
 
 #: Bytes of one n x n stack that a chunk may hold: a few of them fit in a core's second-level cache.
 CHUNK_BYTES = 1 << 17
-#: Up to this n a lone matrix, too, gets one BLAS thread: then a batch equals a loop to the last bit, and BLAS's
-#: threads would gain little, or lose where cores are busy. (Below about 64 BLAS uses one anyway.)
-LONE_THREAD = 128
+#: Up to this n a lone matrix, too, gets one BLAS thread: then a batch equals a loop to the last bit, and an
+#: eigendecomposition on two threads is slower even where nobody else wants the cores (n = 192: 1.1 to 1.2 times; from
+#: n = 256 on faster: 1.1 to 1.2, 512: 1.3, 1024: 1.4 to 1.5 times). Where the cores are busy, OpenBLAS's threads wait
+#: for each other and a decomposition can take 100 times as long. (Below about 64 BLAS uses one anyway.)
+LONE_THREAD = 192
 
 
 class CPU:
@@ -45,23 +47,21 @@ class CPU:
     def eigh(self, A: NDArray) -> tuple[NDArray, NDArray]:
         """Eigenvalues ascending (B, n) and eigenvectors (B, n, n), in the dtype of A, which is overwritten.
 
-        LAPACK's divide and conquer (syevd, heevd): of the drivers that give all vectors, the fast one.
+        LAPACK's divide and conquer (syevd, heevd): of the drivers that give all vectors, the fast one. NaN where it
+        fails.
         """
-        B, n, _ = A.shape
-        if n <= 24 and A.dtype in (np.float64, np.complex128):  # numpy's loop over the stack costs no Python
+        if A.dtype in (np.float32, np.complex64):  # which numpy would compute in double precision
+            from matroot.engines.lapack import eigh_single
+
+            return eigh_single(A)
+        try:
             w, Q = np.linalg.eigh(A)
             return w, Q
-        from scipy.linalg import lapack
-
-        kind = "heevd" if A.dtype.kind == "c" else "syevd"
-        driver = getattr(lapack, _PREFIX[A.dtype.char] + kind)
-        w = np.empty((B, n), A.real.dtype)
-        Qt = np.empty_like(A, order="C")
-        for i in range(B):
-            # The transpose of a C-ordered matrix is what LAPACK wants, uncopied; it is the conjugate of A.
-            w[i], V, info = driver(A[i].T, compute_v=1, lower=0, overwrite_a=1)
-            Qt[i] = V.T if info == 0 else np.nan
-        return w, (Qt.conj() if A.dtype.kind == "c" else Qt).swapaxes(-1, -2)
+        except np.linalg.LinAlgError:  # of one matrix: the others are not lost with it
+            if len(A) == 1:
+                return np.full(A.shape[:-1], np.nan), np.full_like(A, np.nan)
+            each = [self.eigh(A[i : i + 1]) for i in range(len(A))]
+            return np.concatenate([w for w, _ in each]), np.concatenate([Q for _, Q in each])
 
     def eigvalsh(self, A: NDArray) -> NDArray:
         """Eigenvalues ascending (B, n)."""
@@ -85,9 +85,6 @@ class CPU:
     def sync_free(self) -> bool:
         """Whether the loop must avoid reading values on the host; never on a CPU."""
         return False
-
-
-_PREFIX = {"f": "s", "d": "d", "F": "c", "D": "z"}
 
 
 def hermitian_part(A: NDArray) -> NDArray:

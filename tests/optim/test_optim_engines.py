@@ -9,12 +9,15 @@ import sys
 import threading
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
 from matroot_optim.blas import one_blas_thread
+from matroot_optim.roots import RootBatch, compute
+from matroot_optim.statistics import pack
 from optim.problems import assert_same, run
 
 OPTIONS = {"learning_rate": 0.05, "refresh_every": 4, "block_size": 4, "ridge": 1e-4, "start_step": 8}
@@ -301,3 +304,23 @@ def test_an_engine_that_nobody_closes_leaves_no_shared_memory(tmp_path):
         [sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=180, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")  # multiprocessing would say here what was leaked
+
+
+def longest_standstill(work):
+    """Share of the time of `work` in another thread for which this thread could not run, at most at once."""
+    other = threading.Thread(target=work)
+    begin = last = time.perf_counter()
+    longest = 0.0
+    other.start()
+    while other.is_alive():
+        time.sleep(0)
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    return longest / (last - begin)
+
+
+def test_a_root_in_a_thread_does_not_stop_the_training():
+    """LAPACK as scipy calls it holds Python's lock from beginning to end."""
+    G = np.random.default_rng(0).standard_normal((600, 1200))
+    batch = RootBatch(pack(G @ G.T)[None], Fraction(-1, 4), 1e-6, "auto", "float64")
+    assert min(longest_standstill(lambda: compute(batch)) for _ in range(4)) < 0.3
