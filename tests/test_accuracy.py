@@ -152,6 +152,16 @@ def test_products_are_counted(row):
         assert result.n_iter <= result.n_products <= result.n_iter * (2 * p.bit_length() + 8)
 
 
+@pytest.mark.parametrize("p", [12, 20, 52, 365])
+@pytest.mark.parametrize("row", [row for row in METHODS if row.method.name not in ("newton_db", "schur_newton")], ids=str)
+def test_large_degrees(row, p):
+    for cond in (1e1, 1e4, 1e8):
+        A, root = problem(20, cond, seed=p)
+        result = solve(A, p, method=row.method)
+        assert result.status == Status.CONVERGED
+        assert distance(result.x, root(-1 / p)) < row.bar(cond, -1 / p, 20, EPS["float64"]), cond
+
+
 def test_iterations_of_coupled_newton():
     """Counts for n = 128, kappa = 1e2, 1e4, 1e6, 1e8, 1e10 in float64; a better start may save some."""
     most = {2: (11, 16, 21, 27, 32), 4: (9, 14, 19, 24, 29), 8: (8, 13, 17, 22, 27)}

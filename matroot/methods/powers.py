@@ -34,22 +34,25 @@ def power_products(k: int) -> int:
 
 
 def positive_power(A: Array, s: Fraction, inverse_root: Callable[[Array], Raw], engine: Any) -> Raw:
-    """A^s, s >= 0, from ``inverse_root(A)`` = A^(-1/p), which may overwrite A: A^k (A^(-1/p))^(-r), s = k + r/p.
+    """A^s, s >= 0, from Z = ``inverse_root(A)`` = A^(-1/p), which may overwrite A.
 
-    A^(k + 1) A^(s - k - 1) needs no inverse, and loses a digit more.
+    With k the integer part of s, A^h A^(s - 2h) A^h, h = ceil(k / 2): the powers on both sides damp the errors that Z has
+    in the directions of the small eigenvalues. In the middle is a power of Z for odd k, and of its inverse for even k.
     """
     xp, n = engine.xp, A.shape[-1]
-    k = math.floor(s)
-    r = (s - k).numerator
-    whole = power(A, k, engine) if k or s == 0 else None
-    if r == 0:
+    k, p = math.floor(s), s.denominator
+    if p == 1:
+        whole = power(A, k, engine)
         return Raw(whole, xp.zeros(len(A), xp.int8), np.zeros(len(A), np.int64), power_products(k))
+    odd, h = k % 2 == 1, (k + 1) // 2
+    side = power(A, h, engine) if h else None
     raw = inverse_root(A)
     usable = xp.asarray(raw.status) == int(Status.CONVERGED)
-    safe = xp.where(usable[:, None, None], raw.x, xp.eye(n, dtype=A.dtype))
-    raw.x = power(xp.linalg.inv(hermitian_part(safe)), r, engine)
-    raw.n_products += 1 + power_products(r)
-    if whole is not None:
-        raw.x = engine.matmul(whole, raw.x)
-        raw.n_products += 1 + power_products(k)
+    middle = hermitian_part(xp.where(usable[:, None, None], raw.x, xp.eye(n, dtype=A.dtype)))
+    r = ((s - k) if not odd else (k + 1 - s)).numerator
+    raw.x = power(middle if odd else xp.linalg.inv(middle), r, engine)
+    raw.n_products += power_products(r) + (0 if odd else 1)
+    if side is not None:
+        raw.x = engine.matmul(engine.matmul(side, raw.x), side)
+        raw.n_products += power_products(h) + 2
     return raw
