@@ -153,7 +153,9 @@ def test_products_are_counted(row):
 
 
 @pytest.mark.parametrize("p", [12, 20, 52, 365])
-@pytest.mark.parametrize("row", [row for row in METHODS if row.method.name not in ("newton_db", "schur_newton")], ids=str)
+@pytest.mark.parametrize(
+    "row", [row for row in METHODS if row.method.name not in ("newton_db", "schur_newton")], ids=str
+)
 def test_large_degrees(row, p):
     for cond in (1e1, 1e4, 1e8):
         A, root = problem(20, cond, seed=p)

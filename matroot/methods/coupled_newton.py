@@ -25,8 +25,8 @@ class CoupledNewton(Method):
     A step is ``floor(log2 p) + popcount(p) + 1`` products: p = 2, 4, 8 take 3, 4, 5.
 
     With T_k = ((p + 1) I - M_k) / p:  X_{k+1} = X_k T_k,  M_{k+1} = T_k^p M_k;
-    M_0 = z A, X_0 = z^{1/p} I, z = min(4, (p + 1) / 2) / lambda_max. (An eigenvalue y is mapped to about y exp(1 - y) for
-    large p: (p + 1) / 2 would be thrown down to where its digits are lost.)
+    M_0 = z A, X_0 = z^{1/p} I, z = min(4, (p + 1) / 2) / lambda_max. (For large p an eigenvalue y is mapped to about
+    y exp(1 - y): (p + 1) / 2 would be thrown down to where its digits are lost.)
 
     References
     ----------

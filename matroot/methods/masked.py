@@ -123,7 +123,8 @@ def inverse(method: Method, A: Array, problem: Problem, engine: Any) -> Raw:
         last = 4 * p * b[-1]
         return coupled(A, b, problem, engine, top=1.0, growth=sum(b) ** p, near=lambda e: last * e**order)
     first = (p + 1) / p
-    return coupled(A, [1.0, 1 / p], problem, engine, top=min(4.0, (p + 1) / 2), growth=first**p, near=lambda e: first * e**2)
+    top = min(4.0, (p + 1) / 2)
+    return coupled(A, [1.0, 1 / p], problem, engine, top=top, growth=first**p, near=lambda e: first * e**2)
 
 
 def coupled(

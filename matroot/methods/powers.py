@@ -36,8 +36,8 @@ def power_products(k: int) -> int:
 def positive_power(A: Array, s: Fraction, inverse_root: Callable[[Array], Raw], engine: Any) -> Raw:
     """A^s, s >= 0, from Z = ``inverse_root(A)`` = A^(-1/p), which may overwrite A.
 
-    With k the integer part of s, A^h A^(s - 2h) A^h, h = ceil(k / 2): the powers on both sides damp the errors that Z has
-    in the directions of the small eigenvalues. In the middle is a power of Z for odd k, and of its inverse for even k.
+    With k the integer part of s, A^h A^(s - 2h) A^h, h = ceil(k / 2): the powers on both sides damp the errors that Z
+    has in the directions of the small eigenvalues. In the middle is a power of Z for odd k, of its inverse for even k.
     """
     xp, n = engine.xp, A.shape[-1]
     k, p = math.floor(s), s.denominator
