@@ -14,6 +14,7 @@ from matroot.job import Attempt, Job, Output
 from matroot.judgement import facts_of, judge, zero_status
 from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
+from matroot.precision import beyond_single
 from matroot.preparation import check_symmetric, scale_exponent, scale_root, shift_by_power_of_two, to_output
 from matroot.regularization import Regularization, Ridge
 from matroot.result import USABLE, Status
@@ -23,6 +24,8 @@ Array = Any
 
 def solve_chunk(stack: Array, part: slice, job: Job, out: Output) -> None:
     """Solve a few matrices and write them to `out`; a ridge with retries grows while the certificate is bad."""
+    if job.may_widen:
+        return solve_in_either(stack, part, job, out)
     first = attempt(stack, job, job.rule)
     out.write(part, first)
     rule, bad = job.rule, ~np.isin(first.status, [*USABLE, Status.NONFINITE_INPUT])
@@ -34,6 +37,23 @@ def solve_chunk(stack: Array, part: slice, job: Job, out: Output) -> None:
         again = attempt(stack[rows], job, rule)
         out.write(part.start + rows, again)
         rows = rows[again.status != Status.CONVERGED]
+
+
+def solve_in_either(stack: Array, part: slice, job: Job, out: Output) -> None:
+    """Solve a few matrices in float32, and in float64 those for which it cannot vouch for rtol."""
+    hard = beyond_single(stack, job)
+    easy = np.flatnonzero(~hard)
+    if len(easy):
+        first = attempt(stack[easy], job, job.rule)
+        out.write(part.start + easy, first)
+        hard[easy] = ~np.isin(first.status, [Status.CONVERGED, Status.NONFINITE_INPUT])
+    rows = np.flatnonzero(hard)
+    if len(rows):
+        wide = replace(job, dtype=np.dtype("complex128" if job.dtype.kind == "c" else "float64"), may_widen=False)
+        found = Output(len(rows), stack.shape[-1], wide)
+        solve_chunk(stack[rows], slice(0, len(rows)), wide, found)
+        out.write(part.start + rows, found)
+        out.dtype = wide.dtype
 
 
 def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:

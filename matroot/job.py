@@ -26,6 +26,8 @@ class Job:
     dtype: np.dtype[Any]
     origin: Origin
     engine: Any
+    #: float32 was chosen because of rtol, so that matrices for which it is not enough are computed in float64
+    may_widen: bool = False
 
     @property
     def out_dtype(self) -> np.dtype[Any]:
@@ -55,6 +57,7 @@ class Output:
         self.cond = xp.ones(B)
         self.n_products = 0
         self.certificate = "full"
+        self.dtype = job.dtype
 
     def write(self, at: Any, one: Attempt | Output) -> None:
         """Take over what an attempt found for the matrices `at` (a slice or indices)."""
@@ -95,7 +98,7 @@ class Output:
             lambda_min=shaped(self.lambda_min),
             ridge=shaped(self.ridge),
             method=job.method,
-            compute_dtype=job.dtype.name,
+            compute_dtype=self.dtype.name,
             certificate=self.certificate,
             exponent=job.problem.s,
         )

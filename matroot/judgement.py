@@ -16,6 +16,8 @@ Array = Any
 
 #: A root whose forward error may exceed this (fewer than two digits certain) is ILL_CONDITIONED.
 ILL_FORWARD_ERROR = 1e-2
+#: Forward errors of all methods are below so many times the first-order bound.
+VOUCHED = 4
 
 
 def facts_of(
@@ -70,8 +72,13 @@ def _inverses(A: Array) -> Array:
         return np.concatenate([_inverses(A[i : i + 1]) for i in range(len(A))])
 
 
+def allowed_error(rtol: float | None) -> float:
+    """What the first-order bound of the forward error may be for CONVERGED."""
+    return ILL_FORWARD_ERROR if rtol is None else rtol / VOUCHED
+
+
 def judge(status: Array, residual: Array, cond: Array, n: int, job: Job) -> Array:
-    """ILL_CONDITIONED where the arithmetic cannot vouch for two digits, or the certificate contradicts the method."""
+    """ILL_CONDITIONED where the arithmetic cannot vouch for rtol, or two digits; or the certificate contradicts it."""
     problem = job.problem
     rtol = problem.rtol or 0.0
     eps = float(np.finfo(job.dtype).eps) / 2
@@ -80,7 +87,7 @@ def judge(status: Array, residual: Array, cond: Array, n: int, job: Job) -> Arra
         degree = problem.s.denominator if isinstance(problem.s, Fraction) else 1
         # A product rounds like sqrt(n) eps in the 2-norm: so does the residual of a good root, times cond.
         explained = 10 * degree * ((eps + job.out_eps) * cond * max(1.0, n**0.5 / 4) + rtol)
-    ill = ~(bound <= max(ILL_FORWARD_ERROR, rtol)) | ~(residual <= np.maximum(ILL_FORWARD_ERROR, explained))
+    ill = ~(bound <= allowed_error(problem.rtol)) | ~(residual <= np.maximum(ILL_FORWARD_ERROR, explained))
     return np.where((status == Status.CONVERGED) & ill, int(Status.ILL_CONDITIONED), status).astype(np.int8)
 
 

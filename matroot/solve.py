@@ -63,7 +63,8 @@ def solve(
     assume_a : {"pos", "gen"}
         Symmetric (Hermitian) positive semidefinite, or general with a principal root.
     rtol : float, optional
-        Relative accuracy wanted; None is what the dtype can hold. From 1e-3 on, float32 is computed in float32.
+        Relative accuracy wanted; None is what the dtype can hold. From 1e-3 on, float32 is computed in float32 where
+        that can vouch for it: where 4 eps cond / p is below rtol.
     max_iter : int, optional
     compute_dtype : dtype or str, optional
         ``"float32"`` or ``"float64"`` (or their complex kin). None: float64, unless `rtol` or the regularization
@@ -157,7 +158,8 @@ def plan(
     dtype = working_dtype(values.dtype, s, rule, rtol, compute_dtype, engine)
     single = compute_dtype is not None and dtype.name in ("float32", "complex64")
     chosen = choose(method, problem, rule, n, engine, math.prod(shape[:-2]), values.dtype.kind == "c", single)
-    return Job(problem, chosen, rule, dtype, origin, engine)
+    may_widen = rtol is not None and compute_dtype is None and dtype.name in ("float32", "complex64")
+    return Job(problem, chosen, rule, dtype, origin, engine, may_widen and not engine.sync_free())
 
 
 def check_degree(p: Any) -> int:

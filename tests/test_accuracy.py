@@ -192,7 +192,8 @@ def test_float32_is_computed_in_float64_by_default():
         assert solve(A.astype(float), 2, method=method, compute_dtype=np.float32).compute_dtype == "float32"
         assert solve(A.astype(float), 2, method=method, rtol=1e-3).compute_dtype == "float64"
         assert solve(A, 2, method=method, regularization=1e-6).compute_dtype == "float64"
-    assert solve(A, 2, method="eigen", rtol=1e-3).compute_dtype == "float32"
+    easy, _ = problem(31, 1e3, dtype="float32", seed=11)
+    assert solve(easy, 2, method="eigen", rtol=1e-3).compute_dtype == "float32"
     assert solve(A, 2, method="eigen", regularization=1e-2).compute_dtype == "float32"
 
 

@@ -1,0 +1,42 @@
+"""Whether float32 arithmetic is enough for the accuracy that was asked for, before it is tried in vain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from matroot.conditioning import forward_error_bound, lanczos
+from matroot.job import Job
+from matroot.judgement import VOUCHED
+from matroot.methods.eigen import Eigen
+
+Array = Any
+
+#: From this n on, a look at the condition number (a Cholesky factorization and a few products with a vector) is
+#: cheap beside an eigendecomposition that would be in vain. Below, it is tried.
+LOOK_FROM = 384
+#: Lanczos steps for each end of the spectrum: to some per cent.
+STEPS = 6
+
+
+def beyond_single(stack: Array, job: Job) -> Array:
+    """Which matrices (B,) are too ill-conditioned for float32, as far as that is worth knowing beforehand."""
+    B, n, _ = stack.shape
+    floor = 0.0 if job.rule is None else job.rule.floor()
+    eps = VOUCHED * float(np.finfo(job.dtype).eps) / 2
+    s, rtol = job.problem.s, job.problem.rtol or 1.0
+    promised = floor > 0 and forward_error_bound(np.float64(1 / floor), s, eps) <= rtol
+    if n < LOOK_FROM or promised or not isinstance(job.method, Eigen):
+        return np.zeros(B, bool)
+    from matroot.engines.cholesky import inverses
+
+    with np.errstate(all="ignore"):
+        size = abs(stack).max((-1, -2))
+        A = (stack / np.where(size > 0, size, 1)[:, None, None]).astype(job.dtype)
+        finite = np.isfinite(A).all((-1, -2))
+        A[~finite] = np.eye(n)
+        largest = lanczos(lambda v: job.engine.matmul(A, v), B, n, A.dtype, job.engine, STEPS)
+        smallest = 1 / lanczos(inverses(A), B, n, A.dtype, job.engine, STEPS)
+        cond = largest / np.fmax(smallest, floor * largest)
+        return finite & ~(forward_error_bound(cond, s, eps) <= rtol)

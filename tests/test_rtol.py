@@ -1,0 +1,99 @@
+"""What rtol promises: a forward error below it, or a status that says so; float32 arithmetic only where it can."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from table import EPS, SPECTRA
+
+from matroot import Ridge, Status, gallery, precision, solve
+from matroot.methods.eigen import sharpened
+
+RTOL = 1e-3
+
+
+def forward_error(x, A, s):
+    """Against the root in float64 of the matrix as it was given."""
+    w, Q = np.linalg.eigh(A.astype(np.float64))
+    exact = (Q * w ** float(s)) @ Q.T
+    return np.linalg.norm(x - exact, 2) / np.linalg.norm(exact, 2)
+
+
+@pytest.mark.parametrize("method", ("auto", "eigen", "coupled_newton", "minimax"))
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_converged_means_below_rtol(method, spectrum):
+    for n, cond, p in ((40, 1e4, 2), (40, 1e5, 4), (150, 1e4, 4), (150, 3e4, 2), (150, 1e6, 4)):
+        A, _ = gallery.spd(n, cond, spectrum, rng=1, dtype="float32")
+        result = solve(A, p, method=method, rtol=RTOL)
+        assert result.converged, result.message
+        assert forward_error(result.x, A, Fraction(-1, p)) <= RTOL
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_large_float32(spectrum):
+    """float32 where 4 eps cond / p allows it, and then no worse than a coupled iteration; else float64."""
+    n, p = 400, 4
+    for cond, dtype in ((1e4, "float32"), (1e6, "float64")):
+        A, _ = gallery.spd(n, cond, spectrum, rng=1, dtype="float32")
+        result = solve(A, p, rtol=RTOL)
+        assert (result.method.name, result.compute_dtype) == ("eigen", dtype)
+        assert result.status == Status.CONVERGED
+        assert forward_error(result.x, A, Fraction(-1, p)) <= (
+            4 * EPS["float32"] * cond / p if dtype[-2:] == "32" else 1e-6
+        )
+
+
+def test_float32_by_name_is_kept_and_says_that_it_falls_short():
+    A, _ = gallery.spd(100, 1e5, rng=2, dtype="float32")
+    for method in ("eigen", "coupled_newton"):
+        result = solve(A, 2, method=method, rtol=RTOL, compute_dtype="float32")
+        assert (result.compute_dtype, result.status) == ("float32", Status.ILL_CONDITIONED)
+        assert "float64" in result.message
+
+
+def test_float64_that_cannot_hold_rtol_says_so():
+    A, _ = gallery.spd(30, 1e8, rng=2)
+    for method in ("auto", "eigen", "coupled_newton"):
+        assert solve(A, 2, method=method, rtol=1e-9).status == Status.ILL_CONDITIONED
+        assert solve(A, 2, method=method, rtol=1e-4).status == Status.CONVERGED
+
+
+@pytest.mark.parametrize("n", (30, 390))
+def test_each_matrix_of_a_stack_gets_its_own_precision(n):
+    conds = (1e2, 1e6, 1e3)
+    A = np.stack([gallery.spd(n, cond, rng=3, dtype="float32")[0] for cond in conds])
+    A[2, 0, 0] = np.nan
+    result = solve(A, 4, method="eigen", rtol=RTOL)
+    assert result.status.tolist() == [Status.CONVERGED, Status.CONVERGED, Status.NONFINITE_INPUT]
+    assert result.compute_dtype == "float64"
+    for a, x in zip(A[:2], result.x[:2], strict=True):
+        assert np.array_equal(x, solve(a, 4, method="eigen", rtol=RTOL).x)
+    assert solve(A[0], 4, method="eigen", rtol=RTOL).compute_dtype == "float32"
+
+
+def test_a_ridge_that_bounds_cond_spares_the_look(monkeypatch):
+    monkeypatch.setattr(precision, "lanczos", None)
+    A, _ = gallery.spd(400, 1e8, rng=4, dtype="float32")
+    result = solve(A, 2, rtol=RTOL, regularization=Ridge(relative=1e-3))
+    assert (result.compute_dtype, result.status) == ("float32", Status.CONVERGED)
+
+
+@pytest.mark.parametrize("s", (-1.0, -0.5, -0.25, 0.5))
+@pytest.mark.parametrize("dtype", ("float64", "complex128"))
+def test_sharpened_removes_first_order_errors(s, dtype):
+    """From a decomposition with errors of 1e-6 in the basis and the eigenvalues, and a ridge."""
+    n, rtol, ridge = 40, 1e-5, 1e-3
+    A, _ = gallery.spd(n, 1e3, dtype=dtype, rng=5)
+    rng = np.random.default_rng(6)
+    w, Q = np.linalg.eigh(A + ridge * np.eye(n))
+    exact = (Q * w**s) @ Q.conj().T
+    K = rng.standard_normal((n, n)) * 1e-6
+    Q, _ = np.linalg.qr(Q @ (np.eye(n) + K - K.T))
+    w = w + 1e-6 * rng.standard_normal(n)
+    X = (Q * w**s) @ Q.conj().T
+    before, size = np.linalg.norm(X - exact, 2), np.linalg.norm(exact, 2)
+    single = np.float32 if dtype == "float64" else np.complex64
+    X, A, Q, w = X.astype(single), A.astype(single), Q.astype(single), w.astype(np.float32)  # sets eps
+    sharpened(X, A, Q, w, ridge, s, rtol)
+    after = np.linalg.norm(X - exact, 2)
+    assert after <= max(before / 8, rtol * size) and after < before
