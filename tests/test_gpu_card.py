@@ -12,8 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matroot import CoupledNewton, Eigen, HigherOrder, Minimax, NewtonDB, Status, gallery, inverse_pth_root, solve
-from matroot.engines import engine_of
+from matroot import (
+    CoupledNewton,
+    Eigen,
+    HigherOrder,
+    Minimax,
+    NewtonDB,
+    Status,
+    gallery,
+    inverse_pth_root,
+    solve,
+    tune_gpu,
+)
+from matroot.conditioning import _start
+from matroot.engines import engine_of, graphs, stacks
 from matroot.engines.gpu import gpu
 from matroot.engines.gpu_limits import GPULimits
 from matroot.methods import fused
@@ -149,6 +161,112 @@ def test_small_cu(n, dtype, monkeypatch):
     broken = np.stack([A[0], np.full_like(A[0], np.nan), -A[1]])
     wanted = [0, Status.NONFINITE_INPUT, Status.NOT_POSITIVE]
     assert blind(broken, 4, compute_dtype=dtype).status.get().tolist() == wanted
+
+
+SHORTCUTS = (
+    GPULimits(kernels=1),
+    GPULimits(graphs=1 << 40),
+    GPULimits(kernels=1, graphs=1 << 40),
+    GPULimits(fused=64, kernels=1),
+)
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """The card's engine, nothing taken that the built-in limits do not take."""
+    found = engine_of(cupy.zeros(1))
+    monkeypatch.setattr(found, "limits", GPULimits())
+    yield found
+    graphs.forget()
+
+
+@on_a_card
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+@pytest.mark.parametrize("limits", SHORTCUTS, ids=repr)
+def test_shortcuts_give_the_same_roots(engine, limits, dtype):
+    for n in (1, 5, 33, 100, 300):
+        A = np.stack([gallery.spd(n, 1e2, rng=k)[0] if n > 1 else np.eye(1) for k in range(6)]).astype(dtype)
+        eps = float(np.finfo(dtype).eps)
+        for p, rule, inverse in ((4, 1e-3, True), (3, None, True), (2, None, False)):
+            options = {"compute_dtype": dtype, "regularization": rule, "inverse": inverse}
+            engine.limits = GPULimits()
+            wanted = blind(A, p, **options)
+            engine.limits = limits
+            for values, order in ((A, slice(None)), (A[::-1].copy(), slice(None, None, -1)), (A, slice(None))):
+                result = solve(cupy.asarray(values), p, **options)  # the first may compile or capture, and wait
+                X, Y = result.x.get(), wanted.x.get()[order]
+                assert np.abs(X - Y).max() <= 300 * n * eps * np.abs(Y).max(), n
+                assert (result.status.get() == wanted.status.get()[order]).all()
+                assert np.allclose(result.cond.get(), wanted.cond.get()[order], rtol=1e-2)
+
+
+@on_a_card
+@pytest.mark.parametrize("limits", SHORTCUTS, ids=repr)
+def test_shortcuts_wait_for_nothing_and_take_no_new_memory(engine, limits):
+    engine.limits = limits
+    A = cupy.stack([cupy.eye(64) * (k + 1) for k in range(8)])
+    for _ in range(3):
+        solve(A, 4, regularization=1e-6)
+    pool = cupy.get_default_memory_pool()
+    before = pool.total_bytes()
+    for _ in range(5):
+        with no_waiting():
+            result = solve(A, 4, regularization=1e-6)
+    assert pool.total_bytes() == before
+    assert cupy.allclose(result.x, cupy.stack([cupy.eye(64) * (k + 1) ** -0.25 for k in range(8)]), rtol=1e-5)
+
+
+@on_a_card
+@pytest.mark.parametrize("limits", SHORTCUTS, ids=repr)
+def test_shortcuts_and_bad_matrices(engine, limits):
+    good = [gallery.spd(40, cond, rng=0)[0] for cond in (1e1, 1e6)]
+    nan, zero, indefinite = np.full((40, 40), np.nan), np.zeros((40, 40)), good[0] - 0.3 * np.eye(40)
+    batch = np.stack([good[0], nan, zero, indefinite, good[1]])
+    for inverse in (True, False):
+        engine.limits = GPULimits()
+        wanted = solve(cupy.asarray(batch), 2, inverse=inverse).status.get().tolist()
+        engine.limits = limits
+        for _ in range(2):
+            assert solve(cupy.asarray(batch), 2, inverse=inverse).status.get().tolist() == wanted
+
+
+@on_a_card
+def test_graphs_belong_to_their_stream(engine):
+    engine.limits = GPULimits(graphs=1 << 40)
+    A = np.stack([gallery.spd(100, 1e3, rng=k)[0] for k in range(4)])
+    wanted = blind(A, 4).x.get()
+    streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(3)]
+    found = []
+    for _ in range(2):
+        for stream in streams:
+            with stream:
+                found.append(solve(cupy.asarray(A), 4).x)
+    for stream in streams:
+        stream.synchronize()
+    assert all(np.allclose(x.get(), wanted, rtol=0, atol=1e-12 * abs(wanted).max()) for x in found)
+
+
+@on_a_card
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_ends_of_the_spectrum_in_one_launch(engine, dtype):
+    engine.limits = GPULimits(kernels=1)
+    for n in (1, 2, 16, 17, 100, 255, 256, 257, 511, 513, 1500):
+        A = np.stack([gallery.spd(n, 1e3, rng=k)[0] if n > 1 else np.eye(1) for k in range(32)]).astype(dtype)
+        assert stacks.fits_lanczos(cupy.asarray(A), engine)
+        top, low = (v.get() for v in stacks.extreme_ritz(cupy.asarray(A), _start(n), 16, engine))
+        w = np.linalg.eigvalsh(A.astype(float))
+        assert (top <= w[:, -1] * (1 + 1e-13)).all() and np.allclose(top, w[:, -1], rtol=0.05)
+        assert (low >= w[:, 0] - 1e-13 * w[:, -1]).all()
+
+
+@on_a_card
+def test_tune_on_this_card(engine, monkeypatch):
+    for name, value in {"SMALL": (8, 64), "JACOBI": (32, 64), "MANY": 256, "SHAPES": ((64, 64),)}.items():
+        monkeypatch.setattr(tune_gpu, name, value)
+    monkeypatch.setattr(tune_gpu, "BYTES", (1 << 20,))
+    lines = []
+    tune_gpu.measure(engine, lines.append)
+    assert not [line for line in lines if "fails" in line or "is off by" in line]
 
 
 @on_a_card
