@@ -11,7 +11,8 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from types import SimpleNamespace
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,7 +171,8 @@ def _read_mtx(path: Path) -> Arrays:
 
 def _write_npy(stream: IO[bytes], arrays: Arrays) -> None:
     (a,) = arrays.values()
-    np.save(stream, a, allow_pickle=False)
+    # To a real file numpy writes past Python's buffers, and does not notice when the last part finds no room.
+    np.save(cast(Any, SimpleNamespace(write=stream.write)), a, allow_pickle=False)
 
 
 def _write_npz(stream: IO[bytes], arrays: Arrays) -> None:

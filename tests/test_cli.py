@@ -244,3 +244,25 @@ def test_demo_gets_its_own_arguments(monkeypatch):
 def test_python_m_matroot_is_the_command():
     done = subprocess.run([sys.executable, "-m", "matroot", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("matroot ")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".mtx"])
+def test_no_room_is_an_error_even_for_the_last_bytes(tmp_path, suffix):
+    """A limit on the size of files, met by the last part that is written; for .npy numpy itself does not notice."""
+    pytest.importorskip("resource")
+    np.save(tmp_path / "a.npy", 4 * np.eye(20))
+    out = tmp_path / f"x{suffix}"
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from matroot.__main__ import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-B", "-c", code, "root", tmp_path / "a.npy", "-p", "4", "--method", "eigen", "-o", out],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1, run.stderr
+    assert "too large" in run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import sys
 
-from numba import njit, types
+from numba import types
 from numba.types import boolean, float64, int64
 
+from matroot.engines.compiled import compiled
 from matroot.engines.small_lanes import fma, full, full_wide, lanes, sqrt, total
 from matroot.engines.small_layout import gather, in_units, move_diagonal, scaled, scatter
 from matroot.engines.small_memory import address, after, load, load_four, number, put, store, store_four, triangle
@@ -95,19 +96,22 @@ def times_tridiagonal(F, d, e, n):
 
 
 @stage(lanes)
-def residual(A, X, n, probes, a, b, work):
-    """||(X^b A^-a - I) V|| / ||V|| for a < 0, ||(X^b - A^a) V|| / ||A^a V|| for a > 0; probes V (n, 8)."""
+def residual(A, X, n, probes, order, factors, inverse, work):
+    """||(X^b A^a - I) V|| / ||V|| for the power -a/b, ||(X^b - A^a) V|| / ||A^a V|| for a/b; probes V (n, 8).
+
+    The k-th of the a + b factors is X where order[k] is 1 and A where it is 0.
+    """
     W, G, Y = work, after(work, 8 * n), after(work, 16 * n)
     for k in range(8 * n):
         v = full(number(probes, k))
         store(W, k, v)
         store(G, k, v)
-    before = a if a > 0 else -a
-    for t in range(before + b):  # A^|a| times G or W, then X^b times W
-        V = G if a > 0 and t < before else W
-        multiply(A if t < before else X, V, Y, n)
-        for k in range(8 * n):
-            store(V, k, load(Y, k))
+    for k in range(factors):
+        root = number(order, k) > 0.0
+        V = W if root or inverse else G
+        multiply(X if root else A, V, Y, n)
+        for i in range(8 * n):
+            store(V, i, load(Y, i))
     error, whole = full(0.0), full(0.0)
     for k in range(8 * n):
         goal = load(G, k)
@@ -122,18 +126,17 @@ def _array(kind, ndim, readonly=True):
 
 
 # One signature, so that nothing is compiled twice: an array that can be written also passes for one that cannot.
-@njit(
+@compiled(
     types.void(
         *(_array(float64, 3), _array(float64, 3, False), _array(float64, 2, False)),
         *(int64, int64, float64, float64),
         *(_array(float64, 2), _array(float64, 2), _array(int64, 1), int64),
-        *(_array(float64, 2), boolean, _array(float64, 1, False)),
+        *(_array(float64, 2), _array(float64, 1), boolean, _array(float64, 1, False)),
     ),
-    cache=True,
     error_model="numpy",
     nogil=True,
 )
-def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, direct, probes, single, room):
+def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, direct, probes, order, single, room):
     """A^(a/b) for the matrices of a stack.
 
     Parameters
@@ -147,7 +150,8 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
         A + (relative lambda_max + absolute) I is what is served.
     poles, weights, counts, direct : arrays (classes, K), (classes, K), (classes,) and int
         See `small_poles.table`; the first `direct` poles lie beyond lambda_max.
-    probes : float64 (n, 8)
+    probes, order : float64 (n, 8), (|a| + b,)
+        See `residual`.
     single : bool
         Whether X is rounded to float32.
     room : float64 array
@@ -170,7 +174,7 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
     gap, factor, shift, added = after(facts, 5), after(facts, 6), after(facts, 7), after(facts, 8)
     rows, tops, scales = after(facts, 9), after(facts, 10), after(facts, 11)
     matrices, results, lines = address(stack), address(out), address(report)
-    V, b_table, w_table = address(probes), address(poles), address(weights)
+    V, factors, b_table, w_table = address(probes), address(order), address(poles), address(weights)
     zero, one, s = full(0.0), full(1.0), a / b
     power = 1.0 + s if s < 0.0 else s
     for first in range(0, B, 8):
@@ -243,7 +247,7 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
         transform_back(F, A, n, tau, work)
         in_units(F, A, n, load(factor, 0), single)
         scatter(F, first, count, n, results, work)
-        store(finite, 0, residual(A0, A, n, V, a, b, work))
+        store(finite, 0, residual(A0, A, n, V, factors, order.shape[0], s < 0.0, work))
         for t in range(count):
             line = 7 * (first + t)
             put(lines, line + RESIDUAL, number(finite, t))

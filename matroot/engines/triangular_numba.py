@@ -12,11 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from matroot.engines.compiled import compiled
+
 Matrix = NDArray[Any]
-jit = njit(cache=True, error_model="numpy", fastmath={"contract"}, nogil=True)
+jit = compiled(error_model="numpy", fastmath={"contract"}, nogil=True)
 
 
 def pencil(U: Matrix) -> tuple[Matrix, Matrix]:
