@@ -227,6 +227,7 @@ def test_roots_of_known_spectra(s, n):
         report = small_roots(A, X, s)
         conditioning = -s * cond if s < 0 else cond ** (1 - s)
         assert distance(X, root(s)) <= (5 * float(conditioning) + 20 * n**0.5) * EPS64
+        assert (report.residual <= 20 * (s.denominator + n**0.5) * (cond if s < 0 else 1) * EPS64).all()
         assert (X == X.swapaxes(1, 2)).all()
         assert (report.served == 1).all()
         assert np.allclose(report.cond, cond if n > 1 else 1.0, rtol=1e-6)

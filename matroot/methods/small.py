@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from matroot.conditioning import PROBES, _signs
+from matroot.conditioning import PROBES, _signs, interleaved
 from matroot.engines.cpu import in_threads, usable_cores
 from matroot.engines.small_poles import table
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw
@@ -123,6 +123,7 @@ def small_roots(
     rule = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
     poles = rule[0].shape[1]
     report = np.empty((B, len(Report._fields)))
+    order = factors(s)
     ready = stack.dtype == out.dtype == np.float64 and stack.flags.c_contiguous and stack.flags.aligned
 
     def work(part: slice) -> None:
@@ -130,7 +131,9 @@ def small_roots(
         if not ready:
             A = as_real(A) if twofold else np.array(A, np.float64, order="C")
             X = np.empty_like(A)
-        roots(A, X, report[part], s.numerator, s.denominator, relative, absolute, *rule, V, single, room(n, poles))
+        roots(
+            A, X, report[part], s.numerator, s.denominator, relative, absolute, *rule, V, order, single, room(n, poles)
+        )
         if not ready:
             out[part] = as_complex(X) if twofold else X
 
@@ -192,3 +195,10 @@ def probes(n: int, twofold: bool = False) -> FloatArray:
     """
     size = 2 * n if twofold else n
     return np.eye(size, LANES) * (np.arange(LANES) < n) if n <= PROBES else np.ascontiguousarray(_signs(size, PROBES))
+
+
+@lru_cache(maxsize=64)
+def factors(s: Fraction) -> FloatArray:
+    """In which order A (0) and its root X (1) are multiplied to test that A^s = X."""
+    a, b = abs(s.numerator), s.denominator
+    return np.array(interleaved(a, b) if s < 0 else (False,) * a + (True,) * b, np.float64)
