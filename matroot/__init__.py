@@ -2,6 +2,7 @@
 
 from matroot import gallery
 from matroot.apply import apply_inverse_pth_root
+from matroot.each import solve_each
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
 from matroot.methods.eigen import Eigen
 from matroot.methods.minimax import Minimax
@@ -53,5 +54,6 @@ __all__ = [
     "pth_root",
     "select_method",
     "solve",
+    "solve_each",
     "sqrtm",
 ]

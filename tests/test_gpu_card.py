@@ -22,6 +22,7 @@ from matroot import (
     gallery,
     inverse_pth_root,
     solve,
+    solve_each,
     tune_gpu,
 )
 from matroot.conditioning import _start
@@ -369,3 +370,21 @@ def test_jax_arrays():
     X = inverse_pth_root(A, 2)
     assert X.devices() == A.devices() and X.dtype == A.dtype
     assert np.allclose(np.asarray(X @ X @ A), np.eye(40), atol=1e-3)
+
+
+@on_a_card
+@pytest.mark.parametrize("library", ["cupy", "torch"])
+def test_unequal_sizes_side_by_side(library):
+    A = [gallery.spd(n, 1e3, rng=k)[0] for k, n in enumerate((300, 40, 300, 64, 500, 40))]
+    if library == "torch":
+        torch = pytest.importorskip("torch")
+        if not torch.cuda.is_available():
+            pytest.skip("not torch.cuda.is_available(): this torch has no CUDA")
+        arrays, read = [torch.as_tensor(a, device="cuda") for a in A], lambda x: x.cpu().numpy()
+    else:
+        arrays, read = [cupy.asarray(a) for a in A], lambda x: x.get()
+    for _ in range(3):  # memory of the side streams is used again while results of the last round are read
+        found = solve_each(arrays, 4)
+        for a, result in zip(A, found, strict=True):
+            w, Q = np.linalg.eigh(a)
+            assert distance(read(result.x), (Q * w**-0.25) @ Q.T) <= 1e-10
