@@ -17,7 +17,7 @@ from matroot.methods.iteration import add_to_diagonal
 from matroot.precision import beyond_single
 from matroot.preparation import check_symmetric, scale_exponent, scale_root, shift_by_power_of_two, to_output
 from matroot.regularization import Regularization, Ridge
-from matroot.result import USABLE, Status
+from matroot.result import Status
 
 Array = Any
 
@@ -28,15 +28,18 @@ def solve_chunk(stack: Array, part: slice, job: Job, out: Output) -> None:
         return solve_in_either(stack, part, job, out)
     first = attempt(stack, job, job.rule)
     out.write(part, first)
-    rule, bad = job.rule, ~np.isin(first.status, [*USABLE, Status.NONFINITE_INPUT])
-    bad |= first.status == Status.ILL_CONDITIONED
-    rows = np.flatnonzero(bad)
+    rule, rows = job.rule, np.flatnonzero(unsolved(first.status))
     tries = rule.retries if isinstance(rule, Ridge) else 0
     while isinstance(rule, Ridge) and tries and len(rows):
         rule, tries = rule.raised(), tries - 1
         again = attempt(stack[rows], job, rule)
         out.write(part.start + rows, again)
         rows = rows[again.status != Status.CONVERGED]
+
+
+def unsolved(status: Array) -> Array:
+    """Which matrices may do better at another try."""
+    return (status != Status.CONVERGED) & (status != Status.NONFINITE_INPUT)
 
 
 def solve_in_either(stack: Array, part: slice, job: Job, out: Output) -> None:
@@ -46,7 +49,7 @@ def solve_in_either(stack: Array, part: slice, job: Job, out: Output) -> None:
     if len(easy):
         first = attempt(stack[easy], job, job.rule)
         out.write(part.start + easy, first)
-        hard[easy] = ~np.isin(first.status, [Status.CONVERGED, Status.NONFINITE_INPUT])
+        hard[easy] = unsolved(first.status)
     rows = np.flatnonzero(hard)
     if len(rows):
         wide = replace(job, dtype=np.dtype("complex128" if job.dtype.kind == "c" else "float64"), may_widen=False)
@@ -63,7 +66,8 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     B, n, _ = stack.shape
     A = xp.array(stack, dtype=job.dtype, order="C")
     finite = xp.isfinite(A).all((-1, -2))
-    A[~finite] = xp.eye(n, dtype=A.dtype)
+    if not finite.all():
+        A[~finite] = xp.eye(n, dtype=A.dtype)
     size = abs(A).max((-1, -2))
     uneven = problem.assume_a == "pos" and check_symmetric(A, size, job.origin)
     exponent = scale_exponent(size, rule)
@@ -79,7 +83,8 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
         delta = rule.shift(largest, smallest, scale)
         add_to_diagonal(A, delta.astype(A.real.dtype))
     zero = ~A.any((-1, -2)) if not direct else xp.zeros(B, bool)
-    A[zero] = xp.eye(n, dtype=A.dtype)
+    if zero.any():
+        A[zero] = xp.eye(n, dtype=A.dtype)
     raw = job.method.run(
         A,
         replace(
@@ -104,12 +109,13 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
         opposite = raw.companion if problem.assume_a == "gen" else hermitian_part(raw.companion)
         companion = to_output(opposite, exponent, -problem.s, job)
     raw.x = raw.companion = X = None
-    status[~xp.isfinite(x).all((-1, -2)) & xp.isin(status, xp.asarray(USABLE))] = Status.DIVERGED
+    status[~xp.isfinite(x).all((-1, -2)) & (status <= Status.ILL_CONDITIONED)] = Status.DIVERGED
 
     # The certificate: the returned X, in float64, against the input prepared once more.
     wide = np.dtype("complex128" if job.dtype.kind == "c" else "float64")
     A = xp.array(stack, dtype=wide, order="C")
-    A[~finite] = xp.eye(n, dtype=wide)
+    if not finite.all():
+        A[~finite] = xp.eye(n, dtype=wide)
     shift_by_power_of_two(A, -exponent)
     if uneven:
         A = hermitian_part(A)
@@ -135,7 +141,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
             0,
         )
     status[~finite] = Status.NONFINITE_INPUT
-    hopeless = ~xp.isin(status, xp.asarray([*USABLE, Status.MAX_ITER, Status.STAGNATED]))
+    hopeless = status > Status.STAGNATED
     for values in (x, companion, residual):
         if values is not None:
             values[hopeless] = np.nan

@@ -60,7 +60,8 @@ class Output:
         self.dtype = job.dtype
 
     def write(self, at: Any, one: Attempt | Output) -> None:
-        """Take over what an attempt found for the matrices `at` (a slice or indices)."""
+        """Take over what an attempt found for the matrices `at` (a slice or indices), uncopied where that is all."""
+        whole = isinstance(at, slice) and len(one.x) == len(self.x)
         for name in (
             "x",
             "companion",
@@ -72,7 +73,9 @@ class Output:
             "ridge",
             "cond",
         ):
-            if getattr(self, name) is not None:
+            if whole:
+                setattr(self, name, getattr(one, name))
+            elif getattr(self, name) is not None:
                 getattr(self, name)[at] = getattr(one, name)
         self.n_products = max(self.n_products, one.n_products)
         self.certificate = one.certificate

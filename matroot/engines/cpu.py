@@ -70,7 +70,7 @@ class CPU:
     def run_chunks(self, work: Callable[[slice], None], B: int, n: int, itemsize: int) -> None:
         """Call `work` on slices of the batch that cover it, on a thread pool when there are several."""
         cores = usable_cores()
-        few_and_large = 2 * B <= cores and n >= 256  # here BLAS's own threads use more cores than ours would
+        few_and_large = 4 * B <= cores and n >= 256  # BLAS threads gain half of what ours do, but here use more cores
         size = max(1, min(CHUNK_BYTES // max(1, n * n * itemsize), -(-B // cores)))
         slices = [slice(i, min(i + size, B)) for i in range(0, B, size)]
         if len(slices) <= 1 or cores == 1 or few_and_large:
