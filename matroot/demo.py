@@ -25,6 +25,7 @@ from matroot import demo_network as network
 from matroot import demo_roots as roots
 from matroot.demo_figure import draw
 from matroot.demo_report import report
+from matroot.engines.cpu import one_blas_thread
 
 P = 4  # a matrix gradient is multiplied from two sides, by the inverse 4th root each
 RIDGE = 1e-6
@@ -68,7 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def explore(seed: int) -> roots.Findings:
-    """Do all the work, with a progress line."""
+    """Do all the work, with a progress line; on one BLAS thread, as such small products are fastest."""
+    with one_blas_thread():
+        return _explore(seed)
+
+
+def _explore(seed: int) -> roots.Findings:
     rng = np.random.default_rng(seed)
     digits = network.load_digits()
     train, test = digits.split(TRAIN)
@@ -76,14 +82,14 @@ def explore(seed: int) -> roots.Findings:
         start = network.init(SIZES, rng)
         trained = network.train(start, train, steps=STEPS, every=EVERY, rng=rng, on_step=step)
     before = _statistics(trained.weight_gradients)
-    methods = roots.applicable(before, P, RIDGE)
+    pairs = [(method, dtype) for dtype in DTYPES for method in roots.applicable(before, P, RIDGE, dtype)]
     rows = []
-    with Progress(len(methods) * len(DTYPES) + 3, "roots") as step:
-        for row in roots.inverse_roots(before, P, RIDGE, methods, DTYPES):
+    with Progress(len(pairs) + 3, "roots") as step:
+        for row in roots.inverse_roots(before, P, RIDGE, pairs):
             rows.append(row)
             step()
-        pairs = zip(rows[0].roots[::2], rows[0].roots[1::2], trained.weight_gradients, strict=True)
-        after = _statistics([L_root @ G @ R_root for L_root, R_root, G in pairs])
+        sides = zip(rows[0].roots[::2], rows[0].roots[1::2], trained.weight_gradients, strict=True)
+        after = _statistics([L_root @ G @ R_root for L_root, R_root, G in sides])
         step()
         whitenings = [roots.whiten(digits.images, rule) for rule in (PseudoInverse(), Floor(relative=FLOOR))]
         step()

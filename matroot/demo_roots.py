@@ -56,41 +56,40 @@ class MethodRow:
 
 
 def inverse_roots(
-    statistics: Sequence[Statistic], p: int, ridge: float, methods: Sequence[str], dtypes: Sequence[str]
+    statistics: Sequence[Statistic], p: int, ridge: float, pairs: Sequence[tuple[str, str]]
 ) -> Iterator[MethodRow]:
-    """``A^{-1/p}`` of every statistic, by each method in each precision; equal sizes are one batch."""
+    """``A^{-1/p}`` of every statistic, by each pair of a method and a precision; equal sizes are one batch."""
     groups: dict[int, list[int]] = {}
     for i, S in enumerate(statistics):
         groups.setdefault(len(S.matrix), []).append(i)
     stacks = [np.stack([statistics[i].matrix for i in where]) for where in groups.values()]
     reference = [result.x for result in _solve_all(stacks, p, "eigen", ridge, "float64")]
-    for dtype in dtypes:
-        for method in methods:
-            results, seconds = timed(partial(_solve_all, stacks, p, method, ridge, dtype))
-            found: dict[int, Array] = {}
-            for where, result in zip(groups.values(), results, strict=True):
-                found.update(zip(where, result.x, strict=True))
-            yield MethodRow(
-                method=method,
-                dtype=dtype,
-                seconds=seconds,
-                products=max(r.n_products for r in results),
-                residual=_worst(r.residual for r in results),
-                forward_error=_worst(map(forward_error, [r.x for r in results], reference)),
-                cond=_worst(r.cond for r in results),
-                bits_lost=_worst(r.bits_lost for r in results),
-                status=np.concatenate([r.status for r in results]),
-                roots=[found[i] for i in range(len(statistics))],
-            )
+    for method, dtype in pairs:
+        results, seconds = timed(partial(_solve_all, stacks, p, method, ridge, dtype))
+        found: dict[int, Array] = {}
+        for where, result in zip(groups.values(), results, strict=True):
+            found.update(zip(where, result.x, strict=True))
+        yield MethodRow(
+            method=method,
+            dtype=dtype,
+            seconds=seconds,
+            products=max(r.n_products for r in results),
+            residual=_worst(r.residual for r in results),
+            forward_error=_worst(map(forward_error, [r.x for r in results], reference)),
+            cond=_worst(r.cond for r in results),
+            bits_lost=_worst(r.bits_lost for r in results),
+            status=np.concatenate([r.status for r in results]),
+            roots=[found[i] for i in range(len(statistics))],
+        )
 
 
-def applicable(statistics: Sequence[Statistic], p: int, ridge: float) -> list[str]:
-    """The methods that serve symmetric matrices and this p; the others refuse in a ValueError."""
+def applicable(statistics: Sequence[Statistic], p: int, ridge: float, dtype: str) -> list[str]:
+    """The methods that serve symmetric matrices, this p and this precision; the others refuse in a ValueError."""
     smallest = min((S.matrix for S in statistics), key=len)
     found = []
     for method in METHODS:
         try:
-            _solve_all([smallest], p, method, ridge, "float64")
+            _solve_all([smallest], p, method, ridge, dtype)
         except ValueError:
             continue
         found.append(method)

@@ -17,12 +17,9 @@ from matroot.methods.base import Method
 from matroot.preparation import check_symmetric
 from matroot.regularization import Regularization
 from matroot.result import USABLE, ConditionWarning, RootError, RootResult, Status, on_host
-from matroot.solve import check_degree, plan, solve, solve_power
+from matroot.solve import LARGEST_INTEGER, check_degree, plan, solve, solve_power
 
 Array = Any
-
-#: Largest denominator of an exponent given as a float that is taken for a fraction.
-LARGEST_DENOMINATOR = 1024
 
 
 def inverse_pth_root(
@@ -367,7 +364,7 @@ def exponent(s: Any) -> Fraction | float:
         return s if isinstance(s, Fraction) else Fraction(int(s))
     if not np.isfinite(s):
         raise ValueError(f"s must be finite, got {s!r}")
-    near = Fraction(float(s)).limit_denominator(LARGEST_DENOMINATOR)
+    near = Fraction(float(s)).limit_denominator(LARGEST_INTEGER)
     return near if float(near) == float(s) else float(s)
 
 

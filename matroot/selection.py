@@ -53,6 +53,8 @@ def choose(
     refusal = chosen.refuses(problem, n)
     if refusal is None and rule is not None and rule.needs == "spectrum" and not isinstance(chosen, Eigen):
         refusal = f"{type(rule).__name__} changes single eigenvalues, which {chosen.name} has not; use 'eigen' or Ridge"
+    if single and isinstance(chosen, Tridiagonal):
+        refusal = refusal or "tridiagonal computes in float64 only; leave compute_dtype out, or use another method"
     if engine.sync_free():
         refusal = masked.refuses(chosen, problem) or refusal
     if refusal is not None:

@@ -28,6 +28,9 @@ FAST_RTOL = 1e-3
 #: A regularization that bounds eps32 * kappa / p by this loses 7 of float32's 24 bits at most: no need of float64.
 BOUNDED_FORWARD_ERROR = 2.0**-17
 
+#: An exponent with a larger numerator or denominator is served as a real number: nobody wants a million products.
+LARGEST_INTEGER = 1024
+
 
 def solve(
     a: Array,
@@ -153,6 +156,8 @@ def plan(
         rule = replace(rule, rtol=n * float(eps))
     if rule is not None and assume_a == "gen" and not isinstance(rule, Ridge):
         raise ValueError(f"{type(rule).__name__} needs real eigenvalues; under assume_a='gen' use Ridge")
+    if isinstance(s, Fraction) and max(abs(s.numerator), s.denominator) > LARGEST_INTEGER:
+        s = float(s)
     engine = engine_of(values)
     problem = Problem(s=s, rtol=rtol, max_iter=max_iter, assume_a=assume_a)
     dtype = working_dtype(values.dtype, s, rule, rtol, compute_dtype, engine)

@@ -58,6 +58,10 @@ class Row:
     def bar(self, cond, s, n, eps):
         return self.slack * forward_bar(cond, s, n, eps, self.floor)
 
+    def arithmetic(self, dtype):
+        """The precision to ask for: `dtype`, where the method has a choice."""
+        return dtype if self.single else None
+
     def __str__(self):
         return repr(self.method).split("  #")[0]
 

@@ -223,7 +223,7 @@ def test_solve_neither_raises_nor_warns():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for row in (row for row in ROWS if row.single):
-            result = solve(batch.astype(np.float32), 2, method=row.method, compute_dtype="float32")
+            result = solve(batch.astype(np.float32), 2, method=row.method, compute_dtype=row.arithmetic("float32"))
             assert result.status[0] == Status.CONVERGED
             assert result.status[1] != Status.CONVERGED
             assert list(result.status[2:]) == [Status.NOT_POSITIVE, Status.NONFINITE_INPUT]
