@@ -127,7 +127,7 @@ def test_another_schedule_and_interval(tmp_path):
 def test_across_frameworks(tmp_path, frm, to):
     from optim.test_optim_frameworks import convert, to_numpy
 
-    params = {k: v.astype(np.float32) for k, v in weights().items()}
+    params = {k: v.astype(np.float32) for k, v in weights({"a": (8, 6), "c": (5,)}).items()}
     opt = Shampoo(**OPTIONS)
     here = convert(params, frm)
     state = opt.init(here)

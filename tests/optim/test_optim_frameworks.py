@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from matroot_optim import Shampoo, apply_updates
-from optim.problems import SHAPES, gradients, run, weights
+from optim.problems import gradients, run, weights
 
 FRAMEWORKS = ("numpy", "torch", "jax")
+#: Few, for jax compiles every operation for every shape of a block.
+SHAPES = {"a": (8, 6), "b": (3, 2, 4), "c": (5,)}
 
 
 def convert(tree, kind):
@@ -26,7 +28,7 @@ def to_numpy(x):
 
 
 def train(opt, kind, steps=10, dtype=np.float32, in_place=False):
-    params = convert({k: v.astype(dtype) for k, v in weights().items()}, kind)
+    params = convert({k: v.astype(dtype) for k, v in weights(SHAPES).items()}, kind)
     state = opt.init(params)
     for g in gradients(SHAPES, steps):
         g = convert({k: v.astype(dtype) for k, v in g.items()}, kind)
@@ -114,7 +116,7 @@ BAD = {"nan": np.nan, "inf": np.inf, "overflow": 1e30}
 def test_skip_leaves_the_tensor_as_it_was(bad, kind, beta2):
     opt = Shampoo(0.05, refresh_every=2, block_size=4, weight_decay=0.1, betas=(0.9, beta2))
     _, state = train(opt, kind, 5)
-    params = convert({k: v.astype(np.float32) for k, v in weights().items()}, kind)
+    params = convert({k: v.astype(np.float32) for k, v in weights(SHAPES).items()}, kind)
     g = {k: v.astype(np.float32) for k, v in gradients(SHAPES, 1)[0].items()}
     g["a"][0, 0] = BAD[bad]
     updates, after = opt.update(convert(g, kind), state, params)
@@ -127,7 +129,7 @@ def test_skip_leaves_the_tensor_as_it_was(bad, kind, beta2):
         assert np.isfinite(to_numpy(after[name])).all(), name
     assert after["a/skipped"] == 1
     assert after["b/skipped"] == 0
-    assert opt.diagnostics(after).nonfinite == {"a": 1, "b": 0, "c": 0, "d": 0, "e": 0}
+    assert opt.diagnostics(after).nonfinite == {"a": 1, "b": 0, "c": 0}
 
 
 def test_a_skipped_step_is_as_if_it_never_was_for_the_statistics():
