@@ -3,13 +3,13 @@
 
 A = H T H^T with T tridiagonal; A^s = H r(T) H^T, where r is a sum of poles (`small_poles`) and the inverse of
 a shifted tridiagonal matrix costs two operations an entry. No eigenvector is ever formed.
-
-numba's cache on disk looks at the time of this file alone: touch it after a change in those that it imports.
 """
 
 from __future__ import annotations
 
 import sys
+import zlib
+from pathlib import Path
 
 from numba import types
 from numba.types import boolean, float64, int64
@@ -121,22 +121,8 @@ def residual(A, X, n, probes, order, factors, inverse, work):
     return sqrt(error / whole)
 
 
-def _array(kind, ndim, readonly=True):
-    return types.Array(kind, ndim, "C", readonly=readonly)
-
-
-# One signature, so that nothing is compiled twice: an array that can be written also passes for one that cannot.
-@compiled(
-    types.void(
-        *(_array(float64, 3), _array(float64, 3, False), _array(float64, 2, False)),
-        *(int64, int64, float64, float64),
-        *(_array(float64, 2), _array(float64, 2), _array(int64, 1), int64),
-        *(_array(float64, 2), _array(float64, 1), boolean, _array(float64, 1, False)),
-    ),
-    error_model="numpy",
-    nogil=True,
-)
-def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, direct, probes, order, single, room):
+@stage()
+def solve(stack, out, report, a, b, relative, absolute, poles, weights, counts, direct, probes, order, single, room):
     """A^(a/b) for the matrices of a stack.
 
     Parameters
@@ -253,3 +239,39 @@ def roots(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
             put(lines, line + RESIDUAL, number(finite, t))
             if not number(finite, t) <= LARGEST:  # a root that overflows, say
                 put(lines, line + SERVED, 0.0)
+
+
+def _array(kind, ndim, readonly=True):
+    return types.Array(kind, ndim, "C", readonly=readonly)
+
+
+def _kernel(sources):
+    """`solve` for Python. numba's cache on disk knows a function by its file and by what it closes over."""
+
+    # One signature, so that nothing is compiled twice: an array that can be written also passes for one that cannot.
+    @compiled(
+        types.void(
+            *(_array(float64, 3), _array(float64, 3, False), _array(float64, 2, False)),
+            *(int64, int64, float64, float64),
+            *(_array(float64, 2), _array(float64, 2), _array(int64, 1), int64),
+            *(_array(float64, 2), _array(float64, 1), boolean, _array(float64, 1, False)),
+        ),
+        error_model="numpy",
+        nogil=True,
+    )
+    def roots(
+        stack, out, report, a, b, relative, absolute, poles, weights, counts, direct, probes, order, single, room
+    ):
+        sources  # noqa: B018
+        solve(stack, out, report, a, b, relative, absolute, poles, weights, counts, direct, probes, order, single, room)
+
+    return roots
+
+
+def _digest() -> int:
+    """Of this file and those that it is made of."""
+    files = sorted(Path(__file__).parent.glob("small_*.py"))
+    return zlib.crc32(b"".join(path.read_bytes() for path in files))
+
+
+roots = _kernel(_digest())

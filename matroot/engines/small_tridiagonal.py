@@ -227,7 +227,7 @@ def smallest_eigenvalue(d, e, sign, n):
 
     Its step never passes the eigenvalue, and converges in third order, but slowly to a cluster of many. The step
     for a zero of the multiplicity that the sums suggest is quick there, and can pass: then the count tells, and the
-    cautious step is taken.
+    cautious step is taken. As the last one, it makes up for what the cautious steps have left of a cluster.
     """
     zero, one, order = full(0.0), full(1.0), full(float(n))
     low, high = full(1e300), zero
@@ -241,7 +241,7 @@ def smallest_eigenvalue(d, e, sign, n):
         high = where_less(high, bound, bound, high)
         before = after
     low = fma(full(-1e-15), high, low)
-    rounding = full(1e-16) * high
+    rounding, whole = full(1e-16) * high, full(1.5 * 2.0**52)
     trial, answer, done = zero, zero, zero
     cautious, bold = low, one  # so that a trial of 0 that is past the eigenvalue is followed by the lower bound
     for step in range(STEPS):
@@ -250,13 +250,13 @@ def smallest_eigenvalue(d, e, sign, n):
         spread = fma(order, s2, -(s1 * s1))
         spread = where_less(zero, spread, spread, zero)
         safe = order / (s1 + sqrt((order - one) * spread))
-        many = s1 * s1 / s2
+        many = (s1 * s1 / s2 - full(0.49) + whole) - whole  # rounded down, but for rounding errors
         quick = order / (s1 + sqrt((order - many) / many * spread))
         next_safe = trial + safe
         close = fma(full(SETTLED), size(next_safe), rounding)
         # A cautious trial that is past the eigenvalue is past it by a rounding error.
         finished = where_less(zero, fine, where_less(safe, close, one, zero), one - bold)
-        answer = where_less(zero, done, answer, where_less(zero, fine, next_safe, trial))
+        answer = where_less(zero, done, answer, where_less(zero, fine, trial + quick, trial))
         done = where_less(zero, finished, one, done)
         if not any_less(done, one):
             break
