@@ -64,6 +64,18 @@ class TestBetweenProducts:
         assert np.allclose(top[:3], [0, 3, 1]) and np.allclose(low[:3], [0, 3, -2])
         assert np.isnan(top[3]) and np.isnan(low[3])
 
+    @pytest.mark.parametrize("n", [30, 300])
+    def test_few_different_eigenvalues(self, n, engine):
+        """The Lanczos vectors soon span all there is, with and without a basis that is kept."""
+        Q, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((n, 3)))
+        A = np.stack(
+            [np.eye(n) + (Q * np.array(w)) @ Q.T for w in ((9.0, 9.0, 9.0), (1e3, 1.0, -2.0), (1e-6, 0, -0.5))]
+        )
+        A = (A + A.swapaxes(-1, -2)) / 2
+        top, low = (v.get() for v in stacks.extreme_ritz(ndarray(A), _start(n), 16, engine))
+        w = np.linalg.eigvalsh(A)
+        assert np.allclose(top, w[:, -1], rtol=1e-10) and np.allclose(low, w[:, 0], rtol=1e-10, atol=1e-12 * w.max())
+
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
     @pytest.mark.parametrize("rule", [None, 1e-4])
     def test_through_solve(self, engine, kernels, dtype, rule, monkeypatch):
