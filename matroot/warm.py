@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from matroot.conditioning import forward_error_bound
-from matroot.engines import engine_of
-from matroot.engines.arrays import Origin, take
+from matroot.engines.arrays import take
 from matroot.job import Job
 from matroot.methods.base import Array
 from matroot.methods.eigen import Eigen
-from matroot.methods.first_order import Basis, eigen_error, narrower
+from matroot.methods.first_order import Basis, eigen_error, full_error, narrower
 from matroot.methods.warm import FAILED, FULL, WAYS, Warm
 from matroot.regularization import Regularization, as_regularization
 from matroot.result import USABLE, RootResult, Status, on_host
@@ -163,10 +161,10 @@ class RootTracker:
         self._follow(tuple(values.shape), origin.dtype_name)
         rule, n = self.regularization, values.shape[-1]
         options = {"regularization": rule, "compute_dtype": self._precision(values.dtype, n)}
-        if n < self.warm_from or (rule is not None and rule.needs == "spectrum") or engine_of(values).sync_free():
-            result = self._cold(solve_power(a, self.exponent, **options), origin)
+        job = plan(values, origin, self.exponent, method=Eigen(), rtol=self.rtol, **options)
+        if n < self.warm_from or (rule is not None and rule.needs == "spectrum") or job.engine.sync_free():
+            result = self._cold(solve_power(a, self.exponent, **options), job)
         else:
-            job = plan(values, origin, self.exponent, method=Eigen(), rtol=self.rtol, **options)
             result = self._warm(values, job)
         self._shape, self._dtype = tuple(values.shape), origin.dtype_name
         done = [int((self.way == way).sum()) for way in WAYS]
@@ -184,17 +182,17 @@ class RootTracker:
         self.error, self.way = one.error.reshape(batch), one.way.reshape(batch)
         return one.out.result(batch, job)
 
-    def _cold(self, result: RootResult, origin: Origin) -> RootResult:
+    def _cold(self, result: RootResult, job: Job) -> RootResult:
         status, dtype = on_host(result.status), np.dtype(result.compute_dtype)
         usable = np.isin(status, USABLE)
         n = result.x.shape[-1]
-        bound = forward_error_bound(on_host(result.cond), result.exponent, eigen_error(dtype, n))
-        self.error = np.where(usable, bound, np.inf)
+        bound = full_error(on_host(result.cond), self.exponent, dtype, n)
+        self.error = np.where(usable, bound + job.out_eps * n**0.5, np.inf)
         self.way = np.where(usable, FULL, FAILED)
         if not (usable & ~(bound <= self.rtol)).any():
             return result
         status = np.where(usable & ~(bound <= self.rtol), int(Status.ILL_CONDITIONED), status).astype(np.int8)
-        return replace(result, status=origin.give_back(status, as_input=False))
+        return replace(result, status=job.origin.give_back(status, as_input=False))
 
     def summary(self) -> str:
         """A line for people: how many roots went which way, and the worst error bound of the last update."""

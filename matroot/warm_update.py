@@ -13,7 +13,7 @@ from matroot.engines.cpu import hermitian_part
 from matroot.job import Job, Output
 from matroot.judgement import judge
 from matroot.methods.base import Array
-from matroot.methods.first_order import Basis, Moved, eigen_error, moved, refined, root, seen
+from matroot.methods.first_order import Basis, Moved, full_error, moved, refined, root, seen
 from matroot.methods.hermitian import asymmetry
 from matroot.methods.warm import FAILED, FIRST_ORDER, FULL, PRODUCTS, REFINED, WAYS, KeptEigen
 from matroot.preparation import refuse_asymmetric
@@ -122,7 +122,7 @@ class Update:
         at = slice(rows[0], rows[-1] + 1) if whole else rows
         one = attempt(self.stack[at], replace(self.job, method=method), rule)
         usable = np.isin(one.status, USABLE)
-        bound = conditioning.forward_error_bound(one.cond, self.s, eigen_error(self.job.dtype, self.stack.shape[-1]))
+        bound = full_error(one.cond, self.s, self.job.dtype, self.stack.shape[-1])
         one.status[usable & ~(bound <= self.rtol)] = Status.ILL_CONDITIONED
         self.out.write(at, one)
         for j, i in enumerate(rows):

@@ -193,3 +193,14 @@ def test_down_to_nothing_and_back():
     result = tracker.update(A)
     assert result.status == Status.CONVERGED
     assert distance(result.x, power(A, Fraction(-1, 2))) <= tracker.error <= 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 16, 31, 100])
+def test_small_matrices(n, dtype):
+    for cond in (10, 1e3, 1e5):
+        A = gallery.spd(n, cond, rng=n)[0].astype(dtype)
+        for p, inverse in ((1, True), (4, True), (8, True), (2, False), (4, False), (Fraction(4, 3), True)):
+            tracker = RootTracker(p, inverse=inverse)
+            X = tracker.update(A).x
+            assert distance(X, power(A.astype(float), tracker.exponent)) <= tracker.error <= 1e-3

@@ -117,6 +117,12 @@ def eigen_error(dtype: np.dtype[Any], n: int) -> float:
     return float(EIGEN_ERROR * _unit(dtype) * max(1.0, n**0.5 / 4))
 
 
+def full_error(cond: Array, s: Fraction, dtype: np.dtype[Any], n: int) -> Array:
+    """Bound of the relative error of a root from a full solve: of its eigenvalues, and of putting it together."""
+    u = eigen_error(dtype, n)
+    return forward_error_bound(cond, s, u) + u
+
+
 def narrower(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Half the precision of a dtype; float32 and complex64 are narrow already."""
     return np.dtype({"float64": "float32", "complex128": "complex64"}.get(dtype.name, dtype.name))
@@ -244,7 +250,8 @@ def root(basis: Basis, at: Moved, s: Fraction, factor: float, out: Array, engine
     F = at.E
     for i in range(0, len(u), ROWS):
         block, v = F[i : i + ROWS], u[i : i + ROWS, None]
-        block *= _power_sum(v, u, abs(s.numerator))
+        if abs(s.numerator) > 1:
+            block *= _power_sum(v, u, abs(s.numerator))
         block /= _power_sum(v, u, s.denominator)
         block *= slope
         if s < 0:

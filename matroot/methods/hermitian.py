@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ from matroot.methods.base import Array
 #: Tiles for what reads rows beside columns stay in the nearest cache. The row of a tile's copy is longer, since rows
 #: at a distance of a power of two would push each other out.
 TILE, PADDING = 128, 5
-#: A product that is Hermitian is made in so many row blocks, of at least so many rows.
-BLOCKS, LEAST = 8, 64
+#: A square block of a Hermitian product is halved down to between one and two times this.
+LEAST = 64
 
 
 def asymmetry(a: Array) -> float:
@@ -31,32 +30,39 @@ def asymmetry(a: Array) -> float:
     return gap
 
 
-def upper_rows(Y: Array, Z: Array, engine: Any) -> Iterator[tuple[int, int, Array]]:
-    """Block rows i:j of the Hermitian product Y Z, from column i on."""
-    n = len(Y)
-    blocks = max(1, min(BLOCKS, n // LEAST))
-    for i, j in pairwise(n * k // blocks for k in range(blocks + 1)):
-        block = engine.matmul(Y[i:j], Z[:, i:])
-        corner = block[:, : j - i]
-        corner[...] = (corner + corner.conj().T) / 2
-        yield i, j, block
+def blocks(i: int, j: int) -> Iterator[tuple[slice, slice]]:
+    """The diagonal blocks of rows and columns i to j, and square blocks over them that cover the upper triangle."""
+    if j - i < 2 * LEAST:
+        yield slice(i, j), slice(i, j)
+    else:
+        middle = (i + j) // 2
+        yield from blocks(i, middle)
+        yield slice(i, middle), slice(middle, j)
+        yield from blocks(middle, j)
+
+
+def upper(Y: Array, Z: Array, engine: Any) -> Iterator[tuple[slice, slice, Array]]:
+    """The `blocks` of the Hermitian product Y Z: for large n, little more than half of it."""
+    for rows, cols in blocks(0, len(Y)):
+        block = engine.matmul(Y[rows], Z[:, cols])
+        yield rows, cols, (block + block.conj().T) / 2 if rows == cols else block
 
 
 def hermitian_product(Y: Array, Z: Array, engine: Any) -> Array:
-    """Y Z, known to be Hermitian, and Hermitian to the last bit; 9/16 of a product."""
+    """Y Z, known to be Hermitian, and Hermitian to the last bit."""
     H = np.empty((len(Y), len(Y)), Y.dtype)
-    for i, j, block in upper_rows(Y, Z, engine):
-        H[i:j, i:] = block
-        H[j:, i:j] = H[i:j, j:].conj().T
+    for rows, cols, block in upper(Y, Z, engine):
+        H[cols, rows] = block.conj().T
+        H[rows, cols] = block
     return H
 
 
 def hermitian_sum(X: Array, Y: Array, Z: Array, factor: float, engine: Any, out: Array) -> None:
     """out <- factor * (X + Y Z), summed in the precision of X, for Hermitian X and Y Z."""
     with np.errstate(over="ignore", under="ignore"):
-        for i, j, block in upper_rows(Y, Z, engine):
-            part = X[i:j, i:] + block
+        for rows, cols, block in upper(Y, Z, engine):
+            part = X[rows, cols] + block
             if factor != 1:
                 part *= factor
-            out[i:j, i:] = part
-            out[j:, i:j] = out[i:j, j:].conj().T
+            out[cols, rows] = part.conj().T
+            out[rows, cols] = part
