@@ -16,6 +16,8 @@ Array = Any
 
 #: A root whose forward error may exceed this (fewer than two digits certain) is ILL_CONDITIONED.
 ILL_FORWARD_ERROR = 1e-2
+#: Residuals of all methods are below so many times what rounding explains.
+MARGIN = 50
 #: Forward errors of all methods are below so many times the first-order bound.
 VOUCHED = 4
 
@@ -84,11 +86,24 @@ def judge(status: Array, residual: Array, cond: Array, n: int, job: Job) -> Arra
     eps = float(np.finfo(job.dtype).eps) / 2
     with np.errstate(all="ignore"):
         bound = conditioning.forward_error_bound(cond, problem.s, eps)
-        degree = problem.s.denominator if isinstance(problem.s, Fraction) else 1
-        # A product rounds like sqrt(n) eps in the 2-norm: so does the residual of a good root, times cond.
-        explained = 10 * degree * ((eps + job.out_eps) * cond * max(1.0, n**0.5 / 4) + rtol)
-    ill = ~(bound <= allowed_error(problem.rtol)) | ~(residual <= np.maximum(ILL_FORWARD_ERROR, explained))
+        explained = explained_residual(cond, problem.s, n, eps + job.out_eps, rtol)
+    ill = ~(bound <= allowed_error(problem.rtol)) | ~(residual <= explained)
     return np.where((status == Status.CONVERGED) & ill, int(Status.ILL_CONDITIONED), status).astype(np.int8)
+
+
+def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rtol: float) -> Array:
+    """The largest residual that a root as good as its arithmetic may have, with a margin for every method.
+
+    A product rounds like sqrt(n) eps in the 2-norm. Where the residual is of X^b A^a = I, that is multiplied by
+    cond^max(1, a/b); where it is of X^b = A^a, it is at most the forward error, times the degree.
+    """
+    degree = s.denominator if isinstance(s, Fraction) else 1
+    eps *= max(1.0, n**0.5 / 4)
+    if s > 0 and isinstance(s, Fraction):
+        relative = conditioning.forward_error_bound(cond, s, eps) + eps
+    else:
+        relative = eps * cond ** max(1.0, abs(float(s)))
+    return MARGIN * degree * (relative + rtol)
 
 
 def zero_status(problem: Problem) -> int:

@@ -42,10 +42,10 @@ class Status(IntEnum):
 
 
 _SENTENCES = {
-    Status.CONVERGED: "converged: residual {residual:.1e}, about {digits:.0f} digits hold at cond {cond:.1e}",
+    Status.CONVERGED: "converged: residual {residual:.1e}, {digits_hold} at cond {cond:.1e}",
     Status.ILL_CONDITIONED: (
         "ended well, but at cond {cond:.1e} rounding costs {bits_lost:.0f} of the {bits} bits of {compute_dtype}: "
-        "about {digits:.0f} digits are left (residual {residual:.1e}); use {remedy}"
+        "{digits_left} (residual {residual:.1e}); use {remedy}"
     ),
     Status.MAX_ITER: (
         "not converged after {n_iter} iterations (residual {residual:.1e}, cond {cond:.1e}); "
@@ -150,16 +150,21 @@ class RootResult:
         at = {f: float(on_host(getattr(self, f)).ravel()[index]) for f in _NUMBERS}
         eps = float(np.finfo(self.compute_dtype).eps) / 2
         out_eps = _eps_of(self.x)
+        digits = digits_left(at["cond"], float(self.exponent), eps, out_eps)
+        status = Status(int(on_host(self.status).ravel()[index]))
+        if status is Status.ILL_CONDITIONED and at["residual"] > 0:  # which conditioning may not explain
+            digits = min(digits, max(0.0, -math.log10(at["residual"])))
         numbers = {
             **at,
-            "digits": digits_left(at["cond"], float(self.exponent), eps, out_eps),
+            "digits_hold": _about(digits, "holds", "hold"),
+            "digits_left": _about(digits, "is left", "are left"),
             "bits": round(-math.log2(eps)),
             "compute_dtype": self.compute_dtype,
             "range_dtype": _dtype_name(self.x) if out_eps > eps else self.compute_dtype,
             "n_iter": int(on_host(self.n_iter).ravel()[index]),
             "remedy": self._remedy(eps),
         }
-        return Status(int(on_host(self.status).ravel()[index])).sentence.format(**numbers)
+        return status.sentence.format(**numbers)
 
     def _remedy(self, eps: float) -> str:
         # The ridge that leaves two digits: eps |s| / ridge = 1e-2.
@@ -197,6 +202,11 @@ def digits_left(cond: float, s: float, eps: float, out_eps: float) -> float:
     else:  # a root of a singular matrix keeps some: an eigenvalue is never further off than eps lambda_max
         error = max(eps, min(eps * s * cond ** max(0.0, 1 - s), eps ** min(s, 1.0)))
     return max(0.0, -math.log10(max(error, out_eps))) if error < 1 else 0.0
+
+
+def _about(digits: float, one: str, many: str) -> str:
+    count = round(digits)
+    return f"about {count} digit {one}" if count == 1 else f"about {count} digits {many}"
 
 
 def on_host(values: Array) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from matroot.attempt import solve_chunk
 from matroot.conditioning import PROBES
 from matroot.job import Job, Output
-from matroot.judgement import ILL_FORWARD_ERROR, allowed_error, judge
+from matroot.judgement import allowed_error, explained_residual, judge
 from matroot.methods.eigen import Eigen
 from matroot.methods.small import PRODUCTS, Tridiagonal, small_roots
 from matroot.preparation import refuse_asymmetric
@@ -52,9 +52,11 @@ def solve_fused(stack: Array, job: Job, out: Output) -> None:
     for name in ("residual", "lambda_min", "lambda_max", "ridge", "cond"):
         setattr(out, name, getattr(report, name).copy())
     out.n_products, out.certificate = PRODUCTS, "full" if n <= PROBES else "probes"
-    # Most batches need no closer look: eps cond bounds the forward error for every exponent served here.
-    allowed = allowed_error(job.problem.rtol)
-    if not (2.0**-53 * out.cond.max() <= allowed and out.residual.max() <= ILL_FORWARD_ERROR):
+    # Most batches need no closer look: eps cond bounds the forward error for every exponent served here, and a
+    # residual as small as this needs no condition number to explain it.
+    eps = 2.0**-53
+    small = out.residual.max() <= explained_residual(1.0, s, n, eps, 0.0)
+    if not (small and eps * out.cond.max() <= allowed_error(job.problem.rtol)):
         out.status = judge(out.status, out.residual, out.cond, n, job)
     if isinstance(rule, Ridge) and rule.retries:
         hard |= out.status == Status.ILL_CONDITIONED

@@ -1,5 +1,7 @@
 """One test for every trap of the numerics, each seen in a published implementation."""
 
+import re
+
 import numpy as np
 import pytest
 from table import EPS, ITERATIONS, METHODS, NAMED, distance, problem, true_residual
@@ -20,7 +22,7 @@ def test_1_convergence_of_the_iteration_is_no_certificate(row):
                     result = solve(A.astype(np.float32), p, method=row.method, compute_dtype="float32")
                     assert result.status != Status.CONVERGED, result.message
                     if result.status == Status.ILL_CONDITIONED:
-                        assert "digits are left" in result.message
+                        assert re.search(r"digits? (is|are) left", result.message)
                         assert "float64" in result.message
 
 
@@ -36,7 +38,7 @@ def test_1_the_residual_is_of_the_returned_root(row):
     """Where float32 arithmetic fails, the residual says by how much."""
     for cond in (1e5, 1e6, 1e7):
         A, _ = problem(20, cond, dtype="float32", seed=1)
-        result = solve(A, 2, method=row.method, compute_dtype="float32")
+        result = solve(A, 2, method=row.method, compute_dtype=row.arithmetic("float32"))
         if result.status <= Status.ILL_CONDITIONED:
             truth = true_residual(A, result.x, result.exponent)
             assert 0.1 * truth <= result.residual <= 10 * truth
@@ -79,7 +81,7 @@ def test_3_nothing_is_left_of_the_solve_before(row):
 def test_4_no_absolute_epsilon(row, dtype):
     """1e-30 I gives 1e15, not 3e9 and not NaN; 1e30 I gives 1e-15 and not 0."""
     for scale in (1e-30, 1e30):
-        for compute in ("float32", "float64"):
+        for compute in map(row.arithmetic, ("float32", "float64")):
             for n in (1, 5):
                 X = inverse_pth_root((scale * np.eye(n)).astype(dtype), 2, method=row.method, compute_dtype=compute)
                 assert np.allclose(X, scale**-0.5 * np.eye(n), rtol=1e-5, atol=0)
