@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 import pytest
 
 jax = pytest.importorskip("jax")
+jax.config.update("jax_disable_most_optimizations", True)
 optax = pytest.importorskip("optax")
 
 import jax.numpy as jnp  # noqa: E402
@@ -61,10 +63,8 @@ def assert_close(a, b, tol):
     ("roots", "tol", "jit", "start"),
     [
         ("callback", 2e-4, True, None),
-        ("callback", 2e-4, True, 2),
         ("callback", 2e-4, True, 7),
         ("callback", 2e-4, False, None),
-        ("graph", 2e-2, True, None),
         ("graph", 2e-2, True, 2),
     ],
 )
@@ -82,15 +82,12 @@ def test_same_numbers_as_the_core(roots, tol, jit, start):
 @pytest.mark.parametrize(
     "options",
     [
-        {"schedule": "interval"},
-        {"statistics_every": 2},
-        {"betas": (0.9, 1.0), "graft": "adagrad"},
+        {"schedule": "interval", "statistics_every": 2},
+        {"betas": (0.9, 1.0), "graft": "adagrad", "root_method": "coupled_newton", "bias_correction": False},
         {"graft": "none"},
         {"graft": "sqrt_n", "momentum": "nesterov", "clip_norm": 1.0, "clip_rms": 0.5},
         {"graft": "trust_ratio", "momentum": "none", "exponent": "-3/8"},
-        {"graft_per_block": True, "mix_steps": 4},
-        {"graft_normalize": True, "preconditioned_dims": "one_sided", "momentum": "heavy_ball"},
-        {"root_method": "coupled_newton", "bias_correction": False},
+        {"graft_per_block": True, "mix_steps": 4, "graft_normalize": True, "momentum": "heavy_ball"},
     ],
 )
 def test_elements_are_those_of_the_core(options):
@@ -237,12 +234,17 @@ def test_branches_are_the_phases():
     assert max(count) - min(count) <= 1
 
 
+@cache
+def root_in_the_graph(exponent):
+    return jax.jit(lambda A: minimax_root(A, exponent, 1e-3, jnp.zeros(2), jnp))
+
+
 @pytest.mark.parametrize("exponent", [Fraction(-1, 2), Fraction(-1, 4), Fraction(-1, 3), Fraction(-3, 8), Fraction(-1)])
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 def test_root_in_the_graph(exponent, scale):
     A, _ = gallery.spd(24, 1e3, rng=0)
     A = np.stack([A, np.eye(24)]).astype(np.float32) * np.float32(scale)
-    X, facts = jax.jit(lambda A: minimax_root(A, exponent, 1e-3, jnp.zeros(2), jnp))(A)
+    X, facts = root_in_the_graph(exponent)(A)
     top = np.asarray(facts["lambda_max"], np.float64)
     np.testing.assert_array_less(np.linalg.eigvalsh(A.astype(np.float64))[:, -1] * (1 - 1e-5), top)
     w, Q = np.linalg.eigh(A.astype(np.float64) + np.asarray(facts["ridge"], np.float64)[:, None, None] * np.eye(24))
