@@ -9,11 +9,11 @@ from typing import Any
 from matroot.methods import masked
 from matroot.methods.base import Method, Problem
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
-from matroot.methods.eigen import Eigen
+from matroot.methods.eigen import REFINED, Eigen
 from matroot.methods.minimax import Minimax
 from matroot.methods.newton_db import NewtonDB
 from matroot.methods.schur_newton import SchurNewton
-from matroot.methods.small import Tridiagonal
+from matroot.methods.small import PRODUCTS, Tridiagonal
 from matroot.profile import limits
 from matroot.regularization import Regularization
 
@@ -73,7 +73,8 @@ def automatic(
 ) -> Method:
     """What "auto" takes, with its reason; `single` when float32 arithmetic was asked for by name."""
     if problem.assume_a == "gen":
-        return replace(SchurNewton(), reason="the one method for general matrices")
+        reason = "the one method for general matrices: the Schur form, then some triangular products"
+        return replace(SchurNewton(), reason=reason)
     if engine.sync_free():
         if not isinstance(problem.s, Fraction):
             return replace(Eigen(), reason=f"exponent {problem.s!r} is not a ratio of small integers")
@@ -85,13 +86,19 @@ def automatic(
     tuned = limits()
     diagonal = rule is None or rule.needs != "spectrum"
     if diagonal and problem.s == -1 and n >= tuned.cholesky_from:
-        return replace(Minimax(), reason=f"n = {n}, p = 1 on the CPU: the inverse from a Cholesky factorization")
+        reason = f"n = {n}, p = 1 on the CPU: the inverse from a Cholesky factorization, 1 product"
+        return replace(Minimax(), reason=reason)
     size = 2 * n if is_complex else n
     most = tuned.tridiagonal_batch if batch >= TOGETHER else tuned.tridiagonal_alone
     if diagonal and not single and 1 < n and size <= most and Tridiagonal().refuses(problem, n) is None:
-        together = "eight of them side by side" if batch >= TOGETHER else "little beside the reduction"
-        return replace(Tridiagonal(), reason=f"{batch} of n = {n} on the CPU, up to {most}: {together}")
-    return replace(Eigen(), reason=f"n = {n} on the CPU: exact, and certain for every spectrum")
+        together = "eight of them side by side" if batch >= TOGETHER else "no eigenvectors needed"
+        reason = f"{batch} of n = {n} on the CPU, up to {most}: {together}, {PRODUCTS} products"
+        return replace(Tridiagonal(), reason=reason)
+    products = "1 product"
+    if diagonal and problem.rtol is None and 1 < n <= REFINED:
+        products = "at most 5 products" if single else "5 products"
+    why = "exact, and certain for every spectrum" if diagonal else f"{type(rule).__name__} changes single eigenvalues"
+    return replace(Eigen(), reason=f"n = {n} on the CPU: {why}; a decomposition and {products}")
 
 
 def names() -> list[str]:

@@ -46,7 +46,7 @@ def forward_error(X: Any, exact: Any) -> float:
 
 def applies(method: str, p: int) -> bool:
     """Whether `method` serves A^{-1/p}; a benchmark skips what it does not."""
-    return method != "newton_db" or p & (p - 1) == 0
+    return method != "newton_db" or (p > 1 and p & (p - 1) == 0)
 
 
 def in_turn(*functions: Callable[[], Any], rounds: int = 7, sample: float = 0.02) -> list[float]:
