@@ -191,7 +191,7 @@ def stack(report: Report, B: int, n: int, cond: float, dtype: str) -> Array:
 def shortcuts(report: Report) -> Iterator[Row]:
     """Every shortcut gives the root of the long way: relative distance, float64."""
     for n in PROOFS:
-        A = stack(report, 8, n, 1e4, "float64")
+        A = stack(report, 4, n, 1e4, "float64")
         Y = by(report, LONG_WAY, A)().x.get()
         ways = dict(SHORTCUTS)
         if n <= 64:

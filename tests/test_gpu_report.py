@@ -25,10 +25,10 @@ def report(kernels, monkeypatch):
     monkeypatch.setitem(sys.modules, "gpu_report", module)
     spec.loader.exec_module(module)
     sizes = {
-        "LAYERS": (4, 24),
-        "SMALL": (4, 16),
-        "REPEATED": (4, 20),
-        "MIXED": (2, 24),
+        "LAYERS": (2, 20),
+        "SMALL": (2, 16),
+        "REPEATED": (2, 20),
+        "MIXED": (2, 20),
         "LARGE": 16,
         "ROUNDS": 1,
         "PROOFS": (16, 70),

@@ -133,9 +133,15 @@ class TestGraphs:
         with cupy_double.Stream():
             solve(ndarray(A), 2)
         assert len(graphs._known) == 4
-        for k in range(graphs.KEPT):
-            solve(ndarray(np.eye(k + 2)), 2)
-        assert len(graphs._known) == graphs.KEPT
+
+    def test_when_there_is_no_room_the_long_way_is_taken(self, engine, monkeypatch):
+        monkeypatch.setattr(graphs, "KEPT", 2)
+        for k in range(2, 6):
+            X = solve(ndarray(4 * np.eye(k)), 2).x.get()
+            assert np.allclose(X, np.eye(k) / 2) and len(graphs._known) == min(2, k - 1)
+        graphs.forget()
+        monkeypatch.setattr(cupy_double.Device, "memory", 5 * 8 * 30**2 * 16 - 1)
+        assert np.allclose(solve(ndarray(4 * np.eye(30)), 2).x.get(), np.eye(30) / 2) and not graphs._known
 
     def test_large_stacks_and_complex_ones(self, engine):
         solve(ndarray(np.stack([np.eye(200)] * 4)), 2)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from threading import Lock
 from typing import Any, NamedTuple
 
 Array = Any
 
-#: Graphs that are kept, each with its five stacks; the one used longest ago goes first.
-KEPT = 8
+#: Graphs that are kept, each with its five stacks. When they are full nothing is captured any more, and nothing is
+#: dropped: shapes that take turns would be captured at every call.
+KEPT = 32
+#: Share of the free memory that a new graph may keep.
+SHARE = 1 / 16
 
 
 class Captured(NamedTuple):
@@ -21,12 +23,14 @@ class Captured(NamedTuple):
     results: tuple[Array, ...]
 
 
-_known: OrderedDict[Any, Captured] = OrderedDict()
+_known: dict[Any, Captured] = {}
 _lock = Lock()
 
 
-def replay(engine: Any, key: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> tuple[Array, ...]:
-    """What ``work(*given, T, P, X)`` returns, as copies; see `matroot.engines.gpu.GPU.replayed`.
+def replay(engine: Any, key: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> tuple[Array, ...] | None:
+    """What ``work(*given, T, P, X)`` returns, as copies, or None where there is no room for one more graph.
+
+    See `matroot.engines.gpu.GPU.replayed`.
 
     A graph belongs to a stream, so that two streams never share its arrays; threads take turns.
     """
@@ -36,10 +40,9 @@ def replay(engine: Any, key: Any, work: Callable[..., Any], given: tuple[Array, 
     with _lock:
         found = _known.get(key)
         if found is None:
+            if len(_known) >= KEPT or 5 * given[0].nbytes > SHARE * engine.free_bytes():
+                return None
             found = _known[key] = capture(engine, work, given)
-            if len(_known) > KEPT:
-                _known.popitem(last=False)
-        _known.move_to_end(key)
         for stack, values in zip(found.stacks, given, strict=False):
             xp.copyto(stack, values)
         found.graph.launch(stream)
