@@ -171,7 +171,12 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> tuple[Attemp
         delta = raw.ridge
 
     # In the units of the caller: X of 2^e A' is 2^(e s) X.
-    x = _to_output(hermitian_part(raw.x), exponent, problem.s, job)
+    X = hermitian_part(raw.x)
+    something = X.any((-1, -2))
+    x = _to_output(X, exponent, problem.s, job)
+    del X
+    beyond = ~xp.isfinite(x).all((-1, -2)) | (something & ~x.any((-1, -2)))  # the range of the dtype
+    status = xp.where(beyond & among(status, USABLE, xp), int(Status.DIVERGED), status)
     companion = None
     if raw.companion is not None:
         companion = _to_output(hermitian_part(raw.companion), exponent, -problem.s, job)
@@ -190,6 +195,9 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> tuple[Attemp
     proven = ~among(status, USABLE, xp) & (lowest <= -rounding * abs(highest))
     status = xp.where(proven, int(Status.NOT_POSITIVE), status)
     status = judge(status, residual, cond, n, job)
+    if problem.s > 0:  # the root of 0 is 0, exactly
+        nothing = (highest == 0) & (residual == 0) & (status == int(Status.ILL_CONDITIONED))
+        status = xp.where(nothing, int(Status.CONVERGED), status)
 
     status = xp.where(zero, zero_status(problem), status)
     status = xp.where(symmetric, status, int(Status.NOT_POSITIVE))

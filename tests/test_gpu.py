@@ -203,6 +203,23 @@ def test_scales(scale, method):
         assert distance(X / scale ** float(s), root(s)) <= 1e-12
 
 
+@pytest.mark.parametrize("method", ["auto", "eigen", "coupled_newton"])
+def test_roots_beyond_the_range_of_the_dtype(method):
+    A = np.stack([np.eye(2), 2 * np.eye(2)])
+    for scale, s in ((1e-30, 2), (1e30, 2), (1e30, -2), (1e-30, -2)):
+        with waiting_forbidden():
+            result = solve_power(on_device((scale * A).astype("float32")), Fraction(s), method=method)
+        assert (result.status.get() == Status.DIVERGED).all() and np.isnan(result.x.get()).all()
+        assert "left the range of float32" in result.sentence(0)
+
+
+@pytest.mark.parametrize("p", [1, 2, 8])
+@pytest.mark.parametrize("method", ["auto", "eigen"])
+def test_the_root_of_zero(method, p):
+    result = blind(np.zeros((2, 3, 3)), p, inverse=False, method=method)
+    assert (result.status.get() == 0).all() and (result.x.get() == 0).all() and (result.residual.get() == 0).all()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "complex64", "complex128", "int64"])
 def test_dtypes(dtype):
     rng = np.random.default_rng(0)
