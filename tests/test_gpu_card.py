@@ -27,6 +27,7 @@ from matroot import (
 )
 from matroot.conditioning import _start
 from matroot.engines import engine_of, graphs, stacks
+from matroot.engines.arrays import take
 from matroot.engines.gpu import gpu
 from matroot.engines.gpu_limits import GPULimits
 from matroot.methods import fused
@@ -388,3 +389,41 @@ def test_unequal_sizes_side_by_side(library):
         for a, result in zip(A, found, strict=True):
             w, Q = np.linalg.eigh(a)
             assert distance(read(result.x), (Q * w**-0.25) @ Q.T) <= 1e-10
+
+
+@on_a_card
+def test_torch_and_jax_come_and_go_without_a_copy():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("not torch.cuda.is_available(): this torch has no CUDA")
+    tensor = torch.eye(8, device="cuda")
+    values, origin = take(tensor)
+    assert values.data.ptr == tensor.data_ptr()
+    assert origin.give_back(values).data_ptr() == tensor.data_ptr()
+    jax = pytest.importorskip("jax")
+    devices = [d for d in jax.devices() if d.platform in ("gpu", "cuda")]
+    if devices:
+        array = jax.device_put(np.eye(8, dtype="float32"), devices[0])
+        values, origin = take(array)
+        assert values.data.ptr == array.unsafe_buffer_pointer()
+        assert origin.give_back(values).unsafe_buffer_pointer() == values.data.ptr
+
+
+@on_a_card
+def test_streams_of_torch():
+    """A solve on a side stream is in order with what torch puts there before and after."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("not torch.cuda.is_available(): this torch has no CUDA")
+    A = torch.as_tensor(gallery.spd(300, 1e3, rng=0)[0], device="cuda")
+    torch.cuda.synchronize()
+    wanted = solve(A * 4, 2).x.clone()
+    torch.cuda.synchronize()
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)  # what comes before is late
+        B = A * 4
+        X = solve(B, 2).x * 1
+        B.zero_()  # and what comes after is early
+        side.synchronize()
+    assert torch.allclose(X, wanted, rtol=0, atol=1e-12)
