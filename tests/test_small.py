@@ -259,6 +259,16 @@ def test_lanes_know_nothing_of_each_other():
             assert result.status[12] == (Status.NOT_POSITIVE if inverse else Status.CONVERGED)
 
 
+def test_the_error_is_as_small_as_promised():
+    """Two clusters show every error of the reduction; reflectors known to working precision alone add a quarter."""
+    A, root = problem(64, 1e4, "two_cluster", batch=(48,), seed=5)
+    X = np.empty_like(A)
+    small_roots(A, X, Fraction(-1, 2))
+    error = np.linalg.norm(X - root(-0.5), 2, axis=(1, 2)) / np.linalg.norm(root(-0.5), 2, axis=(1, 2))
+    assert np.median(error) <= 4 * 1e4 / 2 * EPS64
+    assert error.max() <= 6 * 1e4 / 2 * EPS64
+
+
 @pytest.mark.parametrize("n", (1, 2, 9))
 def test_one_eigenvalue(n):
     """What depends on no condition number at all: the sum of poles errs by its own rounding."""
