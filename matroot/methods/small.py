@@ -32,16 +32,17 @@ class Tridiagonal(Method):
     """A = H T H^H with T real tridiagonal; A^s = H r(T) H^H, r a sum of poles: no iteration, and no eigenvector.
 
     Exponents -1 <= s <= 1. On the CPU it is the fastest method here for batches of small real matrices, n up to some
-    200: eight matrices lie side by side in the vector registers, and a solve with its certificate takes about as long
+    500: eight matrices lie side by side in the vector registers, and a solve with its certificate takes about as long
     as four products at full speed. Always in float64, whatever the input. A single matrix fills one of the eight
-    lanes; above n = 64 other methods are then faster.
+    lanes; above n = 128 other methods are then faster.
 
     r has 34 poles at cond 1e4 in float64, one more for every factor 1.7: the trapezoidal rule for
     x^(-alpha) = sin(pi alpha)/pi * integral of e^((1-alpha) t) / (e^t + x) dt, with Gauss rules for its two ends. The
     inverse of the shifted T is a product of ratios of pivots that are all positive, so that the poles lose nothing.
     The error is that of the tridiagonal form, up to ``5 eps cond |s|``: between those of LAPACK's eigenvalues and of
     refined ones. The sum itself adds up to 7 eps, also where the root is a short number: that of I is not I exactly.
-    Matrices with cond above 1e14 go to `Eigen`; complex ones are solved as real ones of twice the size.
+    Matrices with cond above 1e14 go to `Eigen`. Complex ones are solved as real ones of twice the size, 8 times the
+    work of real ones of their own; in batches that is faster than a decomposition up to n of some 150.
 
     References
     ----------
