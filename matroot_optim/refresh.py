@@ -14,7 +14,7 @@ from matroot_optim.grafting import bias_correction
 from matroot_optim.layout import Layout, Stack
 from matroot_optim.roots import FACTS, RootJob, escalated, stack_jobs, stale_error
 from matroot_optim.schedule import due, wanted
-from matroot_optim.state import BOOKS, Pending
+from matroot_optim.state import BOOKS, Pending, fresh_marks
 from matroot_optim.statistics import unpack
 
 Arrays = dict[str, Array]
@@ -25,11 +25,15 @@ def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tup
     jobs: list[RootJob] = []
     books: Arrays = {}
     interval = options.interval(step)
+    grown = step > 1 and options.schedule != "interval" and interval > options.interval(step - 1)
+    dealt = fresh_marks(layout, interval, options.schedule) if grown else {}
     for stack, axis in layout.factors:
         key = stack.axis_name(axis)
         mark, taken = arrays[f"{key}/mark"], arrays[f"{key}/taken"]
+        if grown:  # new phases, over all of the longer interval; no root comes later for it
+            mark = books[f"{key}/mark"] = np.minimum(mark, dealt[f"{key}/mark"] + step - 1)
         on_time = due(mark, step, interval)
-        index = np.flatnonzero(on_time | wanted(taken, step, stack.options.first_shampoo_step, options.lag))
+        index = np.flatnonzero(on_time | wanted(mark, taken, step, stack.options.first_shampoo_step, options.lag))
         if not index.size:
             continue
         books[f"{key}/mark"] = np.where(on_time, step, mark)

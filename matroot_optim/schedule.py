@@ -71,6 +71,7 @@ def due(marks: Any, step: int, interval: int) -> Any:
     return step - marks >= interval
 
 
-def wanted(taken: Any, step: int, start: int, lag: int) -> Any:
-    """Roots due whatever their phase: asked for (-1), or not there (0) though Shampoo is about to use them."""
-    return (taken < 0) | ((taken == 0) & (step == max(1, start - lag)))
+def wanted(marks: Any, taken: Any, step: int, start: int, lag: int) -> Any:
+    """Roots due whatever their phase: asked for (-1), or never sent (a mark below 1) though Shampoo will start."""
+    asked = taken < 0
+    return asked | (marks < 1) if step == max(1, start - lag) else asked

@@ -175,7 +175,7 @@ def fresh(options: Options, layout: Layout, params: Sequence[Array]) -> State:
         x = params[stack.members[0].leaf]
         for axis in stack.axes:
             arrays.update(fresh_factor(stack, axis, x))
-    arrays.update(fresh_marks(options, layout))
+    arrays.update(fresh_marks(layout, options.interval(1), options.schedule))
     return State(layout, arrays)
 
 
@@ -191,10 +191,10 @@ def fresh_factor(stack: Stack, axis: int, x: Array) -> dict[str, Array]:
     return arrays
 
 
-def fresh_marks(options: Options, layout: Layout) -> dict[str, Array]:
+def fresh_marks(layout: Layout, interval: int, schedule: str) -> dict[str, Array]:
     """The phase of every root, dealt over all stacks together."""
     sizes = [stack.shape[axis] for stack, axis in layout.factors for _ in range(stack.blocks)]
-    marks = first_marks(sizes, options.interval(1), options.schedule)
+    marks = first_marks(sizes, interval, schedule)
     arrays, start = {}, 0
     for stack, axis in layout.factors:
         arrays[f"{stack.axis_name(axis)}/mark"] = marks[start : start + stack.blocks].copy()

@@ -324,3 +324,15 @@ def test_a_root_in_a_thread_does_not_stop_the_training():
     G = np.random.default_rng(0).standard_normal((600, 1200))
     batch = RootBatch(pack(G @ G.T)[None], Fraction(-1, 4), 1e-6, "auto", "float64")
     assert min(longest_standstill(lambda: compute(batch)) for _ in range(4)) < 0.3
+
+
+@pytest.mark.parametrize("lag", [0, 1, 3, 7])
+def test_what_is_sent_at_a_step_is_used_lag_steps_later(lag):
+    opt = Shampoo(0.1, refresh_every=5, schedule="interval", engine=InlineEngine(lag))
+    W = np.random.default_rng(0).standard_normal((3, 4))
+    state, seen = opt.init(W), {}
+    for t in range(1, 21):
+        _, state = opt.update(W * t, state, W)
+        seen.setdefault(int(state["block0/axis0/taken"]), t)
+    sent = [1, 6, 11, 16]
+    assert {taken: t for taken, t in seen.items() if taken} == {t: t + lag for t in sent if t + lag <= 20}

@@ -87,6 +87,17 @@ def test_callable_interval():
     assert [c > 0 for c in counts] == [True, True, True, False, False, True, False, False, True, False]
 
 
+def test_a_longer_interval_is_dealt_anew():
+    """From 4 to 16 steps: the roots spread over all of the 16, though none waits longer than 16 for its turn."""
+    opt = Shampoo(0.1, refresh_every=lambda step: 4 if step < 20 else 16, block_size=3)
+    counts, state = refreshed(opt, 20 + 3 * 16)
+    roots = sum(s.blocks for s, _ in state.layout.factors)
+    assert max(counts[8:19]) == -(-roots // 4)
+    assert max(counts[19 + 16 :]) <= 2 * -(-roots // 16)
+    assert min(counts[19 + 16 :]) > 0
+    assert max(opt.diagnostics(state).roots["age"]) < 16
+
+
 @pytest.mark.parametrize("bad", [0, 1.5, "10"])
 def test_callable_interval_is_checked(bad):
     with pytest.raises(ValueError, match="refresh_every must give an int >= 1"):
