@@ -94,7 +94,6 @@ def test_a_longer_interval_is_dealt_anew():
     roots = sum(s.blocks for s, _ in state.layout.factors)
     assert max(counts[8:19]) == -(-roots // 4)
     assert max(counts[19 + 16 :]) <= 2 * -(-roots // 16)
-    assert min(counts[19 + 16 :]) > 0
     assert max(opt.diagnostics(state).roots["age"]) < 16
 
 
