@@ -13,9 +13,9 @@ from matroot.methods.eigen import Eigen
 
 Array = Any
 
-#: From this n on, a look at the condition number (a Cholesky factorization and a few products with a vector) is
+#: Above this n, a look at the condition number (a Cholesky factorization and a few products with a vector) is
 #: cheap beside an eigendecomposition that would be in vain. Below, it is tried.
-LOOK_FROM = 384
+LOOK_ABOVE = 128
 #: Lanczos steps for each end of the spectrum: to some per cent.
 STEPS = 6
 
@@ -27,7 +27,7 @@ def beyond_single(stack: Array, job: Job) -> Array:
     eps = VOUCHED * float(np.finfo(job.dtype).eps) / 2
     s, rtol = job.problem.s, job.problem.rtol or 1.0
     promised = floor > 0 and forward_error_bound(np.float64(1 / floor), s, eps) <= rtol
-    if n < LOOK_FROM or promised or not isinstance(job.method, Eigen):
+    if n <= LOOK_ABOVE or promised or not isinstance(job.method, Eigen):
         return np.zeros(B, bool)
     from matroot.engines.cholesky import inverses
 
