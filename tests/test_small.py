@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numba import njit
-from table import EPS, distance, problem
+from table import EPS, distance, forward_bar, problem
 
 from matroot import Ridge, Shift, Status, gallery, solve
 from matroot.engines import small_layout, small_numba, small_tridiagonal
@@ -99,6 +99,7 @@ def test_poles_are_as_few_as_said():
 
 def test_the_table_ranks_its_poles():
     b, w, count, beyond = table(1 / 4, 1e-9)
+    count = count.astype(int)
     assert b.shape == w.shape == (CLASSES, count.max())
     assert (np.diff(count) >= 0).all()
     for row, length in zip(b, count, strict=True):
@@ -212,6 +213,34 @@ def test_extreme_eigenvalues(name):
     assert (report.served == 1).all()
     assert np.allclose(report.lambda_max, w[-1], rtol=1e-11)
     assert np.allclose(report.lambda_min, w[0] + shift, rtol=1e-11, atol=30 * EPS64)
+
+
+CROWDED = {
+    "decay to zero": lambda n: np.r_[np.zeros(n // 40 + 1), np.geomspace(1e-12, 1, n - n // 40 - 1)],
+    "long tail": lambda n: np.arange(1, n + 1.0) ** -4,
+    "half of them tiny": lambda n: np.r_[np.geomspace(1e-11, 1e-8, n // 2), np.linspace(0.1, 1, n - n // 2)],
+    "crowded at the top": lambda n: 1 - 0.999 * np.geomspace(1e-12, 1, n),
+    "rank 2": lambda n: np.r_[np.zeros(n - 2), 0.3, 1.0],
+}
+
+
+@pytest.mark.parametrize("n", [20, 64, 129, 256])
+@pytest.mark.parametrize("name", CROWDED)
+def test_extreme_eigenvalues_in_a_crowd(name, n):
+    """Steps are short where eigenvalues crowd on a logarithmic scale, as those of gradients' statistics do."""
+    w = np.sort(CROWDED[name](n))
+    Q = np.linalg.qr(np.random.default_rng(n).standard_normal((3, n, n)))[0]
+    A = (Q * w) @ Q.swapaxes(1, 2)
+    A = (A + A.swapaxes(1, 2)) / 2
+    X = np.empty_like(A)
+    report = small_roots(A, X, Fraction(-1, 4), relative=1e-6)
+    assert (report.served == 1).all()
+    assert np.allclose(report.lambda_max, w[-1], rtol=1e-9)
+    assert np.allclose(report.lambda_min, w[0] + report.ridge, rtol=1e-6)
+    kappa = (w[-1] + 1e-6) / (w[0] + 1e-6)
+    for k in range(3):
+        v, U = np.linalg.eigh(A[k] + report.ridge[k] * np.eye(n))
+        assert distance(X[k], (U * v**-0.25) @ U.T) < 2 * forward_bar(kappa, -0.25, n, EPS64)
 
 
 # Whole roots
