@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ import optax
 
 from matroot import ConditionTracker
 from matroot_optim.arrays import to_host
+from matroot_optim.checkpoint import read, restore
 from matroot_optim.config import Options
 from matroot_optim.diagnostics import Diagnostics, diagnose
 from matroot_optim.layout import make_layout
@@ -21,7 +23,7 @@ from matroot_optim.refresh import due_jobs, install, submit
 from matroot_optim.roots import FACTS
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.state import BOOKS, COUNTS, State
-from matroot_optim.traced import Plan, advance, initial
+from matroot_optim.traced import Plan, advance, initial, to_jax
 from matroot_optim.trees import flatten
 
 ROOTS = ("callback", "graph", "host")
@@ -183,6 +185,35 @@ def refresh_roots(opt_state: Any) -> Any:
             name: jnp.asarray(x).astype(state.arrays[name].dtype) for name, x in arrays.items() if name not in same
         }
         return ShampooState({**state.arrays, **changed}, state.plan)
+
+    return _map_states(change, opt_state)
+
+
+def load(path: str | os.PathLike[str], opt_state: Any, params: Any) -> Any:
+    """The optimizer state with its Shampoo part from a file that `State.save` wrote, by any framework.
+
+    ``opt_state[0].core.save(path)`` writes one. What else a chain keeps (a schedule's count) stays as it is. With
+    another block size, or without the roots, each root comes in its turn, within an interval.
+
+    Parameters
+    ----------
+    path : path
+    opt_state : tree
+        Of ``tx.init(params)``: says what is wanted, another block size included.
+    params : tree
+        As for ``tx.init``.
+
+    Raises
+    ------
+    ValueError
+        The file is no checkpoint, or not of these parameters.
+    """
+    leaves = list(flatten(params)[0].values())
+    names, meta = read(path)
+
+    def change(state: ShampooState) -> ShampooState:
+        core = restore(state.plan.options, state.plan.layout, leaves, names, meta)
+        return ShampooState({**state.arrays, **to_jax(core.arrays)}, state.plan)
 
     return _map_states(change, opt_state)
 

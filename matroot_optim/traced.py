@@ -43,13 +43,16 @@ class Plan:
 def initial(plan: Plan, params: Sequence[Array]) -> Arrays:
     """The core's fresh state as jax arrays, books included."""
     arrays = fresh(plan.options, plan.layout, params).arrays
+    return {**to_jax(arrays), "graft_ratio": jnp.ones(len(plan.layout.leaves), jnp.float32)}
+
+
+def to_jax(arrays: Arrays) -> Arrays:
+    """The core's arrays as jax arrays, books in 32 bits."""
     narrow = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}
-    result = {}
-    for name, x in arrays.items():
-        host = isinstance(x, np.ndarray)
-        result[name] = jnp.asarray(x.astype(narrow.get(x.dtype, x.dtype))) if host else x
-    result["graft_ratio"] = jnp.ones(len(plan.layout.leaves), jnp.float32)
-    return result
+    return {
+        name: jnp.asarray(x.astype(narrow.get(x.dtype, x.dtype))) if isinstance(x, np.ndarray) else x
+        for name, x in arrays.items()
+    }
 
 
 def advance(

@@ -17,7 +17,7 @@ import jax.numpy as jnp  # noqa: E402
 import matroot_optim  # noqa: E402
 from matroot import gallery  # noqa: E402
 from matroot_optim.graph import largest_bound, minimax_root, power  # noqa: E402
-from matroot_optim.optax import ShampooState, diagnostics, refresh_roots, scale_by_shampoo, shampoo  # noqa: E402
+from matroot_optim.optax import ShampooState, diagnostics, load, refresh_roots, scale_by_shampoo, shampoo  # noqa: E402
 from matroot_optim.traced import branches  # noqa: E402
 
 OPTIONS = {"refresh_every": 3, "block_size": 4, "ridge": 1e-3}
@@ -278,3 +278,25 @@ def test_tensors_of_order_3():
 def test_power(k):
     B = np.array([[1.0, 0.5], [0.5, 0.25]])
     np.testing.assert_allclose(power(B, k), np.linalg.matrix_power(B, k))
+
+
+@pytest.mark.parametrize("block_size", [4, 3])
+def test_load_of_a_file_that_numpy_wrote(tmp_path, block_size):
+    """Six steps in numpy, four more under jit."""
+    grads = gradients(10)
+    core = matroot_optim.Shampoo(0.05, **OPTIONS)
+    params, state = run_core(core, grads[:6])
+    state.save(tmp_path / "s.npz")
+    want, _ = run_core(core, grads)
+    tx = shampoo(0.05, **{**OPTIONS, "block_size": block_size})
+    params = {k: jnp.asarray(v) for k, v in params.items()}
+    opt_state = load(tmp_path / "s.npz", tx.init(params), params)
+    assert diagnostics(opt_state).step == 6
+    update = jax.jit(tx.update)
+    for g in grads[6:]:
+        updates, opt_state = update({k: jnp.asarray(v) for k, v in g.items()}, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    if block_size == OPTIONS["block_size"]:
+        assert_close(params, want, 2e-4)
+    assert diagnostics(opt_state).worst_residual < 1e-5
+    assert diagnostics(opt_state).step == 10
