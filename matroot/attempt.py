@@ -103,12 +103,14 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
 
     # In the units of the caller: X of 2^e A' is 2^(e s) X.
     X = raw.x if problem.assume_a == "gen" else hermitian_part(raw.x)
+    present = X.any((-1, -2))
     x = to_output(X, exponent, problem.s, job)
     companion = None
     if raw.companion is not None:
         opposite = raw.companion if problem.assume_a == "gen" else hermitian_part(raw.companion)
         companion = to_output(opposite, exponent, -problem.s, job)
     raw.x = raw.companion = X = None
+    status[present & ~x.any((-1, -2)) & (status <= Status.ILL_CONDITIONED)] = Status.DIVERGED
     status[~xp.isfinite(x).all((-1, -2)) & (status <= Status.ILL_CONDITIONED)] = Status.DIVERGED
 
     # The certificate: the returned X, in float64, against the input prepared once more.

@@ -55,7 +55,7 @@ def facts_of(
         w = engine.eigvalsh(A[failed])
         lambda_min[failed], top[failed] = w[:, 0], w[:, -1]
         status[np.flatnonzero(failed)[w[:, 0] <= 0]] = Status.NOT_POSITIVE
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         cond = np.maximum(abs(top / lambda_min), 1)
     return {
         "cond": np.where(np.isnan(cond), np.inf, cond),

@@ -45,9 +45,11 @@ def scale_exponent(size: Array, rule: Regularization | None) -> Array:
 
 def shift_by_power_of_two(A: Array, exponent: Array) -> None:
     """A *= 2^exponent, in place and exact, also where 2^exponent alone would overflow."""
-    half = exponent // 2
-    for part in (half, exponent - half):
+    most = 1000 if A.real.dtype.itemsize == 8 else 120
+    while exponent.any():
+        part = np.clip(exponent, -most, most)
         A *= np.ldexp(1.0, part).astype(A.real.dtype)[:, None, None]
+        exponent = exponent - part
 
 
 def scale_root(X: Array, exponent: Array, s: Any) -> None:

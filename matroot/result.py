@@ -156,7 +156,9 @@ class RootResult:
             digits = min(digits, max(0.0, -math.log10(at["residual"])))
         numbers = {
             **at,
-            "digits_hold": _about(digits, "holds", "hold"),
+            "digits_hold": _about(digits, "holds", "hold")
+            if self.method.name != "schur_newton"
+            else "cond_pth_root says how many digits hold,",
             "digits_left": _about(digits, "is left", "are left"),
             "bits": round(-math.log2(eps)),
             "compute_dtype": self.compute_dtype,

@@ -1,6 +1,7 @@
 """Bad input ends fast: wrong arguments in an error that helps, bad numbers in a status, and never in a neighbour."""
 
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -456,3 +457,20 @@ def test_nothing_warns_on_the_way():
                         TargetCondition(1e4),
                     ):
                         solve(A, 2, method=row.method, inverse=inverse, regularization=rule)
+
+
+@pytest.mark.parametrize("method", ["auto", "eigen", "coupled_newton", "minimax", "tridiagonal"])
+@pytest.mark.parametrize("w", [(1e300, 1.0), (1e300, 1.0, 1.0), (1e-320, 1.0, 1.0), (1e-300, 1e-300, 1.0)], ids=str)
+def test_extreme_ratios_are_silent(method, w):
+    """A condition number near the end of the range, or beyond it: a status, and no warning of numpy's."""
+    result = solve(np.diag(w), 2, method=method)
+    assert result.status != Status.CONVERGED
+    assert float(result.cond) > 1e16
+
+
+@pytest.mark.parametrize("method", ["auto", "coupled_newton", "minimax"])
+def test_a_power_too_small_for_its_dtype(method):
+    with pytest.raises(RootError, match="left the range"):
+        fractional_power(1e-290 * np.eye(2), Fraction(5, 2), method=method)
+    with pytest.raises(RootError, match="left the range of float32"):
+        fractional_power(np.float32(1e-30) * np.eye(2, dtype=np.float32), 2, method=method)

@@ -89,7 +89,7 @@ class Eigen(Method):
             smallest = xp.where(positive, kept, sizes.max(-1)[:, None]).min(-1)
         else:
             smallest = sizes.min(-1)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             cond = xp.where(smallest > 0, sizes.max(-1) / smallest, xp.inf)
         if rule is not None and rule.keeps_null_space:
             cond = xp.where(positive.any(-1), cond, 1)  # nothing kept: the root of 0 is 0, exactly
@@ -147,9 +147,11 @@ def corrected(X: Array, A: Array, Q: Array, w: Array, ridge: Array, s: float, en
     f = b**s
     gap = b[:, :, None] - b[:, None, :]
     close = xp.abs(gap) < CLOSE * b[:, :, None]
-    slope = xp.where(close, (s * f / b)[:, :, None], (f[:, :, None] - f[:, None, :]) / xp.where(close, 1, gap))
-    B *= slope
+    with np.errstate(over="ignore", invalid="ignore"):
+        slope = xp.where(close, (s * f / b)[:, :, None], (f[:, :, None] - f[:, None, :]) / xp.where(close, 1, gap))
+        B *= slope
     diagonal[...] = f
+    usable &= xp.isfinite(B).all((-1, -2))
     xp.copyto(X, engine.matmul(engine.matmul(Q, B), Qh), where=usable[:, None, None])
     return xp.where(usable[:, None], b, w)
 
