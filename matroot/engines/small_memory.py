@@ -70,6 +70,16 @@ def number(typingctx, place, k):
 
 
 @intrinsic
+def index(typingctx, place, k):
+    """The k-th number, a whole one, as an index."""
+
+    def codegen(context, builder, sig, args):
+        return builder.fptosi(builder.load(_doubles(builder, *args)), args[1].type)
+
+    return types.intp(place, types.intp), codegen
+
+
+@intrinsic
 def put(typingctx, place, k, value):
     """Write the k-th number."""
 

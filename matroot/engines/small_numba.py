@@ -17,7 +17,18 @@ from numba.types import boolean, float64, int64
 from matroot.engines.compiled import compiled
 from matroot.engines.small_lanes import fma, full, full_wide, lanes, sqrt, total
 from matroot.engines.small_layout import gather, in_units, move_diagonal, scaled, scatter
-from matroot.engines.small_memory import address, after, load, load_four, number, put, store, store_four, triangle
+from matroot.engines.small_memory import (
+    address,
+    after,
+    index,
+    load,
+    load_four,
+    number,
+    put,
+    store,
+    store_four,
+    triangle,
+)
 from matroot.engines.small_stage import stage
 from matroot.engines.small_tridiagonal import smallest_eigenvalue, transform_back, tridiagonalize
 
@@ -122,31 +133,50 @@ def residual(A, X, n, probes, order, factors, inverse, work):
 
 
 @stage()
-def solve(stack, out, report, a, b, relative, absolute, poles, weights, counts, direct, probes, order, single, room):
+def solve(
+    stack,
+    out,
+    report,
+    B,
+    n,
+    a,
+    b,
+    relative,
+    absolute,
+    poles,
+    weights,
+    counts,
+    classes,
+    K,
+    direct,
+    probes,
+    order,
+    factors,
+    single,
+    room,
+):
     """A^(a/b) for the matrices of a stack.
 
     Parameters
     ----------
-    stack, out : float64 (B, n, n), C-ordered
-    report : float64 (B, 7)
+    stack, out : B x n x n numbers
+    report : B x 7
         Filled in; its columns are named at the top of this file.
     a, b : int
         -b <= a <= b and not 0.
     relative, absolute : float
         A + (relative lambda_max + absolute) I is what is served.
-    poles, weights, counts, direct : arrays (classes, K), (classes, K), (classes,) and int
+    poles, weights, counts, direct : classes x K, classes x K, classes, and int
         See `small_poles.table`; the first `direct` poles lie beyond lambda_max.
-    probes, order : float64 (n, 8), (|a| + b,)
+    probes, order : n x 8, factors = |a| + b
         See `residual`.
     single : bool
         Whether X is rounded to float32.
-    room : float64 array
+    room
         Work space, of `methods.small.room`.
     """
-    B, n = stack.shape[0], stack.shape[1]
-    K, classes = poles.shape[1], poles.shape[0]
     entries = triangle(n)
-    A = address(room)
+    A = room
     A0 = after(A, entries)
     F = after(A0, entries)
     d = after(F, entries)
@@ -159,13 +189,11 @@ def solve(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
     halves, low, high, finite = facts, after(facts, 2), after(facts, 3), after(facts, 4)
     gap, factor, shift, added = after(facts, 5), after(facts, 6), after(facts, 7), after(facts, 8)
     rows, tops, scales = after(facts, 9), after(facts, 10), after(facts, 11)
-    matrices, results, lines = address(stack), address(out), address(report)
-    V, factors, b_table, w_table = address(probes), address(order), address(poles), address(weights)
     zero, one, s = full(0.0), full(1.0), a / b
     power = 1.0 + s if s < 0.0 else s
     for first in range(0, B, 8):
         count = B - first if B - first < 8 else 8
-        gather(matrices, first, count, n, A, A0, work)
+        gather(stack, first, count, n, A, A0, work)
         store(finite, 0, scaled(A, A0, n, a, b, absolute, halves, factor, gap))
         tridiagonalize(A, n, d, e, tau, work)
         for end in range(2):  # `high` comes after `low`
@@ -186,30 +214,30 @@ def solve(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
             served = number(finite, t) == 0.0 and bottom > 0.0 and row < classes
             if t < count:
                 line = 7 * (first + t)
-                put(lines, line + SERVED, 1.0 if served else 0.0)
-                put(lines, line + ASYMMETRY, number(gap, t))
-                put(lines, line + LOW, bottom / one_half / other_half)
-                put(lines, line + HIGH, largest)
-                put(lines, line + COND, 1.0 if cond < 1.0 else cond)
-                put(lines, line + RIDGE, moved / one_half / other_half)
+                put(report, line + SERVED, 1.0 if served else 0.0)
+                put(report, line + ASYMMETRY, number(gap, t))
+                put(report, line + LOW, bottom / one_half / other_half)
+                put(report, line + HIGH, largest)
+                put(report, line + COND, 1.0 if cond < 1.0 else cond)
+                put(report, line + RIDGE, moved / one_half / other_half)
             if not served:  # an identity takes its place
                 row, top, moved = 0, 1.0, 0.0
                 put(factor, t, 1.0)
                 for i in range(n):
                     put(d, 8 * i + t, 1.0)
                     put(e, 8 * i + t, 0.0)
-            if longest < counts[row]:
-                longest = counts[row]
+            if longest < index(counts, row):
+                longest = index(counts, row)
             put(rows, t, float(row))
             put(tops, t, top)
             put(scales, t, top**power)
             put(shift, t, moved)
         constant, unit, scale = zero, load(tops, 0), load(scales, 0)
         for t in range(8):
-            at = K * int(number(rows, t))
+            at = K * index(rows, t)
             for k in range(longest):
-                put(lane_poles, 8 * k + t, number(b_table, at + k))
-                put(lane_weights, 8 * k + t, number(w_table, at + k))
+                put(lane_poles, 8 * k + t, number(poles, at + k))
+                put(lane_weights, 8 * k + t, number(weights, at + k))
         for k in range(longest):
             pole, weight = load(lane_poles, k) * unit, load(lane_weights, k) * scale
             if s > 0.0 and k >= direct:
@@ -232,13 +260,13 @@ def solve(stack, out, report, a, b, relative, absolute, poles, weights, counts, 
             add_poles(F, d, e, lane_poles, lane_weights, split * second, longest if second else split, n, work)
         transform_back(F, A, n, tau, work)
         in_units(F, A, n, load(factor, 0), single)
-        scatter(F, first, count, n, results, work)
-        store(finite, 0, residual(A0, A, n, V, factors, order.shape[0], s < 0.0, work))
+        scatter(F, first, count, n, out, work)
+        store(finite, 0, residual(A0, A, n, probes, order, factors, s < 0.0, work))
         for t in range(count):
             line = 7 * (first + t)
-            put(lines, line + RESIDUAL, number(finite, t))
+            put(report, line + RESIDUAL, number(finite, t))
             if not number(finite, t) <= LARGEST:  # a root that overflows, say
-                put(lines, line + SERVED, 0.0)
+                put(report, line + SERVED, 0.0)
 
 
 def _array(kind, ndim, readonly=True):
@@ -253,7 +281,7 @@ def _kernel(sources):
         types.void(
             *(_array(float64, 3), _array(float64, 3, False), _array(float64, 2, False)),
             *(int64, int64, float64, float64),
-            *(_array(float64, 2), _array(float64, 2), _array(int64, 1), int64),
+            *(_array(float64, 2), _array(float64, 2), _array(float64, 1), int64),
             *(_array(float64, 2), _array(float64, 1), boolean, _array(float64, 1, False)),
         ),
         error_model="numpy",
@@ -263,7 +291,28 @@ def _kernel(sources):
         stack, out, report, a, b, relative, absolute, poles, weights, counts, direct, probes, order, single, room
     ):
         sources  # noqa: B018
-        solve(stack, out, report, a, b, relative, absolute, poles, weights, counts, direct, probes, order, single, room)
+        solve(
+            address(stack),
+            address(out),
+            address(report),
+            stack.shape[0],
+            stack.shape[1],
+            a,
+            b,
+            relative,
+            absolute,
+            address(poles),
+            address(weights),
+            address(counts),
+            poles.shape[0],
+            poles.shape[1],
+            direct,
+            address(probes),
+            address(order),
+            order.shape[0],
+            single,
+            address(room),
+        )
 
     return roots
 

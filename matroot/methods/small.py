@@ -121,8 +121,8 @@ def small_roots(
     V = probes(n, twofold)
     n = len(V)
     single = out.dtype in (np.float32, np.complex64)
-    rule = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
-    poles = rule[0].shape[1]
+    b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
+    poles, rule = b.shape[1], (b, w, counts.astype(np.float64), beyond)
     report = np.empty((B, len(Report._fields)))
     order = factors(s)
     ready = stack.dtype == out.dtype == np.float64 and stack.flags.c_contiguous and stack.flags.aligned
