@@ -22,9 +22,10 @@ Array = Any
 
 def in_float64(job: Job) -> Job:
     """The job as it will be done: `Tridiagonal` computes in double precision, whatever was asked for."""
-    if not isinstance(job.method, Tridiagonal):
+    double = np.complex128 if job.dtype.kind == "c" else np.float64
+    if not isinstance(job.method, Tridiagonal) or job.dtype == double:
         return job
-    return replace(job, dtype=np.dtype("complex128" if job.dtype.kind == "c" else "float64"))
+    return replace(job, dtype=np.dtype(double), may_widen=False)
 
 
 def fits(stack: Array, job: Job) -> bool:
