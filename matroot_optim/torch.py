@@ -180,7 +180,10 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         return plain
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state: the precision of the saved arrays is kept, whatever dtype the parameters have."""
+        """Take over a state: the precision of the saved arrays is kept, whatever dtype the parameters have.
+
+        As ever in torch, the options of groups come with it, and may be changed in ``param_groups`` afterwards.
+        """
         saved = state_dict["state"]
         if saved and "matroot_optim" not in state_dict:
             raise ValueError("state_dict must come from matroot_optim.torch.Shampoo, got one without its metadata")

@@ -299,6 +299,20 @@ def test_options_of_a_group_that_change_on_the_way_are_followed():
     np.testing.assert_allclose(roots["ridge"] / roots["lambda_max"], 0.1, rtol=1e-6)
 
 
+def test_another_block_size_after_a_load():
+    net = model()
+    opt = Shampoo(net.parameters(), lr=0.01, refresh_every=2)
+    train(net, opt, 5)
+    again = Shampoo(net.parameters(), lr=0.01, refresh_every=2)
+    again.load_state_dict(round_trip(opt.state_dict()))
+    again.param_groups[0]["block_size"] = 4
+    moment = opt._current()["0/0/moment"].clone()
+    assert torch.equal(again._current()["0/0/moment"], moment)
+    assert "0/0/block5/axis0/root" in again._current()
+    train(net, again, 3, 5)
+    assert again.diagnostics().worst_residual < 1e-5
+
+
 def test_every_scheduler_and_a_load_after_it():
     schedulers = torch.optim.lr_scheduler
     for make in (
