@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from matroot.cli_info import installed
+from matroot.cli_root import in_options
 
 #: Command, one line of help, and the module whose ``arguments(parser)`` and ``run(options) -> int`` are it.
 COMMANDS = {
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         sys.stdout = open(os.devnull, "w")
     except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"matroot: error: {error}", file=sys.stderr)
+        print(f"matroot: error: {in_options(str(error))}", file=sys.stderr)
     except MemoryError as error:
         print(f"matroot: error: not enough memory: {error}", file=sys.stderr)
     except KeyboardInterrupt:

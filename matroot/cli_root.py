@@ -11,34 +11,42 @@ from typing import Any
 import numpy as np
 
 from matroot import files
+from matroot.selection import names
+
+#: What ``--compute-dtype`` takes.
+DTYPES = ("float32", "float64", "complex64", "complex128")
+#: What the library's sentences call by a keyword, and the command line by an option.
+OPTIONS = {
+    "pass assume_a='gen'": "give --general",
+    "method='eigen'": "--method eigen",
+    "compute_dtype='float64'": "--compute-dtype float64",
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments of ``matroot root``."""
     problem(parser)
     parser.add_argument(
-        "--method",
-        default="auto",
-        help="auto (default), eigen, coupled_newton, minimax, schur_newton, ...",
+        "--method", default="auto", choices=names(), metavar="NAME", help=f"one of {', '.join(names())}"
     )
-    parser.add_argument("--rtol", type=float, help="relative accuracy that is enough (default: all there is)")
-    parser.add_argument("--max-iter", type=int, help="most iterations of an iterative method")
-    parser.add_argument("--compute-dtype", help="precision of the arithmetic: float32, float64, ...")
-    parser.add_argument("-o", "--output", metavar="OUT", type=Path, help=".npy, .npz, .csv or .mtx to write")
+    parser.add_argument("--rtol", type=_size, help="relative accuracy that is enough (default: all there is)")
+    parser.add_argument("--max-iter", type=_degree, help="most iterations of an iterative method")
+    parser.add_argument("--compute-dtype", choices=DTYPES, help="precision of the arithmetic")
+    parser.add_argument("-o", "--output", metavar="OUT", type=_output, help=".npy, .npz, .csv or .mtx to write")
 
 
 def problem(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments that say which root of what."""
     parser.add_argument("file", metavar="FILE", type=Path, help=".npy, .npz, .csv or .mtx, (..., n, n)")
-    parser.add_argument("-p", type=int, required=True, help="degree of the root, a positive integer")
+    parser.add_argument("-p", type=_degree, required=True, help="degree of the root, a positive integer")
     parser.add_argument("--pth-root", action="store_true", help="A^(1/p) instead of A^(-1/p)")
     parser.add_argument("--key", help="the one array wanted from an .npz file")
     parser.add_argument("--general", action="store_true", help="A is not symmetric: the principal root")
     kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--ridge", type=float, metavar="EPS", help="add EPS * lambda_max to the diagonal")
-    kinds.add_argument("--floor", type=float, metavar="EPS", help="raise eigenvalues to EPS * lambda_max")
+    kinds.add_argument("--ridge", type=_size, metavar="EPS", help="add EPS * lambda_max to the diagonal")
+    kinds.add_argument("--floor", type=_size, metavar="EPS", help="raise eigenvalues to EPS * lambda_max")
     kinds.add_argument("--pseudo-inverse", action="store_true", help="send zero eigenvalues to zero")
-    kinds.add_argument("--target-condition", type=float, metavar="KAPPA", help="add what gives cond KAPPA")
+    kinds.add_argument("--target-condition", type=_above_one, metavar="KAPPA", help="add what gives cond KAPPA")
 
 
 def keywords(options: argparse.Namespace) -> dict[str, Any]:
@@ -59,6 +67,42 @@ def keywords(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def in_options(text: str) -> str:
+    """A sentence of the library for somebody at a shell."""
+    for keyword, option in OPTIONS.items():
+        text = text.replace(keyword, option)
+    return text
+
+
+def _degree(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a positive integer is wanted, not {text!r}")
+    return int(text)
+
+
+def _size(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number that is not negative is wanted, not {text!r}")
+    return value
+
+
+def _above_one(text: str) -> float:
+    value = float(text)
+    if not 1 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number above 1 is wanted, not {text!r}")
+    return value
+
+
+def _output(text: str) -> Path:
+    path = Path(text)
+    try:
+        files.check_suffix(path)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path
+
+
 def run(options: argparse.Namespace) -> int:
     """Read, solve, report, and write if all went well."""
     import matroot
@@ -68,17 +112,19 @@ def run(options: argparse.Namespace) -> int:
         files.check_fits(options.output, arrays)
     accuracy = {"rtol": options.rtol, "max_iter": options.max_iter, "compute_dtype": options.compute_dtype}
     roots: dict[str, np.ndarray[Any, Any]] = {}
-    failed = False
+    failed = total = 0
     for name, a in arrays.items():
         start = time.perf_counter()
         result = matroot.solve(a, options.p, method=options.method, **keywords(options), **accuracy)
         seconds = time.perf_counter() - start
         roots[name] = result.x
-        failed = failed or not bool(np.isin(result.status, [int(s) for s in matroot.result.USABLE]).all())
+        failed += int((~np.isin(result.status, [int(s) for s in matroot.result.USABLE])).sum())
+        total += result.status.size
         print(title(options, name, a))
         print(report(result, seconds))
     if failed:
-        print(f"matroot: error: {options.file}: no root; nothing was written", file=sys.stderr)
+        which = "no root" if total == 1 else f"{failed} of {total} matrices have no root"
+        print(f"matroot: error: {options.file}: {which}; nothing was written", file=sys.stderr)
         return 1
     if options.output is not None:
         files.write(options.output, roots)
@@ -97,7 +143,7 @@ def report(result: Any, seconds: float) -> str:
     """The result as lines of text: the worst of a batch stands for it."""
     rows = {
         "status": _statuses(result.status),
-        "": result.message,
+        "": in_options(result.message),
         "method": repr(result.method),
         "residual": f"{_worst(result.residual)} ({result.certificate}, in float64)",
         "cond": _worst(result.cond),

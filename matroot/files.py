@@ -54,7 +54,7 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
            [0., 4.]])
     """
     path = Path(path)
-    reader = _READERS[_suffix(path)]
+    reader = _READERS[check_suffix(path)]
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if path.is_dir():
@@ -91,9 +91,12 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> N
         The format cannot hold these arrays.
     """
     path = Path(os.path.realpath(path))
-    writer = _WRITERS[_suffix(path)]
+    writer = _WRITERS[check_suffix(path)]
     check_fits(path, arrays)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
     try:
         with os.fdopen(handle, "wb") as stream:
             writer(stream, dict(arrays))
@@ -109,7 +112,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> N
 def check_fits(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Raise ValueError, before any work is done, if `path` cannot take these arrays."""
     path = Path(path)
-    suffix = _suffix(path)
+    suffix = check_suffix(path)
     if not path.absolute().parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.parent}")
     if path.is_dir():
@@ -123,7 +126,8 @@ def check_fits(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]])
         raise ValueError(f"{suffix} holds one matrix, got shape {a.shape}; write to .npy or .npz")
 
 
-def _suffix(path: Path) -> str:
+def check_suffix(path: Path) -> str:
+    """The format that the name of `path` asks for; ValueError for one that is not ours."""
     suffix = path.suffix.lower()
     if suffix not in _READERS:
         raise ValueError(f"{path} ends in {path.suffix!r}; wanted is one of {', '.join(_READERS)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from fractions import Fraction
@@ -376,8 +377,18 @@ def answer(result: RootResult) -> Array:
     failed = ~np.isin(status, USABLE)
     if failed.any():
         raise RootError(_report(result, failed, "has no root" if failed.sum() == 1 else "have no root"))
-    warnings.warn(_report(result, status != Status.CONVERGED, "ill-conditioned"), ConditionWarning, stacklevel=3)
+    warnings.warn(
+        _report(result, status != Status.CONVERGED, "ill-conditioned"), ConditionWarning, stacklevel=_caller()
+    )
     return result.x
+
+
+def _caller() -> int:
+    """The stacklevel of the first frame outside of matroot, which a warning should point at."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("matroot."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _report(result: RootResult, which: np.ndarray, what: str) -> str:

@@ -298,3 +298,10 @@ def test_a_residual_that_rounding_does_not_explain_is_never_converged(monkeypatc
         result = solve(A, p, inverse=s < 0, method="coupled_newton")
         assert result.status == Status.ILL_CONDITIONED
         assert "about 6 digits" in result.message or "about 5 digits" in result.message
+
+
+@pytest.mark.parametrize("name", ["inverse_pth_root", "fractional_power", "inv_sqrtm"])
+def test_warnings_point_at_the_caller(name):
+    with pytest.warns(ConditionWarning) as seen:
+        PLAIN[name](ill(), compute_dtype="float32")
+    assert seen[0].filename == __file__
