@@ -102,7 +102,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
         delta = raw.ridge
 
     # In the units of the caller: X of 2^e A' is 2^(e s) X.
-    X = raw.x if problem.assume_a == "gen" else hermitian_part(raw.x)
+    X = raw.x if problem.assume_a == "gen" or raw.hermitian else hermitian_part(raw.x)
     present = X.any((-1, -2))
     x = to_output(X, exponent, problem.s, job)
     companion = None

@@ -2,6 +2,7 @@
 
 import ctypes
 import threading
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from table import EPS
 from matroot import gallery, solve
 from matroot.engines import cpu as get_cpu
 from matroot.engines import lapack
+from matroot.methods.base import Problem
+from matroot.methods.eigen import Eigen
 
 
 def hermitian(B, n, dtype):
@@ -109,3 +112,13 @@ def was_held(n, B, cores, monkeypatch):
     solve(A, 2, method="eigen")
     assert len(set(seen)) == 1
     return seen[0]
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64", "complex64", "complex128"))
+def test_a_root_by_eigen_is_hermitian_without_help(dtype):
+    A, _ = gallery.spd(150, 1e4, batch=(2,), dtype=dtype, rng=3)
+    for refine, rtol in ((None, 1e-5), (None, None), (False, None), (True, None)):
+        raw = Eigen(refine=refine).run(A.copy(), Problem(s=Fraction(-1, 2), rtol=rtol), get_cpu())
+        assert raw.hermitian is (refine is not True)
+        if raw.hermitian:
+            assert (raw.x == raw.x.conj().swapaxes(-1, -2)).all()

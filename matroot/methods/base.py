@@ -75,7 +75,8 @@ class Raw:
     """What a method returns for a stack (B, n, n), before scaling back and certification.
 
     `cond`, `lambda_max` and `lambda_min` (of the regularized matrix) are None when the method does not know them;
-    `ridge` is what the method itself added to the diagonal, `changed` how it changed single eigenvalues.
+    `ridge` is what the method itself added to the diagonal, `changed` how it changed single eigenvalues; `hermitian`
+    says that x is Hermitian to the last bit.
     """
 
     x: Array
@@ -88,6 +89,7 @@ class Raw:
     lambda_min: FloatArray | None = None
     ridge: FloatArray | None = None
     changed: Changed | None = None
+    hermitian: bool = False
 
 
 class Changed(NamedTuple):

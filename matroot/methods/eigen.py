@@ -108,6 +108,7 @@ class Eigen(Method):
             lambda_min=kept.min(-1).astype(xp.float64),
             ridge=ridge.astype(xp.float64),
             changed=changed,
+            hermitian=not refine,
         )
 
 
@@ -194,6 +195,5 @@ def sharpened(X: Array, A: Array, Q: Array, w: Array, ridge: float, s: float, rt
     np.fill_diagonal(B, f[:m] - w[:m] ** s)
     B[:, :m] /= 2  # the block of the m among themselves is in both halves of the sum below
     half = some[:, :m] @ (B @ some.conj().T)
-    X += half
-    X += half.conj().T
+    X += half + half.conj().T
     w[:m] = b[:m]
