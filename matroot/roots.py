@@ -261,24 +261,31 @@ def select_method(
     /,
     *,
     inverse: bool = True,
+    method: str | Method = "auto",
     regularization: Regularization | float | None = None,
     assume_a: str = "pos",
     rtol: float | None = None,
+    max_iter: int | None = None,
     compute_dtype: Any = None,
 ) -> Method:
-    """The method that ``method="auto"`` takes for this problem; its repr says why.
+    """The method that `solve` would take for this problem, all of whose options it has; its repr says why.
 
     Parameters
     ----------
     a : array (..., n, n)
         Only its shape, dtype and device are looked at.
     p : int
-    inverse, regularization, assume_a, rtol, compute_dtype
+    inverse, method, regularization, assume_a, rtol, max_iter, compute_dtype
         As in `solve`.
 
     Returns
     -------
     Method
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `solve`: the method asked for by name cannot do the problem, say.
 
     Examples
     --------
@@ -293,9 +300,11 @@ def select_method(
         values,
         origin,
         s,
+        method=method,
         regularization=regularization,
         assume_a=assume_a,
         rtol=rtol,
+        max_iter=max_iter,
         compute_dtype=compute_dtype,
     ).method
 

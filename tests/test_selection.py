@@ -296,3 +296,10 @@ def test_what_tune_writes_auto_takes_and_info_shows(where, monkeypatch, capsys):
 def test_schur_newton_serves_general_matrices_alone():
     assert SchurNewton.serves >= {"gen"}
     assert all("gen" not in kind.serves for name, kind in selection.METHODS.items() if name != "schur_newton")
+
+
+def test_select_method_has_the_options_of_solve():
+    A = np.eye(5)
+    assert select_method(A, 4, method="minimax", max_iter=3).name == "minimax"
+    with pytest.raises(ValueError, match="newton_db"):
+        select_method(A, 3, method="newton_db")
