@@ -61,7 +61,7 @@ _SENTENCES = {
     ),
     Status.NOT_POSITIVE: (
         "has no such root: its eigenvalues are not all positive (the smallest is {lambda_min:.1e}, the largest "
-        "{lambda_max:.1e}); add a ridge above that size, or use Floor, Shift or PseudoInverse"
+        "{lambda_max:.1e}); {mend}"
     ),
     Status.NO_PRINCIPAL_ROOT: (
         "has an eigenvalue on the closed negative real axis, where no principal root exists; "
@@ -165,6 +165,9 @@ class RootResult:
             "range_dtype": _dtype_name(self.x) if out_eps > eps else self.compute_dtype,
             "n_iter": int(on_host(self.n_iter).ravel()[index]),
             "remedy": self._remedy(eps),
+            "mend": "add a ridge above that size, or use Floor, Shift or PseudoInverse"
+            if at["lambda_max"] != 0
+            else "only Ridge(absolute=...), Shift(absolute=...) or PseudoInverse helps",
         }
         return status.sentence.format(**numbers)
 

@@ -18,7 +18,7 @@ from matroot.methods.base import Method
 from matroot.preparation import check_symmetric
 from matroot.regularization import Regularization
 from matroot.result import USABLE, ConditionWarning, RootError, RootResult, Status, on_host
-from matroot.solve import LARGEST_INTEGER, check_degree, plan, solve, solve_power
+from matroot.solve import LARGEST_INTEGER, check_degree, exponent_of, plan, solve, solve_power
 
 Array = Any
 
@@ -295,7 +295,7 @@ def select_method(
     'schur_newton'
     """
     values, origin = take(a)
-    s = Fraction(-1 if inverse else 1, check_degree(p))
+    s = exponent_of(p, inverse)
     return plan(
         values,
         origin,
@@ -405,7 +405,7 @@ def _report(result: RootResult, which: np.ndarray, what: str) -> str:
     if which.ndim == 0:
         return f"the matrix {result.sentence(first)}"
     index = tuple(int(i) for i in np.unravel_index(first, which.shape))
-    at = index[0] if len(index) == 1 else index
+    at = ", ".join(map(str, index))
     return f"{int(which.sum())} of {which.size} matrices {what}; the first, a[{at}], {result.sentence(first)}"
 
 

@@ -96,7 +96,7 @@ def solve(
     """
     return solve_power(
         a,
-        Fraction(-1 if inverse else 1, check_degree(p)),
+        exponent_of(p, inverse),
         method=method,
         regularization=regularization,
         assume_a=assume_a,
@@ -165,6 +165,13 @@ def plan(
     chosen = choose(method, problem, rule, n, engine, math.prod(shape[:-2]), values.dtype.kind == "c", single)
     may_widen = rtol is not None and compute_dtype is None and dtype.name in ("float32", "complex64")
     return Job(problem, chosen, rule, dtype, origin, engine, may_widen and not engine.sync_free())
+
+
+def exponent_of(p: Any, inverse: Any) -> Fraction:
+    """-1/p, or 1/p; an error for a p that is no positive integer, and for an `inverse` that is no bool."""
+    if not isinstance(inverse, bool | np.bool_):
+        raise TypeError(f"inverse must be True or False, got {inverse!r}")
+    return Fraction(-1 if inverse else 1, check_degree(p))
 
 
 def check_degree(p: Any) -> int:

@@ -436,7 +436,7 @@ def test_a_ridge_mends_a_general_matrix():
 def test_first_failure_is_named_with_its_index():
     a = np.stack([EYE] * 6).reshape(2, 3, 3, 3).copy()
     a[1, 0], a[1, 2] = -EYE, np.nan
-    with pytest.raises(RootError, match=r"2 of 6 matrices have no root; the first, a\[\(1, 0\)\], .*-1\.0e\+00"):
+    with pytest.raises(RootError, match=r"2 of 6 matrices have no root; the first, a\[1, 0\], .*-1\.0e\+00"):
         inverse_pth_root(a, 2)
     with pytest.raises(RootError, match=r"1 of 3 matrices has no root; the first, a\[2\], "):
         inverse_pth_root(a[1] * [[[1]], [[1]], [[1]]] + 2 * np.stack([EYE] * 3), 2)
@@ -474,3 +474,17 @@ def test_a_power_too_small_for_its_dtype(method):
         fractional_power(1e-290 * np.eye(2), Fraction(5, 2), method=method)
     with pytest.raises(RootError, match="left the range of float32"):
         fractional_power(np.float32(1e-30) * np.eye(2, dtype=np.float32), 2, method=method)
+
+
+def test_inverse_is_a_bool():
+    for wrong in ("no", 1, None):
+        with pytest.raises(TypeError, match="inverse must be True or False"):
+            solve(np.eye(2), 2, inverse=wrong)
+
+
+@pytest.mark.parametrize("rule", [None, Floor(1e-3), Ridge(relative=1e-3)], ids=str)
+def test_a_zero_matrix_is_told_what_helps(rule):
+    message = solve(np.zeros((2, 3, 3, 3)), 2, regularization=rule).message
+    assert "only Ridge(absolute=...)" in message
+    with pytest.raises(RootError, match=r"a\[0, 1\]"):
+        inverse_pth_root(np.stack([np.stack([np.eye(2), -np.eye(2)])] * 2), 2)
