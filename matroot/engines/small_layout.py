@@ -27,12 +27,10 @@ def gather(stack, first, count, n, A, U, work):
             elif j & 7 == 0:
                 block = j if j + 8 <= n else n - 8  # the last block may begin in the one before
                 to_lanes(stack, at + block, step, count, after(work, block))
-        for j in range(n):
-            x = load(work, j)
-            if j <= i:
-                store(A, row + j, x)
-            if j >= i:
-                store(U, triangle(j) + i, x)
+        for j in range(i + 1):
+            store(A, row + j, load(work, j))
+        for j in range(i, n):
+            store(U, triangle(j) + i, load(work, j))
 
 
 @stage()
@@ -41,8 +39,10 @@ def scatter(X, first, count, n, out, work):
     step = n * n
     for i in range(n):
         row, at = triangle(i), (first * n + i) * n
-        for j in range(n):
-            store(work, j, load(X, row + j if j <= i else triangle(j) + i))
+        for j in range(i + 1):
+            store(work, j, load(X, row + j))
+        for j in range(i + 1, n):
+            store(work, j, load(X, triangle(j) + i))
         for j in range(n):
             if n < 8:
                 for t in range(count):

@@ -53,14 +53,14 @@ def add_poles(F, d, e, b, w, first, last, n, work):
             inside = k + t < last
             store(g, t, load(b, k + t) if inside else one)
             store(g, 4 + t, load(w, k + t) if inside else zero)
-        r = full_wide(0.0)
+        bk, wk, r = load_four(g, 0), load_four(g, 4), full_wide(0.0)
         for j in range(n - 1, -1, -1):
             ej = load(e, j)
             p = -ej * r
             store_four(q, 4 * j, p)
-            r = one / fma(ej, p, load(d, j) + load_four(g, 0))
+            r = one / fma(ej, p, load(d, j) + bk)
             store_four(g, 4 * j + 8, r)
-        start = r * load_four(g, 4)
+        start = r * wk
         for j in range(n):
             x = start
             at = triangle(j) + j
@@ -70,7 +70,7 @@ def add_poles(F, d, e, b, w, first, last, n, work):
                 at += i + 1
                 store(F, at, load(F, at) + total(x))
             if j + 1 < n:
-                start = load_four(g, 4 * j + 12) * fma(-load(e, j) * load_four(q, 4 * j), start, load_four(g, 4))
+                start = load_four(g, 4 * j + 12) * fma(-load(e, j) * load_four(q, 4 * j), start, wk)
 
 
 @stage()
