@@ -42,7 +42,7 @@ def assign(costs: Sequence[float], phases: int) -> Any:
     >>> assign([5, 4, 3, 3, 3], 2).tolist()
     [0, 1, 1, 0, 1]
     """
-    load = [(0.0, phase) for phase in range(phases)]
+    load = [(0.0, phase) for phase in range(min(phases, len(costs)))]
     result = np.zeros(len(costs), np.int64)
     for job in sorted(range(len(costs)), key=lambda job: (-costs[job], job)):
         least, phase = heapq.heappop(load)

@@ -27,6 +27,10 @@ def test_equal_jobs_are_spread_evenly():
     assert np.bincount(assign([cost(64)] * 40, 10)).tolist() == [4] * 10
 
 
+def test_more_phases_than_jobs():
+    assert assign([1.0, 3.0, 2.0], 10**12).tolist() == [2, 0, 1]
+
+
 def refreshed(opt, steps, shapes=SHAPES):
     """Number of roots renewed at each step."""
     from optim.problems import gradients, weights
