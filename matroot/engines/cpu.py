@@ -53,7 +53,8 @@ class CPU:
         if A.dtype in (np.float32, np.complex64):  # which numpy would compute in double precision
             from matroot.engines.lapack import eigh_single
 
-            return eigh_single(A)
+            with one_blas_thread():  # scipy's BLAS: its threads would go on spinning beside those of numpy's
+                return eigh_single(A)
         try:
             w, Q = np.linalg.eigh(A)
             return w, Q
