@@ -88,7 +88,7 @@ def automatic(
     if diagonal and problem.s == -1 and n >= tuned.cholesky_from:
         reason = f"n = {n}, p = 1 on the CPU: the inverse from a Cholesky factorization, 1 product"
         return replace(Minimax(), reason=reason)
-    size = 2 * n if is_complex else n
+    size = 5 * n // 2 if is_complex else n  # as measured, single or in batches
     most = tuned.tridiagonal_batch if batch >= TOGETHER else tuned.tridiagonal_alone
     if diagonal and not single and 1 < n and size <= most and Tridiagonal().refuses(problem, n) is None:
         together = "eight of them side by side" if batch >= TOGETHER else "no eigenvectors needed"
