@@ -53,11 +53,10 @@ def solve_fused(stack: Array, job: Job, out: Output) -> None:
     for name in ("residual", "lambda_min", "lambda_max", "ridge", "cond"):
         setattr(out, name, getattr(report, name).copy())
     out.n_products, out.certificate = PRODUCTS, "full" if n <= PROBES else "probes"
-    # Most batches need no closer look: eps cond bounds the forward error for every exponent served here, and a
-    # residual as small as this needs no condition number to explain it.
-    eps = 2.0**-53
-    small = out.residual.max() <= explained_residual(1.0, s, n, eps, 0.0)
-    if not (small and eps * out.cond.max() <= allowed_error(job.problem.rtol)):
+    # Most batches need no closer look: eps cond bounds the forward error for every exponent served here.
+    eps, rtol = 2.0**-53, job.problem.rtol
+    explained = explained_residual(out.cond, s, n, eps, rtol or 0.0)
+    if not ((out.residual <= explained).all() and eps * out.cond.max() <= allowed_error(rtol)):
         out.status = judge(out.status, out.residual, out.cond, n, job)
     if isinstance(rule, Ridge) and rule.retries:
         hard |= out.status == Status.ILL_CONDITIONED
