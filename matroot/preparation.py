@@ -14,16 +14,29 @@ Array = Any
 
 #: A symmetric matrix may miss its transpose by this much of its largest entry, in units of sqrt(eps): rounding.
 ASYMMETRY = 1.0
+#: Rows and columns of a tile that fits into the cache with its transpose.
+TILE = 128
 
 
 def check_symmetric(A: Array, size: Array, origin: Origin) -> bool:
     """Whether A has to be symmetrized; an error when it is not symmetric up to rounding."""
-    other = A.swapaxes(-1, -2)
-    gap = abs(A - (other.conj() if A.dtype.kind == "c" else other)).max((-1, -2))
+    gap = asymmetry(A)
     if not gap.any():
         return False
     refuse_asymmetric(float((gap / np.where(size > 0, size, 1)).max()), A.dtype.kind == "c", origin)
     return True
+
+
+def asymmetry(A: Array) -> Array:
+    """max|A - A^H| of each matrix of a stack, by tiles: a transposed matrix is not read against the cache's grain."""
+    n = A.shape[-1]
+    gap = np.zeros(A.shape[:-2])
+    for i in range(0, n, TILE):
+        for j in range(0, i + 1, TILE):
+            other = A[..., j : j + TILE, i : i + TILE].swapaxes(-1, -2)
+            D = A[..., i : i + TILE, j : j + TILE] - (other.conj() if A.dtype.kind == "c" else other)
+            gap = np.maximum(gap, abs(D).max((-1, -2)))
+    return gap
 
 
 def refuse_asymmetric(gap: float, is_complex: bool, origin: Origin) -> None:
