@@ -242,6 +242,20 @@ def test_extreme_eigenvalues_in_a_crowd(name, n):
         assert distance(X[k], (U * v**-0.25) @ U.T) < 2 * forward_bar(kappa, -0.25, n, EPS64)
 
 
+@pytest.mark.parametrize("n", [20, 64])
+def test_a_crowd_beside_other_crowds(n):
+    """Some lanes settle long before others, and must not move on with them."""
+    w = np.array([np.sort(CROWDED[name](n)) for name in CROWDED])
+    Q = np.linalg.qr(np.random.default_rng(n).standard_normal((len(w), n, n)))[0]
+    A = (Q * w[:, None, :]) @ Q.swapaxes(1, 2)
+    A = (A + A.swapaxes(1, 2)) / 2
+    together = solve(A, 4, method="tridiagonal", regularization=1e-6)
+    for k in range(len(w)):
+        alone = solve(A[k], 4, method="tridiagonal", regularization=1e-6)
+        for field in ("x", "cond", "lambda_max", "lambda_min", "ridge", "residual"):
+            assert np.array_equal(getattr(together, field)[k], getattr(alone, field)), (field, k)
+
+
 # Whole roots
 
 

@@ -281,14 +281,17 @@ def smallest_eigenvalue(d, e, sign, n):
         cautious = where_less(zero, fine, next_safe, cautious)
         trial = where_less(zero, bold, trial + quick, cautious)
     if any_less(done, one):
-        half, below = full(0.5), cautious
+        half, below, settled = full(0.5), cautious, done
         for _ in range(HALVINGS):
             trial = half * (below + above)
             count = positive_pivots(d, e, trial, sign, n)
-            below = where_less(count, order, below, trial)
-            above = where_less(count, order, trial, above)
+            low = where_less(count, order, below, trial)
+            high = where_less(count, order, trial, above)
+            below = where_less(zero, settled, below, low)  # no lane sees how long the others take
+            above = where_less(zero, settled, above, high)
             close = fma(full(NARROW), size(below), rounding)
-            if not any_less(where_less(zero, done, zero, close), where_less(zero, done, zero, above - below)):
+            settled = where_less(zero, settled, one, where_less(close, above - below, zero, one))
+            if not any_less(settled, one):
                 break
         answer = where_less(zero, done, answer, below)
     return answer
