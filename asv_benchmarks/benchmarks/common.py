@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 
 CORES = 2
+#: Seconds after which the threads of one library have stopped waiting for more work.
+REST = 0.1
 
 
 def _pin() -> None:
@@ -54,7 +56,8 @@ def in_turn(*functions: Callable[[], Any], rounds: int = 7, sample: float = 0.02
 
     Whatever slows the machine down for a while slows all of them, so the ratios hold where the seconds do
     not. A sample repeats a short function until it lasts `sample` seconds; the first calls, which may
-    compile, are not counted.
+    compile, are not counted. Before each sample the process rests, since threads of OpenBLAS and OpenMP spin for a
+    while after their work, and would take the cores from whoever comes next.
     """
     counts = []
     for f in functions:
@@ -63,6 +66,9 @@ def in_turn(*functions: Callable[[], Any], rounds: int = 7, sample: float = 0.02
     samples: list[list[float]] = [[] for _ in functions]
     for _ in range(rounds):
         for f, count, mine in zip(functions, counts, samples, strict=True):
+            time.sleep(REST)
+            if count > 1:
+                f()
             mine.append(_seconds(f, count))
     return [median(mine) for mine in samples]
 
