@@ -76,19 +76,21 @@ def run(
     if s < 0:
         raw = inverse(method, A, problem, engine)
         return raw, (raw.x, float(s))
-    # A^s = A^k (A^{1/p})^r. The root is the inverse of A^{-1/p}, whose condition number is harmless, by products.
+    # A^h A^(s - 2h) A^h as in `powers.positive_power`; A^{-1/p} is inverted by products: its condition number is harmless.
     k = math.floor(s)
-    r = (s - k).numerator
-    if r == 0:
+    if s.denominator == 1:
         done = _codes(len(A), Status.CONVERGED, engine)
         return Raw(power(A, k, engine), done, np.zeros(len(A), np.int64), power_products(k)), None
     raw = inverse(method, A, replace(problem, s=Fraction(-1, problem.p)), engine)
     negative = raw.x
-    raw.x = power(inverted(negative, problem, raw, engine), r, engine)
+    odd, h = k % 2 == 1, (k + 1) // 2
+    r = (k + 1 - s if odd else s - k).numerator
+    raw.x = power(negative if odd else inverted(negative, problem, raw, engine), r, engine)
     raw.n_products += power_products(r)
-    if k:
-        raw.x = engine.matmul(power(again(), k, engine), raw.x)
-        raw.n_products += 1 + power_products(k)
+    if h:
+        side = power(again(), h, engine)
+        raw.x = engine.matmul(engine.matmul(side, raw.x), side)
+        raw.n_products += 2 + power_products(h)
     return raw, (negative, -1 / problem.p)
 
 
