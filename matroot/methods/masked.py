@@ -76,7 +76,7 @@ def run(
     if s < 0:
         raw = inverse(method, A, problem, engine)
         return raw, (raw.x, float(s))
-    # A^h A^(s - 2h) A^h as in `powers.positive_power`; A^{-1/p}, whose condition number is small, is inverted by products.
+    # A^h A^(s - 2h) A^h as in `powers.positive_power`; A^{-1/p}, whose condition is harmless, is inverted by products.
     k = math.floor(s)
     if s.denominator == 1:
         done = _codes(len(A), Status.CONVERGED, engine)
