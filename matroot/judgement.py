@@ -95,15 +95,16 @@ def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rto
     """The largest residual that a root as good as its arithmetic may have, with a margin for every method.
 
     A product rounds like sqrt(n) eps in the 2-norm. Where the residual is of X^b A^a = I, that is multiplied by
-    cond^max(1, a/b); where it is of X^b = A^a, it is at most the forward error, times the degree.
+    cond^max(1, a/b), b times over; where it is of X^b = A^a, it is at most the forward error, times the degree.
+    (That of an iteration for s > 1 can be eps cond^(1/2).)
     """
     degree = s.denominator if isinstance(s, Fraction) else 1
     eps *= max(1.0, n**0.5 / 4)
     if s > 0 and isinstance(s, Fraction):
-        relative = conditioning.forward_error_bound(cond, s, eps) + eps
+        relative = conditioning.forward_error_bound(cond, s, eps) + eps * (cond**0.5 if s > 1 else 1.0)
     else:
         relative = eps * cond ** max(1.0, abs(float(s)))
-    return MARGIN * degree * (relative + rtol)
+    return np.expm1(degree * np.log1p(MARGIN * (relative + rtol)))
 
 
 def zero_status(problem: Problem) -> int:

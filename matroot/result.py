@@ -152,7 +152,8 @@ class RootResult:
         out_eps = _eps_of(self.x)
         digits = digits_left(at["cond"], float(self.exponent), eps, out_eps)
         status = Status(int(on_host(self.status).ravel()[index]))
-        if status is Status.ILL_CONDITIONED and at["residual"] > 0:  # which conditioning may not explain
+        # For a positive exponent the residual is the error, about; else it is larger, but for cond unexplained.
+        if at["residual"] > 0 and (status is Status.ILL_CONDITIONED or self.exponent > 0):
             digits = min(digits, max(0.0, -math.log10(at["residual"])))
         numbers = {
             **at,

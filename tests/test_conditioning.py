@@ -1,6 +1,7 @@
 """Condition numbers against perturbed roots and dense derivatives; the extreme eigenvalues; the tracker."""
 
 import json
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -20,6 +21,7 @@ from matroot.conditioning import (
     residual,
 )
 from matroot.engines.cpu import CPU
+from matroot.solve import solve_power
 
 
 def derivative_norm(A, p):
@@ -230,3 +232,28 @@ def test_tracker_plots(tmp_path):
     plt.close(ax.figure)
     assert matroot.ConditionTracker().plot() is not None
     plt.close("all")
+
+
+@pytest.mark.parametrize(
+    "s", [Fraction(-7, 2), Fraction(-5, 3), Fraction(5, 4), Fraction(4, 3), Fraction(-3, 4), Fraction(1, 2)], ids=str
+)
+@pytest.mark.parametrize("method", ["eigen", "coupled_newton", "minimax"])
+def test_what_rounding_explains_is_no_alarm(s, method):
+    """And the digits that are promised do hold."""
+    for cond in (1e2, 1e5, 1e9):
+        A, root = gallery.spd(12, cond, rng=2)
+        result = solve_power(A, s, method=method)
+        assert result.status == Status.CONVERGED, result.message
+        error = np.linalg.norm(result.x - root(s), 2) / np.linalg.norm(root(s), 2)
+        digits = int(re.search(r"about (\d+) digit", result.message).group(1))
+        assert error < 10.0 ** (1 - digits)
+
+
+def test_rtol_of_powers_beyond_the_root():
+    """The a-th power of a root has a times its relative error."""
+    A, root = gallery.spd(8, 11.0, batch=(17,), rng=1)
+    for s in (Fraction(-3, 2), Fraction(-7, 2), Fraction(-5, 3)):
+        for rtol in (1e-3, 1e-6):
+            X = solve_power(A, s, method="coupled_newton", rtol=rtol).x
+            error = np.linalg.norm(X - root(s), 2, axis=(1, 2)) / np.linalg.norm(root(s), 2, axis=(1, 2))
+            assert error.max() < rtol

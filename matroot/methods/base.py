@@ -67,7 +67,7 @@ class Problem:
     def tolerance(self, eps: float, n: int) -> float:
         """Where an iteration may stop: on ||M - I||_F, p times a bound of X's relative error."""
         full = n * eps
-        return full if self.rtol is None else max(full, self.rtol)
+        return full if self.rtol is None else max(full, self.rtol / max(1.0, abs(float(self.s))))
 
 
 @dataclass
