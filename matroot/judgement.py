@@ -16,8 +16,9 @@ Array = Any
 
 #: A root whose forward error may exceed this (fewer than two digits certain) is ILL_CONDITIONED.
 ILL_FORWARD_ERROR = 1e-2
-#: Residuals of all methods are below so many times what rounding explains.
-MARGIN = 50
+#: Residuals of nearly all roots are below MARGIN times what rounding explains; those of coupled iterations at large cond
+#: can be RARE times that.
+MARGIN, RARE = 50, 20
 #: Forward errors of all methods are below so many times the first-order bound.
 VOUCHED = 4
 
@@ -104,7 +105,8 @@ def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rto
         relative = conditioning.forward_error_bound(cond, s, eps) + eps * (cond**0.5 if s > 1 else 1.0)
     else:
         relative = eps * cond ** max(1.0, abs(float(s)))
-    return np.expm1(degree * np.log1p(MARGIN * (relative + rtol)))
+    usual = np.expm1(degree * np.log1p(MARGIN * (relative + rtol)))
+    return np.maximum(usual, np.minimum(RARE * usual, ILL_FORWARD_ERROR))
 
 
 def zero_status(problem: Problem) -> int:
