@@ -16,8 +16,8 @@ Array = Any
 
 #: A root whose forward error may exceed this (fewer than two digits certain) is ILL_CONDITIONED.
 ILL_FORWARD_ERROR = 1e-2
-#: Residuals of nearly all roots are below MARGIN times what rounding explains; those of coupled iterations at large cond
-#: can be RARE times that.
+#: Residuals of nearly all roots are below MARGIN times what rounding explains; those of coupled iterations at large
+#: cond can be RARE times that.
 MARGIN, RARE = 50, 20
 #: Forward errors of all methods are below so many times the first-order bound.
 VOUCHED = 4
