@@ -67,7 +67,8 @@ TABLE = [
     # the inverse
     (CHOLESKY - 1, (), 1, {}, "eigen"),
     (CHOLESKY, (), 1, {}, "minimax"),
-    (CHOLESKY, (64,), 1, {}, "minimax"),
+    (CHOLESKY, (64,), 1, {}, "tridiagonal"),
+    (2 * CHOLESKY, (64,), 1, {}, "minimax"),
     (CHOLESKY, (), 1, {"inverse": False}, "eigen"),
     (CHOLESKY, (), 1, {"regularization": 1e-6}, "minimax"),
     (CHOLESKY, (), 1, {"regularization": Floor(1e-3)}, "eigen"),
