@@ -85,17 +85,18 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     zero = ~A.any((-1, -2)) if not direct else xp.zeros(B, bool)
     if zero.any():
         A[zero] = xp.eye(n, dtype=A.dtype)
-    raw = job.method.run(
-        A,
-        replace(
-            problem,
-            regularization=rule if direct else None,
-            floor=None if rule is None else np.full(B, rule.floor()),
-            scale=scale,
-            out_eps=job.out_eps,
-        ),
-        engine,
-    )
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # what leaves the range is told by a status
+        raw = job.method.run(
+            A,
+            replace(
+                problem,
+                regularization=rule if direct else None,
+                floor=None if rule is None else np.full(B, rule.floor()),
+                scale=scale,
+                out_eps=job.out_eps,
+            ),
+            engine,
+        )
     del A
     status = xp.asarray(raw.status).astype(xp.int8)
     if raw.ridge is not None:

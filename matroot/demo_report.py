@@ -59,7 +59,9 @@ def methods(found: list[MethodRow], p: int, ridge: float) -> str:
 
 def whitening(found: list[Whitening]) -> str:
     """What the covariance of the whitened pixels is, and what it should be."""
-    rows: list[tuple[str, ...]] = [("rule", "variance 1", "less", "0", "error", "the whitened covariance should be")]
+    rows: list[tuple[str, ...]] = [
+        ("rule", "variances of 1", "below 1", "of 0", "error", "the whitened covariance should be")
+    ]
     for w in found:
         v = w.variances
         ones = int((v > 1 - w.error - EPS * len(v)).sum())

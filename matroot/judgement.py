@@ -105,7 +105,8 @@ def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rto
         relative = conditioning.forward_error_bound(cond, s, eps) + eps * (cond**0.5 if s > 1 else 1.0)
     else:
         relative = eps * cond ** max(1.0, abs(float(s)))
-    usual = np.expm1(degree * np.log1p(MARGIN * (relative + rtol)))
+    with np.errstate(over="ignore"):  # beyond the range, anything is explained, and cond alone decides
+        usual = np.expm1(degree * np.log1p(MARGIN * (relative + rtol)))
     return np.maximum(usual, np.minimum(RARE * usual, ILL_FORWARD_ERROR))
 
 

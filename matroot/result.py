@@ -42,7 +42,7 @@ class Status(IntEnum):
 
 
 _SENTENCES = {
-    Status.CONVERGED: "converged: residual {residual:.1e}, {digits_hold} at cond {cond:.1e}",
+    Status.CONVERGED: "converged: residual {residual:.1e}, {digits_hold}",
     Status.ILL_CONDITIONED: (
         "ended well, but at cond {cond:.1e} rounding costs {bits_lost:.0f} of the {bits} bits of {compute_dtype}: "
         "{digits_left} (residual {residual:.1e}); use {remedy}"
@@ -157,9 +157,9 @@ class RootResult:
             digits = min(digits, max(0.0, -math.log10(at["residual"])))
         numbers = {
             **at,
-            "digits_hold": _about(digits, "holds", "hold")
-            if self.method.name != "schur_newton"
-            else "cond_pth_root says how many digits hold,",
+            "digits_hold": f"{_about(digits, 'holds', 'hold')} at cond {at['cond']:.1e}"
+            if self.method.name != "schur_newton"  # for general matrices cond says little about their roots
+            else f"cond {at['cond']:.1e}; cond_pth_root says how many digits hold",
             "digits_left": _about(digits, "is left", "are left"),
             "bits": round(-math.log2(eps)),
             "compute_dtype": self.compute_dtype,

@@ -466,6 +466,9 @@ def test_extreme_ratios_are_silent(method, w):
     result = solve(np.diag(w), 2, method=method)
     assert result.status != Status.CONVERGED
     assert float(result.cond) > 1e16
+    for p in (1, 8, 365):
+        for inverse in (True, False):
+            solve(np.diag(w), p, method=method, inverse=inverse)
 
 
 @pytest.mark.parametrize("method", ["auto", "coupled_newton", "minimax"])
