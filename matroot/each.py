@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -87,7 +88,8 @@ def _stacked(arrays: list[Array]) -> Array:
     xp = _namespace(arrays[0])
     n = arrays[0].shape[-1]
     concat = xp.concatenate if hasattr(xp, "concatenate") else xp.concat
-    return concat([xp.reshape(a, (math.prod(a.shape[:-2]), n, n)) for a in arrays], axis=0)
+    with arrays[0].device if library_of(arrays[0]) == "cupy" else nullcontext():  # cupy's current one may be another
+        return concat([xp.reshape(a, (math.prod(a.shape[:-2]), n, n)) for a in arrays], axis=0)
 
 
 def _split(result: RootResult, batches: list[tuple[int, ...]]) -> list[RootResult]:

@@ -94,9 +94,9 @@ def index(key):
 class ndarray:  # noqa: N801
     __slots__ = ("_a", "_id")
 
-    def __init__(self, a, device=0):
+    def __init__(self, a, device=None):
         assert isinstance(a, np.ndarray)
-        self._a, self._id = a, device
+        self._a, self._id = a, Device.current if device is None else device
 
     shape = property(lambda self: self._a.shape)
     dtype = property(lambda self: self._a.dtype)

@@ -88,6 +88,10 @@ class TestStreams:
             same(ours, solve(a, 2), 1e-12)
         assert np.isnan(solve_each([arrays[0], -arrays[0], arrays[1]], 2)[1].x.get()).all()
 
+    def test_stacked_on_the_arrays_own_device(self):
+        stack = matroot.each._stacked([cupy_double.ndarray(np.eye(2), device=1) for _ in range(2)])
+        assert stack.device.id == 1 and cupy_double.Device().id == 0
+
     def test_fork_and_join(self, monkeypatch):
         """Each side stream waits for the caller's; the caller's waits for what each was given."""
         ran = []

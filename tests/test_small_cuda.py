@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cuda_double import SOURCES, command, kernels
-from cupy_double import ndarray, waiting_forbidden
+from cupy_double import Stream, ndarray, waiting_forbidden
 
 from matroot import Minimax, Status, gallery, solve
 from matroot.engines.gpu import gpu
@@ -41,6 +41,16 @@ def test_same_as_the_iteration(n, dtype, engine):
         assert (np.linalg.norm(X - Y, 2, (-1, -2)) <= 100 * n * eps * np.linalg.norm(Y, 2, (-1, -2))).all()
         assert (ours.status.get() == theirs.status.get()).all()
         assert (ours.n_iter == theirs.n_iter).all() and ours.n_products == theirs.n_products
+
+
+def test_every_stream_copies_the_schedule_for_itself(engine):
+    """What one stream copies is not there yet for another."""
+    fused.on_device.cache_clear()
+    first, second = Stream(), Stream()
+    for stream in (first, second, first):
+        with stream:
+            solve(ndarray(np.eye(4)), 2)
+    assert fused.on_device.cache_info().misses == 2
 
 
 def races(folder, **sources):

@@ -37,7 +37,7 @@ def run(method: Minimax, A: Array, problem: Problem, engine: Any) -> Raw:
     lower, _ = spectrum(A, None, None, problem, engine)
     plan = schedule(p, float(lower[0]), target=target_error(problem, eps), a=a, accurate=method.accurate)
     steps = len(plan.steps[: problem.max_iter])
-    coefficients, program = on_device(engine, plan, steps)
+    coefficients, program = on_device(engine, xp.cuda.get_current_stream().ptr, plan, steps)
     A, X = xp.ascontiguousarray(A), xp.empty((B, n, n), A.dtype)
     top, off = xp.empty(B, A.dtype), xp.empty(B, A.dtype)
     arguments = (A, X, top, off, np.int32(n), np.int32(steps), coefficients, program)
@@ -60,8 +60,11 @@ def shared(A: Array) -> int:
 
 
 @lru_cache(maxsize=256)
-def on_device(engine: Any, plan: Schedule, steps: int) -> tuple[Array, Array]:
-    """The first `steps` of a schedule as the kernel reads them: coefficients, and degrees with factors."""
+def on_device(engine: Any, stream: int, plan: Schedule, steps: int) -> tuple[Array, Array]:
+    """The first `steps` of a schedule as the kernel reads them: coefficients, and degrees with factors.
+
+    They are copied in the order of the current stream, whose address is `stream`: no other may read them unasked.
+    """
     program: list[int] = []
     for i, c in enumerate(plan.steps[:steps]):
         plan_of_factors = factors(plan.a, 0 if i == steps - 1 else plan.p)
