@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from fractions import Fraction
 from typing import Any
@@ -192,7 +193,9 @@ class RootTracker:
         if not (usable & ~(bound <= self.rtol)).any():
             return result
         status = np.where(usable & ~(bound <= self.rtol), int(Status.ILL_CONDITIONED), status).astype(np.int8)
-        return replace(result, status=job.origin.give_back(status, as_input=False))
+        engine = job.engine
+        with engine.here(job.origin) if engine.sync_free() else nullcontext():
+            return replace(result, status=job.origin.give_back(engine.xp.asarray(status), as_input=False))
 
     def summary(self) -> str:
         """A line for people: how many roots went which way, and the worst error bound of the last update."""

@@ -298,7 +298,10 @@ def test_runs_on_the_arrays_device():
     assert engine_of(A).device == last
     result = solve(A, 4)
     assert result.x.device.id == result.status.device.id == last
-    assert cupy.allclose(result.x, cupy.eye(8) / 2)
+    with cupy.cuda.Device(last):
+        assert cupy.allclose(result.x, cupy.eye(8) / 2)
+        assert cupy.allclose(solve_each([A, A], 4)[1].x, cupy.eye(8) / 2)
+    assert solve_each([A, A], 4)[1].x.device.id == last
 
 
 @on_a_card

@@ -435,6 +435,8 @@ def test_on_a_gpu_every_update_is_a_full_solve(monkeypatch):
     assert type(result.x) is cupy_double.ndarray
     assert tracker.counts["full"] == 2
     assert distance(result.x.get(), power(A, Fraction(-1, 2))) <= tracker.error
+    strict = RootTracker(2, rtol=1e-14).update(cupy_double.ndarray(A, device=1))
+    assert strict.status.get() == Status.ILL_CONDITIONED and strict.status.device.id == strict.x.device.id == 1
 
 
 @pytest.mark.parametrize("inverse", [True, False])
