@@ -38,6 +38,8 @@ SHORTCUTS = {
     "a graph": GPULimits(graphs=1 << 40),
     "stack.cu and a graph": GPULimits(kernels=1, graphs=1 << 40),
 }
+HALVES = GPULimits(halves=1)
+ROUNDED = (100, 1e2, 1e-1)  # n for the errors, cond, rtol of the low-accuracy modes
 
 
 class Row(NamedTuple):
@@ -114,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     report = Report(cupy, torch, facts(cupy, torch))
     for name, text in report.machine.items():
         print(f"{name:>12}: {text}")
-    for case in (shortcuts, layers, small, precision, launches, tuned):
+    for case in (shortcuts, layers, small, precision, rounded, launches, tuned):
         if report.late():
             report.left_out.append(case.__name__)
             continue
@@ -205,6 +207,10 @@ def shortcuts(report: Report) -> Iterator[Row]:
                 continue
             distance = max(np.linalg.norm(x - y) / np.linalg.norm(y) for x, y in zip(X, Y, strict=True))
             yield Row(f"n = {n}: distance of the root by {name} from the long way's", distance, "", "<= 1e-11")
+        A = A.astype("float32")
+        X, Y = (by(report, chosen, A, compute_dtype="float64")().x.get() for chosen in (HALVES, LONG_WAY))
+        distance = max(float(np.linalg.norm(x - y) / np.linalg.norm(y)) for x, y in zip(X, Y, strict=True))
+        yield Row(f"n = {n}: distance of the root by halves from the long way's", distance, "", "<= 1e-6")
 
 
 def layers(report: Report) -> Iterator[Row]:
@@ -223,6 +229,7 @@ def layers(report: Report) -> Iterator[Row]:
         "cupy eigh": lambda: [cupy_eigh(cupy, a, p) for a in A],
         "looped coupled Newton": looped_newton(cupy, torch, A, p),
         "matroot in float64": by(report, LONG_WAY, A, compute_dtype="float64", regularization=1e-6),
+        "matroot in float64, by halves": by(report, HALVES, A, compute_dtype="float64", regularization=1e-6),
     }
     if torch is not None:
         T = torch.from_dlpack(A)
@@ -231,7 +238,7 @@ def layers(report: Report) -> Iterator[Row]:
     what = f"{B} x {n} x {n} float32"
     best = min((name for name in ("matroot", *SHORTCUTS) if name in times), key=times.__getitem__)
     t = times[best]
-    for name in ("matroot", *SHORTCUTS, "matroot in float64"):
+    for name in ("matroot", *SHORTCUTS, "matroot in float64", "matroot in float64, by halves"):
         if name in times:
             yield Row(f"{what}: {name}", times[name] * 1e3, "ms")
     if "one product" in times:
@@ -290,6 +297,24 @@ def precision(report: Report) -> Iterator[Row]:
     if len(times) == 2:
         ratio = times["float64"] / times["float32"]
         yield Row(f"{what}: float32 in, float64 inside / float32 inside", ratio, "x", "<= 1.5")
+
+
+def rounded(report: Report) -> Iterator[Row]:
+    """The low-accuracy modes: their time beside float32's, with one schedule, and their errors."""
+    n, cond, rtol = ROUNDED
+    A, root = gallery.spd(n, cond, rng=0)
+    small, Y = report.cupy.asarray(A.astype("float32")), root(Fraction(-1, 4))
+    B, N = LAYERS
+    large = stack(report, B, N, cond, "float32")
+    modes = ("float32", "tf32", "bfloat16")
+    for mode in modes:
+        result = by(report, LONG_WAY, small, compute_dtype=mode, rtol=rtol)()
+        error = float(np.linalg.norm(result.x.get() - Y, 2) / np.linalg.norm(Y, 2))
+        yield Row(f"n = {n}, kappa {cond:.0e}: forward error in {mode}", error, "", f"<= {rtol}")
+    options = {"rtol": rtol, "regularization": 1 / cond}
+    times = report.in_turn({mode: by(report, LONG_WAY, large, compute_dtype=mode, **options) for mode in modes})
+    for mode, t in times.items():
+        yield Row(f"{B} x {N} x {N}, kappa {cond:.0e}, rtol {rtol}: {mode}", t * 1e3, "ms")
 
 
 def launches(report: Report) -> Iterator[Row]:

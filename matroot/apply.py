@@ -91,9 +91,9 @@ def apply_inverse_pth_root(
     array([ 3., -3.])
     """
     values, origin = take(a)
-    if engine_of(values).sync_free():
-        raise ValueError("apply_inverse_pth_root works on the CPU: pass a.get() and b.get(), or use inverse_pth_root")
     columns, other = take(b, "b")
+    if engine_of(values).sync_free() or engine_of(columns).sync_free():
+        raise ValueError("apply_inverse_pth_root works on the CPU: pass a.get() and b.get(), or use inverse_pth_root")
     if other.library != origin.library:
         raise TypeError(f"a and b must come from one library, got {origin.library} and {other.library}")
     vector = columns.ndim == 1
@@ -220,7 +220,7 @@ def _report(status: Array, cond: Array, job: Job) -> None:
             f"flattened batch, {'holds NaN or infinity' if nan else 'is not positive definite'}: add a ridge, "
             "or see solve(a, p).message"
         )
-    bound = forward_error_bound(cond, job.problem.s, float(np.finfo(job.dtype).eps) / 2)
+    bound = forward_error_bound(cond, job.problem.s, job.eps)
     worst = float(bound.max(initial=0.0))
     if worst > max(ILL_FORWARD_ERROR, job.problem.rtol or 0.0):
         warnings.warn(

@@ -251,7 +251,7 @@ def cond_from_eigenvalues(w: Array, p: int) -> Array:
     """Relative condition number of A -> A^{-1/p} in the Frobenius norm from eigenvalues w (..., n), ascending."""
     n = w.shape[-1]
     if n == 0:
-        return np.ones(w.shape[:-1])
+        return 1 + w.sum(-1)
     positive = (w > 0).all(-1)
     # Relative numbers do not change with the scale of A, and scaled eigenvalues neither overflow nor vanish.
     w = np.where(positive[..., None], w / np.where(positive, w[..., -1], 1)[..., None], 1)

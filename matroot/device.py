@@ -1,12 +1,13 @@
 """One certified solve of a stack on the GPU, without a look at any value: the twin of `matroot.attempt`.
 
 Everything that the CPU decides by asking an array is a mask here. What is left for the host are shapes, memory, and
-`Ridge(retries=...)`, which asks the device once a round.
+second tries, which ask the device once a round: larger ridges, and float64 for the plain functions, which wait anyway.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from matroot import conditioning
 from matroot.device_facts import among, extremes, facts
-from matroot.engines.arrays import is_inexact, round_to
+from matroot.engines.arrays import is_inexact, round_to, unit_roundoff
 from matroot.engines.gpu import hermitian_part
 from matroot.job import Attempt, Job, Output
 from matroot.judgement import ILL_FORWARD_ERROR, judge, zero_status
@@ -23,7 +24,7 @@ from matroot.methods import masked
 from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
 from matroot.preparation import ASYMMETRY
-from matroot.regularization import Regularization, Ridge
+from matroot.regularization import Ridge
 from matroot.result import USABLE, RootResult, Status, on_host
 
 Array = Any
@@ -89,29 +90,39 @@ def _output(B: int, n: int, job: Job) -> tuple[Output, Array]:
 
 
 def _solve_chunk(stack: Array, part: slice, job: Job, out: Output, asymmetry: Array) -> None:
-    """Solve a few matrices and write them to `out`; with retries, the ridge grows while the certificate is bad."""
-    first, gap = attempt(stack, job, job.rule)
+    """Solve a few matrices and write them to `out`; those whose certificate is bad go again, where that may wait."""
+    first, gap = attempt(stack, job)
     out.write(part, first)
     asymmetry[part] = gap
-    rule = job.rule
-    if not (isinstance(rule, Ridge) and rule.retries):
-        return
-    hopeless = first.status == int(Status.NONFINITE_INPUT)
-    hopeless |= gap > _asymmetry_bar(job)
-    bad = on_host((first.status != int(Status.CONVERGED)) & ~hopeless)  # waits for the device
-    rows = np.flatnonzero(bad)
-    for _ in range(rule.retries):
+    rows = None
+    for other in _second_tries(job):
+        if rows is None:
+            hopeless = (first.status == int(Status.NONFINITE_INPUT)) | (gap > _asymmetry_bar(job))
+            bad = (first.status != int(Status.CONVERGED)) & ~hopeless
+            rows = np.flatnonzero(on_host(bad))  # waits for the device
         if not len(rows):
             return
-        rule = rule.raised()
-        again, _ = attempt(stack[rows], job, rule)
+        again, _ = attempt(stack[rows], other)
         out.write(part.start + rows, again)
+        out.dtype = other.dtype
         rows = rows[on_host(again.status) != int(Status.CONVERGED)]  # and here
 
 
-def attempt(stack: Array, job: Job, rule: Regularization | None) -> tuple[Attempt, Array]:
-    """One solve of a stack with one regularization, certified, and the asymmetry of each matrix."""
-    engine, problem = job.engine, job.problem
+def _second_tries(job: Job) -> Iterator[Job]:
+    """The same in float64, where float32 was not asked for, and with the larger ridges of ``Ridge(retries=...)``."""
+    if job.may_widen:
+        job = replace(job, dtype=np.result_type(job.dtype, np.float64))
+        yield job
+    rule = job.rule
+    for _ in range(rule.retries if isinstance(rule, Ridge) else 0):
+        assert isinstance(rule, Ridge)
+        rule = rule.raised()
+        yield replace(job, rule=rule)
+
+
+def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
+    """One solve of a stack, certified, and the asymmetry of each matrix."""
+    engine, problem, rule = job.engine, job.problem, job.rule
     xp = engine.xp
     B, n, _ = stack.shape
     wide = np.dtype("complex128" if job.dtype.kind == "c" else "float64")
@@ -191,7 +202,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> tuple[Attemp
     cond, highest, lowest = facts(A, raw, negative, delta, ends, status, engine)
     if problem.s > 0:
         status = _semidefinite(status, residual, n, job)
-    rounding = 4 * float(np.finfo(job.dtype).eps) if ends is not None else 0.0
+    rounding = 8 * job.eps if ends is not None else 0.0
     proven = ~among(status, USABLE, xp) & (lowest <= -rounding * abs(highest))
     status = xp.where(proven, int(Status.NOT_POSITIVE), status)
     status = judge(status, residual, cond, n, job)
@@ -235,8 +246,7 @@ def _asymmetry(A: Array, xp: Any) -> Array:
 
 
 def _asymmetry_bar(job: Job) -> float:
-    eps = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "complex64": 2.0**-24}
-    return float(ASYMMETRY * eps.get(job.origin.dtype_name, 2.0**-53) ** 0.5)
+    return float(ASYMMETRY * unit_roundoff(job.origin.dtype_name) ** 0.5)
 
 
 def power_of_two(exponent: Array, xp: Any) -> Array:
@@ -283,7 +293,7 @@ def _semidefinite(status: Array, residual: Array, n: int, job: Job) -> Array:
 
     No better than eps^s can be had there (s < 1), since A is known to eps: a root as good as that is the answer.
     """
-    eps = float(np.finfo(job.dtype).eps) / 2 + job.out_eps
+    eps = job.eps + job.out_eps
     s = min(1.0, float(job.problem.s))
     good = residual <= max(min(10 * n**0.5 * eps**s, ILL_FORWARD_ERROR), job.problem.rtol or 0.0)
     stalled = among(status, (Status.STAGNATED, Status.MAX_ITER), job.engine.xp)

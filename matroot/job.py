@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from matroot import conditioning
-from matroot.engines.arrays import Origin, is_inexact
+from matroot.engines.arrays import Origin, is_inexact, unit_roundoff
 from matroot.methods.base import Method, Problem
 from matroot.regularization import Regularization
 from matroot.result import RootResult
@@ -26,7 +26,7 @@ class Job:
     dtype: np.dtype[Any]
     origin: Origin
     engine: Any
-    #: float32 was chosen because of rtol, so that matrices for which it is not enough are computed in float64
+    #: float32 was not asked for, so that matrices for which it is not enough are computed in float64
     may_widen: bool = False
 
     @property
@@ -40,8 +40,13 @@ class Job:
     @property
     def out_eps(self) -> float:
         """Unit roundoff of what the caller gets."""
-        digits = {"float16": 11, "bfloat16": 8}.get(self.origin.dtype_name)
-        return 2.0**-digits if digits else float(np.finfo(self.out_dtype).eps) / 2
+        name = self.origin.dtype_name
+        return unit_roundoff(name) if is_inexact(name) else unit_roundoff(self.out_dtype.name)
+
+    @property
+    def eps(self) -> float:
+        """Unit roundoff of the products."""
+        return float(self.engine.eps(self.dtype)) / 2
 
 
 class Output:
@@ -101,7 +106,7 @@ class Output:
             lambda_min=shaped(self.lambda_min),
             ridge=shaped(self.ridge),
             method=job.method,
-            compute_dtype=self.dtype.name,
+            compute_dtype=job.engine.rounding or self.dtype.name,
             certificate=self.certificate,
             exponent=job.problem.s,
         )

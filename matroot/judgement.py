@@ -84,12 +84,13 @@ def judge(status: Array, residual: Array, cond: Array, n: int, job: Job) -> Arra
     """ILL_CONDITIONED where the arithmetic cannot vouch for rtol, or two digits; or the certificate contradicts it."""
     problem = job.problem
     rtol = problem.rtol or 0.0
-    eps = float(np.finfo(job.dtype).eps) / 2
     with np.errstate(all="ignore"):
-        bound = conditioning.forward_error_bound(cond, problem.s, eps)
-        explained = explained_residual(cond, problem.s, n, eps + job.out_eps, rtol)
+        bound = conditioning.forward_error_bound(cond, problem.s, job.eps)
+        explained = explained_residual(cond, problem.s, n, job.eps + job.out_eps, rtol)
+        if job.engine.rounding:  # some 20 units at any cond: not the bound, but the residual tells what they came to
+            explained = np.minimum(explained, degree_of(problem.s) * rtol / VOUCHED)
     ill = ~(bound <= allowed_error(problem.rtol)) | ~(residual <= explained)
-    return np.where((status == Status.CONVERGED) & ill, int(Status.ILL_CONDITIONED), status).astype(np.int8)
+    return np.where((status == int(Status.CONVERGED)) & ill, int(Status.ILL_CONDITIONED), status).astype(np.int8)
 
 
 def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rtol: float) -> Array:
@@ -99,7 +100,7 @@ def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rto
     cond^max(1, a/b), b times over; where it is of X^b = A^a, it is at most the forward error, times the degree.
     (That of an iteration for s > 1 can be eps cond^(1/2).)
     """
-    degree = s.denominator if isinstance(s, Fraction) else 1
+    degree = degree_of(s)
     eps *= max(1.0, n**0.5 / 4)
     if s > 0 and isinstance(s, Fraction):
         relative = conditioning.forward_error_bound(cond, s, eps) + eps * (cond**0.5 if s > 1 else 1.0)
@@ -108,6 +109,11 @@ def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rto
     with np.errstate(over="ignore"):  # beyond the range, anything is explained, and cond alone decides
         usual = np.expm1(degree * np.log1p(MARGIN * (relative + rtol)))
     return np.maximum(usual, np.minimum(RARE * usual, ILL_FORWARD_ERROR))
+
+
+def degree_of(s: Fraction | float) -> int:
+    """p of an exponent a/p."""
+    return s.denominator if isinstance(s, Fraction) else 1
 
 
 def zero_status(problem: Problem) -> int:

@@ -25,7 +25,7 @@ def beyond_single(stack: Array, job: Job) -> Array:
     """Which matrices (B,) are too ill-conditioned for float32, as far as that is worth knowing beforehand."""
     B, n, _ = stack.shape
     floor = 0.0 if job.rule is None else job.rule.floor()
-    eps = VOUCHED * float(np.finfo(job.dtype).eps) / 2
+    eps = VOUCHED * job.eps
     s, rtol = job.problem.s, job.problem.rtol or 1.0
     promised = floor > 0 and forward_error_bound(np.float64(1 / floor), s, eps) <= rtol
     if n <= LOOK_ABOVE or promised or not isinstance(job.method, Eigen):

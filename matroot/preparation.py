@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot.engines.arrays import Origin, round_to
+from matroot.engines.arrays import Origin, round_to, unit_roundoff
 from matroot.job import Job
 from matroot.regularization import Regularization
 
@@ -41,8 +41,7 @@ def asymmetry(A: Array) -> Array:
 
 def refuse_asymmetric(gap: float, is_complex: bool, origin: Origin) -> None:
     """An error when max|A - A^H| is more than rounding; `gap` is relative to max|A|."""
-    eps = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "complex64": 2.0**-24}
-    if gap > ASYMMETRY * eps.get(origin.dtype_name, 2.0**-53) ** 0.5:
+    if gap > ASYMMETRY * unit_roundoff(origin.dtype_name) ** 0.5:
         kind = "Hermitian" if is_complex else "symmetric"
         raise ValueError(
             f"a is not {kind}: max|A - A^H| is {gap:.1e} of max|A|; for a general matrix pass assume_a='gen'"

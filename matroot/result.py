@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from matroot.engines.arrays import dtype_name, unit_roundoff
+
 if TYPE_CHECKING:
     from matroot.methods.base import Method
 
@@ -148,8 +150,8 @@ class RootResult:
     def sentence(self, index: int) -> str:
         """The status sentence of one matrix of the flattened batch, with its numbers."""
         at = {f: float(on_host(getattr(self, f)).ravel()[index]) for f in _NUMBERS}
-        eps = float(np.finfo(self.compute_dtype).eps) / 2
-        out_eps = _eps_of(self.x)
+        eps = unit_roundoff(self.compute_dtype)
+        out_eps = unit_roundoff(dtype_name(self.x.dtype))
         digits = digits_left(at["cond"], float(self.exponent), eps, out_eps)
         status = Status(int(on_host(self.status).ravel()[index]))
         # For a positive exponent the residual is the error, about; else it is larger, but for cond unexplained.
@@ -163,7 +165,7 @@ class RootResult:
             "digits_left": _about(digits, "is left", "are left"),
             "bits": round(-math.log2(eps)),
             "compute_dtype": self.compute_dtype,
-            "range_dtype": _dtype_name(self.x) if out_eps > eps else self.compute_dtype,
+            "range_dtype": dtype_name(self.x.dtype) if out_eps > eps else self.compute_dtype,
             "n_iter": int(on_host(self.n_iter).ravel()[index]),
             "remedy": self._remedy(eps),
             "mend": "add a ridge above that size, or use Floor, Shift or PseudoInverse"
@@ -226,16 +228,6 @@ def on_host(values: Array) -> np.ndarray:
     if isinstance(values, np.ndarray):
         return values
     return np.asarray(values) if hasattr(values, "__array__") else np.from_dlpack(values)
-
-
-def _eps_of(x: Array) -> float:
-    """Unit roundoff of an array's dtype, whatever library it comes from."""
-    bits = {"float16": 11, "bfloat16": 8, "float32": 24, "complex64": 24}.get(_dtype_name(x), 53)
-    return 2.0**-bits
-
-
-def _dtype_name(x: Array) -> str:
-    return str(x.dtype).rsplit(".", 1)[-1].strip("'>")
 
 
 def _summary(name: str, value: Array) -> str:

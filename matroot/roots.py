@@ -12,13 +12,13 @@ import numpy as np
 
 from matroot import conditioning
 from matroot.engines import engine_of
-from matroot.engines.arrays import take
+from matroot.engines.arrays import Origin, take
 from matroot.engines.cpu import hermitian_part
 from matroot.methods.base import Method
 from matroot.preparation import check_symmetric
 from matroot.regularization import Regularization
 from matroot.result import USABLE, ConditionWarning, RootError, RootResult, Status, on_host
-from matroot.solve import LARGEST_INTEGER, check_degree, exponent_of, plan, solve, solve_power
+from matroot.solve import LARGEST_INTEGER, check_degree, exponent_of, plan, solve_power
 
 Array = Any
 
@@ -82,9 +82,10 @@ def inverse_pth_root(
     True
     """
     return answer(
-        solve(
+        solve_power(
             a,
-            p,
+            exponent_of(p, inverse=True),
+            waits=True,
             method=method,
             regularization=regularization,
             assume_a=assume_a,
@@ -136,10 +137,10 @@ def pth_root(
     True
     """
     return answer(
-        solve(
+        solve_power(
             a,
-            p,
-            inverse=False,
+            exponent_of(p, inverse=False),
+            waits=True,
             method=method,
             regularization=regularization,
             assume_a=assume_a,
@@ -196,6 +197,7 @@ def fractional_power(
         solve_power(
             a,
             exponent(s),
+            waits=True,
             method=method,
             regularization=regularization,
             assume_a=assume_a,
@@ -348,6 +350,11 @@ def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
     p = check_degree(p)
     plan(values, origin, Fraction(-1, p), assume_a=assume_a)  # its checks
     engine = engine_of(values)
+    with engine.here(origin):
+        return _condition(values, p, assume_a, origin, engine)
+
+
+def _condition(values: Array, p: int, assume_a: str, origin: Origin, engine: Any) -> Array:
     xp = engine.xp
     wide = values.astype(np.result_type(values.dtype, np.float64))
     shape, n = wide.shape[:-2], wide.shape[-1]

@@ -57,6 +57,9 @@ def choose(
         refusal = refusal or "tridiagonal computes in float64 only; leave compute_dtype out, or use another method"
     if engine.sync_free():
         refusal = masked.refuses(chosen, problem) or refusal
+    if engine.rounding and isinstance(chosen, Eigen):
+        why = chosen.reason or "eigen decomposes"
+        refusal = f"compute_dtype={engine.rounding!r} rounds products, and this takes a decomposition ({why})"
     if refusal is not None:
         raise ValueError(refusal)
     return chosen

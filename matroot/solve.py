@@ -14,6 +14,7 @@ from matroot.attempt import solve_chunk
 from matroot.device import solve_stack
 from matroot.engines import engine_of
 from matroot.engines.arrays import Origin, dtype_name, is_inexact, take
+from matroot.engines.cublas import ROUNDING
 from matroot.job import Job, Output
 from matroot.methods.base import Method, Problem
 from matroot.regularization import PseudoInverse, Regularization, Ridge, as_regularization
@@ -73,6 +74,9 @@ def solve(
         ``"float32"`` or ``"float64"`` (or their complex kin). None: float64, unless `rtol` or the regularization
         makes float32 enough, or the input is float32 on a GPU whose float64 is slow. The relative condition number of
         A -> A^{-1/p} is about kappa / p, so that float32 arithmetic would leave 4 bits of 24 at kappa = 1e6.
+        On a GPU also ``"tf32"`` and ``"bfloat16"``: float32 matrices that are rounded to 11 or 8 bits when they are
+        multiplied, on tensor cores. They ask for ``rtol >= 1e-3``, and are ``ILL_CONDITIONED`` where
+        ``4 u kappa / p`` is above it, u = 2^-11 or 2^-8.
 
     Returns
     -------
@@ -106,12 +110,15 @@ def solve(
     )
 
 
-def solve_power(a: Array, s: Fraction | float, **options: Any) -> RootResult:
-    """`solve` for any exponent: X = A^s. Options as there."""
+def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options: Any) -> RootResult:
+    """`solve` for any exponent: X = A^s. Options as there.
+
+    Who `waits` for the GPU anyway gets a second try in float64 for matrices that float32 has failed.
+    """
     values, origin = take(a)
     job = plan(values, origin, s, **options)
     if job.engine.sync_free():
-        return solve_stack(values, job)
+        return solve_stack(values, replace(job, may_widen=job.may_widen and waits))
     batch, n = values.shape[:-2], values.shape[-1]
     stack = values.reshape(math.prod(batch), n, n)
     job = in_float64(job)
@@ -159,12 +166,19 @@ def plan(
     if isinstance(s, Fraction) and max(abs(s.numerator), s.denominator) > LARGEST_INTEGER:
         s = float(s)
     engine = engine_of(values)
+    rounding = None if compute_dtype is None else dtype_name(compute_dtype)
+    if rounding in ROUNDING:
+        if not engine.sync_free():
+            raise ValueError(f"compute_dtype={rounding!r} is for arrays on a CUDA device; on the CPU use 'float32'")
+        if rtol is None or rtol < FAST_RTOL:
+            raise ValueError(f"compute_dtype={rounding!r} rounds products and needs rtol >= {FAST_RTOL}, got {rtol!r}")
+        engine, compute_dtype = engine.rounded(rounding), "float32"
     problem = Problem(s=s, rtol=rtol, max_iter=max_iter, assume_a=assume_a)
     dtype = working_dtype(values.dtype, s, rule, rtol, compute_dtype, engine)
     single = compute_dtype is not None and dtype.name in ("float32", "complex64")
     chosen = choose(method, problem, rule, n, engine, math.prod(shape[:-2]), values.dtype.kind == "c", single)
-    may_widen = rtol is not None and compute_dtype is None and dtype.name in ("float32", "complex64")
-    return Job(problem, chosen, rule, dtype, origin, engine, may_widen and not engine.sync_free())
+    may_widen = compute_dtype is None and dtype.name in ("float32", "complex64")
+    return Job(problem, chosen, rule, dtype, origin, engine, may_widen and (rtol is not None or engine.sync_free()))
 
 
 def exponent_of(p: Any, inverse: Any) -> Fraction:

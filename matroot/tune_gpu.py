@@ -26,6 +26,7 @@ KAPPA, P = 1e3, 4
 SMALL, MANY = (4, 8, 16, 32, 48, 64), 4096
 JACOBI = (16, 24, 32, 48, 64, 96, 128)
 SHAPES = ((1024, 32), (256, 128), (64, 512))
+HALVES, NUMBERS = (2048, 1024, 512, 256), 1 << 26
 BYTES = tuple(1 << k for k in range(16, 29, 2))
 ROUNDS = 7
 
@@ -63,7 +64,10 @@ def measure(engine: GPU, say: Say) -> GPULimits:
         tries = ((n, ask_eigen(f"n = {n}: Jacobi", 64, n, replace(best, jacobi=n), one_by_one)) for n in JACOBI)
         best = replace(best, jacobi=last_win(tries, 0))
         tries = ((n, ask(f"n = {n}: eigen", MANY, n, best, best, method="eigen")) for n in SMALL if n <= best.jacobi)
-        return replace(best, eigen=last_win(tries, 0))
+        best = replace(best, eigen=last_win(tries, 0))
+        ask = partial(ask, dtype="float32")
+        tries = ((n, ask(f"n = {n}: halves", NUMBERS // n**2, n, replace(best, halves=n), best)) for n in HALVES)
+        return replace(best, halves=last_win(tries, 0))
     finally:
         engine.limits = before
 
@@ -76,15 +80,24 @@ def _graphs(ask: Callable[..., float], best: GPULimits) -> Iterator[tuple[int, f
 
 
 def race(
-    engine: GPU, say: Say, what: str, B: int, n: int, one: GPULimits, other: GPULimits, method: str = "minimax"
+    engine: GPU,
+    say: Say,
+    what: str,
+    B: int,
+    n: int,
+    one: GPULimits,
+    other: GPULimits,
+    method: str = "minimax",
+    dtype: str = "float64",
 ) -> float:
     """Time with the limits `one` over that with `other`; infinite where it fails or gives another root.
 
-    `method` is what runs with `one`; with `other` it is "minimax", or the same where the limits differ.
+    `method` is what runs with `one`; with `other` it is "minimax", or the same where the limits differ. The arithmetic
+    is float64, whatever the `dtype` that goes in and out.
     """
     xp = engine.xp
     A, _ = gallery.spd(n, KAPPA, rng=0)
-    stack = xp.asarray(np.broadcast_to(A, (B, n, n)).copy())
+    stack = xp.asarray(np.broadcast_to(A, (B, n, n)).astype(dtype))
     rival = "minimax" if one == other else method
     try:
         X = at(engine, one, method, stack).x
@@ -93,7 +106,8 @@ def race(
         return float("inf")
     Y = at(engine, other, rival, stack).x
     distance = xp.sqrt(((X - Y) ** 2).sum((-1, -2)).max() / (Y**2).sum((-1, -2)).min())
-    bound = 20 * float(forward_error_bound(np.array(KAPPA), -1 / P, 2.0**-53)) + 20 * n * 2.0**-53
+    rounding = 20 * n * 2.0**-53 + 2 * float(np.finfo(dtype).eps)
+    bound = 20 * float(forward_error_bound(np.array(KAPPA), -1 / P, 2.0**-53)) + rounding
     if not float(distance) <= bound:
         say(f"{what} is off by {float(distance):.1e}")
         return float("inf")
@@ -111,7 +125,7 @@ def race(
 def at(engine: GPU, limits: GPULimits, method: str, stack: Array) -> Any:
     """A solve with these limits."""
     engine.limits = limits
-    return solve(stack, P, method=method)
+    return solve(stack, P, method=method, compute_dtype="float64")
 
 
 def milliseconds(xp: Any, work: Callable[[], Any]) -> float:

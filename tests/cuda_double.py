@@ -15,13 +15,13 @@ import cupy_double
 import numpy as np
 import pytest
 
-from matroot.engines import stacks
+from matroot.engines import recording, stacks
 from matroot.engines.gpu import gpu
 
 SOURCES = {name: files("matroot.engines").joinpath(name) for name in ("small.cu", "stack.cu")}
 NAMES = {
     "small.cu": [f"coupled<{kind}, {size}>" for kind in ("float", "double") for size in (1, 2, 3, 4)],
-    "stack.cu": [f"{name}<{kind}>" for name in ("combine", "ritz") for kind in ("float", "double")],
+    "stack.cu": [f"{name}<{kind}>" for name in ("combine", "mirror", "ritz") for kind in ("float", "double")],
 }
 HERE = Path(__file__).parent
 
@@ -111,6 +111,12 @@ class Function:
         numbers = map(ctypes.c_double, (s, m, d))
         RawModule.library.run_combine(wide, *grid, *map(address, (C, S, M)), *numbers, int(B), int(n))
 
+    def mirror(self, wide, real, grid, block, arguments, shared_mem):
+        A, B, n = arguments
+        assert A.dtype == real and A.shape == (B, n, n) and block == (32, 8)
+        assert shared_mem == 32 * 33 * A.dtype.itemsize
+        RawModule.library.run_mirror(wide, *grid, address(A), int(B), int(n))
+
     def ritz(self, wide, real, grid, block, arguments, shared_mem):
         A, start, ends, n, steps = arguments
         (B,) = grid
@@ -126,6 +132,7 @@ def kernels(monkeypatch, tmp_path_factory):
     monkeypatch.setattr(RawModule, "library", library(tmp_path_factory.getbasetemp()))
     monkeypatch.setattr(RawModule, "launched", [], raising=False)
     monkeypatch.setattr(cupy_double.MODULE, "RawModule", RawModule, raising=False)
+    monkeypatch.setattr(recording, "CDLL", cupy_double.Libcublas)
     monkeypatch.setitem(sys.modules, "cupy", cupy_double.MODULE)
     gpu.cache_clear()
     stacks.kernel.cache_clear()

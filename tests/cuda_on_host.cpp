@@ -27,6 +27,13 @@ extern "C" void run_combine(int wide, int grid_x, int grid_y, void* C, const voi
     });
 }
 
+extern "C" void run_mirror(int wide, int grid_x, int grid_y, void* A, int count, int n) {
+    launch({grid_x, grid_y}, {TILE, THREADS / TILE}, [=] {
+        if (wide) mirror<double>((double*)A, count, n);
+        else mirror<float>((float*)A, count, n);
+    });
+}
+
 extern "C" void run_ritz(int wide, int blocks, const void* A, const double* start, double* ends, int n, int steps) {
     launch({blocks, 1}, {THREADS, 1}, [=] {
         if (wide) ritz<double>((const double*)A, start, ends, n, steps);

@@ -24,6 +24,8 @@ int main() {
             for (int i = 0; i < n; ++i) A[(b * n + i) * n + i] += i;
         run_ritz(1, 2, A.data(), start.data(), ends.data(), n, n < 5 ? n : 5);
         run_combine(1, 2, 1, A.data(), A.data(), A.data(), 1, 2, 3, 2, n);
+        const int tiles = (n + 31) / 32;
+        run_mirror(1, tiles * (tiles + 1) / 2, 1, A.data(), 2, n);
     }
     std::puts("done");
 }

@@ -9,6 +9,8 @@ can ask the real cupy whether it has them.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import numbers
 import time
 import types
 from typing import ClassVar
@@ -65,6 +67,9 @@ def unwrap(value):
         return value._a
     if isinstance(value, np.ndarray):
         raise TypeError(f"Unsupported type {type(value)}: a numpy array among device arrays")
+    if isinstance(value, numbers.Number) and type(value) not in (bool, int, float, complex):
+        if not isinstance(value, np.generic):  # such as an IntEnum
+            raise TypeError(f"Unsupported type {type(value)}: cupy takes numpy's and Python's own numbers")
     if isinstance(value, tuple | list):
         return type(value)(unwrap(v) for v in value)
     return value
@@ -103,6 +108,8 @@ class ndarray:  # noqa: N801
     ndim = property(lambda self: self._a.ndim)
     size = property(lambda self: self._a.size)
     nbytes = property(lambda self: self._a.nbytes)
+    strides = property(lambda self: self._a.strides)
+    data = property(lambda self: types.SimpleNamespace(ptr=self._a.ctypes.data))
     real = property(lambda self: wrap(self._a.real))
     imag = property(lambda self: wrap(self._a.imag))
     device = property(lambda self: Device(self._id))
@@ -206,6 +213,8 @@ class Namespace(types.ModuleType):
                 args, kwargs = [unwrap(a) for a in args], {k: unwrap(v) for k, v in kwargs.items()}
             else:
                 args = [a._a if isinstance(a, ndarray) else a for a in args]
+            if name == "matmul" and Recorder.captured is not None:
+                raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
             out = args[0] if name == "copyto" else kwargs.get("out")
             if out is None:
                 allocate(name)
@@ -325,6 +334,106 @@ class Device(contextlib.AbstractContextManager):
         Device.current = self.before
 
 
+def rounded(a, bits):
+    """Single precision numbers to so many bits, to nearest, ties to even; what is not finite is left alone."""
+    drop = 24 - bits
+    parts = a.view(np.float32)
+    words = parts.view(np.uint32).astype(np.uint64)
+    words += (1 << (drop - 1)) - 1 + ((words >> drop) & 1)
+    words &= ~np.uint64((1 << drop) - 1)
+    near = words.astype(np.uint32).view(np.float32)
+    return np.where(np.isfinite(parts), near, parts).view(a.dtype)
+
+
+class Cublas:
+    """cupy.cuda.cublas: one function, on addresses, leading dimensions and strides, by columns; never in a capture."""
+
+    __file__ = "cublas.so"
+
+    calls: ClassVar[list] = []
+    dtypes: ClassVar[dict] = {0: np.float32, 1: np.float64, 4: np.complex64, 5: np.complex128}
+    bits: ClassVar[dict] = {77: 11, 75: 8}
+
+    @classmethod
+    def gemmStridedBatchedEx(
+        cls, handle, turn_a, turn_b, m, n, k, alpha, A, ta, lda, sa, B, tb, ldb, sb, beta, C, tc, ldc, sc, *rest
+    ):
+        if Recorder.captured is not None:
+            raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+        assert handle == HANDLE
+        cls.multiply(turn_a, turn_b, m, n, k, alpha, A, ta, lda, sa, B, tb, ldb, sb, beta, C, tc, ldc, sc, *rest)
+
+    @classmethod
+    def multiply(cls, turn_a, turn_b, m, n, k, alpha, A, ta, lda, sa, B, tb, ldb, sb, beta, C, tc, ldc, sc, *rest):
+        count, compute, algo = rest
+        dtype = np.dtype(cls.dtypes[tc])
+        assert turn_a == turn_b == 0 and ta == tb == tc and algo == -1
+        assert compute in ((68, 75, 77) if dtype.name in ("float32", "complex64") else (70,))
+        assert lda >= m and ldb >= k and ldc >= m and min(m, n, k, count) > 0
+        assert all(type(v) is int for v in (m, n, k, A, lda, sa, B, ldb, sb, C, ldc, sc, count))
+        cls.calls.append((m, n, k, count, compute))
+
+        def columns(address, rows, cols, lead, stride):
+            size = dtype.itemsize * ((count - 1) * stride + (cols - 1) * lead + rows)
+            flat = np.frombuffer((ctypes.c_char * size).from_address(address), dtype)
+            steps = tuple(dtype.itemsize * s for s in (stride, 1, lead))
+            return np.lib.stride_tricks.as_strided(flat, (count, rows, cols), steps)
+
+        def scalar(address):
+            return np.frombuffer((ctypes.c_char * dtype.itemsize).from_address(address), dtype)[0]
+
+        assert scalar(alpha) == 1 and scalar(beta) == 0
+        a, b, c = columns(A, m, k, lda, sa), columns(B, k, n, ldb, sb), columns(C, m, n, ldc, sc)
+        assert not np.shares_memory(a, c) and not np.shares_memory(b, c)
+
+        @np.errstate(all="ignore")
+        def work():
+            left, right = (rounded(x.copy(), cls.bits[compute]) if compute in cls.bits else x for x in (a, b))
+            c[...] = left @ right
+
+        launch(work)
+
+
+class Libcublas:
+    """What ctypes finds in cuBLAS, as C sees it: a handle knows its stream and its work space."""
+
+    def __init__(self, path):
+        assert path == Cublas.__file__
+        self.stream, self.space = None, 0
+        pointer, number, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+        matrix = (pointer, number, number, long)
+        product = (pointer, *(number,) * 5, pointer, *matrix, *matrix, pointer, *matrix, *(number,) * 3)
+        for name, work, *types_ in (
+            ("cublasCreate_v2", self.create, ctypes.POINTER(pointer)),
+            ("cublasSetStream_v2", self.set_stream, pointer, pointer),
+            ("cublasSetWorkspace_v2", self.set_space, pointer, pointer, ctypes.c_size_t),
+            ("cublasGemmStridedBatchedEx", self.gemm, *product),
+        ):
+            setattr(self, name, ctypes.CFUNCTYPE(number, *types_)(work))
+
+    def create(self, handle):
+        handle[0] = HANDLE + 1
+        return 0
+
+    def set_stream(self, handle, stream):
+        self.stream, self.space = stream or 0, 0
+        return 0 if handle == HANDLE + 1 else 1
+
+    def set_space(self, handle, address, size):
+        self.space = size
+        return 0 if handle == HANDLE + 1 and address else 1
+
+    def gemm(self, handle, *arguments):
+        current = get_current_stream().ptr
+        if handle != HANDLE + 1 or self.stream != current or not self.space:
+            return 13  # CUBLAS_STATUS_EXECUTION_FAILED
+        Cublas.multiply(*arguments)
+        return 0
+
+
+HANDLE = 4711
+
+
 def _module():
     module = Namespace("cupy", np)
     module.__version__ = "14"
@@ -339,6 +448,8 @@ def _module():
         Event=Event,
         get_elapsed_time=lambda start, end: 1e3 * (end.at - start.at),
         get_current_stream=get_current_stream,
+        cublas=Cublas,
+        get_cublas_handle=lambda: HANDLE,
         runtime=types.SimpleNamespace(
             getDeviceCount=lambda: 2,
             getDeviceProperties=properties,

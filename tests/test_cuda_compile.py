@@ -19,7 +19,7 @@ def test_compiles_without_spills(architecture, file, capsys):
     with capsys.disabled():
         print(f"\n{file} for {architecture}, registers: {', '.join(f'{name} {r}' for name, (r, *_) in found.items())}")
     assert all(spilled == [0, 0, 0] for _, *spilled in found.values())
-    threads = {"coupled": 256, "combine": 256, "ritz": 512}
+    threads = {"coupled": 256, "combine": 256, "mirror": 256, "ritz": 512}
     assert all(registers * threads[name.split("<")[0]] <= 65536 for name, (registers, *_) in found.items())
 
 

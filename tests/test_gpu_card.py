@@ -203,6 +203,33 @@ def test_shortcuts_give_the_same_roots(engine, limits, dtype):
 
 
 @on_a_card
+@pytest.mark.parametrize("limits", [GPULimits(halves=1), GPULimits(halves=1, kernels=1, graphs=1 << 40)], ids=repr)
+@pytest.mark.parametrize("n", [1, 31, 64, 100, 300, 1024])
+def test_symmetric_products_by_halves(engine, limits, n):
+    A = np.stack([gallery.spd(n, 1e6, rng=k)[0] if n > 1 else np.eye(1) for k in range(2)]).astype("float32")
+    wanted = blind(A, 4, compute_dtype="float64").x.get()
+    engine.limits = limits
+    for _ in range(2):
+        result = solve(cupy.asarray(A), 4, compute_dtype="float64")
+        assert np.abs(result.x.get() - wanted).max() <= 4 * 2.0**-24 * np.abs(wanted).max()
+        assert (result.status.get() == 0).all()
+
+
+@on_a_card
+@pytest.mark.parametrize(("mode", "u"), [("tf32", 2.0**-11), ("bfloat16", 2.0**-8)])
+@pytest.mark.parametrize("method", ["minimax", "coupled_newton"])
+@pytest.mark.parametrize("n", [17, 128])
+def test_low_accuracy_modes(engine, mode, u, method, n):
+    """As accurate as they say, and no more: otherwise the products were not rounded."""
+    A, root = gallery.spd(n, 4.0, rng=0)
+    result = blind(A.astype("float32"), 4, rtol=0.2, compute_dtype=mode, method=method)
+    error = distance(result.x.get(), root(Fraction(-1, 4)))
+    assert u / 20 <= error <= 0.2 and result.compute_dtype == mode
+    full = blind(A.astype("float32"), 4, rtol=1e-3, compute_dtype="float32", method=method)
+    assert distance(full.x.get(), root(Fraction(-1, 4))) <= 1e-3
+
+
+@on_a_card
 @pytest.mark.parametrize("limits", SHORTCUTS, ids=repr)
 def test_shortcuts_wait_for_nothing_and_take_no_new_memory(engine, limits):
     engine.limits = limits
@@ -266,6 +293,7 @@ def test_tune_on_this_card(engine, monkeypatch):
     for name, value in {"SMALL": (8, 64), "JACOBI": (32, 64), "MANY": 256, "SHAPES": ((64, 64),)}.items():
         monkeypatch.setattr(tune_gpu, name, value)
     monkeypatch.setattr(tune_gpu, "BYTES", (1 << 20,))
+    monkeypatch.setattr(tune_gpu, "HALVES", (256,))
     lines = []
     tune_gpu.measure(engine, lines.append)
     assert not [line for line in lines if "fails" in line or "is off by" in line]

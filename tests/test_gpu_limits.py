@@ -16,7 +16,7 @@ from matroot.engines.gpu_limits import GPULimits
 from matroot.methods import fused
 
 __all__ = ["kernels"]
-MINE = GPULimits(fused=48, eigen=8, jacobi=64, kernels=1, graphs=1 << 20)
+MINE = GPULimits(fused=48, eigen=8, jacobi=64, kernels=1, graphs=1 << 20, halves=512)
 NAME = "Double of a card, sm_90, cupy 14"
 
 
@@ -82,6 +82,8 @@ def short(monkeypatch, kernels, where):
         "MANY": 2,
         "SHAPES": ((2, 20),),
         "BYTES": (1 << 16,),
+        "HALVES": (40,),
+        "NUMBERS": 1600,
         "ROUNDS": 1,
     }.items():
         monkeypatch.setattr(tune_gpu, name, value)
@@ -101,7 +103,10 @@ def test_what_is_right_and_faster_is_turned_on(short, kernels):
     times[best], times[replace(best, fused=16, jacobi=0)] = 1.0, 9.0
     for n in (4, 16):
         times[replace(best, fused=n)] = 0.5
-    assert tune_gpu.measure(engine, lines.append) == replace(best, fused=16, jacobi=24)
+    best = replace(best, fused=16, jacobi=24)
+    times[best], times[replace(best, halves=40)] = 1.0, 0.7
+    assert tune_gpu.measure(engine, lines.append) == replace(best, halves=40)
+    assert "n = 40: halves takes 0.70 of the time" in lines
     assert engine.limits == before and {"combine<double>", "ritz<double>", "coupled<double, 1>"} <= set(kernels)
     assert "2 of n = 20: stack.cu takes 0.75 of the time" in lines
 

@@ -20,6 +20,7 @@ from matroot import (
 )
 from matroot.conditioning import forward_error_bound
 from matroot.engines import cpu
+from matroot.engines.cpu import CPU
 from matroot.methods import minimax
 from matroot.methods.base import Problem
 from matroot.methods.minimax import Minimax, factors, largest_between
@@ -85,16 +86,15 @@ def test_whole_powers(s):
 def test_products_follow_the_schedule(p):
     """What is issued is what is reported; with the spectrum's ends known, it is the schedule's count."""
     count = 0
-    engine = cpu()
 
-    class Counting:
-        xp, sync_free = np, staticmethod(lambda: True)
+    class Counting(CPU):
+        def sync_free(self):
+            return True
 
-        @staticmethod
-        def matmul(a, b, out=None):
+        def matmul(self, a, b, out=None):
             nonlocal count
             count += 1
-            return engine.matmul(a, b, out=out)
+            return super().matmul(a, b, out=out)
 
     for j in (2, 4, 6, 8, 10):
         w = np.geomspace(10.0**-j, 1, 16)
@@ -212,11 +212,8 @@ def test_max_iter():
 def test_no_host_value_decides_on_a_device():
     """Where the engine forbids syncs, the schedule follows from the floor alone."""
 
-    class Device:
-        xp, matmul = np, staticmethod(np.matmul)
-
-        @staticmethod
-        def sync_free():
+    class Device(CPU):
+        def sync_free(self):
             return True
 
     A, root = gallery.spd(16, 1e5, batch=(3,), rng=0)
@@ -232,7 +229,7 @@ def test_bounds_of_the_largest_eigenvalue():
     for n in (1, 2, 50):
         for spectrum in (*SPECTRA, "arithmetic", "low_rank"):
             A, _ = gallery.spd(n, 1e4, spectrum, rng=0)
-            above, below = largest_between(A[None], (A @ A)[None], np)
+            above, below = largest_between(A[None], (A @ A)[None], CPU())
             largest = np.linalg.eigvalsh(A)[-1]
             assert below[0] * (1 - 1e-14) <= largest <= above[0] * (1 + 1e-14)
             assert above[0] <= np.linalg.norm(A @ A) ** 0.5 * (1 + 1e-7)

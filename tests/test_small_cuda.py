@@ -73,7 +73,7 @@ def test_no_barrier_is_missing(tmp_path):
     assert races(tmp_path) == 0
 
 
-@pytest.mark.parametrize(("name", "k"), [("small", 2), ("stack", 5)])
+@pytest.mark.parametrize(("name", "k"), [("small", 2), ("stack", 1), ("stack", 2), ("stack", 7)])
 def test_a_missing_barrier_is_seen(name, k, tmp_path):
     parts = SOURCES[f"{name}.cu"].read_text().split("__syncthreads();")
     broken = tmp_path / "broken.cu"

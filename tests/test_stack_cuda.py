@@ -150,6 +150,17 @@ class TestGraphs:
         X = solve(ndarray(W @ W.conj().T), 2).x.get()
         assert np.allclose(X @ X @ (W @ W.conj().T), np.eye(8)) and len(graphs._known) == 1
 
+    def test_cupy_calls_no_cublas_in_a_capture(self, engine):
+        """Which is why a graph is recorded by another way to cuBLAS."""
+        with pytest.raises(NotImplementedError, match="during stream capture"):
+            graphs.capture(engine, lambda _, *s: (engine.matmul(s[0], s[0], out=s[1]),), (ndarray(np.eye(3)[None]),))
+
+    def test_a_failing_call_of_cublas_is_named(self, engine):
+        other = cupy_double.Stream()
+        engine.recorder.recording.use(other, other)  # not the current one
+        with pytest.raises(RuntimeError, match="cublasGemmStridedBatchedEx failed with status 13"):
+            engine.recorder.matmul(ndarray(np.eye(3)[None]), ndarray(np.eye(3)[None]))
+
     def test_nothing_is_allocated_in_a_capture(self, engine):
         with pytest.raises(Allocated):
-            graphs.capture(engine, lambda *stacks: (stacks[0] + 1,), (ndarray(np.eye(3)),))
+            graphs.capture(engine, lambda engine, *stacks: (stacks[0] + 1,), (ndarray(np.eye(3)),))

@@ -14,6 +14,10 @@ import numpy as np
 
 Array = Any
 
+#: Bits of the significand, the hidden one included, of what is narrower than float64; tf32 is what tensor cores round
+#: float32 to.
+_BITS = {"float16": 11, "bfloat16": 8, "tf32": 11, "float32": 24, "complex64": 24}
+
 #: The dtype that holds everything a narrower one can, by name, for the dtypes numpy or BLAS cannot compute in.
 _WIDER = {"float16": "float32", "bfloat16": "float32"}
 
@@ -40,6 +44,11 @@ class Origin:
 def dtype_name(dtype: Any) -> str:
     """Bare name of a dtype of any library."""
     return str(getattr(dtype, "name", None) or dtype).rsplit(".", 1)[-1]
+
+
+def unit_roundoff(name: str) -> float:
+    """Half the distance from 1 to the next number, by the name of a dtype."""
+    return 2.0 ** -_BITS.get(name, 53)
 
 
 def take(a: Array, name: str = "a") -> tuple[Array, Origin]:

@@ -10,11 +10,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 import numpy as np
+
+from matroot.engines import sums
 
 NDArray = np.ndarray
 
@@ -32,6 +34,8 @@ class CPU:
 
     xp: Any = np
     name = "cpu"
+    #: what matrices are rounded to when they are multiplied: nothing
+    rounding = ""
 
     def matmul(self, a: NDArray, b: NDArray, out: NDArray | None = None) -> NDArray:
         """Product of stacks, into `out` if given."""
@@ -82,6 +86,18 @@ class CPU:
         with one_blas_thread():
             for _ in _pool(cores).map(work, slices):
                 pass
+
+    def combine(self, s: float, S: NDArray, m: float, M: NDArray, d: float, out: NDArray, scratch: NDArray) -> None:
+        """out = s S + m M + d I; see `matroot.engines.sums.combine`."""
+        sums.combine(s, S, m, M, d, out, scratch, np)
+
+    def eps(self, dtype: Any) -> float:
+        """Machine epsilon of products in a dtype: twice their unit roundoff."""
+        return float(np.finfo(dtype).eps)
+
+    def here(self, origin: Any) -> AbstractContextManager[None]:
+        """Where arrays are is where work is done; for a GPU there is more to it."""
+        return nullcontext()
 
     def sync_free(self) -> bool:
         """Whether the loop must avoid reading values on the host; never on a CPU."""

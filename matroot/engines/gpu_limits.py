@@ -32,6 +32,8 @@ class GPULimits:
     kernels: int = 0
     #: largest stack, in bytes, whose schedule is captured as a CUDA graph and replayed
     graphs: int = 0
+    #: smallest n whose products are computed by halves, where float32 input is computed in float64; 0: none
+    halves: int = 0
 
 
 def card(cupy: Any, device: int) -> str:

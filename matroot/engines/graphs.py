@@ -28,7 +28,7 @@ _lock = Lock()
 
 
 def replay(engine: Any, key: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> tuple[Array, ...] | None:
-    """What ``work(*given, T, P, X)`` returns, as copies, or None where there is no room for one more graph.
+    """What ``work(engine, *given, T, P, X)`` returns, as copies, or None where there is no room for one more graph.
 
     See `matroot.engines.gpu.GPU.replayed`.
 
@@ -51,14 +51,17 @@ def replay(engine: Any, key: Any, work: Callable[..., Any], given: tuple[Array, 
 
 def capture(engine: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> Captured:
     """The graph of `work`, on arrays of its own."""
-    xp = engine.xp
+    xp, recorder = engine.xp, engine.recorder
+    recorder.limits, stream = engine.limits, xp.cuda.get_current_stream()
     stacks = (*(g.copy() for g in given), *(xp.empty_like(given[0]) for _ in range(3)))
-    work(*stacks)  # compiles the kernels and lets cuBLAS take its work space: nothing of that may be captured
+    recorder.recording.use(stream, stream)
+    work(recorder, *stacks)  # loads every kernel: that may not be captured
     side = xp.cuda.Stream(non_blocking=True)
     with side:
         side.begin_capture()
         try:
-            results = work(*stacks)
+            recorder.recording.use(side, stream)
+            results = work(recorder, *stacks)
         finally:
             graph = side.end_capture()
     return Captured(graph, stacks, tuple(results))

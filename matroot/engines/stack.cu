@@ -1,5 +1,5 @@
-// What the GPU path does to whole stacks between products, each in one launch: sums of matrices, and the ends of
-// the spectrum. Real matrices, stored by rows, one behind the other.
+// What the GPU path does to whole stacks between products, each in one launch: sums of matrices, mirror images, and
+// the ends of the spectrum. Real matrices, stored by rows, one behind the other.
 
 // C = s S + m M + d I for `count` matrices n x n; C may be S or M.
 // Blocks (x, y): x walks through a matrix, y through the stack.
@@ -11,6 +11,32 @@ __global__ void combine(T* C, const T* S, const T* M, double s, double m, double
         const size_t first = static_cast<size_t>(k) * size;
         for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < size; i += stride)
             C[first + i] = a * S[first + i] + b * M[first + i] + (i % next == 0 ? diagonal : T(0));
+    }
+}
+
+constexpr int TILE = 32;  // edge of the tiles of `mirror`
+
+// The upper triangles of `count` matrices n x n become the mirror images of the lower ones. Blocks (x, y): x is one of
+// the tiles on and below the diagonal, row by row, y walks through the stack. Dynamic shared memory: a padded tile.
+template <typename T>
+__global__ void mirror(T* A, int count, int n) {
+    extern __shared__ double memory[];
+    T* const tile = reinterpret_cast<T*>(memory);
+    int i = 0, j = blockIdx.x;
+    while (j > i) j -= ++i;
+    const int x = threadIdx.x;
+    for (int k = blockIdx.y; k < count; k += gridDim.y) {
+        T* const one = A + static_cast<size_t>(k) * n * n;
+        for (int y = threadIdx.y; y < TILE; y += blockDim.y) {
+            const int row = i * TILE + y, column = j * TILE + x;
+            if (row < n && column < n) tile[y * (TILE + 1) + x] = one[static_cast<size_t>(row) * n + column];
+        }
+        __syncthreads();
+        for (int y = threadIdx.y; y < TILE; y += blockDim.y) {
+            const int row = j * TILE + y, column = i * TILE + x;
+            if (row < column && column < n) one[static_cast<size_t>(row) * n + column] = tile[x * (TILE + 1) + y];
+        }
+        __syncthreads();
     }
 }
 

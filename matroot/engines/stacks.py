@@ -15,6 +15,8 @@ Array = Any
 
 #: As in stack.cu: threads of a block of `ritz`, its steps, the largest n whose Lanczos vectors are all kept.
 THREADS, STEPS, BASIS = 512, 16, 256
+#: Edge of the tiles of `mirror`.
+TILE = 32
 #: Up to this n one block goes through a matrix fast enough; above it, there have to be as many matrices as this.
 ALONE, TOGETHER = 512, 32
 #: Blocks side by side in a stack: the most that a grid can have.
@@ -65,6 +67,15 @@ def combine(s: float, S: Array, m: float, M: Array, d: float, out: Array, engine
     grid = (max(1, min(-(-n * n // (4 * 256)), 1024)), min(B, GRID_Y))
     numbers = (np.float64(s), np.float64(m), np.float64(d), np.int32(B), np.int32(n))
     kernel(engine, "stack.cu", f"combine<{_real(S)}>")(grid, (256,), (out, S, M, *numbers))
+
+
+def mirror(A: Array, engine: Any) -> None:
+    """Copy what lies below the diagonal of real C-ordered stacks (B, n, n) to above it."""
+    B, n, _ = A.shape
+    tiles = -(-n // TILE)
+    grid = (tiles * (tiles + 1) // 2, min(B, GRID_Y))
+    launch = kernel(engine, "stack.cu", f"mirror<{_real(A)}>")
+    launch(grid, (TILE, TILE // 4), (A, np.int32(B), np.int32(n)), shared_mem=TILE * (TILE + 1) * A.dtype.itemsize)
 
 
 def _real(A: Array) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from matroot.engines.arrays import library_of
 
-#: Streams of a device that pieces take in turn; cupy's pool keeps the memory of each apart.
+#: Streams that pieces of one caller take in turn; cupy's pool keeps the memory of each apart.
 STREAMS = 4
 
 
@@ -40,7 +40,7 @@ def _cupy_fork(like: Any) -> Iterator[Callable[[int, Callable[[], Any]], Any]]:
         begin = here.record()
 
         def aside(k: int, piece: Callable[[], Any]) -> Any:
-            with _cupy_stream(like.device.id, k) as stream:
+            with _cupy_stream(like.device.id, here.ptr, k) as stream:
                 stream.wait_event(begin)
                 try:
                     return piece()
@@ -77,7 +77,7 @@ def _torch_fork(like: Any) -> Iterator[Callable[[int, Callable[[], Any]], Any]]:
 
 
 @cache
-def _cupy_stream(device: int, k: int) -> Any:
+def _cupy_stream(device: int, caller: int, k: int) -> Any:
     return sys.modules["cupy"].cuda.Stream(non_blocking=True)
 
 

@@ -101,7 +101,7 @@ def inverted(H: Array, problem: Problem, raw: Raw, engine: Any) -> Array:
     finite = xp.isfinite(H).all((-1, -2))
     H = hermitian_part(xp.where(finite[:, None, None], H, xp.eye(n, dtype=H.dtype)))
     # Where A has a zero, H has a large number that depends on the steps: room for it.
-    least = float(np.finfo(H.dtype).eps) * math.sqrt(n) / 4
+    least = engine.eps(H.dtype) * math.sqrt(n) / 4
     promised = 0.0 if problem.floor is None else float(problem.floor.min(initial=1.0))
     floor = np.full(len(H), 0.1 * max(least, promised) ** (1 / problem.p))
     second = inverse(Minimax(), H, replace(problem, s=Fraction(-1), floor=floor, max_iter=None), engine)
@@ -161,7 +161,7 @@ def coupled(
 
     work = Workspace.like(X, A, engine)
     n = A.shape[-1]
-    status, n_iter = iterate(work, step, near, count(problem, growth, A.dtype), tolerance(problem, A), n)
+    status, n_iter = iterate(work, step, near, count(problem, growth, A, engine), tolerance(problem, A), n)
     return Raw(work.X, status, n_iter, work.products)
 
 
@@ -219,7 +219,7 @@ def _square_roots(A: Array, problem: Problem, engine: Any) -> tuple[Array, Array
         work.multiply(work.X_next[0], work.X_next[1], out=work.M)
 
     work = Workspace(engine, X, xp.empty_like(X), A, xp.empty_like(A))
-    steps = count(problem, 2.25, A.dtype)
+    steps = count(problem, 2.25, A, engine)
     status, n_iter = iterate(work, step, lambda e: e**2, steps, tolerance(problem, A), A.shape[-1])
     work.X[0] *= root
     work.X[1] /= root
@@ -284,12 +284,12 @@ def deviation(M: Array, xp: Any) -> Array:
     return xp.sqrt((abs(D) ** 2).sum((-1, -2)).astype(xp.float64))
 
 
-def count(problem: Problem, growth: float, dtype: Any) -> int:
+def count(problem: Problem, growth: float, A: Array, engine: Any) -> int:
     """Steps enough for every spectrum that the regularization, or the arithmetic, allows."""
     if problem.max_iter is not None:
         return problem.max_iter
     floor = 0.0 if problem.floor is None else float(problem.floor.min(initial=1.0))
-    return default_max_iter(growth, max(floor, float(np.finfo(dtype).eps)))
+    return default_max_iter(growth, max(floor, engine.eps(A.dtype)))
 
 
 def tolerance(problem: Problem, A: Array) -> float:

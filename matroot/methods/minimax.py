@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -81,7 +82,7 @@ class Minimax(Method):
         xp = engine.xp
         B, p = len(A), problem.p
         A2 = engine.matmul(A, A)
-        top, reached = largest_between(A, A2, xp)
+        top, reached = largest_between(A, A2, engine)
         lower, smallest = spectrum(A, top, reached, problem, engine)
         groups = self._groups(lower, a, problem, float(np.finfo(A.dtype).eps))
         status, n_iter, products = xp.zeros(B, xp.int8), np.zeros(B, np.int64), 0
@@ -91,8 +92,12 @@ class Minimax(Method):
             steps = plan.steps[: problem.max_iter]
             with np.errstate(all="ignore"):  # an indefinite matrix overflows
                 start = None if X is None else X[rows]
-                G, M = coupled(A[rows], A2[rows], top[rows], plan, steps, start, engine)
-                status[rows] = verdict(M, plan, len(steps), xp)
+                M, S, high = A[rows], A2[rows], top[rows]
+                M /= high.astype(A.real.dtype)[:, None, None]
+                S /= (high * high).astype(A.real.dtype)[:, None, None]
+                work = (M, S, xp.empty_like(M), xp.empty_like(M), xp.empty_like(M) if start is None else start)
+                G, M = coupled(plan, steps, engine.matmul, engine, *work, started=start is not None)
+                status[rows] = verdict(M, plan, len(steps), engine)
             G *= (top[rows] ** (-a / p)).astype(G.real.dtype)[:, None, None]
             if out is None:
                 out = G
@@ -135,7 +140,7 @@ def spectrum(
     """Lower end of the spectrum of A/top to design for, on the host, and lambda_min(A) where it was estimated."""
     B, n, _ = A.shape
     floor = np.zeros(B) if problem.floor is None else problem.floor
-    rounding = float(np.finfo(A.dtype).eps) * math.sqrt(n) / 4
+    rounding = engine.eps(A.dtype) * math.sqrt(n) / 4
     if engine.sync_free():  # nothing is read from the device: lambda_max is at least top / n^(1/4)
         return np.clip(np.full(B, floor.min(initial=1.0) * n**-0.25), rounding, 0.9), None
     from matroot.engines.cholesky import inverses
@@ -145,81 +150,78 @@ def spectrum(
     return np.clip(np.fmax(smallest / SAFETY, floor * reached) / top, rounding, 0.9), smallest
 
 
-def largest_between(A: Array, A2: Array, xp: Any) -> tuple[Array, Array]:
+def largest_between(A: Array, A2: Array, engine: Any) -> tuple[Array, Array]:
     """Bounds (B,) of lambda_max(A) by A and its square: from above, by which A is scaled, and from below.
 
     Above: the infinity norm of A, and the largest eigenvalue that A^2 can have with its trace and Frobenius
     norm (Wolkowicz & Styan, Linear Algebra Appl. 29, 1980, eq. 2.4), which is ||A^2||_F^(1/2) or less.
     """
-    n = A.shape[-1]
+    xp, n = engine.xp, A.shape[-1]
     second = (abs(A) ** 2).sum((-1, -2)) / n  # mean of lambda^2
     fourth = (abs(A2) ** 2).sum((-1, -2)) / n
-    variance = xp.maximum(fourth - second**2, 0) + 4 * np.finfo(A.dtype).eps * fourth
+    variance = xp.maximum(fourth - second**2, 0) + 4 * engine.eps(A.dtype) * fourth
     above = xp.minimum(abs(A).sum(-1).max(-1), xp.sqrt(second + xp.sqrt((n - 1) * variance)))
     return above.astype(xp.float64), xp.sqrt(fourth / second).astype(xp.float64)
 
 
 def coupled(
-    A: Array,
-    A2: Array,
-    top: Array,
     plan: Schedule,
     steps: tuple[Coefficients, ...],
-    X: Array | None,
+    product: Callable[..., Array],
     engine: Any,
+    M: Array,
+    S: Array,
+    T: Array,
+    P: Array,
+    X: Array,
+    started: bool = False,
 ) -> tuple[Array, Array]:
-    """X (A/top)^(-a/p) by the polynomials `steps`, and M before the last of them; overwrites A, A2 and X.
+    """X M^(-a/p) by the polynomials `steps`, and M before the last of them; S is M^2, and all five are overwritten.
+
+    Without `started` X is the identity, whatever it holds. Nothing is allocated where X is as large as M.
 
     Products keep their sides, and nothing is symmetrized on the way: that would couple errors of the large
     eigenvalues into the small ones, and the residual would grow ten times or more.
     """
-    xp = engine.xp
-    M, S, T, P = A, A2, xp.empty_like(A), xp.empty_like(A)
-    M /= top.astype(A.real.dtype)[:, None, None]
-    S /= (top * top).astype(A.real.dtype)[:, None, None]
     for i, c in enumerate(steps):
         if i and len(c) > 2:
-            engine.matmul(M, M, out=S)
-        into_polynomial(c, M, S, T, P, engine)
+            product(M, M, out=S)
+        into_polynomial(c, M, S, T, P, product, engine)
         last = i == len(steps) - 1
         for j, (to_X, left, right) in enumerate(factors(plan.a, 0 if last else plan.p)):
             if j:
-                engine.matmul(P, P, out=S)
+                product(P, P, out=S)
                 P, S = S, P
-            if to_X and X is None:
-                X = P.copy()
-            elif to_X and X is not None:
-                out = engine.matmul(X, P, out=T if X.shape == T.shape else None)
-                X, T = out, X if X.shape == T.shape else T
+            if to_X and not started:
+                engine.xp.copyto(X, P)
+                started = True
+            elif to_X and X.shape == T.shape:
+                product(X, P, out=T)
+                X, T = T, X
+            elif to_X:
+                X = product(X, P)
             for _ in range(left):
-                engine.matmul(P, M, out=S)
+                product(P, M, out=S)
                 M, S = S, M
             for _ in range(right):
-                engine.matmul(M, P, out=S)
+                product(M, P, out=S)
                 M, S = S, M
     return X, M
 
 
-def into_polynomial(c: Coefficients, M: Array, M2: Array, T: Array, P: Array, engine: Any) -> None:
+def into_polynomial(
+    c: Coefficients, M: Array, M2: Array, T: Array, P: Array, product: Callable[..., Array], engine: Any
+) -> None:
     """P = q(M) = M2 (c4 M2 + c3 M + c2 I) + c1 M + c0 I, M2 the square of M where the degree asks for it.
 
     T is overwritten.
     """
-    xp = engine.xp
     if len(c) == 5:
-        xp.multiply(M2, c[4], out=T)
-        xp.multiply(M, c[3], out=P)
-        T += P
-        add_to_diagonal(T, c[2])
-        engine.matmul(M2, T, out=P)
-    elif len(c) == 3:
-        xp.multiply(M2, c[2], out=P)
-    if len(c) == 2:
-        xp.multiply(M, c[1], out=P)
+        engine.combine(c[4], M2, c[3], M, c[2], T, P)
+        product(M2, T, out=P)
+        engine.combine(1.0, P, c[1], M, c[0], P, T)
     else:
-        xp.multiply(M, c[1], out=T)
-        P += T
-    add_to_diagonal(P, c[0])
+        engine.combine(c[2] if len(c) == 3 else 0.0, M2, c[1], M, c[0], P, T)
 
 
 def factors(a: int, p: int) -> list[tuple[int, int, int]]:
@@ -239,10 +241,10 @@ def factors(a: int, p: int) -> list[tuple[int, int, int]]:
     return list(zip_longest(to_X, left[: len(right)], right, fillvalue=0))
 
 
-def verdict(M: Array, plan: Schedule, steps: int, xp: Any) -> Array:
+def verdict(M: Array, plan: Schedule, steps: int, engine: Any) -> Array:
     """Status from M before the last step (overwritten): are its eigenvalues where the schedule says?"""
-    n = M.shape[-1]
-    rounding = n * float(np.finfo(M.dtype).eps)
+    xp, n = engine.xp, M.shape[-1]
+    rounding = n * engine.eps(M.dtype)
     add_to_diagonal(M, -1)
     deviation = xp.sqrt((abs(M) ** 2).sum((-1, -2)))
     expected = math.sqrt(n) * (1.1 * plan.widths[steps - 1] + rounding)
