@@ -39,7 +39,7 @@ SHORTCUTS = {
     "stack.cu and a graph": GPULimits(kernels=1, graphs=1 << 40),
 }
 HALVES = GPULimits(halves=1)
-ROUNDED = (100, 1e2, 1e-1)  # n for the errors, cond, rtol of the low-accuracy modes
+ROUNDED = (100, 1e1, 1e-1)  # n for the errors, cond, rtol of the low-accuracy modes
 
 
 class Row(NamedTuple):

@@ -25,6 +25,7 @@ KAPPA, P = 1e3, 4
 #: Sizes and batches of every question, in the order in which they are asked.
 SMALL, MANY = (4, 8, 16, 32, 48, 64), 4096
 JACOBI = (16, 24, 32, 48, 64, 96, 128)
+BATCHED = (48, 64, 96, 128, 256, 512)
 SHAPES = ((1024, 32), (256, 128), (64, 512))
 HALVES, NUMBERS = (2048, 1024, 512, 256), 1 << 26
 BYTES = tuple(1 << k for k in range(16, 29, 2))
@@ -63,6 +64,9 @@ def measure(engine: GPU, say: Say) -> GPULimits:
         ask_eigen = partial(ask, method="eigen")
         tries = ((n, ask_eigen(f"n = {n}: Jacobi", 64, n, replace(best, jacobi=n), one_by_one)) for n in JACOBI)
         best = replace(best, jacobi=last_win(tries, 0))
+        large = [n for n in BATCHED if n > best.jacobi]
+        tries = ((n, ask_eigen(f"n = {n}: XsyevBatched", 64, n, replace(best, batched=n), best)) for n in large)
+        best = replace(best, batched=last_win(tries, 0))
         tries = ((n, ask(f"n = {n}: eigen", MANY, n, best, best, method="eigen")) for n in SMALL if n <= best.jacobi)
         best = replace(best, eigen=last_win(tries, 0))
         ask = partial(ask, dtype="float32")

@@ -15,7 +15,7 @@ import cupy_double
 import numpy as np
 import pytest
 
-from matroot.engines import recording, stacks
+from matroot.engines import cusolver, libraries, stacks
 from matroot.engines.gpu import gpu
 
 SOURCES = {name: files("matroot.engines").joinpath(name) for name in ("small.cu", "stack.cu")}
@@ -132,10 +132,11 @@ def kernels(monkeypatch, tmp_path_factory):
     monkeypatch.setattr(RawModule, "library", library(tmp_path_factory.getbasetemp()))
     monkeypatch.setattr(RawModule, "launched", [], raising=False)
     monkeypatch.setattr(cupy_double.MODULE, "RawModule", RawModule, raising=False)
-    monkeypatch.setattr(recording, "CDLL", cupy_double.Libcublas)
+    monkeypatch.setattr(libraries, "CDLL", cupy_double.library)
     monkeypatch.setitem(sys.modules, "cupy", cupy_double.MODULE)
     gpu.cache_clear()
     stacks.kernel.cache_clear()
+    cusolver._library.cache_clear()
     monkeypatch.setattr(cupy_double.Device, "shared", 227 << 10)
     yield RawModule.launched
     gpu.cache_clear()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import numbers
 import time
 import types
@@ -28,12 +29,30 @@ class Recorder:
     captured: ClassVar[list | None] = None
     calls: ClassVar[set[tuple[str, int, tuple[str, ...]]]] = set()
     methods: ClassVar[set[str]] = set()
+    #: a dict while a test wants to know: of all that is done with device arrays, by name and kinds, the first example
+    seen: ClassVar[dict | None] = None
+
+    @classmethod
+    def record(cls, name, args, kwargs, result):
+        if cls.seen is not None:
+            cls.seen.setdefault((name, kinds(args), kinds(sorted(kwargs.items()))), (args, kwargs, result))
 
     @classmethod
     def wait(cls, what):
         cls.waits += 1
         if cls.forbidden:
             raise Waited(what)
+
+
+def kinds(value):
+    """What of an argument cupy's choice of a kernel hangs on: dtypes and dimensions, not sizes and values."""
+    if isinstance(value, tuple | list):
+        return tuple(map(kinds, value))
+    if isinstance(value, ndarray | np.ndarray):
+        return type(value).__module__, value.dtype.name, value.ndim
+    if type(value) is int:
+        return "int", np.min_scalar_type(value).name
+    return value if isinstance(value, str | bool | type | np.dtype) else type(value)
 
 
 class Allocated(AssertionError):  # noqa: N818
@@ -96,6 +115,10 @@ def index(key):
     return key
 
 
+BINARY = "add sub mul truediv floordiv mod pow and or xor matmul lshift rshift".split()
+REFLECTED = {f"__r{op}__": f"__{op}__" for op in BINARY}
+
+
 class ndarray:  # noqa: N801
     __slots__ = ("_a", "_id")
 
@@ -118,9 +141,12 @@ class ndarray:  # noqa: N801
         return len(self._a)
 
     def __getitem__(self, key):
-        return wrap(self._a[index(key)])
+        part = wrap(self._a[index(key)])
+        Recorder.record("__getitem__", (self, key), {}, part)
+        return part
 
     def __setitem__(self, key, value):
+        Recorder.record("__setitem__", (self, key, value), {}, None)
         launch(lambda: self._a.__setitem__(index(key), unwrap(value)))
 
     def get(self):
@@ -147,11 +173,14 @@ class ndarray:  # noqa: N801
         @np.errstate(all="ignore")
         def method(self, *args):
             allocate(name)
-            return wrap(getattr(self._a, name)(*(unwrap(a) for a in args)))
+            result = wrap(getattr(self._a, name)(*(unwrap(a) for a in args)))
+            operands = (*args, self) if name in REFLECTED else (self, *args)
+            Recorder.record(REFLECTED.get(name, name), operands, {}, result)
+            return result
 
         return method
 
-    for _op in "add sub mul truediv floordiv mod pow and or xor matmul lshift rshift".split():
+    for _op in BINARY:
         locals()[f"__{_op}__"] = _operator(f"__{_op}__")
         locals()[f"__r{_op}__"] = _operator(f"__r{_op}__")
     for _op in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "abs", "invert", "pos"):
@@ -160,6 +189,7 @@ class ndarray:  # noqa: N801
     def _in_place(name):  # noqa: N805
         @np.errstate(all="ignore")
         def method(self, other):
+            Recorder.record(name, (self, other), {}, self)
             launch(lambda: quietly(getattr(self._a, name), unwrap(other)))
             return self
 
@@ -175,7 +205,9 @@ class ndarray:  # noqa: N801
             Recorder.methods.add(name)
             if name not in ("reshape", "swapaxes", "view"):
                 allocate(name)
-            return wrap(getattr(self._a, name)(*(unwrap(a) for a in args), **kwargs))
+            result = wrap(getattr(self._a, name)(*(unwrap(a) for a in args), **kwargs))
+            Recorder.record(f"ndarray.{name}", (self, *args), kwargs, result)
+            return result
 
         return method
 
@@ -208,7 +240,8 @@ class Namespace(types.ModuleType):
         prefix = self.__name__.removeprefix("cupy").strip(".")
 
         def call(*args, **kwargs):
-            Recorder.calls.add((f"{prefix}.{name}".strip("."), len(args), tuple(sorted(kwargs))))
+            called, given = f"{prefix}.{name}".strip("."), (args, kwargs)
+            Recorder.calls.add((called, len(args), tuple(sorted(kwargs))))
             if name not in ("asarray", "array"):  # the two ways from the host to the device
                 args, kwargs = [unwrap(a) for a in args], {k: unwrap(v) for k, v in kwargs.items()}
             else:
@@ -218,8 +251,10 @@ class Namespace(types.ModuleType):
             out = args[0] if name == "copyto" else kwargs.get("out")
             if out is None:
                 allocate(name)
-                with np.errstate(all="ignore"):
-                    return wrap(found(*args, **kwargs))
+                result = wrap(quietly(found, *args, **kwargs))
+                Recorder.record(called, *given, result)
+                return result
+            Recorder.record(called, *given, ndarray(out))
             launch(lambda: quietly(found, *args, **kwargs))
             return ndarray(out)
 
@@ -394,6 +429,78 @@ class Cublas:
         launch(work)
 
 
+def library(path):
+    return {Cublas.__file__: Libcublas, Cusolver.__file__: Libcusolver}[path](path)
+
+
+def c_functions(owner, *rows):
+    for name, work, *types_ in rows:
+        setattr(owner, name, ctypes.CFUNCTYPE(ctypes.c_int, *types_)(work))
+
+
+class Cusolver:
+    """cupy.cuda.cusolver, as far as parameters go."""
+
+    __file__ = "cusolver.so"
+    open = 0
+
+    @classmethod
+    def createParams(cls):
+        cls.open += 1
+        return 99
+
+    @classmethod
+    def destroyParams(cls, parameters):
+        assert parameters == 99
+        cls.open -= 1
+
+
+class Libcusolver:
+    """What ctypes finds in cuSOLVER: a batch of decompositions, by columns, in place."""
+
+    fails: ClassVar[set] = set()
+
+    def __init__(self, path):
+        pointer, number, long, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_size_t
+        problem = (*(pointer,) * 2, *(number,) * 2, long, number, pointer, long, number, pointer, number)
+        self.stream = None
+        c_functions(
+            self,
+            ("cusolverDnSetStream", self.set_stream, pointer, pointer),
+            ("cusolverDnXsyevBatched_bufferSize", self.sizes, *problem, *(ctypes.POINTER(size),) * 2, long),
+            ("cusolverDnXsyevBatched", self.solve, *problem, pointer, size, pointer, size, pointer, long),
+        )
+
+    def set_stream(self, handle, stream):
+        self.stream = stream or 0
+        return 0
+
+    def sizes(self, *arguments):
+        *_, device, host, count = arguments
+        device[0], host[0] = 640 * count, 64
+        return 0
+
+    def solve(self, handle, params, vectors, lower, n, kind, A, lead, real, W, arithmetic, *rest):
+        on_device, device, on_host, host, info, count = rest
+        right = handle == HANDLE + 2 and params == 99 and lower == 0 and lead == n and arithmetic == kind
+        spaces = device == 640 * count and host == 64 and on_device and on_host
+        if not right or not spaces or self.stream != get_current_stream().ptr:
+            return 3  # CUSOLVER_STATUS_INVALID_VALUE
+        dtype, short = (np.dtype(Cublas.dtypes[k]) for k in (kind, real))
+        assert short == np.empty(0, dtype).real.dtype
+
+        def at(address, what, shape):
+            memory = (ctypes.c_char * (what.itemsize * math.prod(shape))).from_address(address)
+            return np.frombuffer(memory, what).reshape(shape)
+
+        a, w, codes = at(A, dtype, (count, n, n)), at(W, short, (count, n)), at(info, np.dtype("int32"), (count,))
+        for i in range(count):
+            w[i], Q = np.linalg.eigh(np.triu(a[i]).T)  # by columns the lower triangle
+            a[i] = Q.T if vectors else np.nan
+            codes[i] = i in self.fails
+        return 0
+
+
 class Libcublas:
     """What ctypes finds in cuBLAS, as C sees it: a handle knows its stream and its work space."""
 
@@ -403,13 +510,13 @@ class Libcublas:
         pointer, number, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
         matrix = (pointer, number, number, long)
         product = (pointer, *(number,) * 5, pointer, *matrix, *matrix, pointer, *matrix, *(number,) * 3)
-        for name, work, *types_ in (
+        c_functions(
+            self,
             ("cublasCreate_v2", self.create, ctypes.POINTER(pointer)),
             ("cublasSetStream_v2", self.set_stream, pointer, pointer),
             ("cublasSetWorkspace_v2", self.set_space, pointer, pointer, ctypes.c_size_t),
             ("cublasGemmStridedBatchedEx", self.gemm, *product),
-        ):
-            setattr(self, name, ctypes.CFUNCTYPE(number, *types_)(work))
+        )
 
     def create(self, handle):
         handle[0] = HANDLE + 1
@@ -450,6 +557,8 @@ def _module():
         get_current_stream=get_current_stream,
         cublas=Cublas,
         get_cublas_handle=lambda: HANDLE,
+        cusolver=Cusolver,
+        device=types.SimpleNamespace(get_cusolver_handle=lambda: HANDLE + 2),
         runtime=types.SimpleNamespace(
             getDeviceCount=lambda: 2,
             getDeviceProperties=properties,

@@ -216,6 +216,23 @@ def test_symmetric_products_by_halves(engine, limits, n):
 
 
 @on_a_card
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("n", [33, 100, 300])
+def test_batched_eigendecompositions(engine, dtype, n):
+    A = np.stack([gallery.spd(n, 1e4, rng=k)[0] for k in range(3)]).astype(dtype)
+    if dtype.startswith("complex"):
+        U, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)) + 1j)
+        A = (U @ A @ U.conj().T).astype(dtype)
+        A = (A + A.conj().swapaxes(-1, -2)) / 2
+    engine.limits = GPULimits(jacobi=0, batched=512)
+    w, Q = (v.get() for v in engine.eigh(cupy.asarray(A)))
+    eps = float(np.finfo(dtype).eps)
+    assert np.abs(w - np.linalg.eigvalsh(A)).max() <= 30 * n**0.5 * eps * np.abs(w).max()
+    assert np.abs(A @ Q - Q * w[:, None, :]).max() <= 30 * n**0.5 * eps * np.abs(w).max()
+    assert np.abs(engine.eigvalsh(cupy.asarray(A)).get() - w).max() <= 30 * n**0.5 * eps * np.abs(w).max()
+
+
+@on_a_card
 @pytest.mark.parametrize(("mode", "u"), [("tf32", 2.0**-11), ("bfloat16", 2.0**-8)])
 @pytest.mark.parametrize("method", ["minimax", "coupled_newton"])
 @pytest.mark.parametrize("n", [17, 128])
@@ -294,6 +311,7 @@ def test_tune_on_this_card(engine, monkeypatch):
         monkeypatch.setattr(tune_gpu, name, value)
     monkeypatch.setattr(tune_gpu, "BYTES", (1 << 20,))
     monkeypatch.setattr(tune_gpu, "HALVES", (256,))
+    monkeypatch.setattr(tune_gpu, "BATCHED", (96, 256))
     lines = []
     tune_gpu.measure(engine, lines.append)
     assert not [line for line in lines if "fails" in line or "is off by" in line]

@@ -16,7 +16,7 @@ from matroot.engines.gpu_limits import GPULimits
 from matroot.methods import fused
 
 __all__ = ["kernels"]
-MINE = GPULimits(fused=48, eigen=8, jacobi=64, kernels=1, graphs=1 << 20, halves=512)
+MINE = GPULimits(fused=48, eigen=8, jacobi=64, batched=96, kernels=1, graphs=1 << 20, halves=512)
 NAME = "Double of a card, sm_90, cupy 14"
 
 
@@ -83,6 +83,7 @@ def short(monkeypatch, kernels, where):
         "SHAPES": ((2, 20),),
         "BYTES": (1 << 16,),
         "HALVES": (40,),
+        "BATCHED": (24, 40),
         "NUMBERS": 1600,
         "ROUNDS": 1,
     }.items():

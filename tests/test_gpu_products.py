@@ -1,4 +1,4 @@
-"""Products that cupy.matmul has not: of rounded numbers, and symmetric ones by halves; on the double of cuBLAS."""
+"""What cupy has not: rounded products, symmetric ones by halves, stacks of eigendecompositions; on doubles."""
 
 import sys
 from fractions import Fraction
@@ -7,11 +7,11 @@ import cupy_double
 import numpy as np
 import pytest
 from cuda_double import kernels
-from cupy_double import Cublas, ndarray, waiting_forbidden
+from cupy_double import Cublas, Cusolver, Libcusolver, ndarray, waiting_forbidden
 
 from matroot import Floor, RootError, Status, gallery, inverse_pth_root, solve
 from matroot.conditioning import forward_error_bound
-from matroot.engines import cublas, graphs
+from matroot.engines import cublas, cusolver, graphs, libraries
 from matroot.engines.gpu import gpu
 from matroot.engines.gpu_limits import GPULimits
 
@@ -229,3 +229,48 @@ class TestSecondTry:
         A = np.stack([np.eye(3), np.diag([1.0, 1.0, -1.0]), np.full((3, 3), np.nan)]).astype("float32")
         with pytest.raises(RootError, match="2 of 3 matrices have no root"):
             inverse_pth_root(ndarray(A), 2)
+
+
+class TestBatchedEigen:
+    """cuSOLVER's XsyevBatched, between Jacobi and one matrix at a time."""
+
+    @pytest.fixture
+    def engine(self, kernels, monkeypatch):
+        monkeypatch.setattr(gpu(0), "limits", GPULimits(jacobi=0, batched=50))
+        return gpu(0)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+    def test_decomposition(self, engine, dtype, monkeypatch):
+        rng = np.random.default_rng(0)
+        W = rng.standard_normal((5, 9, 20)) + (1j * rng.standard_normal((5, 9, 20)) if "complex" in dtype else 0)
+        A = (W @ W.conj().swapaxes(-1, -2)).astype(dtype)
+        A = (A + A.conj().swapaxes(-1, -2)) / 2
+        before = A.copy()
+        monkeypatch.setattr(cusolver, "MOST", 2 * 81)  # two at a time
+        w, Q = (v.get() for v in engine.eigh(ndarray(A)))
+        eps = float(np.finfo(dtype).eps)
+        assert w.dtype == A.real.dtype and Q.dtype == dtype and (A == before).all()
+        assert np.allclose(w, np.linalg.eigvalsh(A), rtol=0, atol=20 * eps * w.max())
+        assert abs(A @ Q - Q * w[:, None, :]).max() <= 40 * eps * w.max()
+        assert np.allclose(engine.eigvalsh(ndarray(A)).get(), w, rtol=0, atol=20 * eps * w.max())
+        assert Cusolver.open == 0
+
+    def test_a_failure_is_that_matrix_alone(self, engine, monkeypatch):
+        monkeypatch.setattr(Libcusolver, "fails", {1})
+        A = np.stack([gallery.spd(20, 1e2, rng=k)[0] for k in range(3)])
+        result = blind(A, 4, method="eigen")
+        assert result.status.get()[[0, 2]].tolist() == [0, 0] and result.status.get()[1] != 0
+        assert np.isfinite(result.x.get()).all((-1, -2)).tolist() == [True, False, True]
+
+    def test_which_go_there(self, engine, monkeypatch):
+        seen = []
+        monkeypatch.setattr(cusolver, "eigvalsh", lambda A, xp: seen.append(A.shape) or A[..., 0])
+        for shape in ((3, 50, 50), (1, 50, 50), (3, 51, 51)):
+            engine.eigvalsh(ndarray(np.stack([np.eye(shape[-1])] * shape[0])))
+        assert seen == [(3, 50, 50)]
+
+    def test_an_old_library_is_named(self, engine, monkeypatch):
+        monkeypatch.setattr(libraries, "CDLL", lambda path: object())
+        cusolver._library.cache_clear()
+        with pytest.raises(AttributeError, match="cusolverDn"):
+            engine.eigh(ndarray(np.stack([np.eye(9)] * 2)))

@@ -42,6 +42,7 @@ def report(kernels, monkeypatch):
         "SHAPES": ((2, 20),),
         "BYTES": (1 << 16,),
         "HALVES": (40,),
+        "BATCHED": (24,),
         "NUMBERS": 1600,
         "ROUNDS": 1,
     }
@@ -70,7 +71,7 @@ def test_the_whole_table(report, tmp_path, capsys):
     assert found["failed"] == {} and found["left_out"] == []
     assert set(found["machine"]) == {"card", "driver", "versions", "date"}
     assert "Double of a card (sm_90)" in found["machine"]["card"]
-    assert set(found["limits"]) == {"fused", "eigen", "jacobi", "kernels", "graphs", "halves"}
+    assert set(found["limits"]) == {"fused", "eigen", "jacobi", "batched", "kernels", "graphs", "halves"}
     rows = {row["what"]: row for row in found["rows"]}
     assert all(row["value"] <= 1e-11 for what, row in rows.items() if "distance of the root" in what)
     assert all(row["value"] == 0 for what, row in rows.items() if "waits" in what or "new memory" in what)

@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from threading import Lock
 from typing import Any, NamedTuple
 
-from matroot.engines import cublas, gpu_limits, graphs, stacks, sums
+from matroot.engines import cublas, cusolver, gpu_limits, graphs, stacks, sums
 from matroot.engines.arrays import Origin, unit_roundoff
 from matroot.engines.recording import Recording
 
@@ -128,6 +128,8 @@ class GPU:
         if A.shape[-1] <= self.limits.jacobi:
             w, Q = xp.linalg.eigh(A)
             return w, Q
+        if self._batched(A):
+            return cusolver.eigh(A, xp)
         w, Q = xp.empty(A.shape[:-1], A.real.dtype), xp.empty_like(A)
         for i in range(len(A)):
             w[i], Q[i] = xp.linalg.eigh(A[i])
@@ -138,10 +140,15 @@ class GPU:
         xp = self.xp
         if A.shape[-1] <= self.limits.jacobi:
             return xp.linalg.eigvalsh(A)
+        if self._batched(A):
+            return cusolver.eigvalsh(A, xp)
         w = xp.empty(A.shape[:-1], A.real.dtype)
         for i in range(len(A)):
             w[i] = xp.linalg.eigvalsh(A[i])
         return w
+
+    def _batched(self, A: Array) -> bool:
+        return len(A) > 1 and A.shape[-1] <= self.limits.batched
 
     def run_chunks(self, work: Callable[[slice], None], B: int, n: int, itemsize: int) -> None:
         """Call `work` on slices of the batch that cover it, each small enough for the free memory.

@@ -28,6 +28,8 @@ class GPULimits:
     #: up to this n `Eigen` gives a whole stack to batched Jacobi (syevjBatched); above it, one matrix at a time to
     #: divide and conquer
     jacobi: int = 32
+    #: above that and up to this n a stack of several goes to cuSOLVER's XsyevBatched, which needs CUDA 12.6
+    batched: int = 0
     #: whether stack.cu does the work between products
     kernels: int = 0
     #: largest stack, in bytes, whose schedule is captured as a CUDA graph and replayed

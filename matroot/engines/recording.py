@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import CDLL, c_int, c_longlong, c_size_t, c_void_p
+from ctypes import c_int, c_longlong, c_size_t, c_void_p
 from typing import Any
+
+from matroot.engines.libraries import caller
 
 Array = Any
 
@@ -35,10 +37,7 @@ class Recording:
 
     def __init__(self, cupy: Any) -> None:
         self.xp = cupy
-        library = CDLL(cupy.cuda.cublas.__file__)  # finds the symbols of what it was linked with
-        self._functions = {name: getattr(library, name) for name in SIGNATURES}
-        for name, signature in SIGNATURES.items():
-            self._functions[name].argtypes, self._functions[name].restype = signature, c_int
+        self._call = caller(cupy.cuda.cublas, SIGNATURES)
         self._handle = c_void_p()
         self._spaces: dict[int, Array] = {}
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
@@ -54,8 +53,3 @@ class Recording:
     def gemm(self, *arguments: int) -> None:
         """``cublasGemmStridedBatchedEx`` without its handle; the two factors are read from the host at once."""
         self._call("cublasGemmStridedBatchedEx", self._handle, *arguments)
-
-    def _call(self, name: str, *arguments: Any) -> None:
-        status = self._functions[name](*arguments)
-        if status:
-            raise RuntimeError(f"{name} failed with status {status}")

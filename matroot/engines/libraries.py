@@ -1,0 +1,35 @@
+"""Functions of CUDA's libraries that cupy does not call, by ctypes, from the library that cupy has loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ctypes import CDLL, c_int
+from typing import Any
+
+
+def caller(extension: Any, signatures: dict[str, tuple[Any, ...]]) -> Callable[..., None]:
+    """``call(name, *arguments)`` for C functions that return a status, which is an error unless it is 0.
+
+    Parameters
+    ----------
+    extension : module
+        cupy's own binding, such as ``cupy.cuda.cublas``: symbols of what it was linked with are found through it.
+    signatures : dict
+        Types of the arguments by name.
+
+    Raises
+    ------
+    AttributeError
+        The library has no such function.
+    """
+    library = CDLL(extension.__file__)
+    functions = {name: getattr(library, name) for name in signatures}
+    for name, types in signatures.items():
+        functions[name].argtypes, functions[name].restype = types, c_int
+
+    def call(name: str, *arguments: Any) -> None:
+        status = functions[name](*arguments)
+        if status:
+            raise RuntimeError(f"{name} failed with status {status}")
+
+    return call
