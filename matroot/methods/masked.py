@@ -167,13 +167,11 @@ def coupled(
 
 def into_series(work: Workspace, b: list[float]) -> None:
     """T = b_0 + b_1 E + ... with E = I - M, by Horner's rule; R and S are overwritten."""
-    xp = work.engine.xp
-    xp.multiply(work.M, -b[-1], out=work.T)
-    add_to_diagonal(work.T, b[-1] + b[-2])
+    combine, M = work.engine.combine, work.M
+    combine(0.0, M, -b[-1], M, b[-1] + b[-2], work.T, work.S)
     if len(b) == 2:
         return
-    xp.multiply(work.M, -1, out=work.R)
-    add_to_diagonal(work.R, 1)
+    combine(0.0, M, -1.0, M, 1.0, work.R, work.S)
     for coefficient in b[-3::-1]:
         work.multiply(work.T, work.R, out=work.S)
         work.T, work.S = work.S, work.T
@@ -212,8 +210,7 @@ def _square_roots(A: Array, problem: Problem, engine: Any) -> tuple[Array, Array
     X[1] = A
 
     def step(work: Workspace) -> None:
-        xp.multiply(work.M, -0.5, out=work.T)
-        add_to_diagonal(work.T, 1.5)
+        work.engine.combine(0.0, work.M, -0.5, work.M, 1.5, work.T, work.T)
         work.multiply(work.X[1], work.T, out=work.X_next[1])
         work.multiply(work.T, work.X[0], out=work.X_next[0])
         work.multiply(work.X_next[0], work.X_next[1], out=work.M)
