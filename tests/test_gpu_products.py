@@ -186,7 +186,12 @@ class TestHalves:
 
     def test_only_with_digits_to_spare(self, engine):
         A, _ = gallery.spd(40, 1e2, rng=0)
-        for values, options in ((A, {}), (A.astype("float32"), {"compute_dtype": "float32"}), (A + 0j, {})):
+        for values, options in (
+            (A, {}),
+            (A.astype("float32"), {"compute_dtype": "float32"}),
+            (A + 0j, {}),
+            (A.astype("complex64"), {}),
+        ):
             blind(values, 4, **options)
         blind(A[:7, :7].astype("float32"), 4)
         assert not Cublas.calls

@@ -38,6 +38,16 @@ class TestBetweenProducts:
             stacks.combine(0.5, s, -3.0, m, 2.0, out, engine)
             assert np.allclose(out.get(), 0.5 * S - 3 * M + 2 * np.eye(n), rtol=0, atol=20 * eps)
 
+    @pytest.mark.parametrize("s", [0.0, 1.0, 0.5])
+    def test_sums_the_long_way(self, s, engine):
+        S, M = np.random.default_rng(0).standard_normal((2, 3, 7, 7))
+        engine.limits = GPULimits()
+        for place in ("new", "S"):
+            mine = ndarray(S.copy())
+            out, scratch = (mine if place == "S" else ndarray(np.empty_like(S))), ndarray(np.empty_like(S))
+            engine.combine(s, mine, -3.0, ndarray(M), 2.0, out, scratch)
+            assert np.allclose(out.get(), s * S - 3 * M + 2 * np.eye(7), rtol=0, atol=1e-14)
+
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
     @pytest.mark.parametrize("n", [1, 2, 3, 16, 33, 63, 64, 65, 150])
     def test_ends_of_the_spectrum(self, n, dtype, engine):

@@ -95,7 +95,7 @@ class GPU:
         2 to 14 times.) For those who compute with digits to spare.
         """
         halves = self.limits.halves
-        if not halves or a.shape[-1] < halves or a.dtype.kind == "c" or self.rounding:
+        if not halves or a.shape[-1] < halves or a.dtype.kind == "c":
             return self.matmul(a, b, out=out)
         cublas.symmetric_gemm(a, b, out, self)
         return out
