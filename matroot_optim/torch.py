@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -157,7 +158,8 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         weights = {path: p.detach() for path, p in params.items()}
         layout = state.layout
         g, W = layout.align(grads, "grads"), layout.align(weights, "params")
-        moves, self._kept = self._core.advance(g, state, W, donate=True, rates=self._rates(layout))
+        with _full_precision(weights.values()):
+            moves, self._kept = self._core.advance(g, state, W, donate=True, rates=self._rates(layout))
         for path, move in zip(weights, moves, strict=True):
             if path in grads:
                 add_into(weights[path], move)
@@ -210,6 +212,16 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._core = dataclasses.replace(self._core, groups=self._options_of)
+
+
+@contextmanager
+def _full_precision(tensors: Iterable[Any]) -> Iterator[None]:
+    """Autocast off on the devices of these tensors: a step inside ``torch.autocast`` is the step outside."""
+    with ExitStack() as stack:
+        for kind in {x.device.type for x in tensors}:
+            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def _dense(path: str, grad: Any) -> Any:

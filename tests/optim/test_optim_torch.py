@@ -332,3 +332,15 @@ def test_every_scheduler_and_a_load_after_it():
         again.load_state_dict(round_trip(opt.state_dict()))
         train(net, again, 1, 4)
         assert again.diagnostics().step == 5
+
+
+def test_a_step_inside_autocast_is_the_step_outside():
+    inside, outside = model(), model()
+    for net, dtype in ((inside, torch.bfloat16), (outside, None)):
+        opt = Shampoo(net.parameters(), **OPTIONS)
+        for _ in range(5):
+            for p in net.parameters():
+                p.grad = torch.ones_like(p) + p.detach()
+            with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+                opt.step()
+    assert_equal(weights(inside), weights(outside))
