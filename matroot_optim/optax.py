@@ -14,7 +14,6 @@ import numpy as np
 import optax
 
 from matroot import ConditionTracker
-from matroot_optim.arrays import to_host
 from matroot_optim.checkpoint import read, restore
 from matroot_optim.config import Options
 from matroot_optim.diagnostics import Diagnostics, diagnose
@@ -41,12 +40,10 @@ class ShampooState:
     def core(self) -> State:
         """The same state as `matroot_optim.State`, with the books on the host; of concrete arrays only."""
         books = {**FACTS, **BOOKS, **COUNTS, "step": np.int64}
-        arrays = dict(self.arrays)
-        for name, x in arrays.items():
-            kind = books.get(name.rsplit("/", 1)[-1])
-            if kind is not None and (name in books or name.startswith(":stack")):
-                arrays[name] = np.array(to_host(x)).astype(kind)
-        return State(self.plan.layout, arrays)
+        kinds = {name: books.get(name.rsplit("/", 1)[-1]) for name in self.arrays}
+        mine = {name: x for name, x in self.arrays.items() if kinds[name] and (name in books or name[:6] == ":stack")}
+        host = {name: np.array(x).astype(kinds[name]) for name, x in jax.device_get(mine).items()}  # one wait for all
+        return State(self.plan.layout, {**self.arrays, **host})
 
 
 def scale_by_shampoo(*, roots: str = "callback", **options: Any) -> optax.GradientTransformation:
@@ -140,6 +137,7 @@ def _check(config: Options, roots: str) -> None:
         "schedule": config.schedule == "residual" and roots != "host",
         "on_nonfinite": config.on_nonfinite == "raise",
         "engine": config.engine is not None and (roots != "host" or config.engine.lag != 0),
+        "root_device": config.root_device == "device" and roots != "host",
         "weight_decay": config.weight_decay != 0 and config.decay != "l2",
     }
     allowed = {
@@ -147,6 +145,7 @@ def _check(config: Options, roots: str) -> None:
         "schedule": "'staggered' or 'interval' under jit",
         "on_nonfinite": "'skip' or 'propagate' under jit",
         "engine": "None under jit, and of lag 0 with roots='host'",
+        "root_device": "'host' with roots='callback' or 'graph', which say themselves where roots are computed",
         "weight_decay": "given to shampoo, or chained as optax.add_decayed_weights, unless decay is 'l2'",
     }
     for name, is_wrong in wrong.items():

@@ -237,7 +237,8 @@ def _in_graph(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> lis
     for (_, exponent, ridge), members in groups.items():
         A = unpack(jnp.concatenate([rows[k] for k in members]))
         level = jnp.concatenate([levels[k] for k in members])
-        X, facts = minimax_root(A, exponent, ridge, level, jnp)
+        with jax.default_matmul_precision("highest"):  # jax's own choice on a card has the digits of TF32
+            X, facts = minimax_root(A, exponent, ridge, level, jnp)
         start = 0
         for k in members:
             part = slice(start, start + len(rows[k]))

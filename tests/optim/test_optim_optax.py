@@ -12,6 +12,7 @@ jax = pytest.importorskip("jax")
 jax.config.update("jax_disable_most_optimizations", True)
 optax = pytest.importorskip("optax")
 
+import jax.extend.core  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
 import matroot_optim  # noqa: E402
@@ -211,6 +212,7 @@ def test_state_keeps_its_structure_under_scan():
         ({"schedule": "residual"}, "schedule must be 'staggered' or 'interval'"),
         ({"on_nonfinite": "raise"}, "on_nonfinite must be 'skip' or 'propagate'"),
         ({"weight_decay": 0.1}, "weight_decay must be given to shampoo"),
+        ({"root_device": "device"}, "root_device must be 'host' with roots='callback' or 'graph'"),
         ({"engine": matroot_optim.InlineEngine()}, "engine must be None"),
     ],
 )
@@ -300,3 +302,32 @@ def test_load_of_a_file_that_numpy_wrote(tmp_path, block_size):
         assert_close(params, want, 2e-4)
     assert diagnostics(opt_state).worst_residual < 1e-5
     assert diagnostics(opt_state).step == 10
+
+
+def test_roots_in_the_graph_multiply_in_full_precision():
+    """jax's own choice on a card is TF32, which has 10 bits where a ridge of 1e-6 needs 20."""
+    tx = scale_by_shampoo(roots="graph", refresh_every=3)
+    W = jnp.ones((4, 3))
+    state = tx.init(W)
+    products = set()
+
+    def walk(jaxpr, inside):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general" and inside:
+                products.add(equation.params["precision"])
+            for inner in jax.extend.core.jaxprs_in_params(equation.params):
+                walk(inner, inside or equation.primitive.name == "cond")
+
+    walk(jax.make_jaxpr(tx.update)(W, state, W).jaxpr, False)
+    assert products == {(jax.lax.Precision.HIGHEST,) * 2}
+
+
+def test_the_books_come_to_the_host_in_one_transfer(monkeypatch):
+    tx = scale_by_shampoo(roots="host", refresh_every=2)
+    state = tx.init(jnp.ones((4, 3)))
+    got = []
+    monkeypatch.setattr(jax, "device_get", lambda x, real=jax.device_get: got.append(sorted(x)) or real(x))
+    core = state.core
+    assert len(got) == 1
+    assert all(type(core.arrays[name]) is np.ndarray for name in got[0])
+    assert {name for name, x in core.arrays.items() if not isinstance(x, jax.Array)} == set(got[0])
