@@ -37,6 +37,12 @@ def is_torch(x: Any) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
+def is_cupy(x: Any) -> bool:
+    """Whether `x` is a cupy array."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(x, cupy.ndarray)
+
+
 def namespace(x: Array) -> Any:
     """The functions of the array API for `x`: its library where that has them by these names."""
     if isinstance(x, np.ndarray):
@@ -91,8 +97,30 @@ def place(x: Array) -> str:
     return f"{type(x).__module__.partition('.')[0]}:{x.device}"
 
 
+def on_host(x: Array) -> bool:
+    """Whether the values of `x` are in the memory of the host; a traced array has none, and counts as if."""
+    if is_cupy(x):
+        return False
+    if is_torch(x):
+        return bool(x.device.type == "cpu")
+    return not is_jax(x) or is_traced(x) or all(device.platform == "cpu" for device in x.devices())
+
+
+def check_device(x: Array, path: str) -> None:
+    """Refuse a cupy array of another device than the current one: cupy would put what is made of it on that one."""
+    if is_cupy(x):
+        here = sys.modules["cupy"].cuda.Device().id
+        if x.device.id != here:
+            raise ValueError(
+                f"{path!r} must be on cupy's current device {here}, got device {x.device.id}; "
+                f"work inside `with cupy.cuda.Device({x.device.id}):`"
+            )
+
+
 def cast(x: Array, dtype: str) -> Array:
-    """`x` in the dtype of that name, itself when it is so already."""
+    """`x` in the dtype of that name, itself when it is so already; in float32 where jax has no float64."""
+    if is_jax(x):
+        dtype = sys.modules["jax"].dtypes.canonicalize_dtype(dtype).name
     if dtype_name(x) == dtype:
         return x
     if is_torch(x):
@@ -118,8 +146,16 @@ def like(values: Any, x: Array) -> Array:
     if is_torch(x):
         return sys.modules["torch"].from_numpy(np.ascontiguousarray(values)).to(x.device)
     if is_jax(x):
-        return sys.modules["jax"].numpy.asarray(values)
+        return _like_jax(values, x)
     return namespace(x).asarray(values)
+
+
+def _like_jax(values: Any, x: Array) -> Array:
+    """On the device of `x` if it was put on one; else where jax likes, which moves it to where it is used."""
+    jax = sys.modules["jax"]
+    if is_traced(x) or not x.committed or len(x.devices()) != 1:
+        return jax.numpy.asarray(values)
+    return jax.device_put(values, *x.devices())
 
 
 def zeros(shape: Sequence[int], dtype: str, x: Array) -> Array:
@@ -128,7 +164,7 @@ def zeros(shape: Sequence[int], dtype: str, x: Array) -> Array:
         return np.zeros(shape, dtype)
     xp = namespace(x)
     if is_jax(x):
-        return xp.zeros(tuple(shape), dtype=dtype)
+        return _like_jax(xp.zeros(tuple(shape), dtype=dtype), x)
     return xp.zeros(tuple(shape), dtype=getattr(xp, dtype), device=x.device)
 
 

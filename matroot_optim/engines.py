@@ -114,6 +114,9 @@ class ExecutorEngine:
     ExecutorEngine(lag=10, timeout=60.0)
     """
 
+    #: A worker knows neither the stream nor the device that an array on a card was made on.
+    host_only = True
+
     def __init__(
         self,
         executor: Any,

@@ -14,7 +14,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from matroot_optim.arrays import Array, cast, place, state_dtype
+from matroot_optim.arrays import Array, cast, check_device, on_host, place, state_dtype
 from matroot_optim.blocking import Region, Shape, merge_dims, regions
 from matroot_optim.config import Options
 
@@ -140,6 +140,7 @@ class Layout:
         for path, x in leaves.items():
             if path not in self.index:
                 raise ValueError(f"{what} must have the paths that init saw, got the new path {path!r}")
+            check_device(x, path)
             want = self.leaves[self.index[path]].shape
             if tuple(x.shape) != want:
                 raise ValueError(f"{what} must have shape {want} at {path!r}, got {tuple(x.shape)}")
@@ -166,6 +167,12 @@ def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:
 
 
 def _leaf(options: Options, path: str, x: Array) -> Leaf:
+    check_device(x, path)
+    if options.root_device == "device" and getattr(options.engine, "host_only", False) and not on_host(x):
+        raise ValueError(
+            f"root_device must be 'host' with {options.engine!r}, whose workers take numpy arrays alone, got 'device' "
+            f"for {path!r}, which is on {x.device}; use InlineEngine to compute on the device"
+        )
     # A plan is data: what of the engine and the groups matters to a parameter is in these.
     options = dataclasses.replace(options, engine=None, groups=None, start_step=options.first_shampoo_step)
     shape = tuple(int(n) for n in x.shape)

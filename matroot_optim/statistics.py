@@ -7,12 +7,13 @@ triangle is one gather, whatever the number of blocks.
 from __future__ import annotations
 
 import math
+import sys
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, is_jax, is_torch, lerp, like, namespace
+from matroot_optim.arrays import Array, is_cupy, is_jax, is_torch, lerp, like, namespace
 
 
 def packed_size(n: int) -> int:
@@ -40,19 +41,29 @@ def _full(n: int) -> Any:
     return (high * (high + 1) // 2 + low).ravel()
 
 
-@lru_cache(maxsize=64)
-def _on_device(kind: str, n: int, device: str) -> Any:
-    import torch
+_INDEX = {"lower": _lower, "full": _full}
 
-    return torch.from_numpy({"lower": _lower, "full": _full}[kind](n)).to(device)
+
+@lru_cache(maxsize=64)
+def _on_torch(kind: str, n: int, device: str) -> Any:
+    return sys.modules["torch"].from_numpy(_INDEX[kind](n)).to(device)
+
+
+@lru_cache(maxsize=64)
+def _on_cupy(kind: str, n: int, device: int) -> Any:
+    index = sys.modules["cupy"].asarray(_INDEX[kind](n))
+    index.device.synchronize()  # once: the next to use it may be on another stream
+    return index
 
 
 def _take(x: Array, kind: str, n: int) -> Array:
     if isinstance(x, np.ndarray):
-        return x.take(_lower(n) if kind == "lower" else _full(n), axis=-1)
+        return x.take(_INDEX[kind](n), axis=-1)
     if is_torch(x):
-        return x.index_select(x.ndim - 1, _on_device(kind, n, str(x.device)))
-    index = (_lower if kind == "lower" else _full)(n)
+        return x.index_select(x.ndim - 1, _on_torch(kind, n, str(x.device)))
+    if is_cupy(x):
+        return namespace(x).take(x, _on_cupy(kind, n, x.device.id), axis=-1)
+    index = _INDEX[kind](n)
     return x[..., index] if is_jax(x) else namespace(x).take(x, like(index, x), axis=-1)
 
 

@@ -350,6 +350,9 @@ class Device(contextlib.AbstractContextManager):
     def __init__(self, number=None):
         self.id = Device.current if number is None else number
 
+    def __repr__(self):
+        return f"<CUDA Device {self.id}>"
+
     @property
     def attributes(self):
         return {"SingleToDoublePrecisionPerfRatio": Device.ratio, "MaxSharedMemoryPerBlockOptin": Device.shared}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -50,6 +54,7 @@ def train(opt, kind, steps=10, dtype=np.float32, in_place=False):
         {"graft_per_block": True, "graft": "trust_ratio", "momentum": "none"},
         {"graft": "sqrt_n", "momentum": "heavy_ball", "decay": "independent", "mix_steps": 3},
         {"root_device": "device", "root_dtype": "float32"},
+        {"root_device": "device"},
     ],
 )
 def test_same_numbers_everywhere(kind, options):
@@ -59,6 +64,28 @@ def test_same_numbers_everywhere(kind, options):
     for k in want:
         assert got[k].dtype == np.float32
         np.testing.assert_allclose(got[k], want[k], rtol=1e-3, atol=1e-4)
+
+
+ON_SECOND = """
+import jax
+from matroot_optim import Shampoo
+
+device = jax.devices()[1]
+params = {"W": jax.device_put(jax.numpy.ones((4, 3)), device)}
+opt = Shampoo(0.1, refresh_every=1)
+state = opt.init(params)
+for _ in range(2):
+    found = {d for x in state.arrays.values() if isinstance(x, jax.Array) for d in x.devices()}
+    assert found == {device}, found
+    _, state = opt.update(params, state, params)
+"""
+
+
+def test_the_state_lies_on_the_device_of_a_jax_parameter():
+    pytest.importorskip("jax")
+    two = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", ON_SECOND], env=two, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_step_in_place_on_torch():
