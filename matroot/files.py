@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -169,7 +170,9 @@ def _read_csv(path: Path) -> Arrays:
 def _read_mtx(path: Path) -> Arrays:
     from scipy.io import mmread
 
-    a = mmread(path)
+    with warnings.catch_warnings():  # scipy >= 1.18 asks which kind of sparse, and until 1.15 had no way to say it
+        warnings.simplefilter("ignore", DeprecationWarning)
+        a = mmread(path)
     return {"": np.asarray(a.toarray() if hasattr(a, "toarray") else a)}
 
 
@@ -180,8 +183,11 @@ def _write_npy(stream: IO[bytes], arrays: Arrays) -> None:
 
 
 def _write_npz(stream: IO[bytes], arrays: Arrays) -> None:
-    named: dict[str, Any] = {name or "x": a for name, a in arrays.items()}
-    np.savez(stream, allow_pickle=False, **named)
+    # What numpy.savez does, which takes some names for keywords, and in numpy 2.0 its keywords for names.
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, a in arrays.items():
+            with archive.open(f"{name or 'x'}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(a), allow_pickle=False)
 
 
 def _write_csv(stream: IO[bytes], arrays: Arrays) -> None:

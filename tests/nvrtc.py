@@ -14,6 +14,8 @@ def library():
     found = importlib.util.find_spec("nvidia")
     folders = found.submodule_search_locations if found else ()
     for path in sorted((p for f in folders for p in Path(f).glob("**/libnvrtc.so.*")), reverse=True):
+        for part in path.parent.glob("libnvrtc-builtins.so*"):  # which some of its builds do not find by themselves
+            ctypes.CDLL(str(part))
         return ctypes.CDLL(str(path))
     name = ctypes.util.find_library("nvrtc")
     return ctypes.CDLL(name) if name else None

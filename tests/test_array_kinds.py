@@ -324,6 +324,33 @@ def test_two_threads_at_once():
         assert (x == expected[method]).all()
 
 
+def test_any_thread_holds_blas_and_the_last_one_restores_it():
+    """threadpoolctl lets the thread that asked first set OpenBLAS, here the main one, and ignores the others."""
+    from threadpoolctl import threadpool_limits
+
+    from matroot.engines.cpu import _libraries, one_blas_thread
+
+    counts = lambda: {library.get_num_threads() for library in _libraries()}  # noqa: E731
+    inside, leave = threading.Event(), threading.Event()
+    seen = []
+
+    def hold():
+        with one_blas_thread():
+            seen.append(counts())
+            inside.set()
+            leave.wait(60)
+
+    with threadpool_limits(2, user_api="blas"):
+        other = threading.Thread(target=hold)
+        other.start()
+        assert inside.wait(60)
+        with one_blas_thread():
+            leave.set()
+            other.join()
+            seen.append(counts())
+        assert seen == [{1}, {1}] and counts() == {2}
+
+
 def test_threads_are_restored_after_an_error():
     from threadpoolctl import threadpool_info, threadpool_limits
 

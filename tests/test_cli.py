@@ -34,6 +34,14 @@ class TestFiles:
         files.write(tmp_path / f"a{suffix}", {"": a})
         assert np.array_equal(only(tmp_path / f"a{suffix}"), a)
 
+    def test_any_name_is_a_name(self, tmp_path):
+        arrays = {"file": np.eye(2), "allow_pickle": np.ones((2, 2)), "a/b": np.zeros((2, 2))}
+        files.write(tmp_path / "a.npz", arrays)
+        found = files.read(tmp_path / "a.npz")
+        assert list(found) == list(arrays) and all((found[name] == a).all() for name, a in arrays.items())
+        with np.load(tmp_path / "a.npz") as theirs:
+            assert (theirs["file"] == np.eye(2)).all()
+
     @pytest.mark.parametrize("suffix", (".npy", ".npz"))
     def test_a_batch_keeps_its_shape_and_dtype(self, tmp_path, suffix):
         a = np.ones((3, 2, 2), np.float32)

@@ -139,11 +139,22 @@ if hasattr(os, "register_at_fork"):  # threads do not survive a fork: the child 
 
 
 @cache
-def _controller() -> Any:
+def _libraries() -> list[Any]:
     import scipy.linalg  # noqa: F401  scipy's own BLAS has to be loaded before it can be held
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController().select(user_api="blas")
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+def _set_threads(counts: tuple[int, ...]) -> None:
+    for library, count in zip(_libraries(), counts, strict=True):
+        # threadpoolctl >= 3.7 lets only the thread that asked first set OpenBLAS, and says nothing to the others.
+        release = getattr(type(library), "clear_controlling_thread", None)
+        if release is not None:
+            release(force=True)
+        library.set_num_threads(count)
+        if release is not None:
+            release(force=True)
 
 
 class _Holders:
@@ -151,7 +162,7 @@ class _Holders:
 
     lock = threading.Lock()
     count = 0
-    limiter: Any = None
+    before: tuple[int, ...] = ()
 
 
 @contextmanager
@@ -159,7 +170,8 @@ def one_blas_thread() -> Iterator[None]:
     """BLAS at one thread while the block runs, restored after the last of nested or concurrent blocks."""
     with _Holders.lock:
         if _Holders.count == 0:
-            _Holders.limiter = _controller().limit(limits=1)
+            _Holders.before = tuple(library.get_num_threads() for library in _libraries())
+            _set_threads((1,) * len(_Holders.before))
         _Holders.count += 1
     try:
         yield
@@ -167,5 +179,4 @@ def one_blas_thread() -> Iterator[None]:
         with _Holders.lock:
             _Holders.count -= 1
             if _Holders.count == 0:
-                _Holders.limiter.restore_original_limits()
-                _Holders.limiter = None
+                _set_threads(_Holders.before)

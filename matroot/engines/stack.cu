@@ -106,7 +106,7 @@ __device__ void orthogonalize(double* w, const double* V, int k, double* part, i
 // 3 n + 2 MOST + max(THREADS + LANES, MOST LANES + MOST), and MOST n for the basis.
 // A thread owns a column (A is symmetric, so columns are rows) or, where n < THREADS, a part of one.
 template <typename T>
-__global__ void __launch_bounds__(THREADS) ritz(const T* __restrict__ A, const double* __restrict__ start,
+__global__ void __launch_bounds__(THREADS, 1) ritz(const T* __restrict__ A, const double* __restrict__ start,
                                                 double* __restrict__ ends, int n, int steps) {
     extern __shared__ double memory[];
     double *const v = memory, *const before = v + n, *const w = before + n;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from fractions import Fraction
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_every_option_is_tested_and_documented():
     names = {field.name for field in dataclasses.fields(Shampoo)}
     assert names == set(WRONG) == set(RULES)
     for name in names:
-        assert f"    {name} : " in Shampoo.__doc__, name
+        assert f"\n{name} : " in inspect.getdoc(Shampoo), name
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
