@@ -153,7 +153,7 @@ def like(values: Any, x: Array) -> Array:
 def _like_jax(values: Any, x: Array) -> Array:
     """On the device of `x` if it was put on one; else where jax likes, which moves it to where it is used."""
     jax = sys.modules["jax"]
-    if is_traced(x) or not x.committed or len(x.devices()) != 1:
+    if is_traced(x) or not getattr(x, "committed", False) or len(x.devices()) != 1:
         return jax.numpy.asarray(values)
     return jax.device_put(values, *x.devices())
 

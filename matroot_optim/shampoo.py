@@ -82,7 +82,7 @@ class Shampoo(Options):
     root_dtype : {"float64", "float32"}
         Precision of the roots' arithmetic.
     root_device : {"host", "device"}
-        Where roots are computed: in numpy, or where the statistics are.
+        Where roots are computed: in numpy, or where the statistics are (on a card by cupy, from torch and jax too).
     engine : engine, optional
         `InlineEngine` (the default) or `ExecutorEngine`.
     graft : {"adam", "rmsprop", "adagrad", "sgd", "sqrt_n", "trust_ratio", "none"}
@@ -296,7 +296,7 @@ class Shampoo(Options):
     ) -> tuple[list[Array], list[bool], list[bool]]:
         """Gradients with L2 decay and clipping, zero where they do not count; which count; which are not finite.
 
-        The one place where a step waits for the device.
+        The one place where a step without roots waits for the device.
         """
         there = [i for i, x in enumerate(g) if x is not None]
         norm2 = dict(zip(there, _norms2([g[i] for i in there]), strict=True))

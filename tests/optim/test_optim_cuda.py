@@ -76,13 +76,16 @@ def test_the_bits_of_the_cpu(dtype, options):
     assert opt.diagnostics().nonfinite["0/0"] == 1
 
 
-def test_a_step_without_roots_comes_down_once():
-    """For the norms of all gradients; nothing goes up."""
-    params = parameters(on_card)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_without_roots_comes_down_once(dtype):
+    """For the norms of all gradients; nothing goes up. One is not finite, and one is missing."""
+    params = parameters(on_card, dtype)
     opt = Shampoo(params, **{**OPTIONS, "refresh_every": 100, "schedule": "interval", "start_step": 1})
     train(opt, params, on_card, 1)
     for p in params:
-        p.grad = on_card(torch.ones(p.shape))
+        p.grad = on_card(torch.ones(p.shape, dtype=dtype))
+    params[0].grad = on_card(torch.full(params[0].shape, torch.nan, dtype=dtype))
+    params[1].grad = None
     Count.reset()
     opt.step()
     assert (Count.up, Count.down, Count.waits) == (0, 1, 0)

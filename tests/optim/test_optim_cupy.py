@@ -94,19 +94,19 @@ def assert_same(got, want):
         np.testing.assert_array_equal(values(got[k]), values(want[k]), err_msg=k)
 
 
+CASES = [
+    {},
+    {"graft": "none", "momentum": "nesterov", "betas": (0.9, 1.0)},
+    {"graft": "sgd", "graft_normalize": True, "clip_norm": 1.0, "clip_rms": 0.5, "decay": "l2"},
+    {"graft_per_block": True, "graft": "trust_ratio", "momentum": "none", "statistics_every": 2},
+    {"graft": "sqrt_n", "momentum": "heavy_ball", "decay": "independent", "mix_steps": 3},
+    {"schedule": "residual", "stale_tolerance": 1.0, "exponent": "-3/4"},
+    {"schedule": "interval", "on_nonfinite": "propagate", "preconditioned_dims": "one_sided"},
+]
+
+
 @pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"graft": "none", "momentum": "nesterov", "betas": (0.9, 1.0)},
-        {"graft": "sgd", "graft_normalize": True, "clip_norm": 1.0, "clip_rms": 0.5, "decay": "l2"},
-        {"graft_per_block": True, "graft": "trust_ratio", "momentum": "none", "statistics_every": 2},
-        {"graft": "sqrt_n", "momentum": "heavy_ball", "decay": "independent", "mix_steps": 3},
-        {"schedule": "residual", "stale_tolerance": 1.0, "exponent": "-3/4"},
-        {"schedule": "interval", "on_nonfinite": "propagate", "preconditioned_dims": "one_sided"},
-    ],
-)
+@pytest.mark.parametrize("options", CASES)
 def test_the_bits_of_numpy(options, in_place):
     opt = Shampoo(0.05, **{**OPTIONS, **options})
     want, there = train(opt, host, in_place=in_place)
@@ -263,3 +263,27 @@ def test_the_real_names_are_there():
     if "No module named 'cupy'" in done.stderr:
         pytest.skip("cupy is not installed")
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_cupy_takes_all_that_steps_do(monkeypatch):
+    """What device arrays met in steps, every combination of kinds, asked of the installed cupy; no card is needed."""
+    monkeypatch.delitem(sys.modules, "cupy")
+    cupy = pytest.importorskip("cupy")
+    if cupy.is_available():
+        pytest.skip("there is a card")
+    import test_gpu_types as asked
+
+    monkeypatch.setitem(sys.modules, "cupy", cupy_double.MODULE)
+    monkeypatch.setattr(Recorder, "seen", {})
+    for options in CASES:
+        for in_place in (False, True):
+            opt = Shampoo(0.05, **{**OPTIONS, **options}, root_device="device")
+            train(opt, device, in_place=in_place)
+    train(Shampoo(0.05, engine=WarmEngine(), root_device="device"), device)
+    train(Shampoo(0.05), lambda tree: {k: ndarray(np.array(v)) for k, v in tree.items()})
+    train(Shampoo(0.05, **OPTIONS), lambda tree: {k: ndarray(np.array(v, "float16")) for k, v in tree.items()})
+    seen = [(name, *example) for (name, *_), example in Recorder.seen.items()]
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    refused = {asked.described(*one): why for one in seen if (why := asked.refusal(*one))}
+    assert not refused, "\n".join(f"{what}: {why}" for what, why in refused.items())
+    assert len(seen) > 100
