@@ -268,11 +268,10 @@ def test_the_real_names_are_there():
 def test_cupy_takes_all_that_steps_do(monkeypatch):
     """What device arrays met in steps, every combination of kinds, asked of the installed cupy; no card is needed."""
     monkeypatch.delitem(sys.modules, "cupy")
-    cupy = pytest.importorskip("cupy")
-    if cupy.is_available():
-        pytest.skip("there is a card")
-    import test_gpu_types as asked
+    import test_gpu_types as asked  # skips where there is no cupy
 
+    if asked.cupy.is_available():
+        pytest.skip("there is a card")
     monkeypatch.setitem(sys.modules, "cupy", cupy_double.MODULE)
     monkeypatch.setattr(Recorder, "seen", {})
     for options in CASES:
@@ -283,7 +282,7 @@ def test_cupy_takes_all_that_steps_do(monkeypatch):
     train(Shampoo(0.05), lambda tree: {k: ndarray(np.array(v)) for k, v in tree.items()})
     train(Shampoo(0.05, **OPTIONS), lambda tree: {k: ndarray(np.array(v, "float16")) for k, v in tree.items()})
     seen = [(name, *example) for (name, *_), example in Recorder.seen.items()]
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "cupy", asked.cupy)
     refused = {asked.described(*one): why for one in seen if (why := asked.refusal(*one))}
     assert not refused, "\n".join(f"{what}: {why}" for what, why in refused.items())
     assert len(seen) > 100
