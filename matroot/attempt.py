@@ -42,6 +42,12 @@ def unsolved(status: Array) -> Array:
     return (status != Status.CONVERGED) & (status != Status.NONFINITE_INPUT)
 
 
+def settled(status: Array, job: Job) -> Array:
+    """Where NOT_POSITIVE is final: of an iteration that failed, the eigenvalues were computed in float64."""
+    retried = isinstance(job.rule, Ridge) and job.rule.retries > 0
+    return (status == Status.NOT_POSITIVE) & (not isinstance(job.method, Eigen) and not retried)
+
+
 def solve_in_either(stack: Array, part: slice, job: Job, out: Output) -> None:
     """Solve a few matrices in float32, and in float64 those for which it cannot vouch for rtol."""
     hard = beyond_single(stack, job)
@@ -49,7 +55,7 @@ def solve_in_either(stack: Array, part: slice, job: Job, out: Output) -> None:
     if len(easy):
         first = attempt(stack[easy], job, job.rule)
         out.write(part.start + easy, first)
-        hard[easy] = unsolved(first.status)
+        hard[easy] = unsolved(first.status) & ~settled(first.status, job)
     rows = np.flatnonzero(hard)
     if len(rows):
         wide = replace(job, dtype=np.dtype("complex128" if job.dtype.kind == "c" else "float64"), may_widen=False)

@@ -97,3 +97,14 @@ def test_sharpened_removes_first_order_errors(s, dtype):
     sharpened(X, A, Q, w, ridge, s, rtol)
     after = np.linalg.norm(X - exact, 2)
     assert after <= max(before / 8, rtol * size) and after < before
+
+
+def test_an_indefinite_matrix_is_not_tried_again_in_float64():
+    """Its eigenvalues were computed in float64 already; with a ridge that may grow it is tried again."""
+    A = np.diag([-1e-3, 1.0, 2.0, 3.0]).astype("float32")
+    for method in ("minimax", "coupled_newton"):
+        result = solve(A, 3, rtol=1e-3, method=method)
+        assert result.status == Status.NOT_POSITIVE and result.compute_dtype == "float32"
+        assert np.isclose(result.lambda_min, -1e-3)
+        mended = solve(A, 3, rtol=1e-3, method=method, regularization=Ridge(relative=1e-5, retries=3))
+        assert mended.status == Status.CONVERGED and mended.ridge > 1e-3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, ClassVar
@@ -12,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from matroot.conditioning import lanczos
-from matroot.engines.cpu import one_blas_thread
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw, iterative_refusal
 from matroot.methods.iteration import add_to_diagonal
 from matroot.methods.powers import positive_power, power, power_products
@@ -22,8 +20,6 @@ from matroot.schedules import Coefficients, Schedule, schedule
 #: Lanczos steps on the inverse for lambda_min. They end above it, by up to 6 % for geometric, power-law,
 #: arithmetic and clustered spectra to n = 2048, so schedules are designed for this much less.
 LANCZOS_STEPS, SAFETY = 6, 1.25
-#: Up to this n, p = 1 has one BLAS thread.
-INVERSE_ALONE = 640
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,9 +117,7 @@ def _whole_inverse(A: Array, a: int, engine: Any) -> Raw:
     """A^(-a) by Cholesky on the CPU, at the price of two products or less."""
     from matroot.engines.cholesky import inverse
 
-    # scipy's BLAS: for small matrices its threads cost more, spinning beside those of numpy's, than they gain.
-    with one_blas_thread() if A.shape[-1] <= INVERSE_ALONE else nullcontext():
-        X = inverse(A)
+    X = inverse(A)
     status = np.where(np.isfinite(X).all((-1, -2)), int(Status.CONVERGED), int(Status.DIVERGED)).astype(np.int8)
     return Raw(power(X, a, engine), status, np.zeros(len(A), np.int64), 1 + power_products(a))
 
