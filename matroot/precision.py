@@ -11,11 +11,12 @@ from matroot.engines.cpu import one_blas_thread
 from matroot.job import Job
 from matroot.judgement import VOUCHED
 from matroot.methods.eigen import Eigen
+from matroot.methods.minimax import Minimax
 
 Array = Any
 
 #: Above this n, a look at the condition number (a Cholesky factorization and a few products with a vector) is
-#: cheap beside an eigendecomposition that would be in vain. Below, it is tried.
+#: cheap beside a decomposition or an inverse that would be in vain. Below, it is tried.
 LOOK_ABOVE = 128
 #: Lanczos steps for each end of the spectrum: to some per cent.
 STEPS = 6
@@ -28,7 +29,8 @@ def beyond_single(stack: Array, job: Job) -> Array:
     eps = VOUCHED * job.eps
     s, rtol = job.problem.s, job.problem.rtol or 1.0
     promised = floor > 0 and forward_error_bound(np.float64(1 / floor), s, eps) <= rtol
-    if n <= LOOK_ABOVE or promised or not isinstance(job.method, Eigen):
+    direct = isinstance(job.method, Eigen) or (isinstance(job.method, Minimax) and s == -1)  # that is Cholesky's inverse
+    if n <= LOOK_ABOVE or promised or not direct:
         return np.zeros(B, bool)
     from matroot.engines.cholesky import inverses
 

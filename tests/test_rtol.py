@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from table import EPS, SPECTRA
 
-from matroot import Ridge, Status, gallery, precision, solve
+from matroot import Ridge, Status, attempt, gallery, precision, solve
 from matroot.methods.eigen import sharpened
 
 RTOL = 1e-3
@@ -69,6 +69,17 @@ def test_each_matrix_of_a_stack_gets_its_own_precision(n):
     for a, x in zip(A[:2], result.x[:2], strict=True):
         assert np.array_equal(x, solve(a, 4, method="eigen", rtol=RTOL).x)
     assert solve(A[0], 4, method="eigen", rtol=RTOL).compute_dtype == "float32"
+
+
+@pytest.mark.parametrize("method", ("eigen", "minimax"))
+def test_a_look_spares_an_inverse_in_vain(method, monkeypatch):
+    tried = []
+    once = attempt.attempt
+    monkeypatch.setattr(attempt, "attempt", lambda A, job, rule: tried.append(job.dtype.name) or once(A, job, rule))
+    for cond, wanted in ((1e1, "float32"), (1e6, "float64")):
+        A, _ = gallery.spd(200, cond, rng=4, dtype="float32")
+        assert solve(A, 1, rtol=RTOL, method=method).status == Status.CONVERGED
+        assert tried.pop() == wanted and not tried
 
 
 def test_a_ridge_that_bounds_cond_spares_the_look(monkeypatch):
