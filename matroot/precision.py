@@ -29,7 +29,8 @@ def beyond_single(stack: Array, job: Job) -> Array:
     eps = VOUCHED * job.eps
     s, rtol = job.problem.s, job.problem.rtol or 1.0
     promised = floor > 0 and forward_error_bound(np.float64(1 / floor), s, eps) <= rtol
-    direct = isinstance(job.method, Eigen) or (isinstance(job.method, Minimax) and s == -1)  # that is Cholesky's inverse
+    inverse = isinstance(job.method, Minimax) and s == -1  # by Cholesky, which is not to be tried in vain either
+    direct = isinstance(job.method, Eigen) or inverse
     if n <= LOOK_ABOVE or promised or not direct:
         return np.zeros(B, bool)
     from matroot.engines.cholesky import inverses
