@@ -3,6 +3,7 @@
 from matroot import gallery
 from matroot.apply import apply_inverse_pth_root
 from matroot.each import solve_each
+from matroot.engines.cpu import one_blas_thread
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
 from matroot.methods.eigen import Eigen
 from matroot.methods.minimax import Minimax
@@ -51,6 +52,7 @@ __all__ = [
     "gallery",
     "inv_sqrtm",
     "inverse_pth_root",
+    "one_blas_thread",
     "pth_root",
     "select_method",
     "solve",

@@ -113,11 +113,11 @@ def _second_tries(job: Job) -> Iterator[Job]:
     if job.may_widen:
         job = replace(job, dtype=np.result_type(job.dtype, np.float64))
         yield job
-    rule = job.rule
-    for _ in range(rule.retries if isinstance(rule, Ridge) else 0):
-        assert isinstance(rule, Ridge)
-        rule = rule.raised()
-        yield replace(job, rule=rule)
+    if isinstance(job.rule, Ridge):
+        rule = job.rule
+        for _ in range(job.rule.retries):
+            rule = rule.raised()
+            yield replace(job, rule=rule)
 
 
 def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from matroot_optim.blas import one_blas_thread
+from matroot import one_blas_thread
 from matroot_optim.roots import RootAnswer, RootBatch, compute
 
 

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from matroot import Ridge, RootResult, solve
+from matroot import Ridge, RootResult, one_blas_thread, solve
 from matroot_optim.arrays import Array, cast, dtype_name, namespace, to_host
-from matroot_optim.blas import one_blas_thread
 from matroot_optim.statistics import order_of, pack, unpack
 
 #: Below this order, BLAS has one thread.

@@ -113,10 +113,8 @@ def test_shipped_table_is_what_the_program_makes():
         for i, j in zip(a[5], b[5], strict=True):
             p, q = np.array(shipped["polynomials"][i]), np.array(made["polynomials"][j])
             assert p == pytest.approx(q, rel=1e-8)
-    plan, found = schedule(4, 1e-6, target=TARGETS[0]), schedules.solve_schedule(4, 1, 40, TARGETS[0], False)
-    assert plan.products == found.products and len(plan.steps) == len(found.steps)
-    for p, q in zip(plan.steps, found.steps, strict=True):
-        assert p == pytest.approx(q, rel=1e-8)
+    plan = schedule(4, 1e-6, target=TARGETS[0])
+    assert plan == schedules.solve_schedule(4, 1, 40, TARGETS[0], False)
 
 
 def test_a_wrong_coefficient_is_noticed():

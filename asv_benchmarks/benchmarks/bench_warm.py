@@ -17,8 +17,7 @@ from .common import in_turn, unit  # pins the process first
 import numpy as np  # isort: skip
 
 import matroot
-from matroot import RootTracker, gallery
-from matroot.engines.cpu import one_blas_thread
+from matroot import RootTracker, gallery, one_blas_thread
 
 SIZES = (256, 512, 1024)
 DTYPES = ("float32", "float64")

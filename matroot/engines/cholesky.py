@@ -1,7 +1,7 @@
 """Inverses of positive definite matrices by Cholesky's factorization, on the CPU.
 
 LAPACK is scipy's here, on one thread: numpy has a BLAS of its own, and where threads of both wait for each other, an
-inverse of n = 768 takes 50 to 160 ms on two cores and up to 1.5 s on four, instead of 30 to 50.
+inverse of n = 768 takes 50 to 160 ms on two cores and up to 1.5 s on four, instead of 25 to 50.
 """
 
 from __future__ import annotations

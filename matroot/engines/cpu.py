@@ -167,7 +167,25 @@ class _Holders:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS at one thread while the block runs, restored after the last of nested or concurrent blocks."""
+    """BLAS at one thread while the block runs, restored after the last of nested or concurrent blocks.
+
+    For whoever computes roots in threads of their own: many small products on many threads of BLAS are slower than on
+    one, and threads of two BLAS libraries (numpy's and scipy's) wait for each other. The number of threads is one
+    setting of the whole process, whichever thread asks.
+
+    Yields
+    ------
+    None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import inv_sqrtm, one_blas_thread
+    >>> with one_blas_thread():
+    ...     X = inv_sqrtm(np.diag([4.0, 1.0]))
+    >>> X.diagonal()
+    array([0.5, 1. ])
+    """
     with _Holders.lock:
         if _Holders.count == 0:
             _Holders.before = tuple(library.get_num_threads() for library in _libraries())

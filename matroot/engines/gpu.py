@@ -1,6 +1,7 @@
 """A CUDA device through cupy: batched products by cuBLAS, eigenvalues by cuSOLVER, work sized from free memory.
 
-Nothing here waits for the device. cupy is imported by whoever makes an array of it, or by `gpu`, never at the top.
+Nothing here waits for the device, but for cuSOLVER, which may do so inside. cupy is imported by whoever makes an array
+of it, or by `gpu`, never at the top.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from matroot import one_blas_thread
 from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
-from matroot_optim.blas import one_blas_thread
 from matroot_optim.roots import RootBatch, compute
 from matroot_optim.statistics import pack
 from optim.problems import assert_same, run
