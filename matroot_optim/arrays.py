@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -201,3 +202,35 @@ def stack_scalars(values: Sequence[Any], x: Array) -> Array:
     if isinstance(x, np.ndarray):
         return np.asarray(values)
     return namespace(x).stack(tuple(values))
+
+
+def norms_of(arrays: Sequence[Any]) -> Any:
+    """Norms as float64 on the host, with one transfer per device; not finite where an entry is not.
+
+    A sum of squares that leaves the range of the dtype is formed again, of entries divided by the largest.
+    """
+    places: dict[str, list[int]] = {}
+    for k, x in enumerate(arrays):
+        places.setdefault(place(x), []).append(k)
+    result = np.zeros(len(arrays))
+    for found in places.values():
+        norm2 = to_host(stack_scalars([squared_norm(arrays[k]) for k in found], arrays[found[0]]))
+        result[found] = np.asarray(norm2, np.float64) ** 0.5
+    for k in np.flatnonzero(~((result > SMALL_NORM) & np.isfinite(result))):
+        result[k] = _norm_of_extremes(arrays[k])
+    return result
+
+
+#: Norms whose squares a float32 holds with all digits.
+SMALL_NORM = 2.0**-50
+
+
+def _norm_of_extremes(x: Array) -> float:
+    if 0 in x.shape:
+        return 0.0
+    largest = float(to_host(abs(x).max()))
+    if largest == 0 or not math.isfinite(largest):
+        return largest
+    power = math.frexp(largest)[1]
+    half = power // 2  # 2^-power need not be a float32
+    return math.ldexp(float(to_host(squared_norm(x * 2.0**-half * 2.0 ** (half - power)))) ** 0.5, power)

@@ -45,6 +45,28 @@ def merge_dims(shape: Sequence[int], limit: int) -> Shape:
     return tuple(merged)
 
 
+def as_matrix(shape: Sequence[int]) -> Shape:
+    """See a tensor as the matrix nearest to square that keeps the order of its numbers; a vector where it is one.
+
+    Of all places where the dimensions can be cut in two, the one whose two products are nearest to each other. A
+    convolution becomes (out, in * kernel) in torch's order and (kernel * in, out) in that of jax and keras; heads
+    are joined with each other or with their features. Dimensions of size 1 vanish.
+
+    Examples
+    --------
+    >>> from matroot_optim.blocking import as_matrix
+    >>> as_matrix((64, 32, 3, 3)), as_matrix((3, 3, 32, 64)), as_matrix((768, 12, 64)), as_matrix((1, 16, 64))
+    ((64, 288), (288, 64), (768, 768), (16, 64))
+    """
+    if 0 in shape:
+        return tuple(shape)
+    sizes = [n for n in shape if n > 1]
+    if len(sizes) < 2:
+        return tuple(sizes)
+    cuts = [(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(1, len(sizes))]
+    return min(cuts, key=lambda cut: (max(cut) / min(cut), cut))
+
+
 @dataclass(frozen=True)
 class Region:
     """A box of equal-shaped blocks of a tensor: `count` blocks of `size` from `start`, per dimension."""
@@ -70,9 +92,33 @@ class Region:
         return list(itertools.product(*([a + j * s for j in range(c)] for a, c, s in steps)))
 
 
-def regions(shape: Shape, block_size: int, axes: Sequence[int]) -> tuple[Region, ...]:
-    """The regions of a tensor whose dimensions `axes` are cut at `block_size`; the other dimensions stay whole."""
-    pieces = [_pieces(n, block_size if i in axes else max(n, 1)) for i, n in enumerate(shape)]
+def block_sizes(shape: Shape, limit: int, aspect: float | None, axes: Sequence[int]) -> Shape:
+    """Size of a block in each dimension: at most `limit`, and `aspect` times the shortest of the dimensions `axes`.
+
+    A dimension is cut into the fewest blocks possible, as equal as they can be. Dimensions that are not in `axes`
+    stay whole.
+
+    Examples
+    --------
+    >>> from matroot_optim.blocking import block_sizes
+    >>> block_sizes((96, 384), 1024, 2.0, (0, 1)), block_sizes((3000, 3000), 1024, 2.0, (0, 1))
+    ((96, 192), (1024, 1024))
+    """
+    longest = float(limit)
+    if aspect is not None and len(axes) > 1:
+        longest = min(longest, aspect * min(min(shape[i], limit) for i in axes))
+    return tuple(_block(n, max(1, int(longest)), limit) if i in axes else max(n, 1) for i, n in enumerate(shape))
+
+
+def _block(n: int, longest: int, limit: int) -> int:
+    if longest >= limit:
+        return limit
+    return -(-n // -(-n // longest))
+
+
+def regions(shape: Shape, sizes: Shape) -> tuple[Region, ...]:
+    """The regions of a tensor whose dimensions are cut into blocks of these sizes."""
+    pieces = [_pieces(n, size) for n, size in zip(shape, sizes, strict=True)]
     boxes = itertools.product(*pieces)
     return tuple(Region(*(tuple(part[k] for part in box) for k in range(3))) for box in boxes)
 

@@ -12,14 +12,15 @@ from typing import Any, Self
 
 GRAFTS = ("none", "sgd", "adagrad", "rmsprop", "adam", "sqrt_n", "trust_ratio")
 MOMENTA = ("none", "heavy_ball", "nesterov", "ema")
+MOMENTUM_OF = ("gradient", "direction")
 DECAYS = ("decoupled", "l2", "independent")
 SCHEDULES = ("staggered", "interval", "residual")
 NONFINITE = ("skip", "raise", "propagate")
 
 #: Options that hold for the whole optimizer and cannot be set for one parameter.
 SHARED = frozenset(
-    "refresh_every schedule stale_tolerance statistics_every start_step mix_steps clip_norm on_nonfinite groups "
-    "engine".split()
+    "refresh_every refresh_growth schedule stale_tolerance statistics_every start_step mix_steps clip_norm "
+    "on_nonfinite groups engine".split()
 )
 
 
@@ -30,6 +31,7 @@ class Options:
     learning_rate: float | Callable[[int], float] = dataclasses.field(kw_only=False)
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: str = "ema"
+    momentum_of: str = "gradient"
     bias_correction: bool = True
     weight_decay: float = 0.0
     decay: str = "decoupled"
@@ -37,14 +39,16 @@ class Options:
     clip_rms: float | None = None
 
     block_size: int = 1024
-    merge_limit: int | None = 1024
+    block_aspect: float | None = 2.0
+    merge: str | int | None = "matrix"
     max_preconditioned_dim: int | None = 8192
-    preconditioned_dims: str | tuple[int, ...] = "all"
+    preconditioned_dims: str | tuple[int, ...] = "auto"
     precondition_vectors: bool = False
     exponent: Fraction | float | str | None = None
     statistics_every: int = 1
 
     refresh_every: int | Callable[[int], int] = 10
+    refresh_growth: float = 0.1
     schedule: str = "staggered"
     stale_tolerance: float = 0.1
     ridge: float = 1e-6
@@ -105,14 +109,21 @@ class Options:
         if self.start_step is not None:
             return self.start_step
         wait = 1 if self.graft == "none" else self.interval(1)
-        return wait + self.lag
+        # With a lag, a root of the first steps would be used when the statistics have long left it behind.
+        return wait + (2 if self.refresh_growth and self.graft != "none" else 1) * self.lag
 
     def interval(self, step: int) -> int:
-        """Steps between two roots of one matrix, as of `step`."""
+        """Steps between two roots of one matrix, as of `step`.
+
+        `refresh_every` halved until it is at most `refresh_growth` times the step: statistics that are means over
+        few steps change fast.
+        """
         every = self.refresh_every
         value = every(step) if callable(every) else every
         if not _is_int(value) or value < 1:
             raise ValueError(f"refresh_every must give an int >= 1, got {value!r} at step {step}")
+        while value > 1 and value > self.refresh_growth * step and self.refresh_growth:
+            value //= 2
         return int(value)
 
     def rate(self, step: int) -> float:
@@ -188,7 +199,7 @@ def _is_exponent(value: Any) -> bool:
 
 def _is_dims(value: Any) -> bool:
     if isinstance(value, str):
-        return value in ("all", "one_sided")
+        return value in ("auto", "all", "one_sided", "none")
     return isinstance(value, tuple | list) and all(_is_int(i) for i in value) and len(set(value)) == len(value)
 
 
@@ -215,19 +226,25 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda v: len(v) == 2 and all(map(_is_number, v)) and 0 <= v[0] < 1 and 0 <= v[1] <= 1,
     ),
     "momentum": _one_of(MOMENTA),
+    "momentum_of": _one_of(MOMENTUM_OF),
     "bias_correction": _FLAG,
     "weight_decay": ("a number >= 0", lambda v: _is_number(v) and v >= 0),
     "decay": _one_of(DECAYS),
     "clip_norm": _POSITIVE_OR_NONE,
     "clip_rms": _POSITIVE_OR_NONE,
     "block_size": _COUNT,
-    "merge_limit": _COUNT_OR_NONE,
+    "block_aspect": ("None or a number >= 1", lambda v: v is None or (_is_number(v) and v >= 1)),
+    "merge": (
+        "'matrix', an int >= 1 or None",
+        lambda v: v == "matrix" if isinstance(v, str) else v is None or (_is_int(v) and v >= 1),
+    ),
     "max_preconditioned_dim": _COUNT_OR_NONE,
-    "preconditioned_dims": ("'all', 'one_sided' or a tuple of different dimensions", _is_dims),
+    "preconditioned_dims": ("'auto', 'all', 'one_sided', 'none' or a tuple of different dimensions", _is_dims),
     "precondition_vectors": _FLAG,
     "exponent": ("None or a fraction in [-1, 0) with a denominator up to 64", _is_exponent),
     "statistics_every": _COUNT,
     "refresh_every": ("an int >= 1 or a function of the step", lambda v: callable(v) or (_is_int(v) and v >= 1)),
+    "refresh_growth": ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1),
     "schedule": _one_of(SCHEDULES),
     "stale_tolerance": _POSITIVE,
     "ridge": ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1),

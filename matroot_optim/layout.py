@@ -15,8 +15,12 @@ from functools import cached_property
 from typing import Any
 
 from matroot_optim.arrays import Array, cast, check_device, on_host, place, state_dtype
-from matroot_optim.blocking import Region, Shape, merge_dims, regions
+from matroot_optim.blocking import Region, Shape, as_matrix, block_sizes, merge_dims, regions
 from matroot_optim.config import Options
+
+
+#: A matrix whose dimensions differ by more than this factor is a table.
+TABLE = 10
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,17 @@ class Leaf:
     def has_momentum(self) -> bool:
         """Whether a momentum buffer is kept."""
         return self.options.momentum != "none"
+
+    @property
+    def exponent(self) -> Fraction:
+        """Of every root: -1/(2r), r the number of preconditioned dimensions, unless the options say otherwise."""
+        override = self.options.exponent
+        return override if isinstance(override, Fraction) else Fraction(-1, 2 * max(1, len(self.axes)))
+
+    @property
+    def averages_gradients(self) -> bool:
+        """Whether the momentum is of the gradients, and not of the directions."""
+        return self.has_momentum and self.options.momentum_of == "gradient"
 
 
 @dataclass(frozen=True)
@@ -176,12 +191,25 @@ def _leaf(options: Options, path: str, x: Array) -> Leaf:
     # A plan is data: what of the engine and the groups matters to a parameter is in these.
     options = dataclasses.replace(options, engine=None, groups=None, start_step=options.first_shampoo_step)
     shape = tuple(int(n) for n in x.shape)
-    merged = shape
-    if options.merge_limit is not None and len(shape) > 2:
-        merged = merge_dims(shape, options.merge_limit)
+    merged = _merged(options, shape)
     axes = preconditioned_axes(options, shape, merged, path)
-    parts = regions(merged, options.block_size, axes) if axes else ()
+    parts = regions(merged, block_sizes(merged, options.block_size, options.block_aspect, axes)) if axes else ()
     return Leaf(path, shape, merged, axes, parts, state_dtype(x, path), place(x), options)
+
+
+def _merged(options: Options, shape: Shape) -> Shape:
+    """The shape in which a tensor is seen."""
+    if options.merge == "matrix":
+        return as_matrix(shape)
+    return merge_dims(shape, options.merge) if options.merge is not None and len(shape) > 2 else shape
+
+
+def is_table(shape: Shape) -> bool:
+    """Whether a matrix is a table by its shape: one dimension more than `TABLE` times the other.
+
+    Embeddings and output layers are; dense layers, attention and convolutions are not.
+    """
+    return len(shape) == 2 and max(shape) > TABLE * min(shape)
 
 
 def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str) -> tuple[int, ...]:
@@ -191,7 +219,9 @@ def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str
     size 1 or one above `max_preconditioned_dim`.
     """
     least = 1 if options.precondition_vectors else 2
-    if len(shape) < least or 0 in shape:
+    if len(merged if options.merge == "matrix" else shape) < least or 0 in shape:
+        return ()
+    if options.preconditioned_dims == "none" or (options.preconditioned_dims == "auto" and is_table(merged)):
         return ()
     wanted: Sequence[int] = range(len(merged))
     if not isinstance(options.preconditioned_dims, str):
@@ -211,13 +241,7 @@ def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str
 def _stack_key(leaf: Leaf, region: Region) -> Any:
     o = leaf.options
     treated = (o.betas[1], o.bias_correction, o.ridge, o.root_tolerance, o.root_method, o.root_dtype, o.root_device)
-    return (leaf.place, leaf.dtype, region.size, leaf.axes, _exponent(leaf), treated)
-
-
-def _exponent(leaf: Leaf) -> Fraction:
-    """-1/(2r), r the number of preconditioned dimensions, unless the options say otherwise."""
-    override = leaf.options.exponent
-    return override if isinstance(override, Fraction) else Fraction(-1, 2 * len(leaf.axes))
+    return (leaf.place, leaf.dtype, region.size, leaf.axes, leaf.exponent, treated)
 
 
 def _stack(name: str, leaves: Sequence[Leaf], where: Sequence[tuple[int, int]]) -> Stack:
@@ -226,4 +250,4 @@ def _stack(name: str, leaves: Sequence[Leaf], where: Sequence[tuple[int, int]]) 
     members = tuple(Member(i, r, stop - size, stop) for (i, r), size, stop in zip(where, sizes, stops, strict=True))
     i, r = where[0]
     leaf = leaves[i]
-    return Stack(name, leaf.regions[r].size, leaf.axes, _exponent(leaf), leaf.options, leaf.dtype, members)
+    return Stack(name, leaf.regions[r].size, leaf.axes, leaf.exponent, leaf.options, leaf.dtype, members)

@@ -7,6 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+#: What the published versions do without: rules of ours for shapes and for young statistics.
+PLAIN: dict[str, Any] = {
+    "momentum_of": "direction",
+    "block_aspect": None,
+    "preconditioned_dims": "all",
+    "refresh_growth": 0.0,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     # Anil et al., arXiv 2002.09018: sums, AdaGrad graft, roots now and then on the host.
     "anil2020": {
@@ -14,8 +22,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "betas": (0.9, 1.0),
         "momentum": "heavy_ball",
         "block_size": 1024,
+        "merge": 1024,
         "max_preconditioned_dim": 8192,
         "ridge": 1e-6,
+        **PLAIN,
         "refresh_every": 100,
         "graft": "adagrad",
     },
@@ -26,10 +36,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "momentum": "nesterov",
         "bias_correction": False,
         "block_size": 128,
-        "merge_limit": 4096,
+        "merge": 4096,
         "max_preconditioned_dim": 4096,
         "ridge": 1e-6,
         "root_tolerance": 0.1,
+        **PLAIN,
         "refresh_every": 1,
         "schedule": "interval",
         "graft": "sgd",
@@ -41,8 +52,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "betas": (0.9, 1.0),
         "momentum": "ema",
         "block_size": 1024,
+        "merge": 1024,
         "max_preconditioned_dim": None,
         "ridge": 1e-12,
+        **PLAIN,
         "refresh_every": 1,
         "schedule": "interval",
         "graft": "none",

@@ -30,8 +30,8 @@ def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tup
     for stack, axis in layout.factors:
         key = stack.axis_name(axis)
         mark, taken = arrays[f"{key}/mark"], arrays[f"{key}/taken"]
-        if grown:  # new phases, over all of the longer interval; no root comes later for it
-            mark = books[f"{key}/mark"] = np.minimum(mark, dealt[f"{key}/mark"] + step - 1)
+        if grown:  # new phases, over all of the longer interval
+            mark = books[f"{key}/mark"] = dealt[f"{key}/mark"] + step - 1
         on_time = due(mark, step, interval)
         index = np.flatnonzero(on_time | wanted(mark, taken, step, stack.options.first_shampoo_step, options.lag))
         if not index.size:

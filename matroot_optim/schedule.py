@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from matroot_optim.config import Options
+
 #: Cost of one root of order n, in units of n^3 at large n: a call, the traffic, the arithmetic.
 A, B, C = 4e5, 300.0, 1.0
 
@@ -64,6 +66,28 @@ def first_marks(sizes: Sequence[int], interval: int, schedule: str) -> Any:
     if schedule == "interval":
         return np.full(len(sizes), 1 - interval, np.int64)
     return 1 + assign([cost(n) for n in sizes], interval) - interval
+
+
+def levels(options: Options) -> list[tuple[int, int]]:
+    """The intervals between two roots of one matrix that there will be, each with the first step of it.
+
+    Examples
+    --------
+    >>> from matroot_optim import Shampoo
+    >>> from matroot_optim.schedule import levels
+    >>> levels(Shampoo(1e-3, refresh_every=10))
+    [(1, 1), (20, 2), (50, 5), (100, 10)]
+    """
+    found = [(1, options.interval(1))]
+    while (interval := found[-1][1]) < options.refresh_every:
+        low, high = found[-1][0], found[-1][0] + 1
+        while options.interval(high) == interval:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if options.interval(middle) == interval else (low, middle)
+        found.append((high, options.interval(high)))
+    return found
 
 
 def due(marks: Any, step: int, interval: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from matroot import ConditionTracker
-from matroot_optim.arrays import Array, cast, dtype_name, is_jax, namespace, place, squared_norm, stack_scalars, to_host
+from matroot_optim.arrays import Array, cast, dtype_name, is_jax, namespace, norms_of
 from matroot_optim.config import Options
 from matroot_optim.diagnostics import Diagnostics, diagnose
 from matroot_optim.engines import Engine, InlineEngine
@@ -20,6 +20,7 @@ from matroot_optim.layout import Layout, make_layout
 from matroot_optim.momentum import Rates, with_l2
 from matroot_optim.presets import preset_options
 from matroot_optim.refresh import due_jobs, install, submit
+from matroot_optim.scaling import decay, exponents, in_new_units, scaled
 from matroot_optim.stages import Step, stacked_gradients, update_statistics, updates
 from matroot_optim.state import Pending, State, fresh
 from matroot_optim.trees import Tree, flatten
@@ -299,14 +300,16 @@ class Shampoo(Options):
         The one place where a step without roots waits for the device.
         """
         there = [i for i, x in enumerate(g) if x is not None]
-        norm2 = dict(zip(there, _norms2([g[i] for i in there]), strict=True))
-        bad = [i in norm2 and not np.isfinite(norm2[i]) for i in range(len(g))]
+        norms = np.zeros(len(g))
+        norms[there] = norms_of([g[i] for i in there])
+        bad = list(~np.isfinite(norms))
         if self.on_nonfinite == "raise" and any(bad):
             names = ", ".join(repr(layout.leaves[i].path) for i, b in enumerate(bad) if b)
-            raise FloatingPointError(f"the gradient must be finite, got NaN, infinity or overflow in {names}")
-        active = [i in norm2 and (not bad[i] or self.on_nonfinite == "propagate") for i in range(len(g))]
-        total = float(np.sqrt(sum(norm2[i] for i in there if active[i])))
+            raise FloatingPointError(f"the gradient must be finite, got NaN or infinity in {names}")
+        active = [x is not None and (not bad[i] or self.on_nonfinite == "propagate") for i, x in enumerate(g)]
+        total = math.hypot(*(norms[i] for i in there if active[i]))
         scale = self.clip_norm / total if self.clip_norm is not None and total > self.clip_norm else 1.0
+        norms *= scale
         clean = []
         for i, leaf in enumerate(layout.leaves):
             x = g[i]
@@ -315,7 +318,22 @@ class Shampoo(Options):
                 continue
             x = x * scale if scale != 1.0 else x
             clean.append(with_l2(leaf.options, x, weights[i], rates[i]))
-        return clean, active, bad
+            if clean[i] is not x:
+                norms[i] = norms_of([clean[i]])[0]
+        units = _units(layout, arrays, norms, step=int(arrays["step"]) + 1)
+        return [scaled(x, -int(e)) for x, e in zip(clean, units, strict=True)], active, bad
+
+
+def _units(layout: Layout, arrays: Arrays, norms: Any, step: int) -> Any:
+    """The exponents of the units of all gradients, of this step on; the state goes over to them."""
+    forget = np.array([decay(leaf) for leaf in layout.leaves])
+    peak = np.fmax(np.where(np.isfinite(norms), norms, 0.0), arrays["peak"] * forget)
+    units = exponents(peak, arrays["exponent"])
+    shift = units - arrays["exponent"]
+    if shift.any():
+        arrays.update(in_new_units(layout, arrays, shift.tolist(), step))
+    arrays["peak"], arrays["exponent"] = peak, units
+    return units
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:
@@ -350,19 +368,6 @@ def add_into(W: Array, move: Array) -> None:
         W[...] = _added(W, move)
 
 
-def _norms2(g: Sequence[Any]) -> list[Any]:
-    """Squared norms as float64 on the host, with one transfer per device."""
-    places: dict[str, list[int]] = {}
-    for k, x in enumerate(g):
-        places.setdefault(place(x), []).append(k)
-    result: list[Any] = [0.0] * len(g)
-    for found in places.values():
-        values = to_host(stack_scalars([squared_norm(g[k]) for k in found], g[found[0]]))
-        for k, value in zip(found, np.asarray(values, np.float64), strict=True):
-            result[k] = value
-    return result
-
-
 def _zeros(x: Any, arrays: Arrays, leaf: Any, W: Any) -> Array:
     like = x if x is not None else W
     if like is None:
@@ -385,8 +390,3 @@ def _check_weights(layout: Layout, weights: Sequence[Any], rates: Sequence[Rates
             raise ValueError(
                 f"params must be given for weight decay and the trust-ratio graft, got none for {leaf.path!r}"
             )
-
-
-def with_engine(options: Options, engine: Engine | None) -> Any:
-    """The same options with another engine."""
-    return dataclasses.replace(options, engine=engine)

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matroot_optim.arrays import Array, is_traced, namespace, squared_norm
+from matroot_optim.arrays import Array, copy, is_traced, namespace, squared_norm
 from matroot_optim.blocking import assemble, stack, unstack
 from matroot_optim.config import Options
 from matroot_optim.grafting import first_order_step, normalized, rescale, rescale_blocks, second_moment
 from matroot_optim.layout import Layout, Leaf, Stack
 from matroot_optim.momentum import Rates, clip_rms, momentum, to_update
 from matroot_optim.precondition import precondition
+from matroot_optim.scaling import scaled, scaled_traced, unit_of_direction
 from matroot_optim.statistics import accumulate, gram
 
 Arrays = dict[str, Array]
@@ -102,14 +103,17 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     """Stages 3 and 4: what is added to every weight, and the new arrays of the state."""
     layout = step.layout
     weight = [mix_weight(leaf.options, step.number) for leaf in layout.leaves]
+    averages, new = averaged(step)
     directions = []
     for s, G in zip(layout.stacks, stacks, strict=True):
+        if any(layout.leaves[m.leaf].averages_gradients for m in s.members):
+            G = _stacked(layout, s, averages)
         idle = all(isinstance(weight[m.leaf], float) and weight[m.leaf] == 0.0 for m in s.members)
         roots = [step.arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
         directions.append(None if idle else precondition(G, roots, s.axes, namespace(G)))
-    result, new, ratios = [], {}, []
+    result, ratios = [], []
     for i, leaf in enumerate(layout.leaves):
-        move, changed, ratio = _move(step, i, leaf, directions, weight[i])
+        move, changed, ratio = _move(step, i, leaf, averages[i], directions, weight[i])
         result.append(move)
         ratios.append(ratio)
         new.update(changed)
@@ -117,28 +121,62 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     return result, new
 
 
-def _move(step: Step, i: int, leaf: Leaf, directions: Sequence[Any], weight: Any) -> tuple[Array, Arrays, Any]:
+def averaged(step: Step) -> tuple[list[Array], Arrays]:
+    """What is preconditioned, for every leaf: its gradient, or the momentum's average of its gradients."""
+    result, new = list(step.g), {}
+    for i, leaf in enumerate(step.layout.leaves):
+        if not leaf.averages_gradients or step.active[i] is False or 0 in leaf.shape:
+            continue
+        name = leaf.name("momentum")
+        m, active = step.arrays[name], step.active[i]
+        donate = step.donate and active is True
+        result[i], m_new = momentum(leaf.options, m, step.g[i], step.rates[i].beta, _count(step, i), donate)
+        new[name] = choose(active, m_new, m)
+    return result, new
+
+
+def _in_units(x: Array, step: Step, i: int, k: float) -> Array:
+    """x times 2^(k e), e the exponent of the units of leaf i."""
+    e = step.arrays["exponent"][i]
+    if is_traced(e):
+        whole = namespace(x).floor(k * e)
+        return scaled_traced(x, whole.astype(e.dtype)) * 2.0 ** (k * e - whole)
+    return scaled(x, int(k * e // 1)) * 2.0 ** (k * e % 1) if k * e else x
+
+
+def _count(step: Step, i: int) -> Any:
+    count = step.arrays["count"][i]
+    return count if is_traced(count) else int(count)
+
+
+def _move(
+    step: Step, i: int, leaf: Leaf, average: Array, directions: Sequence[Any], weight: Any
+) -> tuple[Array, Arrays, Any]:
     """The update of one leaf."""
     o, g, active = leaf.options, step.g[i], step.active[i]
     xp = namespace(g)
     if active is False or 0 in leaf.shape:
         return xp.zeros_like(g), {}, 1.0
-    count, donate, new = step.arrays["count"][i], step.donate and active is True, {}
-    count = count if is_traced(count) else int(count)
+    count, donate, new = _count(step, i), step.donate and active is True, {}
     W = step.weights[i]
     if o.graft_normalize:
-        g = normalized(g, squared_norm(g), xp)
+        norm2 = squared_norm(g)
+        g, average = normalized(g, norm2, xp), normalized(average, norm2, xp)
     moment = None
     if leaf.has_moment:
         name = leaf.name("moment")
         moment = second_moment(step.arrays[name], g, o.beta2_of_graft, donate)
         new[name] = choose(active, moment, step.arrays[name])
-    F = first_order_step(o, g, moment, count, xp)
-    D, ratio = _direction(step, i, leaf, F, W, directions, weight)
-    m = step.arrays[leaf.name("momentum")] if leaf.has_momentum else None
-    move, m_new = momentum(o, m, D, step.rates[i].beta, count, donate)
-    if m is not None:
-        new[leaf.name("momentum")] = choose(active, m_new, m)
+    F = first_order_step(o, average, moment, count, xp)
+    if o.graft == "sgd":
+        F = _in_units(F, step, i, unit_of_direction(leaf, 0))
+    move, ratio = _direction(step, i, leaf, F, W, directions, weight)
+    if leaf.has_momentum and not leaf.averages_gradients:
+        name = leaf.name("momentum")
+        move, m = momentum(o, step.arrays[name], move, step.rates[i].beta, count, donate)
+        new[name] = choose(active, m, step.arrays[name])
+    elif move is average:
+        move = copy(move)
     move = to_update(o, clip_rms(move, o.clip_rms, xp), W, step.rates[i])
     return move if active is True else choose(active, move, xp.zeros_like(move)), new, ratio
 
@@ -163,6 +201,8 @@ def _direction(
             ratio = xp.mean(ratios) if ratio is None else ratio
         boxes.append(unstack(P, region, xp))
     D = assemble(boxes, leaf.regions, leaf.merged, xp).reshape(leaf.shape)
+    if o.graft == "none":
+        D = _in_units(D, step, i, unit_of_direction(leaf, len(leaf.axes)))
     if not o.graft_per_block:
         D, ratio = rescale(o, D, F, W, xp)
     if isinstance(weight, float) and weight == 1.0:

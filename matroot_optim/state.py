@@ -33,7 +33,13 @@ BOOKS = {
     "spared": np.int32,  # due, but the old root was still good
 }
 #: Per leaf, on the host.
-COUNTS = {"count": np.int64, "accumulated": np.int64, "skipped": np.int64}
+COUNTS = {
+    "count": np.int64,
+    "accumulated": np.int64,
+    "skipped": np.int64,
+    "peak": np.float64,  # largest norm of a gradient, of late
+    "exponent": np.int32,  # of the power of two that gradients are divided by
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class State(Mapping[str, Array]):
         Momentum buffer and second moment of the first-order method, of the parameter's shape.
     ``PATH/count``, ``PATH/accumulated``, ``PATH/skipped``
         Steps that counted, gradients in the statistics, gradients that were not finite.
+    ``PATH/peak``, ``PATH/exponent``
+        Largest norm of late, and e where momentum, moment and statistics are of gradients divided by 2^e.
     ``PATH/blockK/axisI/statistic``
         Packed statistic, n (n + 1) / 2.
     ``PATH/blockK/axisI/root``

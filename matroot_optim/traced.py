@@ -21,12 +21,15 @@ from matroot_optim.graph import minimax_root
 from matroot_optim.layout import Layout, Stack
 from matroot_optim.momentum import Rates, with_l2
 from matroot_optim.roots import FACTS, RootJob, compute, escalated, stack_jobs
-from matroot_optim.schedule import first_marks
+from matroot_optim.scaling import decay, exponents, scaled_traced
+from matroot_optim.schedule import first_marks, levels
 from matroot_optim.stages import Step, stacked_gradients, update_statistics, updates
 from matroot_optim.state import fresh
 from matroot_optim.statistics import pack, packed_size, unpack
 
 Arrays = dict[str, Array]
+#: Norms above are as good as this one.
+LARGEST = 2.0**127
 #: Blocks that are due together: for each dimension of a stack, their indices.
 Due = list[tuple[Stack, int, Any]]
 
@@ -94,17 +97,17 @@ def _screen(
     rates: Sequence[Rates],
     arrays: Arrays,
 ) -> tuple[list[Array], list[Any], Array]:
-    """The core's screen without a look at any value."""
-    norm2 = [None if x is None else squared_norm(x) for x in g]
-    finite = [False if n is None else jnp.isfinite(n) for n in norm2]
+    """The core's screen without a look at any value; units and peaks are entered into `arrays`."""
+    norms = [jnp.float32(0) if x is None else _norm(x) for x in g]
+    finite = [False if x is None else jnp.isfinite(n) for x, n in zip(g, norms, strict=True)]
     skip = options.on_nonfinite == "skip"
-    active = [f if n is None or skip else True for f, n in zip(finite, norm2, strict=True)]
-    bad = jnp.asarray([jnp.asarray(n is not None) & ~jnp.asarray(f) for f, n in zip(finite, norm2, strict=True)])
-    total = sum(jnp.where(a, n, 0) for a, n in zip(active, norm2, strict=True) if n is not None)
+    active = [f if x is None or skip else True for f, x in zip(finite, g, strict=True)]
+    bad = jnp.asarray([jnp.asarray(x is not None) & ~jnp.asarray(f) for f, x in zip(finite, g, strict=True)])
     scale = None
     if options.clip_norm is not None:
-        scale = jnp.minimum(1.0, options.clip_norm / jnp.sqrt(jnp.where(total > 0, total, 1)))
-    clean = []
+        counted = jnp.stack([jnp.where(a, n, 0) for a, n in zip(active, norms, strict=True)])
+        scale = jnp.minimum(1.0, options.clip_norm / _positive(_norm(counted)))
+    clean: list[Array] = []
     for i, leaf in enumerate(layout.leaves):
         x = g[i]
         if x is None:
@@ -113,7 +116,57 @@ def _screen(
         x = x if active[i] is True else jnp.where(active[i], x, 0)
         x = x if scale is None else x * scale.astype(x.dtype)
         clean.append(with_l2(leaf.options, x, weights[i], rates[i]))
-    return clean, active, bad.astype(jnp.int32)
+        if scale is not None or clean[i] is not x:
+            norms[i] = _norm(clean[i])
+    if not clean:
+        return clean, active, bad.astype(jnp.int32)
+    forget = jnp.asarray([decay(leaf) for leaf in layout.leaves], jnp.float32)
+    now = jnp.stack(norms)
+    peak = jnp.fmax(jnp.where(jnp.isfinite(now), now, 0), arrays["peak"] * forget)
+    units = exponents(peak, arrays["exponent"], jnp)
+    shift = units - arrays["exponent"]
+    moved = {name: x for name, x in arrays.items() if name not in ("peak", "exponent")}
+    arrays.update(
+        jax.lax.cond(jnp.any(shift != 0), lambda old: _in_new_units(layout, old, shift), lambda old: old, moved)
+    )
+    arrays["peak"], arrays["exponent"] = peak, units
+    return [scaled_traced(x, -units[i]) for i, x in enumerate(clean)], active, bad.astype(jnp.int32)
+
+
+def _norm(x: Array) -> Array:
+    """Norm in float32, whatever the size of the entries; not finite where one of them is not."""
+    if x.size == 0:
+        return jnp.float32(0)
+    largest = jnp.max(jnp.abs(x))
+    power = jnp.frexp(_positive(largest))[1]
+    norm = jnp.ldexp(jnp.sqrt(squared_norm(scaled_traced(x, -power))), power)
+    return jnp.where(jnp.isfinite(largest), jnp.minimum(norm, LARGEST), largest).astype(jnp.float32)
+
+
+def _positive(x: Array) -> Array:
+    return jnp.where((x > 0) & jnp.isfinite(x), x, 1)
+
+
+def _in_new_units(layout: Layout, arrays: Arrays, shift: Array) -> Arrays:
+    """`matroot_optim.scaling.in_new_units` for all parameters, as there are no roots under way."""
+    new = dict(arrays)
+    for i, leaf in enumerate(layout.leaves):
+        if leaf.averages_gradients:
+            new[leaf.name("momentum")] = scaled_traced(arrays[leaf.name("momentum")], -shift[i], 3)
+        if leaf.has_moment and not leaf.options.graft_normalize:
+            new[leaf.name("moment")] = scaled_traced(arrays[leaf.name("moment")], -2 * shift[i], 6)
+    for stack, axis in layout.factors:
+        key = stack.axis_name(axis)
+        rows = jnp.concatenate([jnp.full(m.stop - m.start, shift[m.leaf]) for m in stack.members])
+        seen = arrays[f"{key}/taken"] > 0  # the other roots are still I
+        new[f"{key}/statistic"] = scaled_traced(arrays[f"{key}/statistic"], -2 * rows, 6)
+        power = jnp.where(seen, -2.0 * float(stack.exponent) * rows, 0.0)
+        whole = jnp.floor(power)
+        root = scaled_traced(arrays[f"{key}/root"], whole.astype(jnp.int32), 6)
+        new[f"{key}/root"] = root * (2.0 ** (power - whole))[:, None, None].astype(root.dtype)
+        for part in ("lambda_max", "ridge"):
+            new[f"{key}/{part}"] = scaled_traced(arrays[f"{key}/{part}"], jnp.where(seen, -2 * rows, 0), 6)
+    return new
 
 
 def _statistics(options: Options, now: Step, stacks: Sequence[Array], accumulates: Any) -> Arrays:
@@ -128,16 +181,53 @@ def _statistics(options: Options, now: Step, stacks: Sequence[Array], accumulate
 # Stage 2.
 
 
-def branches(options: Options, layout: Layout) -> tuple[list[Due], list[int]]:
-    """What is due: the different sets, and for every phase of the interval, and last for the start, which of them."""
-    interval = options.interval(1)
+@dataclass(frozen=True)
+class Turns:
+    """Which set of roots is due at a step: a table over the phases of every interval there will be.
+
+    Attributes
+    ----------
+    sets : list of Due
+        The different sets of roots.
+    which : list of int
+        The set of every phase, interval after interval, and last that of the step at which Shampoo starts.
+    begins, bases, intervals, offsets : list of int
+        For every interval: its first step, a step of phase 0, its length, and where its phases begin in `which`.
+    """
+
+    sets: list[Due]
+    which: list[int]
+    begins: list[int]
+    bases: list[int]
+    intervals: list[int]
+    offsets: list[int]
+
+    def at(self, t: Any, start: int) -> Any:
+        """Number of the set that is due at step t."""
+        level = jnp.searchsorted(jnp.asarray(self.begins), t, side="right") - 1
+        base, interval, offset = (jnp.asarray(x)[level] for x in (self.bases, self.intervals, self.offsets))
+        place = jnp.where(t == start, len(self.which) - 1, offset + (t - base) % interval)
+        return jnp.asarray(self.which)[place]
+
+
+def turns(options: Options, layout: Layout) -> Turns:
+    """The core's schedule as a table."""
     sizes = [stack.shape[axis] for stack, axis in layout.factors for _ in range(stack.blocks)]
-    marks = first_marks(sizes, interval, options.schedule)
-    masks = [(t - marks) % interval == 0 for t in range(interval)]
-    start = options.first_shampoo_step
-    first = masks[start % interval].copy()
-    if start < interval:  # roots whose phase has not come yet when Shampoo starts
-        first |= marks + interval > start
+    masks: list[Any] = []
+    begins, bases, intervals, offsets = [], [], [], []
+    for begin, interval in levels(options):
+        base = begin
+        if options.schedule == "interval" and bases:  # an interval after the last time
+            base = bases[-1] + (begin - 1 - bases[-1]) // intervals[-1] * intervals[-1] + interval
+        marks = first_marks(sizes, interval, options.schedule)
+        begins, bases = [*begins, begin], [*bases, base]
+        intervals, offsets = [*intervals, interval], [*offsets, len(masks)]
+        masks += [(j + 1 - marks) % interval == 0 for j in range(interval)]
+    start, seen = options.first_shampoo_step, np.zeros(len(sizes), bool)
+    for t in range(1, start + 1):  # roots whose turn has not come before Shampoo starts have it then
+        k = int(np.searchsorted(begins, t, side="right")) - 1
+        mask = masks[offsets[k] + (t - bases[k]) % intervals[k]]
+        first, seen = mask | ~seen, seen | mask
     sets: dict[bytes, int] = {}
     found: list[Due] = []
     which = []
@@ -147,7 +237,7 @@ def branches(options: Options, layout: Layout) -> tuple[list[Due], list[int]]:
             sets[key] = len(found)
             found.append(_split(layout, mask))
         which.append(sets[key])
-    return found, which
+    return Turns(found, which, begins, bases, intervals, offsets)
 
 
 def _split(layout: Layout, mask: Any) -> Due:
@@ -164,14 +254,12 @@ def _refresh(plan: Plan, arrays: Arrays, t: Any) -> Arrays:
     """Roots, and what is known of them, after those that are due at this step."""
     if not plan.layout.factors:
         return {}
-    found, which = branches(plan.options, plan.layout)
+    table = turns(plan.options, plan.layout)
     parts = ("root", "taken", "refreshes", "skipped", "failures", *FACTS)
     names = [f"{stack.axis_name(axis)}/{part}" for stack, axis in plan.layout.factors for part in parts]
     old = {name: arrays[name] for name in names}
-    interval = plan.options.interval(1)
-    place = jnp.where(t == plan.options.first_shampoo_step, interval, t % interval)
-    run = [_branch(plan, arrays, items, t) for items in found]
-    return dict(jax.lax.switch(jnp.asarray(which)[place], run, old))
+    run = [_branch(plan, arrays, items, t) for items in table.sets]
+    return dict(jax.lax.switch(table.at(t, plan.options.first_shampoo_step), run, old))
 
 
 def _branch(plan: Plan, arrays: Arrays, items: Due, t: Any) -> Callable[[Arrays], Arrays]:

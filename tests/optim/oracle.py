@@ -32,7 +32,7 @@ class Oracle:
 
     def __init__(self, shape, **o):
         self.o = {
-            "lr": 0.1, "b1": 0.9, "b2": 0.999, "momentum": "ema", "correct": True, "wd": 0.0, "decay": "decoupled",
+            "lr": 0.1, "b1": 0.9, "b2": 0.999, "momentum": "ema", "of": "gradient", "correct": True, "wd": 0.0, "decay": "decoupled",
             "block": 10**9, "axes": tuple(range(len(shape))) if len(shape) > 1 else (), "exponent": None,
             "ridge": 1e-6, "every": 1, "graft": "adam", "normalize": False, "per_block": False, "eps": 1e-8,
             "start": 1, "mix": 0, "clip_rms": None, "graft_beta": None, "statistics": 1, **o,
@@ -61,16 +61,33 @@ class Oracle:
             return default if o["graft_beta"] is None else o["graft_beta"]
         return o["b2"]
 
+    def averaged(self, D):
+        """The momentum of D."""
+        b1 = self.o["b1"]
+        match self.o["momentum"]:
+            case "none":
+                return D
+            case "ema":
+                self.m = b1 * self.m + (1 - b1) * D
+                return self.m / (1 - b1**self.t) if self.o["correct"] else self.m
+            case "heavy_ball":
+                self.m = b1 * self.m + D
+                return self.m
+            case "nesterov":
+                self.m = b1 * self.m + D
+                return b1 * self.m + D
+
     def step(self, G, W):
         """The update of one step."""
         o, self.t = self.o, self.t + 1
-        t, b1, b2 = self.t, o["b1"], o["b2"]
+        t, b2 = self.t, o["b2"]
         if o["decay"] == "l2":
             G = G + o["wd"] * W
         P = np.zeros_like(G)
+        average = self.averaged(G) if o["of"] == "gradient" else G
         for block in self.blocks:
             g = G[block["index"]]
-            D = g
+            D = average[block["index"]]
             for i in o["axes"]:
                 if (t - 1) % o["statistics"] == 0:
                     S = unfolding_gram(g, i)
@@ -82,13 +99,14 @@ class Oracle:
                     block["X"][i] = power(A, s, o["ridge"])
                 D = along(D, block["X"][i], i)
             P[block["index"]] = D
-        g = G / (np.linalg.norm(G) or 1) if o["normalize"] else G
+        norm = (np.linalg.norm(G) or 1) if o["normalize"] else 1
+        g = G / norm
         beta = self.graft_beta()
         self.v = self.v + g * g if beta == 1 else beta * self.v + (1 - beta) * g * g
         v = self.v
         if beta < 1 and (o["graft"] == "adam" or (o["graft"] in ("none", "sqrt_n", "trust_ratio") and o["correct"])):
             v = v / (1 - beta**t)
-        F = g if o["graft"] == "sgd" else g / (np.sqrt(v) + o["eps"] * np.sqrt(v.mean()))
+        F = average / norm if o["graft"] == "sgd" else average / norm / (np.sqrt(v) + o["eps"] * np.sqrt(v.mean()))
 
         def magnitude(D, F, W):
             norm = np.linalg.norm(D)
@@ -107,18 +125,7 @@ class Oracle:
                 D = magnitude(P, F, W)
             w = float(t >= o["start"]) if not o["mix"] else min(1, max(0, (t - o["start"]) / o["mix"]))
             D = w * D + (1 - w) * first
-        match o["momentum"]:
-            case "none":
-                move = D
-            case "ema":
-                self.m = b1 * self.m + (1 - b1) * D
-                move = self.m / (1 - b1**t) if o["correct"] else self.m
-            case "heavy_ball":
-                self.m = b1 * self.m + D
-                move = self.m
-            case "nesterov":
-                self.m = b1 * self.m + D
-                move = b1 * self.m + D
+        move = self.averaged(D) if o["of"] == "direction" else D
         if o["clip_rms"]:
             move = move / max(1, np.sqrt((move**2).mean()) / o["clip_rms"])
         if o["decay"] == "decoupled":

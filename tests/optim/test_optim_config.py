@@ -22,7 +22,7 @@ WRONG = {
     "clip_norm": [0.0, -1.0, "x"],
     "clip_rms": [0.0],
     "block_size": [0, 1.5, True, "128", None],
-    "merge_limit": [0, 2.0],
+    "merge": [0, 2.0],
     "max_preconditioned_dim": [0, -4],
     "preconditioned_dims": ["both", 3, (0, 0), (0.5,)],
     "precondition_vectors": [0],

@@ -268,8 +268,8 @@ def test_largest_bound():
 
 
 def test_tensors_of_order_3():
-    tx = scale_by_shampoo(roots="graph", refresh_every=1, start_step=1, ridge=1e-3, merge_limit=None)
-    core = matroot_optim.Shampoo(1.0, refresh_every=1, start_step=1, ridge=1e-3, merge_limit=None)
+    tx = scale_by_shampoo(roots="graph", refresh_every=1, start_step=1, ridge=1e-3, merge=None)
+    core = matroot_optim.Shampoo(1.0, refresh_every=1, start_step=1, ridge=1e-3, merge=None)
     W = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
     got, _ = jax.jit(tx.update)(jnp.asarray(W), tx.init(jnp.asarray(W)))
     want, _ = core.update(W, core.init(W))

@@ -11,7 +11,8 @@ from matroot_optim import Shampoo, apply_updates
 from matroot_optim.config import GRAFTS
 from optim.oracle import Oracle
 
-BASE = {"learning_rate": 0.1, "refresh_every": 1, "schedule": "interval", "start_step": 1, "ridge": 1e-6}
+BASE = {"learning_rate": 0.1, "refresh_every": 1, "schedule": "interval", "start_step": 1, "ridge": 1e-6, "block_aspect": None}
+BASE |= {"refresh_growth": 0.0}
 
 # What is set: options of Shampoo, options of the oracle.
 ELEMENTS = {
@@ -37,6 +38,15 @@ ELEMENTS = {
     "start, none": ({"start_step": 3, "graft": "none"}, {"start": 3, "graft": "none"}),
     "heavy ball": ({"momentum": "heavy_ball"}, {"momentum": "heavy_ball"}),
     "nesterov": ({"momentum": "nesterov"}, {"momentum": "nesterov"}),
+    "momentum of the direction": ({"momentum_of": "direction"}, {"of": "direction"}),
+    "heavy ball of the direction": (
+        {"momentum": "heavy_ball", "momentum_of": "direction"},
+        {"momentum": "heavy_ball", "of": "direction"},
+    ),
+    "nesterov of the direction, uncorrected": (
+        {"momentum": "nesterov", "momentum_of": "direction", "bias_correction": False},
+        {"momentum": "nesterov", "of": "direction", "correct": False},
+    ),
     "no momentum": ({"momentum": "none"}, {"momentum": "none"}),
     "l2": ({"decay": "l2", "weight_decay": 0.1}, {"decay": "l2", "wd": 0.1}),
     "decoupled": ({"weight_decay": 0.1}, {"wd": 0.1}),
@@ -95,7 +105,7 @@ def test_matches_the_oracle(element):
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (2, 3, 4, 5), (6, 1, 3), (1, 1), (1, 5), (2, 1, 1)])
 def test_tensors_of_any_order(shape):
-    opt = Shampoo(**BASE, merge_limit=None)
+    opt = Shampoo(**BASE, merge=None)
     params, _, _ = run(opt, [shape])
     axes = tuple(i for i, n in enumerate(shape) if n > 1)
     want = run_oracle([shape], {"axes": axes})
@@ -104,14 +114,14 @@ def test_tensors_of_any_order(shape):
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (5, 7, 3)])
 def test_blocked_tensors_of_order_3(shape):
-    params, _, _ = run(Shampoo(**BASE, merge_limit=None, block_size=3), [shape])
+    params, _, _ = run(Shampoo(**BASE, merge=None, block_size=3), [shape])
     np.testing.assert_allclose(params[0], run_oracle([shape], {"block": 3})[0], rtol=1e-8, atol=1e-10)
 
 
 def test_merged_tensor_is_the_matrix():
     rng = np.random.default_rng(0)
     G = [rng.standard_normal((3, 3, 8)) for _ in range(4)]
-    opt = Shampoo(**BASE, merge_limit=9)
+    opt = Shampoo(**BASE, merge=9)
     a, b = np.zeros((3, 3, 8)), np.zeros((9, 8))
     sa, sb = opt.init(a), opt.init(b)
     for g in G:

@@ -1,0 +1,112 @@
+"""The optimizers that are compared, by name, each from a model, the names of its tables, and a rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+WEIGHT_DECAY = 0.0
+#: Grids of rates: the default of each in the middle, and factors of about 2 to 3 around it.
+RATES = {
+    "adamw": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "sgd": (0.03, 0.06, 0.12, 0.25, 0.5),
+    "adagrad": (5e-3, 1e-2, 2e-2, 4e-2, 8e-2),
+    "muon": (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2),
+    "soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "shampoo": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+}
+FIRST_ORDER = ("adamw", "sgd", "adagrad")
+
+
+class Several:
+    """Optimizers of different parameters of one model, as one."""
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+        self.param_groups = [group for part in parts for group in part.param_groups]
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+
+def make(name: str, model: torch.nn.Module, tables: list[str], rate: float, options: dict[str, Any]) -> Any:
+    """The optimizer of that name; `options` go to its constructor."""
+    return OPTIMIZERS[name](model, tables, rate, options)
+
+
+def _adamw(model: Any, tables: Any, rate: float, options: Any) -> Any:
+    return torch.optim.AdamW(model.parameters(), rate, weight_decay=WEIGHT_DECAY, **options)
+
+
+def _sgd(model: Any, tables: Any, rate: float, options: Any) -> Any:
+    return torch.optim.SGD(model.parameters(), rate, **{"momentum": 0.9, "nesterov": True, **options})
+
+
+def _adagrad(model: Any, tables: Any, rate: float, options: Any) -> Any:
+    return torch.optim.Adagrad(model.parameters(), rate, **options)
+
+
+def _muon(model: Any, tables: Any, rate: float, options: Any) -> Any:
+    """Muon on dense matrices and on flat convolutions, AdamW on all else, as its author advises.
+
+    torch's takes matrices alone; a convolution is given as its view (out, in * kernel). The rate is that of the
+    AdamW part, and `adjust_lr_fn="match_rms_adamw"` lets Muon use the same.
+    """
+    named = dict(model.named_parameters())
+    matrices = [p for name, p in named.items() if p.ndim >= 2 and name not in tables]
+    rest = [p for name, p in named.items() if p.ndim < 2 or name in tables]
+    flat = [Flat(p) if p.ndim > 2 else p for p in matrices]
+    muon = torch.optim.Muon(
+        [f.view if isinstance(f, Flat) else f for f in flat],
+        rate,
+        **{"weight_decay": WEIGHT_DECAY, "adjust_lr_fn": "match_rms_adamw", **options},
+    )
+    return Several(Viewed(muon, [f for f in flat if isinstance(f, Flat)]), torch.optim.AdamW(rest, rate, weight_decay=0))
+
+
+class Flat:
+    """A convolution's weight, and a matrix that shares its memory."""
+
+    def __init__(self, weight: Any) -> None:
+        self.weight = weight
+        self.view = torch.nn.Parameter(weight.detach().flatten(1))
+
+    def send(self) -> None:
+        self.view.grad = self.weight.grad.flatten(1)
+
+
+class Viewed:
+    """An optimizer of views, which get their gradients before each step."""
+
+    def __init__(self, optimizer: Any, flat: list[Flat]) -> None:
+        self.optimizer, self.flat, self.param_groups = optimizer, flat, optimizer.param_groups
+
+    def step(self) -> None:
+        for part in self.flat:
+            part.send()
+        self.optimizer.step()
+
+
+def _soap(model: Any, tables: Any, rate: float, options: Any) -> Any:
+    import pytorch_optimizer
+
+    return pytorch_optimizer.SOAP(model.parameters(), rate, **{"weight_decay": WEIGHT_DECAY, **options})
+
+
+def _shampoo(model: Any, tables: Any, rate: float, options: Any) -> Any:
+    from matroot_optim.torch import Shampoo
+
+    return Shampoo(model.parameters(), rate, weight_decay=WEIGHT_DECAY, **options)
+
+
+OPTIMIZERS: dict[str, Callable[..., Any]] = {
+    "adamw": _adamw,
+    "sgd": _sgd,
+    "adagrad": _adagrad,
+    "muon": _muon,
+    "soap": _soap,
+    "shampoo": _shampoo,
+}

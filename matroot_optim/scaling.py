@@ -1,0 +1,116 @@
+"""The unit of every parameter's gradients: a power of two, so that no square of a finite gradient leaves the range.
+
+A float32 number has 8 bits of exponent and its square needs 9: of gradients of 1e-21 the second moment is rounded to
+nothing and a step becomes huge, of 1e21 it is infinite. So each parameter's gradients are divided by 2^e before
+anything else, and momentum, second moment and statistics are kept in these units. e is 0 as long as the largest norm
+of late, which decays as the second moment does, is between `LOW` and `HIGH`. Powers of two round nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from matroot_optim.arrays import Array, is_jax, namespace
+from matroot_optim.layout import Layout, Leaf
+
+#: Norms in units of 2^e beyond which a new e is chosen. Below `LOW`, the square of an entry that the epsilon of the
+#: denominator does not hide yet would be subnormal; squares of `HIGH` can be summed for 2^47 steps.
+LOW, HIGH = 2.0**-20, 2.0**40
+
+#: Largest power of two that a float32 is multiplied by at once.
+CHUNK = 100
+
+
+def decay(leaf: Leaf) -> float:
+    """Factor by which the largest norm is forgotten in a step: that of the root of the second moment."""
+    return leaf.options.beta2_of_graft**0.5
+
+
+def exponents(peak: Any, exponent: Any, xp: Any = np) -> Any:
+    """e of every parameter: what it was if that is good enough, else such that the peak is 1 to 2 in units of 2^e.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot_optim.scaling import exponents
+    >>> exponents(np.array([0.0, 1.0, 1e-21, 1e30]), np.array([0, 0, 0, 100])).tolist()
+    [0, 0, -70, 100]
+    """
+    size = xp.ldexp(peak, -exponent)
+    bad = (peak > 0) & xp.isfinite(peak) & ((size < LOW) | (size >= HIGH))
+    return xp.where(bad, xp.frexp(peak)[1] - 1, exponent)
+
+
+def scaled(x: Array, power: int) -> Array:
+    """``x * 2**power``, also where the factor itself is no float32."""
+    while power:
+        part = max(-CHUNK, min(power, CHUNK))
+        x = x * 2.0**part
+        power -= part
+    return x
+
+
+def scaled_traced(x: Array, power: Any, chunks: int = 2) -> Array:
+    """`scaled` by a traced power of at most ``CHUNK * chunks``, for every row of x or for all of it."""
+    xp = namespace(x)
+    for _ in range(chunks):
+        part = xp.clip(power, -CHUNK, CHUNK)
+        factor = xp.ldexp(xp.ones_like(part, dtype=x.dtype), part)
+        x = x * factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim))
+        power = power - part
+    return x
+
+
+def unit_of_direction(leaf: Leaf, axes: int) -> float:
+    """k, where the direction of gradients in units of 2^e has to be multiplied by 2^(k e)."""
+    o = leaf.options
+    if o.graft == "sgd":
+        return 1.0
+    return 1.0 + 2.0 * axes * float(leaf.exponent) if o.graft == "none" and axes else 0.0
+
+
+def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int], step: int) -> dict[str, Array]:
+    """The arrays of parameters whose e grows by `shift`, where that is not 0.
+
+    Roots under way are of the old units: the step of the roots in use is set so that they are not taken.
+    """
+    new: dict[str, Array] = {}
+    for i, leaf in enumerate(layout.leaves):
+        if not shift[i]:
+            continue
+        if leaf.averages_gradients:
+            new[leaf.name("momentum")] = scaled(arrays[leaf.name("momentum")], -shift[i])
+        if leaf.has_moment and not leaf.options.graft_normalize:
+            new[leaf.name("moment")] = scaled(arrays[leaf.name("moment")], -2 * shift[i])
+        for s, member in layout.stacks_of_leaf[i]:
+            stack, rows = layout.stacks[s], slice(member.start, member.stop)
+            for axis in stack.axes:
+                key = stack.axis_name(axis)
+                taken = new.get(f"{key}/taken", arrays[f"{key}/taken"]).copy()
+                powers = {"statistic": -2.0}
+                if taken[rows].any():  # else the roots are still I
+                    powers |= {"root": -2.0 * float(stack.exponent), "lambda_max": -2.0, "ridge": -2.0}
+                for part, power in powers.items():
+                    name = f"{key}/{part}"
+                    x = new.get(name, arrays[name])
+                    new[name] = _put(x, rows, _scaled_by(x[rows], power * shift[i]), x is arrays[name])
+                taken[rows] = np.where(taken[rows] >= 0, step - 1, taken[rows])
+                new[f"{key}/taken"] = taken
+    return new
+
+
+def _scaled_by(x: Array, power: float) -> Array:
+    whole = int(power // 1)
+    return scaled(x, whole) * 2.0 ** (power - whole)
+
+
+def _put(x: Array, rows: slice, values: Array, copy: bool) -> Array:
+    if is_jax(x):
+        return x.at[rows].set(values)
+    if copy:
+        x = x.clone() if hasattr(x, "clone") else x.copy()
+    x[rows] = values
+    return x
