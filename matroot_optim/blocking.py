@@ -95,14 +95,16 @@ class Region:
 def block_sizes(shape: Shape, limit: int, aspect: float | None, axes: Sequence[int]) -> Shape:
     """Size of a block in each dimension: at most `limit`, and `aspect` times the shortest of the dimensions `axes`.
 
-    A dimension is cut into the fewest blocks possible, as equal as they can be. Dimensions that are not in `axes`
-    stay whole.
+    A dimension that is cut because of the aspect is cut into equal blocks where it has a divisor that is nearly as
+    large as allowed. Dimensions that are not in `axes` stay whole.
 
     Examples
     --------
     >>> from matroot_optim.blocking import block_sizes
     >>> block_sizes((96, 384), 1024, 2.0, (0, 1)), block_sizes((3000, 3000), 1024, 2.0, (0, 1))
     ((96, 192), (1024, 1024))
+    >>> block_sizes((64, 576), 1024, 2.0, (0, 1)), block_sizes((64, 147), 1024, 2.0, (0, 1))
+    ((64, 96), (64, 74))
     """
     longest = float(limit)
     if aspect is not None and len(axes) > 1:
@@ -111,9 +113,11 @@ def block_sizes(shape: Shape, limit: int, aspect: float | None, axes: Sequence[i
 
 
 def _block(n: int, longest: int, limit: int) -> int:
-    if longest >= limit:
+    if longest >= limit or longest >= n:
         return limit
-    return -(-n // -(-n // longest))
+    fewest = -(-n // longest)
+    equal = [n // count for count in range(fewest, fewest + fewest // 2 + 1) if n % count == 0]
+    return equal[0] if equal else -(-n // fewest)
 
 
 def regions(shape: Shape, sizes: Shape) -> tuple[Region, ...]:

@@ -7,17 +7,17 @@ A zero P gives zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from matroot_optim.arrays import Array, squared_norm
+from matroot_optim.arrays import Array, namespace, squared_norm
 from matroot_optim.config import Options
-from matroot_optim.statistics import accumulate
+from matroot_optim.elementwise import add_squares_all, over_roots_all
 
 
-def second_moment(old: Array, g: Array, beta: float, donate: bool) -> Array:
-    """The decayed mean (or, beta = 1, the sum) of squared gradients."""
-    return accumulate(old, g * g, beta, donate)
+def second_moments(old: Sequence[Array], g: Sequence[Array], beta: float, donate: bool) -> list[Array]:
+    """The decayed means (or, beta = 1, the sums) of squared gradients."""
+    return add_squares_all(old, g, beta, donate)
 
 
 def bias_correction(beta: float, count: Any) -> Any:
@@ -25,34 +25,33 @@ def bias_correction(beta: float, count: Any) -> Any:
     return 1.0 - beta**count if beta < 1.0 else 1.0
 
 
-def first_order_step(options: Options, g: Array, moment: Array | None, count: Any, xp: Any) -> Array:
-    """The step F of the first-order method: g itself for "sgd", else g over the root of the second moment.
+def over_roots(
+    options: Options,
+    averages: Sequence[Array],
+    moments: Sequence[Array],
+    floors: Sequence[Any],
+    factors: Sequence[Any],
+    counts: Sequence[Any],
+) -> list[Array]:
+    """The steps of the first-order method: averages, times their factors, over the roots of the second moments.
 
-    The epsilon of the denominator is relative to the root mean square of the whole tensor: a gradient scaled by
-    any number gives the same step.
+    `floors` are the epsilons beside the roots of the bias-corrected moments: relative to the gradients, so that
+    gradients scaled by any number give the same steps.
     """
-    if moment is None:
-        return g
     beta = options.beta2_of_graft
     corrected = options.graft == "adam" or (
         options.graft in ("none", "sqrt_n", "trust_ratio") and options.bias_correction
     )
-    scale = bias_correction(beta, count) if corrected else 1.0
-    denominator = xp.sqrt(moment)
-    if options.graft_epsilon:
-        floor = options.graft_epsilon * xp.mean(moment) ** 0.5
-        denominator += floor + (floor == 0)
-    else:
-        denominator += denominator == 0
-    if not (isinstance(scale, float) and scale == 1.0):
-        denominator *= scale**-0.5
-    return g / denominator
+    scales = [bias_correction(beta, count) ** 0.5 if corrected else 1.0 for count in counts]
+    beside = [floor * scale for floor, scale in zip(floors, scales, strict=True)]
+    return over_roots_all(averages, moments, beside, [f * s for f, s in zip(factors, scales, strict=True)])
 
 
-def normalized(g: Array, norm2: Any, xp: Any) -> Array:
-    """g over its norm, zero for a zero g."""
-    norm2 = xp.asarray(norm2)
-    return g / xp.sqrt(xp.where(norm2 > 0, norm2, xp.ones_like(norm2)))
+def positive_norm(x: Array) -> Any:
+    """The norm of x, 1 for a zero x."""
+    xp = namespace(x)
+    norm2 = xp.asarray(squared_norm(x))
+    return xp.sqrt(xp.where(norm2 > 0, norm2, xp.ones_like(norm2)))
 
 
 def rescale(options: Options, P: Array, F: Array, W: Array | None, xp: Any) -> tuple[Array, Any]:

@@ -122,6 +122,13 @@ class Layout:
         return {leaf.path: i for i, leaf in enumerate(self.leaves)}
 
     @cached_property
+    def kinds(self) -> list[Any]:
+        """For every leaf, a value that is equal where stages 3 and 4 treat leaves alike."""
+        keys = [_kind(leaf) for leaf in self.leaves]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return [numbers[key] for key in keys]
+
+    @cached_property
     def factors(self) -> list[tuple[Stack, int]]:
         """Every (stack, preconditioned dimension): one array of statistics each."""
         return [(stack, axis) for stack in self.stacks for axis in stack.axes]
@@ -236,6 +243,12 @@ def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str
     if options.preconditioned_dims == "one_sided" and axes:
         axes = [min(axes, key=lambda i: merged[i])]
     return tuple(axes)
+
+
+def _kind(leaf: Leaf) -> Any:
+    o = leaf.options
+    first_order = (o.graft, o.graft_normalize, o.beta2_of_graft, leaf.has_moment)
+    return (leaf.place, leaf.dtype, o.momentum, o.momentum_of, o.bias_correction, o.decay, o.clip_rms, *first_order)
 
 
 def _stack_key(leaf: Leaf, region: Region) -> Any:

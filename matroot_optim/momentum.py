@@ -14,11 +14,13 @@ With D the grafted direction, m the one buffer, W the weights and t counted from
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matroot_optim.arrays import Array, copy, lerp, squared_norm
+from matroot_optim.arrays import Array, squared_norm
 from matroot_optim.config import Options
+from matroot_optim.elementwise import add_all, lerp_all, scale_all
 from matroot_optim.grafting import bias_correction
 
 
@@ -31,24 +33,19 @@ class Rates:
     beta: Any
 
 
-def momentum(options: Options, m: Array | None, D: Array, beta: Any, count: Any, donate: bool) -> tuple[Array, Any]:
-    """The step and the new buffer; D is never overwritten, and the step never shares memory with the buffer.
+def momentum(
+    options: Options, old: Sequence[Array], D: Sequence[Array], beta: Any, counts: Sequence[Any], donate: bool
+) -> tuple[list[Array], list[Array], list[Any]]:
+    """The averages up to a factor, the new buffers, and the factors; the arrays of D are never overwritten.
 
-    `m` is overwritten when `donate`.
+    An average may be the buffer itself: it is only to be read. `old` is overwritten when `donate`.
     """
-    if options.momentum == "none" or m is None:
-        return copy(D), m
+    ones: list[Any] = [1.0] * len(old)
     if options.momentum == "ema":
-        m = lerp(m, D, beta, donate)
-        return m / (bias_correction(beta, count) if options.bias_correction else 1.0), m
-    if donate:
-        m *= beta
-    else:
-        m = m * beta
-    m += D
-    if options.momentum == "heavy_ball":
-        return copy(m), m
-    return m * beta + D, m
+        m = lerp_all(old, D, beta, donate)
+        return m, m, [1.0 / bias_correction(beta, count) for count in counts] if options.bias_correction else ones
+    m = add_all(old, D, beta, donate)
+    return (m if options.momentum == "heavy_ball" else add_all(m, D, beta, donate=False)), m, ones
 
 
 def clip_rms(step: Array, limit: float | None, xp: Any) -> Array:
@@ -61,17 +58,22 @@ def clip_rms(step: Array, limit: float | None, xp: Any) -> Array:
     return step
 
 
-def to_update(options: Options, step: Array, W: Array | None, rates: Rates) -> Array:
-    """What is added to the weights; `step` is overwritten."""
+def with_decay(
+    options: Options, steps: Sequence[Array], weights: Sequence[Array | None], rates: Sequence[Rates]
+) -> list[Array]:
+    """What is added to the weights; the arrays of `steps` are overwritten where they can be."""
+    if options.decay == "decoupled":
+        steps = [_with(x, W, r.weight_decay) for x, W, r in zip(steps, weights, rates, strict=True)]
+    moves = scale_all(steps, [-r.learning_rate for r in rates])
     if options.decay == "independent":
-        step *= -rates.learning_rate
-        if W is not None and _nonzero(rates.weight_decay):
-            step -= rates.weight_decay * W
-        return step
-    if options.decay == "decoupled" and W is not None and _nonzero(rates.weight_decay):
-        step += rates.weight_decay * W
-    step *= -rates.learning_rate
-    return step
+        moves = [_with(x, W, -r.weight_decay) for x, W, r in zip(moves, weights, rates, strict=True)]
+    return moves
+
+
+def _with(x: Array, W: Array | None, factor: Any) -> Array:
+    if W is not None and _nonzero(factor):
+        x += factor * W
+    return x
 
 
 def with_l2(options: Options, g: Array, W: Array | None, rates: Rates) -> Array:

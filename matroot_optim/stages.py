@@ -7,21 +7,26 @@ n^3 is per stack, without a loop over its blocks. `active` says per leaf whether
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matroot_optim.arrays import Array, copy, is_traced, namespace, squared_norm
+from matroot_optim.arrays import Array, is_traced, namespace
 from matroot_optim.blocking import assemble, stack, unstack
 from matroot_optim.config import Options
-from matroot_optim.grafting import first_order_step, normalized, rescale, rescale_blocks, second_moment
+from matroot_optim.elementwise import times_all
+from matroot_optim.grafting import over_roots, positive_norm, rescale, rescale_blocks, second_moments
 from matroot_optim.layout import Layout, Leaf, Stack
-from matroot_optim.momentum import Rates, clip_rms, momentum, to_update
+from matroot_optim.momentum import Rates, clip_rms, momentum, with_decay
 from matroot_optim.precondition import precondition
 from matroot_optim.scaling import scaled, scaled_traced, unit_of_direction
 from matroot_optim.statistics import accumulate, gram
 
 Arrays = dict[str, Array]
+
+#: In units of 2^e: gradients below have no square in float32, and make no step that is larger than usual.
+UNDERFLOW = 2.0**-63
 
 
 @dataclass
@@ -36,11 +41,6 @@ class Step:
     rates: Sequence[Rates]
     number: Any  # of the step, from 1
     donate: bool  # whether arrays of the state may be overwritten
-
-    @property
-    def all_active(self) -> bool:
-        """Whether it is known that every gradient counts."""
-        return all(a is True for a in self.active)
 
 
 def choose(active: Any, new: Array, old: Array) -> Array:
@@ -102,8 +102,9 @@ def mix_weight(options: Options, number: Any) -> Any:
 def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     """Stages 3 and 4: what is added to every weight, and the new arrays of the state."""
     layout = step.layout
+    live = [i for i, leaf in enumerate(layout.leaves) if step.active[i] is not False and 0 not in leaf.shape]
     weight = [mix_weight(leaf.options, step.number) for leaf in layout.leaves]
-    averages, new = averaged(step)
+    averages, factors, new = averaged(step, live)
     directions = []
     for s, G in zip(layout.stacks, stacks, strict=True):
         if any(layout.leaves[m.leaf].averages_gradients for m in s.members):
@@ -111,28 +112,124 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
         idle = all(isinstance(weight[m.leaf], float) and weight[m.leaf] == 0.0 for m in s.members)
         roots = [step.arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
         directions.append(None if idle else precondition(G, roots, s.axes, namespace(G)))
-    result, ratios = [], []
-    for i, leaf in enumerate(layout.leaves):
-        move, changed, ratio = _move(step, i, leaf, averages[i], directions, weight[i])
-        result.append(move)
-        ratios.append(ratio)
-        new.update(changed)
+    moves, changed = first_order_steps(step, live, averages, factors)
+    new.update(changed)
+    ratios: list[Any] = [1.0] * len(layout.leaves)
+    for i in live:
+        if layout.stacks_of_leaf[i] or layout.leaves[i].options.graft in ("sqrt_n", "trust_ratio"):
+            moves[i], ratios[i] = _direction(step, i, moves[i], directions, factors[i], weight[i])
+    new.update(_momentum_of_directions(step, live, moves))
+    to_updates(step, live, moves)
+    result = []
+    for i, g in enumerate(step.g):
+        if i not in moves:
+            result.append(namespace(g).zeros_like(g))
+        else:
+            idle = namespace(g).zeros_like(moves[i]) if step.active[i] is not True else None
+            result.append(choose(step.active[i], moves[i], idle))
     new["graft_ratio"] = ratios
     return result, new
 
 
-def averaged(step: Step) -> tuple[list[Array], Arrays]:
-    """What is preconditioned, for every leaf: its gradient, or the momentum's average of its gradients."""
-    result, new = list(step.g), {}
-    for i, leaf in enumerate(step.layout.leaves):
-        if not leaf.averages_gradients or step.active[i] is False or 0 in leaf.shape:
-            continue
-        name = leaf.name("momentum")
-        m, active = step.arrays[name], step.active[i]
-        donate = step.donate and active is True
-        result[i], m_new = momentum(leaf.options, m, step.g[i], step.rates[i].beta, _count(step, i), donate)
-        new[name] = choose(active, m_new, m)
-    return result, new
+def _alike(step: Step, indices: Sequence[int]) -> list[list[int]]:
+    """Leaves that one call can serve: of one place, one dtype and the same options of stages 3 and 4."""
+    found: dict[Any, list[int]] = {}
+    for i in indices:
+        found.setdefault((step.layout.kinds[i], step.rates[i].beta), []).append(i)
+    return list(found.values())
+
+
+def _count(step: Step, i: int) -> Any:
+    count = step.arrays["count"][i]
+    return count if is_traced(count) else int(count)
+
+
+def averaged(step: Step, live: Sequence[int]) -> tuple[list[Array], list[Any], Arrays]:
+    """What is preconditioned, for every leaf: its gradient, or a multiple of the mean of its gradients; the factors."""
+    averages, factors, new = list(step.g), [1.0] * len(step.g), {}
+    leaves = step.layout.leaves
+    for group in _alike(step, [i for i in live if leaves[i].averages_gradients]):
+        names = [leaves[i].name("momentum") for i in group]
+        old = [step.arrays[name] for name in names]
+        means, buffers, scales = momentum(
+            leaves[group[0]].options,
+            old,
+            [step.g[i] for i in group],
+            step.rates[group[0]].beta,
+            [_count(step, i) for i in group],
+            step.donate,
+        )
+        for k, i in enumerate(group):
+            averages[i], factors[i] = means[k], scales[k]
+            new[names[k]] = choose(step.active[i], buffers[k], old[k])
+    return averages, factors, new
+
+
+def first_order_steps(
+    step: Step, live: Sequence[int], averages: Sequence[Array], factors: Sequence[Any]
+) -> tuple[dict[int, Array], Arrays]:
+    """The steps of the first-order method for the leaves that count, in arrays of their own, and the moments."""
+    leaves, moves, new = step.layout.leaves, {}, {}
+    for group in _alike(step, live):
+        o = leaves[group[0]].options
+        scales = [factors[i] for i in group]
+        g, mean = [step.g[i] for i in group], [averages[i] for i in group]
+        if o.graft_normalize:
+            norms = [positive_norm(x) for x in g]
+            g, mean = [x / n for x, n in zip(g, norms, strict=True)], [x / n for x, n in zip(mean, norms, strict=True)]
+        if not leaves[group[0]].has_moment:
+            found = times_all(mean, scales)
+        else:
+            names = [leaves[i].name("moment") for i in group]
+            old = [step.arrays[name] for name in names]
+            moments = second_moments(old, g, o.beta2_of_graft, step.donate)
+            floors = [_floor(step, i) for i in group]
+            found = over_roots(o, mean, moments, floors, scales, [_count(step, i) for i in group])
+            new.update({n: choose(step.active[i], v, w) for n, i, v, w in zip(names, group, moments, old, strict=True)})
+        if o.graft == "sgd":
+            found = [_in_units(x, step, i, unit_of_direction(leaves[i], 0)) for x, i in zip(found, group, strict=True)]
+        moves.update(zip(group, found, strict=True))
+    return moves, new
+
+
+def _floor(step: Step, i: int) -> Any:
+    """What is added to the root of the second moment: `graft_epsilon` times the largest root mean square of late."""
+    leaf = step.layout.leaves[i]
+    epsilon = leaf.options.graft_epsilon * math.prod(leaf.shape) ** -0.5
+    if leaf.options.graft_normalize:
+        return max(epsilon, UNDERFLOW)
+    peak, e = step.arrays["peak"][i], step.arrays["exponent"][i]
+    if is_traced(peak):
+        xp = namespace(peak)
+        return xp.maximum(epsilon * xp.ldexp(peak, -e), UNDERFLOW)
+    return max(epsilon * math.ldexp(float(peak), -int(e)), UNDERFLOW)
+
+
+def _momentum_of_directions(step: Step, live: Sequence[int], moves: dict[int, Array]) -> Arrays:
+    """Stage 4 where the momentum is not of the gradients; `moves` is updated."""
+    leaves, new = step.layout.leaves, {}
+    for group in _alike(step, [i for i in live if leaves[i].has_momentum and not leaves[i].averages_gradients]):
+        names = [leaves[i].name("momentum") for i in group]
+        old = [step.arrays[name] for name in names]
+        counts = [_count(step, i) for i in group]
+        directions = [moves[i] for i in group]
+        o, beta = leaves[group[0]].options, step.rates[group[0]].beta
+        means, buffers, scales = momentum(o, old, directions, beta, counts, step.donate)
+        moves.update(zip(group, times_all(means, scales), strict=True))
+        new.update({n: choose(step.active[i], m, w) for n, i, m, w in zip(names, group, buffers, old, strict=True)})
+    return new
+
+
+def to_updates(step: Step, live: Sequence[int], moves: dict[int, Array]) -> None:
+    """Clipping, weight decay and the rate; the arrays of `moves` are overwritten."""
+    leaves = step.layout.leaves
+    for group in _alike(step, live):
+        o, rates = leaves[group[0]].options, [step.rates[i] for i in group]
+        found = [moves[i] for i in group]
+        if o.clip_rms is not None:
+            found = [clip_rms(x, o.clip_rms, namespace(x)) for x in found]
+        weights = [step.weights[i] for i in group]
+        moves.update(zip(group, with_decay(o, found, weights, rates), strict=True))
 
 
 def _in_units(x: Array, step: Step, i: int, k: float) -> Array:
@@ -144,47 +241,11 @@ def _in_units(x: Array, step: Step, i: int, k: float) -> Array:
     return scaled(x, int(k * e // 1)) * 2.0 ** (k * e % 1) if k * e else x
 
 
-def _count(step: Step, i: int) -> Any:
-    count = step.arrays["count"][i]
-    return count if is_traced(count) else int(count)
-
-
-def _move(
-    step: Step, i: int, leaf: Leaf, average: Array, directions: Sequence[Any], weight: Any
-) -> tuple[Array, Arrays, Any]:
-    """The update of one leaf."""
-    o, g, active = leaf.options, step.g[i], step.active[i]
-    xp = namespace(g)
-    if active is False or 0 in leaf.shape:
-        return xp.zeros_like(g), {}, 1.0
-    count, donate, new = _count(step, i), step.donate and active is True, {}
-    W = step.weights[i]
-    if o.graft_normalize:
-        norm2 = squared_norm(g)
-        g, average = normalized(g, norm2, xp), normalized(average, norm2, xp)
-    moment = None
-    if leaf.has_moment:
-        name = leaf.name("moment")
-        moment = second_moment(step.arrays[name], g, o.beta2_of_graft, donate)
-        new[name] = choose(active, moment, step.arrays[name])
-    F = first_order_step(o, average, moment, count, xp)
-    if o.graft == "sgd":
-        F = _in_units(F, step, i, unit_of_direction(leaf, 0))
-    move, ratio = _direction(step, i, leaf, F, W, directions, weight)
-    if leaf.has_momentum and not leaf.averages_gradients:
-        name = leaf.name("momentum")
-        move, m = momentum(o, step.arrays[name], move, step.rates[i].beta, count, donate)
-        new[name] = choose(active, m, step.arrays[name])
-    elif move is average:
-        move = copy(move)
-    move = to_update(o, clip_rms(move, o.clip_rms, xp), W, step.rates[i])
-    return move if active is True else choose(active, move, xp.zeros_like(move)), new, ratio
-
-
 def _direction(
-    step: Step, i: int, leaf: Leaf, F: Array, W: Array | None, directions: Sequence[Any], weight: Any
+    step: Step, i: int, F: Array, directions: Sequence[Any], factor: Any, weight: Any
 ) -> tuple[Array, Any]:
-    """Stage 3 of one leaf: Shampoo's direction with the graft's norm, mixed with the first-order step."""
+    """Stage 3 of one leaf: Shampoo's direction with the graft's norm, mixed with the first-order step F."""
+    leaf, W = step.layout.leaves[i], step.weights[i]
     o, xp = leaf.options, namespace(F)
     first = rescale(o, F, F, W, xp)[0] if o.graft in ("sqrt_n", "trust_ratio") else F
     where = step.layout.stacks_of_leaf[i]
@@ -202,9 +263,9 @@ def _direction(
         boxes.append(unstack(P, region, xp))
     D = assemble(boxes, leaf.regions, leaf.merged, xp).reshape(leaf.shape)
     if o.graft == "none":
-        D = _in_units(D, step, i, unit_of_direction(leaf, len(leaf.axes)))
-    if not o.graft_per_block:
+        D = _in_units(D * factor, step, i, unit_of_direction(leaf, len(leaf.axes)))
+    elif not o.graft_per_block:
         D, ratio = rescale(o, D, F, W, xp)
     if isinstance(weight, float) and weight == 1.0:
-        return D, ratio
-    return weight * D + (1.0 - weight) * first, ratio
+        return D, 1.0 if ratio is None else ratio
+    return weight * D + (1.0 - weight) * first, 1.0 if ratio is None else ratio

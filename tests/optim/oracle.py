@@ -40,6 +40,7 @@ class Oracle:
         self.t = 0
         self.m = np.zeros(shape)
         self.v = np.zeros(shape)
+        self.peak = 0.0
         axes = self.o["axes"]
         cuts = [range(0, n, self.o["block"]) if i in axes else [0] for i, n in enumerate(shape)]
         self.blocks = []
@@ -106,7 +107,9 @@ class Oracle:
         v = self.v
         if beta < 1 and (o["graft"] == "adam" or (o["graft"] in ("none", "sqrt_n", "trust_ratio") and o["correct"])):
             v = v / (1 - beta**t)
-        F = average / norm if o["graft"] == "sgd" else average / norm / (np.sqrt(v) + o["eps"] * np.sqrt(v.mean()))
+        self.peak = max(np.linalg.norm(G), self.peak * beta**0.5)
+        floor = o["eps"] * (1 if o["normalize"] else self.peak) / math.sqrt(G.size)
+        F = average / norm if o["graft"] == "sgd" else average / norm / (np.sqrt(v) + floor)
 
         def magnitude(D, F, W):
             norm = np.linalg.norm(D)

@@ -1,0 +1,100 @@
+"""Elementwise operations on lists of arrays: in torch one call for all of them, elsewhere one for each.
+
+Arrays of one list are of one library, one device and one dtype.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from matroot_optim.arrays import Array, is_torch, lerp, namespace
+
+Arrays = Sequence[Array]
+
+
+def lerp_all(old: Arrays, new: Arrays, beta: Any, donate: bool) -> list[Array]:
+    """``beta * old + (1 - beta) * new``; the arrays of `old` are overwritten when `donate`."""
+    if old and is_torch(old[0]):
+        torch = sys.modules["torch"]
+        if not donate:
+            return list(torch._foreach_lerp(old, new, 1.0 - beta))
+        torch._foreach_lerp_(old, new, 1.0 - beta)
+        return list(old)
+    return [lerp(x, y, beta, donate) for x, y in zip(old, new, strict=True)]
+
+
+def add_all(old: Arrays, new: Arrays, beta: Any, donate: bool) -> list[Array]:
+    """``beta * old + new``; the arrays of `old` are overwritten when `donate`."""
+    if old and is_torch(old[0]):
+        torch = sys.modules["torch"]
+        if donate:
+            torch._foreach_mul_(old, beta)
+        result = list(old) if donate else list(torch._foreach_mul(old, beta))
+        torch._foreach_add_(result, new)
+        return result
+    result = []
+    for x, y in zip(old, new, strict=True):
+        if donate:
+            x *= beta
+            x += y
+        result.append(x if donate else x * beta + y)
+    return result
+
+
+def add_squares_all(old: Arrays, new: Arrays, beta: float, donate: bool) -> list[Array]:
+    """``beta * old + w * new^2``, w = 1 - beta, or 1 where beta is 1; `old` is overwritten when `donate`."""
+    weight = 1.0 - beta if beta < 1.0 else 1.0
+    if old and is_torch(old[0]):
+        torch = sys.modules["torch"]
+        if donate:
+            torch._foreach_mul_(old, beta)
+        result = list(old) if donate else list(torch._foreach_mul(old, beta))
+        torch._foreach_addcmul_(result, new, new, weight)
+        return result
+    result = []
+    for x, y in zip(old, new, strict=True):
+        square = y * y
+        square *= weight
+        if donate:
+            x *= beta
+            x += square
+        result.append(x if donate else x * beta + square)
+    return result
+
+
+def times_all(arrays: Arrays, factors: Sequence[Any]) -> list[Array]:
+    """New arrays: each times its factor."""
+    if arrays and is_torch(arrays[0]):
+        return list(sys.modules["torch"]._foreach_mul(arrays, list(factors)))
+    return [x * factor for x, factor in zip(arrays, factors, strict=True)]
+
+
+def scale_all(arrays: Arrays, factors: Sequence[Any]) -> list[Array]:
+    """Each times its factor; `arrays` are overwritten where they can be."""
+    if arrays and is_torch(arrays[0]):
+        sys.modules["torch"]._foreach_mul_(arrays, list(factors))
+        return list(arrays)
+    result = []
+    for x, factor in zip(arrays, factors, strict=True):
+        x *= factor
+        result.append(x)
+    return result
+
+
+def over_roots_all(top: Arrays, squares: Arrays, floors: Sequence[Any], factors: Sequence[Any]) -> list[Array]:
+    """``factor * top / (sqrt(square) + floor)`` in new arrays."""
+    if top and is_torch(top[0]):
+        torch = sys.modules["torch"]
+        bottom = torch._foreach_sqrt(squares)
+        torch._foreach_add_(bottom, list(floors))
+        torch._foreach_div_(bottom, list(factors))
+        return list(torch._foreach_div(top, bottom))
+    result = []
+    for x, v, floor, factor in zip(top, squares, floors, factors, strict=True):
+        bottom = namespace(v).sqrt(v)
+        bottom += floor
+        bottom /= factor
+        result.append(x / bottom)
+    return result
