@@ -90,7 +90,7 @@ def over_roots_all(top: Arrays, squares: Arrays, floors: Sequence[Any], factors:
         bottom = torch._foreach_sqrt(squares)
         torch._foreach_add_(bottom, list(floors))
         torch._foreach_div_(bottom, list(factors))
-        return list(torch._foreach_div(top, bottom))
+        return [torch.div(x, y, out=y) for x, y in zip(top, bottom, strict=True)]
     result = []
     for x, v, floor, factor in zip(top, squares, floors, factors, strict=True):
         bottom = namespace(v).sqrt(v)

@@ -44,6 +44,10 @@ class Shampoo(Options):
     betas : (float, float)
         Decay of the momentum, and of the statistics; 1.0 for the second is the sum of AdaGrad.
     momentum : {"ema", "heavy_ball", "nesterov", "none"}
+    momentum_of : {"gradient", "direction"}
+        The gradients are averaged and the average is preconditioned; or each gradient is preconditioned and the
+        directions are averaged. Under "gradient" a parameter without a root gets the first-order method's own step:
+        with the default graft, Adam's.
     bias_correction : bool
         Divide decayed means by 1 - beta^t.
     weight_decay : float
@@ -55,12 +59,18 @@ class Shampoo(Options):
         Largest root mean square of one tensor's step, before the rate.
     block_size : int
         Larger dimensions are cut into blocks, each its own Shampoo; 1 is diagonal AdaGrad.
-    merge_limit : int, optional
-        Neighbouring dimensions of tensors of order 3 and more are merged up to this product; None merges nothing.
+    block_aspect : float, optional
+        A block is cut further until it is at most this many times as long as it is wide; None does not.
+    merge : {"matrix"} or int, optional
+        "matrix" sees a tensor as the matrix nearest to square that its dimensions can be cut into: a convolution as
+        (out, in * kernel) in torch's order, as (kernel * in, out) in that of jax and keras. An int merges
+        neighbouring dimensions of tensors of order 3 and more up to this product; None merges nothing.
     max_preconditioned_dim : int, optional
-        A larger dimension is left out (embeddings).
-    preconditioned_dims : {"all", "one_sided"} or tuple of int
-        "one_sided" is the smallest dimension alone; a tuple names dimensions of the merged shape.
+        A larger dimension is left out.
+    preconditioned_dims : {"auto", "all", "one_sided", "none"} or tuple of int
+        "auto" is all dimensions, but none of a table: a matrix with one dimension more than 10 times the other, as
+        embeddings and output layers are. "one_sided" is the smallest dimension alone; with "none" a parameter gets
+        the first-order step; a tuple names dimensions of the merged shape.
     precondition_vectors : bool
         Tensors of order 1 as well; by default they get the first-order step.
     exponent : float, Fraction or str, optional
@@ -69,6 +79,9 @@ class Shampoo(Options):
         Steps between two gradients that enter the statistics.
     refresh_every : int or callable
         Steps between two roots of one matrix; a function gets the step, counted from 1.
+    refresh_growth : float
+        Young statistics change fast: `refresh_every` is halved until it is at most this part of the steps done. 0
+        takes it as it is.
     schedule : {"staggered", "interval", "residual"}
         Each root in its own phase, of equal cost; all on one step; or as "staggered", but an old root that still
         fits the new statistics is spared.
@@ -95,10 +108,10 @@ class Shampoo(Options):
     graft_beta : float, optional
         Decay of the graft's second moment; None is ``betas[1]``.
     graft_epsilon : float
-        In the graft's denominator, relative to the root mean square of the tensor.
+        In the graft's denominator, relative to the largest root mean square of the tensor's gradients, of late.
     start_step : int, optional
         First step, counted from 1, that Shampoo moves the weights; before it the graft's method does. None: when
-        every root has been computed once.
+        every root has been computed once, and with a lag, when its statistics were of more steps than the lag.
     mix_steps : int
         Steps over which the first-order step is then faded out.
     on_nonfinite : {"skip", "raise", "propagate"}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matroot_optim import Shampoo
-from matroot_optim.blocking import assemble, merge_dims, regions, stack, unstack
+from matroot_optim.blocking import as_matrix, block_sizes, assemble, merge_dims, regions, stack, unstack
 from matroot_optim.layout import make_layout
 from matroot_optim.reblock import reblock
 from matroot_optim.statistics import gram, pack, packed_size, unpack
@@ -44,12 +44,32 @@ def test_merging_keeps_the_size_and_the_limit(shape, limit):
     assert all(a * b > limit for a, b in itertools.pairwise(merged))
 
 
+@given(shapes)
+def test_a_tensor_as_a_matrix(shape):
+    matrix = as_matrix(shape)
+    assert math.prod(matrix) == math.prod(shape)
+    assert len(matrix) <= 2 or 0 in shape
+    assert 1 not in matrix or 0 in shape
+    if len(matrix) == 2 and 0 not in shape:  # no other cut is nearer to square
+        cuts = [math.prod(shape[:k]) for k in range(1, len(shape))]
+        squareness = [max(m, math.prod(shape) // m) / min(m, math.prod(shape) // m) for m in cuts if 1 < m < math.prod(shape)]
+        assert max(matrix) / min(matrix) == min(squareness)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 64))
+def test_blocks_are_not_much_longer_than_wide(m, n, limit):
+    size = block_sizes((m, n), limit, 2.0, (0, 1))
+    assert max(size) <= limit
+    blocks = [min(a, b) for a, b in zip((m, n), size, strict=True)]
+    assert max(blocks) <= 2 * min(min(m, limit), min(n, limit))
+
+
 @settings(deadline=None)
-@given(shapes, st.integers(1, 5), st.data())
-def test_cutting_round_trip(shape, size, data):
+@given(shapes, st.integers(1, 5), st.sampled_from([None, 1.0, 2.0]), st.data())
+def test_cutting_round_trip(shape, size, aspect, data):
     axes = data.draw(st.sets(st.integers(0, max(0, len(shape) - 1))).map(sorted)) if shape else []
     x = np.arange(math.prod(shape), dtype=float).reshape(shape)
-    parts = regions(shape, size, axes)
+    parts = regions(shape, block_sizes(shape, size, aspect, axes))
     assert len(parts) <= 2 ** len(axes)
     blocks = [stack(x, region, np) for region in parts]
     assert sum(b.size for b in blocks) == x.size

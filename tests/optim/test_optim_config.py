@@ -16,19 +16,22 @@ WRONG = {
     "learning_rate": ["fast", -1.0, float("nan"), True],
     "betas": [(0.9,), (1.0, 0.9), (0.9, 1.1), 0.9, (-0.1, 0.9), None],
     "momentum": ["adam", None, 0.9],
+    "momentum_of": ["step", None],
     "bias_correction": [1, "yes"],
     "weight_decay": [-0.1, "a", None],
     "decay": ["adamw", None],
     "clip_norm": [0.0, -1.0, "x"],
     "clip_rms": [0.0],
     "block_size": [0, 1.5, True, "128", None],
-    "merge": [0, 2.0],
+    "block_aspect": [0.5, "x"],
+    "merge": [0, 2.0, "tensor"],
     "max_preconditioned_dim": [0, -4],
     "preconditioned_dims": ["both", 3, (0, 0), (0.5,)],
     "precondition_vectors": [0],
     "exponent": [0, 0.5, -2, "a", -0.123457, True],
     "statistics_every": [0, 0.5],
     "refresh_every": [0, 1.0, None],
+    "refresh_growth": [-0.1, 1.5, None],
     "schedule": ["sometimes"],
     "stale_tolerance": [0.0],
     "ridge": [-1e-6, 2.0, None],
@@ -160,6 +163,9 @@ def test_lag_is_checked(lag):
 
 
 def test_start_waits_for_every_root():
-    assert Shampoo(0.1, refresh_every=10).first_shampoo_step == 10
-    assert Shampoo(0.1, refresh_every=10, engine=InlineEngine(5)).first_shampoo_step == 15
+    assert Shampoo(0.1, refresh_every=10).first_shampoo_step == 1
+    assert Shampoo(0.1, refresh_every=10, engine=InlineEngine(5)).first_shampoo_step == 11
+    constant = {"refresh_every": 10, "refresh_growth": 0.0}
+    assert Shampoo(0.1, **constant).first_shampoo_step == 10
+    assert Shampoo(0.1, **constant, engine=InlineEngine(5)).first_shampoo_step == 15
     assert Shampoo(0.1, graft="none").first_shampoo_step == 1

@@ -19,7 +19,8 @@ import matroot_optim  # noqa: E402
 from matroot import gallery  # noqa: E402
 from matroot_optim.graph import largest_bound, minimax_root, power  # noqa: E402
 from matroot_optim.optax import ShampooState, diagnostics, load, refresh_roots, scale_by_shampoo, shampoo  # noqa: E402
-from matroot_optim.traced import branches  # noqa: E402
+from matroot_optim.refresh import due_jobs  # noqa: E402
+from matroot_optim.traced import turns  # noqa: E402
 
 OPTIONS = {"refresh_every": 3, "block_size": 4, "ridge": 1e-3}
 SHAPES = {"w": (6, 4), "b": (3,), "c": (2, 4)}  # blocks of two shapes: jax compiles everything for each
@@ -226,14 +227,33 @@ def test_diagnostics_needs_a_state():
         diagnostics(optax.adam(0.1).init(ones()))
 
 
-def test_branches_are_the_phases():
-    core = matroot_optim.Shampoo(0.1, **OPTIONS)
-    layout = core.init({k: np.ones(s) for k, s in SHAPES.items()}).layout
-    found, which = branches(core, layout)
-    assert len(which) == 4
-    count = [sum(len(index) for _, _, index in found[k]) for k in which[:3]]
-    assert sum(count) == sum(s.blocks for s, _ in layout.factors)
-    assert max(count) - min(count) <= 1
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"refresh_growth": 0.0},
+        {"refresh_growth": 0.0, "start_step": 3},
+        {"start_step": 25},
+        {"schedule": "interval"},
+        {"refresh_every": 7, "refresh_growth": 0.3},
+        {"refresh_every": 1},
+    ],
+)
+def test_turns_are_the_schedule_of_the_core(options):
+    """At every step, the set of roots in the table is what the core's marks make due."""
+    core = matroot_optim.Shampoo(0.1, **{"refresh_every": 10, "block_size": 4, **options})
+    state = core.init({k: np.ones(s) for k, s in SHAPES.items()})
+    layout, arrays = state.layout, dict(state.arrays)
+    arrays["accumulated"] = arrays["accumulated"] + 1
+    for stack, axis in layout.factors:
+        arrays[f"{stack.axis_name(axis)}/statistic"] += 1.0
+    table = turns(core, layout)
+    for t in range(1, 140):
+        jobs, books = due_jobs(core, layout, arrays, t)
+        arrays.update(books)
+        want = {(job.key, k) for job in jobs for k in job.index.tolist()}
+        found = table.sets[int(table.at(t, core.first_shampoo_step))]
+        assert {(s.axis_name(axis), k) for s, axis, index in found for k in index.tolist()} == want, t
 
 
 @cache

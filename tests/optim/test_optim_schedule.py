@@ -45,13 +45,13 @@ def refreshed(opt, steps, shapes=SHAPES):
 
 
 def test_interval_renews_all_on_one_step():
-    counts, state = refreshed(Shampoo(0.1, schedule="interval", refresh_every=4), 12)
+    counts, state = refreshed(Shampoo(0.1, schedule="interval", refresh_every=4, refresh_growth=0.0), 12)
     roots = sum(s.blocks for s, _ in state.layout.factors)
     assert counts == [roots, 0, 0, 0] * 3
 
 
 def test_staggered_renews_some_on_every_step():
-    counts, state = refreshed(Shampoo(0.1, refresh_every=4, block_size=3), 40)
+    counts, state = refreshed(Shampoo(0.1, refresh_every=4, block_size=3, refresh_growth=0.0), 40)
     roots = sum(s.blocks for s, _ in state.layout.factors)
     assert sum(counts[:4]) == roots  # every root within the first interval
     assert counts[4:8] * 9 == counts[4:]
@@ -64,7 +64,7 @@ def test_staggered_is_synchronous_up_to_age():
     from optim.problems import gradients, weights
 
     every = 5
-    opt = Shampoo(0.1, refresh_every=every, block_size=3, ridge=1e-6)
+    opt = Shampoo(0.1, refresh_every=every, block_size=3, ridge=1e-6, refresh_growth=0.0)
     shapes = {"a": (6, 9)}
     params = weights(shapes)
     state = opt.init(params)
@@ -87,18 +87,30 @@ def test_staggered_is_synchronous_up_to_age():
 
 
 def test_callable_interval():
-    counts, _ = refreshed(Shampoo(0.1, schedule="interval", refresh_every=lambda step: 1 if step < 4 else 3), 10)
+    counts, _ = refreshed(Shampoo(0.1, schedule="interval", refresh_every=lambda step: 1 if step < 4 else 3, refresh_growth=0.0), 10)
     assert [c > 0 for c in counts] == [True, True, True, False, False, True, False, False, True, False]
 
 
 def test_a_longer_interval_is_dealt_anew():
     """From 4 to 16 steps: the roots spread over all of the 16, though none waits longer than 16 for its turn."""
-    opt = Shampoo(0.1, refresh_every=lambda step: 4 if step < 20 else 16, block_size=3)
+    opt = Shampoo(0.1, refresh_every=lambda step: 4 if step < 20 else 16, block_size=3, refresh_growth=0.0)
     counts, state = refreshed(opt, 20 + 3 * 16)
     roots = sum(s.blocks for s, _ in state.layout.factors)
     assert max(counts[8:19]) == -(-roots // 4)
     assert max(counts[19 + 16 :]) <= 2 * -(-roots // 16)
     assert max(opt.diagnostics(state).roots["age"]) < 16
+
+
+def test_young_statistics_have_young_roots():
+    """No root in use is older than a fifth of the steps its statistics have seen, and from 100 on none than 10."""
+    opt = Shampoo(0.1, refresh_every=10, block_size=3)
+    params = {"a": np.ones((6, 9))}
+    state, rng = opt.init(params), np.random.default_rng(0)
+    for t in range(1, 160):
+        _, state = opt.update({"a": rng.standard_normal((6, 9))}, state, params)
+        taken = np.array([state[name] for name in state if name.endswith("/taken")])
+        assert (t - taken).max() <= max(0.2 * t, 0 if t < 20 else 2), t
+        assert t < 120 or (t - taken).max() < 10
 
 
 @pytest.mark.parametrize("bad", [0, 1.5, "10"])
@@ -109,7 +121,7 @@ def test_callable_interval_is_checked(bad):
 
 def test_explicit_start_has_its_roots():
     """Roots that nobody computed when Shampoo starts are computed then, and keep their phase."""
-    opt = Shampoo(0.1, refresh_every=10, start_step=3)
+    opt = Shampoo(0.1, refresh_every=10, start_step=3, refresh_growth=0.0)
     counts, state = refreshed(opt, 3)
     assert all(int(state[name]) > 0 for name in state if name.endswith("/taken"))
     counts, _ = refreshed(opt, 23)
