@@ -95,26 +95,28 @@ class Region:
 def block_sizes(shape: Shape, limit: int, aspect: float | None, axes: Sequence[int]) -> Shape:
     """Size of a block in each dimension: at most `limit`, and `aspect` times the shortest of the dimensions `axes`.
 
-    A dimension that is cut because of the aspect is cut into equal blocks where it has a divisor that is nearly as
-    large as allowed. Dimensions that are not in `axes` stay whole.
+    With an aspect, blocks are equal where a dimension has a divisor that is nearly as large as allowed, and as equal
+    as they can be elsewhere; without one, all are of size `limit` but the last. Dimensions that are not in `axes`
+    stay whole.
 
     Examples
     --------
     >>> from matroot_optim.blocking import block_sizes
     >>> block_sizes((96, 384), 1024, 2.0, (0, 1)), block_sizes((3000, 3000), 1024, 2.0, (0, 1))
-    ((96, 192), (1024, 1024))
+    ((96, 192), (1000, 1000))
     >>> block_sizes((64, 576), 1024, 2.0, (0, 1)), block_sizes((64, 147), 1024, 2.0, (0, 1))
     ((64, 96), (64, 74))
     """
-    longest = float(limit)
-    if aspect is not None and len(axes) > 1:
-        longest = min(longest, aspect * min(min(shape[i], limit) for i in axes))
-    return tuple(_block(n, max(1, int(longest)), limit) if i in axes else max(n, 1) for i, n in enumerate(shape))
+    if aspect is None:
+        return tuple(limit if i in axes else max(n, 1) for i, n in enumerate(shape))
+    longest = min(limit, int(aspect * min((min(shape[i], limit) for i in axes), default=limit)) if len(axes) > 1 else limit)
+    return tuple(_equal(n, max(1, longest)) if i in axes else max(n, 1) for i, n in enumerate(shape))
 
 
-def _block(n: int, longest: int, limit: int) -> int:
-    if longest >= limit or longest >= n:
-        return limit
+def _equal(n: int, longest: int) -> int:
+    """The size of blocks of at most `longest` that n is cut into, the last perhaps smaller."""
+    if n <= longest:
+        return max(n, 1)
     fewest = -(-n // longest)
     equal = [n // count for count in range(fewest, fewest + fewest // 2 + 1) if n % count == 0]
     return equal[0] if equal else -(-n // fewest)

@@ -44,7 +44,7 @@ class Options:
     max_preconditioned_dim: int | None = 8192
     preconditioned_dims: str | tuple[int, ...] = "auto"
     precondition_vectors: bool = False
-    exponent: Fraction | float | str | None = None
+    exponent: Fraction | float | str | None = Fraction(-1, 2)
     statistics_every: int = 1
 
     refresh_every: int | Callable[[int], int] = 10
@@ -108,9 +108,13 @@ class Options:
         """The step, counted from 1, from which Shampoo moves the weights."""
         if self.start_step is not None:
             return self.start_step
-        wait = 1 if self.graft == "none" else self.interval(1)
-        # With a lag, a root of the first steps would be used when the statistics have long left it behind.
-        return wait + (2 if self.refresh_growth and self.graft != "none" else 1) * self.lag
+        if self.graft == "none":
+            return 1 + self.lag
+        if not self.refresh_growth:
+            return self.interval(1) + self.lag
+        # Statistics of a handful of gradients know too few directions; with a lag, those of the roots that are used
+        # first have seen as many gradients more.
+        return math.ceil(0.5 / self.refresh_growth) + 2 * self.lag
 
     def interval(self, step: int) -> int:
         """Steps between two roots of one matrix, as of `step`.
@@ -125,6 +129,12 @@ class Options:
         while value > 1 and value > self.refresh_growth * step and self.refresh_growth:
             value //= 2
         return int(value)
+
+    @property
+    def settled_step(self) -> int:
+        """A step from which the interval between two roots no longer grows, if `refresh_every` is a number."""
+        every = self.refresh_every
+        return 1 if callable(every) or not self.refresh_growth else math.ceil(every / self.refresh_growth) + 1
 
     def rate(self, step: int) -> float:
         """Learning rate of the step, counted from 0 as optax does."""

@@ -67,7 +67,7 @@ class Leaf:
 
     @property
     def exponent(self) -> Fraction:
-        """Of every root: -1/(2r), r the number of preconditioned dimensions, unless the options say otherwise."""
+        """Of every root; -1/(2r), r the number of preconditioned dimensions, where the options have none."""
         override = self.options.exponent
         return override if isinstance(override, Fraction) else Fraction(-1, 2 * max(1, len(self.axes)))
 

@@ -10,6 +10,7 @@ from typing import Any
 #: What the published versions do without: rules of ours for shapes and for young statistics.
 PLAIN: dict[str, Any] = {
     "momentum_of": "direction",
+    "exponent": None,
     "block_aspect": None,
     "preconditioned_dims": "all",
     "refresh_growth": 0.0,

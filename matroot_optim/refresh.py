@@ -32,11 +32,13 @@ def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tup
         mark, taken = arrays[f"{key}/mark"], arrays[f"{key}/taken"]
         if grown:  # new phases, over all of the longer interval
             mark = books[f"{key}/mark"] = dealt[f"{key}/mark"] + step - 1
-        on_time = due(mark, step, interval)
-        index = np.flatnonzero(on_time | wanted(mark, taken, step, stack.options.first_shampoo_step, options.lag))
+        on_time, start = due(mark, step, interval), stack.options.first_shampoo_step
+        useful = on_time & (step > start - options.lag - interval)  # none that Shampoo never uses
+        index = np.flatnonzero(useful | wanted(mark, taken, step, start, options.lag))
+        if on_time.any():
+            books[f"{key}/mark"] = np.where(on_time, step, mark)
         if not index.size:
             continue
-        books[f"{key}/mark"] = np.where(on_time, step, mark)
         books[f"{key}/taken"] = np.maximum(taken, 0)
         jobs += _jobs(options, layout, arrays, books, stack, axis, index, step + options.lag)
     return jobs, books

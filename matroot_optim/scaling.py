@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, is_jax, namespace
+from matroot_optim.arrays import Array, copy, namespace
 from matroot_optim.layout import Layout, Leaf
 
 #: Norms in units of 2^e beyond which a new e is chosen. Below `LOW`, the square of an entry that the epsilon of the
@@ -72,10 +72,10 @@ def unit_of_direction(leaf: Leaf, axes: int) -> float:
     return 1.0 + 2.0 * axes * float(leaf.exponent) if o.graft == "none" and axes else 0.0
 
 
-def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int], step: int) -> dict[str, Array]:
-    """The arrays of parameters whose e grows by `shift`, where that is not 0.
+def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int]) -> dict[str, Array]:
+    """The arrays of parameters whose e grows by `shift`, where that is not 0; their roots are asked for at once.
 
-    Roots under way are of the old units: the step of the roots in use is set so that they are not taken.
+    The old roots are of other units. Under a graft that is no matter; without one they are not used again.
     """
     new: dict[str, Array] = {}
     for i, leaf in enumerate(layout.leaves):
@@ -89,28 +89,17 @@ def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int],
             stack, rows = layout.stacks[s], slice(member.start, member.stop)
             for axis in stack.axes:
                 key = stack.axis_name(axis)
-                taken = new.get(f"{key}/taken", arrays[f"{key}/taken"]).copy()
-                powers = {"statistic": -2.0}
-                if taken[rows].any():  # else the roots are still I
-                    powers |= {"root": -2.0 * float(stack.exponent), "lambda_max": -2.0, "ridge": -2.0}
-                for part, power in powers.items():
+                changes = {"statistic": lambda x, i=i: scaled(x, -2 * shift[i]), "taken": wanted_again}
+                if leaf.options.graft == "none":
+                    changes["root"] = lambda x: x * 0
+                for part, change in changes.items():
                     name = f"{key}/{part}"
-                    x = new.get(name, arrays[name])
-                    new[name] = _put(x, rows, _scaled_by(x[rows], power * shift[i]), x is arrays[name])
-                taken[rows] = np.where(taken[rows] >= 0, step - 1, taken[rows])
-                new[f"{key}/taken"] = taken
+                    x = new[name] if name in new else copy(arrays[name])
+                    x[rows] = change(x[rows])
+                    new[name] = x
     return new
 
 
-def _scaled_by(x: Array, power: float) -> Array:
-    whole = int(power // 1)
-    return scaled(x, whole) * 2.0 ** (power - whole)
-
-
-def _put(x: Array, rows: slice, values: Array, copy: bool) -> Array:
-    if is_jax(x):
-        return x.at[rows].set(values)
-    if copy:
-        x = x.clone() if hasattr(x, "clone") else x.copy()
-    x[rows] = values
-    return x
+def wanted_again(taken: Any, xp: Any = np) -> Any:
+    """The step of roots' statistics, -1 where there is a root: it is asked for anew."""
+    return xp.where(taken > 0, -1, taken)

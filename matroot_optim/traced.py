@@ -21,7 +21,7 @@ from matroot_optim.graph import minimax_root
 from matroot_optim.layout import Layout, Stack
 from matroot_optim.momentum import Rates, with_l2
 from matroot_optim.roots import FACTS, RootJob, compute, escalated, stack_jobs
-from matroot_optim.scaling import decay, exponents, scaled_traced
+from matroot_optim.scaling import decay, exponents, scaled_traced, wanted_again
 from matroot_optim.schedule import first_marks, levels
 from matroot_optim.stages import Step, stacked_gradients, update_statistics, updates
 from matroot_optim.state import fresh
@@ -158,14 +158,11 @@ def _in_new_units(layout: Layout, arrays: Arrays, shift: Array) -> Arrays:
     for stack, axis in layout.factors:
         key = stack.axis_name(axis)
         rows = jnp.concatenate([jnp.full(m.stop - m.start, shift[m.leaf]) for m in stack.members])
-        seen = arrays[f"{key}/taken"] > 0  # the other roots are still I
         new[f"{key}/statistic"] = scaled_traced(arrays[f"{key}/statistic"], -2 * rows, 6)
-        power = jnp.where(seen, -2.0 * float(stack.exponent) * rows, 0.0)
-        whole = jnp.floor(power)
-        root = scaled_traced(arrays[f"{key}/root"], whole.astype(jnp.int32), 6)
-        new[f"{key}/root"] = root * (2.0 ** (power - whole))[:, None, None].astype(root.dtype)
-        for part in ("lambda_max", "ridge"):
-            new[f"{key}/{part}"] = scaled_traced(arrays[f"{key}/{part}"], jnp.where(seen, -2 * rows, 0), 6)
+        taken = arrays[f"{key}/taken"]
+        new[f"{key}/taken"] = jnp.where(rows != 0, wanted_again(taken, jnp), taken)
+        if stack.options.graft == "none":
+            new[f"{key}/root"] = arrays[f"{key}/root"] * (rows == 0)[:, None, None]
     return new
 
 
@@ -190,7 +187,7 @@ class Turns:
     sets : list of Due
         The different sets of roots.
     which : list of int
-        The set of every phase, interval after interval, and last that of the step at which Shampoo starts.
+        The set of every phase, interval after interval; then that of the step at which Shampoo starts, none, and all.
     begins, bases, intervals, offsets : list of int
         For every interval: its first step, a step of phase 0, its length, and where its phases begin in `which`.
     """
@@ -202,11 +199,14 @@ class Turns:
     intervals: list[int]
     offsets: list[int]
 
-    def at(self, t: Any, start: int) -> Any:
-        """Number of the set that is due at step t."""
+    def at(self, t: Any, start: int, everything: Any = False) -> Any:
+        """Number of the set that is due at step t; of all roots where `everything` is wanted."""
         level = jnp.searchsorted(jnp.asarray(self.begins), t, side="right") - 1
         base, interval, offset = (jnp.asarray(x)[level] for x in (self.bases, self.intervals, self.offsets))
-        place = jnp.where(t == start, len(self.which) - 1, offset + (t - base) % interval)
+        place = jnp.where(t == start, len(self.which) - 3, offset + (t - base) % interval)
+        # A root whose next turn comes before Shampoo starts would never be used.
+        place = jnp.where(t > start - interval, place, len(self.which) - 2)
+        place = jnp.where(everything, len(self.which) - 1, place)
         return jnp.asarray(self.which)[place]
 
 
@@ -231,7 +231,7 @@ def turns(options: Options, layout: Layout) -> Turns:
     sets: dict[bytes, int] = {}
     found: list[Due] = []
     which = []
-    for mask in [*masks, first]:
+    for mask in [*masks, first, np.zeros(len(sizes), bool), np.ones(len(sizes), bool)]:
         key = mask.tobytes()
         if key not in sets:
             sets[key] = len(found)
@@ -259,7 +259,9 @@ def _refresh(plan: Plan, arrays: Arrays, t: Any) -> Arrays:
     names = [f"{stack.axis_name(axis)}/{part}" for stack, axis in plan.layout.factors for part in parts]
     old = {name: arrays[name] for name in names}
     run = [_branch(plan, arrays, items, t) for items in table.sets]
-    return dict(jax.lax.switch(table.at(t, plan.options.first_shampoo_step), run, old))
+    asked = [jnp.any(arrays[f"{stack.axis_name(axis)}/taken"] < 0) for stack, axis in plan.layout.factors]
+    number = table.at(t, plan.options.first_shampoo_step, jnp.any(jnp.stack(asked)))
+    return dict(jax.lax.switch(number, run, old))
 
 
 def _branch(plan: Plan, arrays: Arrays, items: Due, t: Any) -> Callable[[Arrays], Arrays]:
@@ -298,7 +300,7 @@ def _install(old: Arrays, stack: Stack, axis: int, index: Any, row: Array, X: Ar
     bad = useful & ~good
     new = {f"{key}/root": old[f"{key}/root"].at[index].set(_where(good, X, old[f"{key}/root"][index]))}
     values = {
-        "taken": jnp.where(good, t, old[f"{key}/taken"][index]),
+        "taken": jnp.where(good, t, jnp.maximum(old[f"{key}/taken"][index], 0)),
         "refreshes": old[f"{key}/refreshes"][index] + good,
         "skipped": old[f"{key}/skipped"][index] + bad,
         "failures": jnp.where(good, 0, old[f"{key}/failures"][index] + bad),

@@ -9,8 +9,9 @@ import sys
 from typing import Any
 
 from .optimizers import OPTIMIZERS
+from .report import pictures, table
 from .run import WORKLOADS, line, run
-from .tune import Results, freeze, tune
+from .tune import Results, freeze, targets, tune
 
 RESULTS = os.path.join(os.path.dirname(__file__), "results", "small.jsonl")
 
@@ -38,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     target = commands.add_parser("freeze", help="write the target of a workload, from its first-order runs")
     target.add_argument("workload", choices=WORKLOADS)
     target.add_argument("--results", default=RESULTS)
+    shown = commands.add_parser("report", help="tables of all workloads that have a target, and pictures")
+    shown.add_argument("--results", default=RESULTS)
+    shown.add_argument("--pictures", help="a folder for a picture of each workload")
     given = parser.parse_args(arguments)
     if given.command == "run":
         kept = {name: value for name, value in vars(given).items() if name not in ("command", "workload")}
@@ -47,6 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
         for name in given.optimizer:
             same = {"size": given.size, "rates": given.rates, "options": given.options}
             tune(results, given.workload, name, given.data, tick=lambda text: print(text, flush=True), **same)
+    elif given.command == "report":
+        results = Results(given.results)
+        for name in targets(results):
+            print(table(results, name))
+        for path in pictures(results, given.pictures) if given.pictures else ():
+            print(path)
     else:
         print(json.dumps(freeze(Results(given.results), given.workload)))
     return 0

@@ -21,8 +21,11 @@ class Results:
         self.path = path
         self.runs: list[dict[str, Any]] = []
         if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                self.runs = [json.loads(text) for text in file if text.endswith("\n")]
+            with open(path, "r+", encoding="utf-8") as file:
+                whole = file.read().rpartition("\n")[0]
+                self.runs = [json.loads(text) for text in whole.splitlines()]
+                file.seek(len((whole + "\n").encode()) if whole else 0)
+                file.truncate()
 
     def add(self, result: dict[str, Any]) -> None:
         self.runs.append(result)

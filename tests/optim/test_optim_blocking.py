@@ -121,7 +121,7 @@ def test_reblocking(old, new):
     G = rng.standard_normal(shape)
 
     def cut(size):
-        layout = make_layout(Shampoo(0.1, block_size=size), {"w": G})
+        layout = make_layout(Shampoo(0.1, block_size=size, block_aspect=None), {"w": G})
         blocks = layout.leaves[0].blocks
         stats = {}
         for k, (origin, extent) in enumerate(blocks):

@@ -163,8 +163,8 @@ def test_lag_is_checked(lag):
 
 
 def test_start_waits_for_every_root():
-    assert Shampoo(0.1, refresh_every=10).first_shampoo_step == 1
-    assert Shampoo(0.1, refresh_every=10, engine=InlineEngine(5)).first_shampoo_step == 11
+    assert Shampoo(0.1, refresh_every=10).first_shampoo_step == 5
+    assert Shampoo(0.1, refresh_every=10, engine=InlineEngine(5)).first_shampoo_step == 15
     constant = {"refresh_every": 10, "refresh_growth": 0.0}
     assert Shampoo(0.1, **constant).first_shampoo_step == 10
     assert Shampoo(0.1, **constant, engine=InlineEngine(5)).first_shampoo_step == 15

@@ -64,7 +64,7 @@ def test_staggered_is_synchronous_up_to_age():
     from optim.problems import gradients, weights
 
     every = 5
-    opt = Shampoo(0.1, refresh_every=every, block_size=3, ridge=1e-6, refresh_growth=0.0)
+    opt = Shampoo(0.1, refresh_every=every, block_size=3, ridge=1e-6, refresh_growth=0.0, exponent=None)
     shapes = {"a": (6, 9)}
     params = weights(shapes)
     state = opt.init(params)
@@ -96,7 +96,8 @@ def test_a_longer_interval_is_dealt_anew():
     opt = Shampoo(0.1, refresh_every=lambda step: 4 if step < 20 else 16, block_size=3, refresh_growth=0.0)
     counts, state = refreshed(opt, 20 + 3 * 16)
     roots = sum(s.blocks for s, _ in state.layout.factors)
-    assert max(counts[8:19]) == -(-roots // 4)
+    # Longest processing time first is within 4/3 of the best.
+    assert max(counts[8:19]) <= 4 / 3 * -(-roots // 4)
     assert max(counts[19 + 16 :]) <= 2 * -(-roots // 16)
     assert max(opt.diagnostics(state).roots["age"]) < 16
 
@@ -109,6 +110,9 @@ def test_young_statistics_have_young_roots():
     for t in range(1, 160):
         _, state = opt.update({"a": rng.standard_normal((6, 9))}, state, params)
         taken = np.array([state[name] for name in state if name.endswith("/taken")])
+        if t < opt.first_shampoo_step:
+            assert not taken.any()  # none that would not be used
+            continue
         assert (t - taken).max() <= max(0.2 * t, 0 if t < 20 else 2), t
         assert t < 120 or (t - taken).max() < 10
 
@@ -129,7 +133,7 @@ def test_explicit_start_has_its_roots():
 
 
 def test_residual_schedule_spares_roots_that_still_fit():
-    slow = Shampoo(0.1, refresh_every=1, schedule="residual", stale_tolerance=0.3, betas=(0.9, 0.999), ridge=1e-3)
+    slow = Shampoo(0.1, refresh_every=1, schedule="residual", stale_tolerance=0.3, ridge=1e-3, exponent=None, start_step=1)
     _, state = run(slow, 60)
     roots = [n.removesuffix("/spared") for n in state if n.endswith("/spared")]
     spared = sum(int(state[f"{n}/spared"]) for n in roots)
