@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, copy, namespace
+from matroot_optim.arrays import Array, copy, is_jax, namespace
 from matroot_optim.layout import Layout, Leaf
 
 #: Norms in units of 2^e beyond which a new e is chosen. Below `LOW`, the square of an entry that the epsilon of the
@@ -95,9 +95,15 @@ def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int])
                 for part, change in changes.items():
                     name = f"{key}/{part}"
                     x = new[name] if name in new else copy(arrays[name])
-                    x[rows] = change(x[rows])
-                    new[name] = x
+                    new[name] = _put(x, rows, change(x[rows]))
     return new
+
+
+def _put(x: Array, rows: slice, values: Array) -> Array:
+    if is_jax(x):
+        return x.at[rows].set(values)
+    x[rows] = values
+    return x
 
 
 def wanted_again(taken: Any, xp: Any = np) -> Any:

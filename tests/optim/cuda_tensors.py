@@ -112,7 +112,7 @@ def run(func, args, kwargs):
     if place.type == "cpu":
         return result
     if func._schema.is_mutable:
-        return args[0]
+        return args[0] if func._schema.returns else None  # lists of tensors are changed and not returned
     place = torch.device("cuda", place.index or 0)
     return tree_map(lambda x: CudaTensor(x, place) if isinstance(x, torch.Tensor) else x, result)
 
