@@ -13,6 +13,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matroot import files_mtx
+
 Arrays = dict[str, NDArray[Any]]
 
 #: Longest .npy header in bytes; numpy's own limit for a header that nobody vouches for, and the magic before it.
@@ -27,9 +29,9 @@ HEADERS = {
 DIMENSIONS = 64
 #: A byte of deflated data becomes at most this many bytes.
 DEFLATED = 1032
-#: A sparse matrix may become dense if that takes this many bytes, and DENSE bytes more for every byte of its file.
-SMALL, DENSE = 1 << 24, 1 << 14
 CHUNK = 1 << 20
+#: Bytes of the record that ends a zip archive, and what it says for more entries than it can count.
+END, MANY = 22, 0xFFFF
 #: Bit of a zip entry's flags.
 ENCRYPTED = 1
 
@@ -47,14 +49,13 @@ def npy(path: Path, key: str | None) -> Arrays:
 
 def npz(path: Path, key: str | None) -> Arrays:
     """Read the arrays of a zip archive, or only the one called `key`."""
-    with zipfile.ZipFile(path) as archive:
+    with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        _check_contents(stream, archive)
         if not members:
             raise ValueError("it holds no array")
         if len(members) < len(archive.infolist()):
             raise ValueError("it holds two arrays of one name")
-        if sum(info.compress_size for info in archive.infolist()) > path.stat().st_size:
-            raise ValueError("its arrays overlap")
         check_key(members, key)
         return {name: _member(archive, info) for name, info in members.items() if key in (None, name)}
 
@@ -63,11 +64,11 @@ def csv(path: Path, key: str | None) -> Arrays:
     """Read rows of numbers separated by commas."""
     check_key([""], key)
     text = path.read_text(encoding="utf-8-sig")
-    rows = [row for row in text.split("\n") if row.split("#")[0].strip()]
+    rows = [row for line in text.split("\n") if (row := line.split("#")[0].strip())]
     if not rows:
         raise ValueError("it holds no number")
     try:
-        return {"": np.loadtxt(rows, delimiter=",", ndmin=2, dtype=complex if "j" in "".join(rows) else float)}
+        return {"": np.loadtxt(rows, complex if "j" in "".join(rows) else float, None, ",", ndmin=2)}
     except ValueError as reason:
         wanted = "wanted are rows of numbers, separated by commas, without a header"
         raise ValueError(f"{str(reason).rstrip('.')}; {wanted}") from reason
@@ -75,28 +76,28 @@ def csv(path: Path, key: str | None) -> Arrays:
 
 def mtx(path: Path, key: str | None) -> Arrays:
     """Read a Matrix Market file; a sparse matrix becomes dense."""
-    from scipy.io import mminfo, mmread
-
     check_key([""], key)
-    rows, columns, entries, layout, field, symmetry = mminfo(path)
-    size = path.stat().st_size
-    sparse = layout == "coordinate"
-    if not sparse:
-        entries = rows * columns if symmetry == "general" else rows * (columns - 1) // 2
-    if entries * (4 if sparse else 2) > size + 1:  # an entry is "1 1" or "1", and the end of its line
-        raise ValueError(f"it announces {entries} entries, more than its {size} bytes can hold")
-    if rows * columns * (16 if field == "complex" else 8) > SMALL + DENSE * size:
-        raise ValueError(f"{rows} x {columns} with {entries} entries is too empty for a dense array")
-    with warnings.catch_warnings():  # scipy >= 1.18 asks which kind of sparse, and until 1.15 had no way to say it
-        warnings.simplefilter("ignore", DeprecationWarning)
-        a = mmread(path)
-    return {"": np.asarray(a.toarray() if sparse else a)}
+    return {"": files_mtx.read(path)}
 
 
 def check_key(names: Iterable[str], key: str | None) -> None:
     """Raise NoSuchArrayError if there is no array called `key`."""
     if key is not None and key not in names:
         raise NoSuchArrayError(f"has no array {key!r}; it has {', '.join(map(repr, names))}")
+
+
+def _check_contents(stream: IO[bytes], archive: zipfile.ZipFile) -> None:
+    """Raise ValueError if the table of contents cannot be right, in ways that `zipfile` does not look at."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(-END - len(archive.comment), io.SEEK_END)
+    end = stream.read(END)
+    if not end.startswith(b"PK\5\6"):
+        raise ValueError("it goes on after its end")
+    held, announced = len(archive.infolist()), int.from_bytes(end[10:12], "little")
+    if announced not in (held, MANY):
+        raise ValueError(f"its table of contents announces {announced} arrays and has {held}")
+    if sum(info.compress_size for info in archive.infolist()) > size:
+        raise ValueError("its arrays overlap")
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
@@ -110,6 +111,8 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
             raise ValueError(f"it announces {info.file_size} bytes, more than its {info.compress_size} can become")
         with archive.open(info) as stream:
             return _array(stream, info.file_size)
+    except MemoryError:
+        raise
     except Exception as reason:
         raise ValueError(f"array {info.filename.removesuffix('.npy')!r}: {reason}") from reason
 
