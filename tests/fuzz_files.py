@@ -11,6 +11,7 @@ is a fault, and 0 otherwise.
 import argparse
 import contextlib
 import io
+import os
 import re
 import signal
 import subprocess
@@ -269,7 +270,9 @@ def commanding(path, command):
 
 def process(path, command):
     """The same in a process of its own."""
-    limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({ADDRESSES}, {ADDRESSES})); "
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({ADDRESSES}, {ADDRESSES})); " * (
+        os.name == "posix"
+    )
     name, *options = command
     run = [sys.executable, "-c", f"{limit}from matroot.__main__ import main; raise SystemExit(main())"]
     done = subprocess.run([*run, name, str(path), *options], capture_output=True, text=True, timeout=10 * SECONDS)
@@ -313,6 +316,9 @@ def alarm():
     def ring(*_):
         raise Hang(f"longer than {SECONDS} s")
 
+    if not hasattr(signal, "alarm"):  # Windows
+        yield
+        return
     before = signal.signal(signal.SIGALRM, ring)
     signal.alarm(SECONDS)
     try:

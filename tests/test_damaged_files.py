@@ -47,6 +47,7 @@ def mtx(size, body="1 1 1\n", kind="coordinate real general"):
 
 
 GOOD = npy("(3, 3)")
+DEFLATED = npz([("a.npy", GOOD)], zipfile.ZIP_DEFLATED)
 TWICE = npz([("a.npy", GOOD), ("b.npy", GOOD)])
 BAD = {
     "huge.npy": (npy(f"({HUGE}, 3)"), "impossible shape"),
@@ -81,7 +82,7 @@ BAD = {
     "imploded.npz": (patched(npz([("a.npy", GOOD)]), 10, 8, b"\6"), "array 'a': it is compressed by method 6"),
     "version.npz": (patched(npz([("a.npy", GOOD)]), 6, 4, b"\xff"), "cannot be read"),
     "flipped.npz": (npz([("a.npy", GOOD)]).replace(EYE, EYE[::-1]), "array 'a': Bad CRC-32"),
-    "inflated.npz": (npz([("a.npy", GOOD)], 8).replace(b"\x93NUMPY"[:1], b""), "cannot be read"),
+    "deflated.npz": (DEFLATED[:35] + b"\xff" * 8 + DEFLATED[43:], "array 'a': Error -3 while decompressing"),
     "readme.npz": (npz([("README.txt", b"hello")]), "array 'README.txt': its header is broken"),
     "twins.npz": (TWICE.replace(b"b.npy", b"a.npy"), "two arrays of one name"),
     "swallowed.npz": (patched(TWICE, 32, None, (51).to_bytes(2, "little")), "announces 2 arrays and has 1"),
@@ -91,7 +92,7 @@ BAD = {
         "announces 2147483648 bytes",
     ),
     "bomb.npz": (
-        patched(npz([("a.npy", npy(f"({2**26}, 3)"))], 8), 24, 22, (2**31).to_bytes(4, "little")),
+        patched(npz([("a.npy", npy(f"({2**26}, 3)"))], zipfile.ZIP_DEFLATED), 24, 22, (2**31).to_bytes(4, "little")),
         "announces 2147483648 bytes",
     ),
     "overlapping.npz": (patched(TWICE, 20, 18, (2**20).to_bytes(4, "little")), "overlap"),

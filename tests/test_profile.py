@@ -84,6 +84,13 @@ def test_a_pipe_is_no_profile_and_is_not_waited_for(where):
         assert profile.limits() == Limits()
 
 
+def test_a_folder_is_refused_before_the_measurements(where, monkeypatch, capsys):
+    where.mkdir(parents=True)
+    monkeypatch.setattr(tune, "measure", None)
+    assert main(["tune"]) == 1
+    assert capsys.readouterr().err == f"matroot: error: {where} is no file, a file name is wanted\n"
+
+
 def test_a_failed_write_leaves_the_old_profile(where, monkeypatch):
     profile.save(Limits(), where)
     monkeypatch.setattr("matroot.atomic.os.replace", lambda *a: (_ for _ in ()).throw(OSError("no space")))
