@@ -288,10 +288,10 @@ def test_output_over_the_input(tmp_path, suffix):
 
 def test_two_hundred_damaged_files(tmp_path):
     """A short run of ``python -m tests.fuzz_files``."""
-    report = fuzz_files.fuzz(tmp_path, seed=0, count=200, sample=2)
+    report = fuzz_files.fuzz(tmp_path, seed=0, count=200, sample=4)
     assert report.faults == [], str(report)
     assert report.read.keys() == {"refused", "right", "changed"} and report.read.total() == 200
-    assert report.processes == 2 and report.statuses.keys() == {0, 1}
+    assert report.processes == 4 and report.statuses.keys() == {0, 1}
 
 
 def test_the_fuzzer_sees_faults(tmp_path, monkeypatch, capsys):
