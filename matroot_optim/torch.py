@@ -115,8 +115,10 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         elif layout != self._kept.layout:
             start, meta = export(fresh(self._core, layout, params))
             names, old = export(self._kept)
+            new = meta["leaves"].keys() - old["leaves"].keys()
+            names.update({name: x for name, x in start.items() if "/".join(name.split("/", 2)[:2]) in new})
             old["leaves"] = {**meta["leaves"], **old["leaves"]}
-            self._kept = restore(self._core, layout, params, {**start, **names}, old)
+            self._kept = restore(self._core, layout, params, names, old)
         self._planned = self._plan()
         return self._kept
 
@@ -195,8 +197,8 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
         names: dict[str, Any] = {}
         for number, path in zip(numbers, self._parameters(), strict=True):
-            names.update({f"{path}/{name}": x.cpu().numpy() for name, x in saved[number].items()})
-            names["step"] = int(saved[number]["step"])
+            names.update({f"{path}/{name}": x for name, x in saved[number].items() if name != "step"})
+            names["step"] = saved[number]["step"]
         params = [p.detach() for p in self._parameters().values()]
         self._kept = restore(self._core, self._layout(), params, names, state_dict["matroot_optim"])
         self._planned = self._plan()
