@@ -48,7 +48,8 @@ def export(state: State, *, roots: bool = True) -> tuple[Names, dict[str, Any]]:
         for pending in settled(state.pending):
             names.update(_export_pending(state.layout, pending))
     leaves = {leaf.path: _describe(leaf) for leaf in state.layout.leaves}
-    return names, {"format": FORMAT, "leaves": leaves, "roots": roots}
+    jobs = sum(name.endswith("/due") for name in names)
+    return names, {"format": FORMAT, "leaves": leaves, "roots": roots, "jobs": jobs}
 
 
 def _describe(leaf: Leaf) -> dict[str, Any]:
@@ -66,8 +67,8 @@ def restore(options: Options, layout: Layout, params: Sequence[Array], names: Na
         An entry or the metadata are missing, not of this layout, or no values of a state: the message names the
         entry. Numbers that are not finite are let through under ``on_nonfinite="propagate"`` alone.
     """
-    saved, roots = read_meta(layout, meta)
-    check_names(layout, saved, roots, names)
+    saved = read_meta(layout, meta)
+    check_names(layout, saved, names)
     names = {name: on_host(name, x) for name, x in names.items()}
     state = fresh(options, layout, params)
     finite = (FINITE,) if options.on_nonfinite != "propagate" else ()
@@ -80,11 +81,11 @@ def restore(options: Options, layout: Layout, params: Sequence[Array], names: Na
             if name in names:
                 rules = (*finite, NOT_NEGATIVE) if name == leaf.name("moment") else finite
                 arrays[name] = like(reals(names, [name], leaf.shape, leaf.dtype, *rules)[0], x)
-    same = {leaf.path: roots and saved[leaf.path].blocks == leaf.blocks for leaf in layout.leaves}
+    same = {leaf.path: saved.roots and saved.leaves[leaf.path].blocks == leaf.blocks for leaf in layout.leaves}
     recut: Names = {}
     for leaf in layout.leaves:
-        if saved[leaf.path].blocks != leaf.blocks:
-            recut.update(_recut(leaf, names, saved[leaf.path].blocks, finite))
+        if saved.leaves[leaf.path].blocks != leaf.blocks:
+            recut.update(_recut(leaf, names, saved.leaves[leaf.path].blocks, finite))
     names = {**names, **recut}
     for stack, axis in layout.factors:
         kept = [same[layout.leaves[m.leaf].path] for m in stack.members for _ in range(m.start, m.stop)]

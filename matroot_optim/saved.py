@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from matroot_optim.state import BOOKS, COUNTS
 from matroot_optim.statistics import order_of
 from matroot_optim.trees import join
 
-#: 1 had no checksums in files, and did not say which parts a parameter has.
+#: 1 had no checksums in files, and did not say which parts a parameter has, nor how many root jobs there are.
 FORMAT = 2
 PARTS = ("momentum", "moment")
 #: Above every step: differences of two steps stay in int64.
@@ -46,7 +46,16 @@ class SavedLeaf:
     """What the metadata say of one parameter: how it was cut, and which arrays of its shape it had."""
 
     blocks: list[Block]
-    parts: Sequence[str] | None  # None: an old file, which did not say
+    parts: Sequence[str] | None  # None: format 1, which did not say
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What the metadata say: the parameters by path, whether roots are saved, and how many jobs were under way."""
+
+    leaves: dict[str, SavedLeaf]
+    roots: bool
+    jobs: int | None  # None: format 1
 
 
 def check_format(meta: Any) -> None:
@@ -60,23 +69,27 @@ def check_format(meta: Any) -> None:
         raise _must(f"be of format 1 to {FORMAT}", f"format {version} of a newer matroot_optim, which can read it")
 
 
-def read_meta(layout: Layout, meta: Any) -> tuple[dict[str, SavedLeaf], bool]:
-    """What is saved of every parameter of the layout, by path, and whether roots are saved."""
+def read_meta(layout: Layout, meta: Any) -> Saved:
+    """The metadata of a checkpoint of the parameters of this layout."""
     check_format(meta)
-    if set(meta) != {"format", "leaves", "roots"}:
-        raise _must("have format, leaves and roots in its metadata", sorted(map(str, meta)))
-    leaves, roots = meta["leaves"], meta["roots"]
+    wanted = {"format", "leaves", "roots"} | ({"jobs"} if meta["format"] > 1 else set())
+    if set(meta) != wanted:
+        raise _must(f"have {', '.join(sorted(wanted))} in its metadata", sorted(map(str, meta)))
+    leaves, roots, jobs = meta["leaves"], meta["roots"], meta.get("jobs")
     if not isinstance(roots, bool):
-        raise _must("have True or False as roots in its metadata", roots)
+        raise _must("have True or False as 'roots' in its metadata", roots)
+    if type(jobs) is not int and meta["format"] > 1:
+        raise _must("have a number as 'jobs' in its metadata", jobs)
     if not isinstance(leaves, Mapping):
-        raise _must("have a mapping of parameters as leaves in its metadata", leaves)
+        raise _must("have a dict of parameters as 'leaves' in its metadata", leaves)
     missing, extra = layout.index.keys() - leaves.keys(), leaves.keys() - layout.index.keys()
     if missing or extra:
         raise ValueError(
             f"the checkpoint must have the parameters of params; it lacks {sorted(missing)} and has beside "
             f"{sorted(extra, key=str)}"
         )
-    return {leaf.path: _read_leaf(leaf, leaves[leaf.path], meta["format"]) for leaf in layout.leaves}, roots
+    known = {leaf.path: _read_leaf(leaf, leaves[leaf.path], meta["format"]) for leaf in layout.leaves}
+    return Saved(known, roots, jobs)
 
 
 def _read_leaf(leaf: Leaf, saved: Any, version: int) -> SavedLeaf:
@@ -115,28 +128,25 @@ def _read_blocks(leaf: Leaf, saved: Any) -> list[Block]:
 # Names.
 
 
-def factors(layout: Layout, saved: Mapping[str, SavedLeaf]) -> Iterator[str]:
-    """The prefix of every saved statistic and root, "layer/kernel/block3/axis1"."""
-    for leaf in layout.leaves:
-        for k in range(len(saved[leaf.path].blocks)):
-            for axis in leaf.axes:
-                yield leaf.name(f"block{k}/axis{axis}")
-
-
-def check_names(layout: Layout, saved: Mapping[str, SavedLeaf], roots: bool, names: Collection[str]) -> None:
+def check_names(layout: Layout, saved: Saved, names: Collection[str]) -> None:
     """Refuse names that are missing, or that a checkpoint with these metadata has not."""
-    prefixes = set(factors(layout, saved))
-    of_root = ("root", *FACTS, *BOOKS) if roots else ()
+    prefixes = {
+        leaf.name(f"block{k}/axis{axis}")
+        for leaf in layout.leaves
+        for k in range(len(saved.leaves[leaf.path].blocks))
+        for axis in leaf.axes
+    }
+    of_root = ("root", *FACTS, *BOOKS) if saved.roots else ()
     wanted = {"step"} | {f"{prefix}/{part}" for prefix in prefixes for part in ("statistic", *of_root)}
     given = set(names)
     for leaf in layout.leaves:
-        parts = saved[leaf.path].parts
+        parts = saved.leaves[leaf.path].parts
         known = [part for part in PARTS if leaf.name(part) in given] if parts is None else parts
         wanted.update(leaf.name(part) for part in (*COUNTS, *known))
     jobs: dict[str, set[str]] = {}
-    for name in given - wanted if roots else ():
+    for name in given - wanted if saved.roots else ():
         found = _PENDING.fullmatch(name) if isinstance(name, str) else None
-        if found and found[1] in prefixes:
+        if found and found[1] in prefixes and found[3] in ("due", "root", *FACTS):
             jobs.setdefault(join(found[1], found[2]), set()).add(found[3])
     for job, there in jobs.items():
         answered = ("root", *FACTS) if there != {"due"} else ()
@@ -145,6 +155,8 @@ def check_names(layout: Layout, saved: Mapping[str, SavedLeaf], roots: bool, nam
         raise ValueError(f"the checkpoint must have the entry {name!r}")
     for name in sorted(given - wanted, key=str):
         raise ValueError(f"the checkpoint must have no entry but those of its parameters, got {name!r}")
+    if saved.jobs not in (None, len(jobs)):
+        raise _must(f"have {saved.jobs} root jobs under way", len(jobs))
 
 
 # Entries.
