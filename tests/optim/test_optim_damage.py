@@ -40,9 +40,9 @@ def raw(path, names, meta):
 
 @pytest.mark.slow
 def test_damaged_checkpoints_are_refused_by_name_or_load_to_the_same_bits():
-    counts, faults = fuzz(seed=0, count=400)
+    counts, faults = fuzz(seed=0, count=330)
     assert faults == []
-    assert sum(counts.values()) > 350
+    assert sum(counts.values()) > 300
     assert {road for road, _, _ in counts} == {".npz", ".safetensors", "torch"}
 
 
