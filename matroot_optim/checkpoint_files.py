@@ -61,7 +61,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Names, dict[str, Any]]:
             reason: Exception = wrong
         except Exception as wrong:  # the readers raise a dozen kinds for a file that is damaged
             reason = wrong
-    raise ValueError(f"{os.fspath(path)} must be a checkpoint written by save, got {reason}") from reason
+    what = reason if isinstance(reason, ValueError) else repr(reason)
+    raise ValueError(f"{os.fspath(path)} must be a checkpoint written by save, got {what}") from reason
 
 
 @contextmanager
@@ -133,7 +134,8 @@ def _read_npz(file: IO[bytes]) -> tuple[Names, str]:
     size, names = file.seek(0, os.SEEK_END), {}
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size:
+            # zipfile asks for as much memory as these sizes say.
+            if entry.compress_type != zipfile.ZIP_STORED or not entry.compress_size == entry.file_size <= size:
                 raise ValueError(f"an entry {entry.filename!r} that is compressed or larger than the file")
             name = entry.filename.removesuffix(".npy")
             if name in names:

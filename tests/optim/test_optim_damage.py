@@ -142,6 +142,11 @@ def test_a_tiny_file_that_announces_giant_arrays(tmp_path):
         archive.writestr("a.npy", bytes(10**8))
     with pytest.raises(ValueError, match="compressed or larger than the file"):
         read(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", b"")
+        archive.infolist()[0].compress_size = 2**31  # in the directory; the bytes are not there
+    with pytest.raises(ValueError, match="compressed or larger than the file"):
+        read(path)
 
 
 def test_what_is_no_file_is_refused(tmp_path):
@@ -250,6 +255,17 @@ def test_a_refused_state_dict_changes_nothing():
             assert all(x.equal(after["state"][number][name]) for name, x in entries.items())
     opt.load_state_dict(saved)
     assert [group["lr"] for group in opt.param_groups] == [0.5, 1.5]
+
+
+def test_a_state_dict_of_format_1_is_read():
+    opt, other = torch_optimizer(0.5), torch_optimizer(0.1)
+    saved = opt.state_dict()
+    saved["matroot_optim"].update(format=1)
+    saved["matroot_optim"].pop("jobs")
+    for leaf in saved["matroot_optim"]["leaves"].values():
+        leaf.pop("parts")
+    other.load_state_dict(saved)
+    assert bits(other._current()) == bits(opt._current())
 
 
 # Saves.
