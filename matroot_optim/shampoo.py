@@ -215,12 +215,15 @@ class Shampoo(Options):
         Raises
         ------
         ValueError
-            The file is no checkpoint, or not of these parameters; the message names them.
+            The file is no checkpoint, damaged, or not of these parameters; the message names the file and the entry.
         """
-        from matroot_optim.checkpoint import read, restore
+        from matroot_optim.checkpoint import restore
+        from matroot_optim.checkpoint_files import naming, read
 
         leaves, _ = flatten(params)
-        return restore(self, make_layout(self, leaves), list(leaves.values()), *read(path))
+        layout, (names, meta) = make_layout(self, leaves), read(path)
+        with naming(path):
+            return restore(self, layout, list(leaves.values()), names, meta)
 
     def diagnostics(self, state: State, tracker: ConditionTracker | None = None) -> Diagnostics:
         """What is known of every root, its age, the graft ratios, and what was skipped.
