@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from matroot.cli_info import installed
+import matroot
 from matroot.cli_root import in_options
 
 #: Command, one line of help, and the module whose ``arguments(parser)`` and ``run(options) -> int`` are it.
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="matroot", description="Roots of matrices, and how good each of them is.")
-    parser.add_argument("--version", action="version", version=f"matroot {installed('matroot')}")
+    parser.add_argument("--version", action="version", version=f"matroot {matroot.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (summary, module_name) in COMMANDS.items():
         module = import_module(module_name)

@@ -27,7 +27,8 @@ def run(options: argparse.Namespace) -> int:
     solved = True
     for name, a in files.read(options.file, options.key).items():
         print(cli_root.title(options, name, a))
-        rows, refusals, reference = compare(a, options.p, **cli_root.keywords(options))
+        with cli_root.errors_named(options, name):
+            rows, refusals, reference = compare(a, options.p, **cli_root.keywords(options))
         print(table([COLUMNS, *rows]))
         print(f"forward error: ||X - X*||_F / ||X*||_F, X* by {reference} in float64; times are medians")
         for method, reason in refusals.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +117,8 @@ def run(options: argparse.Namespace) -> int:
     failed = total = 0
     for name, a in arrays.items():
         start = time.perf_counter()
-        result = matroot.solve(a, options.p, method=options.method, **keywords(options), **accuracy)
+        with errors_named(options, name):
+            result = matroot.solve(a, options.p, method=options.method, **keywords(options), **accuracy)
         seconds = time.perf_counter() - start
         roots[name] = result.x
         failed += int((~np.isin(result.status, [int(s) for s in matroot.result.USABLE])).sum())
@@ -124,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
         print(report(result, seconds))
     if failed:
         which = "no root" if total == 1 else f"{failed} of {total} matrices have no root"
-        print(f"matroot: error: {options.file}: {which}; nothing was written", file=sys.stderr)
+        print(f"matroot: error: {files.shown(options.file)}: {which}; nothing was written", file=sys.stderr)
         return 1
     if options.output is not None:
         files.write(options.output, roots)
@@ -136,7 +139,23 @@ def title(options: argparse.Namespace, name: str, a: np.ndarray[Any, Any]) -> st
     """What is computed: file, shape, dtype, exponent."""
     shape = " x ".join(map(str, a.shape))
     exponent = f"{'' if options.pth_root else '-'}1/{options.p}"
-    return f"{options.file}{f'[{name}]' if name else ''}: {shape} {a.dtype}, A^({exponent})"
+    return f"{source(options, name)}: {shape} {a.dtype}, A^({exponent})"
+
+
+def source(options: argparse.Namespace, name: str) -> str:
+    """File, and array if the file has several."""
+    return files.shown(f"{options.file}{f'[{name}]' if name else ''}")
+
+
+@contextmanager
+def errors_named(options: argparse.Namespace, name: str) -> Iterator[None]:
+    """Begin the sentences of errors with the file and the array that they are about."""
+    try:
+        yield
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise ValueError(f"{source(options, name)}: {error}") from error
+    except MemoryError as error:
+        raise MemoryError(f"{source(options, name)}: {error}") from error
 
 
 def report(result: Any, seconds: float) -> str:

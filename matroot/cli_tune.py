@@ -24,6 +24,8 @@ def run(options: argparse.Namespace) -> int:
         gpu_limits.path().unlink(missing_ok=True)
         print(f"removed {where}")
         return 0
+    if where.exists() and not where.is_file():
+        raise ValueError(f"{where} is no file, a file name is wanted")
     found = tune.measure(lambda line: print(line, flush=True))
     profile.save(found, where)
     print(f"{where}: {', '.join(f'{name} {value}' for name, value in asdict(found).items())}")

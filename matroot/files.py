@@ -7,8 +7,6 @@ appears whole under its name, or what stood there before stays.
 from __future__ import annotations
 
 import os
-import tempfile
-import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +16,9 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-Arrays = dict[str, NDArray[Any]]
+from matroot import files_read
+from matroot.atomic import replacing
+from matroot.files_read import Arrays, NoSuchArrayError
 
 
 def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
@@ -40,8 +40,13 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
     ------
     FileNotFoundError
         There is no such file.
+    OSError
+        The file cannot be read.
     ValueError
-        The format is not one of the four, or the contents are not arrays of numbers.
+        The format is not one of the four, or the contents are not arrays of numbers: the file is damaged, for
+        instance. Nothing that a file holds is executed.
+    MemoryError
+        The arrays do not fit into memory. No size is believed that the file cannot hold.
 
     Examples
     --------
@@ -55,29 +60,28 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
            [0., 4.]])
     """
     path = Path(path)
-    reader = _READERS[check_suffix(path)]
+    suffix = check_suffix(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, a file is wanted")
+        raise FileNotFoundError(f"{shown(path)}: no such file")
+    if not path.is_file():  # opening a pipe would wait for a writer, and reading a device for its end
+        raise ValueError(f"{shown(path)} is {_kind(path)}, a file is wanted")
     try:
-        arrays = reader(path)
-    except (ValueError, EOFError, zipfile.BadZipFile) as reason:
-        raise ValueError(f"{path} cannot be read as {path.suffix.lower()}: {reason}") from reason
-    for name, a in arrays.items():
-        if a.dtype.kind not in "biufc" and a.dtype.kind != "V":  # V: bfloat16 and its kin
-            raise ValueError(f"{path}{_of(name)} holds {a.dtype}, numbers are wanted")
-    if key is None:
-        return arrays
-    if key not in arrays:
-        raise ValueError(f"{path} has no array {key!r}; it has {', '.join(map(repr, arrays))}")
-    return {key: arrays[key]}
+        return _READERS[suffix](path, key)
+    except NoSuchArrayError as reason:
+        raise ValueError(f"{shown(path)} {reason}") from reason
+    except MemoryError as reason:
+        raise MemoryError(f"{shown(path)}: {_line(reason)}") from reason
+    except OSError as reason:
+        raise OSError(reason.errno, f"{shown(path)} cannot be read: {reason.strerror}") from reason
+    except Exception as reason:  # the parsers of four formats raise many kinds for damaged bytes
+        raise ValueError(f"{shown(path)} cannot be read as {suffix}: {_line(reason)}") from reason
 
 
 def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays, whole or not at all.
 
-    The bytes go to a temporary file beside `path`, which then takes its name in one step.
+    The bytes go to a temporary file beside `path`, which then takes its name in one step. A link is followed, and an
+    existing file keeps its mode.
 
     Parameters
     ----------
@@ -89,35 +93,28 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> N
     Raises
     ------
     ValueError
-        The format cannot hold these arrays.
+        The format cannot hold these arrays, or `path` is no place for a file.
+    OSError
+        The file cannot be written; the old one is as it was.
     """
-    path = Path(os.path.realpath(path))
+    path = Path(path)
     writer = _WRITERS[check_suffix(path)]
     check_fits(path, arrays)
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            writer(stream, dict(arrays))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp is for the owner only
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path) as stream:
+        writer(stream, dict(arrays))
 
 
 def check_fits(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Raise ValueError, before any work is done, if `path` cannot take these arrays."""
+    """Raise ValueError or PermissionError, before any work is done, if `path` cannot take these arrays."""
     path = Path(path)
     suffix = check_suffix(path)
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, a file name is wanted")
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise ValueError(f"{shown(path)}: there is no folder {shown(folder)}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{shown(path)} is {_kind(path)}, a file name is wanted")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise PermissionError(f"{shown(path)} cannot be written: no permission")
     if suffix == ".npz":
         return
     if len(arrays) != 1:
@@ -131,49 +128,23 @@ def check_suffix(path: Path) -> str:
     """The format that the name of `path` asks for; ValueError for one that is not ours."""
     suffix = path.suffix.lower()
     if suffix not in _READERS:
-        raise ValueError(f"{path} ends in {path.suffix!r}; wanted is one of {', '.join(_READERS)}")
+        raise ValueError(f"{shown(path)} ends in {path.suffix!r}; wanted is one of {', '.join(_READERS)}")
     return suffix
 
 
-def _of(name: str) -> str:
-    return f", array {name!r}," if name else ""
+def shown(text: object) -> str:
+    """A name for people to read: what would move the cursor of a terminal or start a new line is escaped."""
+    return str(text) if str(text).isprintable() else repr(str(text))
 
 
-def _umask() -> int:
-    mask = os.umask(0)  # the only way to ask is to set
-    os.umask(mask)
-    return mask
+def _kind(path: Path) -> str:
+    return "a folder" if path.is_dir() else "a pipe or a device"
 
 
-def _read_npy(path: Path) -> Arrays:
-    with path.open("rb") as stream:
-        return {"": np.lib.format.read_array(stream, allow_pickle=False)}
-
-
-def _read_npz(path: Path) -> Arrays:
-    with path.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    if not arrays:
-        raise ValueError("it holds no array")
-    return arrays
-
-
-def _read_csv(path: Path) -> Arrays:
-    text = path.read_text(encoding="utf-8-sig")
-    rows = [row for row in text.splitlines() if row.split("#")[0].strip()]
-    if not rows:
-        raise ValueError("it holds no number")
-    dtype = complex if "j" in "".join(rows) else float
-    return {"": np.loadtxt(rows, delimiter=",", ndmin=2, dtype=dtype)}
-
-
-def _read_mtx(path: Path) -> Arrays:
-    from scipy.io import mmread
-
-    with warnings.catch_warnings():  # scipy >= 1.18 asks which kind of sparse, and until 1.15 had no way to say it
-        warnings.simplefilter("ignore", DeprecationWarning)
-        a = mmread(path)
-    return {"": np.asarray(a.toarray() if hasattr(a, "toarray") else a)}
+def _line(reason: BaseException) -> str:
+    """A parser's message on one line, not longer than a line of text can be."""
+    text = shown(" ".join(str(reason).split()))
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def _write_npy(stream: IO[bytes], arrays: Arrays) -> None:
@@ -205,11 +176,11 @@ def _write_mtx(stream: IO[bytes], arrays: Arrays) -> None:
     mmwrite(stream, a, precision=17)
 
 
-_READERS: dict[str, Callable[[Path], Arrays]] = {
-    ".npy": _read_npy,
-    ".npz": _read_npz,
-    ".csv": _read_csv,
-    ".mtx": _read_mtx,
+_READERS: dict[str, Callable[[Path, str | None], Arrays]] = {
+    ".npy": files_read.npy,
+    ".npz": files_read.npz,
+    ".csv": files_read.csv,
+    ".mtx": files_read.mtx,
 }
 _WRITERS: dict[str, Callable[[IO[bytes], Arrays], None]] = {
     ".npy": _write_npy,

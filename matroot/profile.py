@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from matroot.atomic import replacing
+
 #: Written into a profile; one of another number is not read.
 FORMAT = 1
 
@@ -55,12 +57,27 @@ def save(limits: Limits, where: Path) -> None:
     """Write a profile; the old one stays until the new one is whole."""
     where.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT, "machine": machine(), "limits": asdict(limits)}, indent=2)
-    part = where.with_name(f"{where.name}.{os.getpid()}.part")
+    with replacing(where) as stream:
+        stream.write(f"{text}\n".encode())
+
+
+def contents(where: Path) -> dict[str, Any]:
+    """Read the JSON of a profile.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or of another format.
+    """
+    if where.exists() and not where.is_file():  # reading a pipe would wait for a writer
+        raise ValueError(f"the profile {where} is no file")
     try:
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, where)
-    finally:
-        part.unlink(missing_ok=True)
+        data = json.loads(where.read_text(encoding="utf-8"))
+        if data["format"] == FORMAT:
+            return dict(data)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise ValueError(f"the profile {where} is damaged")
 
 
 def read(where: Path) -> Limits:
@@ -71,13 +88,13 @@ def read(where: Path) -> Limits:
     ValueError
         The file is damaged, or stale; the message says how.
     """
+    data = contents(where)
     try:
-        data = json.loads(where.read_text(encoding="utf-8"))
         limits = Limits(**{field.name: data["limits"][field.name] for field in fields(Limits)})
-        if data["format"] != FORMAT or not all(type(v) is int and v >= 0 for v in asdict(limits).values()):
+        if not all(type(v) is int and v >= 0 for v in asdict(limits).values()):
             raise ValueError
         found = dict(data["machine"])
-    except (ValueError, TypeError, KeyError, UnicodeDecodeError):
+    except (ValueError, TypeError, KeyError):
         raise ValueError(f"the profile {where} is damaged") from None
     if found != machine():
         changed = ", ".join(f"{k} {found.get(k)} then, {v} now" for k, v in machine().items() if found.get(k) != v)

@@ -1,29 +1,37 @@
-"""The state in a file, and back: any framework, another block size, another engine, with or without the roots."""
+"""The state as names and numpy arrays, and back: any framework, block size and engine, with or without the roots."""
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, cast, like, to_host
+from matroot import Status
+from matroot_optim.arrays import Array, like, to_host
 from matroot_optim.config import Options
 from matroot_optim.engines import Failure
 from matroot_optim.layout import Layout, Leaf, Stack
-from matroot_optim.reblock import reblock
+from matroot_optim.reblock import Block, reblock
 from matroot_optim.roots import FACTS, RootAnswer, RootJob
+from matroot_optim.saved import (
+    FINITE,
+    FOREVER,
+    FORMAT,
+    NOT_NEGATIVE,
+    NOT_NEGATIVE_OR_NAN,
+    OF_SQUARES,
+    Names,
+    Rule,
+    check_names,
+    integers,
+    on_host,
+    read_meta,
+    reals,
+)
 from matroot_optim.state import BOOKS, COUNTS, Pending, Settled, State, fresh, leaf_parts, settled
+from matroot_optim.statistics import packed_size
 from matroot_optim.trees import join
-
-FORMAT = 1
-META = "__metadata__"
-Names = dict[str, Any]
-
 
 # To names and numpy arrays, and back.
 
@@ -40,63 +48,66 @@ def export(state: State, *, roots: bool = True) -> tuple[Names, dict[str, Any]]:
         for pending in settled(state.pending):
             names.update(_export_pending(state.layout, pending))
     leaves = {leaf.path: _describe(leaf) for leaf in state.layout.leaves}
-    return names, {"format": FORMAT, "leaves": leaves, "roots": roots}
+    jobs = sum(name.endswith("/due") for name in names)
+    return names, {"format": FORMAT, "leaves": leaves, "roots": roots, "jobs": jobs}
 
 
 def _describe(leaf: Leaf) -> dict[str, Any]:
     blocks = [[list(origin), list(size)] for origin, size in leaf.blocks]
-    return {"shape": leaf.shape, "merged": leaf.merged, "axes": leaf.axes, "blocks": blocks}
+    parts = leaf_parts(leaf)
+    return {"shape": leaf.shape, "merged": leaf.merged, "axes": leaf.axes, "blocks": blocks, "parts": parts}
 
 
 def restore(options: Options, layout: Layout, params: Sequence[Array], names: Names, meta: Mapping[str, Any]) -> State:
-    """The state that `export` gave, in the layout, framework and dtypes of `params`."""
-    if meta.get("format") != FORMAT:
-        raise ValueError(f"the checkpoint must be of format {FORMAT}, got {meta.get('format')!r}")
-    _check_leaves(layout, meta["leaves"])
+    """The state that `export` gave, in the layout, framework and dtypes of `params`.
+
+    Raises
+    ------
+    ValueError
+        An entry or the metadata are missing, not of this layout, or no values of a state: the message names the
+        entry. Numbers that are not finite are let through under ``on_nonfinite="propagate"`` alone.
+    """
+    saved = read_meta(layout, meta)
+    check_names(layout, saved, names)
+    names = {name: on_host(name, x) for name, x in names.items()}
     state = fresh(options, layout, params)
-    step = int(names["step"])
+    finite = (FINITE,) if options.on_nonfinite != "propagate" else ()
+    step = int(integers(names, ["step"], np.int64, 0)[0])
     arrays = {**state.arrays, "step": np.asarray(step, np.int64)}
-    for i, leaf in enumerate(layout.leaves):
-        for part in COUNTS:
-            arrays[part][i] = names[leaf.name(part)]
-        for part in leaf_parts(leaf):
-            if leaf.name(part) in names:
-                arrays[leaf.name(part)] = _put(names[leaf.name(part)], params[i], leaf.dtype)
-    same = {leaf.path: _describe(leaf)["blocks"] == meta["leaves"][leaf.path]["blocks"] for leaf in layout.leaves}
+    for part, kind in COUNTS.items():
+        arrays[part] = integers(names, [leaf.name(part) for leaf in layout.leaves], kind, 0, step)
+    for leaf, x in zip(layout.leaves, params, strict=True):
+        for name in map(leaf.name, leaf_parts(leaf)):
+            if name in names:
+                rules = (*finite, NOT_NEGATIVE) if name == leaf.name("moment") else finite
+                arrays[name] = like(reals(names, [name], leaf.shape, leaf.dtype, *rules)[0], x)
+    same = {leaf.path: saved.roots and saved.leaves[leaf.path].blocks == leaf.blocks for leaf in layout.leaves}
     recut: Names = {}
     for leaf in layout.leaves:
-        if not same[leaf.path]:
-            recut.update(_recut(leaf, names, meta["leaves"][leaf.path]["blocks"]))
+        if saved.leaves[leaf.path].blocks != leaf.blocks:
+            recut.update(_recut(leaf, names, saved.leaves[leaf.path].blocks, finite))
+    names = {**names, **recut}
     for stack, axis in layout.factors:
-        kept = [
-            same[layout.leaves[m.leaf].path] and meta["roots"] for m in stack.members for _ in range(m.start, m.stop)
-        ]
-        _restore_factor(layout, stack, axis, arrays, {**names, **recut}, np.asarray(kept), params, step)
-    whole = all(same.values()) and meta["roots"]
-    return State(layout, arrays, _restore_pending(layout, params, names) if whole else ())
+        kept = [same[layout.leaves[m.leaf].path] for m in stack.members for _ in range(m.start, m.stop)]
+        x = params[stack.members[0].leaf]
+        _restore_factor(layout, stack, axis, arrays, names, np.asarray(kept), x, step, finite)
+    return State(layout, arrays, _restore_pending(layout, names, step) if all(same.values()) else ())
 
 
-def _check_leaves(layout: Layout, saved: Mapping[str, Any]) -> None:
-    missing, extra = sorted(set(layout.index) - set(saved)), sorted(set(saved) - set(layout.index))
-    if missing or extra:
-        raise ValueError(
-            f"the checkpoint must have the parameters of params; it lacks {missing} and has beside {extra}"
-        )
-    for leaf in layout.leaves:
-        for what in ("shape", "merged", "axes"):
-            have, want = tuple(saved[leaf.path][what]), getattr(leaf, what)
-            if have != want:
-                raise ValueError(f"the checkpoint must have {what} {want} for {leaf.path!r}, got {have}")
-
-
-def _recut(leaf: Leaf, names: Names, blocks: Sequence[Any]) -> Names:
-    old = [(tuple(origin), tuple(size)) for origin, size in blocks]
-
+def _recut(leaf: Leaf, names: Names, blocks: Sequence[Block], finite: Sequence[Rule]) -> Names:
     def name(block: int, axis: int) -> str:
         return leaf.name(f"block{block}/axis{axis}/statistic")
 
-    statistics = {(k, axis): names[name(k, axis)] for k in range(len(old)) for axis in leaf.axes}
-    return {name(*key): value for key, value in reblock(old, statistics, leaf.blocks, leaf.axes).items()}
+    statistics = {
+        (k, axis): _statistics(names, [name(k, axis)], size[axis], "float64", *finite)[0]
+        for k, (_, size) in enumerate(blocks)
+        for axis in leaf.axes
+    }
+    return {name(*key): value for key, value in reblock(blocks, statistics, leaf.blocks, leaf.axes).items()}
+
+
+def _statistics(names: Names, wanted: Sequence[str], n: int, dtype: str, *rules: Rule) -> Any:
+    return reals(names, wanted, (packed_size(n),), dtype, *rules, OF_SQUARES)
 
 
 def _restore_factor(
@@ -106,28 +117,47 @@ def _restore_factor(
     arrays: dict[str, Array],
     names: Names,
     kept: Any,
-    params: Sequence[Array],
+    x: Array,
     step: int,
+    finite: Sequence[Rule],
 ) -> None:
-    """The arrays of one dimension of a stack; roots that do not fit are asked for at once."""
-    key, x = stack.axis_name(axis), params[stack.members[0].leaf]
+    """The arrays of one dimension of a stack, beside x; roots that do not fit are asked for at once."""
+    key, n = stack.axis_name(axis), stack.shape[axis]
     prefixes = [join(block, f"axis{axis}") for block in layout.block_names(stack)]
-    arrays[f"{key}/statistic"] = _put(np.stack([names[f"{p}/statistic"] for p in prefixes]), x, stack.dtype)
+    statistics = _statistics(names, [f"{p}/statistic" for p in prefixes], n, stack.dtype, *finite)
+    arrays[f"{key}/statistic"] = like(statistics, x)
     arrays[f"{key}/mark"] += step  # phases go on from here, where no better is known
     arrays[f"{key}/taken"][:] = -1
     at = np.flatnonzero(kept)
     if not at.size:
         return
-    for part in (*FACTS, *BOOKS):
-        arrays[f"{key}/{part}"][at] = [names[f"{prefixes[b]}/{part}"] for b in at]
+    known = [prefixes[b] for b in at]
+    for part, values in {**_facts(names, known), **_books(names, known, step)}.items():
+        arrays[f"{key}/{part}"][at] = values
     root = np.array(to_host(arrays[f"{key}/root"]))
-    root[at] = np.stack([names[f"{prefixes[b]}/root"] for b in at])
-    arrays[f"{key}/root"] = _put(root, x, stack.dtype)
+    root[at] = reals(names, [f"{p}/root" for p in known], (n, n), stack.dtype, FINITE)
+    arrays[f"{key}/root"] = like(root, x)
 
 
-def _put(values: Any, x: Array, dtype: str) -> Array:
-    """A copy of saved values beside x."""
-    return like(np.array(values, dtype=dtype), x)
+def _facts(names: Names, prefixes: Sequence[str], *, of_answer: bool = False) -> Names:
+    """The facts of roots; an answer that was not looked at yet may be a failure, and hold NaN."""
+    facts = {}
+    for fact, kind in FACTS.items():
+        wanted = [f"{p}/{fact}" for p in prefixes]
+        if np.dtype(kind).kind == "i":
+            facts[fact] = integers(names, wanted, kind, 0, max(Status) if fact == "status" else FOREVER)
+        else:
+            rules = () if of_answer else (NOT_NEGATIVE_OR_NAN,)
+            facts[fact] = reals(names, wanted, (), np.dtype(kind).name, *rules)
+    return facts
+
+
+def _books(names: Names, prefixes: Sequence[str], step: int) -> Names:
+    low, high = {"mark": -FOREVER, "taken": -1}, {"taken": step}
+    return {  # the roots of the next step may be entered before it
+        book: integers(names, [f"{p}/{book}" for p in prefixes], kind, low.get(book, 0), high.get(book, step + 1))
+        for book, kind in BOOKS.items()
+    }
 
 
 # Root jobs under way.
@@ -149,7 +179,7 @@ def _export_pending(layout: Layout, pending: Pending) -> Names:
     return names
 
 
-def _restore_pending(layout: Layout, params: Sequence[Array], names: Names) -> tuple[Pending, ...]:
+def _restore_pending(layout: Layout, names: Names, step: int) -> tuple[Pending, ...]:
     saved: dict[str, list[str]] = {}
     for name in names:
         block_axis, mark, rest = name.rpartition("/pending")
@@ -161,98 +191,19 @@ def _restore_pending(layout: Layout, params: Sequence[Array], names: Names) -> t
         for b, block in enumerate(layout.block_names(stack)):
             for prefix in saved.get(join(block, f"axis{axis}"), []):
                 submitted = int(prefix.rpartition("/pending")[2])
-                there = f"{prefix}/root" in names
-                found.setdefault((submitted, int(names[f"{prefix}/due"]), there), []).append((b, prefix))
+                if submitted > step:
+                    raise ValueError(f"the checkpoint must have no job from after step {step}, got {prefix!r}")
+                due = int(integers(names, [f"{prefix}/due"], np.int64, step + 1)[0])
+                found.setdefault((submitted, due, f"{prefix}/root" in names), []).append((b, prefix))
         for (submitted, due, there), rows in found.items():
             index = np.array([b for b, _ in rows])
             job = RootJob(stack.axis_name(axis), index, None, stack.exponent, stack.options.ridge, due)
-            answer = _restore_answer(stack, [p for _, p in rows], names) if there else Failure("lost before the save")
+            lost = Failure("lost before the save")
+            answer = _restore_answer(stack, stack.shape[axis], [p for _, p in rows], names) if there else lost
             batches.append(Pending(submitted, (job,), Settled(answer)))
     return tuple(sorted(batches, key=lambda p: p.submitted))
 
 
-def _restore_answer(stack: Stack, prefixes: Sequence[str], names: Names) -> RootAnswer:
-    root = np.stack([names[f"{p}/root"] for p in prefixes])
-    facts = {fact: np.array([names[f"{p}/{fact}"] for p in prefixes], kind) for fact, kind in FACTS.items()}
-    return RootAnswer(cast(root, stack.dtype), facts, 0.0)
-
-
-# To a file, and back.
-
-
-def write(path: str | os.PathLike[str], names: Names, meta: Mapping[str, Any]) -> None:
-    """Write names and metadata so that `path` holds the old file or the new one, whatever happens meanwhile."""
-    target = Path(path)
-    kind = _kind(target)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    try:
-        with open(temporary, "xb") as file:
-            _write_to(file, kind, names, json.dumps(meta))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(target.parent)
-
-
-def _kind(target: Path) -> str:
-    if target.suffix in (".npz", ".safetensors"):
-        return target.suffix
-    try:
-        import safetensors  # noqa: F401
-    except ImportError:
-        return ".npz"
-    return ".safetensors"
-
-
-def _write_to(file: Any, kind: str, names: Names, meta: str) -> None:
-    if kind == ".npz":
-        np.savez(file, **{**names, META: np.frombuffer(meta.encode(), np.uint8)})
-        return
-    from safetensors.numpy import save
-
-    arrays = {name: np.array(x, order="C") for name, x in names.items()}
-    file.write(save(arrays, metadata={META: meta}))
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def read(path: str | os.PathLike[str]) -> tuple[Names, dict[str, Any]]:
-    """Names and metadata of a file, whichever of the two kinds it is.
-
-    Raises
-    ------
-    ValueError
-        The file is no checkpoint of this optimizer.
-    """
-    with open(path, "rb") as file:
-        start = file.read(2)
-    if start == b"PK":
-        with np.load(path, allow_pickle=False) as data:
-            names = dict(data)
-        text = bytes(names.pop(META, np.zeros(0, np.uint8))).decode()
-    else:
-        names, text = _read_safetensors(path)
-    if not text:
-        raise ValueError(f"{os.fspath(path)} must be a checkpoint written by save, got a file without its metadata")
-    return names, json.loads(text)
-
-
-def _read_safetensors(path: str | os.PathLike[str]) -> tuple[Names, str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(os.fspath(path), framework="np") as file:
-            names = {name: file.get_tensor(name) for name in file.keys()}
-            return names, (file.metadata() or {}).get(META, "")
-    except SafetensorError as wrong:
-        raise ValueError(f"{os.fspath(path)} must be a checkpoint written by save, got {wrong}") from wrong
+def _restore_answer(stack: Stack, n: int, prefixes: Sequence[str], names: Names) -> RootAnswer:
+    root = reals(names, [f"{p}/root" for p in prefixes], (packed_size(n),), stack.dtype)
+    return RootAnswer(root, _facts(names, prefixes, of_answer=True), 0.0)

@@ -7,25 +7,23 @@ late. So every engine gives the same numbers, and only the time differs.
 from __future__ import annotations
 
 import os
-import sys
+import threading
 import time
 import weakref
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from multiprocessing import shared_memory
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol, Self
 
 import numpy as np
 
-from matroot import one_blas_thread
-from matroot_optim.roots import RootAnswer, RootBatch, compute
+from matroot_optim import shared
+from matroot_optim.executors import made, maker, shut_down
+from matroot_optim.roots import Failure, RootAnswer, RootBatch, compute
+from matroot_optim.sent import Sent, Together, told
+from matroot_optim.worker import compute_in_pool, compute_sent
 
-
-@dataclass(frozen=True)
-class Failure:
-    """No answer came, and why."""
-
-    reason: str
+__all__ = ["Clock", "Engine", "ExecutorEngine", "Failure", "InlineEngine"]
 
 
 class Engine(Protocol):
@@ -90,7 +88,8 @@ class InlineEngine:
 class ExecutorEngine:
     """Roots on any executor: threads, processes, loky, Dask's and mpi4py's, by `submit` and `result` alone.
 
-    A worker that raises, dies or is later than `timeout` costs the optimizer a counter and keeps the old root.
+    A worker, an executor or a client that raises, dies, gives something else than roots, or is later than `timeout`
+    costs the optimizer a counter and keeps the old root.
 
     Parameters
     ----------
@@ -100,10 +99,22 @@ class ExecutorEngine:
     lag : int
         Steps between submission and use. 0 waits for every root at once.
     timeout : float or None
-        Seconds to wait for a job that is due; None waits for ever.
+        Seconds that a step waits for all the jobs that are due in it; None waits for ever, for a worker that lives.
     shared_memory : bool or None
-        Pass matrices through shared memory instead of a pipe: for workers on the same machine. None: for a
-        `ProcessPoolExecutor`.
+        Pass matrices through shared memory instead of a pipe: for workers on the same machine, under Linux. None:
+        for a `ProcessPoolExecutor`.
+
+    Raises
+    ------
+    TypeError
+        `executor` neither has `submit` nor can be called without arguments, or is a class of something else.
+
+    Notes
+    -----
+    The workers of a pool of processes end when the process that made the pool does, even if it is killed.
+
+    A copy of an engine, and a forked process, make an executor of their own by the same function. An executor given
+    as it is is shared by copies; it cannot be pickled, and a forked process cannot use it: there, jobs fail.
 
     Examples
     --------
@@ -126,76 +137,94 @@ class ExecutorEngine:
         shared_memory: bool | None = None,
     ) -> None:
         self.lag = _checked_lag(lag)
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be None or a number of seconds > 0, got {timeout!r}")
-        self._make = None if hasattr(executor, "submit") else executor
-        if self._make is not None and not callable(self._make):
-            raise TypeError(f"executor must have submit or make an executor, got {executor!r}")
+        self.timeout = _checked_timeout(timeout)
+        self._make = maker(executor)
         self._executor = executor if self._make is None else None
-        self.timeout = timeout
         self._shared = shared_memory
-        self._open: set[Sent] = set()
-        self._finalizer = weakref.finalize(self, _let_go, self._open)  # of an engine that nobody closed
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start without jobs, in this process."""
+        self._process = os.getpid()
+        self._open: weakref.WeakSet[Sent] = weakref.WeakSet()
+        self._together: Together | None = None
         self.clock = Clock()
 
     def submit(self, batch: RootBatch) -> Sent:
-        sent = Sent()
+        self._leave_the_parent()
+        if self._together is None or self._together.due != batch.due or self._together.deadline is not None:
+            self._together = Together(batch.due)
+        sent = Sent(batch, self._together)
+        self._open.add(sent)
         try:
             self._start(batch, sent)
-        except (BrokenExecutor, RuntimeError, OSError) as broken:
+        except Exception as error:
             # The job of this step is lost; an executor of our own is made anew for the next.
-            sent.finish(Failure(f"could not submit: {broken!r}"))
+            sent.finish(Failure(f"could not submit: {told(error)}"))
             self.clock.failures += 1
-            self._drop_executor(wait=False)
-        self._open.add(sent)
+            self._drop_executor()
         return sent
 
     def _start(self, batch: RootBatch, sent: Sent) -> None:
         if self._executor is None:
             if self._make is None:
-                raise RuntimeError("the engine is closed")
-            self._executor = self._make()
+                raise RuntimeError("the engine was closed, or its executor belongs to the process this was forked from")
+            self._executor = made(self._make)
         sent.executor = self._executor
-        shared = isinstance(self._executor, ProcessPoolExecutor) if self._shared is None else self._shared
-        if shared and isinstance(batch.matrix, np.ndarray) and batch.matrix.nbytes:
-            sent.memory = shared_memory.SharedMemory(create=True, size=batch.matrix.nbytes)
-            _write(sent.memory, batch.matrix)
-            sent.shape, sent.dtype = batch.matrix.shape, batch.matrix.dtype.str
-            empty = replace(batch, matrix=np.empty((0, 0), batch.matrix.dtype))
-            sent.future = self._executor.submit(
-                _compute_shared, empty, sent.memory.name, sent.shape, sent.dtype, os.getpid()
-            )
-        else:
-            sent.future = self._executor.submit(_compute_sent, batch, os.getpid())
+        matrix = batch.matrix
+        wanted = isinstance(self._executor, ProcessPoolExecutor) if self._shared is None else self._shared
+        if wanted and shared.AVAILABLE and isinstance(matrix, np.ndarray) and matrix.nbytes:
+            with suppress(OSError):  # nothing is left of memory or descriptors: the pipe will do
+                sent.memory = shared.SharedArray(matrix)
+                batch = replace(batch, matrix=np.empty((0, 0), matrix.dtype))
+        address = None if sent.memory is None else sent.memory.address
+        work = compute_in_pool if hasattr(self._executor, "_processes") else compute_sent
+        sent.future = self._executor.submit(work, batch, address, os.getpid())
 
     def collect(self, handle: Sent) -> RootAnswer | Failure:
         if handle.answer is not None:
             return handle.answer
+        self._leave_the_parent()
         begin = time.perf_counter()
-        answer = handle.finish(handle.wait(self.timeout))
+        if handle.home != os.getpid():
+            answer = handle.finish(Failure("the job belongs to the process that this one was forked from"))
+        else:
+            answer = handle.finish(handle.wait(self.timeout))
         self.clock.waited_seconds += time.perf_counter() - begin
         if isinstance(answer, RootAnswer):
             self.clock.answers += 1
             self.clock.root_seconds += answer.seconds
         else:
             self.clock.failures += 1
-        # An executor that broke, or has a worker that hangs, is of no more use: the next job gets a new one.
-        if isinstance(handle.error, BrokenExecutor | TimeoutError) and handle.executor is self._executor:
-            self._drop_executor(wait=False)
+        if handle.unreachable:
+            self._shared = False
+        if handle.lost and handle.executor is self._executor:
+            self._drop_executor()  # the next job gets a new one
         self._open.discard(handle)
         return answer
 
-    def _drop_executor(self, wait: bool) -> None:
+    def _leave_the_parent(self) -> None:
+        """Forget jobs and executor in a forked process: threads do not come along, and workers answer the parent."""
+        if self._process != os.getpid():
+            clock, self._executor = self.clock, None
+            self._begin()
+            self.clock = clock
+
+    def _drop_executor(self, *, wait: bool = False) -> None:
         if self._make is not None and self._executor is not None:
-            _shut_down(self._executor, wait, self.timeout)
-            self._executor = None
+            executor, self._executor = self._executor, None
+            shut_down(executor, wait=wait, timeout=self.timeout)
 
     def close(self) -> None:
         """Give up open jobs and shut down the executor if the engine made it: no thread or process stays.
 
         A thread that hangs cannot be stopped by anyone: it is waited for as long as for its job, and left.
         """
-        _let_go(self._open)
+        self._leave_the_parent()
+        for sent in list(self._open):
+            if sent.answer is None:
+                sent.finish(Failure("the engine was closed"))
+        self._open.clear()
         self._drop_executor(wait=True)
         self._make = None
 
@@ -205,47 +234,29 @@ class ExecutorEngine:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def __copy__(self) -> Self:
+        """Copy the engine: with an executor of its own, or with the one that was given."""
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        if copied._make is not None:
+            copied._executor = None
+        copied._begin()
+        return copied
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self.__copy__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._make is None and self._executor is not None:
+            raise TypeError(f"{self!r} must have a function that makes its executor to be pickled, not an executor")
+        return {**self.__copy__().__dict__, "_open": None}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+        self._begin()
+
     def __repr__(self) -> str:
         return f"ExecutorEngine(lag={self.lag}, timeout={self.timeout})"
-
-
-class Sent:
-    """A batch on its way: its future, the shared memory that holds it, and the answer once there is one."""
-
-    def __init__(self) -> None:
-        self.future: Any = None
-        self.executor: Any = None
-        self.memory: shared_memory.SharedMemory | None = None
-        self.shape: tuple[int, ...] = ()
-        self.dtype = ""
-        self.answer: RootAnswer | Failure | None = None
-        self.error: BaseException | None = None
-
-    def wait(self, timeout: float | None) -> RootAnswer | Failure:
-        try:
-            answer: RootAnswer = self.future.result(timeout)
-        except TimeoutError as late:
-            self.error = late
-            return Failure(f"not there after {timeout} s")
-        except Exception as error:  # whatever a worker raises is its failure and not the run's
-            self.error = error
-            return Failure(repr(error))
-        if not isinstance(answer, RootAnswer):
-            return Failure(f"the worker returned {type(answer).__name__}, not a RootAnswer")
-        if self.memory is not None:
-            answer = replace(answer, root=_read(self.memory, self.shape, self.dtype))
-        return answer
-
-    def finish(self, answer: RootAnswer | Failure) -> RootAnswer | Failure:
-        """Keep the answer, and let go of everything else."""
-        self.answer = answer
-        if self.future is not None and not hasattr(self.executor, "_processes"):
-            self.future.cancel()  # a pool of processes that breaks later trips over a cancelled future
-        if self.memory is not None:
-            self.memory.close()
-            self.memory.unlink()
-            self.memory = None
-        return answer
 
 
 def _checked_lag(lag: int) -> int:
@@ -254,59 +265,9 @@ def _checked_lag(lag: int) -> int:
     return lag
 
 
-def _compute_sent(batch: RootBatch, home: int) -> RootAnswer:
-    """`compute` in a worker: one thread, whatever the machine has."""
-    if os.getpid() != home:
-        os.environ["MATROOT_NUM_THREADS"] = "1"
-    with one_blas_thread():
-        return compute(batch)
-
-
-def _compute_shared(batch: RootBatch, name: str, shape: tuple[int, ...], dtype: str, home: int) -> RootAnswer:
-    """`compute` with the matrices in shared memory, where the roots take their place."""
-    memory = shared_memory.SharedMemory(name, **({"track": False} if sys.version_info >= (3, 13) else {}))
-    try:
-        answer = _compute_sent(replace(batch, matrix=_read(memory, shape, dtype)), home)
-        _write(memory, answer.root)
-        return replace(answer, root=None)
-    finally:
-        memory.close()
-
-
-def _read(memory: shared_memory.SharedMemory, shape: tuple[int, ...], dtype: str) -> Any:
-    return np.ndarray(shape, dtype, buffer=memory.buf).copy()
-
-
-def _write(memory: shared_memory.SharedMemory, values: Any) -> None:
-    np.ndarray(values.shape, values.dtype, buffer=memory.buf)[...] = values
-
-
-def _let_go(handles: set[Sent]) -> None:
-    """Give up jobs, and with them the shared memory they hold."""
-    for sent in handles:
-        if sent.answer is None:
-            sent.finish(Failure("the engine was closed"))
-    handles.clear()
-
-
-def _shut_down(executor: Any, wait: bool, timeout: float | None) -> None:
-    """Stop an executor of our own, without waiting longer than `timeout` for a worker that hangs."""
-    workers = list((getattr(executor, "_processes", None) or {}).values())
-    threads = list(getattr(executor, "_threads", ()))
-    for worker in workers:
-        _kill(worker)
-    if threads:
-        executor.shutdown(wait=False, cancel_futures=True)
-        for thread in threads if wait else ():
-            thread.join(timeout)
-    else:
-        executor.shutdown(wait=wait or bool(workers))
-    for worker in workers:
-        worker.join()
-
-
-def _kill(worker: Any) -> None:
-    try:
-        worker.kill()
-    except AttributeError:  # loky's cannot
-        worker.terminate()
+def _checked_timeout(timeout: Any) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise ValueError(f"timeout must be None or a number of seconds > 0, got {timeout!r}")
+    return min(timeout, threading.TIMEOUT_MAX)

@@ -14,7 +14,8 @@ import numpy as np
 import optax
 
 from matroot import ConditionTracker
-from matroot_optim.checkpoint import read, restore
+from matroot_optim.checkpoint import restore
+from matroot_optim.checkpoint_files import naming, read
 from matroot_optim.config import Options
 from matroot_optim.diagnostics import Diagnostics, diagnose
 from matroot_optim.layout import make_layout
@@ -205,13 +206,14 @@ def load(path: str | os.PathLike[str], opt_state: Any, params: Any) -> Any:
     Raises
     ------
     ValueError
-        The file is no checkpoint, or not of these parameters.
+        The file is no checkpoint, damaged, or not of these parameters.
     """
     leaves = list(flatten(params)[0].values())
     names, meta = read(path)
 
     def change(state: ShampooState) -> ShampooState:
-        core = restore(state.plan.options, state.plan.layout, leaves, names, meta)
+        with naming(path):
+            core = restore(state.plan.options, state.plan.layout, leaves, names, meta)
         return ShampooState({**state.arrays, **to_jax(core.arrays)}, state.plan)
 
     return _map_states(change, opt_state)

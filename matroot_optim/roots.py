@@ -87,6 +87,7 @@ class RootBatch:
     method: str
     dtype: str
     members: tuple[Any, ...] = ()  # (key, bytes of the index) of every job: the same matrices, at another time
+    due: int = 0  # the step that waits for the roots
 
     @property
     def n(self) -> int:
@@ -101,6 +102,13 @@ class RootAnswer:
     root: Array
     facts: dict[str, Any]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """No answer came, and why."""
+
+    reason: str
 
 
 def escalated(ridge: float, level: int) -> float:
@@ -130,7 +138,7 @@ def stack_jobs(jobs: Sequence[RootJob]) -> list[tuple[RootBatch, list[RootJob]]]
         matrices = [job.matrix for job in group]
         matrix = matrices[0] if len(group) == 1 else namespace(first.matrix).concat(matrices, axis=0)
         members = tuple((job.key, np.asarray(job.index).tobytes()) for job in group)
-        batch = RootBatch(matrix, first.exponent, first.regularization, first.method, first.dtype, members)
+        batch = RootBatch(matrix, first.exponent, first.regularization, first.method, first.dtype, members, first.due)
         batches.append((batch, group))
     return batches
 

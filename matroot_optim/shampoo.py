@@ -229,12 +229,15 @@ class Shampoo(Options):
         Raises
         ------
         ValueError
-            The file is no checkpoint, or not of these parameters; the message names them.
+            The file is no checkpoint, damaged, or not of these parameters; the message names the file and the entry.
         """
-        from matroot_optim.checkpoint import read, restore
+        from matroot_optim.checkpoint import restore
+        from matroot_optim.checkpoint_files import naming, read
 
         leaves, _ = flatten(params)
-        return restore(self, make_layout(self, leaves), list(leaves.values()), *read(path))
+        layout, (names, meta) = make_layout(self, leaves), read(path)
+        with naming(path):
+            return restore(self, layout, list(leaves.values()), names, meta)
 
     def plan(self, params: Tree, *, measure: bool = False) -> Plan:
         """What will be preconditioned, in which blocks and with which exponents, and what it costs.

@@ -138,8 +138,10 @@ class State(Mapping[str, Array]):
     def save(self, path: str | os.PathLike[str], *, roots: bool = True) -> None:
         """Write the state to a file; `Shampoo.load` reads it in any framework.
 
-        A ".safetensors" or ".npz" file by its suffix; otherwise safetensors when that package is installed. The
-        write is atomic: a full disk or a kill leaves the old file. Root jobs under way are waited for and saved.
+        A ".safetensors" or ".npz" file by its suffix; otherwise safetensors when that package is installed. Every
+        array has a checksum, which a load compares. The write is atomic: a full disk or a kill leaves the old file,
+        and the next save removes what a killed one left. The mode of an old file is kept, and so is a symbolic link.
+        Root jobs under way are waited for and saved.
 
         Parameters
         ----------
@@ -147,7 +149,8 @@ class State(Mapping[str, Array]):
         roots : bool
             Without them the file is smaller, and they are computed at the first step after the load.
         """
-        from matroot_optim.checkpoint import export, write
+        from matroot_optim.checkpoint import export
+        from matroot_optim.checkpoint_files import write
 
         write(path, *export(self, roots=roots))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -115,8 +115,10 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         elif layout != self._kept.layout:
             start, meta = export(fresh(self._core, layout, params))
             names, old = export(self._kept)
+            new = meta["leaves"].keys() - old["leaves"].keys()
+            names.update({name: x for name, x in start.items() if "/".join(name.split("/", 2)[:2]) in new})
             old["leaves"] = {**meta["leaves"], **old["leaves"]}
-            self._kept = restore(self._core, layout, params, {**start, **names}, old)
+            self._kept = restore(self._core, layout, params, names, old)
         self._planned = self._plan()
         return self._kept
 
@@ -185,20 +187,41 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         """Take over a state: the precision of the saved arrays is kept, whatever dtype the parameters have.
 
         As ever in torch, the options of groups come with it, and may be changed in ``param_groups`` afterwards.
+
+        Raises
+        ------
+        ValueError
+            The dict is of another optimizer, or a value in it is missing or wrong: the message names it. The
+            optimizer stays as it was.
         """
-        saved = state_dict["state"]
+        before = {**self.__dict__, "defaults": dict(self.defaults)}
+        try:
+            self._load(state_dict)
+        except BaseException:  # torch has replaced the groups by then, and written to the defaults
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _load(self, state_dict: dict[str, Any]) -> None:
+        saved = _check_outline(state_dict)
         if saved and "matroot_optim" not in state_dict:
             raise ValueError("state_dict must come from matroot_optim.torch.Shampoo, got one without its metadata")
         super().load_state_dict({**state_dict, "state": {}})
-        if not saved:
+        for g, group in enumerate(self.param_groups):
+            _check_group(g, group)
+            self._core.for_path(f"{g}/0")
+        params = self._parameters()
+        if not params or "matroot_optim" not in state_dict:
             return
         numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
+        if set(numbers) != set(saved) or len(numbers) != len(saved):
+            raise ValueError(f"state_dict must have the state of parameters {numbers}, got {list(saved)}")
         names: dict[str, Any] = {}
-        for number, path in zip(numbers, self._parameters(), strict=True):
-            names.update({f"{path}/{name}": x.cpu().numpy() for name, x in saved[number].items()})
-            names["step"] = int(saved[number]["step"])
-        params = [p.detach() for p in self._parameters().values()]
-        self._kept = restore(self._core, self._layout(), params, names, state_dict["matroot_optim"])
+        for number, path in zip(numbers, params, strict=True):
+            names.update({f"{path}/{name}": x for name, x in saved[number].items() if name != "step"})
+        names["step"] = _one_step([saved[number].get("step") for number in numbers])
+        detached = [p.detach() for p in params.values()]
+        self._kept = restore(self._core, self._layout(), detached, names, state_dict["matroot_optim"])
         self._planned = self._plan()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -228,6 +251,40 @@ def _dense(path: str, grad: Any) -> Any:
     if grad.layout != torch.strided:
         raise TypeError(f"the gradient of parameter {path!r} must be dense, got layout {grad.layout}; use sparse=False")
     return grad.detach()
+
+
+def _check_outline(state_dict: Any) -> Mapping[Any, Any]:
+    """The state in a state dict; ValueError where the outline is not that of torch's state dicts."""
+    groups = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
+    if not isinstance(groups, list) or not all(isinstance(g, Mapping) and _keys(g.get("params")) for g in groups):
+        raise ValueError("state_dict must have a list of groups with keys of parameters as 'param_groups'")
+    saved = state_dict.get("state")
+    if not isinstance(saved, Mapping) or not all(isinstance(x, Mapping) for x in saved.values()):
+        raise ValueError("state_dict must have a dict of dicts as 'state'")
+    return saved
+
+
+def _keys(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(key, int | str) for key in values)
+
+
+def _check_group(g: int, group: Mapping[str, Any]) -> None:
+    for name in ("lr", "betas", "weight_decay"):
+        if name not in group:
+            raise ValueError(f"state_dict must have {name!r} in group {g}")
+    try:
+        float(group["lr"])
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"state_dict must have a number as lr in group {g}, got {group['lr']!r}") from None
+
+
+def _one_step(steps: list[Any]) -> Any:
+    """The step that all parameters have."""
+    for x in steps:
+        whole = isinstance(x, torch.Tensor) and x.ndim == 0 and x.dtype in (torch.int32, torch.int64)
+        if not whole or int(x) != int(steps[0]):
+            raise ValueError(f"state_dict must have one integer as the step of all parameters, got {x!r}")
+    return steps[0]
 
 
 def _plain(meta: Any) -> Any:

@@ -86,7 +86,7 @@ class TestFiles:
     def test_a_failed_write_leaves_the_old_file_and_nothing_else(self, tmp_path, monkeypatch):
         path = tmp_path / "a.npy"
         files.write(path, {"": np.eye(2)})
-        monkeypatch.setattr(files.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+        monkeypatch.setattr("matroot.atomic.os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             files.write(path, {"": np.zeros((2, 2))})
         monkeypatch.undo()
@@ -305,9 +305,9 @@ def test_sentences_name_the_options_of_the_shell(tmp_path, capsys):
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
-    def refuse(**options):
+    def refuse(*arguments):
         raise PermissionError(13, "Permission denied", ".x.tmp")
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
-    with pytest.raises(OSError, match=r"x\.npy cannot be written: Permission denied"):
+    monkeypatch.setattr("matroot.atomic.os.open", refuse)
+    with pytest.raises(PermissionError, match=r"x\.npy cannot be written: Permission denied"):
         files.write(tmp_path / "x.npy", {"": np.eye(2)})

@@ -1,6 +1,7 @@
 """The tuned numbers: written, read, refused when damaged or stale; "auto" follows them."""
 
 import json
+import os
 from dataclasses import asdict
 
 import numpy as np
@@ -66,7 +67,9 @@ def test_a_spoiled_profile_is_warned_of_once_and_ignored(where, spoil):
     assert profile.limits() == Limits()  # and not a second time: warnings are errors here
 
 
-@pytest.mark.parametrize("text", ("", "[1]", "{", "\xff"), ids=("nothing", "a list", "cut off", "binary"))
+@pytest.mark.parametrize(
+    "text", ("", "[1]", "{", "\xff", "[" * 10**5), ids=("nothing", "a list", "cut off", "binary", "nested")
+)
 def test_what_is_no_profile(where, text):
     where.parent.mkdir(parents=True)
     where.write_bytes(text.encode("latin-1"))
@@ -74,9 +77,23 @@ def test_what_is_no_profile(where, text):
         profile.read(where)
 
 
+def test_a_pipe_is_no_profile_and_is_not_waited_for(where):
+    where.parent.mkdir(parents=True)
+    os.mkfifo(where)
+    with pytest.warns(UserWarning, match="is no file"):
+        assert profile.limits() == Limits()
+
+
+def test_a_folder_is_refused_before_the_measurements(where, monkeypatch, capsys):
+    where.mkdir(parents=True)
+    monkeypatch.setattr(tune, "measure", None)
+    assert main(["tune"]) == 1
+    assert capsys.readouterr().err == f"matroot: error: {where} is no file, a file name is wanted\n"
+
+
 def test_a_failed_write_leaves_the_old_profile(where, monkeypatch):
     profile.save(Limits(), where)
-    monkeypatch.setattr("matroot.profile.os.replace", lambda *a: (_ for _ in ()).throw(OSError("no space")))
+    monkeypatch.setattr("matroot.atomic.os.replace", lambda *a: (_ for _ in ()).throw(OSError("no space")))
     with pytest.raises(OSError, match="no space"):
         profile.save(Limits(tridiagonal_alone=1), where)
     assert profile.read(where) == Limits()

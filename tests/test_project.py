@@ -16,7 +16,7 @@ HEAVY = ("numba", "cupy", "torch", "jax", "matplotlib", "scipy", "pandas")
 
 # A module may import from its own layer and from those before it.
 LAYERS = (
-    {"result", "engines.arrays", "methods.base", "gallery", "files"},
+    {"result", "engines.arrays", "methods.base", "gallery", "atomic", "files_mtx", "files_read", "files"},
     {"regularization", "conditioning", "schedules", "engines"},
     {"methods"},
     {"selection"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matroot import profile
+from matroot.atomic import replacing
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,8 @@ def save(name: str, limits: GPULimits, where: Path) -> None:
     known = _cards(where) if where.exists() else {}
     known[name] = asdict(limits)
     where.parent.mkdir(parents=True, exist_ok=True)
-    part = where.with_name(f"{where.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps({"format": profile.FORMAT, "cards": known}, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, where)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(where) as stream:
+        stream.write((json.dumps({"format": profile.FORMAT, "cards": known}, indent=2) + "\n").encode())
 
 
 def read(name: str, where: Path) -> GPULimits:
@@ -92,13 +88,10 @@ def read(name: str, where: Path) -> GPULimits:
 
 
 def _cards(where: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(where.read_text(encoding="utf-8"))
-        if data["format"] != profile.FORMAT:
-            raise ValueError
-        return dict(data["cards"])
-    except (ValueError, TypeError, KeyError, UnicodeDecodeError):
-        raise ValueError(f"the profile {where} is damaged") from None
+    cards = profile.contents(where).get("cards")
+    if not isinstance(cards, dict):
+        raise ValueError(f"the profile {where} is damaged")
+    return cards
 
 
 @cache

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matroot_optim import ExecutorEngine, InlineEngine, Shampoo, checkpoint
+from matroot_optim import ExecutorEngine, InlineEngine, Shampoo, checkpoint_files
 from optim.problems import SHAPES, assert_same, run, weights
 
 OPTIONS = {"learning_rate": 0.05, "refresh_every": 4, "block_size": 4, "ridge": 1e-4}
@@ -173,11 +173,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     before = path.read_bytes()
     _, later = run(opt, 5)
 
-    def full(file, kind, names, meta):
+    def full(file, arrays, text):
         file.write(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_to", full)
+    monkeypatch.setitem(checkpoint_files._WRITERS, ".npz", full)
     with pytest.raises(OSError, match="No space left"):
         later.save(path)
     assert path.read_bytes() == before

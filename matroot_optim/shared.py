@@ -1,0 +1,78 @@
+"""Memory shared with workers on the same machine, without a name that could outlive them."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+#: Linux with /proc. Elsewhere arrays travel through the pipe of the executor.
+AVAILABLE = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
+
+
+class UnreachableError(OSError):
+    """A worker cannot open the memory: it is gone, or the worker is on another machine or another user's."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a worker finds shared memory: a descriptor of the process that made it.
+
+    Descriptors are used again. `name` is unique, so nothing else can be taken for the memory.
+    """
+
+    path: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def open(self) -> Any:
+        """Open the memory as a file."""
+        try:
+            file = open(self.path, "r+b", buffering=0)
+        except OSError as error:
+            raise UnreachableError(f"shared memory is not to be reached: {error}") from error
+        if os.readlink(f"/proc/self/fd/{file.fileno()}") != self.name:
+            file.close()
+            raise UnreachableError("shared memory is gone")
+        return file
+
+    def read(self, file: Any) -> Any:
+        """Copy the array out of the memory."""
+        file.seek(0)
+        return np.fromfile(file, self.dtype, count=int(np.prod(self.shape))).reshape(self.shape)
+
+    def write(self, file: Any, values: Any) -> None:
+        """Replace the array by another of its shape and dtype."""
+        if values.shape != self.shape or values.dtype != self.dtype:
+            raise ValueError(f"values must be {self.dtype} {self.shape}, got {values.dtype} {values.shape}")
+        file.seek(0)
+        values.tofile(file)
+
+
+class SharedArray:
+    """A copy of an array that one worker reads and overwrites.
+
+    An anonymous file in memory. The kernel frees it with the last process that has it open, however that ends.
+
+    Raises
+    ------
+    OSError
+        No memory or no descriptor is left.
+    """
+
+    def __init__(self, values: Any) -> None:
+        file = open(os.memfd_create(f"matroot-{uuid.uuid4().hex}"), "r+b", buffering=0)
+        self.close = weakref.finalize(self, file.close)
+        path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
+        self.address = Address(path, os.readlink(path), values.shape, values.dtype)
+        self.address.write(file, values)
+        self._file = file
+
+    def read(self) -> Any:
+        """Copy the array out."""
+        return self.address.read(self._file)

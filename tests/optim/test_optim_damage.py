@@ -1,0 +1,393 @@
+"""Checkpoints that are damaged, old, or from the future; saves that are killed, or find no room."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fuzz_checkpoints import OPTIONS, bits, fuzz, make_state, parameters
+
+from matroot_optim import InlineEngine, Shampoo, checkpoint_files
+from matroot_optim.checkpoint import export, restore
+from matroot_optim.checkpoint_files import read, write
+from matroot_optim.layout import make_layout
+from matroot_optim.replacing import replacing
+from matroot_optim.trees import flatten
+from optim.problems import run
+from optim.test_optim_checkpoint import OPTIONS as PLAIN
+
+SUFFIXES = (".npz", ".safetensors")
+DATA = Path(__file__).parent / "data"
+posix = pytest.mark.skipif(os.name != "posix", reason="links, modes, locks and signals of posix")
+
+
+def raw(path, names, meta):
+    """A file without checksums, as the first format had none."""
+    with open(path, "wb") as file:
+        checkpoint_files._WRITERS[Path(path).suffix](file, names, json.dumps(meta))
+
+
+@pytest.mark.slow
+def test_damaged_checkpoints_are_refused_by_name_or_load_to_the_same_bits():
+    counts, faults = fuzz(seed=0, count=330)
+    assert faults == []
+    assert sum(counts.values()) > 300
+    assert {road for road, _, _ in counts} == {".npz", ".safetensors", "torch"}
+
+
+# Formats.
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_files_of_format_1_are_read(suffix):
+    """They were made by these steps, on another machine perhaps."""
+    rng = np.random.default_rng(7)
+    params = {"w": rng.standard_normal((4, 6)).astype(np.float32), "b": rng.standard_normal(3)}
+    opt = Shampoo(0.05, refresh_every=3, block_size=4, ridge=1e-4, engine=InlineEngine(2))
+    want = opt.init(params)
+    for _ in range(5):
+        _, want = opt.update({k: rng.standard_normal(x.shape).astype(x.dtype) for k, x in params.items()}, want)
+    state = opt.load(DATA / f"format1{suffix}", params)
+    assert read(DATA / f"format1{suffix}")[1]["format"] == 1
+    assert len(state.pending) == len(want.pending) == 3
+    for name in want:
+        # Five steps of float32, and roots of a condition number that the ridge keeps below 1e4.
+        np.testing.assert_allclose(state[name], want[name], rtol=1e-2, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_newer_format_is_named(tmp_path, suffix):
+    opt, state = make_state(OPTIONS[0])
+    names, meta = export(state)
+    path = tmp_path / f"s{suffix}"
+    write(path, names, {**meta, "format": 3})
+    with pytest.raises(ValueError, match=r"s\.\w+ must be .* format 1 to 2, got format 3 of a newer matroot_optim"):
+        opt.load(path, parameters())
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_cannot_lose_its_checksums_by_calling_itself_old(tmp_path, suffix):
+    """Two flipped bits of one byte make a 1 of the 2."""
+    opt, state = make_state(OPTIONS[0])
+    names, meta = export(state)
+    path = tmp_path / f"s{suffix}"
+    write(path, names, meta)
+    data = path.read_bytes()
+    escaped = b'"format": 2' if suffix == ".npz" else b'\\"format\\": 2'
+    assert data.count(escaped) == 1
+    path.write_bytes(data.replace(escaped, escaped[:-1] + b"1"))
+    with pytest.raises(ValueError, match=r"s\.(npz|safetensors) must be a checkpoint"):
+        opt.load(path, parameters())
+    raw(path, names, {**meta, "format": 1})
+    with pytest.raises(ValueError, match=r"format, leaves, roots in its metadata"):
+        opt.load(path, parameters())
+    raw(path, names, meta)
+    with pytest.raises(ValueError, match="metadata whose checksum is another"):
+        opt.load(path, parameters())
+
+
+# Damage.
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_flipped_bit_of_every_array_is_named(tmp_path, suffix):
+    opt, state = make_state(OPTIONS[0])
+    path = tmp_path / f"s{suffix}"
+    state.save(path)
+    data, (names, _) = path.read_bytes(), read(path)
+    tried = 0
+    for name, x in names.items():
+        if x.nbytes >= 32 and data.count(x.tobytes()) == 1:  # else the place is not known
+            damaged = bytearray(data)
+            damaged[data.index(x.tobytes()) + x.nbytes // 2] ^= 1
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError, match=rf"s{suffix} must be a checkpoint written by save, got .*'?{name}"):
+                opt.load(path, parameters())
+            tried += 1
+    assert tried > 10
+
+
+def test_the_checksum_is_of_the_name_the_shape_and_the_dtype_too():
+    x = np.arange(6.0)
+    sums = {
+        checkpoint_files._checksum(name, y)
+        for name in ("a", "b")
+        for y in (x, x.reshape(2, 3), x.reshape(3, 2), x.view(np.int64), x[::-1])
+    }
+    assert len(sums) == 10
+    swapped = x.astype(x.dtype.newbyteorder())
+    assert checkpoint_files._checksum("a", swapped) == checkpoint_files._checksum("a", x)
+
+
+def test_a_tiny_file_that_announces_giant_arrays(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**40, 2**10)})
+    path = tmp_path / "s.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", header.getvalue() + bytes(80))
+    with pytest.raises(ValueError, match=r"an entry 'a\.npy' of 80 bytes for shape \(1099511627776, 1024\)"):
+        read(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", bytes(10**8))
+    with pytest.raises(ValueError, match="compressed or larger than the file"):
+        read(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", b"")
+        archive.infolist()[0].compress_size = 2**31  # in the directory; the bytes are not there
+    with pytest.raises(ValueError, match="compressed or larger than the file"):
+        read(path)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    opt, state = make_state(OPTIONS[0])
+    for act in (lambda: opt.load(tmp_path, parameters()), lambda: state.save(tmp_path)):
+        with pytest.raises(ValueError, match=tmp_path.name):
+            act()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_cutting_of_too_many_blocks_is_not_made():
+    """Block size 1 would be 10^10 blocks."""
+    opt = Shampoo(0.1, max_preconditioned_dim=None)
+    params = {"w": np.broadcast_to(np.float32(0), (100_000, 100_000))}
+    layout = make_layout(Shampoo(0.1, max_preconditioned_dim=None, block_size=100_000), params)
+    leaf = {"shape": [100_000] * 2, "merged": [100_000] * 2, "axes": [0, 1], "parts": []}
+    meta = {"format": 2, "roots": False, "jobs": 0, "leaves": {"w": {**leaf, "blocks": [[[0, 0], [1, 1]]]}}}
+    with pytest.raises(ValueError, match="the blocks of a cutting for 'w'"):
+        restore(opt, layout, list(params.values()), {}, meta)
+
+
+def test_values_that_are_not_finite_are_for_propagate_alone(tmp_path):
+    params = {"a": np.ones((3, 2)), "b": np.ones(3)}
+    opt = Shampoo(0.1, on_nonfinite="propagate", start_step=1)
+    state = opt.init(params)
+    _, state = opt.update({"a": np.ones((3, 2)), "b": np.array([1.0, np.nan, 1.0])}, state, params)
+    state.save(tmp_path / "s.npz")
+    assert bits(opt.load(tmp_path / "s.npz", params)) == bits(state)
+    with pytest.raises(
+        ValueError, match=r"s\.npz: the checkpoint must have numbers that are finite in 'b/mom\w+', got nan"
+    ):
+        Shampoo(0.1, start_step=1).load(tmp_path / "s.npz", params)
+
+
+def test_numbers_that_do_not_fit_the_dtype_are_named(tmp_path):
+    params = {"b": np.ones(3)}
+    opt = Shampoo(0.1)
+    _, state = opt.update({"b": np.full(3, 1e100)}, opt.init(params), params)
+    state.save(tmp_path / "s.npz")
+    with pytest.raises(ValueError, match="finite in 'b/mom"):
+        opt.load(tmp_path / "s.npz", {"b": np.ones(3, np.float32)})
+
+
+def test_optax_names_the_file_and_the_entry(tmp_path):
+    jnp = pytest.importorskip("jax.numpy")
+    from matroot_optim.optax import load, shampoo
+
+    opt = Shampoo(0.1)
+    params = {"a": np.ones((3, 2), np.float32)}
+    _, state = opt.update(params, opt.init(params), params)
+    names, meta = export(state)
+    names["a/moment"] = -names["a/moment"]
+    write(tmp_path / "s.npz", names, meta)
+    tx = shampoo(0.1)
+    there = {"a": jnp.ones((3, 2))}
+    with pytest.raises(ValueError, match=r"s\.npz: the checkpoint must have no number below 0 in 'a/moment'"):
+        load(tmp_path / "s.npz", tx.init(there), there)
+
+
+# torch.
+
+
+def torch_optimizer(lr):
+    torch = pytest.importorskip("torch")
+    from matroot_optim.torch import Shampoo as Torch
+
+    torch.manual_seed(0)
+    net = torch.nn.Linear(5, 4)
+    opt = Torch([{"params": [net.weight]}, {"params": [net.bias], "lr": 3 * lr}], lr=lr, refresh_every=2)
+    for _ in range(3):
+        opt.zero_grad()
+        net(torch.ones(2, 5)).square().sum().backward()
+        opt.step()
+    return opt
+
+
+def test_a_refused_state_dict_changes_nothing():
+    opt, saved = torch_optimizer(0.1), torch_optimizer(0.5).state_dict()
+    before, attributes = copy.deepcopy(opt.state_dict()), {**vars(opt), "defaults": dict(opt.defaults)}
+    groups = [dict(group) for group in opt.param_groups]
+    edits = {
+        "moment": lambda d: d["state"][1].update(moment=-d["state"][1]["moment"] - 1),
+        "momentum": lambda d: d["state"][0].pop("momentum"),
+        "step": lambda d: d["state"][0].update(step=d["state"][0]["step"] + 1),
+        "lr": lambda d: d["param_groups"][1].update(lr="fast"),
+        "block_size": lambda d: d["param_groups"][0].update(block_size=-1),
+        "format": lambda d: d["matroot_optim"].update(format=7),
+        "metadata": lambda d: d.pop("matroot_optim"),
+        "state": lambda d: d.pop("state"),
+        "param_groups": lambda d: d.pop("param_groups"),
+        "parameters": lambda d: d["state"].pop(1),
+    }
+    for word, edit in edits.items():
+        damaged = copy.deepcopy(saved)
+        edit(damaged)
+        with pytest.raises(ValueError, match=word):
+            opt.load_state_dict(damaged)
+        assert vars(opt).keys() == attributes.keys()
+        assert all(vars(opt)[name] is x for name, x in attributes.items() if name != "defaults")
+        assert opt.defaults == attributes["defaults"]
+        assert [dict(group) for group in opt.param_groups] == groups
+        after = opt.state_dict()
+        assert after["param_groups"] == before["param_groups"]
+        assert after["matroot_optim"] == before["matroot_optim"]
+        for number, entries in before["state"].items():
+            assert all(x.equal(after["state"][number][name]) for name, x in entries.items())
+    opt.load_state_dict(saved)
+    assert [group["lr"] for group in opt.param_groups] == [0.5, 1.5]
+
+
+def test_a_state_dict_of_format_1_is_read():
+    opt, other = torch_optimizer(0.5), torch_optimizer(0.1)
+    saved = opt.state_dict()
+    saved["matroot_optim"].update(format=1)
+    saved["matroot_optim"].pop("jobs")
+    for leaf in saved["matroot_optim"]["leaves"].values():
+        leaf.pop("parts")
+    other.load_state_dict(saved)
+    assert bits(other._current()) == bits(opt._current())
+
+
+# Saves.
+
+
+@posix
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_link_is_kept_and_so_is_the_mode(tmp_path, suffix):
+    opt = Shampoo(**PLAIN)
+    params, state = run(opt, 2)
+    target, link = tmp_path / "there" / f"real{suffix}", tmp_path / f"latest{suffix}"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    state.save(link)  # which leads nowhere yet
+    target.chmod(0o600)
+    _, later = run(opt, 3)
+    later.save(link)
+    assert link.is_symlink()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert opt.load(target, params).step == opt.load(link, params).step == 3
+    assert sorted(os.listdir(tmp_path)) == [link.name, "there"]
+    assert os.listdir(target.parent) == [target.name]
+
+
+@posix
+def test_a_new_file_is_as_private_as_the_old_one_from_its_first_byte(tmp_path):
+    path = tmp_path / "s"
+    path.touch(mode=0o600)
+    with replacing(path) as file:
+        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
+
+
+KILLED = """
+import os, signal, sys
+from matroot_optim.replacing import replacing
+with replacing(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@posix
+def test_what_killed_saves_left_is_removed_and_nothing_else(tmp_path):
+    path, other = tmp_path / "s.npz", tmp_path / "s.npz.old"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for target in (path, path, other):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(target)], env=env, timeout=120, check=False)
+        assert done.returncode == -signal.SIGKILL
+    (tmp_path / ".s.npz.mine").touch()
+    assert len(os.listdir(tmp_path)) == 3  # the second had removed what the first left
+    with replacing(path) as alive:  # the first save removes what is stale, and none after it this one
+        alive.write(b"one")
+        with replacing(path) as second:
+            second.write(b"two")
+            assert Path(alive.name).exists()
+    assert path.read_bytes() == b"one"
+    left = sorted(name for name in os.listdir(tmp_path) if name != "s.npz")
+    assert len(left) == 2
+    assert left[0] == ".s.npz.mine"
+    assert left[1].startswith(".s.npz.old.")  # of another target
+
+
+class FullDisk(io.RawIOBase):
+    """A file that takes so many bytes and no more."""
+
+    def __init__(self, room):
+        self.room = room
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if self.room <= 0:
+            raise OSError(28, "No space left on device")
+        n = min(len(data), self.room)
+        self.room -= n
+        return n
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_disk_that_is_full_at_any_byte_is_one_error(suffix):
+    """An exception that is printed and ignored would be a warning, and so an error, here."""
+    _, state = make_state(OPTIONS[3])
+    names, meta = export(state)
+    size = io.BytesIO()
+    checkpoint_files._WRITERS[suffix](size, names, json.dumps(meta))
+    for room in range(0, size.tell(), 499):
+        disk = FullDisk(room)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint_files._WRITERS[suffix](io.BufferedWriter(disk, 1), names, json.dumps(meta))
+        disk.room = 2**40  # what is buffered goes when it is collected
+    gc.collect()
+
+
+def test_a_header_that_no_reader_takes_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_files, "HEADER_LIMIT", 1000)
+    _, state = make_state(OPTIONS[0])
+    with pytest.raises(ValueError, match=r"must have fewer entries than \d+; save to .npz"):
+        state.save(tmp_path / "s.safetensors")
+    assert os.listdir(tmp_path) == []
+    state.save(tmp_path / "s.npz")
+
+
+def test_files_are_those_of_safetensors_and_of_numpy(tmp_path):
+    from safetensors.numpy import load_file
+
+    _, state = make_state(OPTIONS[0])
+    for suffix, reader in ((".safetensors", load_file), (".npz", np.load)):
+        state.save(tmp_path / f"s{suffix}")
+        found = dict(reader(tmp_path / f"s{suffix}"))
+        found.pop(checkpoint_files.META, None)
+        want, _ = export(state)
+        assert found.keys() == want.keys()
+        assert all(np.array_equal(found[name], want[name]) for name in want)
+
+
+def test_a_layout_as_a_user_sees_it():
+    """The entries that are checked are those that a state lists."""
+    opt, state = make_state({})
+    names, meta = export(state)
+    assert names.keys() == set(state)
+    leaves, _ = flatten(parameters())
+    again = restore(opt, make_layout(opt, leaves), list(leaves.values()), names, meta)
+    assert bits(again) == bits(state)
