@@ -29,7 +29,8 @@ from matroot_optim.saved import (
     read_meta,
     reals,
 )
-from matroot_optim.state import BOOKS, COUNTS, Pending, Settled, State, fresh, leaf_parts, settled
+from matroot_optim.scaling import LARGEST
+from matroot_optim.state import BOOKS, COUNTS, UNITS, Pending, Settled, State, fresh, fresh_marks, leaf_parts, settled
 from matroot_optim.statistics import packed_size
 from matroot_optim.trees import join
 
@@ -74,8 +75,13 @@ def restore(options: Options, layout: Layout, params: Sequence[Array], names: Na
     finite = (FINITE,) if options.on_nonfinite != "propagate" else ()
     step = int(integers(names, ["step"], np.int64, 0)[0])
     arrays = {**state.arrays, "step": np.asarray(step, np.int64)}
+    arrays.update(fresh_marks(layout, options.interval(step + 1), options.schedule))
     for part, kind in COUNTS.items():
         arrays[part] = integers(names, [leaf.name(part) for leaf in layout.leaves], kind, 0, step)
+    if meta["format"] > 1:
+        peaks, exponents = ([leaf.name(part) for leaf in layout.leaves] for part in UNITS)
+        arrays["peak"] = reals(names, peaks, (), "float64", FINITE, NOT_NEGATIVE)
+        arrays["exponent"] = integers(names, exponents, UNITS["exponent"], -LARGEST, LARGEST)
     for leaf, x in zip(layout.leaves, params, strict=True):
         for name in map(leaf.name, leaf_parts(leaf)):
             if name in names:

@@ -44,7 +44,7 @@ class Options:
     max_preconditioned_dim: int | None = 8192
     preconditioned_dims: str | tuple[int, ...] = "auto"
     precondition_vectors: bool = False
-    exponent: Fraction | float | str | None = Fraction(-1, 2)
+    exponent: Fraction | float | str | None = Fraction(-1, 3)
     statistics_every: int = 1
 
     refresh_every: int | Callable[[int], int] = 10

@@ -19,11 +19,12 @@ from matroot_optim.blocking import regions
 from matroot_optim.layout import Layout, Leaf
 from matroot_optim.reblock import Block
 from matroot_optim.roots import FACTS
-from matroot_optim.state import BOOKS, COUNTS
+from matroot_optim.state import BOOKS, COUNTS, UNITS
 from matroot_optim.statistics import order_of
 from matroot_optim.trees import join
 
-#: 1 had no checksums in files, and did not say which parts a parameter has, nor how many root jobs there are.
+#: 1 had no checksums in files, no units of gradients, and did not say which parts a parameter has, nor how many root
+#: jobs there are.
 FORMAT = 2
 PARTS = ("momentum", "moment")
 #: Above every step: differences of two steps stay in int64.
@@ -108,14 +109,14 @@ def _read_leaf(leaf: Leaf, saved: Any, version: int) -> SavedLeaf:
 
 
 def _read_blocks(leaf: Leaf, saved: Any) -> list[Block]:
-    """The blocks of the cutting: it is known by its block size, and that by the first block."""
+    """The blocks of the cutting: it is known by the size of the first block."""
     blocks: list[Block] = []
     try:
         if leaf.axes:
-            size = max(saved[0][1][i] for i in leaf.axes)
+            size = tuple(saved[0][1])
             # Counted first: a wrong size could ask for more blocks than there is memory for.
-            if type(size) is int and len(saved) == math.prod(-(-leaf.merged[i] // size) for i in leaf.axes):
-                parts = regions(leaf.merged, size, leaf.axes)
+            if all(type(n) is int for n in size) and len(saved) == math.prod(map(_pieces, leaf.merged, size)):
+                parts = regions(leaf.merged, size)
                 blocks = sorted((origin, part.size) for part in parts for origin in part.origins())
         good = [(tuple(origin), tuple(n)) for origin, n in saved] == blocks
     except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError):
@@ -123,6 +124,10 @@ def _read_blocks(leaf: Leaf, saved: Any) -> list[Block]:
     if not good:
         raise _must(f"have the blocks of a cutting for {leaf.path!r}", saved)
     return blocks
+
+
+def _pieces(n: int, size: int) -> int:
+    return -(-n // size)
 
 
 # Names.
@@ -141,7 +146,7 @@ def check_names(layout: Layout, saved: Saved, names: Collection[str]) -> None:
     given = set(names)
     for leaf in layout.leaves:
         parts = saved.leaves[leaf.path].parts
-        known = [part for part in PARTS if leaf.name(part) in given] if parts is None else parts
+        known = [part for part in PARTS if leaf.name(part) in given] if parts is None else [*parts, *UNITS]
         wanted.update(leaf.name(part) for part in (*COUNTS, *known))
     jobs: dict[str, set[str]] = {}
     for name in given - wanted if saved.roots else ():

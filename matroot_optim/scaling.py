@@ -20,6 +20,9 @@ from matroot_optim.layout import Layout, Leaf
 #: denominator does not hide yet would be subnormal; squares of `HIGH` can be summed for 2^47 steps.
 LOW, HIGH = 2.0**-20, 2.0**40
 
+#: Above the exponent of every unit: no float64 is larger than 2^1024, or smaller than 2^-1074.
+LARGEST = 1100
+
 #: Largest power of two that a float32 is multiplied by at once.
 CHUNK = 100
 

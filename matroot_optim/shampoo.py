@@ -34,7 +34,7 @@ class Shampoo(Options):
     r"""Shampoo for any array framework: a pure ``init`` and ``update``, or ``step`` in place.
 
     For a gradient G (m x n) with statistics L and R, decayed sums of G G^T and G^T G, the direction is
-    L^{-1/2} G R^{-1/2}, with the norm of a first-order method's step; G is averaged by the momentum first. Roots come from `matroot.solve`, in float64, with a certificate; a root whose
+    L^{-1/3} G R^{-1/3}, with the norm of a first-order method's step; G is averaged by the momentum first. Roots come from `matroot.solve`, in float64, with a certificate; a root whose
     certificate is bad is not used.
 
     Parameters
@@ -261,7 +261,7 @@ class Shampoo(Options):
         >>> print(Shampoo(1e-3).plan({"table": np.zeros((4000, 96)), "up": np.zeros((96, 384)), "bias": np.zeros(384)}))
         parameter  shape      seen as  treatment   blocks         exponent  numbers  MB       Mflop  roots
         table      4000 x 96           adam                                 2        6.14     0
-        up         96 x 384            both sides  2 of 96 x 192  -1/2      5.76     1.7      42.5   15.9 Mflop
+        up         96 x 384            both sides  2 of 96 x 192  -1/3      5.76     1.7      42.5   15.9 Mflop
         bias       384                 adam                                 2        0.00614  0
         state: 7.85 MB, 1.2 times Adam's
         """

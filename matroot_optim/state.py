@@ -37,9 +37,9 @@ COUNTS = {
     "count": np.int64,
     "accumulated": np.int64,
     "skipped": np.int64,
-    "peak": np.float64,  # largest norm of a gradient, of late
-    "exponent": np.int32,  # of the power of two that gradients are divided by
 }
+#: Per leaf, on the host: the largest norm of a gradient, of late, and the power of two that gradients are divided by.
+UNITS = {"peak": np.float64, "exponent": np.int32}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class State(Mapping[str, Array]):
         """For every outside name, the array at work and the index in it."""
         places: dict[str, tuple[str, int | None]] = {"step": ("step", None)}
         for i, leaf in enumerate(self.layout.leaves):
-            places.update({leaf.name(part): (part, i) for part in COUNTS})
+            places.update({leaf.name(part): (part, i) for part in (*COUNTS, *UNITS)})
             places.update({leaf.name(part): (leaf.name(part), None) for part in leaf_parts(leaf)})
         for stack in self.layout.stacks:
             for b, block in enumerate(self.layout.block_names(stack)):
@@ -133,7 +133,7 @@ class State(Mapping[str, Array]):
 
     @cached_property
     def _leaf_names(self) -> set[str]:
-        return {leaf.name(part) for leaf in self.layout.leaves for part in (*COUNTS, *leaf_parts(leaf))}
+        return {leaf.name(part) for leaf in self.layout.leaves for part in (*COUNTS, *UNITS, *leaf_parts(leaf))}
 
     def save(self, path: str | os.PathLike[str], *, roots: bool = True) -> None:
         """Write the state to a file; `Shampoo.load` reads it in any framework.
@@ -178,7 +178,7 @@ def leaf_parts(leaf: Leaf) -> list[str]:
 def fresh(options: Options, layout: Layout, params: Sequence[Array]) -> State:
     """The state before the first step: zero statistics, roots I."""
     arrays: dict[str, Array] = {"step": np.zeros((), np.int64)}
-    arrays.update({name: np.zeros(len(layout.leaves), kind) for name, kind in COUNTS.items()})
+    arrays.update({name: np.zeros(len(layout.leaves), kind) for name, kind in {**COUNTS, **UNITS}.items()})
     for leaf, x in zip(layout.leaves, params, strict=True):
         for part in leaf_parts(leaf):
             arrays[leaf.name(part)] = zeros(leaf.shape, leaf.dtype, x)
