@@ -214,10 +214,20 @@ def norms_of(arrays: Sequence[Any]) -> Any:
         places.setdefault(place(x), []).append(k)
     result = np.zeros(len(arrays))
     for found in places.values():
-        norm2 = to_host(stack_scalars([squared_norm(arrays[k]) for k in found], arrays[found[0]]))
-        result[found] = np.asarray(norm2, np.float64) ** 0.5
-    for k in np.flatnonzero(~((result > SMALL_NORM) & np.isfinite(result))):
-        result[k] = _norm_of_extremes(arrays[k])
+        mine = [arrays[k] for k in found]
+        sums = [squared_norm(x) for x in mine]
+        if on_host(mine[0]):
+            norms = np.asarray(to_host(stack_scalars(sums, mine[0])), np.float64) ** 0.5
+            odd = np.flatnonzero(~((norms > SMALL_NORM) & np.isfinite(norms)))
+            largest = {j: float(to_host(_largest(mine[j]))) for j in odd}
+        else:  # what is not finite is told by the same transfer
+            both = to_host(stack_scalars([*sums, *map(_largest, mine)], mine[0])).astype(np.float64)
+            norms, most = both[: len(mine)] ** 0.5, both[len(mine) :]
+            odd = np.flatnonzero(~((norms > SMALL_NORM) & np.isfinite(norms)))
+            largest = {j: float(most[j]) for j in odd}
+        for j in odd:
+            norms[j] = _norm_of_extremes(mine[j], largest[j])
+        result[found] = norms
     return result
 
 
@@ -225,10 +235,12 @@ def norms_of(arrays: Sequence[Any]) -> Any:
 SMALL_NORM = 2.0**-50
 
 
-def _norm_of_extremes(x: Array) -> float:
-    if 0 in x.shape:
-        return 0.0
-    largest = float(to_host(abs(x).max()))
+def _largest(x: Array) -> Array:
+    """The largest absolute value, 0 of nothing, as a 0-d array of the dtype of `squared_norm`."""
+    return abs(x).max() if 0 not in x.shape else squared_norm(x)
+
+
+def _norm_of_extremes(x: Array, largest: float) -> float:
     if largest == 0 or not math.isfinite(largest):
         return largest
     power = math.frexp(largest)[1]

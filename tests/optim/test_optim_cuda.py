@@ -80,7 +80,7 @@ def test_the_bits_of_the_cpu(dtype, options):
 def test_a_step_without_roots_comes_down_once(dtype):
     """For the norms of all gradients; nothing goes up. One is not finite, and one is missing."""
     params = parameters(on_card, dtype)
-    opt = Shampoo(params, **{**OPTIONS, "refresh_every": 100, "schedule": "interval", "start_step": 1})
+    opt = Shampoo(params, **{**OPTIONS, "refresh_every": 100, "refresh_growth": 0.0, "schedule": "interval", "start_step": 1})
     train(opt, params, on_card, 1)
     for p in params:
         p.grad = on_card(torch.ones(p.shape, dtype=dtype))
@@ -96,7 +96,7 @@ def test_each_device_comes_down_once():
         places = iter((same, on_card, lambda x: on_card(x, "cuda:1"), lambda x: on_card(x, "cuda:1")))
         return parameters(lambda x: next(places)(x))
 
-    options = {**OPTIONS, "refresh_every": 100, "schedule": "interval", "start_step": 1}
+    options = {**OPTIONS, "refresh_every": 100, "refresh_growth": 0.0, "schedule": "interval", "start_step": 1}
     got = spread()
     opt = Shampoo(got, **options)
     train(opt, got, None, 1)
@@ -183,6 +183,6 @@ def test_workers_are_refused_tensors_of_the_card():
 def test_without_cupy_roots_are_the_hosts(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     params = parameters(on_card)
-    train(Shampoo(params, **OPTIONS), params, on_card, 2)
+    train(Shampoo(params, **OPTIONS), params, on_card, 6)
     with pytest.raises(RuntimeError, match="needs cupy"):
-        train(Shampoo(params, **OPTIONS, root_device="device"), params, on_card, 2)
+        train(Shampoo(params, **OPTIONS, root_device="device"), params, on_card, 6)

@@ -51,7 +51,7 @@ def test_before_the_first_step_and_without_roots():
 
 def test_it_feeds_the_tracker():
     opt, tracker = Shampoo(0.05, refresh_every=2), ConditionTracker()
-    for steps in (4, 6):
+    for steps in (6, 8):
         opt.diagnostics(run(opt, steps)[1], tracker)
     values = tracker.to_dict()
     assert len(values["a/block0/axis0"]["cond"]) == 2

@@ -134,7 +134,7 @@ def test_mixed_precisions_and_dtypes_in_one_tree():
     assert len(state.layout.stacks) == 2
 
 
-BAD = {"nan": np.nan, "inf": np.inf, "overflow": 1e30}
+BAD = {"nan": np.nan, "inf": np.inf}
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -181,7 +181,7 @@ def test_raise_names_the_tensor():
     params = {"layer": {"kernel": np.ones((2, 2)), "bias": np.ones(2)}}
     state = opt.init(params)
     bad = {"layer": {"kernel": np.full((2, 2), np.nan), "bias": np.ones(2)}}
-    with pytest.raises(FloatingPointError, match="must be finite, got NaN, infinity or overflow in 'layer/kernel'"):
+    with pytest.raises(FloatingPointError, match="must be finite, got NaN or infinity in 'layer/kernel'"):
         opt.update(bad, state, params)
 
 
@@ -207,7 +207,7 @@ def test_bad_roots_are_kept_out_and_the_ridge_grows():
 
 
 def test_escalated_ridge_is_used_and_falls_back():
-    opt = Shampoo(0.05, refresh_every=1, ridge=1e-6)
+    opt = Shampoo(0.05, refresh_every=1, ridge=1e-6, start_step=1)
     shapes = {"a": (4, 5)}
     params = weights(shapes)
     state = opt.init(params)
@@ -280,7 +280,7 @@ def test_equal_orders_of_all_parameters_are_one_call(monkeypatch):
 
     real = roots.solve
     monkeypatch.setattr(roots, "solve", solve)
-    opt = Shampoo(0.05, refresh_every=1, schedule="interval")
+    opt = Shampoo(0.05, refresh_every=1, schedule="interval", start_step=1)
     params = {"a": np.eye(6, 9), "b": np.eye(9, 6), "c": np.eye(6), "d": np.ones(3)}
     opt.update(params, opt.init(params), params)
     assert sorted(calls) == [(2, 9, 9), (4, 6, 6)]

@@ -56,7 +56,8 @@ def adam(rate):
 
 
 def shampoo(rate, every, **options):
-    opt = Shampoo(rate, graft="adagrad", betas=(0.9, 1.0), refresh_every=every, schedule="interval", **options)
+    theory = {"exponent": None, "refresh_growth": 0.0, "schedule": "interval"}
+    opt = Shampoo(rate, graft="adagrad", betas=(0.9, 1.0), refresh_every=every, **theory, **options)
     state = opt.init(np.zeros((M, N)))
 
     def rule(g):
@@ -90,7 +91,7 @@ def test_stale_roots_are_clearly_worse(steps):
 
 def test_staggered_is_as_good_as_synchronous(steps):
     def rule(rate):
-        opt = Shampoo(rate, graft="adagrad", betas=(0.9, 1.0), refresh_every=10, block_size=16)
+        opt = Shampoo(rate, graft="adagrad", betas=(0.9, 1.0), refresh_every=10, block_size=16, exponent=None)
         state = opt.init(np.zeros((M, N)))
 
         def step(g):
