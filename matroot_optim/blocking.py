@@ -105,7 +105,7 @@ def block_sizes(shape: Shape, limit: int, aspect: float | None, axes: Sequence[i
     >>> block_sizes((96, 384), 1024, 2.0, (0, 1)), block_sizes((3000, 3000), 1024, 2.0, (0, 1))
     ((96, 192), (1000, 1000))
     >>> block_sizes((64, 576), 1024, 2.0, (0, 1)), block_sizes((64, 147), 1024, 2.0, (0, 1))
-    ((64, 96), (64, 74))
+    ((64, 96), (64, 49))
     """
     if aspect is None:
         return tuple(limit if i in axes else max(n, 1) for i, n in enumerate(shape))

@@ -26,7 +26,7 @@ from matroot_optim import InlineEngine, Shampoo, checkpoint_files
 from matroot_optim.checkpoint import export
 from matroot_optim.checkpoint_files import read, write
 from matroot_optim.engines import Failure
-from matroot_optim.state import COUNTS, Pending, Settled, State
+from matroot_optim.state import COUNTS, UNITS, Pending, Settled, State
 
 MEMORY = 2**28  # bytes: a load of these small states takes a thousandth of it
 PATIENCE = 30.0  # seconds: it takes a thousandth of them
@@ -51,7 +51,8 @@ def parameters():
 
 def make_state(options):
     """Some steps from zero, with every kind of entry: jobs that are under way, one of them lost."""
-    opt, params, rng = Shampoo(0.01, refresh_every=3, block_size=4, **options), parameters(), np.random.default_rng(2)
+    same = {"refresh_every": 3, "refresh_growth": 0.0, "block_size": 4}
+    opt, params, rng = Shampoo(0.01, **same, **options), parameters(), np.random.default_rng(2)
     state = opt.init(params)
     for _ in range(7):
         _, state = opt.update({k: rng.standard_normal(x.shape).astype(x.dtype) for k, x in params.items()}, state)
@@ -304,18 +305,21 @@ class Files:
         self.old = copy.deepcopy({k: v for k, v in self.meta.items() if k != "jobs"} | {"format": 1})
         for leaf in self.old["leaves"].values():
             del leaf["parts"]
+        self.old_names = {k: v for k, v in self.names.items() if not k.endswith(tuple(UNITS))}
 
     def damage(self, rng):
         """Write a damaged file; its kind, and the entry that was damaged."""
         way = rng.random()
+        self.is_old = False
         if way < 0.6:
             change = BYTES[rng.integers(len(BYTES))]
             self.path.write_bytes(change(rng, self.data))
             return change.__name__, ""
         old = way > 0.9
         change = (OLD if old else VALUES)[rng.integers(len(OLD if old else VALUES))]
-        names, meta = dict(self.names), copy.deepcopy(self.old if old else self.meta)
+        names, meta = dict(self.old_names if old else self.names), copy.deepcopy(self.old if old else self.meta)
         entry = change(rng, names, meta)
+        self.is_old = old
         if old:
             with open(self.path, "wb") as file:
                 checkpoint_files._WRITERS[self.path.suffix](file, names, json.dumps(meta))
@@ -329,7 +333,10 @@ class Files:
 
     def outcome(self, error, entry):
         if error is None:
-            return "same bits" if bits(self.got) == self.want else "silent"
+            got, want = bits(self.got), self.want
+            if self.is_old:  # the first format had no units
+                got, want = ({k: v for k, v in x.items() if not k.endswith(tuple(UNITS))} for x in (got, want))
+            return "same bits" if got == want else "silent"
         return "refused" if str(self.path) in str(error) and (entry or "") in str(error) else "unnamed"
 
 
@@ -337,7 +344,7 @@ class Torch:
     """The state dict of a torch optimizer, edited in memory."""
 
     def __init__(self, options, folder):
-        self.options = {**options, "refresh_every": 3, "block_size": 4}
+        self.options = {**options, "refresh_every": 3, "refresh_growth": 0.0, "block_size": 4}
         self.opt = self.make()
         rng = np.random.default_rng(2)
         for _ in range(7):

@@ -18,7 +18,7 @@ import pytest
 from matroot_optim import ExecutorEngine, InlineEngine, Shampoo, checkpoint_files
 from optim.problems import SHAPES, assert_same, run, weights
 
-OPTIONS = {"learning_rate": 0.05, "refresh_every": 4, "block_size": 4, "ridge": 1e-4}
+OPTIONS = {"learning_rate": 0.05, "refresh_every": 4, "block_size": 4, "ridge": 1e-4, "refresh_growth": 0.0}
 
 
 def assert_same_state(a, b):
@@ -29,8 +29,9 @@ def assert_same_state(a, b):
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", "", ".ckpt"])
 @pytest.mark.parametrize("step", [1, 6, 8])
-def test_resume_is_bit_exact(tmp_path, suffix, step):
-    opt = Shampoo(**OPTIONS)
+@pytest.mark.parametrize("options", [OPTIONS, {"learning_rate": 0.05}])
+def test_resume_is_bit_exact(tmp_path, options, suffix, step):
+    opt = Shampoo(**options)
     want, last = run(opt, 20)
     params, state = run(opt, 20 - (20 - step))
     path = tmp_path / f"state{suffix}"
@@ -222,8 +223,8 @@ def test_kill_while_saving(tmp_path):
 def test_names_are_flat_and_arrays_packed():
     opt = Shampoo(**OPTIONS)
     _, state = run(opt, 5)
-    assert state["a/block0/axis1/statistic"].shape == (10,)
-    assert state["a/block0/axis1/root"].shape == (4, 4)
+    assert state["a/block0/axis1/statistic"].shape == (6,)  # 9 is three times 3
+    assert state["a/block0/axis1/root"].shape == (3, 3)
     assert state["a/momentum"].shape == SHAPES["a"]
     assert len(list(state)) == len(state)
     assert "a/block99/axis0/root" not in state

@@ -20,7 +20,7 @@ from matroot_optim.roots import RootBatch, compute
 from matroot_optim.statistics import pack
 from optim.problems import assert_same, run
 
-OPTIONS = {"learning_rate": 0.05, "refresh_every": 4, "block_size": 4, "ridge": 1e-4, "start_step": 8}
+OPTIONS = {"learning_rate": 0.05, "refresh_every": 4, "block_size": 4, "ridge": 1e-4, "start_step": 8, "refresh_growth": 0.0}
 
 
 def spawned():
@@ -191,7 +191,7 @@ def test_close_leaves_no_thread():
 def test_a_hanging_process_does_not_hold_the_close():
     with ExecutorEngine(lambda: HangingPool(), lag=1, timeout=0.2) as engine:
         begin = time.perf_counter()
-        run(Shampoo(**OPTIONS, engine=engine), steps=3)
+        run(Shampoo(**OPTIONS, engine=engine), steps=8)
     assert time.perf_counter() - begin < 60
     assert engine.clock.failures > 0
     assert not multiprocessing.active_children()
@@ -328,7 +328,7 @@ def test_a_root_in_a_thread_does_not_stop_the_training():
 
 @pytest.mark.parametrize("lag", [0, 1, 3, 7])
 def test_what_is_sent_at_a_step_is_used_lag_steps_later(lag):
-    opt = Shampoo(0.1, refresh_every=5, schedule="interval", engine=InlineEngine(lag))
+    opt = Shampoo(0.1, refresh_every=5, refresh_growth=0.0, schedule="interval", engine=InlineEngine(lag))
     W = np.random.default_rng(0).standard_normal((3, 4))
     state, seen = opt.init(W), {}
     for t in range(1, 21):

@@ -100,7 +100,7 @@ class Hanging(Executor):
 @pytest.mark.parametrize("lag", [0, 3])
 def test_all_that_hangs_in_one_step_costs_one_timeout(lag):
     engine = ExecutorEngine(Hanging(), lag=lag, timeout=2.0)
-    opt = Shampoo(0.1, refresh_every=100, schedule="interval", engine=engine)
+    opt = Shampoo(0.1, refresh_every=100, refresh_growth=0.0, schedule="interval", engine=engine)
     params = {f"w{n}": np.ones((n, n + 1)) for n in range(2, 12)}
     state, longest = opt.init(params), 0.0
     for _ in range(lag + 2):
