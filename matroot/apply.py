@@ -21,7 +21,7 @@ from matroot.methods.base import Method
 from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
 from matroot.methods.minimax import Minimax
-from matroot.preparation import check_symmetric, scale_exponent, scale_root, shift_by_power_of_two
+from matroot.preparation import check_symmetric, prepared, scale_exponent, scale_root, shift_by_power_of_two
 from matroot.regularization import Regularization
 from matroot.result import ConditionWarning, RootError, Status, on_host
 from matroot.solve import check_degree, plan
@@ -142,14 +142,16 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
     """A^{-1/p} b for a few matrices, their statuses and condition numbers."""
     engine, rule = job.engine, job.rule
     xp, n = engine.xp, stack.shape[-1]
-    A = xp.array(stack, dtype=job.dtype, order="C")
-    finite = xp.isfinite(A).all((-1, -2)) & xp.isfinite(columns).all((-1, -2))
-    A[~finite] = xp.eye(n, dtype=A.dtype)
-    size = abs(A).max((-1, -2))
-    if check_symmetric(A, size, job.origin):
-        A = hermitian_part(A)
+    wide = np.result_type(job.dtype, np.float64)
+    if stack.dtype.kind in "iu":  # whose smallest number has no absolute value
+        stack = stack.astype(wide)
+    finite = xp.isfinite(stack).all((-1, -2)) & xp.isfinite(columns).all((-1, -2))
+    size = xp.where(finite, abs(stack).max((-1, -2)), 1)
     exponent = scale_exponent(size, rule)
-    shift_by_power_of_two(A, -exponent)
+    A = prepared(stack, finite, exponent, np.result_type(stack.dtype, job.dtype))
+    if check_symmetric(A, np.ldexp(size, -exponent), job.origin):
+        A = hermitian_part(A)
+    A = A.astype(job.dtype, copy=False)
 
     # In rows, since the iteration multiplies from the right; a real A takes real and imaginary parts apart.
     W = xp.where(finite[:, None, None], columns, 0).conj().swapaxes(-1, -2)
@@ -167,7 +169,7 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
     else:
         W, status, cond = _by_eigen(A, W, scale, job)
     status = xp.where(finite, status, int(Status.NONFINITE_INPUT))
-    W = W.astype(np.result_type(job.out_dtype, W.dtype), copy=False)
+    W = W.astype(np.result_type(np.float64, W.dtype), copy=False)
     scale_root(W, exponent, job.problem.s)
     shift_by_power_of_two(W, size_exponent)
     if split:

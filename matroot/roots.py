@@ -170,7 +170,8 @@ def fractional_power(
     a : array (..., n, n)
     s : int, Fraction or float
         A float that is a ratio of integers with a denominator up to 1024 (0.3, -0.75) is taken for that ratio. Any
-        other goes to the eigendecomposition, and is a ValueError under ``assume_a="gen"``.
+        other goes to the eigendecomposition, and is a ValueError under ``assume_a="gen"``. At most 2^46 in size: float64
+        holds fewer than two digits of higher powers.
     method, regularization, assume_a, rtol, max_iter, compute_dtype
         As in `solve`.
 

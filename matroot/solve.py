@@ -31,6 +31,8 @@ BOUNDED_FORWARD_ERROR = 2.0**-17
 
 #: An exponent with a larger numerator or denominator is served as a real number: nobody wants a million products.
 LARGEST_INTEGER = 1024
+#: A relative error eps of an eigenvalue is one of eps |s| in its power: beyond this, float64 holds less than two digits.
+LARGEST_EXPONENT = 2.0**46
 
 
 def solve(
@@ -163,6 +165,9 @@ def plan(
         rule = replace(rule, rtol=n * float(eps))
     if rule is not None and assume_a == "gen" and not isinstance(rule, Ridge):
         raise ValueError(f"{type(rule).__name__} needs real eigenvalues; under assume_a='gen' use Ridge")
+    if abs(s) > LARGEST_EXPONENT:
+        size = int(abs(s)).bit_length()
+        raise ValueError(f"s must be at most 2^46 in size, got about 2^{size}: float64 holds no two digits of such a power")
     if isinstance(s, Fraction) and max(abs(s.numerator), s.denominator) > LARGEST_INTEGER:
         s = float(s)
     engine = engine_of(values)
