@@ -248,12 +248,15 @@ def divided_differences(w: Array, p: int) -> Array:
     return -1 / (ui * uj * total)
 
 
-def cond_from_eigenvalues(w: Array, p: int) -> Array:
-    """Relative condition number of A -> A^{-1/p} in the Frobenius norm from eigenvalues w (..., n), ascending."""
+def cond_from_eigenvalues(w: Array, p: int, share: float = 0.0) -> Array:
+    """Relative condition number of A -> A^{-1/p} in the Frobenius norm from eigenvalues w (..., n), ascending.
+
+    Infinite where the smallest is no more than `share` of the largest.
+    """
     n = w.shape[-1]
     if n == 0:
         return 1 + w.sum(-1)
-    positive = (w > 0).all(-1)
+    positive = (w > 0).all(-1) & (w[..., 0] > share * w[..., -1])
     # Relative numbers do not change with the scale of A, and scaled eigenvalues neither overflow nor vanish.
     w = np.where(positive[..., None], w / np.where(positive, w[..., -1], 1)[..., None], 1)
     with np.errstate(over="ignore"):

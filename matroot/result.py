@@ -47,9 +47,7 @@ class Status(IntEnum):
 
 _SENTENCES = {
     Status.CONVERGED: "converged: residual {residual:.1e}, {digits_hold}",
-    Status.ILL_CONDITIONED: (
-        "ended well, but {loss} (residual {residual:.1e}); use {remedy}"
-    ),
+    Status.ILL_CONDITIONED: ("ended well, but {loss} (residual {residual:.1e}); use {remedy}"),
     Status.MAX_ITER: (
         "not converged after {n_iter} iterations (residual {residual:.1e}, cond {cond:.1e}); "
         "raise max_iter, add a ridge, or use method='eigen'"

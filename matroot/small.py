@@ -9,8 +9,8 @@ import numpy as np
 
 from matroot.attempt import solve_chunk
 from matroot.conditioning import PROBES
-from matroot.job import Job, Output
 from matroot.engines.arrays import smallest_normal
+from matroot.job import Job, Output
 from matroot.judgement import judge, within_range
 from matroot.methods.eigen import Eigen
 from matroot.methods.small import PRODUCTS, Tridiagonal, small_roots

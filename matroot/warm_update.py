@@ -109,8 +109,12 @@ class Update:
         cond = np.array([most / least])
         if not (certified(residual, cond, n, job)[0] and np.isfinite(X).all()):
             return False
-        out = self.out
-        out.status[i : i + 1] = judge(np.zeros(1, np.int8), residual, cond, n, job)  # what the rounding of A has done
+        out, one = self.out, slice(i, i + 1)
+        status = judge(np.zeros(1, np.int8), residual, cond, n, job)  # the rounding of A is no reason to solve in full
+        status = within_range(status, abs(out.x[one]).max((-1, -2)), np.ones(1, bool), job)
+        if status[0] not in USABLE:
+            return False
+        out.status[one] = status
         out.residual[i], out.cond[i], out.certificate = residual[0], cond[0], certificate
         out.lambda_max[i], out.lambda_min[i], out.ridge[i] = (v * basis.scale for v in (at.largest, least, at.ridge))
         return True

@@ -163,7 +163,7 @@ def _cupy_from(a: Any) -> Any:
 
 
 def _typed(values: Array, origin: Origin, as_input: bool) -> Array:
-    """Cast to the caller's dtype, byte order included, where numpy (or cupy) can; integers keep the float they became."""
+    """Cast to the caller's dtype and byte order where numpy (or cupy) can; integers stay the float they became."""
     if not as_input or origin.dtype == values.dtype or not is_inexact(origin.dtype_name):
         return values
     with np.errstate(over="ignore"):
