@@ -81,7 +81,7 @@ def judge(status: Array, residual: Array, cond: Array, n: int, job: Job) -> Arra
 
 
 def certified(residual: Array, cond: Array, n: int, job: Job) -> Array:
-    """Where the arithmetic vouches for rtol, or two digits, of the root of the matrix as given; so does the residual."""
+    """Where arithmetic and residual vouch for rtol, or two digits, of the root of the matrix as given."""
     problem = job.problem
     with np.errstate(all="ignore"):
         explained = explained_residual(cond, problem.s, n, job.eps + job.out_eps, problem.rtol or 0.0)

@@ -178,11 +178,9 @@ def plan(
         rule = replace(rule, rtol=2 * n * unit_roundoff(name))
     if rule is not None and assume_a == "gen" and not isinstance(rule, Ridge):
         raise ValueError(f"{type(rule).__name__} needs real eigenvalues; under assume_a='gen' use Ridge")
-    if abs(s) > LARGEST_EXPONENT:
-        size = int(abs(s)).bit_length()
-        raise ValueError(
-            f"s must be at most 2^46 in size, got about 2^{size}: float64 holds no two digits of such a power"
-        )
+    if not -LARGEST_EXPONENT <= s <= LARGEST_EXPONENT:
+        size = abs(int(s)).bit_length()
+        raise ValueError(f"s must be at most 2^46 in size, got 2^{size} or so: under two digits of such a power hold")
     if isinstance(s, Fraction) and max(abs(s.numerator), s.denominator) > LARGEST_INTEGER:
         s = float(s)
     engine = engine_of(values)
