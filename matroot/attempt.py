@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
 from matroot.precision import beyond_single
 from matroot.preparation import check_symmetric, prepared, scale_exponent, scale_root, to_output
-from matroot.reference import real_power
+from matroot.reference import factor
 from matroot.regularization import Regularization, Ridge
 from matroot.result import Status
 
@@ -128,10 +127,8 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     add_to_diagonal(A, delta)
     X = x.astype(wide)
     scale_root(X, exponent, -problem.s)
-    reference = None
-    if not isinstance(problem.s, Fraction):
-        reference = real_power(A, abs(problem.s), raw.changed, problem.assume_a, engine)
-    residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed, reference)
+    other = factor(A, problem.s, raw.changed, problem.assume_a, engine)
+    residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed, other)
     facts = facts_of(A, X, raw, delta, largest, status, replace(problem, out_eps=job.out_eps), engine)
     status = judge(status, residual, facts["cond"], n, job)
     if problem.s > 0:  # the root of 0 is 0, exactly

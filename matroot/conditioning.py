@@ -102,18 +102,13 @@ def residual(
     s: Fraction | float,
     engine: Any,
     changed: Changed | None = None,
-    reference: Array | None = None,
+    factor: Array | None = None,
 ) -> tuple[Array, str]:
     """How well X = A^s satisfies its defining equation, in float64.
 
-    With b the denominator of s and a = b |s| its numerator (b = 1 and a = |s| for an irrational s):
-
-    - ``||X^b - A^a||_F / ||A^a||_F`` for s >= 0;
-    - ``||X^b A - I||_F / sqrt(n)`` for s = -1/b;
-    - ``||X^b A^a X^b - X^b||_F / ||X^b||_F`` for every other s < 0.
-
-    The first and the last are about b times the relative error of X. They are no products of more than b X with A^a:
-    ``X^b A^a - I`` for a > 1 is as large as ``eps cond^a``, whatever the quality of X.
+    It is ``||X^p A - I||_F / sqrt(n)`` for s = -1/p, and ``||X^b - A^(s b)||_F / ||A^(s b)||_F`` for every other
+    exponent: b is its denominator, or 1 for an irrational one. The latter is about b times the relative error of X.
+    (``X^b A^a - I`` for s = -a/b would be as large as ``eps cond^a``, whatever the quality of X.)
 
     Up to n = 32 with whole products. Beyond, with `PROBES` = 8 fixed random vectors of +-1: the square of the
     estimate is unbiased, with relative variance at most 2/8, reached when the error sits in one eigenvector. There
@@ -127,8 +122,9 @@ def residual(
     engine : engine
     changed : Changed or None
         How a regularization changed single eigenvalues of A.
-    reference : array (B, n, n), optional
-        A^a, for an irrational s: see `matroot.reference.real_power`.
+    factor : array (B, n, n), optional
+        What there is in place of A: A^s itself for an irrational s, A^{-1} for s = -a/b with a > 1; see
+        `matroot.reference.factor`.
 
     Returns
     -------
@@ -137,14 +133,14 @@ def residual(
     """
     xp = engine.xp
     B, n, _ = A.shape
-    a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (1, 1)  # one factor `reference`
+    a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (1, 1)
     full = n <= PROBES or (n <= 32 and a + b <= 16)
     V = xp.eye(n) if full else xp.asarray(_signs(n, PROBES))
     V = xp.broadcast_to(V.astype(A.dtype), (B, *V.shape))
 
     def apply_A(W: Array) -> Array:
-        if reference is not None:
-            return engine.matmul(reference, W)
+        if factor is not None:
+            return engine.matmul(factor, W)
         Y = engine.matmul(A, W)
         if changed is not None:
             Y = Y + engine.matmul(changed.Q * changed.delta[:, None, :], _h(changed.Q) @ W)
@@ -157,14 +153,12 @@ def residual(
     with np.errstate(all="ignore"):
         W = goal = V
         for step in steps(s):
-            if step == REMEMBER:
-                goal = W
-            elif step == RESTART:
+            if step == RESTART:
                 goal, W = W, V
             else:
                 W = apply_X(W) if step == ROOT else apply_A(W)
         R = W - goal
-        if s < 0 and goal is V:
+        if goal is V:
             if changed is not None:
                 R = R + engine.matmul(changed.Q * changed.dropped[:, None, :], _h(changed.Q) @ V)
         else:
@@ -175,8 +169,8 @@ def residual(
     return value, "full" if full else "probes"
 
 
-#: The steps of a certificate: multiply by A, multiply by X, keep what there is as the goal, and begin anew after that.
-MATRIX, ROOT, REMEMBER, RESTART = range(4)
+#: The steps of a certificate: multiply by A, multiply by X, keep what there is as the goal and begin anew.
+MATRIX, ROOT, RESTART = range(3)
 
 
 @lru_cache(maxsize=64)
@@ -187,17 +181,15 @@ def steps(s: Fraction | float) -> tuple[int, ...]:
     --------
     >>> from fractions import Fraction
     >>> from matroot.conditioning import steps
-    >>> for s in (Fraction(-1, 2), Fraction(-2, 3), Fraction(2, 3)):
-    ...     print("".join("AX=|"[step] for step in steps(s)))
+    >>> for s in (Fraction(-1, 2), Fraction(2, 3)):
+    ...     print("".join("AX|"[step] for step in steps(s)))
     AXX
-    XXX=AAXXX
     AA|XXX
     """
     a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (1, 1)
     power, roots = (MATRIX,) * a, (ROOT,) * b
-    if s >= 0:
-        return (*power, RESTART, *roots)
-    return (*power, *roots) if a == 1 and isinstance(s, Fraction) else (*roots, REMEMBER, *power, *roots)
+    inverse_root = isinstance(s, Fraction) and s.numerator == -1
+    return (*power, *roots) if inverse_root else (*power, RESTART, *roots)
 
 
 def _norm(R: Array, xp: Any) -> Array:

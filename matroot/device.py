@@ -25,7 +25,7 @@ from matroot.methods import masked
 from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
 from matroot.preparation import ASYMMETRY, BEYOND
-from matroot.reference import real_power
+from matroot.reference import factor
 from matroot.regularization import Ridge
 from matroot.result import USABLE, RootResult, Status, on_host
 
@@ -198,10 +198,8 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
     A = regularized(wide)
     X = x.astype(wide)
     scale_root(X, exponent, -problem.s, xp)
-    reference = None
-    if not isinstance(problem.s, Fraction):
-        reference = real_power(A, abs(problem.s), raw.changed, "pos", engine)
-    residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed, reference)
+    other = factor(A, problem.s, raw.changed, problem.assume_a, engine)
+    residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed, other)
     del X
     cond, highest, lowest = facts(A, raw, negative, delta, ends, status, engine)
     if problem.s > 0:

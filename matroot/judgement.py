@@ -48,7 +48,7 @@ def facts_of(
         if problem.inverse:
             lambda_min = conditioning.largest_eigenvalue(X, engine) ** (1 / float(problem.s))
         else:
-            lambda_min = 1 / conditioning.largest_eigenvalue(_inverses(A), engine)
+            lambda_min = 1 / conditioning.largest_eigenvalue(inverses(A), engine)
             lambda_min[np.isnan(lambda_min)] = 0
     if failed.any():  # a failure is looked into: is it the matrix, or the iteration?
         w = engine.eigvalsh(A[failed])
@@ -64,14 +64,14 @@ def facts_of(
     }
 
 
-def _inverses(A: Array) -> Array:
+def inverses(A: Array) -> Array:
     """The inverse of each matrix of a stack, infinite where there is none."""
     try:
         return np.asarray(np.linalg.inv(A))
     except np.linalg.LinAlgError:
         if len(A) == 1:
             return np.full_like(A, np.inf)
-        return np.concatenate([_inverses(A[i : i + 1]) for i in range(len(A))])
+        return np.concatenate([inverses(A[i : i + 1]) for i in range(len(A))])
 
 
 def judge(status: Array, residual: Array, cond: Array, n: int, job: Job) -> Array:

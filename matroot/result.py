@@ -99,9 +99,8 @@ class RootResult:
         A `Status` per matrix; 0 is ``CONVERGED``.
     residual : array of float64, (...)
         Of the returned (rounded) X against the regularized input A', evaluated in float64:
-        ``||X^p A' - I||_F / sqrt(n)`` for the exponent -1/p; ``||X^b - A'^a||_F / ||A'^a||_F`` for a/b >= 0;
-        ``||X^b A'^a X^b - X^b||_F / ||X^b||_F`` for any other -a/b < 0. For a real exponent that is no ratio of small
-        integers, b is 1 and a its absolute value.
+        ``||X^p A' - I||_F / sqrt(n)`` for s = -1/p, and ``||X^b - A'^(s b)||_F / ||A'^(s b)||_F`` for every other
+        exponent s, with b its denominator, or 1 where it is no ratio of small integers.
     cond : array of float64, (...)
         2-norm condition number of A'; exact for `Eigen`, an estimate (a lower bound) elsewhere.
     bits_lost : array of float64, (...)

@@ -37,6 +37,7 @@ def fits(stack: Array, job: Job) -> bool:
         and stack.dtype.kind in "fiuc"
         and job.origin.dtype_name not in ("float16", "bfloat16")
         and (job.rule is None or type(job.rule) is Ridge)
+        and (job.problem.s > 0 or job.problem.rational.numerator == -1)  # else the certificate takes an inverse
     )
 
 

@@ -110,8 +110,8 @@ def times_tridiagonal(F, d, e, n):
 def residual(A, X, n, probes, order, steps, work):
     """||W - G|| / ||G||, where the steps take the probes V (n, 8) to W, and to G on the way.
 
-    Their codes in `order` are those of `conditioning.steps`: a product with A (0), with X (1), W is kept as G (2),
-    or is, and begins anew at V (3). Where none is kept, G is V.
+    Their codes in `order` are those of `conditioning.steps`: a product with A (0), with X (1), or W is kept as G and
+    begins anew at V (2). Where it is not, G is V.
     """
     W, G, Y = work, after(work, 8 * n), after(work, 16 * n)
     for k in range(8 * n):
@@ -123,8 +123,7 @@ def residual(A, X, n, probes, order, steps, work):
         if code > 1.0:
             for i in range(8 * n):
                 store(G, i, load(W, i))
-                if code > 2.0:
-                    store(W, i, full(number(probes, i)))
+                store(W, i, full(number(probes, i)))
         else:
             multiply(X if code > 0.0 else A, W, Y, n)
             for i in range(8 * n):
