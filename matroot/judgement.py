@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from matroot import conditioning
-from matroot.bars import ILL_FORWARD_ERROR, ILL_INPUT_ERROR, VOUCHED, allowed_error, least_rtol, smallest_share
+from matroot.bars import ILL_FORWARD_ERROR, ILL_INPUT_ERROR, INPUT_UNITS, VOUCHED, allowed_error, least_rtol
 from matroot.engines.arrays import is_inexact, smallest_normal
 from matroot.job import Job
 from matroot.methods.base import Problem, Raw
@@ -97,24 +97,23 @@ def vouched(cond: Array, n: int, job: Job) -> Array:
         enough = conditioning.forward_error_bound(cond, job.problem.s, job.eps) <= allowed_error(rtol)
     if rtol is not None and rtol < least_rtol(job.eps, job.out_eps, n):
         enough = enough & False
-    return enough & (cond < largest_cond(n, job))
+    return enough & (cond * n * float(np.finfo(job.dtype).eps) < 1) if may_be_singular(job) else enough
 
 
 def input_lost(cond: Array, job: Job) -> Array:
     """Where the rounding of the input, in the dtype it came in, leaves under two digits of the root."""
     with np.errstate(all="ignore"):
-        return ~(conditioning.forward_error_bound(cond, job.problem.s, job.out_eps) <= ILL_INPUT_ERROR)
+        lost = ~(conditioning.forward_error_bound(cond, job.problem.s, job.out_eps) <= ILL_INPUT_ERROR)
+    return lost | ~(cond * INPUT_UNITS * job.out_eps < 1) if may_be_singular(job) else lost
 
 
-def largest_cond(n: int, job: Job) -> float:
-    """From where on a matrix is singular, to the rounding of arithmetic and input: an inverse root is of that rounding.
+def may_be_singular(job: Job) -> bool:
+    """Whether an eigenvalue may be nothing but rounding, so that an inverse root of any degree is worth nothing.
 
-    Not where a regularization promises that it is not. For general matrices, the Schur form has its own measure.
+    Not where a regularization promises that none is. For general matrices, the Schur form has its own measure.
     """
-    problem, floor = job.problem, 0.0 if job.rule is None else job.rule.floor()
-    if not problem.inverse or problem.assume_a == "gen" or floor > 0:
-        return float("inf")
-    return 1 / smallest_share(n, float(np.finfo(job.dtype).eps), job.out_eps)
+    floor = 0.0 if job.rule is None else job.rule.floor()
+    return job.problem.inverse and job.problem.assume_a == "pos" and floor == 0
 
 
 def within_range(status: Array, size: Array, present: Array, job: Job) -> Array:

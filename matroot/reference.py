@@ -5,6 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from matroot.judgement import inverses
 from matroot.methods.base import Changed
 from matroot.methods.eigen import corrected
@@ -33,7 +35,8 @@ def factor(A: Array, s: Fraction | float, changed: Changed | None, assume_a: str
             return None
         if changed is None:
             return engine.xp.linalg.inv(A) if engine.sync_free() else inverses(A)
-    return real_power(A, -1.0 if isinstance(s, Fraction) else s, changed, assume_a, engine)
+    with np.errstate(all="ignore"):  # what leaves the range is told by a status
+        return real_power(A, -1.0 if isinstance(s, Fraction) else s, changed, assume_a, engine)
 
 
 def real_power(A: Array, s: float, changed: Changed | None, assume_a: str, engine: Any) -> Array:
