@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from matroot.bars import ILL_INPUT_ERROR, VOUCHED, least_rtol
+from matroot.bars import ILL_INPUT_ERROR, VOUCHED, least_rtol, smallest_share
 from matroot.conditioning import forward_error_bound
 from matroot.engines.arrays import dtype_name, smallest_normal, unit_roundoff
 
@@ -72,6 +72,9 @@ _SENTENCES = {
 }
 
 _NUMBERS = ("residual", "cond", "bits_lost", "lambda_max", "lambda_min", "ridge")
+
+#: Unit roundoff of the least precise dtype that iterates are kept in.
+FLOAT32 = unit_roundoff("float32")
 
 #: Statuses whose x is the answer; every other is an error for the plain functions.
 USABLE = (Status.CONVERGED, Status.ILL_CONDITIONED)
@@ -157,7 +160,7 @@ class RootResult:
         n, name = self.x.shape[-1], dtype_name(self.x.dtype)
         arithmetic, given = unit_roundoff(self.compute_dtype), unit_roundoff(name)
         eps = max(arithmetic, given)  # a matrix that came in float32 has float32's digits, whatever the arithmetic
-        digits = digits_left(at["cond"], float(self.exponent), eps, n)
+        digits = digits_left(at["cond"], float(self.exponent), eps)
         status = Status(int(on_host(self.status).ravel()[index]))
         # For a positive exponent the residual is the error, about; else it is larger, but for cond unexplained.
         if at["residual"] > 0 and (status is Status.ILL_CONDITIONED or self.exponent > 0):
@@ -170,7 +173,7 @@ class RootResult:
             "loss": self._loss(at, digits, eps, n),
             "range_dtype": name if given > arithmetic else self.compute_dtype,
             "n_iter": int(on_host(self.n_iter).ravel()[index]),
-            "remedy": self._remedy(at["cond"], arithmetic, given, n),
+            "remedy": self._remedy(at["cond"], arithmetic, given),
             "mend": "add a ridge above that size, or use Floor, Shift or PseudoInverse"
             if at["lambda_max"] != 0
             else "only Ridge(absolute=...), Shift(absolute=...) or PseudoInverse helps",
@@ -183,9 +186,16 @@ class RootResult:
         end = at["lambda_min"] if self.exponent < 0 else at["lambda_max"] + at["ridge"]
         if end > 0 and float(self.exponent) * math.log2(end) < math.log2(n * smallest_normal(name)):
             return f"the root leaves the normal range of {name}, below which digits get lost"
-        least = least_rtol(unit_roundoff(self.compute_dtype), unit_roundoff(name), n)
+        machine = min(unit_roundoff(self.compute_dtype), FLOAT32)  # products alone round to tf32 or bfloat16
+        least = least_rtol(machine, unit_roundoff(name), n)
         if self.rtol is not None and self.rtol < least:
             return f"rtol = {self.rtol:.1e} is less than {self._coarser()} can hold, which is {least:.1e}"
+        singular = at["cond"] * smallest_share(n, 2 * machine, unit_roundoff(name)) >= 1
+        if singular and digits >= 2 and self.rtol is None and self.exponent < 0:
+            share = 1 / at["cond"]
+            return (
+                f"the matrix is singular in {self._coarser()}: {share:.1e} of lambda_max as an eigenvalue is rounding"
+            )
         bits = round(-math.log2(eps))
         wanted = "" if self.rtol is None else f" for rtol = {self.rtol:.1e}"
         return (
@@ -199,7 +209,7 @@ class RootResult:
         name = dtype_name(self.x.dtype)
         return name if unit_roundoff(name) > unit_roundoff(self.compute_dtype) else self.compute_dtype
 
-    def _remedy(self, cond: float, arithmetic: float, given: float, n: int) -> str:
+    def _remedy(self, cond: float, arithmetic: float, given: float) -> str:
         """A ridge that leaves what is wanted, eps |s| / ridge; before it a wider dtype, where there is one."""
         size = abs(float(self.exponent))
         wanted = 1e-2 if self.rtol is None else min(self.rtol / VOUCHED, 1e-2)
@@ -234,7 +244,7 @@ class RootResult:
         return "RootResult\n" + "\n".join(f"  {name:>{width}}: {text}" for name, text in rows)
 
 
-def digits_left(cond: float, s: float, eps: float, n: int) -> float:
+def digits_left(cond: float, s: float, eps: float) -> float:
     """Decimal digits of A^s that rounding of `eps`, in arithmetic or on arrival, leaves."""
     error = float(forward_error_bound(np.float64(cond), s, eps))
     return max(0.0, -math.log10(max(error, eps))) if error < 1 else 0.0
