@@ -18,6 +18,7 @@ from matroot.methods.first_order import Basis, Moved, full_error, moved, refined
 from matroot.methods.hermitian import asymmetry
 from matroot.methods.warm import FAILED, FIRST_ORDER, FULL, PRODUCTS, REFINED, WAYS, KeptEigen
 from matroot.preparation import refuse_asymmetric
+from matroot.reference import factor
 from matroot.regularization import Regularization, Ridge
 from matroot.result import USABLE, Status
 
@@ -104,7 +105,8 @@ class Update:
         A = A.astype(wide, copy=False)
         A.reshape(-1)[:: n + 1] += at.ridge
         X = np.multiply(X, basis.scale ** -float(self.s), dtype=wide)
-        residual, certificate = conditioning.residual(A[None], X[None], self.s, job.engine)
+        other = factor(A[None], self.s, None, "pos", job.engine)
+        residual, certificate = conditioning.residual(A[None], X[None], self.s, job.engine, None, other)
         least, most = float(at.b.min()), float(at.b.max())
         cond = np.array([most / least])
         if not (certified(residual, cond, n, job)[0] and np.isfinite(X).all()):
