@@ -193,7 +193,7 @@ class RootResult:
         singular = at["cond"] * smallest_share(n, 2 * machine, unit_roundoff(name)) >= 1
         if singular and digits >= 2 and self.rtol is None and self.exponent < 0:
             share = 1 / at["cond"]
-            return f"the matrix is singular in {self._coarser()}, where an eigenvalue of {share:.1e} lambda_max is rounding"
+            return f"the matrix is singular in {self._coarser()}, where {share:.1e} of lambda_max is rounding"
         bits = round(-math.log2(eps))
         wanted = "" if self.rtol is None else f" for rtol = {self.rtol:.1e}"
         return (
