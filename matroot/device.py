@@ -172,7 +172,7 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
         replace(
             problem,
             regularization=rule if direct else None,
-            floor=_floor(n, B, replace(job, rule=rule)),
+            floor=None if rule is None else np.full(B, rule.floor()),
             scale=scale,
             out_eps=job.out_eps,
         ),
@@ -290,16 +290,6 @@ def _to_output(X: Array, exponent: Array, s: Fraction | float, job: Job) -> Arra
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         scale_root(wide, exponent, s, job.engine.xp)
         return round_to(wide.astype(job.out_dtype, copy=False), job.origin.dtype_name)
-
-
-def _floor(n: int, B: int, job: Job) -> Array:
-    """lambda_min / lambda_max (B,) from where on a root has to be right: what a rule promises.
-
-    For positive powers also the rounding of what came in, which may have made a 0 slightly negative.
-    """
-    promised = 0.0 if job.rule is None else job.rule.floor()
-    rounding = 2 * job.out_eps * n**0.5 / 4 if job.problem.s > 0 else 0.0
-    return np.full(B, max(promised, rounding))
 
 
 def _semidefinite(status: Array, residual: Array, n: int, job: Job) -> Array:
