@@ -39,7 +39,7 @@ class Job:
 
     @property
     def out_eps(self) -> float:
-        """Unit roundoff of what the caller gets."""
+        """Unit roundoff of what came in, and of what the caller gets; integers are exact, and come back in float64."""
         name = self.origin.dtype_name
         return unit_roundoff(name) if is_inexact(name) else unit_roundoff(self.out_dtype.name)
 
@@ -109,6 +109,7 @@ class Output:
             compute_dtype=job.engine.rounding or self.dtype.name,
             certificate=self.certificate,
             exponent=job.problem.s,
+            rtol=job.problem.rtol,
         )
 
 

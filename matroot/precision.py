@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from matroot.bars import VOUCHED
 from matroot.conditioning import forward_error_bound, lanczos
 from matroot.engines.cpu import one_blas_thread
 from matroot.job import Job
-from matroot.judgement import VOUCHED
 from matroot.methods.eigen import Eigen
 from matroot.methods.minimax import Minimax
 

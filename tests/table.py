@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
+import mpmath
 import numpy as np
 
 from matroot import (
     CoupledNewton,
     Eigen,
+    Floor,
     HigherOrder,
     Minimax,
     NewtonDB,
+    PseudoInverse,
     SchurNewton,
     gallery,
 )
@@ -143,3 +146,27 @@ def true_residual(A, X, s):
     if s < 0:
         return np.sqrt((abs(R @ P - np.eye(n)) ** 2).sum((-1, -2)) / n).astype(float)
     return np.sqrt((abs(R - P) ** 2).sum((-1, -2)) / (abs(P) ** 2).sum((-1, -2))).astype(float)
+
+
+def mpmath_residual(A, X, s, regularization=None):
+    """The residual of X = A'^s, as `RootResult` defines it, with 50 digits; real symmetric A."""
+    with mpmath.workdps(50):
+        w, Q = mpmath.eigsy(mpmath.matrix(A.astype(float).tolist()))
+        X = mpmath.matrix(X.astype(float).tolist())
+        w, top = list(w), max(w)
+        if isinstance(regularization, Floor):
+            w = [max(lam, mpmath.mpf(regularization.relative) * top) for lam in w]
+        if isinstance(regularization, PseudoInverse):
+            w = [lam if lam > len(A) * 2 * EPS[A.dtype.name] * top else 0 for lam in w]
+
+        def power(t):
+            return Q * mpmath.diag([mpmath.mpf(lam) ** t if lam else 0 for lam in w]) * Q.T
+
+        def size(M):
+            return mpmath.sqrt(sum(v * v for v in M))
+
+        a, b = (s.numerator, s.denominator) if isinstance(s, Fraction) else (mpmath.mpf(s), 1)
+        if isinstance(s, Fraction) and s.numerator == -1:
+            kept = Q * mpmath.diag([1 if lam else 0 for lam in w]) * Q.T
+            return float(size(X**b * power(1) - kept) / mpmath.sqrt(len(A)))
+        return float(size(X**b - power(a)) / size(power(a)))

@@ -35,7 +35,7 @@ class Problem:
         What the stack was divided by; absolute quantities in the regularization are in the units before.
     assume_a : {"pos", "gen"}
     out_eps : float
-        Unit roundoff of the precision that the caller gets.
+        Unit roundoff of the precision in which the matrix came, and which the caller gets.
     """
 
     s: Fraction | float
@@ -63,6 +63,14 @@ class Problem:
     def inverse(self) -> bool:
         """Whether the exponent is negative."""
         return self.s < 0
+
+    def rounding(self, A: Array) -> float:
+        """How far below 0, in units of lambda_max, an eigenvalue of A may lie and count as 0: n machine epsilons.
+
+        Of the arithmetic or of the dtype that came in, whichever is larger. The powers s > 0 of a semidefinite matrix
+        exist, and no rounding of it is to deny that.
+        """
+        return float(A.shape[-1] * max(float(np.finfo(A.dtype).eps), 2 * self.out_eps))
 
     def tolerance(self, eps: float, n: int) -> float:
         """Where an iteration may stop: on ||M - I||_F, p times a bound of X's relative error."""

@@ -123,9 +123,14 @@ def _whole_inverse(A: Array, a: int, engine: Any) -> Raw:
 
 
 def target_error(problem: Problem, eps: float) -> float:
-    """Relative error of the eigenvalues to design for: a tenth of rtol, in decades, or 8 machine epsilons."""
-    rtol = 0.0 if problem.rtol is None else problem.rtol
-    return 10.0 ** math.floor(math.log10(rtol / 10)) if rtol > 80 * eps else 8 * eps
+    """Relative error of the eigenvalues to design for: a tenth of rtol, in decades, or 8 machine epsilons.
+
+    Less than a tenth where the root is taken to a high power after it: the a-th has a times the error.
+    """
+    s = problem.rational
+    a = -s.numerator if s < 0 else min(s.numerator, s.denominator)
+    share = 0.0 if problem.rtol is None else problem.rtol / max(10, 4 * a)
+    return 10.0 ** math.floor(math.log10(share)) if share > 8 * eps else 8 * eps
 
 
 def spectrum(

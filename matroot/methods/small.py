@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from matroot.conditioning import PROBES, _signs, interleaved
+from matroot.conditioning import PROBES, _signs, steps
 from matroot.engines.cpu import in_threads, usable_cores
 from matroot.engines.small_poles import table
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw
@@ -124,7 +124,7 @@ def small_roots(
     b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
     poles, rule = b.shape[1], (b, w, counts.astype(np.float64), beyond)
     report = np.empty((B, len(Report._fields)))
-    order = factors(s)
+    order = np.array(steps(s), np.float64)
     ready = stack.dtype == out.dtype == np.float64 and stack.flags.c_contiguous and stack.flags.aligned
 
     def work(part: slice) -> None:
@@ -196,10 +196,3 @@ def probes(n: int, twofold: bool = False) -> FloatArray:
     """
     size = 2 * n if twofold else n
     return np.eye(size, LANES) * (np.arange(LANES) < n) if n <= PROBES else np.ascontiguousarray(_signs(size, PROBES))
-
-
-@lru_cache(maxsize=64)
-def factors(s: Fraction) -> FloatArray:
-    """In which order A (0) and its root X (1) are multiplied to test that A^s = X."""
-    a, b = abs(s.numerator), s.denominator
-    return np.array(interleaved(a, b) if s < 0 else (False,) * a + (True,) * b, np.float64)
