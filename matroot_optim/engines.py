@@ -17,7 +17,6 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from matroot import one_blas_thread
 from matroot_optim.roots import RootAnswer, RootBatch, compute
 
 
@@ -255,11 +254,10 @@ def _checked_lag(lag: int) -> int:
 
 
 def _compute_sent(batch: RootBatch, home: int) -> RootAnswer:
-    """`compute` in a worker: one thread, whatever the machine has."""
+    """`compute` in a worker: a process of its own uses one thread, whatever the machine has."""
     if os.getpid() != home:
         os.environ["MATROOT_NUM_THREADS"] = "1"
-    with one_blas_thread():
-        return compute(batch)
+    return compute(batch)
 
 
 def _compute_shared(batch: RootBatch, name: str, shape: tuple[int, ...], dtype: str, home: int) -> RootAnswer:

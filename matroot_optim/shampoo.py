@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from matroot import ConditionTracker
+from matroot import ConditionTracker, one_blas_thread
 from matroot_optim.arrays import Array, cast, dtype_name, is_jax, namespace, place, squared_norm, stack_scalars, to_host
 from matroot_optim.config import Options
 from matroot_optim.diagnostics import Diagnostics, diagnose
@@ -263,7 +263,8 @@ class Shampoo(Options):
         layout, arrays, t = state.layout, dict(state.arrays), state.step + 1
         rates = self.rates(layout, t - 1) if rates is None else rates
         _check_weights(layout, weights, rates)
-        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        # A root in another thread holds BLAS: products of the step must not depend on whether one is under way.
+        with one_blas_thread(), np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             clean, active, bad = self._screen(layout, arrays, g, weights, rates)
             _count(arrays, active, bad, accumulate=(t - 1) % self.statistics_every == 0)
             now = Step(layout, arrays, clean, list(weights), active, rates, t, donate)
