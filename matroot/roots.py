@@ -14,6 +14,7 @@ from matroot import conditioning
 from matroot.engines import engine_of
 from matroot.engines.arrays import Origin, take
 from matroot.engines.cpu import hermitian_part
+from matroot.engines.holds import confined
 from matroot.methods.base import Method
 from matroot.preparation import check_symmetric
 from matroot.regularization import Regularization
@@ -354,6 +355,7 @@ def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
         return _condition(values, p, assume_a, origin, engine)
 
 
+@confined
 def _condition(values: Array, p: int, assume_a: str, origin: Origin, engine: Any) -> Array:
     xp = engine.xp
     wide = values.astype(np.result_type(values.dtype, np.float64))

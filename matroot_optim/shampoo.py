@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -260,11 +261,23 @@ class Shampoo(Options):
         rates: Sequence[Rates] | None = None,
     ) -> tuple[list[Array], State]:
         """One step on lists in the order of the layout: what `update`, `step` and the adapters stand on."""
+        # A root in another thread holds BLAS: products of the step must not depend on whether one is under way. And
+        # numpy's error state ends with a copy of the context, whatever interrupts the step.
+        with one_blas_thread():
+            return copy_context().run(self._advance, g, state, weights, donate, rates)
+
+    def _advance(
+        self,
+        g: Sequence[Array | None],
+        state: State,
+        weights: Sequence[Array | None],
+        donate: bool,
+        rates: Sequence[Rates] | None,
+    ) -> tuple[list[Array], State]:
         layout, arrays, t = state.layout, dict(state.arrays), state.step + 1
         rates = self.rates(layout, t - 1) if rates is None else rates
         _check_weights(layout, weights, rates)
-        # A root in another thread holds BLAS: products of the step must not depend on whether one is under way.
-        with one_blas_thread(), np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             clean, active, bad = self._screen(layout, arrays, g, weights, rates)
             _count(arrays, active, bad, accumulate=(t - 1) % self.statistics_every == 0)
             now = Step(layout, arrays, clean, list(weights), active, rates, t, donate)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -52,11 +52,9 @@ class CPU:
         fails.
         """
         if A.dtype in (np.float32, np.complex64):  # which numpy would compute in double precision
-            with one_blas_thread():
-                return eigh_single(A)
+            return eigh_single(A)
         try:
-            with one_blas_thread():
-                w, Q = np.linalg.eigh(A)
+            w, Q = np.linalg.eigh(A)
             return w, Q
         except np.linalg.LinAlgError:  # of one matrix: the others are not lost with it
             if len(A) == 1:
@@ -66,8 +64,7 @@ class CPU:
 
     def eigvalsh(self, A: NDArray) -> NDArray:
         """Eigenvalues ascending (B, n)."""
-        with one_blas_thread():
-            return np.linalg.eigvalsh(A)
+        return np.linalg.eigvalsh(A)
 
     def run_chunks(self, work: Callable[[slice], None], B: int, n: int, itemsize: int) -> None:
         """Call `work` on slices of the batch that cover it, on a thread pool when there are several."""
@@ -85,9 +82,9 @@ class CPU:
         """Machine epsilon of products in a dtype: twice their unit roundoff."""
         return float(np.finfo(dtype).eps)
 
-    def here(self, origin: Any) -> AbstractContextManager[None]:
-        """Where arrays are is where work is done; for a GPU there is more to it."""
-        return nullcontext()
+    def here(self, origin: Any) -> AbstractContextManager[Any]:
+        """On one BLAS thread; where arrays are is where work is done."""
+        return one_blas_thread()
 
     def sync_free(self) -> bool:
         """Whether the loop must avoid reading values on the host; never on a CPU."""

@@ -12,11 +12,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from contextvars import copy_context
+from functools import partial, wraps
 from itertools import chain, compress, repeat
 from operator import attrgetter, call, not_
 from threading import get_ident
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: A block under way: the thread that it runs in, and what tells it from others.
 Token = tuple[int, object]
@@ -77,6 +81,19 @@ class Hold(io.IOBase):
         settings = list(settings)
         self.begin = partial(run, chain(*[setting.begin(token, value) for setting in settings]))
         self.close = partial(run, chain(*[setting.end((token,)) for setting in settings]))
+
+
+def confined(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that runs in a copy of the context: numpy's error state ends with it, whatever interrupts it.
+
+    The ``__exit__`` of `numpy.errstate` is Python, and a signal handler that raises can skip it.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return copy_context().run(function, *args, **kwargs)
+
+    return call
 
 
 def held(settings: Iterable[Setting], value: Any) -> AbstractContextManager[Any]:
