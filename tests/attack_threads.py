@@ -117,6 +117,11 @@ class Striker:
             other.join()
 
 
+def jobs_under_way():
+    """Whether a root that the optimizer has sent to a thread may still go on there, and hold BLAS."""
+    return any(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate())
+
+
 def interrupts(count, rng, blas, say):
     """Strike `count` solves; returns what went wrong."""
     faults, striker = [], Striker()
@@ -136,9 +141,9 @@ def interrupts(count, rng, blas, say):
         name = rng.choice(list(todo))
         striker.strike(todo[name], rng.uniform(1e-6, 1.2 * seconds[name]), by_timer=rng.random() < 0.7)
         done += 1
-        for thread in threading.enumerate():  # a root that the optimizer has sent there goes on, and holds BLAS
-            if thread.name.startswith("ThreadPoolExecutor"):
-                thread.join()
+        deadline = time.monotonic() + PATIENCE
+        while blas.counts() != before and jobs_under_way() and time.monotonic() < deadline:
+            time.sleep(1e-3)
         if blas.counts() != before:
             faults.append(f"{name}: BLAS threads became others")
             blas.set(before)
