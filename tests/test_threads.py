@@ -46,7 +46,7 @@ def test_attack(attack):
     assert "30 " in done.stdout and "0 faults" in done.stdout
 
 
-class Raised(Exception):
+class StruckError(Exception):
     pass
 
 
@@ -60,7 +60,7 @@ def raise_at(step):
         if event == "opcode":
             seen += 1
             if seen == step:
-                raise Raised
+                raise StruckError
         return trace
 
     return trace
@@ -76,7 +76,7 @@ def test_an_exception_at_any_bytecode_skips_nothing():
                 sys.settrace(raise_at(step))
                 with one_blas_thread():
                     pass
-            except Raised:
+            except StruckError:
                 raised = True
             finally:
                 sys.settrace(None)
@@ -98,8 +98,8 @@ def test_each_library_gets_back_its_own_number():
     begun = held([setting], 1)
     begun.__exit__(None, None, None)
     assert numbers == [5, 2]
-    with pytest.raises(Raised), held([setting], 1):
-        raise Raised
+    with pytest.raises(StruckError), held([setting], 1):
+        raise StruckError
     assert numbers == [5, 2]
 
 
