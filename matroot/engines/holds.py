@@ -74,13 +74,14 @@ class Hold(io.IOBase):
     A chain runs once: to end a block twice, or one that never began, does nothing.
     """
 
-    __enter__ = property(attrgetter("begin"))  # type: ignore[assignment]
+    __enter__ = property(attrgetter("begin"))
 
     def __init__(self, settings: Iterable[Setting], value: Any) -> None:
         token = (get_ident(), object())
         settings = list(settings)
         self.begin = partial(run, chain(*[setting.begin(token, value) for setting in settings]))
-        self.close = partial(run, chain(*[setting.end((token,)) for setting in settings]))
+        end = chain(*[setting.end((token,)) for setting in settings])
+        self.close = partial(run, end)  # type: ignore[method-assign]
 
 
 def confined(function: Callable[P, R]) -> Callable[P, R]:
