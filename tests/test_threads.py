@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,10 @@ def test_each_library_gets_back_its_own_number():
     with held([setting], 1):
         with held([setting], 1):
             assert numbers == [1, 1]
+        assert numbers == [1, 1]
+    assert numbers == [5, 2]
+    with ExitStack() as stack:
+        stack.enter_context(held([setting], 1))
         assert numbers == [1, 1]
     assert numbers == [5, 2]
     begun = held([setting], 1)

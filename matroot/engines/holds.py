@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial, wraps
 from itertools import chain, compress, repeat
-from operator import attrgetter, call, not_
+from operator import call, methodcaller, not_
 from threading import get_ident
 from typing import Any, ParamSpec, TypeVar
 
@@ -68,13 +68,20 @@ class Setting:
         run(self.end([token for token in self.holders if token[0] != get_ident()]))
 
 
+class _Begin:
+    """``__enter__`` of a hold: not a function of Python, which a signal handler could end after the block began."""
+
+    def __get__(self, hold: Any, kind: type) -> Any:
+        return methodcaller("begin") if hold is None else hold.begin
+
+
 class Hold(io.IOBase):
     """A block that holds settings. IOBase's ``__exit__`` is C, and all it does is to call `close`.
 
     A chain runs once: to end a block twice, or one that never began, does nothing.
     """
 
-    __enter__ = property(attrgetter("begin"))
+    __enter__ = _Begin()
 
     def __init__(self, settings: Iterable[Setting], value: Any) -> None:
         token = (get_ident(), object())
