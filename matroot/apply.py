@@ -15,6 +15,7 @@ from matroot.conditioning import forward_error_bound, largest_eigenvalue
 from matroot.engines import engine_of
 from matroot.engines.arrays import take
 from matroot.engines.cpu import hermitian_part
+from matroot.engines.holds import confined
 from matroot.job import Job
 from matroot.judgement import input_lost, vouched
 from matroot.methods.base import Method
@@ -29,6 +30,7 @@ from matroot.solve import check_degree, plan
 Array = Any
 
 
+@confined
 def apply_inverse_pth_root(
     a: Array,
     p: int,
@@ -236,5 +238,5 @@ def _report(status: Array, cond: Array, n: int, job: Job) -> None:
             f"ill-conditioned: cond {cond.max():.1e} leaves a relative error of up to {worst:.0e} in "
             f"{coarser}; add a ridge or use a wider dtype",
             ConditionWarning,
-            stacklevel=3,
+            stacklevel=4,  # `confined` adds a frame
         )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from matroot.engines import triangular as tri
 from matroot.engines.triangular_norms import extreme_singular_values, norm_from_gram, power_radius, start
 from matroot.methods import schur_plan as plan
-from matroot.methods.schur_newton import MAX_SQUARE_ROOTS, few_blas_threads, has_principal_power
+from matroot.methods.schur_newton import MAX_SQUARE_ROOTS, has_principal_power
 
 Matrix = NDArray[Any]
 
@@ -63,7 +63,7 @@ def cond_pth_root_general(A: Matrix, s: Fraction | float) -> float:
     size = float(np.abs(A).max())
     if size == 0:
         return float("inf")
-    with few_blas_threads(n), np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         return _condition(A * 2.0 ** -min(max(int(np.frexp(size)[1]), -1000), 1000), s)
 
 

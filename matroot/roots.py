@@ -15,6 +15,7 @@ from matroot.bars import smallest_share
 from matroot.engines import engine_of
 from matroot.engines.arrays import Origin, is_inexact, take, unit_roundoff
 from matroot.engines.cpu import hermitian_part
+from matroot.engines.holds import confined
 from matroot.methods.base import Method
 from matroot.preparation import check_symmetric
 from matroot.regularization import Regularization
@@ -358,6 +359,7 @@ def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
         return _condition(values, p, assume_a, origin, engine)
 
 
+@confined
 def _condition(values: Array, p: int, assume_a: str, origin: Origin, engine: Any) -> Array:
     xp = engine.xp
     wide = values.astype(np.result_type(values.dtype, np.float64))

@@ -10,6 +10,7 @@ import numpy as np
 from matroot.attempt import solve_chunk
 from matroot.conditioning import PROBES
 from matroot.engines.arrays import smallest_normal
+from matroot.engines.blas import one_blas_thread
 from matroot.job import Job, Output
 from matroot.judgement import judge, within_range
 from matroot.methods.eigen import Eigen
@@ -67,6 +68,7 @@ def solve_fused(stack: Array, job: Job, out: Output) -> None:
         rows = np.flatnonzero(hard)
         other = replace(job, method=Eigen())
         found = Output(len(rows), n, other)
-        solve_chunk(stack[rows], slice(0, len(rows)), other, found)
+        with one_blas_thread():
+            solve_chunk(stack[rows], slice(0, len(rows)), other, found)
         found.certificate = out.certificate
         out.write(rows, found)

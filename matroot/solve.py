@@ -15,6 +15,7 @@ from matroot.device import solve_stack
 from matroot.engines import engine_of
 from matroot.engines.arrays import Origin, dtype_name, is_inexact, take, unit_roundoff
 from matroot.engines.cublas import ROUNDING
+from matroot.engines.holds import confined
 from matroot.job import Job, Output
 from matroot.methods.base import Method, Problem
 from matroot.regularization import PseudoInverse, Regularization, Ridge, as_regularization
@@ -125,6 +126,7 @@ def solve(
     )
 
 
+@confined
 def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options: Any) -> RootResult:
     """`solve` for any exponent: X = A^s. Options as there.
 

@@ -10,24 +10,21 @@ Algebra Appl. 88/89, 1987, 405-430; blocking after Deadman, Higham & Ralha, PARA
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import pairwise
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from matroot.engines.loading import deferred
 
 Matrix = NDArray[Any]
 
 WIDTH = 48  # of a block: its three operands stay in the first-level cache
 
 
-@cache
-def _loops() -> ModuleType:
-    from matroot.engines import triangular_numba
-
-    return triangular_numba
+#: The module of the loops, compiled on first use.
+LOOPS = "matroot.engines.triangular_numba"
 
 
 def cuts(R: Matrix, width: int = WIDTH) -> list[int]:
@@ -82,7 +79,7 @@ def sqrt_triangular(R: Matrix, blocks: list[int]) -> None:
 
     Column by column, upwards: U_ii U_ij + U_ij U_jj = R_ij - sum_{i<k<j} U_ik U_kj.
     """
-    loops = _loops()
+    loops = deferred(LOOPS)
     lam = eigenvalues(R)
     set_diagonal_blocks(R, pairs(R), lam, np.sqrt(lam))
     pencil = loops.pencil(R)
@@ -97,7 +94,7 @@ def sqrt_triangular(R: Matrix, blocks: list[int]) -> None:
 
 def sylvester(U: Matrix, C: Matrix, blocks: list[int]) -> None:
     """Overwrite the full matrix C by the solution X of U X + X U = C, U upper (quasi-)triangular."""
-    loops = _loops()
+    loops = deferred(LOOPS)
     pencil = loops.pencil(U)
     spans = _spans(blocks)
     for j0, j1 in spans:

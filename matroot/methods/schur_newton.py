@@ -9,7 +9,6 @@ to P^q, so that most squarings back vanish; the diagonal blocks of the result ar
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
@@ -18,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matroot.engines import triangular as tri
-from matroot.engines.cpu import one_blas_thread
 from matroot.engines.triangular_norms import extreme_singular_values, power_radius
 from matroot.methods import schur_plan as plan
 from matroot.methods.base import Method, Problem, Raw
@@ -28,8 +26,6 @@ Matrix = NDArray[Any]
 
 #: Largest numerator and root degree that are iterated as such; beyond, the exponent is taken as a real.
 LARGEST_NUMERATOR, LARGEST_DEGREE = 64, 8192
-#: Up to this size BLAS is held at one thread.
-ONE_THREAD = 512
 #: Square roots never exceed this: R^{2^{-k}} is I to rounding in every dtype.
 MAX_SQUARE_ROOTS = 60
 
@@ -51,26 +47,17 @@ class SchurNewton(Method):
         status, n_iter = np.empty(B, np.int8), np.zeros(B, np.int64)
         cond = np.empty(B)
         products = 0
-        with few_blas_threads(A.shape[-1]):
-            for i in range(B):
-                one = schur_newton(
-                    A[i],
-                    problem.s,
-                    rtol=problem.rtol,
-                    max_iter=problem.max_iter,
-                    positive=problem.assume_a == "pos",
-                )
-                x[i], status[i], n_iter[i], cond[i] = one.x, one.status, one.n_iter, one.cond
-                products = max(products, one.n_products)
+        for i in range(B):
+            one = schur_newton(
+                A[i],
+                problem.s,
+                rtol=problem.rtol,
+                max_iter=problem.max_iter,
+                positive=problem.assume_a == "pos",
+            )
+            x[i], status[i], n_iter[i], cond[i] = one.x, one.status, one.n_iter, one.cond
+            products = max(products, one.n_products)
         return Raw(x=x, status=status, n_iter=n_iter, n_products=products, cond=cond)
-
-
-def few_blas_threads(n: int) -> AbstractContextManager[None]:
-    """BLAS at one thread for small matrices, whose many short calls spend more on waiting than they gain.
-
-    On a machine with other work to do, four threads make LAPACK's Schur form of n = 300 up to 50 times slower.
-    """
-    return one_blas_thread() if n <= ONE_THREAD else nullcontext()
 
 
 class Power(NamedTuple):

@@ -41,6 +41,30 @@ def test_lag_changes_the_numbers():
     assert abs(run(Shampoo(**OPTIONS))[0]["a"] - run(Shampoo(**OPTIONS, engine=InlineEngine(3)))[0]["a"]).max() > 1e-6
 
 
+@pytest.mark.parametrize("make", ("threads", "processes"))
+def test_large_blocks_are_the_same_to_the_bit_with_several_blas_threads(make):
+    """Neither the workers' BLAS threads nor the hold on those of this process is seen in the numbers."""
+    from threadpoolctl import threadpool_limits
+
+    gradients = np.random.default_rng(0).standard_normal((6, 300, 12))
+
+    def train(engine):
+        opt = Shampoo(0.1, block_size=512, refresh_every=2, start_step=2, schedule="interval", engine=engine)
+        W = np.zeros(gradients.shape[1:])
+        state = opt.init(W)
+        for G in gradients:
+            update, state = opt.update(G, state, W)
+            W = W + update
+        return W
+
+    with threadpool_limits(2, user_api="blas"):
+        want = train(InlineEngine(1))
+        with ExecutorEngine((lambda: ThreadPoolExecutor(2)) if make == "threads" else spawned, lag=1) as engine:
+            got = train(engine)
+    assert (got == want).all()
+    assert engine.clock.failures == 0
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_processes_are_inline_with_the_same_lag(shared):
     before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
