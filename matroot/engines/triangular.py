@@ -85,20 +85,20 @@ def sqrt_triangular(R: Matrix, blocks: list[int]) -> None:
     loops = _loops()
     lam = eigenvalues(R)
     set_diagonal_blocks(R, pairs(R), lam, np.sqrt(lam))
-    pencil = loops.pencil(R)
+    mu = loops.frequencies(R)
     spans = _spans(blocks)
     for J, (j0, j1) in enumerate(spans):
-        loops.sqrt_block(R, *pencil, j0, j1)
+        loops.sqrt_block(R, mu, j0, j1)
         for i0, i1 in reversed(spans[:J]):
             if i1 < j0:
                 R[i0:i1, j0:j1] -= R[i0:i1, i1:j0] @ R[i1:j0, j0:j1]
-            loops.sylvester_block(R, *pencil, R, i0, i1, j0, j1)
+            loops.sylvester_block(R, mu, R, i0, i1, j0, j1)
 
 
 def sylvester(U: Matrix, C: Matrix, blocks: list[int]) -> None:
     """Overwrite the full matrix C by the solution X of U X + X U = C, U upper (quasi-)triangular."""
     loops = _loops()
-    pencil = loops.pencil(U)
+    mu = loops.frequencies(U)
     spans = _spans(blocks)
     for j0, j1 in spans:
         if j0:
@@ -106,7 +106,7 @@ def sylvester(U: Matrix, C: Matrix, blocks: list[int]) -> None:
         for i0, i1 in reversed(spans):
             if i1 < blocks[-1]:
                 C[i0:i1, j0:j1] -= U[i0:i1, i1:] @ C[i1:, j0:j1]
-            loops.sylvester_block(U, *pencil, C, i0, i1, j0, j1)
+            loops.sylvester_block(U, mu, C, i0, i1, j0, j1)
 
 
 def multiply(A: Matrix, B: Matrix, blocks: list[int], out: Matrix | None = None) -> Matrix:
