@@ -49,7 +49,7 @@ def pair(first, second, rng):
 
 
 def coupled():
-    """(name, matrix): Jordan blocks hidden by a rotation, and pairs whose off-diagonal elements differ by powers of ten."""
+    """(name, matrix): Jordan blocks, rotated; pairs whose off-diagonal elements differ by powers of ten."""
     rng = np.random.default_rng(0)
     for m in (2, 3, 4, 5):
         for lam in (1.0, 0.01, np.exp(2.5j)):
@@ -77,8 +77,8 @@ def test_coupled_eigenvalues_keep_their_digits(name):
     for s, X in exact_powers(A, EXPONENTS):
         result = schur_newton(A, s)
         assert result.status == Status.CONVERGED
-        # The Schur form is that of a matrix n EPS away.
-        assert distance(result.x, X) <= n * EPS * (cond_pth_root_general(A, s) + 8)
+        # The Schur form is that of a matrix some n EPS away; LAPACK holds its own to 40 n EPS.
+        assert distance(result.x, X) <= 8 * n * EPS * (cond_pth_root_general(A, s) + 1)
 
 
 @pytest.mark.parametrize("theta", [1e-1, 1e-6, 1e-12])
