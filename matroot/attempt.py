@@ -12,6 +12,7 @@ from matroot import conditioning
 from matroot.engines.cpu import hermitian_part
 from matroot.job import Attempt, Job, Output
 from matroot.judgement import facts_of, judge, zero_status
+from matroot.judgement_general import judge_general
 from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
 from matroot.precision import beyond_single
@@ -136,13 +137,19 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
         opposite = job.method.run(A.copy(), replace(problem, s=-problem.s), engine).x
     residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed, opposite)
     facts = facts_of(A, X, raw, delta, largest, status, problem, engine)
-    status = judge(status, residual, facts["cond"], n, job)
+    amplification = None
+    if problem.assume_a == "gen":
+        status, amplification = judge_general(status, residual, A, raw, facts["cond"], job)
+    else:
+        status = judge(status, residual, facts["cond"], n, job)
     if problem.s > 0:  # the root of 0 is 0, exactly
         status[(facts["lambda_max"] == 0) & (residual == 0) & (status == Status.ILL_CONDITIONED)] = Status.CONVERGED
 
     if zero.any():
         status[zero] = zero_status(problem)
         x[zero] = 0
+        if amplification is not None:
+            amplification[zero] = np.inf
         residual[zero], facts["cond"][zero], facts["lambda_max"][zero], facts["lambda_min"][zero] = (
             0,
             np.inf,
@@ -169,6 +176,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
         lambda_max=largest,
         lambda_min=smallest,
         ridge=ridge,
+        amplification=amplification,
         certificate=certificate,
     )
 

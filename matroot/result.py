@@ -104,7 +104,9 @@ class RootResult:
     cond : array of float64, (...)
         2-norm condition number of A'; exact for `Eigen`, an estimate (a lower bound) elsewhere.
     bits_lost : array of float64, (...)
-        ``log2(cond / p)``, at least 0: what the conditioning of A -> A^{-1/p} costs.
+        ``log2(cond / p)``, at least 0: what the conditioning of A -> A^{-1/p} costs. Under ``assume_a="gen"`` log2
+        of the condition number of A -> A^s, a bound that takes in the coupling of eigenvectors and how near
+        eigenvalues are to the negative axis, where the root jumps.
     n_iter : array of int, (...)
         Iterations; 0 for a direct method.
     n_products : int
@@ -152,16 +154,17 @@ class RootResult:
         at = {f: float(on_host(getattr(self, f)).ravel()[index]) for f in _NUMBERS}
         eps = unit_roundoff(self.compute_dtype)
         out_eps = unit_roundoff(dtype_name(self.x.dtype))
-        digits = digits_left(at["cond"], float(self.exponent), eps, out_eps)
+        if self.method.name == "schur_newton":  # for general matrices cond says little about their roots
+            digits = max(0.0, -math.log10(max(eps, out_eps)) - math.log10(2.0) * at["bits_lost"])
+        else:
+            digits = digits_left(at["cond"], float(self.exponent), eps, out_eps)
         status = Status(int(on_host(self.status).ravel()[index]))
         # For a positive exponent the residual is the error, about; else it is larger, but for cond unexplained.
         if at["residual"] > 0 and (status is Status.ILL_CONDITIONED or self.exponent > 0):
             digits = min(digits, max(0.0, -math.log10(at["residual"])))
         numbers = {
             **at,
-            "digits_hold": f"{_about(digits, 'holds', 'hold')} at cond {at['cond']:.1e}"
-            if self.method.name != "schur_newton"  # for general matrices cond says little about their roots
-            else f"cond {at['cond']:.1e}; cond_pth_root says how many digits hold",
+            "digits_hold": f"{_about(digits, 'holds', 'hold')} at cond {at['cond']:.1e}",
             "digits_left": _about(digits, "is left", "are left"),
             "bits": round(-math.log2(eps)),
             "compute_dtype": self.compute_dtype,

@@ -109,6 +109,14 @@ def sylvester(U: Matrix, C: Matrix, blocks: list[int]) -> None:
             loops.sylvester_block(U, mu, C, i0, i1, j0, j1)
 
 
+def inverse_norms(R: Matrix, t: NDArray[np.float64], steps: int = 3) -> NDArray[np.float64]:
+    """2-norm of (R + t_k I)^{-1} for every t_k, R upper (quasi-)triangular; from below, by a few power steps."""
+    loops = _loops()
+    R = np.asfortranarray(R, np.result_type(R.dtype, np.float64))
+    v: Matrix = np.random.default_rng(0).standard_normal((R.shape[0],))
+    return np.asarray(loops.inverse_norms(R, loops.frequencies(R), t, v / np.linalg.norm(v), steps))
+
+
 def multiply(A: Matrix, B: Matrix, blocks: list[int], out: Matrix | None = None) -> Matrix:
     """A B of upper (quasi-)triangular matrices at a third of a full product; `out` may be A, B or both.
 

@@ -151,3 +151,59 @@ def sylvester_block(U, mu, C, i0, i1, j0, j1):
         if mu[j] != 0:
             _subtract(U, C, i0, i1, j0, j, j + 1)
         j += _column(U, mu, C, i0, i1, j)
+
+
+@jit
+def _shifted_solve(R, mu, t, X):
+    """X[:, k] <- (R + t[k] I)^{-1} X[:, k]."""
+    i = R.shape[0] - 1
+    while i >= 0:
+        if mu[i] == 0:
+            X[i] /= R[i, i] + t
+            for k in range(i):
+                X[k] -= R[k, i] * X[i]
+            i -= 1
+        else:
+            h = i - 1
+            for j in range(t.size):
+                X[h, j], X[i, j] = _single(X[h, j], X[i, j], R[i, i] + t[j], mu[i], R[h, i], R[i, h])
+            for k in range(h):
+                X[k] -= R[k, h] * X[h] + R[k, i] * X[i]
+            i -= 2
+
+
+@jit
+def _shifted_solve_adjoint(R, mu, t, X):
+    """X[:, k] <- (R + t[k] I)^{-H} X[:, k]."""
+    i, n = 0, R.shape[0]
+    while i < n:
+        for k in range(i):
+            X[i] -= np.conj(R[k, i]) * X[k]
+        if mu[i] == 0:
+            X[i] /= np.conj(R[i, i]) + t
+            i += 1
+        else:
+            r = i + 1
+            for k in range(i):
+                X[r] -= R[k, r] * X[k]
+            for j in range(t.size):
+                X[i, j], X[r, j] = _single(X[i, j], X[r, j], R[i, i] + t[j], mu[i], R[r, i], R[i, r])
+            i += 2
+
+
+@jit
+def inverse_norms(R, mu, t, v, steps):
+    """2-norm of (R + t[k] I)^{-1}, from below by power steps from the vector v."""
+    X = np.empty((R.shape[0], t.size), R.dtype)
+    norms = np.zeros(t.size)
+    for k in range(t.size):
+        X[:, k] = v
+    for step in range(2 * steps):
+        if step % 2:
+            _shifted_solve_adjoint(R, mu, t, X)
+        else:
+            _shifted_solve(R, mu, t, X)
+        for k in range(t.size):
+            norms[k] = np.linalg.norm(np.ascontiguousarray(X[:, k]))
+        X /= norms
+    return norms
