@@ -26,11 +26,10 @@ def judge_general(status: Array, residual: Array, A: Array, raw: Raw, cond: Arra
     if amplification is None or jump is None:
         raise TypeError(f"{job.method.name} does not say how sensitive the power is")
     data = max(job.eps, job.out_eps)
-    asked = ILL_FORWARD_ERROR if rtol is None else rtol
 
     def trusted(amplification: Array) -> Array:
-        kept = error_bound(amplification, n, job) <= asked
-        return kept & (np.maximum(data * amplification, jump) <= ILL_FORWARD_ERROR)
+        known = np.maximum(data * amplification, jump) <= ILL_FORWARD_ERROR
+        return known if rtol is None else known & (error_bound(amplification, n, job) <= rtol)
 
     converged = status == int(Status.CONVERGED)
     with np.errstate(all="ignore"):
