@@ -60,7 +60,7 @@ class Output:
         self.n_iter = xp.zeros(B, xp.int64)
         self.residual, self.lambda_max, self.lambda_min, self.ridge = (xp.zeros(B) for _ in range(4))
         self.cond = xp.ones(B)
-        self.amplification = xp.full(B, xp.nan) if job.problem.assume_a == "gen" else None
+        self.amplification = xp.zeros(B) if job.problem.assume_a == "gen" else None
         self.n_products = 0
         self.certificate = "full"
         self.dtype = job.dtype

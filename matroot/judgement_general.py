@@ -40,7 +40,7 @@ def judge_general(status: Array, residual: Array, A: Array, raw: Raw, cond: Arra
         good = trusted(amplification) & (residual <= rounding + truncation)
         status = np.where(converged & ~good, int(Status.ILL_CONDITIONED), status).astype(np.int8)
         known = np.where(np.isnan(amplification), 2.0 ** conditioning.bits_lost(cond, s), amplification)
-        return status, np.maximum(known, jump / data)
+        return status, np.fmax(known, jump / data)
 
 
 def error_bound(amplification: Array, n: int, job: Job) -> Array:

@@ -170,14 +170,19 @@ class RootResult:
             "compute_dtype": self.compute_dtype,
             "range_dtype": dtype_name(self.x.dtype) if out_eps > eps else self.compute_dtype,
             "n_iter": int(on_host(self.n_iter).ravel()[index]),
-            "remedy": self._remedy(eps),
+            "remedy": self._remedy(eps, at["cond"], at["bits_lost"]),
             "mend": "add a ridge above that size, or use Floor, Shift or PseudoInverse"
             if at["lambda_max"] != 0
             else "only Ridge(absolute=...), Shift(absolute=...) or PseudoInverse helps",
         }
         return status.sentence.format(**numbers)
 
-    def _remedy(self, eps: float) -> str:
+    def _remedy(self, eps: float, cond: float, bits_lost: float) -> str:
+        if self.method.name == "schur_newton" and bits_lost > 3 + math.log2(max(1.0, cond * abs(float(self.exponent)))):
+            return (
+                "data with more digits, or another matrix: eigenvalues near the negative real axis, where roots jump, "
+                "or eigenvectors that are nearly dependent cost these"
+            )
         # The ridge that leaves two digits: eps |s| / ridge = 1e-2.
         ridge = 10.0 ** math.ceil(math.log10(100 * eps * abs(float(self.exponent)) or 1.0))
         wider = "" if self.compute_dtype in ("float64", "complex128") else "compute_dtype='float64', or "

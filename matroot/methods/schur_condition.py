@@ -93,9 +93,10 @@ class Axis(NamedTuple):
 
     def integral(self, s: float, power: int) -> float:
         """Integral of t^s ||(A + t I)^{-1}||^power over all t > 0, for -1 < s < power - 1."""
-        inside = float((self.w * self.t**s * self.norms**power).sum())
-        below = self.low ** (s + 1) / (s + 1) * float(self.norms[0]) ** power
-        beyond = self.high ** (s + 1 - power) / (power - 1 - s)
+        rest = s + 1 - power  # t ||(A + t I)^{-1}|| needs no scaling
+        inside = (self.w / self.t * (self.t * self.norms) ** power * self.t**rest).sum()
+        below = (self.low * self.norms[0]) ** power * np.float64(self.low) ** rest / (s + 1)
+        beyond = np.float64(self.high) ** rest / -rest
         return float(inside + below + beyond)
 
 
