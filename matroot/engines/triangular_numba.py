@@ -161,14 +161,18 @@ def _shifted_solve(R, mu, t, X):
         if mu[i] == 0:
             X[i] /= R[i, i] + t
             for k in range(i):
-                X[k] -= R[k, i] * X[i]
+                u = R[k, i]
+                for j in range(t.size):
+                    X[k, j] -= u * X[i, j]
             i -= 1
         else:
             h = i - 1
             for j in range(t.size):
                 X[h, j], X[i, j] = _single(X[h, j], X[i, j], R[i, i] + t[j], mu[i], R[h, i], R[i, h])
             for k in range(h):
-                X[k] -= R[k, h] * X[h] + R[k, i] * X[i]
+                u, v = R[k, h], R[k, i]
+                for j in range(t.size):
+                    X[k, j] -= u * X[h, j] + v * X[i, j]
             i -= 2
 
 
@@ -178,14 +182,18 @@ def _shifted_solve_adjoint(R, mu, t, X):
     i, n = 0, R.shape[0]
     while i < n:
         for k in range(i):
-            X[i] -= np.conj(R[k, i]) * X[k]
+            u = np.conj(R[k, i])
+            for j in range(t.size):
+                X[i, j] -= u * X[k, j]
         if mu[i] == 0:
             X[i] /= np.conj(R[i, i]) + t
             i += 1
         else:
             r = i + 1
             for k in range(i):
-                X[r] -= R[k, r] * X[k]
+                u = R[k, r]
+                for j in range(t.size):
+                    X[r, j] -= u * X[k, j]
             for j in range(t.size):
                 X[i, j], X[r, j] = _single(X[i, j], X[r, j], R[i, i] + t[j], mu[i], R[r, i], R[i, r])
             i += 2
