@@ -11,6 +11,7 @@ from matroot import conditioning
 from matroot.engines.cpu import hermitian_part
 from matroot.job import Attempt, Job, Output
 from matroot.judgement import facts_of, judge, within_range, zero_status
+from matroot.judgement_general import judge_general
 from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
 from matroot.precision import beyond_single
@@ -130,13 +131,19 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     other = factor(A, problem.s, raw.changed, problem.assume_a, engine)
     residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed, other)
     facts = facts_of(A, X, raw, delta, largest, status, replace(problem, out_eps=job.out_eps), engine)
-    status = judge(status, residual, facts["cond"], n, job)
+    amplification = None
+    if problem.assume_a == "gen":
+        status, amplification = judge_general(status, residual, A, raw, facts["cond"], job)
+    else:
+        status = judge(status, residual, facts["cond"], n, job)
     if problem.s > 0:  # the root of 0 is 0, exactly
         status[(facts["lambda_max"] == 0) & (residual == 0) & (status == Status.ILL_CONDITIONED)] = Status.CONVERGED
 
     if zero.any():
         status[zero] = zero_status(problem)
         x[zero] = 0
+        if amplification is not None:
+            amplification[zero] = np.inf
         residual[zero], facts["cond"][zero], facts["lambda_max"][zero], facts["lambda_min"][zero] = (
             0,
             np.inf,
@@ -163,6 +170,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
         lambda_max=largest,
         lambda_min=smallest,
         ridge=ridge,
+        amplification=amplification,
         certificate=certificate,
     )
 

@@ -108,7 +108,9 @@ class RootResult:
         2-norm condition number of A'; exact for `Eigen`, an estimate (a lower bound) elsewhere.
     bits_lost : array of float64, (...)
         ``log2(cond / p)``, at least 0: what the conditioning of A -> A^{-1/p} costs, of the bits in which the matrix
-        came or in which it was computed, whichever are fewer.
+        came or in which it was computed, whichever are fewer. Under ``assume_a="gen"`` log2 of the condition number
+        of A -> A^s, a bound that takes in the coupling of eigenvectors and how near eigenvalues are to the negative
+        axis, where the root jumps.
     n_iter : array of int, (...)
         Iterations; 0 for a direct method.
     n_products : int
@@ -160,20 +162,21 @@ class RootResult:
         n, name = self.x.shape[-1], dtype_name(self.x.dtype)
         arithmetic, given = unit_roundoff(self.compute_dtype), unit_roundoff(name)
         eps = max(arithmetic, given)  # a matrix that came in float32 has float32's digits, whatever the arithmetic
-        digits = digits_left(at["cond"], float(self.exponent), eps)
+        if self.method.name == "schur_newton":  # for general matrices cond says little about their roots
+            digits = max(0.0, -math.log10(eps) - math.log10(2.0) * at["bits_lost"])
+        else:
+            digits = digits_left(at["cond"], float(self.exponent), eps)
         status = Status(int(on_host(self.status).ravel()[index]))
         # For a positive exponent the residual is the error, about; else it is larger, but for cond unexplained.
         if at["residual"] > 0 and (status is Status.ILL_CONDITIONED or self.exponent > 0):
             digits = min(digits, max(0.0, -math.log10(at["residual"])))
         numbers = {
             **at,
-            "digits_hold": f"{_about(digits, 'holds', 'hold')} at cond {at['cond']:.1e}"
-            if self.method.name != "schur_newton"  # for general matrices cond says little about their roots
-            else f"cond {at['cond']:.1e}; cond_pth_root says how many digits hold",
+            "digits_hold": f"{_about(digits, 'holds', 'hold')} at cond {at['cond']:.1e}",
             "loss": self._loss(at, digits, eps, n),
             "range_dtype": name if given > arithmetic else self.compute_dtype,
             "n_iter": int(on_host(self.n_iter).ravel()[index]),
-            "remedy": self._remedy(at["cond"], arithmetic, given),
+            "remedy": self._remedy(at["cond"], at["bits_lost"], arithmetic, given),
             "mend": "add a ridge above that size, or use Floor, Shift or PseudoInverse"
             if at["lambda_max"] != 0
             else "only Ridge(absolute=...), Shift(absolute=...) or PseudoInverse helps",
@@ -207,9 +210,14 @@ class RootResult:
         name = dtype_name(self.x.dtype)
         return name if unit_roundoff(name) > unit_roundoff(self.compute_dtype) else self.compute_dtype
 
-    def _remedy(self, cond: float, arithmetic: float, given: float) -> str:
+    def _remedy(self, cond: float, bits_lost: float, arithmetic: float, given: float) -> str:
         """A ridge that leaves what is wanted, eps |s| / ridge; before it a wider dtype, where there is one."""
         size = abs(float(self.exponent))
+        if self.method.name == "schur_newton" and bits_lost > 3 + math.log2(max(1.0, cond * size)):
+            return (
+                "data with more digits, or another matrix: eigenvalues near the negative real axis, where roots jump, "
+                "or eigenvectors that are nearly dependent cost these"
+            )
         wanted = 1e-2 if self.rtol is None else min(self.rtol / VOUCHED, 1e-2)
         ridge = 10.0 ** math.ceil(math.log10(max(arithmetic * size / wanted, 100 * given * size) or 1.0))
         remedies = [] if ridge >= 1 else [f"a ridge of {ridge:.0e}"]

@@ -83,6 +83,7 @@ class Raw:
     """What a method returns for a stack (B, n, n), before scaling back and certification.
 
     `cond`, `lambda_max` and `lambda_min` (of the regularized matrix) are None when the method does not know them;
+    `amplification` and `jump` say how sensitive the power of a general matrix is (`schur_condition.Sensitivity`);
     `ridge` is what the method itself added to the diagonal, `changed` how it changed single eigenvalues; `hermitian`
     says that x is Hermitian to the last bit.
     """
@@ -95,6 +96,8 @@ class Raw:
     cond: FloatArray | None = None
     lambda_max: FloatArray | None = None
     lambda_min: FloatArray | None = None
+    amplification: FloatArray | None = None
+    jump: FloatArray | None = None
     ridge: FloatArray | None = None
     changed: Changed | None = None
     hermitian: bool = False
