@@ -31,7 +31,7 @@ from matroot_optim.torch_groups import (
 )
 from matroot_optim.torch_keeper import Keeper, parameters
 from matroot_optim.torch_parameters import check_parameters, refusal
-from matroot_optim.torch_records import Record, cuts_from_text, cuts_to_text
+from matroot_optim.torch_records import cuts_from_leaves, cuts_from_text, cuts_to_text, record_of
 from matroot_optim.torch_state import ParameterStates
 
 
@@ -91,7 +91,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         Core(rate(lr), **{name: plain(value) for name, value in given.items()})  # checks them all
         shared = {name: plain(value) for name, value in options.items() if name in SHARED}
         own = {name: value for name, value in given.items() if name not in SHARED}
-        self._core = Core(rate(lr), groups=self._options_of, **shared)
+        self._core: Core = Core(rate(lr), groups=self._options_of, **shared)
         self._whole = False  # while groups are still coming
         self._keeper = Keeper()
         super().__init__(params, {"lr": lr, **own, META: ""})
@@ -221,13 +221,13 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
             loaded.update(found)
             return {**found, "state": {}}  # torch would round it to the dtype of the parameters
 
-        groups, core, keeper = self.param_groups, self._core, self._keeper
+        before = {name: getattr(self, name) for name in ("param_groups", "_core", "_keeper")}
         handle = self.register_load_state_dict_pre_hook(keep)
         try:
             super().load_state_dict(state_dict)
             self._load(loaded)
         except Exception:
-            self.param_groups, self._core, self._keeper = groups, core, keeper
+            self.__dict__.update(before)
             raise
         finally:
             handle.remove()
@@ -241,24 +241,23 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
             for name in OF_GROUP & self.defaults.keys():
                 group.setdefault(name, self.defaults[name])
         self._take_shared()
-        saved, old = loaded["state"], loaded.get(META)  # where version 0.1 had it
-        if not any(saved.values()):
+        saved, old = loaded.get("state"), loaded.get(META)  # older dicts have the cuts there
+        if not isinstance(saved, Mapping):
+            raise ValueError(f"the state_dict must have a dict as 'state', got {type(saved).__name__}")
+        if not saved:
             return
-        if old is None and None in texts:
+        if old is not None:
+            cuts = cuts_from_leaves(old, len(texts))
+        elif None in texts:
             raise ValueError("state_dict must come from matroot_optim.torch.Shampoo, got one without its metadata")
-        cuts = [cuts_from_text(text) if text else None for text in texts]
+        else:
+            cuts = [cuts_from_text(text) for text in texts]
         numbers = [n for group in loaded["param_groups"] for n in group["params"]]
         params = parameters(self.param_groups)
-        records: list[Record | None] = []
-        for number, (path, p) in zip(numbers, params.items(), strict=True):
-            entries, cut = saved.get(number), None
-            if entries and old is not None:
-                cut = old["leaves"][path]
-            elif entries and (known := cuts[int(path.partition("/")[0])]) is not None:
-                if tuple(p.shape) not in known:
-                    raise ValueError(f"the state_dict must have shape {tuple(p.shape)} for {path!r}, got {list(known)}")
-                cut = known[tuple(p.shape)]
-            records.append(Record(dict(entries), cut) if entries else None)
+        records = [
+            record_of(path, p.shape, saved.get(number), cuts[int(path.partition("/")[0])])
+            for number, (path, p) in zip(numbers, params.items(), strict=True)
+        ]
         found = zip(params.items(), records, strict=True)
         new = [path for (path, p), record in found if record is None and p.requires_grad]
         if new:

@@ -59,8 +59,10 @@ def _nearly(name: str) -> str | None:
     if name in _OURS:
         return _OURS[name] if _OURS[name] != name else None
     near = get_close_matches(name, _OURS, 1, 0.8)
-    # weight_decay_mult, max_momentum and their like are names of their own
-    return None if not near or f"_{near[0]}_" in f"_{name}_" else _OURS[near[0]]
+    # weight_decay_mult, max_momentum and fix_step are names of their own
+    if not near or near[0][0] != name[0] or f"_{near[0]}_" in f"_{name}_":
+        return None
+    return _OURS[near[0]]
 
 
 def plain(value: Any) -> Any:

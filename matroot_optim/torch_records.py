@@ -24,6 +24,8 @@ from matroot_optim.state import COUNTS, Pending, Places, State, fresh, leaf_part
 from matroot_optim.torch_groups import META
 
 Entries = dict[str, Any]
+#: How parameters were cut, by their shape.
+Cuts = dict[tuple[int, ...], Any]
 
 _OWN = re.compile(r"step|momentum|moment|block\d+/axis\d+/.+|" + "|".join(COUNTS))
 #: A row of "pending" in front of the facts and the packed root: submitted at, due at, whether there is a root.
@@ -185,19 +187,61 @@ def cuts_to_text(leaves: Iterable[Leaf]) -> str:
     return json.dumps({"format": FORMAT, "leaves": list(cuts.values())})
 
 
-def cuts_from_text(text: Any) -> dict[tuple[int, ...], Any]:
-    """How a parameter was cut, by its shape.
+def cuts_from_text(text: Any) -> Cuts | None:
+    """How the parameters of a group were cut, by shape; None where that was not written.
 
     Raises
     ------
     ValueError
         The text is not what `cuts_to_text` writes.
     """
+    if text == "":
+        return None
     try:
         found = json.loads(text)
-        version, cuts = found["format"], {tuple(cut["shape"]): cut for cut in found["leaves"]}
+        cuts = {tuple(cut["shape"]): cut for cut in found["leaves"]}
     except (TypeError, ValueError, LookupError) as wrong:
         raise ValueError(f"{META!r} of a group must be what state_dict wrote there, got {text!r:.200}") from wrong
-    if version not in range(1, FORMAT + 1):
-        raise ValueError(f"the state_dict must be of format 1 to {FORMAT}, got {version!r}")
+    _check_format(found)
     return cuts
+
+
+def cuts_from_leaves(meta: Any, groups: int) -> list[Cuts | None]:
+    """The same for every group, from metadata that name the parameters.
+
+    Raises
+    ------
+    ValueError
+        They are not what `matroot_optim.checkpoint.export` gives.
+    """
+    found: list[Cuts] = [{} for _ in range(groups)]
+    try:
+        for path, cut in meta["leaves"].items():
+            found[int(path.partition("/")[0])][tuple(cut["shape"])] = cut
+    except (TypeError, ValueError, LookupError, AttributeError) as wrong:
+        raise ValueError(f"{META!r} must be what state_dict wrote there, got {meta!r:.200}") from wrong
+    _check_format(meta)
+    return [*found]
+
+
+def _check_format(meta: Any) -> None:
+    if type(meta.get("format")) is not int or not 1 <= meta["format"] <= FORMAT:
+        raise ValueError(f"the state_dict must be of format 1 to {FORMAT}, got {meta.get('format')!r}")
+
+
+def record_of(path: str, shape: Iterable[int], entries: Any, cuts: Cuts | None) -> Record | None:
+    """The record of a parameter from a dict; None where that has nothing of it.
+
+    Raises
+    ------
+    ValueError
+        The dict does not fit the parameter.
+    """
+    if not entries:
+        return None
+    if not isinstance(entries, Mapping):
+        raise ValueError(f"the state of parameter {path!r} must be a dict, got {type(entries).__name__}")
+    shape = tuple(shape)
+    if cuts is not None and shape not in cuts:
+        raise ValueError(f"the state_dict must have shape {shape} for parameter {path!r}, got {list(cuts)}")
+    return Record(dict(entries), cuts[shape] if cuts is not None else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,6 @@ class ParameterStates(MutableMapping[Any, Any]):
         record = self._keeper.records.get(p)
         if record is not None:
             return record.entries
-        self._own(p)
         return TensorState(self._keeper.others.setdefault(p, {}), lambda: self._own(p))
 
     def __setitem__(self, p: Any, entries: Mapping[str, Any]) -> None:
@@ -110,16 +110,12 @@ class TensorState(MutableMapping[str, Any]):
     def __init__(self, others: MutableMapping[str, Any], look: Callable[[], Mapping[str, Any]] = dict) -> None:
         self._others = others
         self._look = look
-        self._last: Mapping[str, Any] | None = None
+        self._last = look()
 
     @property
     def _own(self) -> Mapping[str, Any]:
-        try:
+        with suppress(KeyError):
             self._last = self._look()
-        except KeyError:
-            if self._last is None:
-                raise
-        assert self._last is not None
         return self._last
 
     def __iter__(self) -> Iterator[str]:
