@@ -282,8 +282,8 @@ def _fill(optimizer: Shampoo, found: dict[str, Any]) -> None:
     """Put the state, and how it is cut, into the dict that torch has made."""
     layout, keeper, groups = optimizer._current().layout, optimizer._keeper, found["param_groups"]
     numbers = [n for group in groups for n in group["params"]]
-    records = zip(numbers, keeper.tensors, keeper.take_apart(optimizer._core), strict=True)
-    found["state"] = {n: {**record.entries, **keeper.others.get(p, {})} for n, p, record in records}
+    mine = zip(numbers, keeper.tensors, keeper.take_apart(optimizer._core), strict=True)
+    found["state"] = {n: {**entries, **keeper.others.get(p, {})} for n, p, entries in mine}
     leaves = iter(layout.leaves)
     for group in groups:
         group.update(saved_options(group))

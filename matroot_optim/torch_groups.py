@@ -95,12 +95,14 @@ def core_options(group: Mapping[str, Any]) -> dict[str, Any]:
 def saved_options(group: Mapping[str, Any]) -> dict[str, Any]:
     """A group as ``torch.load(weights_only=True)`` reads it: no numbers of numpy, no fractions."""
 
-    def safe(value: Any) -> Any:
+    def safe(name: str, value: Any) -> Any:
         if isinstance(value, Fraction):
-            return str(value)
+            return str(value) if name == "exponent" else float(value)
+        if type(value) in (tuple, list):
+            return type(value)(safe(name, x) for x in value)
         return value if isinstance(value, torch.Tensor) else plain(value)
 
-    return {name: safe(value) for name, value in group.items()}
+    return {name: safe(name, value) for name, value in group.items()}
 
 
 def take_shared(options: Options, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:

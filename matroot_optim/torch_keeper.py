@@ -12,7 +12,7 @@ from matroot_optim.layout import Layout, make_layout
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.state import Places, State, places
 from matroot_optim.torch_groups import OF_LAYOUT, plain
-from matroot_optim.torch_records import Record, put_together, take_apart
+from matroot_optim.torch_records import Entries, Record, put_together, take_apart
 
 Groups = Sequence[Mapping[str, Any]]
 Params = dict[str, Any]
@@ -61,8 +61,9 @@ class Keeper:
             old, records = self.state, WeakTensorKeyDictionary(dict(self.records))
             come = any(p in records for p in params.values())
             if old is None or come or layout != old.layout or not self._is_of(params.values()):
-                for p, record in zip(self.tensors, self.take_apart(core), strict=True):
-                    records.setdefault(p, record)
+                leaves = old.layout.leaves if old is not None else ()
+                for p, leaf, entries in zip(self.tensors, leaves, self.take_apart(core), strict=True):
+                    records.setdefault(p, Record(entries, leaf))
                 self._install(core, layout, params, [records.pop(p, None) for p in params.values()])
             self.records, self._planned = records, plan
         assert self.state is not None
@@ -84,8 +85,8 @@ class Keeper:
             if record is not None and record.others:
                 self.others.setdefault(p, {}).update(record.others)
 
-    def take_apart(self, core: Shampoo) -> list[Record]:
-        """Records of all tensors of the state."""
+    def take_apart(self, core: Shampoo) -> list[Entries]:
+        """Copies of the entries of all tensors of the state."""
         return take_apart(self.state, self.places, slots(core)) if self.state is not None else []
 
     def number(self, groups: Groups, p: Any) -> int | None:

@@ -37,7 +37,7 @@ class Record:
     """The entries of a parameter, and how it was cut when they were taken; None: as it is cut now."""
 
     entries: Entries
-    cut: Mapping[str, Any] | None = None
+    cut: Leaf | Mapping[str, Any] | None = None
 
     @property
     def others(self) -> Entries:
@@ -48,7 +48,7 @@ class Record:
 # To records.
 
 
-def take_apart(state: State, places: Sequence[Places], slots: int) -> list[Record]:
+def take_apart(state: State, places: Sequence[Places], slots: int) -> list[Entries]:
     """Copies on the host of everything that each parameter has; `slots` as for `pending_entries`.
 
     The numbers of all parameters are views of a few tensors: a save writes as few.
@@ -59,12 +59,12 @@ def take_apart(state: State, places: Sequence[Places], slots: int) -> list[Recor
         if name not in ("step", "graft_ratio")
     }
     rows = {name: x.unbind() for name, x in copies.items() if name in COUNTS or name.startswith(":")}
-    step = torch.tensor(state.step)
-    records = []
-    for leaf, mine, jobs in zip(state.layout.leaves, places, pending_entries(state, places, slots), strict=True):
-        entries = {name: copies[array] if k is None else rows[array][k] for name, (array, k) in mine.items()}
-        records.append(Record({**entries, **jobs, "step": step}, _describe(leaf)))
-    return records
+    step = {"step": torch.tensor(state.step)}
+    jobs = pending_entries(state, places, slots)
+    return [
+        {**{name: copies[array] if k is None else rows[array][k] for name, (array, k) in mine.items()}, **more, **step}
+        for mine, more in zip(places, jobs, strict=True)
+    ]
 
 
 def pending_entries(state: State, places: Sequence[Places], slots: int) -> list[Entries]:
@@ -131,7 +131,7 @@ def put_together(
         return fresh(options, layout, params)
     if any(record is None for record in records):
         new = take_apart(fresh(options, layout, params), places, 0)
-        records = [start if record is None else record for record, start in zip(records, new, strict=True)]
+        records = [Record(start) if record is None else record for record, start in zip(records, new, strict=True)]
     whole = [record for record in records if record is not None]
     names: Entries = {}
     steps = []
@@ -175,7 +175,8 @@ def _saved(name: str, x: Any) -> Entries:
 
 def _cut(leaf: Leaf, record: Record) -> dict[str, Any]:
     parts = [part for part in leaf_parts(leaf) if part in record.entries]
-    return {"parts": parts, **(_describe(leaf) if record.cut is None else record.cut)}
+    cut = leaf if record.cut is None else record.cut
+    return {"parts": parts, **(_describe(cut) if isinstance(cut, Leaf) else cut)}
 
 
 # How parameters were cut. Within a group that follows from the shape alone.
@@ -183,8 +184,8 @@ def _cut(leaf: Leaf, record: Record) -> dict[str, Any]:
 
 def cuts_to_text(leaves: Iterable[Leaf]) -> str:
     """How the parameters of a group are cut, as JSON, one entry for each shape."""
-    cuts = {leaf.shape: _describe(leaf) for leaf in leaves}
-    return json.dumps({"format": FORMAT, "leaves": list(cuts.values())})
+    alike = {leaf.shape: leaf for leaf in leaves}
+    return json.dumps({"format": FORMAT, "leaves": [_describe(leaf) for leaf in alike.values()]})
 
 
 def cuts_from_text(text: Any) -> Cuts | None:

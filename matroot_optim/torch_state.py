@@ -58,13 +58,14 @@ class ParameterStates(MutableMapping[Any, Any]):
         KeyError
             It is in no group.
         """
-        optimizer = self._optimizer
-        if self._keeper.number(optimizer.param_groups, p) is None:
+        keeper, optimizer = self._keeper, self._optimizer
+        number = keeper.number(optimizer.param_groups, p)
+        if number is None:
             optimizer._current()
-        number = self._keeper.number(optimizer.param_groups, p)
-        if number is None or self._keeper.state is None:
+            number = keeper.number(optimizer.param_groups, p)
+        if number is None or keeper.state is None:
             raise KeyError(p)
-        return Own(self._keeper.state, self._keeper.places[number], slots(optimizer._core))
+        return Own(keeper.state, keeper.places[number], slots(optimizer._core))
 
     def __repr__(self) -> str:
         return f"<{len(self)} parameters at step {self._optimizer._current().step}>"
