@@ -43,11 +43,12 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
 
     Parameters
     ----------
-    params : iterable of tensors, or of dicts that define groups
+    params : iterable of tensors, of pairs of a name and a tensor, or of dicts that define groups
         A group may set lr and every option that belongs to single parameters (weight_decay, betas, graft, block_size,
         preconditioned_dims, ...). Options of the whole (refresh_every, schedule, engine, on_nonfinite, ...) are
-        keywords here.
-    lr : float
+        keywords here, and are accepted in groups that agree. Other names in a group are left alone, unless they are
+        nearly one of these.
+    lr : float, or tensor of one element
         With the default graft, take Adam's.
     betas : (float, float)
     weight_decay : float
@@ -57,14 +58,17 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     Raises
     ------
     ValueError
-        An option is wrong: the message has its name, the value and what is allowed.
+        An option is wrong: the message has its name, the value and what is allowed. A parameter is given twice.
     TypeError
-        There is no such option, or a parameter is not real floating point.
+        There is no such option, or a parameter is not whole, dense and real floating point: the message names it.
 
     Notes
     -----
     ``state_dict()`` holds tensors, numbers and strings alone, so that ``torch.load(weights_only=True)`` reads it.
-    Root jobs under way are waited for and saved with it.
+    Root jobs under way are waited for and saved with it. The entry "matroot_optim" of a group says there how its
+    parameters are cut into blocks.
+
+    What is kept belongs to the tensor, not to its place in a group.
 
     Examples
     --------

@@ -39,11 +39,12 @@ def check_parameters(group: int, params: Iterable[Any]) -> None:
         if id(x) in seen:
             raise ValueError(f"each parameter must be given once, got {title!r}, which is {seen[id(x)]!r}")
         seen[id(x)] = title
+        if is_lazy(x):
+            continue  # it has no shape yet
         found = refusal(x)
         if found is not None:
             raise TypeError(f"parameter {title!r} must be a plain dense tensor, got {found}")
-        if not is_lazy(x):
-            state_dtype(x, title)
+        state_dtype(x, title)
 
 
 def refusal(x: Any) -> str | None:

@@ -155,6 +155,7 @@ def zero(params, **options):
     return ZeroRedundancyOptimizer(params, optimizer_class=Shampoo, **options)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_the_zero_redundancy_optimizer(one_process):
     options = {"lr": 0.1, "refresh_every": 2, "block_size": 3, "clip_norm": 1.0, "weight_decay": 0.1}
 
