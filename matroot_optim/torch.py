@@ -31,7 +31,7 @@ from matroot_optim.torch_groups import (
 )
 from matroot_optim.torch_keeper import Keeper, parameters
 from matroot_optim.torch_parameters import check_parameters, refusal
-from matroot_optim.torch_records import cuts_from_leaves, cuts_from_text, cuts_to_text, record_of
+from matroot_optim.torch_records import check_outline, cuts_from_leaves, cuts_from_text, cuts_to_text, record_of
 from matroot_optim.torch_state import ParameterStates
 
 
@@ -217,15 +217,17 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         Warns
         -----
         UserWarning
-            The dict has nothing of a parameter that is trained, which starts afresh.
+            `torch.distributed.checkpoint` was not asked to be strict: a parameter that it has no state for starts
+            afresh.
         """
         loaded: dict[str, Any] = {}
 
         def keep(_: Any, found: dict[str, Any]) -> dict[str, Any]:
+            check_outline(found)
             loaded.update(found)
             return {**found, "state": {}}  # torch would round it to the dtype of the parameters
 
-        before = {name: getattr(self, name) for name in ("param_groups", "_core", "_keeper")}
+        before = {**vars(self), "defaults": dict(self.defaults)}
         handle = self.register_load_state_dict_pre_hook(keep)
         try:
             super().load_state_dict(state_dict)
@@ -245,9 +247,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
             for name in OF_GROUP & self.defaults.keys():
                 group.setdefault(name, self.defaults[name])
         self._take_shared()
-        saved, old = loaded.get("state"), loaded.get(META)  # older dicts have the cuts there
-        if not isinstance(saved, Mapping):
-            raise ValueError(f"the state_dict must have a dict as 'state', got {type(saved).__name__}")
+        saved, old = loaded["state"], loaded.get(META)  # older dicts have the cuts there
         if not saved:
             return
         if old is not None:
@@ -257,15 +257,21 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         else:
             cuts = [cuts_from_text(text) for text in texts]
         numbers = [n for group in loaded["param_groups"] for n in group["params"]]
+        extra = sorted(map(str, saved.keys() - set(numbers)))
+        if extra:
+            raise ValueError(f"the state_dict must have state of its parameters alone, got {', '.join(extra)}")
         params = parameters(self.param_groups)
         records = [
             record_of(path, p.shape, saved.get(number), cuts[int(path.partition("/")[0])])
             for number, (path, p) in zip(numbers, params.items(), strict=True)
         ]
-        found = zip(params.items(), records, strict=True)
-        new = [path for (path, p), record in found if record is None and p.requires_grad]
-        if new:
-            warnings.warn(f"the state_dict has no state for {', '.join(new)}; they start afresh", stacklevel=4)
+        new = [path for path, record in zip(params, records, strict=True) if record is None]
+        if new and not any(isinstance(number, str) for number in numbers):
+            raise ValueError(f"the state_dict must have the state of all parameters, it lacks {', '.join(new)}")
+        # Where parameters have names, torch was asked not to be strict, or left out what is frozen.
+        trained = [path for path in new if params[path].requires_grad]
+        if trained:
+            warnings.warn(f"the state_dict has no state for {', '.join(trained)}; they start afresh", stacklevel=4)
         self._keeper.load(self._core, self.param_groups, records)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from matroot_optim.config import SHARED, Options
+from matroot_optim.config import RULES, SHARED, Options
 
 #: Key of a group whose value, in a state dict, says how its parameters were cut.
 META = "matroot_optim"
@@ -81,9 +81,14 @@ def rate(value: Any) -> Any:
     ------
     TypeError
         It is a function.
+    ValueError
+        It is no rate.
     """
     if callable(value) and not isinstance(value, torch.Tensor):
         raise TypeError(f"lr must be a number, got {value!r}; use a scheduler of torch.optim.lr_scheduler")
+    allowed, holds = RULES["learning_rate"][0].partition(" or ")[0], RULES["learning_rate"][1]
+    if not holds(plain(value)):
+        raise ValueError(f"lr must be {allowed}, got {value!r}")
     return plain(value)
 
 

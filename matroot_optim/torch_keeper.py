@@ -70,8 +70,17 @@ class Keeper:
         return self.state
 
     def load(self, core: Shampoo, groups: Groups, records: Sequence[Record | None]) -> None:
-        """Take over the records of all parameters."""
+        """Take over the records of all parameters.
+
+        Raises
+        ------
+        ValueError
+            They do not fit the parameters, or are not of one step.
+        """
         params = parameters(groups)
+        steps = {str(record.entries.get("step")) for record in records if record is not None}
+        if len(steps) > 1:
+            raise ValueError(f"the state_dict must have one step for all parameters, got {', '.join(sorted(steps))}")
         with torch.inference_mode(False):
             self._install(core, _layout(core, params), params, records)
         self._planned = _plan(groups, params.values())

@@ -246,3 +246,19 @@ def record_of(path: str, shape: Iterable[int], entries: Any, cuts: Cuts | None) 
     if cuts is not None and shape not in cuts:
         raise ValueError(f"the state_dict must have shape {shape} for parameter {path!r}, got {list(cuts)}")
     return Record(dict(entries), cuts[shape] if cuts is not None else None)
+
+
+def check_outline(found: Mapping[str, Any]) -> None:
+    """Refuse a dict that has not the containers of an optimizer's state dict.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not isinstance(found.get("state"), Mapping):
+        raise ValueError(f"the state_dict must have a dict as 'state', got {found.get('state')!r:.200}")
+    groups = found.get("param_groups")
+    if not isinstance(groups, list) or not all(
+        isinstance(group, dict) and isinstance(group.get("params"), list) and "lr" in group for group in groups
+    ):
+        raise ValueError(f"the state_dict must have dicts with params and lr as 'param_groups', got {groups!r:.200}")

@@ -224,11 +224,12 @@ def test_a_dict_with_its_metadata_beside_the_groups_still_loads():
         assert_same(entries(again, q), entries(opt, p))
 
 
-def test_a_dict_that_lacks_a_parameter():
+def test_a_dict_that_lacks_a_named_parameter():
     opt = Shampoo(tensors((6, 5), (5,)), **OPTIONS)
     step(opt, steps=3)
-    saved = opt.state_dict()
-    del saved["state"][1]
+    saved = opt.state_dict()  # torch.distributed.checkpoint puts names for numbers, and leaves out what is frozen
+    saved["state"] = {"a": saved["state"][0]}
+    saved["param_groups"][0]["params"] = ["a", "b"]
     a, b = tensors((6, 5), (5,))
     again = Shampoo([a, b], **OPTIONS)
     with pytest.warns(UserWarning, match="no state for 0/1; they start afresh"):
@@ -236,7 +237,7 @@ def test_a_dict_that_lacks_a_parameter():
     assert int(again.state[a]["count"]) == 3
     assert int(again.state[b]["count"]) == 0
     b.requires_grad_(False)
-    again.load_state_dict(saved)  # torch leaves out what is frozen
+    again.load_state_dict(saved)
 
 
 def damaged():
@@ -263,7 +264,22 @@ def damaged():
     def sparse(d):
         d["state"][0]["momentum"] = "lost"
 
-    return [step, text, version, groups, option, no_state, sparse]
+    def other_step(d):
+        d["state"][0]["step"] = d["state"][1]["step"] + 1
+
+    def parameter(d):
+        del d["state"][1]
+
+    def another(d):
+        d["state"][99] = d["state"][0]
+
+    def no_groups(d):
+        del d["param_groups"]
+
+    def rate(d):
+        d["param_groups"][0]["lr"] = "fast"
+
+    return [step, other_step, parameter, another, no_groups, rate, text, version, groups, option, no_state, sparse]
 
 
 @pytest.mark.parametrize("damage", damaged(), ids=lambda f: f.__name__)
