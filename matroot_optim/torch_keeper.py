@@ -78,7 +78,9 @@ class Keeper:
             They do not fit the parameters, or are not of one step.
         """
         params = parameters(groups)
-        steps = {str(record.entries.get("step")) for record in records if record is not None}
+        # torch may have put in what a new optimizer has for a frozen parameter.
+        trained = [record for p, record in zip(params.values(), records, strict=True) if record and p.requires_grad]
+        steps = {str(record.entries.get("step")) for record in trained}
         if len(steps) > 1:
             raise ValueError(f"the state_dict must have one step for all parameters, got {', '.join(sorted(steps))}")
         with torch.inference_mode(False):
