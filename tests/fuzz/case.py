@@ -32,6 +32,8 @@ class Known:
     kappa: float
     #: Smallest eigenvalue over the largest, of A itself, which may be negative; nan for general matrices.
     share: float
+    #: 2-norm of A.
+    norm: float
     #: True residual of a returned root, or None where it is not computed.
     residual: Callable[[np.ndarray], float] | None = None
     #: What must not be answered with CONVERGED, and why.

@@ -45,14 +45,14 @@ def known(H: np.ndarray, d: np.ndarray, eps: float, s: Fraction | float, rule: A
         kappa = float(top / min(w)) if min(w) > 0 else np.inf
         share = float(d.min() / d.max())
         if s < 0 and kappa * eps * abs(float(s)) > 0.1:
-            return Known(None, np.inf, kappa, share, hopeless="singular or ill-conditioned")
+            return Known(None, np.inf, kappa, share, float(d.max()), hopeless="singular or ill-conditioned")
         exponent = mpmath.mpf(s.numerator) / s.denominator if isinstance(s, Fraction) else mpmath.mpf(s)
         f = np.array([longdouble(x**exponent if x else x * 0) for x in w])
     if H.shape == (n, n):
         X = (H * f) @ H.T.astype(np.longdouble) / n
     else:
         X = f[1] * np.eye(n, dtype=np.longdouble) + (f[0] - f[1]) / n
-    return Known(X, conditioning(kappa, s), kappa, share)
+    return Known(X, conditioning(kappa, s), kappa, share, float(d.max()))
 
 
 def longdouble(x: mpmath.mpf) -> np.longdouble:

@@ -116,7 +116,7 @@ def known(find: cached, eps: float, s: Fraction | float, rule: Any, ridge: float
     n, top = find.A.shape[-1], spectrum.top
     w = spectrum.w
     share = float(min(w) / top) if top else 0.0
-    unclear = False
+    unclear = rule is not None and 0 < top < 1e-292  # a ridge that is told as a subnormal number is rounded
     if isinstance(rule, Floor):
         w = [max(x, rule.relative * max(w)) for x in w]
     elif isinstance(rule, PseudoInverse):
@@ -129,7 +129,7 @@ def known(find: cached, eps: float, s: Fraction | float, rule: Any, ridge: float
     used = [x for x in w if x > 0] if null else w
     largest = max(map(abs, w))
     kappa = float(largest / min(used)) if used and min(used) > 0 else np.inf
-    base = Known(None, np.inf, kappa, share, unclear=unclear)
+    base = Known(None, np.inf, kappa, share, float(top), unclear=unclear)
     whole = isinstance(s, Fraction) and s.denominator == 1 and s >= 0
     if rule is None and not whole and share < -10 * n * eps:
         return replace(base, hopeless="indefinite")
