@@ -116,7 +116,7 @@ def distance(X: np.ndarray, known: Exact | np.ndarray) -> float:
 def noise(A: np.ndarray, X: np.ndarray, s: Fraction | float, cond: float) -> tuple[float, float]:
     """What evaluating the residual in float64 may take off and put on: a + 2b products, of factors that large.
 
-    A^|s| of a real s is itself computed, with an error of its condition number, or of an eigenvalue that moves by n eps.
+    A^|s| of a real s is computed, with the error of its condition number, or of an eigenvalue that moves by n eps.
     """
     a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (abs(s), 1)
     n = len(X)
