@@ -1,4 +1,4 @@
-"""A^s and its derivative from eigenvectors; a Jordan block is taken apart by 2^-110 first, at 400 digits."""
+"""A^s and its derivative from eigenvectors; a Jordan block is taken apart by 2^-200 first, at 690 digits."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .exact import Exact
 if TYPE_CHECKING:
     from .general import Factors
 
-PREC = 1400
-APART = 110
+PREC = 2300
+APART = 200
 PROBES = 3
 
 
@@ -82,7 +82,7 @@ class Diagonal:
 
     @cached_property
     def apart(self) -> list[mpmath.mpc]:
-        """The eigenvalues, equal ones 2^-110 from each other."""
+        """The eigenvalues, equal ones 2^-200 from each other."""
         with mpmath.workprec(PREC):
             seen: dict[tuple[Fraction, Fraction], int] = {}
             out = []

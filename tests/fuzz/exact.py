@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 #: 50 digits are 166 bits; the rest is what a basis of nearly equal eigenvectors takes.
-BITS = 1300
+BITS = 2200
 
 
 @dataclass(frozen=True)

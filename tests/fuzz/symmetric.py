@@ -7,13 +7,14 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
+import mpmath
 import numpy as np
 from table import EPS, conditioning
 
 from matroot import Floor, PseudoInverse, gallery
 
 from .case import DECADES, Known, Matrix, numpy_dtype
-from .eigen import Spectral, spectral
+from .eigen import PREC, Spectral, spectral
 from .exact import Exact, identity, real_form, residual
 
 
@@ -110,6 +111,7 @@ class cached:  # noqa: N801
         return self.found
 
 
+@mpmath.workprec(PREC)
 def known(find: cached, eps: float, s: Fraction | float, rule: Any, ridge: float) -> Known:
     """The power of A after a rule, and its residual."""
     A, spectrum = find()
