@@ -5,12 +5,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
 from fuzz import general, symmetric
 from fuzz.case import Case
 from fuzz.draw import draw
 from fuzz.exact import Exact, identity, ratio, real_form, residual
 from fuzz.verdict import judge
+
 from matroot import Status
 from matroot.solve import solve_power
 

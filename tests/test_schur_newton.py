@@ -57,7 +57,7 @@ def general_bar(A, s):
 
 @pytest.mark.parametrize("s", EXPONENTS, ids=str)
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-@pytest.mark.parametrize("n", [1, 2, 31, 128])
+@pytest.mark.parametrize("n", [1, 2, 31, pytest.param(128, marks=pytest.mark.slow)])
 def test_known_spectra(n, dtype, s):
     A, root = general(n, 1e3, rng=n, dtype=dtype)
     result = schur_newton(A, s)
