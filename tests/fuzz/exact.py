@@ -93,13 +93,21 @@ def real_form(A: np.ndarray) -> np.ndarray:
     return np.block([[A.real, -A.imag], [A.imag, A.real]]) if np.iscomplexobj(A) else A
 
 
-def residual(A: Exact, X: Exact, s: Fraction | float, powered: Exact | None, kept: Exact) -> float:
-    """`RootResult.residual` exactly; `powered` is A^|s| for a real s, `kept` the projector in place of I."""
-    a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (0, 1)
-    goal = powered if powered is not None else A.power(a) if a else identity(len(A.m))
-    Xb = X.power(b)
-    if s >= 0:
-        return ratio((Xb - goal).norm(), goal.norm())
-    if a == 1:
-        return ratio((Xb @ goal - kept).norm(), (len(A.m) ** 0.5, 0))
-    return ratio((Xb @ goal @ Xb - Xb).norm(), Xb.norm())
+def computed_goal(s: Fraction | float) -> Fraction | float | None:
+    """The exponent of a power that the residual needs beside whole powers of A: s b, b the denominator or 1."""
+    if not isinstance(s, Fraction):
+        return s
+    return Fraction(s.numerator) if s < 0 and s.numerator != -1 else None
+
+
+def residual(A: Exact, X: Exact, s: Fraction | float, goal: Exact | None, kept: Exact) -> float:
+    """`RootResult.residual` exactly: ||X^p A - I|| for s = -1/p, else how far X^b is from A^(s b).
+
+    `goal` is A^(s b) where `computed_goal` asks for it, `kept` the projector in place of I.
+    """
+    Xb = X.power(s.denominator) if isinstance(s, Fraction) else X
+    if isinstance(s, Fraction) and s.numerator == -1:
+        return ratio((Xb @ A - kept).norm(), (len(A.m) ** 0.5, 0))
+    if goal is None:
+        goal = A.power(s.numerator) if s.numerator else identity(len(A.m))
+    return ratio((Xb - goal).norm(), goal.norm())

@@ -12,7 +12,7 @@ from table import EPS
 
 from .case import Known, Matrix, numpy_dtype
 from .diagonal import Diagonal, inverse
-from .exact import Exact, identity, ratio, real_form, residual
+from .exact import Exact, computed_goal, identity, ratio, real_form, residual
 
 DIGITS = {"float32": 24, "complex64": 24, "float64": 53, "complex128": 53}
 
@@ -70,7 +70,8 @@ def known(find: Diagonal, a: np.ndarray, eps: float, s: Fraction | float, rule: 
         return replace(base, hopeless="no root of a singular matrix")
     A = Exact.of(real_form(a))
     X = find.power(s)
-    powered = None if isinstance(s, Fraction) else find.power(abs(s))
+    wanted = computed_goal(s)
+    goal = None if wanted is None else find.power(wanted)
     if find.zero() and not s > 1:
         cond = (n * eps) ** (float(s) - 1)  # 0 moves by n eps at most
     else:
@@ -81,7 +82,7 @@ def known(find: Diagonal, a: np.ndarray, eps: float, s: Fraction | float, rule: 
         base,
         X=X,
         cond=n * cond,
-        residual=lambda x: residual(A, Exact.of(real_form(x)), s, powered, identity(len(A.m))),
+        residual=lambda x: residual(A, Exact.of(real_form(x)), s, goal, identity(len(A.m))),
     )
 
 

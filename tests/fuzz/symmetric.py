@@ -15,7 +15,7 @@ from matroot import Floor, PseudoInverse, gallery
 
 from .case import DECADES, Known, Matrix, numpy_dtype
 from .eigen import PREC, Spectral, spectral
-from .exact import Exact, identity, real_form, residual
+from .exact import Exact, computed_goal, identity, real_form, residual
 
 
 def draw(rng: np.random.Generator, n: int, dtype: str) -> Matrix:
@@ -143,10 +143,11 @@ def known(find: cached, eps: float, s: Fraction | float, rule: Any, ridge: float
         f = spectrum.powers(s, w)
     changed = spectrum.matrix(w) if rule is not None else A
     kept = spectrum.matrix([x**0 if x > 0 else 0 * x for x in w]) if null else identity(len(A.m))
-    powered = None if isinstance(s, Fraction) else spectrum.matrix(spectrum.powers(abs(s), w))
+    wanted = computed_goal(s)
+    goal = None if wanted is None else spectrum.matrix(spectrum.powers(wanted, w))
     X = spectrum.matrix(f)
 
     def true_residual(x: np.ndarray) -> float:
-        return residual(changed, Exact.of(real_form(x)), s, powered, kept)
+        return residual(changed, Exact.of(real_form(x)), s, goal, kept)
 
     return replace(base, X=X, cond=conditioning(kappa, s), residual=true_residual)

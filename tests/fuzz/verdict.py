@@ -11,7 +11,7 @@ from table import EPS
 from matroot import Floor, PseudoInverse, Ridge, Shift, Status, TargetCondition
 
 from .case import Case, Known, Matrix, numpy_dtype
-from .exact import Exact, ratio, real_form
+from .exact import Exact, computed_goal, ratio, real_form
 
 #: Verdicts are given where an answer is off by more than this, so that no bar has to be exact.
 FACTOR = 10
@@ -59,7 +59,7 @@ def judge_one(
             below = rtol is not None and rtol < n * eps
             kind = "wrong CONVERGED" + (": rtol below n eps" if below else " for rtol" if rtol else "")
             faults.append((kind, f"error {error:.1e} bar {bar:.1e} kappa {known.kappa:.1e} {method}"))
-        faults += rule_kept(case, matrix, known, at)
+        faults += rule_kept(case, len(X), known, at, eps)
     elif easy(case, known, n, eps, method):
         bar = rounding_bar(known, case.s, n, eps, method)
         faults.append(("false alarm", f"kappa {known.kappa:.1e} bar {bar:.1e} share {known.share:.1e} {method}"))
@@ -114,24 +114,23 @@ def distance(X: np.ndarray, known: Exact | np.ndarray) -> float:
 
 
 def noise(A: np.ndarray, X: np.ndarray, s: Fraction | float, cond: float) -> tuple[float, float]:
-    """What evaluating the residual in float64 may take off and put on: a + 2b products, of factors that large.
+    """What evaluating the residual in float64 may take off and put on: a + b products, of factors that large.
 
-    A^|s| of a real s is computed, with the error of its condition number, or of an eigenvalue that moves by n eps.
+    A power that is no product has the error of its condition number, or that of an eigenvalue that moves by n eps.
     """
     a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (abs(s), 1)
     n = len(X)
-    unit = 8 * (a + 2 * b + n**0.5) * EPS["float64"]
+    unit = 8 * (a + b + n**0.5) * EPS["float64"]
+    if computed_goal(s) is not None:
+        cond = min(b * cond, (n * EPS["float64"]) ** (float(s) - 1)) if 0 < s < 1 else b * cond
+        return unit * max(1.0, cond), unit * max(1.0, cond)
     with np.errstate(all="ignore"):
-        log_a = a * np.log(np.linalg.norm(A.astype(X.dtype), 2))
-        log_x = b * np.log(np.linalg.norm(X, 2))
-        growth = float(np.exp(np.clip(np.nan_to_num(log_x - log_a if s >= 0 else log_x + log_a), 0, 700)))
-    if isinstance(s, Fraction):
-        return unit, unit * growth
-    powered = unit * min(cond, (n * EPS["float64"]) ** (min(a, 1.0) - 1))
-    return max(unit, powered), max(unit * growth, powered)
+        size = a * np.log(np.linalg.norm(A.astype(X.dtype), 2))
+        growth = b * np.log(np.linalg.norm(X, 2)) + (size if s < 0 else -size)
+    return unit, unit * float(np.exp(np.clip(np.nan_to_num(growth), 0, 700)))
 
 
-def rule_kept(case: Case, matrix: Matrix, known: Known, at: dict[str, Any]) -> list[Fault]:
+def rule_kept(case: Case, n: int, known: Known, at: dict[str, Any], eps: float) -> list[Fault]:
     """The ridge is the one that was asked for; lambda_max comes from below, within some 1e-2."""
     rule, told, top = case.options.get("regularization"), float(at["ridge"]), float(at["lambda_max"])
     if rule is None or isinstance(rule, Floor | PseudoInverse):
@@ -140,7 +139,7 @@ def rule_kept(case: Case, matrix: Matrix, known: Known, at: dict[str, Any]) -> l
         right = top == 0 or (told >= 0 and known.kappa <= 1.1 * rule.kappa + 100 * EPS[case.dtype] * rule.kappa**2)
     elif isinstance(rule, Shift):
         wanted = max(rule.relative - known.share, 0.0) * known.norm
-        right = abs(told - wanted) <= 2e-2 * wanted + 20 * len(matrix.a) * EPS["float64"] * known.norm
+        right = abs(told - wanted) <= 2e-2 * wanted + 20 * n * eps * known.norm
     else:
         relative = rule.relative if isinstance(rule, Ridge) else rule
         right = abs(told - relative * top) <= 2e-2 * relative * abs(top)
