@@ -25,7 +25,8 @@ from matroot import Eigen, Floor, PseudoInverse, Status, fractional_power, solve
 from matroot.solve import solve_power
 
 SCALES = (1e-30, 1e-6, 1.0, 1e6, 1e30)
-CASES = [(row, p) for row in METHODS for p in row.degrees]
+#: Degrees 2 and 3, an even and an odd one, tell most of what is wrong; every degree takes minutes.
+CASES = [pytest.param(row, p, marks=[] if p in (2, 3) else pytest.mark.slow) for row in METHODS for p in row.degrees]
 
 
 def cases(dtype, sizes=SIZES):
