@@ -3,7 +3,7 @@
 from matroot import gallery
 from matroot.apply import apply_inverse_pth_root
 from matroot.each import solve_each
-from matroot.engines.cpu import one_blas_thread
+from matroot.engines.blas import one_blas_thread
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
 from matroot.methods.eigen import Eigen
 from matroot.methods.minimax import Minimax

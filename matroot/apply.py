@@ -15,13 +15,14 @@ from matroot.conditioning import forward_error_bound, largest_eigenvalue
 from matroot.engines import engine_of
 from matroot.engines.arrays import take
 from matroot.engines.cpu import hermitian_part
+from matroot.engines.holds import confined
 from matroot.job import Job
-from matroot.judgement import ILL_FORWARD_ERROR
+from matroot.judgement import input_lost, vouched
 from matroot.methods.base import Method
 from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
 from matroot.methods.minimax import Minimax
-from matroot.preparation import check_symmetric, scale_exponent, scale_root, shift_by_power_of_two
+from matroot.preparation import check_symmetric, prepared, scale_exponent, scale_root, shift_by_power_of_two
 from matroot.regularization import Regularization
 from matroot.result import ConditionWarning, RootError, Status, on_host
 from matroot.solve import check_degree, plan
@@ -29,6 +30,7 @@ from matroot.solve import check_degree, plan
 Array = Any
 
 
+@confined
 def apply_inverse_pth_root(
     a: Array,
     p: int,
@@ -124,7 +126,7 @@ def apply_inverse_pth_root(
 
     if stack.size and m:
         job.engine.run_chunks(work, len(stack), n, job.dtype.itemsize)
-    _report(status, cond, job)
+    _report(status, cond, n, job)
     X = out.reshape(*batch, n, m)
     return origin.give_back(X[..., 0] if vector else X, as_input=origin.dtype_name == other.dtype_name)
 
@@ -141,15 +143,17 @@ def _chosen(method: str | Method) -> Method:
 def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, Array]:
     """A^{-1/p} b for a few matrices, their statuses and condition numbers."""
     engine, rule = job.engine, job.rule
-    xp, n = engine.xp, stack.shape[-1]
-    A = xp.array(stack, dtype=job.dtype, order="C")
-    finite = xp.isfinite(A).all((-1, -2)) & xp.isfinite(columns).all((-1, -2))
-    A[~finite] = xp.eye(n, dtype=A.dtype)
-    size = abs(A).max((-1, -2))
-    if check_symmetric(A, size, job.origin):
-        A = hermitian_part(A)
+    xp = engine.xp
+    wide = np.result_type(job.dtype, np.float64)
+    if stack.dtype.kind in "iu":  # whose smallest number has no absolute value
+        stack = stack.astype(wide)
+    finite = xp.isfinite(stack).all((-1, -2)) & xp.isfinite(columns).all((-1, -2))
+    size = xp.where(finite, abs(stack).max((-1, -2)), 1)
     exponent = scale_exponent(size, rule)
-    shift_by_power_of_two(A, -exponent)
+    A = prepared(stack, finite, exponent, np.result_type(stack.dtype, job.dtype))
+    if check_symmetric(A, np.ldexp(size, -exponent), job.origin):
+        A = hermitian_part(A)
+    A = A.astype(job.dtype, copy=False)
 
     # In rows, since the iteration multiplies from the right; a real A takes real and imaginary parts apart.
     W = xp.where(finite[:, None, None], columns, 0).conj().swapaxes(-1, -2)
@@ -167,12 +171,16 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
     else:
         W, status, cond = _by_eigen(A, W, scale, job)
     status = xp.where(finite, status, int(Status.NONFINITE_INPUT))
-    W = W.astype(np.result_type(job.out_dtype, W.dtype), copy=False)
+    W = W.astype(np.result_type(np.float64, W.dtype), copy=False)
     scale_root(W, exponent, job.problem.s)
     shift_by_power_of_two(W, size_exponent)
     if split:
         W = W[:, : len(W[0]) // 2] + 1j * W[:, len(W[0]) // 2 :]
-    return W.conj().swapaxes(-1, -2), status, cond
+    given = np.finfo(np.result_type(job.out_dtype, columns.dtype))
+    large = abs(W).max((-1, -2)) > given.max
+    W[large] = np.inf
+    status = xp.where(large & (status == 0), int(Status.DIVERGED), status)
+    return W.conj().swapaxes(-1, -2).astype(given.dtype), status, cond
 
 
 def _by_eigen(A: Array, W: Array, scale: Array, job: Job) -> tuple[Array, Array, Array]:
@@ -209,23 +217,26 @@ def _by_minimax(method: Minimax, A: Array, W: Array, scale: Array, job: Job) -> 
     return raw.x, xp.where(zero | ~(cond > 0), int(Status.NOT_POSITIVE), status), cond
 
 
-def _report(status: Array, cond: Array, job: Job) -> None:
+def _report(status: Array, cond: Array, n: int, job: Job) -> None:
     """Raise for failures and warn of lost digits: the one place where a device is waited for."""
     status, cond = on_host(status), on_host(cond)
     if status.any():
         first = int(np.flatnonzero(status)[0])
-        nan = status[first] == Status.NONFINITE_INPUT
+        why = {
+            int(Status.NONFINITE_INPUT): "holds NaN or infinity",
+            int(Status.DIVERGED): f"has one for which {job.origin.dtype_name} is too small",
+        }.get(int(status[first]), "is not positive definite")
         raise RootError(
             f"{np.count_nonzero(status)} of {status.size} matrices have no inverse root; the first, {first} of the "
-            f"flattened batch, {'holds NaN or infinity' if nan else 'is not positive definite'}: add a ridge, "
+            f"flattened batch, {why}: add a ridge, "
             "or see solve(a, p).message"
         )
-    bound = forward_error_bound(cond, job.problem.s, job.eps)
-    worst = float(bound.max(initial=0.0))
-    if worst > max(ILL_FORWARD_ERROR, job.problem.rtol or 0.0):
+    if not (vouched(cond, n, job) & ~input_lost(cond, job)).all():
+        worst = float(forward_error_bound(cond, job.problem.s, max(job.eps, job.out_eps)).max(initial=0.0))
+        coarser = job.dtype.name if job.eps > job.out_eps else job.origin.dtype_name
         warnings.warn(
             f"ill-conditioned: cond {cond.max():.1e} leaves a relative error of up to {worst:.0e} in "
-            f"{job.dtype.name}; add a ridge or use a wider compute_dtype",
+            f"{coarser}; add a ridge or use a wider dtype",
             ConditionWarning,
-            stacklevel=3,
+            stacklevel=4,  # `confined` adds a frame
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,13 @@ import numpy as np
 from matroot import conditioning
 from matroot.engines.cpu import hermitian_part
 from matroot.job import Attempt, Job, Output
-from matroot.judgement import facts_of, judge, zero_status
+from matroot.judgement import facts_of, judge, within_range, zero_status
+from matroot.judgement_general import judge_general
 from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
 from matroot.precision import beyond_single
-from matroot.preparation import check_symmetric, scale_exponent, scale_root, shift_by_power_of_two, to_output
+from matroot.preparation import check_symmetric, prepared, scale_exponent, scale_root, to_output
+from matroot.reference import factor
 from matroot.regularization import Regularization, Ridge
 from matroot.result import Status
 
@@ -70,16 +71,17 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     engine, problem = job.engine, job.problem
     xp = engine.xp
     B, n, _ = stack.shape
-    A = xp.array(stack, dtype=job.dtype, order="C")
-    finite = xp.isfinite(A).all((-1, -2))
-    if not finite.all():
-        A[~finite] = xp.eye(n, dtype=A.dtype)
-    size = abs(A).max((-1, -2))
-    uneven = problem.assume_a == "pos" and check_symmetric(A, size, job.origin)
+    wide = np.dtype("complex128" if job.dtype.kind == "c" else "float64")
+    if stack.dtype.kind in "iu":  # whose smallest number has no absolute value
+        stack = stack.astype(wide)
+    finite = xp.isfinite(stack).all((-1, -2))
+    size = xp.where(finite, abs(stack).max((-1, -2)), 1)
     exponent = scale_exponent(size, rule)
-    shift_by_power_of_two(A, -exponent)
+    A = prepared(stack, finite, exponent, np.result_type(stack.dtype, job.dtype))
+    uneven = problem.assume_a == "pos" and check_symmetric(A, np.ldexp(size, -exponent), job.origin)
     if uneven:
         A = hermitian_part(A)
+    A = A.astype(job.dtype, copy=False)
     scale = np.ldexp(1.0, exponent)
 
     direct = isinstance(job.method, Eigen)
@@ -110,39 +112,38 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
 
     # In the units of the caller: X of 2^e A' is 2^(e s) X.
     X = raw.x if problem.assume_a == "gen" or raw.hermitian else hermitian_part(raw.x)
-    present = X.any((-1, -2))
+    present = X.any((-1, -2)) | ((size > 0) & (rule is None or not rule.keeps_null_space))
     x = to_output(X, exponent, problem.s, job)
     companion = None
     if raw.companion is not None:
         opposite = raw.companion if problem.assume_a == "gen" else hermitian_part(raw.companion)
         companion = to_output(opposite, exponent, -problem.s, job)
     raw.x = raw.companion = X = None
-    status[present & ~x.any((-1, -2)) & (status <= Status.ILL_CONDITIONED)] = Status.DIVERGED
-    status[~xp.isfinite(x).all((-1, -2)) & (status <= Status.ILL_CONDITIONED)] = Status.DIVERGED
+    status = within_range(status, abs(x).max((-1, -2)), present, job)
 
     # The certificate: the returned X, in float64, against the input prepared once more.
-    wide = np.dtype("complex128" if job.dtype.kind == "c" else "float64")
-    A = xp.array(stack, dtype=wide, order="C")
-    if not finite.all():
-        A[~finite] = xp.eye(n, dtype=wide)
-    shift_by_power_of_two(A, -exponent)
+    A = prepared(stack, finite, exponent, wide)
     if uneven:
         A = hermitian_part(A)
     add_to_diagonal(A, delta)
     X = x.astype(wide)
     scale_root(X, exponent, -problem.s)
-    opposite = None
-    if problem.assume_a == "gen" and not isinstance(problem.s, Fraction):
-        opposite = job.method.run(A.copy(), replace(problem, s=-problem.s), engine).x
-    residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed, opposite)
-    facts = facts_of(A, X, raw, delta, largest, status, problem, engine)
-    status = judge(status, residual, facts["cond"], n, job)
+    other = factor(A, problem.s, raw.changed, problem.assume_a, engine)
+    residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed, other)
+    facts = facts_of(A, X, raw, delta, largest, status, replace(problem, out_eps=job.out_eps), engine)
+    amplification = None
+    if problem.assume_a == "gen":
+        status, amplification = judge_general(status, residual, A, raw, facts["cond"], job)
+    else:
+        status = judge(status, residual, facts["cond"], n, job)
     if problem.s > 0:  # the root of 0 is 0, exactly
         status[(facts["lambda_max"] == 0) & (residual == 0) & (status == Status.ILL_CONDITIONED)] = Status.CONVERGED
 
     if zero.any():
         status[zero] = zero_status(problem)
         x[zero] = 0
+        if amplification is not None:
+            amplification[zero] = np.inf
         residual[zero], facts["cond"][zero], facts["lambda_max"][zero], facts["lambda_min"][zero] = (
             0,
             np.inf,
@@ -169,6 +170,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
         lambda_max=largest,
         lambda_min=smallest,
         ridge=ridge,
+        amplification=amplification,
         certificate=certificate,
     )
 

@@ -43,9 +43,8 @@ def _profile() -> str:
     """The tuned numbers in force, and where they come from."""
     from matroot import profile
 
-    where = profile.path()
     numbers = ", ".join(f"{name} {value}" for name, value in asdict(profile.limits()).items())
-    return f"{numbers} ({where if where.exists() else 'built in'})"
+    return f"{numbers} ({profile.path() if profile.present() else 'built in'})"
 
 
 def installed(package: str) -> str:

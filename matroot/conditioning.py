@@ -102,13 +102,13 @@ def residual(
     s: Fraction | float,
     engine: Any,
     changed: Changed | None = None,
-    opposite: Array | None = None,
+    factor: Array | None = None,
 ) -> tuple[Array, str]:
-    """How well X satisfies its defining equation, in float64.
+    """How well X = A^s satisfies its defining equation, in float64.
 
-    For s = -a/b, ``||X^b A^a - I||_F / sqrt(n)``, its factors interleaved; for s = a/b,
-    ``||X^b - A^a||_F / ||A^a||_F``. An irrational exponent has no such equation: there it is ``||X A^{-s} - I||`` with
-    A^{-s} from a fresh decomposition.
+    It is ``||X^p A - I||_F / sqrt(n)`` for s = -1/p, and ``||X^b - A^(s b)||_F / ||A^(s b)||_F`` for every other
+    exponent: b is its denominator, or 1 for an irrational one. The latter is about b times the relative error of X.
+    (``X^b A^a - I`` for s = -a/b would be as large as ``eps cond^a``, whatever the quality of X.)
 
     Up to n = 32 with whole products. Beyond, with `PROBES` = 8 fixed random vectors of +-1: the square of the
     estimate is unbiased, with relative variance at most 2/8, reached when the error sits in one eigenvector. There
@@ -122,8 +122,9 @@ def residual(
     engine : engine
     changed : Changed or None
         How a regularization changed single eigenvalues of A.
-    opposite : array (B, n, n), optional
-        A^{-s} where the caller has it (an irrational power of general matrices): then it is ``||X A^{-s} - I||``.
+    factor : array (B, n, n), optional
+        What there is in place of A: A^s itself for an irrational s, A^{-1} for s = -a/b with a > 1; see
+        `matroot.reference.factor`.
 
     Returns
     -------
@@ -138,6 +139,8 @@ def residual(
     V = xp.broadcast_to(V.astype(A.dtype), (B, *V.shape))
 
     def apply_A(W: Array) -> Array:
+        if factor is not None:
+            return engine.matmul(factor, W)
         Y = engine.matmul(A, W)
         if changed is not None:
             Y = Y + engine.matmul(changed.Q * changed.delta[:, None, :], _h(changed.Q) @ W)
@@ -148,55 +151,45 @@ def residual(
 
     size = (n * (1 if full else PROBES)) ** 0.5
     with np.errstate(all="ignore"):
-        if opposite is not None:
-            R = apply_X(engine.matmul(opposite, V)) - V
-        elif not isinstance(s, Fraction):
-            w, Q = engine.eigh(A.copy())
-            w = w if changed is None else w + changed.delta
-            inverse = xp.where(w > 0, w, xp.inf) ** -float(s)
-            W = _h(Q) @ V
-            R = apply_X(engine.matmul(Q * inverse[:, None, :], W)) - engine.matmul(Q * (w > 0)[:, None, :], W)
-        elif s < 0:
-            W = V
-            for by_root in interleaved(a, b):
-                W = apply_X(W) if by_root else apply_A(W)
-            R = W - V
+        W = goal = V
+        for step in steps(s):
+            if step == RESTART:
+                goal, W = W, V
+            else:
+                W = apply_X(W) if step == ROOT else apply_A(W)
+        R = W - goal
+        if goal is V:
             if changed is not None:
                 R = R + engine.matmul(changed.Q * changed.dropped[:, None, :], _h(changed.Q) @ V)
         else:
-            power = R = V
-            for _ in range(a):
-                power = apply_A(power)
-            for _ in range(b):
-                R = apply_X(R)
-            R = R - power
-            size = _norm(power, xp)
+            size = _norm(goal, xp)
             size = xp.where(size > 0, size, 1)
         value = _norm(R, xp) / size
     value = xp.where(xp.isnan(value) & xp.isfinite(X).all((-1, -2)), xp.inf, value)
     return value, "full" if full else "probes"
 
 
-@lru_cache(maxsize=64)
-def interleaved(a: int, b: int) -> tuple[bool, ...]:
-    """Where X stands among the a + b factors of X^b A^a = I, X = A^{-a/b}, first factor first.
+#: The steps of a certificate: multiply by A, multiply by X, keep what there is as the goal and begin anew.
+MATRIX, ROOT, RESTART = range(3)
 
-    A partial product is A^t; rounding in it is multiplied by cond^|t| in the end, and this order keeps t small: at
-    most 1 for a <= b, where A^a alone would lose every digit at cond^a = 1 / eps.
+
+@lru_cache(maxsize=64)
+def steps(s: Fraction | float) -> tuple[int, ...]:
+    """What is done to the columns V, so that they end at the goal: V itself, or what was kept of them on the way.
 
     Examples
     --------
-    >>> from matroot.conditioning import interleaved
-    >>> ["AX"[by_root] for by_root in interleaved(3, 4)]
-    ['A', 'X', 'X', 'A', 'X', 'A', 'X']
+    >>> from fractions import Fraction
+    >>> from matroot.conditioning import steps
+    >>> for s in (Fraction(-1, 2), Fraction(2, 3)):
+    ...     print("".join("AX|"[step] for step in steps(s)))
+    AXX
+    AA|XXX
     """
-    order: list[bool] = []
-    t, left = 0, a  # t in units of 1 / b
-    while len(order) < a + b:
-        by_root = left == 0 or (t > 0 and abs(t - a) <= t + b and len(order) - (a - left) < b)
-        t, left = (t - a, left) if by_root else (t + b, left - 1)
-        order.append(by_root)
-    return tuple(order)
+    a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (1, 1)
+    power, roots = (MATRIX,) * a, (ROOT,) * b
+    inverse_root = isinstance(s, Fraction) and s.numerator == -1
+    return (*power, *roots) if inverse_root else (*power, RESTART, *roots)
 
 
 def _norm(R: Array, xp: Any) -> Array:
@@ -247,12 +240,15 @@ def divided_differences(w: Array, p: int) -> Array:
     return -1 / (ui * uj * total)
 
 
-def cond_from_eigenvalues(w: Array, p: int) -> Array:
-    """Relative condition number of A -> A^{-1/p} in the Frobenius norm from eigenvalues w (..., n), ascending."""
+def cond_from_eigenvalues(w: Array, p: int, share: float = 0.0) -> Array:
+    """Relative condition number of A -> A^{-1/p} in the Frobenius norm from eigenvalues w (..., n), ascending.
+
+    Infinite where the smallest is no more than `share` of the largest.
+    """
     n = w.shape[-1]
     if n == 0:
         return 1 + w.sum(-1)
-    positive = (w > 0).all(-1)
+    positive = (w > 0).all(-1) & (w[..., 0] > share * w[..., -1])
     # Relative numbers do not change with the scale of A, and scaled eigenvalues neither overflow nor vanish.
     w = np.where(positive[..., None], w / np.where(positive, w[..., -1], 1)[..., None], 1)
     with np.errstate(over="ignore"):

@@ -25,7 +25,7 @@ from matroot import demo_network as network
 from matroot import demo_roots as roots
 from matroot.demo_figure import draw
 from matroot.demo_report import report
-from matroot.engines.cpu import one_blas_thread
+from matroot.engines.blas import one_blas_thread
 
 P = 4  # a matrix gradient is multiplied from two sides, by the inverse 4th root each
 RIDGE = 1e-6

@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 
 from matroot import conditioning
+from matroot.bars import ILL_FORWARD_ERROR
 from matroot.device_facts import among, extremes, facts
 from matroot.engines.arrays import is_inexact, round_to, unit_roundoff
 from matroot.engines.gpu import hermitian_part
 from matroot.job import Attempt, Job, Output
-from matroot.judgement import ILL_FORWARD_ERROR, judge, zero_status
+from matroot.judgement import judge, within_range, zero_status
 from matroot.methods import masked
 from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
-from matroot.preparation import ASYMMETRY
+from matroot.preparation import ASYMMETRY, BEYOND
+from matroot.reference import factor
 from matroot.regularization import Ridge
 from matroot.result import USABLE, RootResult, Status, on_host
 
@@ -183,11 +185,10 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
 
     # In the units of the caller: X of 2^e A' is 2^(e s) X.
     X = hermitian_part(raw.x)
-    something = X.any((-1, -2))
+    something = X.any((-1, -2)) | ((size > 0) & (rule is None or not rule.keeps_null_space))
     x = _to_output(X, exponent, problem.s, job)
     del X
-    beyond = ~xp.isfinite(x).all((-1, -2)) | (something & ~x.any((-1, -2)))  # the range of the dtype
-    status = xp.where(beyond & among(status, USABLE, xp), int(Status.DIVERGED), status)
+    status = within_range(status, abs(x).max((-1, -2)), something, job)
     companion = None
     if raw.companion is not None:
         companion = _to_output(hermitian_part(raw.companion), exponent, -problem.s, job)
@@ -197,12 +198,15 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
     A = regularized(wide)
     X = x.astype(wide)
     scale_root(X, exponent, -problem.s, xp)
-    residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed)
+    other = factor(A, problem.s, raw.changed, problem.assume_a, engine)
+    residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed, other)
     del X
     cond, highest, lowest = facts(A, raw, negative, delta, ends, status, engine)
     if problem.s > 0:
         status = _semidefinite(status, residual, n, job)
     rounding = 8 * job.eps if ends is not None else 0.0
+    if problem.s > 0:
+        rounding = n * max(2 * job.eps, 2 * job.out_eps)
     proven = ~among(status, USABLE, xp) & (lowest <= -rounding * abs(highest))
     status = xp.where(proven, int(Status.NOT_POSITIVE), status)
     status = judge(status, residual, cond, n, job)
@@ -277,12 +281,12 @@ def scale_root(X: Array, exponent: Array, s: Fraction | float, xp: Any) -> None:
         power = exponent * s
         whole = xp.floor(power)
         X *= xp.exp2(power - whole).astype(X.real.dtype)[:, None, None]
-    shift_by_power_of_two(X, whole, xp)
+    shift_by_power_of_two(X, xp.clip(whole, -BEYOND, BEYOND), xp)
 
 
 def _to_output(X: Array, exponent: Array, s: Fraction | float, job: Job) -> Array:
     """The root in the caller's units and precision."""
-    wide = X.astype(np.result_type(X.dtype, np.float64), copy=False) if job.out_dtype.itemsize < 8 else X
+    wide = X.astype(np.result_type(X.dtype, np.float64), copy=False)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         scale_root(wide, exponent, s, job.engine.xp)
         return round_to(wide.astype(job.out_dtype, copy=False), job.origin.dtype_name)

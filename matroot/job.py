@@ -39,7 +39,7 @@ class Job:
 
     @property
     def out_eps(self) -> float:
-        """Unit roundoff of what the caller gets."""
+        """Unit roundoff of what came in, and of what the caller gets; integers are exact, and come back in float64."""
         name = self.origin.dtype_name
         return unit_roundoff(name) if is_inexact(name) else unit_roundoff(self.out_dtype.name)
 
@@ -60,6 +60,7 @@ class Output:
         self.n_iter = xp.zeros(B, xp.int64)
         self.residual, self.lambda_max, self.lambda_min, self.ridge = (xp.zeros(B) for _ in range(4))
         self.cond = xp.ones(B)
+        self.amplification = xp.zeros(B) if job.problem.assume_a == "gen" else None
         self.n_products = 0
         self.certificate = "full"
         self.dtype = job.dtype
@@ -77,6 +78,7 @@ class Output:
             "lambda_min",
             "ridge",
             "cond",
+            "amplification",
         ):
             if whole:
                 setattr(self, name, getattr(one, name))
@@ -87,7 +89,8 @@ class Output:
 
     def result(self, batch: tuple[int, ...], job: Job) -> RootResult:
         give = job.origin.give_back
-        lost = conditioning.bits_lost(self.cond, job.problem.s)
+        known = self.amplification is not None
+        lost = conditioning.bits_lost(self.amplification if known else self.cond, 1.0 if known else job.problem.s)
 
         def shaped(values: Array) -> Array:
             return give(values.reshape(batch) if batch else values.reshape(()), as_input=False)
@@ -109,6 +112,7 @@ class Output:
             compute_dtype=job.engine.rounding or self.dtype.name,
             certificate=self.certificate,
             exponent=job.problem.s,
+            rtol=job.problem.rtol,
         )
 
 
@@ -127,3 +131,5 @@ class Attempt:
     lambda_min: Array
     ridge: Array
     certificate: str
+    #: of general matrices: the relative condition number of A -> A^s
+    amplification: Array | None = None

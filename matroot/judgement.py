@@ -8,19 +8,17 @@ from typing import Any
 import numpy as np
 
 from matroot import conditioning
+from matroot.bars import ILL_FORWARD_ERROR, ILL_INPUT_ERROR, INPUT_UNITS, VOUCHED, allowed_error, least_rtol
+from matroot.engines.arrays import is_inexact, smallest_normal
 from matroot.job import Job
 from matroot.methods.base import Problem, Raw
 from matroot.result import USABLE, Status
 
 Array = Any
 
-#: A root whose forward error may exceed this (fewer than two digits certain) is ILL_CONDITIONED.
-ILL_FORWARD_ERROR = 1e-2
 #: Residuals of nearly all roots are below MARGIN times what rounding explains; those of coupled iterations at large
 #: cond can be RARE times that.
 MARGIN, RARE = 50, 20
-#: Forward errors of all methods are below so many times the first-order bound.
-VOUCHED = 4
 
 
 def facts_of(
@@ -50,12 +48,13 @@ def facts_of(
         if problem.inverse:
             lambda_min = conditioning.largest_eigenvalue(X, engine) ** (1 / float(problem.s))
         else:
-            lambda_min = 1 / conditioning.largest_eigenvalue(_inverses(A), engine)
+            lambda_min = 1 / conditioning.largest_eigenvalue(inverses(A), engine)
             lambda_min[np.isnan(lambda_min)] = 0
     if failed.any():  # a failure is looked into: is it the matrix, or the iteration?
         w = engine.eigvalsh(A[failed])
         lambda_min[failed], top[failed] = w[:, 0], w[:, -1]
-        status[np.flatnonzero(failed)[w[:, 0] <= 0]] = Status.NOT_POSITIVE
+        outside = w[:, 0] <= 0 if problem.inverse else w[:, 0] < -problem.rounding(A) * w[:, -1]
+        status[np.flatnonzero(failed)[outside]] = Status.NOT_POSITIVE
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         cond = np.maximum(abs(top / lambda_min), 1)
     return {
@@ -65,50 +64,89 @@ def facts_of(
     }
 
 
-def _inverses(A: Array) -> Array:
+def inverses(A: Array) -> Array:
     """The inverse of each matrix of a stack, infinite where there is none."""
     try:
         return np.asarray(np.linalg.inv(A))
     except np.linalg.LinAlgError:
         if len(A) == 1:
             return np.full_like(A, np.inf)
-        return np.concatenate([_inverses(A[i : i + 1]) for i in range(len(A))])
-
-
-def allowed_error(rtol: float | None) -> float:
-    """What the first-order bound of the forward error may be for CONVERGED."""
-    return ILL_FORWARD_ERROR if rtol is None else rtol / VOUCHED
+        return np.concatenate([inverses(A[i : i + 1]) for i in range(len(A))])
 
 
 def judge(status: Array, residual: Array, cond: Array, n: int, job: Job) -> Array:
-    """ILL_CONDITIONED where the arithmetic cannot vouch for rtol, or two digits; or the certificate contradicts it."""
-    problem = job.problem
-    rtol = problem.rtol or 0.0
-    with np.errstate(all="ignore"):
-        bound = conditioning.forward_error_bound(cond, problem.s, job.eps)
-        explained = explained_residual(cond, problem.s, n, job.eps + job.out_eps, rtol)
-        if job.engine.rounding:  # some 20 units at any cond: not the bound, but the residual tells what they came to
-            explained = np.minimum(explained, degree_of(problem.s) * rtol / VOUCHED)
-    ill = ~(bound <= allowed_error(problem.rtol)) | ~(residual <= explained)
+    """ILL_CONDITIONED where rtol, or two digits, cannot be vouched for; or the certificate contradicts it."""
+    ill = ~certified(residual, cond, n, job) | input_lost(cond, job)
     return np.where((status == int(Status.CONVERGED)) & ill, int(Status.ILL_CONDITIONED), status).astype(np.int8)
 
 
-def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rtol: float) -> Array:
-    """The largest residual that a root as good as its arithmetic may have, with a margin for every method.
+def certified(residual: Array, cond: Array, n: int, job: Job) -> Array:
+    """Where arithmetic and residual vouch for rtol, or two digits, of the root of the matrix as given."""
+    problem = job.problem
+    with np.errstate(all="ignore"):
+        explained = explained_residual(cond, problem.s, n, job.eps + job.out_eps, problem.rtol or 0.0)
+        if job.engine.rounding:  # some 20 units at any cond: not the bound, but the residual tells what they came to
+            explained = np.minimum(explained, degree_of(problem.s) * (problem.rtol or 0.0) / VOUCHED)
+    return vouched(cond, n, job) & (residual <= explained)
 
-    A product rounds like sqrt(n) eps in the 2-norm. Where the residual is of X^b A^a = I, that is multiplied by
-    cond^max(1, a/b), b times over; where it is of X^b = A^a, it is at most the forward error, times the degree.
-    (That of an iteration for s > 1 can be eps cond^(1/2).)
+
+def vouched(cond: Array, n: int, job: Job) -> Array:
+    """Where the arithmetic is enough for rtol, or two digits, and for telling the smallest eigenvalue from 0."""
+    rtol = job.problem.rtol
+    with np.errstate(all="ignore"):
+        enough = conditioning.forward_error_bound(cond, job.problem.s, job.eps) <= allowed_error(rtol)
+    machine = float(np.finfo(job.dtype).eps)  # of what is kept; products on tensor cores round to less
+    if rtol is not None and rtol < least_rtol(machine / 2, job.out_eps, n):
+        enough = enough & False
+    return enough & (cond * n * machine < 1) if may_be_singular(job) else enough
+
+
+def input_lost(cond: Array, job: Job) -> Array:
+    """Where the rounding of the input, in the dtype it came in, leaves under two digits of the root."""
+    with np.errstate(all="ignore"):
+        lost = ~(conditioning.forward_error_bound(cond, job.problem.s, job.out_eps) <= ILL_INPUT_ERROR)
+    return lost | ~(cond * INPUT_UNITS * job.out_eps < 1) if may_be_singular(job) else lost
+
+
+def may_be_singular(job: Job) -> bool:
+    """Whether an eigenvalue may be nothing but rounding, so that an inverse root of any degree is worth nothing.
+
+    Not where a regularization promises that none is. For general matrices, the Schur form has its own measure.
+    """
+    floor = 0.0 if job.rule is None else job.rule.floor()
+    return job.problem.inverse and job.problem.assume_a == "pos" and floor == 0
+
+
+def within_range(status: Array, size: Array, present: Array, job: Job) -> Array:
+    """The status where the largest entry of the root, `size` (B,), leaves the normal range of the caller's dtype.
+
+    DIVERGED where it is infinite, or 0 though the root is not (`present`); ILL_CONDITIONED where it is subnormal.
+    """
+    name = job.origin.dtype_name
+    tiny = smallest_normal(name if is_inexact(name) else job.out_dtype.name)
+    usable = (status == int(Status.CONVERGED)) | (status == int(Status.ILL_CONDITIONED))
+    faint = usable & (size > 0) & (size < tiny)
+    gone = usable & (~np.isfinite(size) | (present & (size == 0)))
+    status = np.where(faint, int(Status.ILL_CONDITIONED), status)
+    return np.where(gone, int(Status.DIVERGED), status).astype(np.int8)
+
+
+def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rtol: float) -> Array:
+    """The largest residual that a root as good as its arithmetic may have, with a margin for every method; below 1.
+
+    A product rounds like sqrt(n) eps in the 2-norm. Where the residual is of X^b A = I, that is multiplied by cond, b
+    times over; else the residual is the relative error, times the degree (of an iteration for s > 1, that can be eps
+    cond^(1/2)). An error of rtol shows as it is. A residual of 1 is that of X = 0.
     """
     degree = degree_of(s)
     eps *= max(1.0, n**0.5 / 4)
-    if s > 0 and isinstance(s, Fraction):
+    if s > 0:
         relative = conditioning.forward_error_bound(cond, s, eps) + eps * (cond**0.5 if s > 1 else 1.0)
     else:
-        relative = eps * cond ** max(1.0, abs(float(s)))
-    with np.errstate(over="ignore"):  # beyond the range, anything is explained, and cond alone decides
-        usual = np.expm1(degree * np.log1p(MARGIN * (relative + rtol)))
-    return np.maximum(usual, np.minimum(RARE * usual, ILL_FORWARD_ERROR))
+        relative = eps * cond * max(1.0, abs(float(s)))
+    with np.errstate(over="ignore"):
+        usual = np.expm1(degree * np.log1p(MARGIN * relative + rtol))
+    return np.minimum(np.maximum(usual, np.minimum(RARE * usual, ILL_FORWARD_ERROR)), 1.0)
 
 
 def degree_of(s: Fraction | float) -> int:

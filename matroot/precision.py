@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from matroot.bars import VOUCHED
 from matroot.conditioning import forward_error_bound, lanczos
-from matroot.engines.cpu import one_blas_thread
+from matroot.engines.cholesky import inverses
 from matroot.job import Job
-from matroot.judgement import VOUCHED
 from matroot.methods.eigen import Eigen
 from matroot.methods.minimax import Minimax
 
@@ -33,9 +33,7 @@ def beyond_single(stack: Array, job: Job) -> Array:
     direct = isinstance(job.method, Eigen) or inverse
     if n <= LOOK_ABOVE or promised or not direct:
         return np.zeros(B, bool)
-    from matroot.engines.cholesky import inverses
-
-    with np.errstate(all="ignore"), one_blas_thread():
+    with np.errstate(all="ignore"):
         size = abs(stack).max((-1, -2))
         A = (stack / np.where(size > 0, size, 1)[:, None, None]).astype(job.dtype)
         finite = np.isfinite(A).all((-1, -2))

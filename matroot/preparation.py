@@ -14,6 +14,8 @@ Array = Any
 
 #: A symmetric matrix may miss its transpose by this much of its largest entry, in units of sqrt(eps): rounding.
 ASYMMETRY = 1.0
+#: Two to this power takes every number of float64 out of its range.
+BEYOND = 5000
 #: Rows and columns of a tile that fits into the cache with its transpose.
 TILE = 128
 
@@ -55,6 +57,16 @@ def scale_exponent(size: Array, rule: Regularization | None) -> Array:
     return np.minimum(exponent, 1023)
 
 
+def prepared(stack: Array, finite: Array, exponent: Array, dtype: Any) -> Array:
+    """The matrices over 2^exponent as a new stack of `dtype`, scaled before they are cast; I for what is not finite."""
+    A = np.array(stack, dtype=np.result_type(stack.dtype, dtype), order="C")
+    if not finite.all():
+        A[~finite] = np.eye(A.shape[-1], dtype=A.dtype)
+    shift_by_power_of_two(A, -exponent)
+    with np.errstate(under="ignore"):
+        return A.astype(dtype, copy=False)
+
+
 def shift_by_power_of_two(A: Array, exponent: Array) -> None:
     """A *= 2^exponent, in place and exact, also where 2^exponent alone would overflow."""
     most = 1000 if A.real.dtype.itemsize == 8 else 120
@@ -71,12 +83,12 @@ def scale_root(X: Array, exponent: Array, s: Any) -> None:
     rest = np.array([2.0 ** float(e - int(w)) for e, w in zip(power, whole, strict=True)])
     if (rest != 1).any():
         X *= rest.astype(X.real.dtype)[:, None, None]
-    shift_by_power_of_two(X, whole)
+    shift_by_power_of_two(X, np.clip(whole, -BEYOND, BEYOND))
 
 
 def to_output(X: Array, exponent: Array, s: Any, job: Job) -> Array:
-    """The root in the caller's units and precision."""
-    wide = X.astype(np.result_type(X.dtype, np.float64), copy=True) if job.out_dtype.itemsize < 8 else X
+    """The root in the caller's units and precision, scaled before it is rounded; X may be overwritten."""
+    wide = X.astype(np.result_type(X.dtype, np.float64), copy=False)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         scale_root(wide, exponent, s)
         return round_to(wide.astype(job.out_dtype, copy=False), job.origin.dtype_name)

@@ -11,7 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from matroot.atomic import replacing
+from matroot.engines.cpu import usable_cores
+from matroot.engines.loading import deferred
 
 #: Written into a profile; one of another number is not read.
 FORMAT = 1
@@ -33,24 +37,36 @@ class Limits:
 
 
 def path() -> Path:
-    """Where the profile of this user is kept; ``MATROOT_PROFILE`` names another file."""
+    """Where the profile of this user is kept; ``MATROOT_PROFILE`` names another file.
+
+    Raises
+    ------
+    FileNotFoundError
+        The user has no home.
+    """
     if os.environ.get("MATROOT_PROFILE"):
         return Path(os.environ["MATROOT_PROFILE"])
-    if sys.platform == "win32":
-        base = Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
-    else:
-        base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    try:
+        if sys.platform == "win32":
+            base = Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
+        else:
+            base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    except RuntimeError as error:
+        raise FileNotFoundError(f"no place for a profile ({error}): let MATROOT_PROFILE name a file") from None
     return base / "matroot" / "profile.json"
+
+
+def present() -> bool:
+    """Whether the user has a profile; not where there is no home, or one that may not be looked into."""
+    try:
+        return path().exists()
+    except OSError:
+        return False
 
 
 def machine() -> dict[str, Any]:
     """What a profile is only good for: another count of cores or another library makes it stale."""
-    import numpy as np
-    import scipy
-
-    from matroot.engines.cpu import usable_cores
-
-    return {"cores": usable_cores(), "numpy": np.__version__, "scipy": scipy.__version__}
+    return {"cores": usable_cores(), "numpy": np.__version__, "scipy": deferred("scipy").__version__}
 
 
 def save(limits: Limits, where: Path) -> None:
@@ -105,11 +121,8 @@ def read(where: Path) -> Limits:
 @cache
 def limits() -> Limits:
     """The user's profile if there is a good one, else the defaults; a bad one is warned of, once."""
-    where = path()
     try:
-        if not where.exists():
-            return Limits()
-        return read(where)
+        return read(path()) if present() else Limits()
     except (ValueError, OSError) as error:
         warnings.warn(f"{error}; using the built-in one: run `matroot tune`", UserWarning, stacklevel=2)
         return Limits()

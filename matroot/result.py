@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from matroot.engines.arrays import dtype_name, unit_roundoff
+from matroot.bars import ILL_INPUT_ERROR, VOUCHED, least_rtol, smallest_share
+from matroot.conditioning import forward_error_bound
+from matroot.engines.arrays import dtype_name, smallest_normal, unit_roundoff
 
 if TYPE_CHECKING:
     from matroot.methods.base import Method
@@ -45,10 +47,7 @@ class Status(IntEnum):
 
 _SENTENCES = {
     Status.CONVERGED: "converged: residual {residual:.1e}, {digits_hold}",
-    Status.ILL_CONDITIONED: (
-        "ended well, but at cond {cond:.1e} rounding costs {bits_lost:.0f} of the {bits} bits of {compute_dtype}: "
-        "{digits_left} (residual {residual:.1e}); use {remedy}"
-    ),
+    Status.ILL_CONDITIONED: ("ended well, but {loss} (residual {residual:.1e}); use {remedy}"),
     Status.MAX_ITER: (
         "not converged after {n_iter} iterations (residual {residual:.1e}, cond {cond:.1e}); "
         "raise max_iter, add a ridge, or use method='eigen'"
@@ -72,7 +71,10 @@ _SENTENCES = {
     Status.NONFINITE_INPUT: "holds NaN or infinity; the input must be finite",
 }
 
-_NUMBERS = ("residual", "cond", "bits_lost", "lambda_max", "lambda_min")
+_NUMBERS = ("residual", "cond", "bits_lost", "lambda_max", "lambda_min", "ridge")
+
+#: Unit roundoff of the least precise dtype that iterates are kept in.
+FLOAT32 = unit_roundoff("float32")
 
 #: Statuses whose x is the answer; every other is an error for the plain functions.
 USABLE = (Status.CONVERGED, Status.ILL_CONDITIONED)
@@ -99,12 +101,16 @@ class RootResult:
     status : array of int8, (...)
         A `Status` per matrix; 0 is ``CONVERGED``.
     residual : array of float64, (...)
-        ``||X^b A'^a - I||_F / sqrt(n)`` for exponent -a/b, ``||X^b - A'^a||_F / ||A'^a||_F`` for a/b, of the
-        returned (rounded) X against the regularized input A', evaluated in float64.
+        Of the returned (rounded) X against the regularized input A', evaluated in float64:
+        ``||X^p A' - I||_F / sqrt(n)`` for s = -1/p, and ``||X^b - A'^(s b)||_F / ||A'^(s b)||_F`` for every other
+        exponent s, with b its denominator, or 1 where it is no ratio of small integers.
     cond : array of float64, (...)
         2-norm condition number of A'; exact for `Eigen`, an estimate (a lower bound) elsewhere.
     bits_lost : array of float64, (...)
-        ``log2(cond / p)``, at least 0: what the conditioning of A -> A^{-1/p} costs.
+        ``log2(cond / p)``, at least 0: what the conditioning of A -> A^{-1/p} costs, of the bits in which the matrix
+        came or in which it was computed, whichever are fewer. Under ``assume_a="gen"`` log2 of the condition number
+        of A -> A^s, a bound that takes in the coupling of eigenvectors and how near eigenvalues are to the negative
+        axis, where the root jumps.
     n_iter : array of int, (...)
         Iterations; 0 for a direct method.
     n_products : int
@@ -124,6 +130,8 @@ class RootResult:
         (see `matroot.conditioning.residual`).
     exponent : Fraction or float
         s of X = A'^s.
+    rtol : float or None
+        What was asked for.
     """
 
     x: Array
@@ -141,6 +149,7 @@ class RootResult:
     compute_dtype: str
     certificate: str
     exponent: Fraction | float
+    rtol: float | None
 
     @property
     def converged(self) -> Array:
@@ -150,35 +159,73 @@ class RootResult:
     def sentence(self, index: int) -> str:
         """The status sentence of one matrix of the flattened batch, with its numbers."""
         at = {f: float(on_host(getattr(self, f)).ravel()[index]) for f in _NUMBERS}
-        eps = unit_roundoff(self.compute_dtype)
-        out_eps = unit_roundoff(dtype_name(self.x.dtype))
-        digits = digits_left(at["cond"], float(self.exponent), eps, out_eps)
+        n, name = self.x.shape[-1], dtype_name(self.x.dtype)
+        arithmetic, given = unit_roundoff(self.compute_dtype), unit_roundoff(name)
+        eps = max(arithmetic, given)  # a matrix that came in float32 has float32's digits, whatever the arithmetic
+        if self.method.name == "schur_newton":  # for general matrices cond says little about their roots
+            digits = max(0.0, -math.log10(eps) - math.log10(2.0) * at["bits_lost"])
+        else:
+            digits = digits_left(at["cond"], float(self.exponent), eps)
         status = Status(int(on_host(self.status).ravel()[index]))
         # For a positive exponent the residual is the error, about; else it is larger, but for cond unexplained.
         if at["residual"] > 0 and (status is Status.ILL_CONDITIONED or self.exponent > 0):
             digits = min(digits, max(0.0, -math.log10(at["residual"])))
         numbers = {
             **at,
-            "digits_hold": f"{_about(digits, 'holds', 'hold')} at cond {at['cond']:.1e}"
-            if self.method.name != "schur_newton"  # for general matrices cond says little about their roots
-            else f"cond {at['cond']:.1e}; cond_pth_root says how many digits hold",
-            "digits_left": _about(digits, "is left", "are left"),
-            "bits": round(-math.log2(eps)),
-            "compute_dtype": self.compute_dtype,
-            "range_dtype": dtype_name(self.x.dtype) if out_eps > eps else self.compute_dtype,
+            "digits_hold": f"{_about(digits, 'holds', 'hold')} at cond {at['cond']:.1e}",
+            "loss": self._loss(at, digits, eps, n),
+            "range_dtype": name if given > arithmetic else self.compute_dtype,
             "n_iter": int(on_host(self.n_iter).ravel()[index]),
-            "remedy": self._remedy(eps),
+            "remedy": self._remedy(at["cond"], at["bits_lost"], arithmetic, given),
             "mend": "add a ridge above that size, or use Floor, Shift or PseudoInverse"
             if at["lambda_max"] != 0
             else "only Ridge(absolute=...), Shift(absolute=...) or PseudoInverse helps",
         }
         return status.sentence.format(**numbers)
 
-    def _remedy(self, eps: float) -> str:
-        # The ridge that leaves two digits: eps |s| / ridge = 1e-2.
-        ridge = 10.0 ** math.ceil(math.log10(100 * eps * abs(float(self.exponent)) or 1.0))
-        wider = "" if self.compute_dtype in ("float64", "complex128") else "compute_dtype='float64', or "
-        return f"{wider}a ridge of {ridge:.0e}"
+    def _loss(self, at: dict[str, float], digits: float, eps: float, n: int) -> str:
+        """Why a root is not as good as was asked for."""
+        name = dtype_name(self.x.dtype)
+        end = at["lambda_min"] if self.exponent < 0 else at["lambda_max"] + at["ridge"]
+        if end > 0 and float(self.exponent) * math.log2(end) < math.log2(n * smallest_normal(name)):
+            return f"the root leaves the normal range of {name}, below which digits get lost"
+        machine = min(unit_roundoff(self.compute_dtype), FLOAT32)  # products alone round to tf32 or bfloat16
+        least = least_rtol(machine, unit_roundoff(name), n)
+        if self.rtol is not None and self.rtol < least:
+            return f"rtol = {self.rtol:.1e} is less than {self._coarser()} can hold, which is {least:.1e}"
+        singular = at["cond"] * smallest_share(n, 2 * machine, unit_roundoff(name)) >= 1
+        if singular and digits >= 2 and self.rtol is None and self.exponent < 0:
+            share = 1 / at["cond"]
+            return f"the matrix is singular in {self._coarser()}, where {share:.1e} of lambda_max is rounding"
+        bits = round(-math.log2(eps))
+        wanted = "" if self.rtol is None else f" for rtol = {self.rtol:.1e}"
+        return (
+            f"at cond {at['cond']:.1e} rounding costs {min(at['bits_lost'], bits):.0f} of the {bits} bits of "
+            f"{self._coarser()}: "
+            f"{_about(digits, 'is left', 'are left')}{wanted}"
+        )
+
+    def _coarser(self) -> str:
+        """Of the dtypes of the arithmetic and of what came in, the one with fewer bits."""
+        name = dtype_name(self.x.dtype)
+        return name if unit_roundoff(name) > unit_roundoff(self.compute_dtype) else self.compute_dtype
+
+    def _remedy(self, cond: float, bits_lost: float, arithmetic: float, given: float) -> str:
+        """A ridge that leaves what is wanted, eps |s| / ridge; before it a wider dtype, where there is one."""
+        size = abs(float(self.exponent))
+        if self.method.name == "schur_newton" and bits_lost > 3 + math.log2(max(1.0, cond * size)):
+            return (
+                "data with more digits, or another matrix: eigenvalues near the negative real axis, where roots jump, "
+                "or eigenvectors that are nearly dependent cost these"
+            )
+        wanted = 1e-2 if self.rtol is None else min(self.rtol / VOUCHED, 1e-2)
+        ridge = 10.0 ** math.ceil(math.log10(max(arithmetic * size / wanted, 100 * given * size) or 1.0))
+        remedies = [] if ridge >= 1 else [f"a ridge of {ridge:.0e}"]
+        if given > 2.0**-53 and not given * size * cond <= ILL_INPUT_ERROR:
+            remedies.insert(0, "a matrix gathered in float64")
+        elif arithmetic > 2.0**-53:
+            remedies.insert(0, "compute_dtype='float64'")
+        return ", or ".join(remedies) or "a larger rtol"
 
     @property
     def message(self) -> str:
@@ -203,13 +250,10 @@ class RootResult:
         return "RootResult\n" + "\n".join(f"  {name:>{width}}: {text}" for name, text in rows)
 
 
-def digits_left(cond: float, s: float, eps: float, out_eps: float) -> float:
-    """Decimal digits of A^s that computing with `eps` and rounding to `out_eps` leave."""
-    if s <= 0:
-        error = eps * max(1.0, cond * -s)
-    else:  # a root of a singular matrix keeps some: an eigenvalue is never further off than eps lambda_max
-        error = max(eps, min(eps * s * cond ** max(0.0, 1 - s), eps ** min(s, 1.0)))
-    return max(0.0, -math.log10(max(error, out_eps))) if error < 1 else 0.0
+def digits_left(cond: float, s: float, eps: float) -> float:
+    """Decimal digits of A^s that rounding of `eps`, in arithmetic or on arrival, leaves."""
+    error = float(forward_error_bound(np.float64(cond), s, eps))
+    return max(0.0, -math.log10(max(error, eps))) if error < 1 else 0.0
 
 
 def _about(digits: float, one: str, many: str) -> str:

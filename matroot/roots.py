@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from matroot import conditioning
+from matroot.bars import smallest_share
 from matroot.engines import engine_of
-from matroot.engines.arrays import Origin, take
+from matroot.engines.arrays import Origin, is_inexact, take, unit_roundoff
 from matroot.engines.cpu import hermitian_part
+from matroot.engines.holds import confined
 from matroot.methods.base import Method
 from matroot.preparation import check_symmetric
 from matroot.regularization import Regularization
@@ -170,7 +172,8 @@ def fractional_power(
     a : array (..., n, n)
     s : int, Fraction or float
         A float that is a ratio of integers with a denominator up to 1024 (0.3, -0.75) is taken for that ratio. Any
-        other goes to the eigendecomposition, and is a ValueError under ``assume_a="gen"``.
+        other goes to the eigendecomposition, and is a ValueError under ``assume_a="gen"``. At most 2^46 in size:
+        float64 holds fewer than two digits of higher powers.
     method, regularization, assume_a, rtol, max_iter, compute_dtype
         As in `solve`.
 
@@ -328,7 +331,9 @@ def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
     Returns
     -------
     array (...) of float64
-        Infinite where the matrix is singular or has no such root, NaN where it is not finite.
+        Infinite where the matrix has no such root, or is singular up to the rounding of its dtype (for "pos": where
+        its smallest eigenvalue is below 2.2e-16 n of the largest, or below 8 unit roundoffs of the dtype). NaN where
+        it is not finite.
 
     Raises
     ------
@@ -354,6 +359,7 @@ def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
         return _condition(values, p, assume_a, origin, engine)
 
 
+@confined
 def _condition(values: Array, p: int, assume_a: str, origin: Origin, engine: Any) -> Array:
     xp = engine.xp
     wide = values.astype(np.result_type(values.dtype, np.float64))
@@ -368,7 +374,8 @@ def _condition(values: Array, p: int, assume_a: str, origin: Origin, engine: Any
     else:
         if stack.size and not engine.sync_free() and check_symmetric(stack, abs(stack).max((-1, -2)), origin):
             stack = hermitian_part(stack)
-        cond = conditioning.cond_from_eigenvalues(engine.eigvalsh(stack), p)
+        given = unit_roundoff(origin.dtype_name) if is_inexact(origin.dtype_name) else 0.0
+        cond = conditioning.cond_from_eigenvalues(engine.eigvalsh(stack), p, smallest_share(n, 2.0**-52, given))
     cond = xp.where(finite, cond, xp.nan)
     return origin.give_back(cond.reshape(shape), as_input=False)
 

@@ -13,7 +13,7 @@ from matroot.methods.eigen import REFINED, Eigen
 from matroot.methods.minimax import Minimax
 from matroot.methods.newton_db import NewtonDB
 from matroot.methods.schur_newton import SchurNewton
-from matroot.methods.small import PRODUCTS, Tridiagonal
+from matroot.methods.small import PRODUCTS, Tridiagonal, runs_here
 from matroot.profile import limits
 from matroot.regularization import Regularization
 
@@ -94,7 +94,8 @@ def automatic(
         return replace(Minimax(), reason=reason)
     size = 5 * n // 2 if is_complex else n  # as measured, single or in batches
     most = tuned.tridiagonal_batch if batch >= TOGETHER else tuned.tridiagonal_alone
-    if diagonal and not single and 1 < n and size <= most and Tridiagonal().refuses(problem, n) is None:
+    serves = 1 < n and size <= most and Tridiagonal().refuses(problem, n) is None
+    if diagonal and not single and serves and runs_here():
         together = "eight of them side by side" if batch >= TOGETHER else "no eigenvectors needed"
         reason = f"{batch} of n = {n} on the CPU, up to {most}: {together}, {PRODUCTS} products"
         return replace(Tridiagonal(), reason=reason)

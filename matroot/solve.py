@@ -13,8 +13,9 @@ import numpy as np
 from matroot.attempt import solve_chunk
 from matroot.device import solve_stack
 from matroot.engines import engine_of
-from matroot.engines.arrays import Origin, dtype_name, is_inexact, take
+from matroot.engines.arrays import Origin, dtype_name, is_inexact, take, unit_roundoff
 from matroot.engines.cublas import ROUNDING
+from matroot.engines.holds import confined
 from matroot.job import Job, Output
 from matroot.methods.base import Method, Problem
 from matroot.regularization import PseudoInverse, Regularization, Ridge, as_regularization
@@ -31,6 +32,8 @@ BOUNDED_FORWARD_ERROR = 2.0**-17
 
 #: An exponent with a larger numerator or denominator is served as a real number: nobody wants a million products.
 LARGEST_INTEGER = 1024
+#: A relative error eps of an eigenvalue is one of eps |s| in its power: beyond this, under two digits of float64 hold.
+LARGEST_EXPONENT = 2.0**46
 
 
 def solve(
@@ -67,8 +70,10 @@ def solve(
     assume_a : {"pos", "gen"}
         Symmetric (Hermitian) positive semidefinite, or general with a principal root.
     rtol : float, optional
-        Relative accuracy wanted; None is what the dtype can hold. From 1e-3 on, float32 is computed in float32 where
-        that can vouch for it: where 4 eps cond / p is below rtol.
+        Relative accuracy wanted, ``||X - A^s||_2 <= rtol ||A^s||_2`` for the matrix as it is given; None is what the
+        dtype can hold. ``CONVERGED`` says that it is kept; where the arithmetic or the dtype of `a` cannot hold it
+        (float32 and ``rtol=1e-8``), the status is ``ILL_CONDITIONED``. From 1e-3 on, float32 is computed in float32
+        where that can vouch for it: where 4 eps cond / p is below rtol.
     max_iter : int, optional
     compute_dtype : dtype or str, optional
         ``"float32"`` or ``"float64"`` (or their complex kin). None: float64, unless `rtol` or the regularization
@@ -81,6 +86,17 @@ def solve(
     Returns
     -------
     RootResult
+
+    Notes
+    -----
+    What came in float32 or a half precision carries the rounding of that dtype, in whatever precision it is computed.
+    So with u its unit roundoff (6e-8, 5e-4 for float16, 4e-3 for bfloat16; 1e-16 for float64),
+
+    - under "pos", negative eigenvalues within ``2 n u lambda_max`` of 0 count as 0 for positive exponents;
+    - an inverse root is ``ILL_CONDITIONED`` where ``u cond / p`` is above 10^-1.5, so that fewer than two digits hold,
+      and where the smallest eigenvalue is below ``8 u lambda_max``, or below n machine epsilons of the arithmetic (a
+      singular matrix), whatever p. `cond` is that of the regularized matrix, and what a regularization promises of
+      its smallest eigenvalue is believed.
 
     Raises
     ------
@@ -110,6 +126,7 @@ def solve(
     )
 
 
+@confined
 def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options: Any) -> RootResult:
     """`solve` for any exponent: X = A^s. Options as there.
 
@@ -159,10 +176,13 @@ def plan(
     rule = as_regularization(regularization)
     n = shape[-1]
     if isinstance(rule, PseudoInverse) and rule.rtol is None:
-        eps = np.finfo(values.dtype).eps if is_inexact(origin.dtype_name) else np.finfo(np.float64).eps
-        rule = replace(rule, rtol=n * float(eps))
+        name = origin.dtype_name if is_inexact(origin.dtype_name) else "float64"
+        rule = replace(rule, rtol=2 * n * unit_roundoff(name))
     if rule is not None and assume_a == "gen" and not isinstance(rule, Ridge):
         raise ValueError(f"{type(rule).__name__} needs real eigenvalues; under assume_a='gen' use Ridge")
+    if not -LARGEST_EXPONENT <= s <= LARGEST_EXPONENT:
+        size = abs(int(s)).bit_length()
+        raise ValueError(f"s must be at most 2^46 in size, got 2^{size} or so: under two digits of such a power hold")
     if isinstance(s, Fraction) and max(abs(s.numerator), s.denominator) > LARGEST_INTEGER:
         s = float(s)
     engine = engine_of(values)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from matroot.engines.arrays import take
+from matroot.engines.holds import confined
 from matroot.job import Job
 from matroot.methods.base import Array
 from matroot.methods.eigen import Eigen
@@ -138,6 +139,7 @@ class RootTracker:
         self.error: Array = np.array(np.inf)
         self.way: Array = np.array(FAILED)
 
+    @confined
     def update(self, a: Array, /) -> RootResult:
         """The root of the matrix as it is now.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -11,12 +12,13 @@ from matroot.attempt import attempt
 from matroot.engines.arrays import round_to
 from matroot.engines.cpu import hermitian_part
 from matroot.job import Job, Output
-from matroot.judgement import judge
+from matroot.judgement import certified, judge, within_range
 from matroot.methods.base import Array
 from matroot.methods.first_order import Basis, Moved, full_error, moved, refined, root, seen
 from matroot.methods.hermitian import asymmetry
 from matroot.methods.warm import FAILED, FIRST_ORDER, FULL, PRODUCTS, REFINED, WAYS, KeptEigen
 from matroot.preparation import refuse_asymmetric
+from matroot.reference import factor
 from matroot.regularization import Regularization, Ridge
 from matroot.result import USABLE, Status
 
@@ -69,8 +71,8 @@ class Update:
         gap = asymmetry(a)
         if gap:
             refuse_asymmetric(gap / float(abs(a).max()), a.dtype.kind == "c", job.origin)
-            a = hermitian_part(a.astype(job.dtype))
-        A = np.multiply(a, 1 / basis.scale, dtype=job.dtype)
+            a = hermitian_part(a.astype(np.result_type(a.dtype, job.dtype)))
+        A = in_units_of(basis.scale, a, job.dtype)
         basis, at, way = self._seen(basis, A)
         if not at.error <= self.rtol:
             return False
@@ -103,12 +105,18 @@ class Update:
         A = A.astype(wide, copy=False)
         A.reshape(-1)[:: n + 1] += at.ridge
         X = np.multiply(X, basis.scale ** -float(self.s), dtype=wide)
-        residual, certificate = conditioning.residual(A[None], X[None], self.s, job.engine)
+        other = factor(A[None], self.s, None, "pos", job.engine)
+        residual, certificate = conditioning.residual(A[None], X[None], self.s, job.engine, None, other)
         least, most = float(at.b.min()), float(at.b.max())
         cond = np.array([most / least])
-        if judge(np.zeros(1, np.int8), residual, cond, n, job)[0] != Status.CONVERGED or not np.isfinite(X).all():
+        if not (certified(residual, cond, n, job)[0] and np.isfinite(X).all()):
             return False
-        out = self.out
+        out, one = self.out, slice(i, i + 1)
+        status = judge(np.zeros(1, np.int8), residual, cond, n, job)  # the rounding of A is no reason to solve in full
+        status = within_range(status, abs(out.x[one]).max((-1, -2)), np.ones(1, bool), job)
+        if status[0] not in USABLE:
+            return False
+        out.status[one] = status
         out.residual[i], out.cond[i], out.certificate = residual[0], cond[0], certificate
         out.lambda_max[i], out.lambda_min[i], out.ridge[i] = (v * basis.scale for v in (at.largest, least, at.ridge))
         return True
@@ -135,6 +143,11 @@ class Update:
     def _note(self, i: int, way: str, error: float) -> None:
         self.way[i] = way
         self.error[i] = error + self.job.out_eps * self.stack.shape[-1] ** 0.5
+
+
+def in_units_of(scale: float, a: Array, dtype: np.dtype[Any]) -> Array:
+    """a / scale, a power of two, in `dtype`: divided before it is cast."""
+    return np.divide(a, scale, dtype=np.result_type(a.dtype, dtype)).astype(dtype, copy=False)
 
 
 def _patient(new: Basis, old: Basis | None) -> Basis:

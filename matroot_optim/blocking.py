@@ -109,7 +109,9 @@ def block_sizes(shape: Shape, limit: int, aspect: float | None, axes: Sequence[i
     """
     if aspect is None:
         return tuple(limit if i in axes else max(n, 1) for i, n in enumerate(shape))
-    longest = min(limit, int(aspect * min((min(shape[i], limit) for i in axes), default=limit)) if len(axes) > 1 else limit)
+    longest = min(
+        limit, int(aspect * min((min(shape[i], limit) for i in axes), default=limit)) if len(axes) > 1 else limit
+    )
     return tuple(_equal(n, max(1, longest)) if i in axes else max(n, 1) for i, n in enumerate(shape))
 
 

@@ -48,12 +48,13 @@ def export(state: State, *, roots: bool = True) -> tuple[Names, dict[str, Any]]:
     if roots:
         for pending in settled(state.pending):
             names.update(_export_pending(state.layout, pending))
-    leaves = {leaf.path: _describe(leaf) for leaf in state.layout.leaves}
+    leaves = {leaf.path: describe(leaf) for leaf in state.layout.leaves}
     jobs = sum(name.endswith("/due") for name in names)
     return names, {"format": FORMAT, "leaves": leaves, "roots": roots, "jobs": jobs}
 
 
-def _describe(leaf: Leaf) -> dict[str, Any]:
+def describe(leaf: Leaf) -> dict[str, Any]:
+    """What the metadata say of a parameter: its shape, how it is cut, and which arrays of its shape it has."""
     blocks = [[list(origin), list(size)] for origin, size in leaf.blocks]
     parts = leaf_parts(leaf)
     return {"shape": leaf.shape, "merged": leaf.merged, "axes": leaf.axes, "blocks": blocks, "parts": parts}

@@ -79,9 +79,13 @@ class Options:
             if not good:
                 raise ValueError(f"{name} must be {allowed}, got {value!r}")
         put = object.__setattr__
+        for name in RULES:
+            value = getattr(self, name)
+            if name == "exponent" and value is not None:
+                put(self, name, _fraction(value))
+            elif isinstance(value, Fraction):
+                put(self, name, float(value))
         put(self, "betas", tuple(float(beta) for beta in self.betas))
-        if self.exponent is not None:
-            put(self, "exponent", _fraction(self.exponent))
         if not isinstance(self.preconditioned_dims, str):
             put(self, "preconditioned_dims", tuple(self.preconditioned_dims))
 

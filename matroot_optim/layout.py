@@ -18,7 +18,6 @@ from matroot_optim.arrays import Array, cast, check_device, on_host, place, stat
 from matroot_optim.blocking import Region, Shape, as_matrix, block_sizes, merge_dims, regions
 from matroot_optim.config import Options
 
-
 #: A matrix whose dimensions differ by more than this factor is a table.
 TABLE = 10
 
@@ -206,7 +205,7 @@ def _leaf(options: Options, path: str, x: Array) -> Leaf:
 
 def _merged(options: Options, shape: Shape) -> Shape:
     """The shape in which a tensor is seen."""
-    if options.merge == "matrix":
+    if isinstance(options.merge, str):
         return as_matrix(shape)
     return merge_dims(shape, options.merge) if options.merge is not None and len(shape) > 2 else shape
 

@@ -22,7 +22,7 @@ from matroot_optim.layout import make_layout
 from matroot_optim.refresh import due_jobs, install, submit
 from matroot_optim.roots import FACTS
 from matroot_optim.shampoo import Shampoo
-from matroot_optim.state import BOOKS, COUNTS, UNITS, State
+from matroot_optim.state import BOOKS, OF_LEAF, State
 from matroot_optim.traced import Plan, advance, initial, to_jax
 from matroot_optim.trees import flatten
 
@@ -40,7 +40,7 @@ class ShampooState:
     @property
     def core(self) -> State:
         """The same state as `matroot_optim.State`, with the books on the host; of concrete arrays only."""
-        books = {**FACTS, **BOOKS, **COUNTS, **UNITS, "step": np.int64}
+        books = {**FACTS, **BOOKS, **OF_LEAF, "step": np.int64}
         kinds = {name: books.get(name.rsplit("/", 1)[-1]) for name in self.arrays}
         mine = {name: x for name, x in self.arrays.items() if kinds[name] and (name in books or name[:6] == ":stack")}
         host = {name: np.array(x).astype(kinds[name]) for name, x in jax.device_get(mine).items()}  # one wait for all

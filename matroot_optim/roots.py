@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -17,9 +16,6 @@ import numpy as np
 from matroot import Ridge, RootResult, one_blas_thread, solve
 from matroot_optim.arrays import Array, cast, dtype_name, namespace, to_host
 from matroot_optim.statistics import order_of, pack, unpack
-
-#: Below this order, BLAS has one thread.
-SMALL = 256
 
 #: Where a ridge of 0 begins when a root was bad.
 EPS = float(np.finfo(np.float64).eps)
@@ -154,12 +150,11 @@ def answered(batch: RootBatch, root: Callable[[Array], RootResult]) -> RootAnswe
     """The answer to a batch, with a function that gives A^{-1/p}, p the denominator of the exponent."""
     begin = time.perf_counter()
     own = dtype_name(batch.matrix)
-    # Threads on small matrices wait for each other more than they work; on a busy machine, 50 times more.
-    with one_blas_thread() if batch.n < SMALL else nullcontext():
+    with one_blas_thread():  # the products below, too: the bits are the same on every engine
         result = root(cast(unpack(batch.matrix), batch.dtype))
-    X = result.x
-    for _ in range(-batch.exponent.numerator - 1):
-        X = result.x @ X
+        X = result.x
+        for _ in range(-batch.exponent.numerator - 1):
+            X = result.x @ X
     with np.errstate(over="ignore"):
         packed = cast(pack(X), own)
     facts = {name: np.asarray(to_host(getattr(result, name))).astype(kind) for name, kind in FACTS.items()}

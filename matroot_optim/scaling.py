@@ -8,6 +8,7 @@ of late, which decays as the second moment does, is between `LOW` and `HIGH`. Po
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ CHUNK = 100
 
 def decay(leaf: Leaf) -> float:
     """Factor by which the largest norm is forgotten in a step: that of the root of the second moment."""
-    return leaf.options.beta2_of_graft**0.5
+    return math.sqrt(leaf.options.beta2_of_graft)
 
 
 def exponents(peak: Any, exponent: Any, xp: Any = np) -> Any:
@@ -92,13 +93,13 @@ def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int])
             stack, rows = layout.stacks[s], slice(member.start, member.stop)
             for axis in stack.axes:
                 key = stack.axis_name(axis)
-                changes = {"statistic": lambda x, i=i: scaled(x, -2 * shift[i]), "taken": wanted_again}
+                now = {part: arrays[f"{key}/{part}"][rows] for part in ("statistic", "taken", "root")}
+                changed = {"statistic": scaled(now["statistic"], -2 * shift[i]), "taken": wanted_again(now["taken"])}
                 if leaf.options.graft == "none":
-                    changes["root"] = lambda x: x * 0
-                for part, change in changes.items():
+                    changed["root"] = now["root"] * 0
+                for part, values in changed.items():
                     name = f"{key}/{part}"
-                    x = new[name] if name in new else copy(arrays[name])
-                    new[name] = _put(x, rows, change(x[rows]))
+                    new[name] = _put(new[name] if name in new else copy(arrays[name]), rows, values)
     return new
 
 

@@ -94,6 +94,8 @@ def first_marks(sizes: Sequence[int], interval: int, schedule: str) -> Any:
 def levels(options: Options) -> list[tuple[int, int]]:
     """The intervals between two roots of one matrix that there will be, each with the first step of it.
 
+    For a `refresh_every` that is a number.
+
     Examples
     --------
     >>> from matroot_optim import Shampoo
@@ -101,8 +103,8 @@ def levels(options: Options) -> list[tuple[int, int]]:
     >>> levels(Shampoo(1e-3, refresh_every=10))
     [(1, 1), (20, 2), (50, 5), (100, 10)]
     """
-    found = [(1, options.interval(1))]
-    while (interval := found[-1][1]) < options.refresh_every:
+    found, last = [(1, options.interval(1))], options.interval(options.settled_step)
+    while (interval := found[-1][1]) < last:
         low, high = found[-1][0], found[-1][0] + 1
         while options.interval(high) == interval:
             low, high = high, 2 * high

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 
-from matroot import ConditionTracker
+from matroot import ConditionTracker, one_blas_thread
 from matroot_optim.arrays import Array, cast, dtype_name, is_jax, namespace, norms_of
 from matroot_optim.config import Options
 from matroot_optim.diagnostics import Diagnostics, diagnose
@@ -34,8 +35,8 @@ class Shampoo(Options):
     r"""Shampoo for any array framework: a pure ``init`` and ``update``, or ``step`` in place.
 
     For a gradient G (m x n) with statistics L and R, decayed sums of G G^T and G^T G, the direction is
-    L^{-1/3} G R^{-1/3}, with the norm of a first-order method's step; G is averaged by the momentum first. Roots come from `matroot.solve`, in float64, with a certificate; a root whose
-    certificate is bad is not used.
+    L^{-1/3} M R^{-1/3}, M the mean of the gradients under momentum, with the norm of a first-order method's step.
+    Roots come from `matroot.solve`, in float64, with a certificate; a root whose certificate is bad is not used.
 
     Parameters
     ----------
@@ -306,6 +307,19 @@ class Shampoo(Options):
         rates: Sequence[Rates] | None = None,
     ) -> tuple[list[Array], State]:
         """One step on lists in the order of the layout: what `update`, `step` and the adapters stand on."""
+        # A root in another thread holds BLAS: products of the step must not depend on whether one is under way. And
+        # numpy's error state ends with a copy of the context, whatever interrupts the step.
+        with one_blas_thread():
+            return copy_context().run(self._advance, g, state, weights, donate, rates)
+
+    def _advance(
+        self,
+        g: Sequence[Array | None],
+        state: State,
+        weights: Sequence[Array | None],
+        donate: bool,
+        rates: Sequence[Rates] | None,
+    ) -> tuple[list[Array], State]:
         layout, arrays, t = state.layout, dict(state.arrays), state.step + 1
         rates = self.rates(layout, t - 1) if rates is None else rates
         _check_weights(layout, weights, rates)

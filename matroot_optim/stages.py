@@ -17,7 +17,7 @@ from matroot_optim.blocking import assemble, stack, unstack
 from matroot_optim.config import Options
 from matroot_optim.elementwise import times_all
 from matroot_optim.grafting import over_roots, positive_norm, rescale, rescale_blocks, second_moments
-from matroot_optim.layout import Layout, Leaf, Stack
+from matroot_optim.layout import Layout, Stack
 from matroot_optim.momentum import Rates, clip_rms, momentum, with_decay
 from matroot_optim.precondition import precondition
 from matroot_optim.scaling import scaled, scaled_traced, unit_of_direction
@@ -124,9 +124,10 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     for i, g in enumerate(step.g):
         if i not in moves:
             result.append(namespace(g).zeros_like(g))
+        elif step.active[i] is True:
+            result.append(moves[i])
         else:
-            idle = namespace(g).zeros_like(moves[i]) if step.active[i] is not True else None
-            result.append(choose(step.active[i], moves[i], idle))
+            result.append(choose(step.active[i], moves[i], namespace(g).zeros_like(moves[i])))
     new["graft_ratio"] = ratios
     return result, new
 
@@ -169,7 +170,8 @@ def first_order_steps(
     step: Step, live: Sequence[int], averages: Sequence[Array], factors: Sequence[Any]
 ) -> tuple[dict[int, Array], Arrays]:
     """The steps of the first-order method for the leaves that count, in arrays of their own, and the moments."""
-    leaves, moves, new = step.layout.leaves, {}, {}
+    leaves, new = step.layout.leaves, {}
+    moves: dict[int, Array] = {}
     for group in _alike(step, live):
         o = leaves[group[0]].options
         scales = [factors[i] for i in group]
@@ -241,9 +243,7 @@ def _in_units(x: Array, step: Step, i: int, k: float) -> Array:
     return scaled(x, int(k * e // 1)) * 2.0 ** (k * e % 1) if k * e else x
 
 
-def _direction(
-    step: Step, i: int, F: Array, directions: Sequence[Any], factor: Any, weight: Any
-) -> tuple[Array, Any]:
+def _direction(step: Step, i: int, F: Array, directions: Sequence[Any], factor: Any, weight: Any) -> tuple[Array, Any]:
     """Stage 3 of one leaf: Shampoo's direction with the graft's norm, mixed with the first-order step F."""
     leaf, W = step.layout.leaves[i], step.weights[i]
     o, xp = leaf.options, namespace(F)

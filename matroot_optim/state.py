@@ -21,7 +21,6 @@ from matroot_optim.layout import Layout, Leaf, Stack
 from matroot_optim.roots import FACTS, RootAnswer, RootJob
 from matroot_optim.schedule import first_marks
 from matroot_optim.statistics import packed_size
-from matroot_optim.trees import join
 
 #: Per root, on the host: when it was last due, the step of its statistics (0: none yet, -1: wanted), and counts.
 BOOKS = {
@@ -32,6 +31,8 @@ BOOKS = {
     "skipped": np.int32,  # answers that were late, lost or bad
     "spared": np.int32,  # due, but the old root was still good
 }
+#: What is kept of a root, beside the statistic it is made from.
+OF_ROOT = ("root", *FACTS, *BOOKS)
 #: Per leaf, on the host.
 COUNTS = {
     "count": np.int64,
@@ -40,6 +41,10 @@ COUNTS = {
 }
 #: Per leaf, on the host: the largest norm of a gradient, of late, and the power of two that gradients are divided by.
 UNITS = {"peak": np.float64, "exponent": np.int32}
+OF_LEAF = {**COUNTS, **UNITS}
+
+#: By name, the array at work and the index in it; None: all of it.
+Places = dict[str, tuple[str, int | None]]
 
 
 @dataclass(frozen=True)
@@ -103,18 +108,11 @@ class State(Mapping[str, Array]):
         return int(self.arrays["step"])
 
     @cached_property
-    def _places(self) -> dict[str, tuple[str, int | None]]:
+    def _places(self) -> Places:
         """For every outside name, the array at work and the index in it."""
-        places: dict[str, tuple[str, int | None]] = {"step": ("step", None)}
-        for i, leaf in enumerate(self.layout.leaves):
-            places.update({leaf.name(part): (part, i) for part in (*COUNTS, *UNITS)})
-            places.update({leaf.name(part): (leaf.name(part), None) for part in leaf_parts(leaf)})
-        for stack in self.layout.stacks:
-            for b, block in enumerate(self.layout.block_names(stack)):
-                for axis in stack.axes:
-                    for part in ("statistic", "root", *FACTS, *BOOKS):
-                        places[join(block, f"axis{axis}", part)] = (f"{stack.axis_name(axis)}/{part}", b)
-        return places
+        found = zip(self.layout.leaves, places(self.layout), strict=True)
+        mine = {leaf.name(part): place for leaf, parts in found for part, place in parts.items()}
+        return {"step": ("step", None), **mine}
 
     def __getitem__(self, name: str) -> Array:
         where, index = self._places[name]
@@ -129,11 +127,11 @@ class State(Mapping[str, Array]):
     def of_root(self, name: str) -> bool:
         """Whether an entry belongs to a root and not to what the root is made from."""
         part = self._places[name][0].rsplit("/", 1)[-1]
-        return name not in self._leaf_names and part in ("root", *FACTS, *BOOKS)
+        return name not in self._leaf_names and part in OF_ROOT
 
     @cached_property
     def _leaf_names(self) -> set[str]:
-        return {leaf.name(part) for leaf in self.layout.leaves for part in (*COUNTS, *UNITS, *leaf_parts(leaf))}
+        return {leaf.name(part) for leaf in self.layout.leaves for part in (*OF_LEAF, *leaf_parts(leaf))}
 
     def save(self, path: str | os.PathLike[str], *, roots: bool = True) -> None:
         """Write the state to a file; `Shampoo.load` reads it in any framework.
@@ -170,6 +168,22 @@ class State(Mapping[str, Array]):
             object.__setattr__(self, name, value)
 
 
+def places(layout: Layout) -> list[Places]:
+    """For every parameter and each of its names without the path, the array at work and the index in it."""
+    found: list[Places] = []
+    for i, leaf in enumerate(layout.leaves):
+        counts: Places = {part: (part, i) for part in OF_LEAF}
+        found.append({**counts, **{part: (leaf.name(part), None) for part in leaf_parts(leaf)}})
+    for stack in layout.stacks:
+        for member in stack.members:
+            leaf, mine = layout.leaves[member.leaf], found[member.leaf]
+            for b, origin in enumerate(leaf.regions[member.region].origins(), member.start):
+                for axis in stack.axes:
+                    block, array = f"block{leaf.block_number[origin]}/axis{axis}", stack.axis_name(axis)
+                    mine.update({f"{block}/{part}": (f"{array}/{part}", b) for part in ("statistic", *OF_ROOT)})
+    return found
+
+
 def leaf_parts(leaf: Leaf) -> list[str]:
     """Names of the arrays of a parameter's shape."""
     return ["momentum"] * leaf.has_momentum + ["moment"] * leaf.has_moment
@@ -178,7 +192,7 @@ def leaf_parts(leaf: Leaf) -> list[str]:
 def fresh(options: Options, layout: Layout, params: Sequence[Array]) -> State:
     """The state before the first step: zero statistics, roots I."""
     arrays: dict[str, Array] = {"step": np.zeros((), np.int64)}
-    arrays.update({name: np.zeros(len(layout.leaves), kind) for name, kind in {**COUNTS, **UNITS}.items()})
+    arrays.update({name: np.zeros(len(layout.leaves), kind) for name, kind in OF_LEAF.items()})
     for leaf, x in zip(layout.leaves, params, strict=True):
         for part in leaf_parts(leaf):
             arrays[leaf.name(part)] = zeros(leaf.shape, leaf.dtype, x)

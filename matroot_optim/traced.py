@@ -214,7 +214,10 @@ def turns(options: Options, layout: Layout) -> Turns:
     """The core's schedule as a table."""
     sizes = [stack.shape[axis] for stack, axis in layout.factors for _ in range(stack.blocks)]
     masks: list[Any] = []
-    begins, bases, intervals, offsets = [], [], [], []
+    begins: list[int] = []
+    bases: list[int] = []
+    intervals: list[int] = []
+    offsets: list[int] = []
     for begin, interval in levels(options):
         base = begin
         if options.schedule == "interval" and bases:  # an interval after the last time

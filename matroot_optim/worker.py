@@ -10,7 +10,6 @@ from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
 
-from matroot import one_blas_thread
 from matroot_optim.roots import RootAnswer, RootBatch, compute
 from matroot_optim.shared import Address
 
@@ -19,7 +18,7 @@ POLL = 0.5
 
 
 def compute_sent(batch: RootBatch, memory: Address | None, home: int) -> RootAnswer:
-    """Compute the roots of a batch, in one thread whatever the machine has.
+    """Compute the roots of a batch; a process of its own uses one thread, whatever the machine has.
 
     Parameters
     ----------
@@ -32,8 +31,7 @@ def compute_sent(batch: RootBatch, memory: Address | None, home: int) -> RootAns
     if os.getpid() != home:
         os.environ["MATROOT_NUM_THREADS"] = "1"
     if memory is None:
-        with one_blas_thread():
-            return compute(batch)
+        return compute(batch)
     with memory.open() as file:
         answer = compute_sent(replace(batch, matrix=memory.read(file)), None, home)
         memory.write(file, answer.root)

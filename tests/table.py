@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
+import mpmath
 import numpy as np
 
 from matroot import (
     CoupledNewton,
     Eigen,
+    Floor,
     HigherOrder,
     Minimax,
     NewtonDB,
+    PseudoInverse,
     SchurNewton,
     gallery,
 )
@@ -70,8 +73,10 @@ METHODS = [
     Row(Eigen(), iterates=False),
     Row(Eigen(refine=False), iterates=False, slack=8),
     Row(CoupledNewton(), residual=3),
-    Row(HigherOrder(order=3)),
-    Row(HigherOrder(order=5)),
+    # X T and the order - 2 products of T round alike: no rounding commutes with A, so each costs eps cond, and they add
+    # as squares.
+    Row(HigherOrder(order=3), residual=2**0.5),
+    Row(HigherOrder(order=5), residual=2.0),
     Row(NewtonDB(), degrees=(2, 4, 8), exponents=(Fraction(1, 2), Fraction(1, 4), Fraction(1, 8))),
     Row(Minimax(), floor=12, residual=30),
     Row(Minimax(accurate=True), floor=12, residual=10),
@@ -107,15 +112,21 @@ def distance(X, Y):
     return float(np.max(gap))
 
 
+def conditioning(cond, s):
+    """The relative condition number of A -> A^s, or a little more.
+
+    For positive s an eigenvalue lambda moves by eps, so its root by s lambda^(s - 1) eps.
+    """
+    s = float(s)
+    return -s * cond if s < 0 else max(s, 1.0) * max(1.0, cond ** (1 - s))
+
+
 def forward_bar(cond, s, n, eps, floor=4.0):
     """max(3, 0.6 sqrt(n)) eps times the condition number of A -> A^s, plus a few n eps.
 
-    A product itself rounds like sqrt(n) eps: up to n = 31 the factor is 3. For positive s an eigenvalue lambda moves
-    by eps, so its root by s lambda^(s - 1) eps.
+    A product itself rounds like sqrt(n) eps: up to n = 31 the factor is 3.
     """
-    s = float(s)
-    conditioning = -s * cond if s < 0 else max(s, 1.0) * max(1.0, cond ** (1 - s))
-    return max(3.0, 0.6 * n**0.5) * conditioning * eps + floor * n * eps
+    return max(3.0, 0.6 * n**0.5) * conditioning(cond, s) * eps + floor * n * eps
 
 
 def problem(n, cond, spectrum="geometric", batch=(), dtype="float64", seed=0, scale=1.0):
@@ -143,3 +154,27 @@ def true_residual(A, X, s):
     if s < 0:
         return np.sqrt((abs(R @ P - np.eye(n)) ** 2).sum((-1, -2)) / n).astype(float)
     return np.sqrt((abs(R - P) ** 2).sum((-1, -2)) / (abs(P) ** 2).sum((-1, -2))).astype(float)
+
+
+def mpmath_residual(A, X, s, regularization=None):
+    """The residual of X = A'^s, as `RootResult` defines it, with 50 digits; real symmetric A."""
+    with mpmath.workdps(50):
+        w, Q = mpmath.eigsy(mpmath.matrix(A.astype(float).tolist()))
+        X = mpmath.matrix(X.astype(float).tolist())
+        w, top = list(w), max(w)
+        if isinstance(regularization, Floor):
+            w = [max(lam, mpmath.mpf(regularization.relative) * top) for lam in w]
+        if isinstance(regularization, PseudoInverse):
+            w = [lam if lam > len(A) * 2 * EPS[A.dtype.name] * top else 0 for lam in w]
+
+        def power(t):
+            return Q * mpmath.diag([mpmath.mpf(lam) ** t if lam else 0 for lam in w]) * Q.T
+
+        def size(M):
+            return mpmath.sqrt(sum(v * v for v in M))
+
+        a, b = (s.numerator, s.denominator) if isinstance(s, Fraction) else (mpmath.mpf(s), 1)
+        if isinstance(s, Fraction) and s.numerator == -1:
+            kept = Q * mpmath.diag([1 if lam else 0 for lam in w]) * Q.T
+            return float(size(X**b * power(1) - kept) / mpmath.sqrt(len(A)))
+        return float(size(X**b - power(a)) / size(power(a)))

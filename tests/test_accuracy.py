@@ -1,5 +1,7 @@
 """METHODS x p x dtype x cond x spectrum x batch on known spectra, with the bars as formulas."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from table import (
@@ -14,15 +16,17 @@ from table import (
     conjugate,
     distance,
     forward_bar,
+    mpmath_residual,
     problem,
     true_residual,
 )
 
-from matroot import Eigen, Status, fractional_power, solve
+from matroot import Eigen, Floor, PseudoInverse, Status, fractional_power, solve
 from matroot.solve import solve_power
 
 SCALES = (1e-30, 1e-6, 1.0, 1e6, 1e30)
-CASES = [(row, p) for row in METHODS for p in row.degrees]
+#: Degrees 2 and 3, an even and an odd one, tell most of what is wrong; every degree takes minutes.
+CASES = [pytest.param(row, p, marks=[] if p in (2, 3) else pytest.mark.slow) for row in METHODS for p in row.degrees]
 
 
 def cases(dtype, sizes=SIZES):
@@ -130,6 +134,41 @@ def test_reported_residual_is_the_true_one(row, dtype):
                 assert truth / 10 - noise <= result.residual <= 10 * truth + noise * (cond if inverse else 1)
                 whole = row.single or n <= 8  # only Tridiagonal certifies by itself
                 assert result.certificate == ("full" if whole else "probes")
+
+
+ALL_EXPONENTS = (
+    *(Fraction(*f) for f in ((-1, 2), (-3, 4), (-5, 2), (-2, 1), (-7, 3), (3, 4), (5, 2), (2, 1), (7, 3))),
+    *(np.pi, -np.pi, 0.61803398875, -0.61803398875),
+)
+
+
+@pytest.mark.parametrize("regularization", [None, PseudoInverse(), Floor(1e-3)], ids=str)
+@pytest.mark.parametrize("s", ALL_EXPONENTS, ids=str)
+def test_one_residual_for_every_exponent(s, regularization):
+    """The definition in `RootResult`, evaluated with 50 digits; float64 itself errs by a few eps cond a."""
+    for n, cond, dtype in ((2, 10, "float64"), (6, 1e4, "float64"), (5, 1e8, "float64"), (6, 1e4, "float32")):
+        A, _ = problem(n, cond, dtype=dtype, seed=1)
+        for row in NAMED.values():
+            try:
+                result = solve_power(A, s, method=row.method, regularization=regularization)
+            except ValueError:
+                continue  # not an exponent, or not a rule, of this method
+            truth = mpmath_residual(A, result.x, s, regularization)
+            a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (abs(s), 1)
+            kappa = min(cond, 1e3) if isinstance(regularization, Floor) else cond
+            noise = 4 * (a + b + n**0.5) * EPS["float64"] * (kappa if s < 0 else 1)
+            assert truth / 10 - noise <= result.residual <= 10 * truth + noise, (str(row), n, cond, dtype)
+            assert not result.converged or result.residual < 1
+
+
+def test_a_residual_of_an_irrational_power_does_not_repeat_the_errors_of_the_root():
+    """A decomposition made twice errs twice alike: of eps cond, nothing was seen."""
+    for n in (6, 40, 150):
+        A, root = problem(n, 1e8, "two_cluster", seed=2)
+        for s in (-0.61803398875, -np.pi / 4):
+            result = solve_power(A, s)
+            assert result.residual >= distance(result.x, root(s)) / 10 - n * EPS["float64"]
+            assert result.residual <= 20 * EPS["float64"] * 1e8
 
 
 @pytest.mark.parametrize("row", NAMED.values(), ids=str)

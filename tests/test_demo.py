@@ -70,12 +70,14 @@ def test_whitening_checks_can_fail():
     assert hasty.error > 0.9
 
 
+@pytest.mark.slow
 def test_network_learns(found):
     assert "%" in found.network
     share = float(found.network.split("%")[0].rsplit(" ", 1)[1])
     assert share > 90
 
 
+@pytest.mark.slow
 def test_every_method_solves_every_statistic(found):
     methods = {row.method for row in found.rows}
     assert {"eigen", "coupled_newton", "higher_order", "newton_db"} <= methods
@@ -90,6 +92,7 @@ def test_every_method_solves_every_statistic(found):
         assert row.bits_lost == pytest.approx(np.log2(1e6 / 4), abs=1)
 
 
+@pytest.mark.slow
 def test_roots_flatten_the_spectra(found):
     for before, after in zip(found.before, found.after, strict=True):
         n = len(before.matrix)
@@ -97,6 +100,7 @@ def test_roots_flatten_the_spectra(found):
         assert after.spectrum()[middle] > before.spectrum()[middle]
 
 
+@pytest.mark.slow
 def test_whitened_pixels(found):
     exact, floored = found.whitenings
     assert isinstance(exact.rule, PseudoInverse) and isinstance(floored.rule, Floor)
@@ -109,6 +113,7 @@ def test_whitened_pixels(found):
     np.testing.assert_allclose(floored.variances[w > floored.rule.relative], 1, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_month(found):
     month = found.month
     np.testing.assert_allclose(np.linalg.matrix_power(month.M, 12), month.P, atol=1e-13)
@@ -118,6 +123,7 @@ def test_month(found):
     assert month.mended_error < 2e-3
 
 
+@pytest.mark.slow
 def test_command_prints_and_draws(found, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(demo, "explore", lambda seed: found)
@@ -130,6 +136,7 @@ def test_command_prints_and_draws(found, tmp_path, monkeypatch, capsys):
     assert printed.err == ""
 
 
+@pytest.mark.slow
 def test_without_matplotlib(found, monkeypatch, capsys):
     monkeypatch.setattr(demo, "explore", lambda seed: found)
     monkeypatch.setattr(demo, "find_spec", lambda name: None)

@@ -525,3 +525,21 @@ def test_everything_called_exists_in_cupy(monkeypatch):
     pool = cupy.get_default_memory_pool()
     assert all(hasattr(pool, name) for name in ("free_bytes", "used_bytes", "get_limit"))
     assert hasattr(cupy.cuda.runtime, "cudaDevAttrSingleToDoublePrecisionPerfRatio")
+
+
+@pytest.mark.parametrize("method", ["eigen", "minimax", "coupled_newton", "newton_db"])
+def test_the_rounding_of_float32_denies_no_root(method):
+    """A covariance of fewer samples than features: some eigenvalues are zeros that rounding has made negative.
+
+    An iteration may fail there; that there is no root would be wrong.
+    """
+    B = np.random.default_rng(0).standard_normal((10, 40), dtype="float32")
+    C = B.T @ B
+    C = (C + C.T) / 2
+    assert np.linalg.eigvalsh(C.astype(float))[0] < 0
+    result = blind(C, 2, method=method, inverse=False)
+    assert result.status.get() != Status.NOT_POSITIVE
+    if method == "eigen":
+        X = result.x.get().astype(float)
+        assert result.status.get() == Status.CONVERGED
+        assert np.linalg.norm(X @ X - C, 2) <= 40 * 2.0**-24 * np.linalg.norm(C, 2)

@@ -181,7 +181,9 @@ class TestHalves:
             assert ours.compute_dtype == "float64" and ((p == 1 and not inverse) or Cublas.calls)
             w, Q = np.linalg.eigh(A.astype(float))
             X = (Q * w ** ((-1 if inverse else 1) / p)) @ Q.T
-            assert distance(ours.x.get(), X) <= 2 * 2.0**-24 + cond * 2.0**-50 and ours.status.get() == 0
+            assert distance(ours.x.get(), X) <= 2 * 2.0**-24 + cond * 2.0**-50
+            held = not inverse or 2.0**-24 * cond / p <= 10**-1.5  # two digits of what came in float32
+            assert ours.status.get() == (Status.CONVERGED if held else Status.ILL_CONDITIONED)
             Cublas.calls.clear()
 
     def test_only_with_digits_to_spare(self, engine):

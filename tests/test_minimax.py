@@ -1,4 +1,7 @@
-"""Minimax on known spectra: accuracy, products, symmetry, batches, and what it must refuse or report."""
+"""Minimax on known spectra: products, symmetry, batches, and what it must refuse or report.
+
+How accurate it is, `test_accuracy` says, with the same bars as for every method.
+"""
 
 from __future__ import annotations
 
@@ -28,36 +31,10 @@ from matroot.schedules import schedule, step_products
 from matroot.solve import solve_power
 
 SPECTRA = ("geometric", "two_cluster", "power_law")
-EPS = {np.dtype("float64"): 2.0**-53, np.dtype("float32"): 2.0**-24}
-
-
-def exact(A, root, s):
-    """A^s of the very A: the gallery's for float64, by eigh in float64 for a rounded A."""
-    if A.dtype.itemsize > 4 and A.dtype.kind != "c":
-        return root(s)
-    w, Q = np.linalg.eigh(A.astype(np.result_type(A.dtype, np.float64)))
-    return (Q * w ** float(s)) @ Q.conj().T
 
 
 def distance(X, Y):
     return np.linalg.norm(X - Y, 2) / np.linalg.norm(Y, 2)
-
-
-@pytest.mark.parametrize("p", range(1, 9))
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("method", [Minimax(), Minimax(accurate=True)], ids=["fast", "accurate"])
-def test_forward_error(p, dtype, method):
-    eps = EPS[np.dtype(dtype)]
-    for cond in (1e1, 1e3, 1e6, 1e9, 1e12) if dtype == "float64" else (1e1, 1e3, 1e6):
-        for spectrum in SPECTRA:
-            for n in (2, 31, 128):
-                A, root = gallery.spd(n, cond, spectrum, rng=n)
-                A = A.astype(dtype)
-                result = solve(A, p, method=method, compute_dtype=dtype)
-                bar = (4 if method.accurate else 3) * cond / p * eps + 10 * n * eps
-                assert distance(result.x, exact(A, root, Fraction(-1, p))) <= bar, (cond, spectrum, n)
-                assert (result.x == result.x.T).all()
-                assert result.status in (Status.CONVERGED, Status.ILL_CONDITIONED)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from table import EPS, SPECTRA
+from table import EPS, NAMED, SPECTRA, problem
 
 from matroot import Ridge, Status, attempt, gallery, precision, solve
 from matroot.methods.eigen import sharpened
+from matroot.solve import solve_power
 
 RTOL = 1e-3
 
@@ -76,7 +77,7 @@ def test_a_look_spares_an_inverse_in_vain(method, monkeypatch):
     tried = []
     once = attempt.attempt
     monkeypatch.setattr(attempt, "attempt", lambda A, job, rule: tried.append(job.dtype.name) or once(A, job, rule))
-    for cond, wanted in ((1e1, "float32"), (1e6, "float64")):
+    for cond, wanted in ((1e1, "float32"), (1e5, "float64")):  # 1e6 leaves one digit of the inverse of a float32 matrix
         A, _ = gallery.spd(200, cond, rng=4, dtype="float32")
         assert solve(A, 1, rtol=RTOL, method=method).status == Status.CONVERGED
         assert tried.pop() == wanted and not tried
@@ -119,3 +120,42 @@ def test_an_indefinite_matrix_is_not_tried_again_in_float64():
         assert np.isclose(result.lambda_min, -1e-3)
         mended = solve(A, 3, rtol=1e-3, method=method, regularization=Ridge(relative=1e-5, retries=3))
         assert mended.status == Status.CONVERGED and mended.ridge > 1e-3
+
+
+REAL = (-np.pi, -np.e / 4, 0.123456789, np.e)
+POWERS = ((-1, 1), (-1, 3), (-3, 4), (-5, 2), (-15, 4), (1, 2), (3, 2), (15, 8), (15, 4))
+
+
+@pytest.mark.parametrize("dtype", ("float64", "float32"))
+@pytest.mark.parametrize("rtol", (0.3, 1e-2, 1e-4))
+@pytest.mark.parametrize("row", NAMED.values(), ids=str)
+def test_rtol_is_kept_by_every_exponent(row, rtol, dtype):
+    """CONVERGED is within rtol, also where a root is taken to a power after it."""
+    for s in (*(Fraction(*f) for f in POWERS), *REAL):
+        for cond, spectrum in ((3.0, "geometric"), (1e3, "arithmetic")):
+            A, _ = problem(12, cond, spectrum, dtype=dtype, seed=3)
+            try:
+                result = solve_power(A, s, method=row.method, rtol=rtol, compute_dtype=row.arithmetic(dtype))
+            except ValueError:
+                continue  # not an exponent of this method
+            error = forward_error(result.x, A, s)
+            assert error <= rtol if result.converged else error <= 1e-2 + rtol, (s, cond, error)
+            if cond == 3:
+                assert result.converged, (s, result.message)
+
+
+@pytest.mark.parametrize("inverse", (True, False))
+@pytest.mark.parametrize("row", NAMED.values(), ids=str)
+def test_what_no_dtype_can_hold_is_not_converged(row, inverse):
+    """float32 holds no rtol of 1e-8, whatever the arithmetic; float64 none of 1e-16. Both say what they can hold."""
+    for dtype, rtol, single in (("float32", 1e-8, False), ("float64", 1e-8, True), ("float64", 1e-16, False)):
+        if single and not row.single:
+            continue
+        A, _ = problem(9, 10, dtype=dtype, seed=1)
+        compute = "float32" if single else None
+        result = solve(A, 2, inverse=inverse, method=row.method, rtol=rtol, compute_dtype=compute)
+        assert result.status == Status.ILL_CONDITIONED
+        assert f"rtol = {rtol:.1e} is less than float{'64' if rtol < 1e-15 else '32'} can hold" in result.message
+        assert result.rtol == rtol
+        easier = solve(A, 2, inverse=inverse, method=row.method, rtol=1e-5 if rtol == 1e-8 else 1e-13)
+        assert easier.status == Status.CONVERGED

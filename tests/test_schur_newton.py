@@ -50,9 +50,14 @@ def exact_power(A, s):
 # Accuracy
 
 
+def general_bar(A, s):
+    """What conditioning makes of a rounded A, and n eps for each of the few transformations, whatever the BLAS."""
+    return EPS * (2 * cond_pth_root_general(A, s) + 8 * len(A))
+
+
 @pytest.mark.parametrize("s", EXPONENTS, ids=str)
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-@pytest.mark.parametrize("n", [1, 2, 31, 128])
+@pytest.mark.parametrize("n", [1, 2, 31, pytest.param(128, marks=pytest.mark.slow)])
 def test_known_spectra(n, dtype, s):
     A, root = general(n, 1e3, rng=n, dtype=dtype)
     result = schur_newton(A, s)
@@ -96,7 +101,7 @@ def test_far_from_normal(name, s):
     X = exact_power(A, s)
     result = schur_newton(A, s)
     assert result.status == Status.CONVERGED
-    bar = EPS * (2 * cond_pth_root_general(A, s) + 8 * len(A))
+    bar = general_bar(A, s)
     assert distance(result.x, X) <= bar
     with warnings.catch_warnings():  # SciPy's own doubts
         warnings.simplefilter("ignore")
@@ -129,10 +134,11 @@ def test_other_exponents(s):
 @pytest.mark.parametrize("p", [12, 52, 365])
 def test_roots_of_a_transition_matrix(p):
     P = rating_transitions()
-    X = schur_newton(P, Fraction(1, p)).x
-    assert np.abs(np.linalg.matrix_power(X, p) - P).max() <= 8 * p * EPS
-    np.testing.assert_allclose(X.sum(axis=1), 1, rtol=0, atol=20 * EPS)
-    assert distance(X, exact_power(P, Fraction(1, p))) <= 50 * EPS
+    s = Fraction(1, p)
+    X = schur_newton(P, s).x
+    assert distance(X, exact_power(P, s)) <= general_bar(P, s)
+    assert distance(np.linalg.matrix_power(X, p), P) <= p * general_bar(P, s)
+    assert distance(X.sum(axis=1), np.ones(len(P))) <= general_bar(P, s)  # 1 is an eigenvector, and ||X|| is 1
 
 
 def test_inverse_roots_are_more_accurate_than_scipys():

@@ -13,10 +13,12 @@ import pytest
 pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parents[1] / "asv_benchmarks"))
 
-from training import __main__ as command  # noqa: E402
-from training import tune as tuning  # noqa: E402
-from training.clicks import auc  # noqa: E402
-from training.run import WORKLOADS, factor, run, steps_to  # noqa: E402
+import itertools
+
+from training import __main__ as command
+from training import tune as tuning
+from training.clicks import auc
+from training.run import WORKLOADS, factor, run, steps_to
 
 
 def write(path, lines):
@@ -41,7 +43,9 @@ def folders(tmp_path_factory):
     rows = []
     for _ in range(1700):
         number = rng.integers(0, 100, 13)
-        rows.append("\t".join([str(int(number[0] > 50)), *map(str, number), *(f"{x:x}" for x in rng.integers(0, 9, 26))]))
+        rows.append(
+            "\t".join([str(int(number[0] > 50)), *map(str, number), *(f"{x:x}" for x in rng.integers(0, 9, 26))])
+        )
     for part, some in (("train", rows[:1650]), ("dev", rows[1650:1680]), ("test", rows[1680:])):
         write(made["clicks"] / f"kaggle8k_{part}.tsv.gz", some)
     arrays = {}
@@ -63,7 +67,18 @@ def test_every_workload_runs(folders, workload, optimizer):
 
 
 def test_run_prints_a_line_of_json(folders, capsys):
-    arguments = ["run", "clicks", "--optimizer", "sgd", "--rate", "0.1", "--size", "tiny", "--data", str(folders["clicks"])]
+    arguments = [
+        "run",
+        "clicks",
+        "--optimizer",
+        "sgd",
+        "--rate",
+        "0.1",
+        "--size",
+        "tiny",
+        "--data",
+        str(folders["clicks"]),
+    ]
     assert command.main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["optimizer"] == "sgd"
 
@@ -108,7 +123,7 @@ def test_area_under_the_curve():
 def test_rate_over_a_run():
     factors = [factor(step, 100) for step in range(100)]
     assert factors[4] == 1.0 and factors[0] == pytest.approx(0.2)
-    assert all(a >= b for a, b in zip(factors[4:], factors[5:], strict=False)) and 0 < factors[-1] < 0.01
+    assert all(a >= b for a, b in itertools.pairwise(factors)) and 0 < factors[-1] < 0.01
 
 
 def test_steps_to_a_target():

@@ -533,3 +533,19 @@ def test_rounding_of_the_narrow_products_is_measured():
         assert true <= at.noise
     assert at.noise <= 40 * true
     assert at.error <= 1e-3
+
+
+@pytest.mark.parametrize("spectrum", ["geometric", "two_cluster"])
+@pytest.mark.parametrize("p", [1, 2])
+def test_a_matrix_that_was_scaled(p, spectrum):
+    """A root that has become smaller keeps the error of the old one: it counts for more."""
+    n, cond, rtol = 130, 1e6, 1e-8
+    A, root = gallery.spd(n, cond, spectrum, rng=0)
+    for factor in (1e-6, 1e-3, 0.1, 1.5, 10, 1e3, 1e4, 1e6):
+        tracker = RootTracker(p, rtol=rtol)
+        tracker.update(A)
+        result = tracker.update(factor * A)
+        exact = root(-1 / p) * factor ** (-1 / p)
+        error = np.linalg.norm(result.x - exact, 2) / np.linalg.norm(exact, 2)
+        assert error <= tracker.error
+        assert error <= rtol if result.converged else result.status == Status.ILL_CONDITIONED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ def _logs(folder: str, rows: int) -> tuple[Any, Any, Any]:
 
 def _dense(sizes: tuple[int, ...], last: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for m, n in zip(sizes, sizes[1:], strict=False):
+    for m, n in itertools.pairwise(sizes):
         layers += [nn.Linear(m, n), nn.ReLU()]
     return nn.Sequential(*(layers[:-1] if last else layers))
 

@@ -99,4 +99,6 @@ def _shaken(x: Any, rng: Any) -> Any:
     return torch.stack([y.flip(-1) if m else y for y, m in zip(moved, mirrored, strict=True)])
 
 
-IMAGES = Workload("images", "cross entropy", True, {"tiny": 6, "small": 320, "medium": 10_000, "paper": 2_512}, 16, load)
+IMAGES = Workload(
+    "images", "cross entropy", True, {"tiny": 6, "small": 320, "medium": 10_000, "paper": 2_512}, 16, load
+)

@@ -64,7 +64,9 @@ def _muon(model: Any, tables: Any, rate: float, options: Any) -> Any:
         rate,
         **{"weight_decay": WEIGHT_DECAY, "adjust_lr_fn": "match_rms_adamw", **options},
     )
-    return Several(Viewed(muon, [f for f in flat if isinstance(f, Flat)]), torch.optim.AdamW(rest, rate, weight_decay=0))
+    return Several(
+        Viewed(muon, [f for f in flat if isinstance(f, Flat)]), torch.optim.AdamW(rest, rate, weight_decay=0)
+    )
 
 
 class Flat:

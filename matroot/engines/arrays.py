@@ -18,6 +18,9 @@ Array = Any
 #: float32 to.
 _BITS = {"float16": 11, "bfloat16": 8, "tf32": 11, "float32": 24, "complex64": 24}
 
+#: Exponents of the smallest normal numbers.
+_LOWEST = {"float16": -14, "bfloat16": -126, "float32": -126, "complex64": -126}
+
 #: The dtype that holds everything a narrower one can, by name, for the dtypes numpy or BLAS cannot compute in.
 _WIDER = {"float16": "float32", "bfloat16": "float32"}
 
@@ -81,9 +84,16 @@ def library_of(a: Array) -> str | None:
     return "dlpack" if hasattr(a, "__dlpack__") and hasattr(a, "shape") else None
 
 
+def smallest_normal(name: str) -> float:
+    """The smallest number that has all its digits, by the name of a dtype."""
+    return 2.0 ** _LOWEST.get(name, -1022)
+
+
 def _readable(a: np.ndarray) -> np.ndarray:
     name = a.dtype.name
-    return a.astype(_WIDER[name]) if name in _WIDER else a
+    if name in _WIDER:
+        return a.astype(_WIDER[name])
+    return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
 
 
 def _take_numpy(a: Any) -> tuple[Array, Origin]:
@@ -153,8 +163,8 @@ def _cupy_from(a: Any) -> Any:
 
 
 def _typed(values: Array, origin: Origin, as_input: bool) -> Array:
-    """Cast to the caller's dtype where numpy (or cupy) can; integers keep the float they were computed in."""
-    if not as_input or origin.dtype_name == dtype_name(values.dtype) or not is_inexact(origin.dtype_name):
+    """Cast to the caller's dtype and byte order where numpy (or cupy) can; integers stay the float they became."""
+    if not as_input or origin.dtype == values.dtype or not is_inexact(origin.dtype_name):
         return values
     with np.errstate(over="ignore"):
         return values.astype(origin.dtype)

@@ -1,7 +1,7 @@
 """Inverses of positive definite matrices by Cholesky's factorization, on the CPU.
 
-LAPACK is scipy's here, on one thread: numpy has a BLAS of its own, and where threads of both wait for each other, an
-inverse of n = 768 takes 50 to 160 ms on two cores and up to 1.5 s on four, instead of 25 to 50.
+LAPACK is scipy's here, and numpy has a BLAS of its own. Both are held at one thread: where threads of both wait for
+each other, an inverse of n = 768 takes 50 to 160 ms on two cores and up to 1.5 s on four, instead of 25 to 50.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-
-from matroot.engines.cpu import one_blas_thread
 
 NDArray = np.ndarray
 
@@ -24,14 +22,12 @@ def inverses(A: NDArray) -> Callable[[NDArray], NDArray]:
 
     potrf, potrs = get_lapack_funcs(("potrf", "potrs"), (A,))
     # LAPACK reads a C-ordered matrix as its conjugate: it solves conj(A) conj(w) = conj(v).
-    with one_blas_thread():
-        factors = [potrf(a.T, lower=1, clean=0) for a in A]
+    factors = [potrf(a.T, lower=1, clean=0) for a in A]
 
     def apply(v: NDArray) -> NDArray:
         w = np.empty(v.shape, A.dtype)
-        with one_blas_thread():
-            for i, (L, info) in enumerate(factors):
-                w[i] = potrs(L, v[i].conj(), lower=1)[0].conj() if info == 0 else np.nan
+        for i, (L, info) in enumerate(factors):
+            w[i] = potrs(L, v[i].conj(), lower=1)[0].conj() if info == 0 else np.nan
         return w
 
     return apply
@@ -44,9 +40,8 @@ def inverse(A: NDArray) -> NDArray:
     potrf, potri = get_lapack_funcs(("potrf", "potri"), (A,))
     X = np.empty_like(A, order="C")
     for a, x in zip(A, X, strict=True):
-        with one_blas_thread():
-            L, failed = potrf(a.T, lower=1, clean=0)
-            V, _ = (np.full_like(a, np.nan), 0) if failed else potri(L, lower=1, overwrite_c=1)
+        L, failed = potrf(a.T, lower=1, clean=0)
+        V, _ = (np.full_like(a, np.nan), 0) if failed else potri(L, lower=1, overwrite_c=1)
         # The lower triangle of a transpose is filled: the upper one of V.T.
         upper = np.triu(V.T)
         np.conj(upper.T, out=x)

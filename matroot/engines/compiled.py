@@ -1,26 +1,63 @@
-"""numba's compiler, whose cache on disk is used where there is a place for one."""
+"""numba's compiler, as far as there is one, and its cache on disk, as far as there is a place for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from numba import njit
+try:
+    from numba import njit
+except Exception:  # whatever is wrong with a compiler, there is Python
+
+    def njit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Leave a function as it is."""
+        return lambda function: function
 
 
-def compiled(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``njit(*signature, cache=True, **options)``; without a cache where numba can write to no folder.
+def compiled(*signatures: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """``njit(signatures, cache=True, **options)``, whose cache may fail: then the process compiles anew.
 
-    So it is for a user without a home beside an installation that is read-only: each process then compiles anew,
-    unless ``NUMBA_CACHE_DIR`` names a folder.
+    So it is for a user without a home beside an installation that is read-only, on a full disk, and where a file of
+    the cache is damaged. ``NUMBA_CACHE_DIR`` names another folder. Without numba, and under ``NUMBA_DISABLE_JIT``, the
+    function stays as it is.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        try:
-            return njit(*signature, cache=True, **options)(function)
-        except RuntimeError as error:
-            if "cannot cache" not in str(error):
-                raise
-            return njit(*signature, **options)(function)
+        dispatcher = njit(**options)(function)
+        if dispatcher is function:
+            return function
+        with suppress(Exception):  # numba finds no folder that it can write to
+            dispatcher.enable_caching()
+            dispatcher._cache = Forgiving(dispatcher._cache)
+        for signature in signatures:
+            dispatcher.compile(signature)
+        if signatures:
+            dispatcher.disable_compile()
+        return dispatcher
 
     return decorate
+
+
+class Forgiving:
+    """A cache of numba that knows nothing where it cannot read, and keeps nothing where it cannot write."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+
+    def load_overload(self, *signature: Any) -> Any:
+        """The compiled function, or None. A damaged index is emptied: nothing could be saved beside it."""
+        try:
+            return self.cache.load_overload(*signature)
+        except Exception:
+            with suppress(Exception):
+                self.cache.flush()
+            return None
+
+    def save_overload(self, *compiled: Any) -> None:
+        """Keep a compiled function, if there is a place."""
+        with suppress(Exception):
+            self.cache.save_overload(*compiled)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cache, name)

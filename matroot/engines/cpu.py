@@ -1,32 +1,29 @@
 """The CPU: LAPACK and BLAS through numpy and scipy, and a thread pool over the batch.
 
 A batch is worked on in chunks small enough to stay in cache; with several chunks, each thread takes one at a
-time and BLAS is held at one thread, since many small products on many threads beat one product on many.
+time. BLAS is held at one thread, see `matroot.engines.blas`: many small products on many threads beat one product on
+many, and the bits of a root do not depend on what else runs.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from matroot.engines import sums
+from matroot.engines.blas import held_in_its_thread, one_blas_thread
+from matroot.engines.lapack import eigh_single
 
 NDArray = np.ndarray
 
 #: Bytes of one n x n stack that a chunk may hold: a few of them fit in a core's second-level cache.
 CHUNK_BYTES = 1 << 17
-#: Up to this n a lone matrix, too, gets one BLAS thread: then a batch equals a loop to the last bit, and an
-#: eigendecomposition on two threads is slower even where nobody else wants the cores (n = 192: 1.1 to 1.2 times; from
-#: n = 256 on faster: 1.1 to 1.2, 512: 1.3, 1024: 1.4 to 1.5 times). Where the cores are busy, OpenBLAS's threads wait
-#: for each other and a decomposition can take 100 times as long. (Below about 64 BLAS uses one anyway.)
-LONE_THREAD = 192
 
 
 class CPU:
@@ -55,10 +52,7 @@ class CPU:
         fails.
         """
         if A.dtype in (np.float32, np.complex64):  # which numpy would compute in double precision
-            from matroot.engines.lapack import eigh_single
-
-            with one_blas_thread():  # scipy's BLAS: its threads would go on spinning beside those of numpy's
-                return eigh_single(A)
+            return eigh_single(A)
         try:
             w, Q = np.linalg.eigh(A)
             return w, Q
@@ -75,17 +69,10 @@ class CPU:
     def run_chunks(self, work: Callable[[slice], None], B: int, n: int, itemsize: int) -> None:
         """Call `work` on slices of the batch that cover it, on a thread pool when there are several."""
         cores = usable_cores()
-        few_and_large = 4 * B <= cores and n >= 256  # BLAS threads gain half of what ours do, but here use more cores
         size = max(1, min(CHUNK_BYTES // max(1, n * n * itemsize), -(-B // cores)))
         slices = [slice(i, min(i + size, B)) for i in range(0, B, size)]
-        if len(slices) <= 1 or cores == 1 or few_and_large:
-            with one_blas_thread() if 48 < n <= LONE_THREAD else nullcontext():
-                for part in slices:
-                    work(part)
-            return
         with one_blas_thread():
-            for _ in _pool(cores).map(work, slices):
-                pass
+            in_threads(held_in_its_thread(work), slices)
 
     def combine(self, s: float, S: NDArray, m: float, M: NDArray, d: float, out: NDArray, scratch: NDArray) -> None:
         """out = s S + m M + d I; see `matroot.engines.sums.combine`."""
@@ -95,9 +82,9 @@ class CPU:
         """Machine epsilon of products in a dtype: twice their unit roundoff."""
         return float(np.finfo(dtype).eps)
 
-    def here(self, origin: Any) -> AbstractContextManager[None]:
-        """Where arrays are is where work is done; for a GPU there is more to it."""
-        return nullcontext()
+    def here(self, origin: Any) -> AbstractContextManager[Any]:
+        """On one BLAS thread; where arrays are is where work is done."""
+        return one_blas_thread()
 
     def sync_free(self) -> bool:
         """Whether the loop must avoid reading values on the host; never on a CPU."""
@@ -120,7 +107,7 @@ def usable_cores() -> int:
 
 
 def in_threads(work: Callable[[slice], None], slices: list[slice]) -> None:
-    """Call `work`, which uses no BLAS, on every slice; on the thread pool when there are several."""
+    """Call `work` on every slice; on the thread pool when there are several."""
     if len(slices) == 1 or usable_cores() == 1:
         for part in slices:
             work(part)
@@ -136,65 +123,3 @@ def _pool(cores: int) -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):  # threads do not survive a fork: the child makes its own pool
     os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-@cache
-def _libraries() -> list[Any]:
-    import scipy.linalg  # noqa: F401  scipy's own BLAS has to be loaded before it can be held
-    from threadpoolctl import ThreadpoolController
-
-    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
-
-
-def _set_threads(counts: tuple[int, ...]) -> None:
-    for library, count in zip(_libraries(), counts, strict=True):
-        # threadpoolctl >= 3.7 lets only the thread that asked first set OpenBLAS, and says nothing to the others.
-        release = getattr(type(library), "clear_controlling_thread", None)
-        if release is not None:
-            release(force=True)
-        library.set_num_threads(count)
-        if release is not None:
-            release(force=True)
-
-
-class _Holders:
-    """How many solves hold BLAS at one thread now: the first sets the limit, the last restores it."""
-
-    lock = threading.Lock()
-    count = 0
-    before: tuple[int, ...] = ()
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """BLAS at one thread while the block runs, restored after the last of nested or concurrent blocks.
-
-    For whoever computes roots in threads of their own: many small products on many threads of BLAS are slower than on
-    one, and threads of two BLAS libraries (numpy's and scipy's) wait for each other. The number of threads is one
-    setting of the whole process, whichever thread asks.
-
-    Yields
-    ------
-    None
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from matroot import inv_sqrtm, one_blas_thread
-    >>> with one_blas_thread():
-    ...     X = inv_sqrtm(np.diag([4.0, 1.0]))
-    >>> X.diagonal()
-    array([0.5, 1. ])
-    """
-    with _Holders.lock:
-        if _Holders.count == 0:
-            _Holders.before = tuple(library.get_num_threads() for library in _libraries())
-            _set_threads((1,) * len(_Holders.before))
-        _Holders.count += 1
-    try:
-        yield
-    finally:
-        with _Holders.lock:
-            _Holders.count -= 1
-            if _Holders.count == 0:
-                _set_threads(_Holders.before)

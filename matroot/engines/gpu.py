@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import replace
-from functools import cache, cached_property
-from threading import Lock
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 from matroot.engines import cublas, cusolver, gpu_limits, graphs, stacks, sums
 from matroot.engines.arrays import Origin, unit_roundoff
+from matroot.engines.holds import Setting, held
 from matroot.engines.recording import Recording
 
 Array = Any
@@ -203,7 +203,7 @@ class GPU:
                 stream = torch.cuda.current_stream(self.device)
                 if stream.cuda_stream:  # torch's default is the device's default stream, and so is cupy's
                     stack.enter_context(cupy.cuda.Stream.from_external(_Torchs(stream)))
-            stack.enter_context(_full_float32(cupy))
+            stack.enter_context(held([_float32_products(cupy)], FULL))
             yield
 
     def replayed(self, key: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> Any:
@@ -241,27 +241,13 @@ class _Torchs(NamedTuple):
 
 #: cupy's COMPUTE_TYPE_DEFAULT: float32 products in float32 proper.
 FULL = 1
-_inside = Lock()
-_solves: list[int] = []
 
 
-@contextmanager
-def _full_float32(cupy: Any) -> Iterator[None]:
-    """Keep CUPY_TF32 from rounding float32 products to 11 bits while the block runs.
-
-    The switch is the whole process's: what the first solve found, the last of those that overlap puts back.
-    """
+@cache
+def _float32_products(cupy: Any) -> Setting:
+    """What CUPY_TF32 sets: whether float32 products round to 11 bits. The switch is the whole process's."""
     core = cupy._core
-    with _inside:
-        _solves.append(core.get_compute_type("f") if not _solves else _solves[0])
-        core.set_compute_type("f", FULL)
-    try:
-        yield
-    finally:
-        with _inside:
-            before = _solves.pop()
-            if not _solves:
-                core.set_compute_type("f", before)
+    return Setting([partial(core.get_compute_type, "f")], [partial(core.set_compute_type, "f")])
 
 
 def hermitian_part(A: Array) -> Array:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from matroot.engines.loading import deferred
+
 NDArray = np.ndarray
 
 
@@ -45,9 +47,7 @@ def eigh_single(A: NDArray) -> tuple[NDArray, NDArray]:
 @cache
 def routine(name: str) -> Callable[..., None]:
     """A routine of the LAPACK that scipy brings; ctypes lets go of the global lock while it runs."""
-    from scipy.linalg import cython_lapack
-
-    capsule: Any = cython_lapack.__pyx_capi__[name]
+    capsule: Any = deferred("scipy.linalg.cython_lapack").__pyx_capi__[name]
     name_of, pointer_of = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
     name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
     pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]

@@ -107,22 +107,27 @@ def times_tridiagonal(F, d, e, n):
 
 
 @stage(lanes)
-def residual(A, X, n, probes, order, factors, inverse, work):
-    """||(X^b A^a - I) V|| / ||V|| for the power -a/b, ||(X^b - A^a) V|| / ||A^a V|| for a/b; probes V (n, 8).
+def residual(A, X, n, probes, order, steps, work):
+    """||W - G|| / ||G||, where the steps take the probes V (n, 8) to W, and to G on the way.
 
-    The k-th of the a + b factors is X where order[k] is 1 and A where it is 0.
+    Their codes in `order` are those of `conditioning.steps`: a product with A (0), with X (1), or W is kept as G and
+    begins anew at V (2). Where it is not, G is V.
     """
     W, G, Y = work, after(work, 8 * n), after(work, 16 * n)
     for k in range(8 * n):
         v = full(number(probes, k))
         store(W, k, v)
         store(G, k, v)
-    for k in range(factors):
-        root = number(order, k) > 0.0
-        V = W if root or inverse else G
-        multiply(X if root else A, V, Y, n)
-        for i in range(8 * n):
-            store(V, i, load(Y, i))
+    for k in range(steps):
+        code = number(order, k)
+        if code > 1.0:
+            for i in range(8 * n):
+                store(G, i, load(W, i))
+                store(W, i, full(number(probes, i)))
+        else:
+            multiply(X if code > 0.0 else A, W, Y, n)
+            for i in range(8 * n):
+                store(W, i, load(Y, i))
     error, whole = full(0.0), full(0.0)
     for k in range(8 * n):
         goal = load(G, k)
@@ -151,7 +156,7 @@ def solve(
     direct,
     probes,
     order,
-    factors,
+    steps,
     single,
     room,
 ):
@@ -168,7 +173,7 @@ def solve(
         A + (relative lambda_max + absolute) I is what is served.
     poles, weights, counts, direct : classes x K, classes x K, classes, and int
         See `small_poles.table`; the first `direct` poles lie beyond lambda_max.
-    probes, order : n x 8, factors = |a| + b
+    probes, order : n x 8, steps
         See `residual`.
     single : bool
         Whether X is rounded to float32.
@@ -261,7 +266,7 @@ def solve(
         transform_back(F, A, n, tau, work)
         in_units(F, A, n, load(factor, 0), single)
         scatter(F, first, count, n, out, work)
-        store(finite, 0, residual(A0, A, n, probes, order, factors, s < 0.0, work))
+        store(finite, 0, residual(A0, A, n, probes, order, steps, work))
         for t in range(count):
             line = 7 * (first + t)
             put(report, line + RESIDUAL, number(finite, t))

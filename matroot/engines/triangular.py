@@ -10,24 +10,21 @@ Algebra Appl. 88/89, 1987, 405-430; blocking after Deadman, Higham & Ralha, PARA
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import pairwise
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from matroot.engines.loading import deferred
 
 Matrix = NDArray[Any]
 
 WIDTH = 48  # of a block: its three operands stay in the first-level cache
 
 
-@cache
-def _loops() -> ModuleType:
-    from matroot.engines import triangular_numba
-
-    return triangular_numba
+#: The module of the loops, compiled on first use.
+LOOPS = "matroot.engines.triangular_numba"
 
 
 def cuts(R: Matrix, width: int = WIDTH) -> list[int]:
@@ -82,23 +79,23 @@ def sqrt_triangular(R: Matrix, blocks: list[int]) -> None:
 
     Column by column, upwards: U_ii U_ij + U_ij U_jj = R_ij - sum_{i<k<j} U_ik U_kj.
     """
-    loops = _loops()
+    loops = deferred(LOOPS)
     lam = eigenvalues(R)
     set_diagonal_blocks(R, pairs(R), lam, np.sqrt(lam))
-    pencil = loops.pencil(R)
+    mu = loops.frequencies(R)
     spans = _spans(blocks)
     for J, (j0, j1) in enumerate(spans):
-        loops.sqrt_block(R, *pencil, j0, j1)
+        loops.sqrt_block(R, mu, j0, j1)
         for i0, i1 in reversed(spans[:J]):
             if i1 < j0:
                 R[i0:i1, j0:j1] -= R[i0:i1, i1:j0] @ R[i1:j0, j0:j1]
-            loops.sylvester_block(R, *pencil, R, i0, i1, j0, j1)
+            loops.sylvester_block(R, mu, R, i0, i1, j0, j1)
 
 
 def sylvester(U: Matrix, C: Matrix, blocks: list[int]) -> None:
     """Overwrite the full matrix C by the solution X of U X + X U = C, U upper (quasi-)triangular."""
-    loops = _loops()
-    pencil = loops.pencil(U)
+    loops = deferred(LOOPS)
+    mu = loops.frequencies(U)
     spans = _spans(blocks)
     for j0, j1 in spans:
         if j0:
@@ -106,7 +103,15 @@ def sylvester(U: Matrix, C: Matrix, blocks: list[int]) -> None:
         for i0, i1 in reversed(spans):
             if i1 < blocks[-1]:
                 C[i0:i1, j0:j1] -= U[i0:i1, i1:] @ C[i1:, j0:j1]
-            loops.sylvester_block(U, *pencil, C, i0, i1, j0, j1)
+            loops.sylvester_block(U, mu, C, i0, i1, j0, j1)
+
+
+def inverse_norms(R: Matrix, t: NDArray[np.float64], steps: int = 3) -> NDArray[np.float64]:
+    """2-norm of (R + t_k I)^{-1} for every t_k, R upper (quasi-)triangular; from below, by a few power steps."""
+    loops = deferred(LOOPS)
+    R = np.asfortranarray(R, np.result_type(R.dtype, np.float64))
+    v: Matrix = np.random.default_rng(0).standard_normal((R.shape[0],))
+    return np.asarray(loops.inverse_norms(R, loops.frequencies(R), t, v / np.linalg.norm(v), steps))
 
 
 def multiply(A: Matrix, B: Matrix, blocks: list[int], out: Matrix | None = None) -> Matrix:

@@ -35,7 +35,7 @@ class Problem:
         What the stack was divided by; absolute quantities in the regularization are in the units before.
     assume_a : {"pos", "gen"}
     out_eps : float
-        Unit roundoff of the precision that the caller gets.
+        Unit roundoff of the precision in which the matrix came, and which the caller gets.
     """
 
     s: Fraction | float
@@ -64,6 +64,14 @@ class Problem:
         """Whether the exponent is negative."""
         return self.s < 0
 
+    def rounding(self, A: Array) -> float:
+        """How far below 0, in units of lambda_max, an eigenvalue of A may lie and count as 0: n machine epsilons.
+
+        Of the arithmetic or of the dtype that came in, whichever is larger. The powers s > 0 of a semidefinite matrix
+        exist, and no rounding of it is to deny that.
+        """
+        return float(A.shape[-1] * max(float(np.finfo(A.dtype).eps), 2 * self.out_eps))
+
     def tolerance(self, eps: float, n: int) -> float:
         """Where an iteration may stop: on ||M - I||_F, p times a bound of X's relative error."""
         full = n * eps
@@ -75,6 +83,7 @@ class Raw:
     """What a method returns for a stack (B, n, n), before scaling back and certification.
 
     `cond`, `lambda_max` and `lambda_min` (of the regularized matrix) are None when the method does not know them;
+    `amplification` and `jump` say how sensitive the power of a general matrix is (`schur_condition.Sensitivity`);
     `ridge` is what the method itself added to the diagonal, `changed` how it changed single eigenvalues; `hermitian`
     says that x is Hermitian to the last bit.
     """
@@ -87,6 +96,8 @@ class Raw:
     cond: FloatArray | None = None
     lambda_max: FloatArray | None = None
     lambda_min: FloatArray | None = None
+    amplification: FloatArray | None = None
+    jump: FloatArray | None = None
     ridge: FloatArray | None = None
     changed: Changed | None = None
     hermitian: bool = False

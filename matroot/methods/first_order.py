@@ -212,6 +212,10 @@ def seen(
     cond = most / least
     rounding = float(forward_error_bound(np.asarray(cond), s, u)) + basis.defect * (1 + basis.defect * cond)
     rounding += WORST_ERROR * n**0.5 * _unit(basis.Q.dtype) * float(np.linalg.norm(basis.f)) / float(f.max())
+    # X keeps the error that it had, which was relative to what it was: larger, where the root has become smaller.
+    smaller = float(basis.f.max() / f.max())
+    before = float((basis.f.max() / basis.f.min()) ** (1 / abs(power)))
+    rounding += max(smaller - 1, 0.0) * float(forward_error_bound(np.asarray(before), s, eigen_error(basis.Q.dtype, n)))
 
     # With a ridge that rests on lambda_min, which is known to second order, the bound counts once more.
     middle = 0.0 if s == 1 else abs(power) / 2

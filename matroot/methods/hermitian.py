@@ -58,10 +58,10 @@ def hermitian_product(Y: Array, Z: Array, engine: Any) -> Array:
 
 
 def hermitian_sum(X: Array, Y: Array, Z: Array, factor: float, engine: Any, out: Array) -> None:
-    """out <- factor * (X + Y Z), summed in the precision of X, for Hermitian X and Y Z."""
+    """out <- factor * (X + Y Z), summed in the precision of X, scaled in that of `out`, for Hermitian X and Y Z."""
     with np.errstate(over="ignore", under="ignore"):
         for rows, cols, block in upper(Y, Z, engine):
-            part = X[rows, cols] + block
+            part = (X[rows, cols] + block).astype(np.result_type(X, out), copy=False)
             if factor != 1:
                 part *= factor
             out[cols, rows] = part.conj().T

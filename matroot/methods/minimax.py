@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from matroot.conditioning import lanczos
+from matroot.engines.cholesky import inverse, inverses
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw, iterative_refusal
 from matroot.methods.iteration import add_to_diagonal
 from matroot.methods.powers import positive_power, power, power_products
@@ -115,17 +116,20 @@ class Minimax(Method):
 
 def _whole_inverse(A: Array, a: int, engine: Any) -> Raw:
     """A^(-a) by Cholesky on the CPU, at the price of two products or less."""
-    from matroot.engines.cholesky import inverse
-
     X = inverse(A)
     status = np.where(np.isfinite(X).all((-1, -2)), int(Status.CONVERGED), int(Status.DIVERGED)).astype(np.int8)
     return Raw(power(X, a, engine), status, np.zeros(len(A), np.int64), 1 + power_products(a))
 
 
 def target_error(problem: Problem, eps: float) -> float:
-    """Relative error of the eigenvalues to design for: a tenth of rtol, in decades, or 8 machine epsilons."""
-    rtol = 0.0 if problem.rtol is None else problem.rtol
-    return 10.0 ** math.floor(math.log10(rtol / 10)) if rtol > 80 * eps else 8 * eps
+    """Relative error of the eigenvalues to design for: a tenth of rtol, in decades, or 8 machine epsilons.
+
+    Less than a tenth where the root is taken to a high power after it: the a-th has a times the error.
+    """
+    s = problem.rational
+    a = -s.numerator if s < 0 else min(s.numerator, s.denominator)
+    share = 0.0 if problem.rtol is None else problem.rtol / max(10, 4 * a)
+    return 10.0 ** math.floor(math.log10(share)) if share > 8 * eps else 8 * eps
 
 
 def spectrum(
@@ -137,7 +141,6 @@ def spectrum(
     rounding = engine.eps(A.dtype) * math.sqrt(n) / 4
     if engine.sync_free():  # nothing is read from the device: lambda_max is at least top / n^(1/4)
         return np.clip(np.full(B, floor.min(initial=1.0) * n**-0.25), rounding, 0.9), None
-    from matroot.engines.cholesky import inverses
 
     with np.errstate(all="ignore"):
         smallest = 1 / lanczos(inverses(A), B, n, A.dtype, engine, LANCZOS_STEPS)

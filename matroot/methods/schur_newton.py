@@ -9,7 +9,6 @@ to P^q, so that most squarings back vanish; the diagonal blocks of the result ar
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
@@ -18,20 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matroot.engines import triangular as tri
-from matroot.engines.cpu import one_blas_thread
 from matroot.engines.triangular_norms import extreme_singular_values, power_radius
 from matroot.methods import schur_plan as plan
 from matroot.methods.base import Method, Problem, Raw
+from matroot.methods.schur_condition import Sensitivity, sensitivity
 from matroot.result import Status
 
 Matrix = NDArray[Any]
 
 #: Largest numerator and root degree that are iterated as such; beyond, the exponent is taken as a real.
 LARGEST_NUMERATOR, LARGEST_DEGREE = 64, 8192
-#: Up to this size BLAS is held at one thread.
-ONE_THREAD = 512
 #: Square roots never exceed this: R^{2^{-k}} is I to rounding in every dtype.
 MAX_SQUARE_ROOTS = 60
+#: Of a matrix without the power.
+UNKNOWN = Sensitivity(np.nan, np.nan)
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,38 +48,40 @@ class SchurNewton(Method):
         B = A.shape[0]
         x = np.empty_like(A)
         status, n_iter = np.empty(B, np.int8), np.zeros(B, np.int64)
-        cond = np.empty(B)
+        cond, amplification, jump = np.empty((3, B))
         products = 0
-        with few_blas_threads(A.shape[-1]):
-            for i in range(B):
-                one = schur_newton(
-                    A[i],
-                    problem.s,
-                    rtol=problem.rtol,
-                    max_iter=problem.max_iter,
-                    positive=problem.assume_a == "pos",
-                )
-                x[i], status[i], n_iter[i], cond[i] = one.x, one.status, one.n_iter, one.cond
-                products = max(products, one.n_products)
-        return Raw(x=x, status=status, n_iter=n_iter, n_products=products, cond=cond)
-
-
-def few_blas_threads(n: int) -> AbstractContextManager[None]:
-    """BLAS at one thread for small matrices, whose many short calls spend more on waiting than they gain.
-
-    On a machine with other work to do, four threads make LAPACK's Schur form of n = 300 up to 50 times slower.
-    """
-    return one_blas_thread() if n <= ONE_THREAD else nullcontext()
+        for i in range(B):
+            one = schur_newton(
+                A[i],
+                problem.s,
+                rtol=problem.rtol,
+                max_iter=problem.max_iter,
+                positive=problem.assume_a == "pos",
+                out_eps=problem.out_eps,
+            )
+            x[i], status[i], n_iter[i], cond[i] = one.x, one.status, one.n_iter, one.cond
+            amplification[i], jump[i] = one.sensitivity
+            products = max(products, one.n_products)
+        return Raw(
+            x=x,
+            status=status,
+            n_iter=n_iter,
+            n_products=products,
+            cond=cond,
+            amplification=amplification,
+            jump=jump,
+        )
 
 
 class Power(NamedTuple):
-    """One matrix: the power (NaN when it failed), its status, steps, products, and cond of A."""
+    """One matrix: the power (NaN when it failed), its status, steps, products, cond of A, and of A -> A^s."""
 
     x: Matrix
     status: Status
     n_iter: int
     n_products: int
     cond: float
+    sensitivity: Sensitivity
 
 
 def schur_newton(
@@ -90,6 +91,7 @@ def schur_newton(
     rtol: float | None = None,
     max_iter: int | None = None,
     positive: bool = False,
+    out_eps: float = 0.0,
 ) -> Power:
     """Principal power A^s of one matrix, in its own dtype.
 
@@ -105,6 +107,8 @@ def schur_newton(
         Limit of coupled steps.
     positive : bool
         Whether A is said to be positive definite: then a negative eigenvalue is refused by A^{-1}, too.
+    out_eps : float
+        Unit roundoff of the data in A, where A holds them in a wider precision.
 
     Returns
     -------
@@ -128,20 +132,21 @@ def schur_newton(
     n = A.shape[0]
     failed = np.full_like(A, np.nan, subok=False)
     if n == 0 or s == 0:
-        return Power(np.eye(n, dtype=A.dtype), Status.CONVERGED, 0, 0, 1.0)
+        return Power(np.eye(n, dtype=A.dtype), Status.CONVERGED, 0, 0, 1.0, Sensitivity(0.0, 0.0))
     try:
         R, Q = schur(A, output="complex" if np.iscomplexobj(A) else "real", check_finite=False)
     except LinAlgError:
-        return Power(failed, Status.DIVERGED, 0, 0, np.nan)
+        return Power(failed, Status.DIVERGED, 0, 0, np.nan, UNKNOWN)
     R, Q = np.asfortranarray(R), np.asfortranarray(Q)
     lam = tri.eigenvalues(R)
     largest, smallest = extreme_singular_values(R)
     cond = largest / smallest if smallest > 0 else np.inf
     exact = not np.tril(A, -1).any()
     if not has_principal_power(lam, -0.5 if positive and s < 0 else s, largest, smallest, exact):
-        return Power(failed, Status.NO_PRINCIPAL_ROOT, 0, 0, cond)
+        return Power(failed, Status.NO_PRINCIPAL_ROOT, 0, 0, cond, UNKNOWN)
 
     eps = float(np.finfo(A.dtype).eps)
+    sensitive = sensitivity(R, lam, s, largest, smallest, max(eps / 2, out_eps))
     work = _Triangular(R, lam, tol=eps / 2 if rtol is None else max(eps / 2, rtol / 4))
     with np.errstate(all="ignore"):
         F, status, steps = work.power(s, max_iter)
@@ -150,8 +155,8 @@ def schur_newton(
             if not np.isfinite(x).all():
                 status = Status.DIVERGED
     if status != Status.CONVERGED:
-        return Power(failed, status, steps, work.products, cond)
-    return Power(x, status, steps, work.products + 2, cond)
+        return Power(failed, status, steps, work.products, cond, UNKNOWN)
+    return Power(x, status, steps, work.products + 2, cond, sensitive.relative_to(float(np.linalg.norm(F))))
 
 
 def has_principal_power(lam: Matrix, s: Fraction | float, largest: float, smallest: float, exact: bool) -> bool:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from matroot.conditioning import PROBES, _signs, interleaved
+from matroot.conditioning import PROBES, _signs, steps
 from matroot.engines.cpu import in_threads, usable_cores
+from matroot.engines.loading import deferred
 from matroot.engines.small_poles import table
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw
 from matroot.methods.eigen import Eigen
@@ -78,6 +82,26 @@ class Tridiagonal(Method):
         return raw
 
 
+@cache
+def kernel() -> Callable[..., None] | None:
+    """The compiled loops, or None where numba cannot compile: a warning says why, unless numba is switched off."""
+    try:
+        if deferred("numba").config.DISABLE_JIT:
+            return None
+        roots: Callable[..., None] = deferred("matroot.engines.small_numba").roots
+        return roots
+    except Exception as error:  # whatever is wrong with a compiler, there is LAPACK
+        warnings.warn(f"numba cannot compile ({error!r}); small matrices are left to LAPACK", UserWarning, stacklevel=2)
+        return None
+
+
+def runs_here() -> bool:
+    """Whether there is a kernel, as far as that is known without compiling it."""
+    if kernel.cache_info().currsize:
+        return kernel() is not None
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+
+
 class Report(NamedTuple):
     """What the kernel says about every matrix, arrays (B,)."""
 
@@ -112,11 +136,12 @@ def small_roots(
         lambda_min is that of the matrix served, lambda_max that of the one given; asymmetry is relative to the
         largest entry, and the residual that of `out` (as `conditioning.residual` defines it, with probes for n > 8).
         A matrix is not served when it is not finite or not positive, its condition number is above 1e14, or its
-        root overflows.
+        root overflows; and none is where there is no kernel.
     """
-    from matroot.engines.small_numba import roots
-
     B, n, _ = stack.shape
+    roots = kernel()
+    if roots is None:
+        return Report(*np.zeros((len(Report._fields), B)))
     twofold = stack.dtype.kind == "c"
     V = probes(n, twofold)
     n = len(V)
@@ -124,7 +149,7 @@ def small_roots(
     b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
     poles, rule = b.shape[1], (b, w, counts.astype(np.float64), beyond)
     report = np.empty((B, len(Report._fields)))
-    order = factors(s)
+    order = np.array(steps(s), np.float64)
     ready = stack.dtype == out.dtype == np.float64 and stack.flags.c_contiguous and stack.flags.aligned
 
     def work(part: slice) -> None:
@@ -196,10 +221,3 @@ def probes(n: int, twofold: bool = False) -> FloatArray:
     """
     size = 2 * n if twofold else n
     return np.eye(size, LANES) * (np.arange(LANES) < n) if n <= PROBES else np.ascontiguousarray(_signs(size, PROBES))
-
-
-@lru_cache(maxsize=64)
-def factors(s: Fraction) -> FloatArray:
-    """In which order A (0) and its root X (1) are multiplied to test that A^s = X."""
-    a, b = abs(s.numerator), s.denominator
-    return np.array(interleaved(a, b) if s < 0 else (False,) * a + (True,) * b, np.float64)

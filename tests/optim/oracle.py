@@ -32,7 +32,8 @@ class Oracle:
 
     def __init__(self, shape, **o):
         self.o = {
-            "lr": 0.1, "b1": 0.9, "b2": 0.999, "momentum": "ema", "of": "gradient", "correct": True, "wd": 0.0, "decay": "decoupled",
+            "lr": 0.1, "b1": 0.9, "b2": 0.999, "momentum": "ema", "of": "gradient", "correct": True, "wd": 0.0,
+            "decay": "decoupled",
             "block": 10**9, "axes": tuple(range(len(shape))) if len(shape) > 1 else (), "exponent": None,
             "ridge": 1e-6, "every": 1, "graft": "adam", "normalize": False, "per_block": False, "eps": 1e-8,
             "start": 1, "mix": 0, "clip_rms": None, "graft_beta": None, "statistics": 1, **o,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matroot_optim import Shampoo
-from matroot_optim.blocking import as_matrix, block_sizes, assemble, merge_dims, regions, stack, unstack
+from matroot_optim.blocking import as_matrix, assemble, block_sizes, merge_dims, regions, stack, unstack
 from matroot_optim.layout import make_layout
 from matroot_optim.reblock import reblock
 from matroot_optim.statistics import gram, pack, packed_size, unpack
@@ -52,7 +52,9 @@ def test_a_tensor_as_a_matrix(shape):
     assert 1 not in matrix or 0 in shape
     if len(matrix) == 2 and 0 not in shape:  # no other cut is nearer to square
         cuts = [math.prod(shape[:k]) for k in range(1, len(shape))]
-        squareness = [max(m, math.prod(shape) // m) / min(m, math.prod(shape) // m) for m in cuts if 1 < m < math.prod(shape)]
+        squareness = [
+            max(m, math.prod(shape) // m) / min(m, math.prod(shape) // m) for m in cuts if 1 < m < math.prod(shape)
+        ]
         assert max(matrix) / min(matrix) == min(squareness)
 
 

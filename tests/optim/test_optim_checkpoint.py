@@ -201,6 +201,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_kill_while_saving(tmp_path):
     path = tmp_path / "s.npz"
     root = Path(__file__).parents[2]

@@ -80,7 +80,9 @@ def test_the_bits_of_the_cpu(dtype, options):
 def test_a_step_without_roots_comes_down_once(dtype):
     """For the norms of all gradients; nothing goes up. One is not finite, and one is missing."""
     params = parameters(on_card, dtype)
-    opt = Shampoo(params, **{**OPTIONS, "refresh_every": 100, "refresh_growth": 0.0, "schedule": "interval", "start_step": 1})
+    opt = Shampoo(
+        params, **{**OPTIONS, "refresh_every": 100, "refresh_growth": 0.0, "schedule": "interval", "start_step": 1}
+    )
     train(opt, params, on_card, 1)
     for p in params:
         p.grad = on_card(torch.ones(p.shape, dtype=dtype))

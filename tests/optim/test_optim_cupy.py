@@ -153,7 +153,9 @@ def test_what_is_where():
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_step_without_roots_waits_once_and_sends_nothing_up(in_place):
     """For the norms of all gradients, which say what is not finite."""
-    opt = Shampoo(0.05, **{**OPTIONS, "refresh_every": 100, "refresh_growth": 0.0, "schedule": "interval", "start_step": 1})
+    opt = Shampoo(
+        0.05, **{**OPTIONS, "refresh_every": 100, "refresh_growth": 0.0, "schedule": "interval", "start_step": 1}
+    )
     params, state = train(opt, device, 1)
     g = device(gradients(SHAPES, 1)[0])
     waits, uploads = Recorder.waits, Uploads.count

@@ -59,11 +59,13 @@ def test_who_is_first_is_said_as_it_is():
     assert demo.verdict([quick]) == "Adam needs the fewest steps and the least time."
 
 
+@pytest.mark.slow
 def test_shampoo_needs_fewer_steps_than_adam():
     steps = {name: demo.Entry([demo.run(name, 0.01, 0)]).to_target("steps") for name in ("Adam", "Shampoo")}
     assert steps["Shampoo"] < steps["Adam"] < np.inf
 
 
+@pytest.mark.slow
 def test_all_of_it(monkeypatch, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(demo, "STEPS", 40)

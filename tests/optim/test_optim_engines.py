@@ -20,7 +20,14 @@ from matroot_optim.roots import RootBatch, compute
 from matroot_optim.statistics import pack
 from optim.problems import assert_same, run
 
-OPTIONS = {"learning_rate": 0.05, "refresh_every": 4, "block_size": 4, "ridge": 1e-4, "start_step": 8, "refresh_growth": 0.0}
+OPTIONS = {
+    "learning_rate": 0.05,
+    "refresh_every": 4,
+    "block_size": 4,
+    "ridge": 1e-4,
+    "start_step": 8,
+    "refresh_growth": 0.0,
+}
 
 
 def spawned():
@@ -39,6 +46,30 @@ def test_threads_are_inline_with_the_same_lag(lag):
 
 def test_lag_changes_the_numbers():
     assert abs(run(Shampoo(**OPTIONS))[0]["a"] - run(Shampoo(**OPTIONS, engine=InlineEngine(3)))[0]["a"]).max() > 1e-6
+
+
+@pytest.mark.parametrize("make", ("threads", "processes"))
+def test_large_blocks_are_the_same_to_the_bit_with_several_blas_threads(make):
+    """Neither the workers' BLAS threads nor the hold on those of this process is seen in the numbers."""
+    from threadpoolctl import threadpool_limits
+
+    gradients = np.random.default_rng(0).standard_normal((6, 300, 12))
+
+    def train(engine):
+        opt = Shampoo(0.1, block_size=512, refresh_every=2, start_step=2, schedule="interval", engine=engine)
+        W = np.zeros(gradients.shape[1:])
+        state = opt.init(W)
+        for G in gradients:
+            update, state = opt.update(G, state, W)
+            W = W + update
+        return W
+
+    with threadpool_limits(2, user_api="blas"):
+        want = train(InlineEngine(1))
+        with ExecutorEngine((lambda: ThreadPoolExecutor(2)) if make == "threads" else spawned, lag=1) as engine:
+            got = train(engine)
+    assert (got == want).all()
+    assert engine.clock.failures == 0
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -10,6 +10,7 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "docs" / "examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["numpy", "torch", "jax"])
 def test_example(kind, capsys):
     pytest.importorskip("optax" if kind == "jax" else kind)

@@ -80,7 +80,9 @@ def test_a_spike_makes_a_bounded_step(spike):
     state = opt.init(params)
     for t in range(40):
         scale = spike if t == 20 else 1.0
-        g = {k: np.clip(rng.standard_normal(x.shape) * scale, -3e38, 3e38).astype(np.float32) for k, x in params.items()}
+        g = {
+            k: np.clip(rng.standard_normal(x.shape) * scale, -3e38, 3e38).astype(np.float32) for k, x in params.items()
+        }
         updates, state = opt.update(g, state, params)
         for k, x in params.items():
             assert np.isfinite(updates[k]).all()

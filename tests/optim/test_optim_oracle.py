@@ -11,7 +11,14 @@ from matroot_optim import Shampoo, apply_updates
 from matroot_optim.config import GRAFTS
 from optim.oracle import Oracle
 
-BASE = {"learning_rate": 0.1, "refresh_every": 1, "schedule": "interval", "start_step": 1, "ridge": 1e-6, "block_aspect": None}
+BASE = {
+    "learning_rate": 0.1,
+    "refresh_every": 1,
+    "schedule": "interval",
+    "start_step": 1,
+    "ridge": 1e-6,
+    "block_aspect": None,
+}
 BASE |= {"refresh_growth": 0.0, "exponent": None}
 
 # What is set: options of Shampoo, options of the oracle.

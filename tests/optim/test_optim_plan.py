@@ -63,7 +63,11 @@ def test_vectors_are_vectors(shape):
 
 
 def test_plan_counts_what_the_state_has():
-    params = {"w": np.zeros((96, 384), np.float32), "b": np.zeros(384, np.float32), "c": np.zeros((8, 3, 3, 3), np.float32)}
+    params = {
+        "w": np.zeros((96, 384), np.float32),
+        "b": np.zeros(384, np.float32),
+        "c": np.zeros((8, 3, 3, 3), np.float32),
+    }
     opt = Shampoo(1e-3)
     state = opt.init(params)
     parts = ("/momentum", "/moment", "/statistic", "/root")

@@ -87,7 +87,9 @@ def test_staggered_is_synchronous_up_to_age():
 
 
 def test_callable_interval():
-    counts, _ = refreshed(Shampoo(0.1, schedule="interval", refresh_every=lambda step: 1 if step < 4 else 3, refresh_growth=0.0), 10)
+    counts, _ = refreshed(
+        Shampoo(0.1, schedule="interval", refresh_every=lambda step: 1 if step < 4 else 3, refresh_growth=0.0), 10
+    )
     assert [c > 0 for c in counts] == [True, True, True, False, False, True, False, False, True, False]
 
 
@@ -133,7 +135,9 @@ def test_explicit_start_has_its_roots():
 
 
 def test_residual_schedule_spares_roots_that_still_fit():
-    slow = Shampoo(0.1, refresh_every=1, schedule="residual", stale_tolerance=0.3, ridge=1e-3, exponent=None, start_step=1)
+    slow = Shampoo(
+        0.1, refresh_every=1, schedule="residual", stale_tolerance=0.3, ridge=1e-3, exponent=None, start_step=1
+    )
     _, state = run(slow, 60)
     roots = [n.removesuffix("/spared") for n in state if n.endswith("/spared")]
     spared = sum(int(state[f"{n}/spared"]) for n in roots)

@@ -105,7 +105,7 @@ def test_groups():
     after = weights(net)
     assert_equal(before[:2], after[:2])
     assert not torch.equal(before[2], after[2])
-    with pytest.raises(TypeError, match=r"a parameter group must set lr or one of .*, got bloksize"):
+    with pytest.raises(TypeError, match=r"a parameter group has .bloksize.; did you mean .block_size.\?"):
         Shampoo([{"params": net.parameters(), "bloksize": 3}], lr=0.1)
     with pytest.raises(ValueError, match="block_size must be an int >= 1, got 0"):
         Shampoo(net.parameters(), lr=0.1, block_size=0)

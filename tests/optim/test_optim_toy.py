@@ -68,6 +68,8 @@ def shampoo(rate, every, **options):
     return rule
 
 
+pytestmark = pytest.mark.slow  # thousands of steps
+
 RATES = {"adam": (0.01, 0.02, 0.03, 0.05), "shampoo": (0.3, 1.0, 2.0, 3.0)}
 
 

@@ -1,0 +1,141 @@
+"""Bound of the condition number of A -> A^s for a general A, from its resolvent on the negative real axis.
+
+For 0 < |s| < 1 the Frechet derivative is
+
+    L(E) = sin(pi |s|) / pi * integral over t > 0 of t^s (A + t I)^{-1} E (A + t I)^{-1} dt,
+
+up to its sign (Higham, Functions of Matrices, SIAM 2008, eq. 1.36, differentiated), so that the integral of
+t^s ||(A + t I)^{-1}||^2 bounds its norm: for a positive definite A exactly, and so for a conjugate pair of a
+normal one. 1 / ||(A + t I)^{-1}|| is the distance of A to the matrices with the eigenvalue -t. Where it is
+small, A^s is close to a jump, and whether eigenvalues near the axis or their coupling make it small is the same.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matroot.engines import triangular as tri
+
+Matrix = NDArray[Any]
+Reals = NDArray[np.float64]
+
+#: The integrand varies like a power of t but for peaks; a grid of this ratio integrates it to some 20 per cent.
+RATIO = 2.0
+#: Most nodes of the grid, and most eigenvalues near the axis to which a node is given.
+NODES, PEAKS = 64, 32
+
+
+class Sensitivity(NamedTuple):
+    """How A -> A^s answers to perturbations.
+
+    A relative perturbation e of A moves A^s by up to e times `amplification`; one by n roundoffs of its data can
+    move A^s by `jump`, 0 where it moves no eigenvalue across the negative axis. Both are relative to A^s.
+    """
+
+    amplification: float
+    jump: float
+
+    def relative_to(self, norm: float) -> Sensitivity:
+        """Both divided by the norm of A^s."""
+        return Sensitivity(self.amplification / norm, self.jump / norm)
+
+
+def sensitivity(
+    R: Matrix, lam: Matrix, s: Fraction | float, largest: float, smallest: float, eps: float
+) -> Sensitivity:
+    """Bounds for an upper (quasi-)triangular R, absolute: still to be divided by the norm of R^s.
+
+    Parameters
+    ----------
+    R : array (n, n)
+    lam : array (n,)
+        Its eigenvalues.
+    s : Fraction or float
+    largest, smallest : float
+        Its singular values.
+    eps : float
+        Unit roundoff of the data.
+    """
+    norm = float(np.linalg.norm(R))
+    with np.errstate(all="ignore"):
+        if float(s).is_integer():
+            return Sensitivity(whole_derivative_bound(int(s), largest, smallest) * norm, 0.0)
+        if not 0 < smallest / 4 < 4 * largest < np.inf:
+            return Sensitivity(np.inf, 0.0)
+        axis = negative_axis(R, lam, largest, smallest)
+        bound = derivative_bound(s, axis, largest, smallest) * norm
+        return Sensitivity(bound, axis.jump(float(s), len(R) * eps * largest))
+
+
+class Axis(NamedTuple):
+    """The resolvent on the negative axis: its norms at nodes t of weights w, all between `low` and `high`.
+
+    The last `peaks` nodes are at eigenvalues a + i y near the axis, and have the weight of their peak, pi y.
+    """
+
+    t: Reals
+    w: Reals
+    norms: Reals
+    low: float
+    high: float
+    peaks: int
+
+    def jump(self, s: float, rounding: float) -> float:
+        """By how much A^s jumps when a perturbation of norm `rounding` moves an eigenvalue across the axis, or 0."""
+        first = len(self.t) - self.peaks
+        crossing = self.t[first:][self.norms[first:] * rounding >= 1]
+        return float(2 * abs(math.sin(math.pi * s)) * (crossing**s).max(initial=0.0))
+
+    def integral(self, s: float, power: int) -> float:
+        """Integral of t^s ||(A + t I)^{-1}||^power over all t > 0, for -1 < s < power - 1."""
+        rest = s + 1 - power  # t ||(A + t I)^{-1}|| needs no scaling
+        inside = (self.w / self.t * (self.t * self.norms) ** power * self.t**rest).sum()
+        below = (self.low * self.norms[0]) ** power * np.float64(self.low) ** rest / (s + 1)
+        beyond = np.float64(self.high) ** rest / -rest
+        return float(inside + below + beyond)
+
+
+def negative_axis(R: Matrix, lam: Matrix, largest: float, smallest: float) -> Axis:
+    """Norms of (R + t I)^{-1} of an upper (quasi-)triangular R with eigenvalues lam; O(n^2) for each of 20 nodes or so.
+
+    `largest` and `smallest` are singular values of R. Beyond four times their range the norm is 1 / t, or constant.
+    """
+    low, high = smallest / 4, 4 * largest
+    count = min(NODES, 2 + math.ceil(math.log(high / low) / math.log(RATIO)))
+    grid = np.geomspace(low, high, count)
+    step = math.log(high / low) / (count - 1)
+    weights = grid * step
+    weights[[0, -1]] /= 2
+    near = np.flatnonzero((lam.real < 0) & (np.abs(lam.imag) < -lam.real) & ((lam.imag > 0) | np.iscomplexobj(R)))
+    near = near[np.argsort(np.abs(lam.imag[near] / lam.real[near]))[:PEAKS]]
+    peaks = lam[near].astype(np.complex128)
+    t = np.concatenate((grid, -peaks.real))
+    w = np.concatenate((weights, np.pi * np.abs(peaks.imag)))
+    return Axis(t, w, tri.inverse_norms(R, t), low, high, len(near))
+
+
+def derivative_bound(s: Fraction | float, axis: Axis, largest: float, smallest: float) -> float:
+    """Upper bound, but for quadrature, of the norm of the Frechet derivative of A -> A^s, s not whole.
+
+    Beyond |s| = 1 the product rule is applied to A^k A^sigma, with k the whole part of s.
+    """
+    k, sigma = divmod(abs(float(s)), 1)
+    factor = math.sin(math.pi * sigma) / math.pi
+    part = factor * axis.integral(math.copysign(sigma, s), 2)
+    if k == 0:
+        return part
+    size = factor * (largest * axis.integral(sigma - 1, 1) if s > 0 else axis.integral(-sigma, 1))  # of A^sigma
+    base = np.float64(largest if s > 0 else 1 / smallest)
+    return whole_derivative_bound(int(math.copysign(k, s)), largest, smallest) * size + float(base**k) * part
+
+
+def whole_derivative_bound(k: int, largest: float, smallest: float) -> float:
+    """Upper bound of the norm of the Frechet derivative of A -> A^k, from the singular values of A."""
+    if k >= 0:
+        return k * float(np.float64(largest) ** (k - 1))
+    return -k * float(np.float64(smallest) ** (k - 1))

@@ -1,0 +1,6 @@
+"""Random solves against 50 digits: ``python -m tests.fuzz --seconds 120 --seed 0``.
+
+A case is drawn from its seed and index alone, so that one line repeats it: ``python -m tests.fuzz --replay 0:1234``.
+`symmetric`, `closed` and `general` make matrices and know their powers; `exact` and `eigen` are the arithmetic under
+them; `cases` draws the options; `verdict` holds the bars.
+"""

@@ -1,0 +1,339 @@
+"""The state of the torch adapter: whose it is, how it looks, and what a damaged or a partial dict does."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from matroot_optim.checkpoint import export  # noqa: E402
+from matroot_optim.torch import Shampoo  # noqa: E402
+
+OPTIONS = {"lr": 0.1, "refresh_every": 2, "block_size": 4}
+
+
+def tensors(*shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [torch.nn.Parameter(torch.from_numpy(rng.standard_normal(s).astype("f4"))) for s in shapes]
+
+
+def step(opt, seed=0, steps=1, zero=False):
+    rng = np.random.default_rng(seed)
+    for _ in range(steps):
+        for group in opt.param_groups:
+            for p in group["params"]:
+                g = rng.standard_normal(p.shape).astype("f4")
+                p.grad = torch.from_numpy(g * (not zero))
+        opt.step()
+
+
+def entries(opt, p):
+    return {name: x.clone() for name, x in opt.state[p].items()}
+
+
+def assert_same(a, b, leave=()):
+    assert a.keys() == b.keys()
+    for name, x in a.items():
+        assert name in leave or torch.equal(x, b[name]), name
+
+
+# Whose it is.
+
+
+def test_a_tensor_in_the_place_of_another_starts_afresh():
+    a, b = tensors((6, 5), (6, 5))
+    opt = Shampoo([a], **OPTIONS)
+    step(opt, steps=5)
+    opt.param_groups[0]["params"][0] = b
+    before = b.detach().clone()
+    step(opt, zero=True)
+    assert torch.equal(b, before)
+    assert int(opt.state[b]["count"]) == 1
+    assert not opt.state[b]["momentum"].any()
+
+
+def test_a_tensor_that_moves_takes_its_own_along():
+    a, b, c = tensors((6, 5), (6, 5), (5,))
+    opt = Shampoo([{"params": [a, b]}, {"params": [c], "block_size": 3}], **OPTIONS)
+    step(opt, steps=5)
+    before = {p: entries(opt, p) for p in (a, b, c)}
+    opt.param_groups[0]["params"], opt.param_groups[1]["params"] = [b], [c, a]
+    assert_same(entries(opt, b), before[b])
+    assert_same(entries(opt, c), before[c])
+    assert torch.equal(opt.state[a]["momentum"], before[a]["momentum"])
+    opt.param_groups[0]["params"], opt.param_groups[1]["params"] = [b, a], [c]
+    opt.param_groups[1]["block_size"] = 4
+    for p in (a, b, c):
+        assert torch.equal(opt.state[p]["moment"], before[p]["moment"])
+
+
+def test_the_order_in_a_group_changes_nothing():
+    runs = []
+    for swap in (False, True):
+        a, b = tensors((6, 5), (6, 5))
+        opt = Shampoo([a, b], **OPTIONS)
+        rng = np.random.default_rng(1)
+        for k in range(8):
+            for p in (a, b):
+                p.grad = torch.from_numpy(rng.standard_normal(p.shape).astype("f4"))
+            if swap and k == 4:
+                opt.param_groups[0]["params"].reverse()
+            opt.step()
+        runs.append((a, b))
+    for x, y in zip(*runs, strict=True):
+        assert torch.equal(x, y)
+
+
+def test_a_tensor_that_comes_back_has_what_it_had():
+    a, b = tensors((6, 5), (5,))
+    opt = Shampoo([a, b], **OPTIONS)
+    step(opt, steps=5)
+    before = entries(opt, a)
+    opt.param_groups[0]["params"] = [b]
+    step(opt, steps=2)
+    opt.param_groups[0]["params"] = [b, a]
+    assert_same(entries(opt, a), before, leave=("step",))
+
+
+def test_a_state_that_is_handed_over():
+    a, b = tensors((6, 5), (6, 5))
+    opt = Shampoo([a], **OPTIONS)
+    step(opt, steps=5)
+    before = entries(opt, a)
+    stored = opt.state.get(a)
+    del opt.state[a]
+    opt.param_groups[0]["params"][0] = b
+    opt.state[b] = stored
+    assert_same(entries(opt, b), before)
+    with pytest.raises(KeyError):
+        opt.state[torch.nn.Parameter(torch.zeros(2))]
+
+
+def test_another_device_or_dtype_later():
+    (a,) = tensors((6, 5))
+    opt = Shampoo([a], **OPTIONS)
+    step(opt, steps=3)
+    before = entries(opt, a)
+    a.data = a.data.double()
+    assert opt.state_dict()["state"][0]["momentum"].dtype == torch.float64
+    assert_same({n: x.double() for n, x in entries(opt, a).items()}, {n: x.double() for n, x in before.items()})
+
+
+# How it looks.
+
+
+def test_it_is_never_empty_and_shows_what_the_step_works_on():
+    a, b = tensors((6, 5), (5,))
+    opt = Shampoo([a, b], **OPTIONS)
+    assert opt.state
+    assert [id(p) for p in opt.state] == [id(a), id(b)]
+    momentum = opt.state[a]["momentum"]
+    kept = opt.state[a]
+    step(opt, steps=3)
+    assert torch.equal(momentum, opt.state[a]["momentum"])
+    assert momentum.any()
+    assert int(kept["step"]) == 3
+    for mine, p in zip(opt.state_dict()["state"].values(), (a, b), strict=True):
+        assert_same(mine, dict(opt.state[p]))
+    opt.state[a]["momentum"].zero_()
+    opt.state[b]["moment"] = torch.ones(5)
+    assert not opt.state_dict()["state"][0]["momentum"].any()
+    assert torch.equal(opt.state_dict()["state"][1]["moment"], torch.ones(5))
+    with pytest.raises(ValueError, match=r"moment must have shape \(5,\), got \(4,\)"):
+        opt.state[b]["moment"] = torch.ones(4)
+
+
+def test_common_ways_with_the_state():
+    a, b = tensors((6, 5), (5,))
+    opt = Shampoo([a, b], **OPTIONS)
+    step(opt, steps=3)
+    before = {p: entries(opt, p) for p in (a, b)}
+    for state in opt.state.values():  # to the device of the parameters, after a load
+        for name, x in state.items():
+            state[name] = x.to("cpu", copy=True)
+    for p, state in opt.state.items():
+        opt.state[p] = type(state)(collections.OrderedDict((name, x.clone()) for name, x in state.items()))
+    for p in (a, b):
+        assert_same(entries(opt, p), before[p])
+    opt.state = collections.defaultdict(dict)  # start afresh
+    assert opt.diagnostics().step == 0
+    step(opt, steps=2)
+    opt.state.clear()
+    assert opt.diagnostics().step == 0
+
+
+@pytest.mark.parametrize("carry", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_entries_of_wrappers_stay_and_are_saved(carry):
+    (a,) = tensors((6, 5))
+    opt = Shampoo([a], **OPTIONS)
+    assert "slow" not in opt.state[a]
+    opt.state[a]["slow"] = torch.full((6, 5), 2.0)
+    step(opt, steps=3)
+    opt.state[a]["slow"].mul_(2)
+    again = Shampoo(tensors((6, 5)), **OPTIONS)
+    again.load_state_dict(carry(opt.state_dict()))
+    copied = carry(opt)
+    opt.param_groups[0]["params"] = [*tensors((2,)), a]
+    for found in (opt, again, copied):
+        *_, p = found.state
+        assert torch.equal(found.state[p]["slow"], torch.full((6, 5), 4.0))
+        assert int(found.state[p]["count"]) == 3
+
+
+def test_hooks_see_the_whole_dict():
+    (a,) = tensors((6, 5))
+    opt = Shampoo([a], **OPTIONS)
+    step(opt)
+    seen = {}
+    opt.register_state_dict_post_hook(lambda _, found: seen.update(found["state"][0]))
+    opt.state_dict()
+    assert {"momentum", "block0/axis0/root"} <= seen.keys()
+
+    def halve(_, found):
+        found["state"][0]["momentum"] /= 2
+
+    again = Shampoo(tensors((6, 5)), **OPTIONS)
+    again.register_load_state_dict_pre_hook(halve)
+    want = opt.state[a]["momentum"] / 2
+    again.load_state_dict(opt.state_dict())
+    assert torch.equal(next(iter(again.state.values()))["momentum"], want)
+
+
+# Dicts.
+
+
+def test_a_dict_with_its_metadata_beside_the_groups_still_loads():
+    params = tensors((6, 5), (5,))
+    opt = Shampoo(params, **OPTIONS)
+    step(opt, steps=5)
+    names, meta = export(opt._current())
+    saved = opt.state_dict()
+    for group in saved["param_groups"]:
+        del group["matroot_optim"]
+    for i in (0, 1):
+        mine = {n.removeprefix(f"0/{i}/"): torch.from_numpy(np.array(x)) for n, x in names.items() if n[:3] == f"0/{i}"}
+        saved["state"][i] = {**mine, "step": torch.tensor(5)}
+    again = Shampoo(tensors((6, 5), (5,)), **OPTIONS)
+    again.load_state_dict({**saved, "matroot_optim": meta})
+    for p, q in zip(opt.state, again.state, strict=True):
+        assert_same(entries(again, q), entries(opt, p))
+
+
+def test_a_dict_that_lacks_a_named_parameter():
+    opt = Shampoo(tensors((6, 5), (5,)), **OPTIONS)
+    step(opt, steps=3)
+    saved = opt.state_dict()  # torch.distributed.checkpoint puts names for numbers, and leaves out what is frozen
+    saved["state"] = {"a": saved["state"][0]}
+    saved["param_groups"][0]["params"] = ["a", "b"]
+    a, b = tensors((6, 5), (5,))
+    again = Shampoo([a, b], **OPTIONS)
+    with pytest.warns(UserWarning, match="no state for 0/1; they start afresh"):
+        again.load_state_dict(saved)
+    assert int(again.state[a]["count"]) == 3
+    assert int(again.state[b]["count"]) == 0
+    b.requires_grad_(False)
+    again.load_state_dict(saved)
+
+
+def damaged():
+    def step(d):
+        del d["state"][0]["step"]
+
+    def text(d):
+        d["param_groups"][0]["matroot_optim"] = "{"
+
+    def version(d):
+        d["param_groups"][0]["matroot_optim"] = d["param_groups"][0]["matroot_optim"].replace(
+            '"format": ', '"format": 9'
+        )
+
+    def groups(d):
+        d["param_groups"].append(d["param_groups"][0])
+
+    def option(d):
+        d["param_groups"][0]["block_size"] = 0
+
+    def no_state(d):
+        d["state"] = [1, 2]
+
+    def sparse(d):
+        d["state"][0]["momentum"] = "lost"
+
+    def other_step(d):
+        d["state"][0]["step"] = d["state"][1]["step"] + 1
+
+    def parameter(d):
+        del d["state"][1]
+
+    def another(d):
+        d["state"][99] = d["state"][0]
+
+    def no_groups(d):
+        del d["param_groups"]
+
+    def rate(d):
+        d["param_groups"][0]["lr"] = "fast"
+
+    return [step, other_step, parameter, another, no_groups, rate, text, version, groups, option, no_state, sparse]
+
+
+@pytest.mark.parametrize("damage", damaged(), ids=lambda f: f.__name__)
+def test_a_dict_that_is_refused_changes_nothing(damage):
+    opt = Shampoo(tensors((6, 5), (5,)), **OPTIONS)
+    step(opt, steps=3)
+    saved = opt.state_dict()
+    saved["param_groups"][0]["lr"] = 7.0
+    damage(saved)
+    params = tensors((6, 5), (5,))
+    again = Shampoo(params, **OPTIONS)
+    step(again, seed=5, steps=2)
+    before = [entries(again, p) for p in params]
+    with pytest.raises(ValueError, match=r"."):
+        again.load_state_dict(saved)
+    assert again.param_groups[0]["lr"] == 0.1
+    for p, want in zip(params, before, strict=True):
+        assert_same(entries(again, p), want)
+    step(again)
+
+
+def test_an_empty_dict_starts_afresh():
+    params = tensors((6, 5))
+    opt = Shampoo(params, **OPTIONS)
+    step(opt, steps=3)
+    saved = opt.state_dict()
+    opt.load_state_dict({"state": {}, "param_groups": saved["param_groups"]})
+    assert opt.diagnostics().step == 0
+
+
+def calls(function):
+    """How many Python functions are called."""
+    import sys
+
+    count = 0
+
+    def see(frame, event, arg):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(see)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_saving_and_loading_cost_by_the_number_of_tensors():
+    counts = []
+    for n in (100, 200, 400):
+        opt = Shampoo(tensors(*[(3,), (2, 2)] * n), **OPTIONS)
+        opt.state_dict()
+        saved = opt.state_dict()
+        counts.append((calls(opt.state_dict), calls(lambda opt=opt, saved=saved: opt.load_state_dict(saved))))
+    for a, b, c in zip(*counts, strict=True):
+        assert c - b <= 2.1 * (b - a)  # a quadratic part would make it 4

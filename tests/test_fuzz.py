@@ -1,0 +1,106 @@
+"""The fuzzer itself: its references satisfy their equations to 50 digits, and it sees what is wrong."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from fuzz import general, symmetric
+from fuzz.case import Case
+from fuzz.draw import draw
+from fuzz.exact import Exact, identity, ratio, real_form, residual
+from fuzz.verdict import judge
+
+from matroot import Status
+from matroot.solve import solve_power
+
+FIFTY_DIGITS = 1e-50
+
+
+def drawn(module, kind, dtype, s, *arguments):
+    """The first matrix of a kind that has a power A^s."""
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        matrix = module.draw(rng, *arguments, dtype)
+        known = matrix.known(s, None, 0.0) if matrix.kind == kind else None
+        if known is not None and known.X is not None:
+            return matrix, known
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex64"])
+@pytest.mark.parametrize("kind", [k for k in general.KINDS if k not in ("negative", "zero")])
+def test_general_references_to_50_digits(kind, dtype):
+    for s in (Fraction(-1, 3), Fraction(2, 5)):
+        matrix, known = drawn(general, kind, dtype, s)
+        A = Exact.of(real_form(matrix.a))
+        assert residual(A, known.X, s, None, identity(len(A.m))) < FIFTY_DIGITS
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex64", "bfloat16"])
+@pytest.mark.parametrize("kind", [k for k in symmetric.KINDS if k not in ("indefinite", "singular", "constant")])
+def test_symmetric_references_to_50_digits(kind, dtype):
+    s = Fraction(1, 3)  # an inverse root is missing where the matrix is singular in its dtype
+    matrix, known = drawn(symmetric, kind, dtype, s, 4)
+    A = Exact.of(real_form(matrix.a.astype(complex if dtype.startswith("complex") else float)))
+    assert min(known.share, 0) > -1e-3
+    if known.share > 0:
+        assert residual(A, known.X, s, None, identity(len(A.m))) < FIFTY_DIGITS
+
+
+def test_a_case_is_its_seed_and_index():
+    for index in range(20):
+        one, other = draw(1, index), draw(1, index)
+        assert str(one) == str(other) and np.array_equal(one.a, other.a)
+    assert str(draw(2, 0)) != str(draw(1, 0))
+
+
+def plain():
+    """A case without difficulties, and its result."""
+    matrix, _ = drawn(symmetric, "cluster", "float64", Fraction(-1, 3), 4)
+    case = Case([matrix], (), "float64", Fraction(-1, 3), {"method": "eigen"})
+    return case, solve_power(matrix.a, case.s, method="eigen")
+
+
+WRONG = {
+    "scale": (lambda r: {"x": 2 * r.x}, "wrong CONVERGED"),
+    "power": (lambda r: {"x": r.x @ r.x}, "wrong CONVERGED"),
+    "last digits": (lambda r: {"x": r.x * (1 + 1e-9)}, "wrong CONVERGED"),
+    "not a number": (lambda r: {"x": r.x * np.nan}, "wrong CONVERGED"),
+    "one entry": (lambda r: {"x": r.x + np.eye(4, k=1) * 1e-15 * np.abs(r.x).max()}, "not Hermitian"),
+    "status": (lambda r: {"status": np.int8(Status.STAGNATED)}, "false alarm"),
+    "residual": (lambda r: {"residual": np.float64(1e-3)}, "residual"),
+    "ridge": (lambda r: {"ridge": np.float64(1e-3)}, "ridge"),
+    "dtype": (lambda r: {"x": r.x.astype(np.float32)}, "kind"),
+}
+
+
+def test_what_is_right_is_not_reported():
+    case, result = plain()
+    assert judge(case, result) == []
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_is_reported(what):
+    change, kind = WRONG[what]
+    case, result = plain()
+    assert kind in [found for found, _ in judge(case, replace(result, **change(result)))]
+
+
+@pytest.mark.parametrize(("kind", "s"), [("indefinite", Fraction(1, 2)), ("laplacian", Fraction(-1, 2))])
+def test_a_root_where_there_is_none_is_reported(kind, s):
+    for seed in range(100):
+        matrix = symmetric.draw(np.random.default_rng(seed), 4, "float64")
+        if matrix.kind == kind and matrix.known(s, None, 0.0).hopeless:
+            break
+    case = Case([matrix], (), "float64", s)
+    result = solve_power(matrix.a, s)
+    wrong = replace(result, x=np.eye(4), status=np.int8(Status.CONVERGED))
+    assert any(found.startswith("missed") for found, _ in judge(case, wrong))
+
+
+def test_norms_of_any_size():
+    huge = Exact.of(np.array([[1e300, 1e-300]]))
+    assert ratio((huge - huge).norm(), huge.norm()) == 0
+    assert ratio(huge.norm(), Exact.of(np.array([[1e-300]])).norm()) == np.inf
+    assert ratio(huge.norm(), Exact.of(np.array([[5e299]])).norm()) == pytest.approx(2)

@@ -1,0 +1,191 @@
+"""BLAS's threads: as they were found, whatever interrupts a solve or forks beside it, and never seen in the bits."""
+
+import os
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from matroot import gallery, one_blas_thread, solve
+from matroot.engines import blas
+from matroot.engines.blas import _libraries
+from matroot.engines.holds import Setting, held
+
+ROOT = Path(__file__).parents[1]
+
+
+def counts():
+    return [read() for read in _libraries()[0].readers]
+
+
+def run(*command, timeout=600, **env):
+    """A fresh process; numpy says nothing there of forks beside threads."""
+    where = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, **where, **env},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks and timers")
+@pytest.mark.parametrize("attack", ("--interrupts", "--forks", "--cold"))
+def test_attack(attack):
+    """Thirty of each; by hand a thousand, see `attack_threads`."""
+    done = run("-W", "ignore", "-m", "tests.attack_threads", attack, "30")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "30 " in done.stdout and "0 faults" in done.stdout
+
+
+class StruckError(Exception):
+    pass
+
+
+def raise_at(step):
+    """A trace function that raises at the step-th bytecode of any Python function that is called from now on."""
+    seen = 0
+
+    def trace(frame, event, arg):
+        nonlocal seen
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            seen += 1
+            if seen == step:
+                raise StruckError
+        return trace
+
+    return trace
+
+
+def test_an_exception_at_any_bytecode_skips_nothing():
+    """What a signal handler can do, at every place where Python could call one."""
+    with threadpool_limits(3, user_api="blas"):
+        step, raised = 0, True
+        while raised:
+            step, raised = step + 1, False
+            try:
+                sys.settrace(raise_at(step))
+                with one_blas_thread():
+                    pass
+            except StruckError:
+                raised = True
+            finally:
+                sys.settrace(None)
+            assert set(counts()) == {3}
+            assert not _libraries()[0].holders
+        assert step > 20
+
+
+def test_each_library_gets_back_its_own_number():
+    numbers = [5, 2]
+    setting = Setting(
+        [lambda i=i: numbers[i] for i in (0, 1)], [lambda value, i=i: numbers.__setitem__(i, value) for i in (0, 1)]
+    )
+    with held([setting], 1):
+        with held([setting], 1):
+            assert numbers == [1, 1]
+        assert numbers == [1, 1]
+    assert numbers == [5, 2]
+    with ExitStack() as stack:
+        stack.enter_context(held([setting], 1))
+        assert numbers == [1, 1]
+    assert numbers == [5, 2]
+    begun = held([setting], 1)
+    begun.__exit__(None, None, None)
+    assert numbers == [5, 2]
+    with pytest.raises(StruckError), held([setting], 1):
+        raise StruckError
+    assert numbers == [5, 2]
+
+
+def exit_code(right):
+    """Of a forked child that ends with 0 if `right()`."""
+    child = os.fork()
+    if child == 0:
+        code = 2
+        try:
+            code = int(not right())
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_keeps_the_blocks_of_its_own_thread_only():
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with one_blas_thread():
+            inside.set()
+            leave.wait()
+
+    with threadpool_limits(2, user_api="blas"):
+        other = threading.Thread(target=hold)
+        other.start()
+        assert inside.wait(60)
+        try:
+            assert exit_code(lambda: set(counts()) == {2}) == 0
+            with one_blas_thread():
+                assert exit_code(lambda: set(counts()) == {1}) == 0
+        finally:
+            leave.set()
+            other.join()
+        assert set(counts()) == {2}
+
+
+def test_where_every_thread_has_a_number_of_its_own():
+    """MKL, and OpenBLAS over OpenMP: a thread of the pool is held, too, and another thread is left alone."""
+    number = threading.local()
+    own = blas._OfThisThread([(lambda: getattr(number, "value", 4), lambda value: setattr(number, "value", value))])
+    seen = []
+
+    def work(part):
+        seen.append(number.value)
+
+    def elsewhere():
+        blas.held_in_its_thread(work)(slice(0))
+        seen.append(number.value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blas, "_libraries", lambda: (Setting([], []), own))
+        with one_blas_thread():
+            assert number.value == 1
+            other = threading.Thread(target=elsewhere)
+            other.start()
+            other.join()
+        assert number.value == 4
+    assert seen == [1, 4]
+
+
+@pytest.mark.parametrize("options", ({}, {"method": "minimax"}, {"assume_a": "gen"}, {"rtol": 1e-3}))
+def test_bits_do_not_depend_on_the_threads_of_blas(options):
+    A, _ = gallery.spd(300, 1e4, rng=0)
+    A = A.astype(np.float32 if "rtol" in options else np.float64)
+    seen = []
+    for count in (1, 2, 3):
+        with threadpool_limits(count, user_api="blas"):
+            seen.append(solve(A, 2, **options).x)
+            assert set(counts()) == {count}
+    assert (seen[0] == seen[1]).all()
+    assert (seen[0] == seen[2]).all()
+
+
+def test_the_user_may_ask_for_more(monkeypatch):
+    monkeypatch.setenv("MATROOT_BLAS_THREADS", "2")
+    with one_blas_thread():
+        assert set(counts()) == {2}
+    for nonsense in ("0", "", "many"):
+        monkeypatch.setenv("MATROOT_BLAS_THREADS", nonsense)
+        with one_blas_thread():
+            assert set(counts()) == {1}
