@@ -296,9 +296,10 @@ def _fill(optimizer: Shampoo, found: dict[str, Any]) -> None:
     mine = zip(numbers, keeper.tensors, keeper.take_apart(optimizer._core), strict=True)
     found["state"] = {n: {**entries, **keeper.others.get(p, {})} for n, p, entries in mine}
     leaves = iter(layout.leaves)
+    pending = any(name.endswith("/pending") for entries in found["state"].values() for name in entries)
     for group in groups:
         group.update(saved_options(group))
-        group[META] = cuts_to_text([next(leaves) for _ in group["params"]])
+        group[META] = cuts_to_text([next(leaves) for _ in group["params"]], pending)
 
 
 @contextmanager

@@ -183,10 +183,10 @@ def _cut(leaf: Leaf, record: Record) -> dict[str, Any]:
 # How parameters were cut. Within a group that follows from the shape alone.
 
 
-def cuts_to_text(leaves: Iterable[Leaf]) -> str:
-    """How the parameters of a group are cut, as JSON, one entry for each shape."""
-    alike = {leaf.shape: leaf for leaf in leaves}
-    return json.dumps({"format": FORMAT, "leaves": [describe(leaf) for leaf in alike.values()]})
+def cuts_to_text(leaves: Iterable[Leaf], pending: bool) -> str:
+    """How the parameters of a group are cut, as JSON, one entry for each shape; and whether jobs are beside them."""
+    alike = {leaf.shape: {**describe(leaf), "pending": pending} for leaf in leaves}
+    return json.dumps({"format": FORMAT, "leaves": list(alike.values())})
 
 
 def cuts_from_text(text: Any) -> Cuts | None:
@@ -248,8 +248,20 @@ def record_of(path: str, shape: Iterable[int], entries: Any, cuts: Cuts | None, 
     shape = tuple(shape)
     if cuts is not None and shape not in cuts:
         raise ValueError(f"the state_dict must have shape {shape} for parameter {path!r}, got {list(cuts)}")
+    cut = dict(cuts[shape]) if cuts is not None else None
+    for name in _pending_of(cut) if cut is not None and cut.pop("pending", False) is True else ():
+        if name not in entries:
+            raise ValueError(f"the state of parameter {path!r} must have the entry {name!r}")
     plain = {} if units else {part: np.zeros((), kind) for part, kind in UNITS.items()}
-    return Record({**plain, **entries}, cuts[shape] if cuts is not None else None)
+    return Record({**plain, **entries}, cut)
+
+
+def _pending_of(cut: Mapping[str, Any]) -> list[str]:
+    """Names of the entries of root jobs under way, by the metadata of a parameter."""
+    try:
+        return [f"block{k}/axis{axis}/pending" for k in range(len(cut["blocks"])) for axis in cut["axes"]]
+    except (TypeError, KeyError):
+        return []  # `restore` says what is wrong with them
 
 
 def check_outline(found: Mapping[str, Any]) -> None:

@@ -257,7 +257,7 @@ def junk_in_groups(rng, dictionary):
 
 def junk_in_outline(rng, dictionary):
     """A torch state dict with other containers than it should have."""
-    where = ("state", "param_groups", "matroot_optim")[rng.integers(3)]
+    where = ("state", "param_groups")[rng.integers(2)]
     if rng.random() < 0.3:
         del dictionary[where]
     elif rng.random() < 0.5 and where == "state":
@@ -388,7 +388,10 @@ class Torch:
             for n, x in s.items()
         }
         names = {"step": names["0/0/step"], **{n: x for n, x in names.items() if not n.endswith("/step")}}
-        entry = VALUES[k](rng, names, dictionary["matroot_optim"])
+        meta = {str(g): json.loads(group["matroot_optim"]) for g, group in enumerate(dictionary["param_groups"])}
+        entry = VALUES[k](rng, names, meta)
+        for g, group in enumerate(dictionary["param_groups"]):
+            group["matroot_optim"] = json.dumps(meta[str(g)]) if str(g) in meta else None
         for path, number in zip(parameters(), range(3), strict=True):
             mine = {n: x for n, x in names.items() if n.startswith(f"{path}/")}
             new = {n.removeprefix(f"{path}/"): torch.from_numpy(np.array(x)) for n, x in mine.items()}

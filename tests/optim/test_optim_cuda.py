@@ -72,7 +72,7 @@ def test_the_bits_of_the_cpu(dtype, options):
     opt = Shampoo(got, **OPTIONS, **options)
     train(opt, got, on_card)
     assert_same(got, want)
-    assert all(isinstance(x, CudaTensor) for x in opt._kept.arrays.values() if isinstance(x, torch.Tensor))
+    assert all(isinstance(x, CudaTensor) for x in opt._current().arrays.values() if isinstance(x, torch.Tensor))
     assert opt.diagnostics().nonfinite["0/0"] == 1
 
 
@@ -121,7 +121,7 @@ def test_state_dict_and_back():
     copies = [torch.nn.Parameter(on_card(off_card(p))) for p in params]
     again = Shampoo(copies, **OPTIONS, engine=InlineEngine(2))
     again.load_state_dict(saved)
-    assert again._kept.pending
+    assert again._current().pending
     train(opt, params, on_card, 5, 9)
     train(again, copies, on_card, 5, 9)
     assert_same(copies, params)
@@ -171,7 +171,7 @@ def test_roots_on_the_card(engine, monkeypatch):
     for x, y in zip(got, want, strict=True):
         torch.testing.assert_close(off_card(x), off_card(y), rtol=1e-3, atol=1e-4)
     assert opt.diagnostics().to_dict()["total_skipped"] == 0
-    assert isinstance(opt._kept.arrays[":stack0/axis0/root"], CudaTensor)
+    assert isinstance(opt._current().arrays[":stack0/axis0/root"], CudaTensor)
     gpu.cache_clear()
 
 

@@ -69,7 +69,7 @@ def test_files_of_format_1_are_read(suffix):
             assert state[name] == 0  # it had none
             continue
         np.testing.assert_array_equal(state[name], names[name], err_msg=name)
-        if want.of_root(name):
+        if want.of_root(name) or name.endswith("/momentum"):  # of roots that come at other steps now
             continue
         # Five steps of float32, and roots of a condition number that the ridge keeps below 1e4.
         np.testing.assert_allclose(state[name], want[name], rtol=1e-2, atol=1e-6, err_msg=name)
@@ -242,8 +242,8 @@ def test_a_refused_state_dict_changes_nothing():
         "step": lambda d: d["state"][0].update(step=d["state"][0]["step"] + 1),
         "lr": lambda d: d["param_groups"][1].update(lr="fast"),
         "block_size": lambda d: d["param_groups"][0].update(block_size=-1),
-        "format": lambda d: d["matroot_optim"].update(format=7),
-        "metadata": lambda d: d.pop("matroot_optim"),
+        "format": lambda d: d["param_groups"][0].update(matroot_optim='{"format": 7, "leaves": []}'),
+        "metadata": lambda d: [group.pop("matroot_optim") for group in d["param_groups"]],
         "state": lambda d: d.pop("state"),
         "param_groups": lambda d: d.pop("param_groups"),
         "parameters": lambda d: d["state"].pop(1),
@@ -259,7 +259,6 @@ def test_a_refused_state_dict_changes_nothing():
         assert [dict(group) for group in opt.param_groups] == groups
         after = opt.state_dict()
         assert after["param_groups"] == before["param_groups"]
-        assert after["matroot_optim"] == before["matroot_optim"]
         for number, entries in before["state"].items():
             assert all(x.equal(after["state"][number][name]) for name, x in entries.items())
     opt.load_state_dict(saved)
@@ -269,12 +268,18 @@ def test_a_refused_state_dict_changes_nothing():
 def test_a_state_dict_of_format_1_is_read():
     opt, other = torch_optimizer(0.5), torch_optimizer(0.1)
     saved = opt.state_dict()
-    saved["matroot_optim"].update(format=1)
-    saved["matroot_optim"].pop("jobs")
-    for leaf in saved["matroot_optim"]["leaves"].values():
-        leaf.pop("parts")
+    leaves = {}
+    for g, group in enumerate(saved["param_groups"]):
+        for leaf in json.loads(group.pop("matroot_optim"))["leaves"]:
+            leaf.pop("parts")
+            leaves[f"{g}/0"] = leaf
+    saved["matroot_optim"] = {"format": 1, "roots": True, "leaves": leaves}
+    for entries in saved["state"].values():
+        for part in UNITS:
+            entries.pop(part)
     other.load_state_dict(saved)
-    assert bits(other._current()) == bits(opt._current())
+    got, want = ({k: v for k, v in bits(x._current()).items() if not k.endswith(tuple(UNITS))} for x in (other, opt))
+    assert got == want
 
 
 # Saves.

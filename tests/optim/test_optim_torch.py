@@ -288,7 +288,7 @@ def test_large_convolution_and_tied_weights():
 
 def test_options_of_a_group_that_change_on_the_way_are_followed():
     net = model()
-    opt = Shampoo(net.parameters(), lr=0.01, refresh_every=1)
+    opt = Shampoo(net.parameters(), lr=0.01, refresh_every=1, start_step=1)
     train(net, opt, 3)
     before = opt.state_dict()["state"][0]["momentum"]
     opt.param_groups[0]["ridge"] = 0.1

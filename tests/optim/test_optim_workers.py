@@ -331,6 +331,14 @@ def test_classes_and_functions_that_make_executors(make):
         assert isinstance(one_root(engine), RootAnswer)
 
 
+OCCUPIED = threading.Event()
+
+
+def occupy():
+    OCCUPIED.set()
+    time.sleep(1.0)
+
+
 @pytest.mark.filterwarnings("default")  # what Dask warns of is its own
 @pytest.mark.parametrize("when", ["before", "under way"])
 def test_a_closed_dask_client_is_a_failure(when):
@@ -342,11 +350,13 @@ def test_a_closed_dask_client_is_a_failure(when):
         engine = ExecutorEngine(client.get_executor())
         assert isinstance(one_root(engine), RootAnswer)
         if when == "under way":
-            client.submit(time.sleep, 1.0, pure=False)
+            busy = client.submit(occupy, pure=False)  # kept: Dask drops what nobody waits for
+            assert OCCUPIED.wait(60)
             sent = engine.submit(batch())
     if when == "before":
-        sent = engine.submit(batch(4))
+        busy, sent = None, engine.submit(batch(4))
     assert isinstance(engine.collect(sent), Failure)
+    del busy
 
 
 # Copies
