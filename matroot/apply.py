@@ -176,11 +176,11 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
     shift_by_power_of_two(W, size_exponent)
     if split:
         W = W[:, : len(W[0]) // 2] + 1j * W[:, len(W[0]) // 2 :]
-    given = np.finfo(np.result_type(job.out_dtype, columns.dtype))
-    large = abs(W).max((-1, -2)) > given.max
+    given = np.result_type(job.out_dtype, columns.dtype)
+    large = abs(W).max((-1, -2)) > np.finfo(given).max
     W[large] = np.inf
     status = xp.where(large & (status == 0), int(Status.DIVERGED), status)
-    return W.conj().swapaxes(-1, -2).astype(given.dtype), status, cond
+    return W.conj().swapaxes(-1, -2).astype(given), status, cond
 
 
 def _by_eigen(A: Array, W: Array, scale: Array, job: Job) -> tuple[Array, Array, Array]:

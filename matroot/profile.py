@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -56,10 +57,10 @@ def path() -> Path:
     return base / "matroot" / "profile.json"
 
 
-def present() -> bool:
-    """Whether the user has a profile; not where there is no home, or one that may not be looked into."""
+def present(where: Callable[[], Path] | None = None) -> bool:
+    """Return whether the user has a profile; not where there is no home, or one that may not be looked into."""
     try:
-        return path().exists()
+        return (where or path)().exists()
     except OSError:
         return False
 

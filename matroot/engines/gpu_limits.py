@@ -98,7 +98,7 @@ def _cards(where: Path) -> dict[str, Any]:
 def limits(name: str) -> GPULimits:
     """The limits in force for a card; a bad file is warned of, once."""
     try:
-        return read(name, path()) if profile.present() and path().exists() else GPULimits()
+        return read(name, path()) if profile.present(path) else GPULimits()
     except (ValueError, OSError) as error:
         warnings.warn(f"{error}; using the built-in one: run `matroot tune`", UserWarning, stacklevel=2)
         return GPULimits()
