@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from matroot.attempt import extremes
-from matroot.conditioning import forward_error_bound, largest_eigenvalue
+from matroot.bars import forward_error_bound
+from matroot.conditioning import largest_eigenvalue
 from matroot.engines import engine_of
 from matroot.engines.arrays import take
 from matroot.engines.cpu import hermitian_part

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
 #: A root whose forward error may exceed this (fewer than two digits certain) is ILL_CONDITIONED.
 ILL_FORWARD_ERROR = 1e-2
 #: The same for what the rounding of the input has done, in the dtype in which it came. Its unit roundoff times the
@@ -31,3 +38,13 @@ def smallest_share(n: int, eps: float, in_eps: float) -> float:
     n times the machine epsilon `eps` of the arithmetic, and `INPUT_UNITS` of the roundoff `in_eps` of what came in.
     """
     return float(max(n * eps, INPUT_UNITS * in_eps))
+
+
+def forward_error_bound(cond: Array, s: Fraction | float, eps: float) -> Array:
+    """First-order bound of the relative forward error in the 2-norm: eps times max |f'| ||A|| / ||f(A)||, f = x^s."""
+    s = float(s)
+    if s >= 1:
+        return eps * s * np.ones_like(cond)
+    if s >= 0:  # near singularity the bound saturates: an eigenvalue is never further off than eps lambda_max
+        return np.minimum(eps * s * cond ** (1 - s), eps**s)
+    return eps * -s * cond

@@ -205,16 +205,6 @@ def bits_lost(cond: Array, s: Fraction | float) -> Array:
     return np.log2(np.maximum(cond * abs(float(s)), 1))
 
 
-def forward_error_bound(cond: Array, s: Fraction | float, eps: float) -> Array:
-    """First-order bound of the relative forward error in the 2-norm: eps times max |f'| ||A|| / ||f(A)||, f = x^s."""
-    s = float(s)
-    if s >= 1:
-        return eps * s * np.ones_like(cond)
-    if s >= 0:  # near singularity the bound saturates: an eigenvalue is never further off than eps lambda_max
-        return np.minimum(eps * s * cond ** (1 - s), eps**s)
-    return eps * -s * cond
-
-
 def divided_differences(w: Array, p: int) -> Array:
     """Gamma_ij = f[w_i, w_j] of f(x) = x^{-1/p}, without cancellation.
 

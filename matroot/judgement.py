@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from matroot import conditioning
-from matroot.bars import ILL_FORWARD_ERROR, ILL_INPUT_ERROR, INPUT_UNITS, VOUCHED, allowed_error, least_rtol
+from matroot.bars import (
+    ILL_FORWARD_ERROR,
+    ILL_INPUT_ERROR,
+    INPUT_UNITS,
+    VOUCHED,
+    allowed_error,
+    forward_error_bound,
+    least_rtol,
+)
 from matroot.engines.arrays import is_inexact, smallest_normal
 from matroot.job import Job
 from matroot.methods.base import Problem, Raw
@@ -94,7 +102,7 @@ def vouched(cond: Array, n: int, job: Job) -> Array:
     """Where the arithmetic is enough for rtol, or two digits, and for telling the smallest eigenvalue from 0."""
     rtol = job.problem.rtol
     with np.errstate(all="ignore"):
-        enough = conditioning.forward_error_bound(cond, job.problem.s, job.eps) <= allowed_error(rtol)
+        enough = forward_error_bound(cond, job.problem.s, job.eps) <= allowed_error(rtol)
     machine = float(np.finfo(job.dtype).eps)  # of what is kept; products on tensor cores round to less
     if rtol is not None and rtol < least_rtol(machine / 2, job.out_eps, n):
         enough = enough & False
@@ -104,7 +112,7 @@ def vouched(cond: Array, n: int, job: Job) -> Array:
 def input_lost(cond: Array, job: Job) -> Array:
     """Where the rounding of the input, in the dtype it came in, leaves under two digits of the root."""
     with np.errstate(all="ignore"):
-        lost = ~(conditioning.forward_error_bound(cond, job.problem.s, job.out_eps) <= ILL_INPUT_ERROR)
+        lost = ~(forward_error_bound(cond, job.problem.s, job.out_eps) <= ILL_INPUT_ERROR)
     return lost | ~(cond * INPUT_UNITS * job.out_eps < 1) if may_be_singular(job) else lost
 
 
@@ -141,7 +149,7 @@ def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rto
     degree = degree_of(s)
     eps *= max(1.0, n**0.5 / 4)
     if s > 0:
-        relative = conditioning.forward_error_bound(cond, s, eps) + eps * (cond**0.5 if s > 1 else 1.0)
+        relative = forward_error_bound(cond, s, eps) + eps * (cond**0.5 if s > 1 else 1.0)
     else:
         relative = eps * cond * max(1.0, abs(float(s)))
     with np.errstate(over="ignore"):

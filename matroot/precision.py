@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from matroot.bars import VOUCHED
-from matroot.conditioning import forward_error_bound, lanczos
+from matroot.bars import VOUCHED, forward_error_bound
+from matroot.conditioning import lanczos
 from matroot.engines.cholesky import inverses
 from matroot.job import Job
 from matroot.methods.eigen import Eigen

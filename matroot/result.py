@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from matroot.bars import ILL_INPUT_ERROR, VOUCHED, least_rtol, smallest_share
-from matroot.conditioning import forward_error_bound
+from matroot.bars import ILL_INPUT_ERROR, VOUCHED, forward_error_bound, least_rtol, smallest_share
 from matroot.engines.arrays import dtype_name, smallest_normal, unit_roundoff
 
 if TYPE_CHECKING:

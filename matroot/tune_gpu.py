@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from matroot import gallery
-from matroot.conditioning import forward_error_bound
+from matroot.bars import forward_error_bound
 from matroot.engines import gpu_limits
 from matroot.engines.gpu import GPU, gpu
 from matroot.engines.gpu_limits import GPULimits

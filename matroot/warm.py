@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from matroot.engines.arrays import take
+from matroot.bars import least_rtol
+from matroot.engines.arrays import take, unit_roundoff
 from matroot.engines.holds import confined
 from matroot.job import Job
 from matroot.methods.base import Array
@@ -164,7 +165,10 @@ class RootTracker:
         self._follow(tuple(values.shape), origin.dtype_name)
         rule, n = self.regularization, values.shape[-1]
         options = {"regularization": rule, "compute_dtype": self._precision(values.dtype, n)}
-        job = plan(values, origin, self.exponent, method=Eigen(), rtol=self.rtol, **options)
+        # What rounding to the caller's dtype costs is not held against a root.
+        given = unit_roundoff(origin.dtype_name)
+        rtol = max(self.rtol, least_rtol(2.0**-24, given, n)) if given > 2.0**-24 else self.rtol
+        job = plan(values, origin, self.exponent, method=Eigen(), rtol=rtol, **options)
         if n < self.warm_from or (rule is not None and rule.needs == "spectrum") or job.engine.sync_free():
             result = self._cold(solve_power(a, self.exponent, **options), job)
         else:

@@ -22,16 +22,14 @@ from matroot_optim.layout import Layout, Stack
 from matroot_optim.momentum import Rates, with_l2
 from matroot_optim.roots import FACTS, RootJob, compute, escalated, stack_jobs
 from matroot_optim.scaling import decay, exponents, scaled_traced, wanted_again
-from matroot_optim.schedule import first_marks, levels
 from matroot_optim.stages import Step, stacked_gradients, update_statistics, updates
 from matroot_optim.state import fresh
 from matroot_optim.statistics import pack, packed_size, unpack
+from matroot_optim.turns import Due, turns
 
 Arrays = dict[str, Array]
 #: Norms above are as good as this one.
 LARGEST = 2.0**127
-#: Blocks that are due together: for each dimension of a stack, their indices.
-Due = list[tuple[Stack, int, Any]]
 
 
 @dataclass(frozen=True)
@@ -176,81 +174,6 @@ def _statistics(options: Options, now: Step, stacks: Sequence[Array], accumulate
 
 
 # Stage 2.
-
-
-@dataclass(frozen=True)
-class Turns:
-    """Which set of roots is due at a step: a table over the phases of every interval there will be.
-
-    Attributes
-    ----------
-    sets : list of Due
-        The different sets of roots.
-    which : list of int
-        The set of every phase, interval after interval; then that of the step at which Shampoo starts, none, and all.
-    begins, bases, intervals, offsets : list of int
-        For every interval: its first step, a step of phase 0, its length, and where its phases begin in `which`.
-    """
-
-    sets: list[Due]
-    which: list[int]
-    begins: list[int]
-    bases: list[int]
-    intervals: list[int]
-    offsets: list[int]
-
-    def at(self, t: Any, start: int, everything: Any = False) -> Any:
-        """Number of the set that is due at step t; of all roots where `everything` is wanted."""
-        level = jnp.searchsorted(jnp.asarray(self.begins), t, side="right") - 1
-        base, interval, offset = (jnp.asarray(x)[level] for x in (self.bases, self.intervals, self.offsets))
-        place = jnp.where(t == start, len(self.which) - 3, offset + (t - base) % interval)
-        # A root whose next turn comes before Shampoo starts would never be used.
-        place = jnp.where(t > start - interval, place, len(self.which) - 2)
-        place = jnp.where(everything, len(self.which) - 1, place)
-        return jnp.asarray(self.which)[place]
-
-
-def turns(options: Options, layout: Layout) -> Turns:
-    """The core's schedule as a table."""
-    sizes = [stack.shape[axis] for stack, axis in layout.factors for _ in range(stack.blocks)]
-    masks: list[Any] = []
-    begins: list[int] = []
-    bases: list[int] = []
-    intervals: list[int] = []
-    offsets: list[int] = []
-    for begin, interval in levels(options):
-        base = begin
-        if options.schedule == "interval" and bases:  # an interval after the last time
-            base = bases[-1] + (begin - 1 - bases[-1]) // intervals[-1] * intervals[-1] + interval
-        marks = first_marks(sizes, interval, options.schedule)
-        begins, bases = [*begins, begin], [*bases, base]
-        intervals, offsets = [*intervals, interval], [*offsets, len(masks)]
-        masks += [(j + 1 - marks) % interval == 0 for j in range(interval)]
-    start, seen = options.first_shampoo_step, np.zeros(len(sizes), bool)
-    for t in range(1, start + 1):  # roots whose turn has not come before Shampoo starts have it then
-        k = int(np.searchsorted(begins, t, side="right")) - 1
-        mask = masks[offsets[k] + (t - bases[k]) % intervals[k]]
-        first, seen = mask | ~seen, seen | mask
-    sets: dict[bytes, int] = {}
-    found: list[Due] = []
-    which = []
-    for mask in [*masks, first, np.zeros(len(sizes), bool), np.ones(len(sizes), bool)]:
-        key = mask.tobytes()
-        if key not in sets:
-            sets[key] = len(found)
-            found.append(_split(layout, mask))
-        which.append(sets[key])
-    return Turns(found, which, begins, bases, intervals, offsets)
-
-
-def _split(layout: Layout, mask: Any) -> Due:
-    result, start = [], 0
-    for stack, axis in layout.factors:
-        index = np.flatnonzero(mask[start : start + stack.blocks])
-        start += stack.blocks
-        if index.size:
-            result.append((stack, axis, index))
-    return result
 
 
 def _refresh(plan: Plan, arrays: Arrays, t: Any) -> Arrays:

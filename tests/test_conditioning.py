@@ -10,11 +10,11 @@ from table import SPECTRA
 
 import matroot
 from matroot import ConditionTracker, PseudoInverse, Shift, Status, TargetCondition, cond_pth_root, gallery, solve
+from matroot.bars import forward_error_bound
 from matroot.conditioning import (
     bits_lost,
     cond_from_eigenvalues,
     divided_differences,
-    forward_error_bound,
     largest_eigenvalue,
     norm2,
     residual,

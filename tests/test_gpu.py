@@ -33,7 +33,7 @@ from matroot import (
     select_method,
     solve,
 )
-from matroot.conditioning import forward_error_bound
+from matroot.bars import forward_error_bound
 from matroot.engines import engine_of
 from matroot.engines.arrays import Origin, take
 from matroot.engines.gpu import gpu

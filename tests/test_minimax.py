@@ -21,7 +21,7 @@ from matroot import (
     schedules,
     solve,
 )
-from matroot.conditioning import forward_error_bound
+from matroot.bars import forward_error_bound
 from matroot.engines import cpu
 from matroot.engines.cpu import CPU
 from matroot.methods import minimax

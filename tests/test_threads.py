@@ -122,6 +122,7 @@ def exit_code(right):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")  # jax's, where other tests imported it
 def test_a_forked_child_keeps_the_blocks_of_its_own_thread_only():
     inside, leave = threading.Event(), threading.Event()
 

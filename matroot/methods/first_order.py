@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot.conditioning import forward_error_bound
+from matroot.bars import forward_error_bound
 from matroot.methods.base import Array
 from matroot.methods.hermitian import hermitian_product, hermitian_sum
 from matroot.methods.ogita_aishima import polished, rotation
