@@ -46,5 +46,7 @@ def forward_error_bound(cond: Array, s: Fraction | float, eps: float) -> Array:
     if s >= 1:
         return eps * s * np.ones_like(cond)
     if s >= 0:  # near singularity the bound saturates: an eigenvalue is never further off than eps lambda_max
-        return np.minimum(eps * s * cond ** (1 - s), eps**s)
+        with np.errstate(over="ignore"):
+            first_order = np.minimum(eps * s * cond ** (1 - s), eps**s)
+        return np.where(cond * INPUT_UNITS * eps < 1, first_order, eps**s)  # one that is rounding may be 0 as well
     return eps * -s * cond

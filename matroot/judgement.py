@@ -56,7 +56,7 @@ def facts_of(
         if problem.inverse:
             lambda_min = conditioning.largest_eigenvalue(X, engine) ** (1 / float(problem.s))
         else:
-            lambda_min = 1 / conditioning.largest_eigenvalue(inverses(A), engine)
+            lambda_min = 1 / conditioning.norm2(inverses(A), engine)  # rounding may have made it negative
             lambda_min[np.isnan(lambda_min)] = 0
     if failed.any():  # a failure is looked into: is it the matrix, or the iteration?
         w = engine.eigvalsh(A[failed])

@@ -9,7 +9,7 @@ import numpy as np
 from matroot import conditioning
 from matroot.bars import ILL_FORWARD_ERROR, VOUCHED
 from matroot.job import Job
-from matroot.judgement import degree_of, explained_residual
+from matroot.judgement import MARGIN, degree_of, explained_residual
 from matroot.methods.base import Raw
 from matroot.result import Status
 
@@ -36,7 +36,11 @@ def judge_general(status: Array, residual: Array, A: Array, raw: Raw, cond: Arra
     with np.errstate(all="ignore"):
         for i in np.flatnonzero(converged & ~trusted(amplification) & (jump <= ILL_FORWARD_ERROR)):
             amplification[i] = min(amplification[i], estimate(A[i], s))  # the bound decides nothing that it may miss
-        rounding = explained_residual(cond, s, n, job.eps + job.out_eps, 0.0)
+        eps = job.eps + job.out_eps
+        rounding = explained_residual(cond, s, n, eps, 0.0)
+        # Beside the axis, and of coupled eigenvalues, the residual shows the error of the power itself.
+        coupled = np.expm1(degree_of(s) * np.log1p(MARGIN * eps * amplification))
+        rounding = np.fmax(rounding, np.fmin(coupled, ILL_FORWARD_ERROR))
         truncation = np.expm1(degree_of(s) * np.log1p(rtol or 0.0))
         good = trusted(amplification) & (residual <= rounding + truncation)
         status = np.where(converged & ~good, int(Status.ILL_CONDITIONED), status).astype(np.int8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,8 @@ def shift_by_power_of_two(A: Array, exponent: Array) -> None:
 
 def scale_root(X: Array, exponent: Array, s: Any) -> None:
     """X *= 2^(exponent s), in place; exact where exponent * s is whole."""
-    power = [s * int(e) for e in exponent]
-    whole = np.array([int(np.floor(float(e))) for e in power])
+    power = [Fraction(s) * int(e) for e in exponent]  # of a float, too, without rounding
+    whole = np.array([e.__floor__() for e in power])
     rest = np.array([2.0 ** float(e - int(w)) for e, w in zip(power, whole, strict=True)])
     if (rest != 1).any():
         X *= rest.astype(X.real.dtype)[:, None, None]

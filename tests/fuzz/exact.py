@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 #: 50 digits are 166 bits; the rest is what a basis of nearly equal eigenvectors takes.
-BITS = 2200
+BITS = 3300
 
 
 @dataclass(frozen=True)

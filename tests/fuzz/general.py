@@ -66,10 +66,16 @@ def known(find: Diagonal, a: np.ndarray, eps: float, s: Fraction | float, rule: 
     whole = isinstance(s, Fraction) and s.denominator == 1
     if find.negative() and not whole:
         return replace(base, hopeless="eigenvalue on the negative axis")
+    if not whole and find.near_negative(8 * n * eps * np.linalg.cond(np.linalg.eig(a)[1])):
+        return replace(base, unclear=True)  # rounding of the dtype takes it across, and the root jumps
+    if find.zero() and not whole and s > 0:
+        return replace(base, unclear=True)  # 0 is told from rounding for symmetric matrices alone
     if find.zero() and (s < 0 or (find.defective_zero() and not whole)):
         return replace(base, hopeless="no root of a singular matrix")
     A = Exact.of(real_form(a))
     X = find.power(s)
+    if whole and s >= 0:  # no eigenvectors are needed, and at a Jordan block of 0 none tell
+        X = A.power(int(s)) if s else identity(len(A.m))
     wanted = computed_goal(s)
     goal = None if wanted is None else find.power(wanted)
     if find.zero() and not s > 1:
