@@ -37,9 +37,10 @@ class Best:
 
 
 def best_of(results: Results, workload: str) -> list[Best]:
-    """Every optimizer that has run on a workload, at its best rate."""
+    """Every optimizer that has been tuned on a workload to the end, at its best rate."""
     kinds = {label(r["optimizer"], r["options"]): r for r in results.find(workload=workload)}
-    return [Best(results, workload, r["optimizer"], r["options"]) for r in kinds.values()]
+    found = [Best(results, workload, r["optimizer"], r["options"]) for r in kinds.values()]
+    return [best for best in found if len(best.runs) == len(SEEDS)]
 
 
 def rows(results: Results, workload: str) -> Iterator[tuple[str, ...]]:
