@@ -145,9 +145,13 @@ class Options:
         rate = self.learning_rate
         return float(rate(step)) if callable(rate) else float(rate)
 
+    def changes_for(self, path: str) -> dict[str, Any]:
+        """What `groups` says of the parameter at `path`."""
+        return dict(self.groups(path) or {}) if self.groups is not None else {}
+
     def for_path(self, path: str) -> Self:
         """The options of the parameter at `path`: these, with what `groups` says of it."""
-        changes = dict(self.groups(path) or {}) if self.groups is not None else {}
+        changes = self.changes_for(path)
         if not changes:
             return self
         names = {field.name for field in dataclasses.fields(self)}

@@ -178,7 +178,18 @@ def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:
     ValueError
         Options of one parameter do not fit its shape.
     """
-    leaves = tuple(_leaf(options.for_path(path), path, x) for path, x in params.items())
+    known: dict[str, tuple[Options, Options]] = {}  # to check options again for every parameter takes long
+
+    def of(path: str) -> tuple[Options, Options]:
+        """The options of a parameter; and what of them is data: not the engine, nor the groups."""
+        key = repr(sorted(options.changes_for(path).items()))
+        if key not in known:
+            mine = options.for_path(path)
+            plain = dataclasses.replace(mine, engine=None, groups=None, start_step=mine.first_shampoo_step)
+            known[key] = mine, plain
+        return known[key]
+
+    leaves = tuple(_leaf(*of(path), path, x) for path, x in params.items())
     alike: dict[Any, list[tuple[int, int]]] = {}
     for i, leaf in enumerate(leaves):
         for r, region in enumerate(leaf.regions):
@@ -187,15 +198,13 @@ def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:
     return Layout(leaves, stacks)
 
 
-def _leaf(options: Options, path: str, x: Array) -> Leaf:
+def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
     check_device(x, path)
-    if options.root_device == "device" and getattr(options.engine, "host_only", False) and not on_host(x):
+    if given.root_device == "device" and getattr(given.engine, "host_only", False) and not on_host(x):
         raise ValueError(
-            f"root_device must be 'host' with {options.engine!r}, whose workers take numpy arrays alone, got 'device' "
+            f"root_device must be 'host' with {given.engine!r}, whose workers take numpy arrays alone, got 'device' "
             f"for {path!r}, which is on {x.device}; use InlineEngine to compute on the device"
         )
-    # A plan is data: what of the engine and the groups matters to a parameter is in these.
-    options = dataclasses.replace(options, engine=None, groups=None, start_step=options.first_shampoo_step)
     shape = tuple(int(n) for n in x.shape)
     merged = _merged(options, shape)
     axes = preconditioned_axes(options, shape, merged, path)
