@@ -77,7 +77,7 @@ def in_rounding(case: Case, known: Known, n: int, eps: float) -> bool:
     """Whether what is asked for lies within the rounding of the arithmetic that was asked for."""
     rule = case.options.get("regularization")
     if isinstance(rule, PseudoInverse):
-        return rule.rtol is not None and rule.rtol < 10 * n * eps
+        return eps > EPS[case.dtype] if rule.rtol is None else rule.rtol < 10 * n * eps
     if isinstance(rule, TargetCondition):
         return rule.kappa * n * eps > 0.1
     return known.hopeless == "indefinite" and case.s > 0 and known.share > -10 * n * eps
