@@ -162,8 +162,11 @@ def _saved(name: str, x: Any) -> Entries:
         raise ValueError(f"the state must have numbers as {name!r}, got {type(x).__name__}: {wrong}") from wrong
     if not name.endswith("/pending"):
         return {name: x}
+    shape = np.shape(x)
+    if len(shape) != 2 or not shape[0] or shape[1] <= _HEAD + len(FACTS):
+        raise ValueError(f"the state must have a table of root jobs as {name!r}, got shape {shape}")
     found: Entries = {}
-    for row in np.asarray(x).reshape(-1, np.shape(x)[-1]) if np.size(x) else ():
+    for row in np.asarray(x):
         submitted, due, there = map(int, row[:_HEAD])
         if submitted:
             found[f"{name}{submitted}/due"] = np.asarray(due, np.int64)
