@@ -156,6 +156,8 @@ def _step(path: str, step: Any) -> int:
 
 def _saved(name: str, x: Any) -> Entries:
     """An entry of a record under the names of a checkpoint."""
+    if not isinstance(x, torch.Tensor | np.ndarray):
+        raise ValueError(f"the state must have a tensor as {name!r}, got {type(x).__name__}")
     try:
         x = to_host(x)
     except (TypeError, RuntimeError) as wrong:
