@@ -99,8 +99,8 @@ def evenness(sizes: Sequence[int], schedule: str, repeats: int = 5, **options: A
 
 
 def seconds_of_steps(training: Training, clock: Callable[[], float], count: int = 200) -> list[float]:
-    """Of each of `count` steps, after the first three intervals."""
-    training.steps(3 * EVERY)
+    """Of each of `count` steps, after those in which young statistics have shorter intervals."""
+    training.steps(12 * EVERY)
     return [training.step(clock) for _ in range(count)]
 
 
@@ -125,7 +125,9 @@ class Overhead:
 
     def setup(self, network: str, how: str) -> None:
         # Roots at the first step, and at none that is timed.
-        training = Training(NETWORKS[network], schedule="interval", refresh_every=10**9, start_step=1)
+        training = Training(
+            NETWORKS[network], schedule="interval", refresh_every=10**9, refresh_growth=0.0, start_step=1
+        )
         training.step()
         self.step = training.update if how == "pure" else training.step
         self.products = products(training.params)
