@@ -21,6 +21,7 @@ def run(options: argparse.Namespace) -> int:
     where = options.output or profile.path()
     if options.reset:
         where.unlink(missing_ok=True)
+        profile.limits.cache_clear()
         gpu_limits.path().unlink(missing_ok=True)
         print(f"removed {where}")
         return 0

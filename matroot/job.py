@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from matroot import conditioning
-from matroot.engines.arrays import Origin, is_inexact, unit_roundoff
+from matroot.engines.arrays import Origin, dtype_name, is_inexact, unit_roundoff
 from matroot.methods.base import Method, Problem
 from matroot.regularization import Regularization
 from matroot.result import RootResult
@@ -29,7 +30,7 @@ class Job:
     #: float32 was not asked for, so that matrices for which it is not enough are computed in float64
     may_widen: bool = False
 
-    @property
+    @cached_property
     def out_dtype(self) -> np.dtype[Any]:
         """What X is held in until it is given back: half precisions in float32, integers in float64."""
         name = self.origin.dtype_name
@@ -37,13 +38,13 @@ class Job:
             return np.dtype("float32")
         return np.dtype(name) if is_inexact(name) else np.dtype("float64")
 
-    @property
+    @cached_property
     def out_eps(self) -> float:
         """Unit roundoff of what came in, and of what the caller gets; integers are exact, and come back in float64."""
         name = self.origin.dtype_name
         return unit_roundoff(name) if is_inexact(name) else unit_roundoff(self.out_dtype.name)
 
-    @property
+    @cached_property
     def eps(self) -> float:
         """Unit roundoff of the products."""
         return float(self.engine.eps(self.dtype)) / 2
@@ -58,8 +59,8 @@ class Output:
         self.companion = xp.empty_like(self.x) if job.method.gives_companion else None
         self.status = xp.zeros(B, xp.int8)
         self.n_iter = xp.zeros(B, xp.int64)
-        self.residual, self.lambda_max, self.lambda_min, self.ridge = (xp.zeros(B) for _ in range(4))
-        self.cond = xp.ones(B)
+        self.residual, self.lambda_max, self.lambda_min, self.ridge, self.cond = xp.zeros((5, B))
+        self.cond += 1
         self.amplification = xp.zeros(B) if job.problem.assume_a == "gen" else None
         self.n_products = 0
         self.certificate = "full"
@@ -92,27 +93,22 @@ class Output:
         known = self.amplification is not None
         lost = conditioning.bits_lost(self.amplification if known else self.cond, 1.0 if known else job.problem.s)
 
-        def shaped(values: Array) -> Array:
-            return give(values.reshape(batch) if batch else values.reshape(()), as_input=False)
-
         n = self.x.shape[-1]
+        names = ("status", "residual", "cond", "n_iter", "lambda_max", "lambda_min", "ridge")
+        facts = {name: getattr(self, name).reshape(batch) for name in names}
+        facts["bits_lost"] = lost.reshape(batch)
+        if job.origin.library != "numpy":
+            facts = {name: give(values, as_input=False) for name, values in facts.items()}
         return RootResult(
             x=give(self.x.reshape(*batch, n, n)),
             companion=None if self.companion is None else give(self.companion.reshape(*batch, n, n)),
-            status=shaped(self.status),
-            residual=shaped(self.residual),
-            cond=shaped(self.cond),
-            bits_lost=shaped(lost),
-            n_iter=shaped(self.n_iter),
             n_products=self.n_products,
-            lambda_max=shaped(self.lambda_max),
-            lambda_min=shaped(self.lambda_min),
-            ridge=shaped(self.ridge),
             method=job.method,
-            compute_dtype=job.engine.rounding or self.dtype.name,
+            compute_dtype=job.engine.rounding or dtype_name(self.dtype),
             certificate=self.certificate,
             exponent=job.problem.s,
             rtol=job.problem.rtol,
+            **facts,
         )
 
 

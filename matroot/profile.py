@@ -70,12 +70,13 @@ def machine() -> dict[str, Any]:
     return {"cores": usable_cores(), "numpy": np.__version__, "scipy": deferred("scipy").__version__}
 
 
-def save(limits: Limits, where: Path) -> None:
+def save(tuned: Limits, where: Path) -> None:
     """Write a profile; the old one stays until the new one is whole."""
     where.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"format": FORMAT, "machine": machine(), "limits": asdict(limits)}, indent=2)
+    text = json.dumps({"format": FORMAT, "machine": machine(), "limits": asdict(tuned)}, indent=2)
     with replacing(where) as stream:
         stream.write(f"{text}\n".encode())
+    limits.cache_clear()
 
 
 def contents(where: Path) -> dict[str, Any]:

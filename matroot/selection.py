@@ -46,7 +46,7 @@ def choose(
         chosen = method
     elif method == "auto":
         chosen = automatic(problem, rule, n, engine, batch, is_complex, single)
-    elif method in METHODS:
+    elif isinstance(method, str) and method in METHODS:
         chosen = METHODS[method]()
     else:
         raise ValueError(f"method must be one of {['auto', *METHODS]} or a method object, got {method!r}")

@@ -6,6 +6,7 @@ import math
 import operator
 from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,12 @@ from matroot.engines.cublas import ROUNDING
 from matroot.engines.holds import confined
 from matroot.job import Job, Output
 from matroot.methods.base import Method, Problem
+from matroot.methods.small import runs_here
+from matroot.profile import Limits, limits
 from matroot.regularization import PseudoInverse, Regularization, Ridge, as_regularization
 from matroot.result import RootResult
 from matroot.selection import choose
-from matroot.small import fits, in_float64, solve_fused
+from matroot.small import Fused, solve_fused, whole
 
 Array = Any
 
@@ -133,18 +136,41 @@ def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options
     Who `waits` for the GPU anyway gets a second try in float64 for matrices that float32 has failed.
     """
     values, origin = take(a)
-    job = plan(values, origin, s, **options)
+    job, fused = planned(values, origin, s, **options)
     if job.engine.sync_free():
         return solve_stack(values, replace(job, may_widen=job.may_widen and waits))
     batch, n = values.shape[:-2], values.shape[-1]
     stack = values.reshape(math.prod(batch), n, n)
-    job = in_float64(job)
     out = Output(len(stack), n, job)
-    if stack.size and fits(stack, job):
-        solve_fused(stack, job, out)
+    if stack.size and fused is not None:
+        solve_fused(stack, fused, out)
     elif stack.size:
         job.engine.run_chunks(lambda part: solve_chunk(stack[part], part, job, out), len(stack), n, job.dtype.itemsize)
     return out.result(batch, job)
+
+
+def planned(values: Array, origin: Origin, s: Fraction | float, **options: Any) -> tuple[Job, Fused | None]:
+    """Plan a solve, and what the kernel needs if it does all of it; equal calls on the CPU are planned once."""
+    if not isinstance(values, np.ndarray) or origin.library == "dlpack":  # whose origin holds the array itself
+        return plan(values, origin, s, **options), None
+    try:
+        return _planned(values.shape, values.dtype, origin, s, limits(), runs_here(), **options)
+    except TypeError:  # an option that cannot be hashed: it may be a wrong one, which `plan` says
+        return whole(plan(values, origin, s, **options), values.shape[-1])
+
+
+@lru_cache(maxsize=256, typed=True)  # what equals each other may be of different types, and one of them wrong
+def _planned(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    origin: Origin,
+    s: Fraction | float,
+    tuned: Limits,
+    compiled: bool,
+    **options: Any,
+) -> tuple[Job, Fused | None]:
+    values = np.broadcast_to(np.empty((), dtype), shape)  # all that is asked of it is shape and dtype
+    return whole(plan(values, origin, s, **options), shape[-1])
 
 
 def plan(
@@ -205,7 +231,12 @@ def exponent_of(p: Any, inverse: Any) -> Fraction:
     """-1/p, or 1/p; an error for a p that is no positive integer, and for an `inverse` that is no bool."""
     if not isinstance(inverse, bool | np.bool_):
         raise TypeError(f"inverse must be True or False, got {inverse!r}")
-    return Fraction(-1 if inverse else 1, check_degree(p))
+    return _unit_fraction(-1 if inverse else 1, check_degree(p))
+
+
+@lru_cache(maxsize=256)
+def _unit_fraction(numerator: int, denominator: int) -> Fraction:
+    return Fraction(numerator, denominator)
 
 
 def check_degree(p: Any) -> int:

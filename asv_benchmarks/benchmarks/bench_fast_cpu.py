@@ -50,6 +50,22 @@ class Fast:
         return forward_error(self.ours().x, self.exact)
 
 
+class Lone:
+    """One small matrix beside numpy.linalg.eigh and recombination; wanted at most 2 times as long up to n = 8."""
+
+    params = [2, 4, 8, 16, 32]
+    param_names = ("n",)
+    timeout = 300
+
+    def setup(self, n):
+        A, _ = stack(n, 1, 1e4, "float64")
+        self.A = A[0]
+
+    @unit("times the seconds of numpy.linalg.eigh and recombination")
+    def track_numpy(self, n):
+        return 1 / speedup(partial(matroot.solve, self.A, 2), peers.numpy_eigh(self.A, 2), rounds=25)
+
+
 class Optax:
     """Against optax in float32 at full accuracy; wanted at least 10."""
 

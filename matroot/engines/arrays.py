@@ -90,7 +90,7 @@ def smallest_normal(name: str) -> float:
 
 
 def _readable(a: np.ndarray) -> np.ndarray:
-    name = a.dtype.name
+    name = dtype_name(a.dtype)
     if name in _WIDER:
         return a.astype(_WIDER[name])
     return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))

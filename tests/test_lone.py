@@ -1,0 +1,100 @@
+"""Lone small matrices: what is planned once for equal calls, and the numbers asked instead of arrays of one."""
+
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from matroot import Ridge, Status, gallery, solve
+from matroot.engines.arrays import take
+from matroot.judgement import judge
+from matroot.profile import Limits
+from matroot.small import OCTAVES, whole
+from matroot.solve import plan, planned
+
+EXPONENTS = [Fraction(-1, 1), Fraction(-1, 2), Fraction(-1, 8), Fraction(1, 3), Fraction(2, 3), Fraction(1, 1)]
+
+
+def fused(s, dtype="float64", n=8, **options):
+    values, origin = take(np.zeros((n, n), dtype))
+    return whole(plan(values, origin, s, method="tridiagonal", **options), n)[1]
+
+
+@pytest.mark.parametrize("s", EXPONENTS, ids=str)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("options", [{}, {"rtol": 1e-6}, {"rtol": 1e-12}, {"regularization": Ridge(1e-8)}], ids=str)
+def test_what_is_sure_is_what_is_judged(s, dtype, options):
+    """Nothing is sure that the formulas refuse; of what they pass, all but the last octave is sure."""
+    one = fused(s, dtype, **options)
+    rng = np.random.default_rng(0)
+    cond = np.concatenate([2 ** rng.uniform(0, 60, 3000), 2.0 ** np.arange(60), [np.inf, np.nan, 1.0]])
+    residual = np.concatenate([10 ** rng.uniform(-20, 1, len(cond) - 2), [np.nan, 0.0]])
+    good = judge(np.zeros(len(cond), np.int8), residual, cond, 8, one.job) == Status.CONVERGED
+    end = (0.5, 2.0) if s < 0 else (0.25, 0.5)
+    sure = np.array([one.sure(1.0, 0.0, r, *end, 0.0, c) for r, c in zip(residual, cond, strict=True)])
+    assert not (sure & ~good).any()
+    far = cond < 2.0**OCTAVES
+    later = judge(np.zeros(len(cond), np.int8), 3 * residual, 2 * cond, 8, one.job) == Status.CONVERGED
+    assert (sure | ~(later & good & far)).mean() > 0.95
+
+
+def test_what_needs_a_look_is_not_sure():
+    one = fused(Fraction(-1, 2))
+    assert one.sure(1.0, 0.0, 1e-16, 0.5, 2.0, 0.0, 4.0)
+    assert not one.sure(0.0, 0.0, 1e-16, 0.5, 2.0, 0.0, 4.0)  # not served
+    assert not one.sure(1.0, 1e-9, 1e-16, 0.5, 2.0, 0.0, 4.0)  # not symmetric
+    assert not one.sure(1.0, 0.0, 1e-3, 0.5, 2.0, 0.0, 4.0)  # a residual that rounding does not explain
+    single = fused(Fraction(-1, 1), "float32")
+    assert not single.sure(1.0, 0.0, 1e-16, 1e39, 1e39, 0.0, 1.0)  # the root is subnormal in float32
+    assert not fused(Fraction(1, 1), "float32").sure(1.0, 0.0, 1e-16, 1e-44, 1e-44, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 16])
+@pytest.mark.parametrize("p", [1, 2, 5])
+@pytest.mark.parametrize("cond", [1.0, 1e4, 1e10, 1e13, 1e20])
+def test_alone_as_in_a_batch(n, p, cond):
+    A, _ = gallery.spd(n, cond=min(cond, 1e15), batch=(3,), rng=n)
+    A[1] *= 1e-200
+    A[2] -= 2 * np.linalg.eigvalsh(A[2])[0] * np.eye(n)
+    every = solve(A, p, method="tridiagonal")
+    for k in range(3):
+        one = solve(A[k], p, method="tridiagonal")
+        for name in ("x", "status", "residual", "cond", "bits_lost", "lambda_min", "lambda_max"):
+            assert np.array_equal(getattr(one, name), getattr(every, name)[k], equal_nan=True), name
+        assert one.status.shape == one.cond.shape == ()
+
+
+def test_equal_calls_are_planned_once():
+    values, origin = take(np.eye(3))
+    s = Fraction(-1, 2)
+    assert planned(values, origin, s)[0] is planned(values.copy(), origin, s)[0]
+    assert planned(values, origin, s)[0] is not planned(values, origin, s, rtol=1e-3)[0]
+    assert planned(values, origin, Fraction(1, 2))[0].problem.s == Fraction(1, 2)
+    assert isinstance(planned(values, origin, 0.5)[0].problem.s, float)  # equal to the fraction, and no fraction
+    assert planned(values.astype("f"), take(np.eye(3, dtype="f"))[1], s)[0].out_dtype == np.float32
+
+
+def test_a_new_profile_is_seen(monkeypatch):
+    values, origin = take(np.eye(64))
+    s, few = Fraction(-1, 2), Limits(tridiagonal_alone=8)
+    assert planned(values, origin, s)[0].method.name == "tridiagonal"
+    with monkeypatch.context() as changed:
+        for module in ("solve", "selection"):
+            changed.setattr(sys.modules[f"matroot.{module}"], "limits", lambda: few)
+        assert planned(values, origin, s)[0].method.name == "eigen"
+    assert planned(values, origin, s)[0].method.name == "tridiagonal"
+
+
+def test_a_wrong_option_is_wrong_every_time():
+    solve(np.eye(2), 2, rtol=0.5)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="max_iter"):
+            solve(np.eye(2), 2, max_iter=True)  # equal to 1
+        with pytest.raises(ValueError, match="rtol"):
+            solve(np.eye(2), 2, rtol=[0.5])
+        with pytest.raises(ValueError, match="method"):
+            solve(np.eye(2), 2, method=["eigen"])
+    solve(np.eye(2), 2, max_iter=1)
+    with pytest.raises(ValueError, match="max_iter"):
+        solve(np.eye(2), 2, max_iter=True)
