@@ -9,6 +9,7 @@ from cuda_double import NAMES, SOURCES
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", NAMES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_compiles_without_spills(architecture, file, capsys):

@@ -95,6 +95,7 @@ def short(monkeypatch, kernels, where):
     graphs.forget()
 
 
+@pytest.mark.slow
 def test_what_is_right_and_faster_is_turned_on(short, kernels):
     engine, times = short
     before, lines = engine.limits, []
@@ -133,6 +134,7 @@ def test_what_is_wrong_or_fails_is_not(short, monkeypatch):
     assert "small.cu fails" in said
 
 
+@pytest.mark.slow
 def test_from_the_command_line(short, where, monkeypatch, capsys):
     from matroot import tune
     from matroot.profile import Limits

@@ -64,6 +64,7 @@ def report(kernels, monkeypatch):
     graphs.forget()
 
 
+@pytest.mark.slow
 def test_the_whole_table(report, tmp_path, capsys):
     where = tmp_path / "figures.json"
     assert report.main(["--json", str(where)]) == 0
@@ -82,6 +83,7 @@ def test_the_whole_table(report, tmp_path, capsys):
     assert all(what in out for what in rows)
 
 
+@pytest.mark.slow
 def test_what_fails_is_named_and_the_rest_goes_on(report, tmp_path, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("CUDA_ERROR_INVALID_VALUE")

@@ -294,6 +294,7 @@ def described(name, args, kwargs, result):
     return f"{name}({', '.join([*map(show, args), *(f'{k}={show(v)}' for k, v in kwargs.items())])})"
 
 
+@pytest.mark.slow
 def test_cupy_takes_all_that_solves_do(seen):
     refused = {described(*one): why for one in seen if (why := refusal(*one))}
     assert not refused, "\n".join(f"{what}: {why}" for what, why in refused.items())

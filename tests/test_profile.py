@@ -105,6 +105,7 @@ def test_the_limit_is_the_last_win_before_two_losses():
     assert tune.last_win(iter([(1, 2.0), (2, 2.0)]), 7) == 7
 
 
+@pytest.mark.slow
 def test_the_command_writes_shows_and_removes(where, monkeypatch, capsys):
     monkeypatch.setattr(tune, "ALONE", (4, 8))
     monkeypatch.setattr(tune, "BATCH", (4, 8))

@@ -102,6 +102,7 @@ def test_no_other_mix_of_degrees_is_cheaper():
                 assert 1 - low > 1e-6 or cost >= plan.products
 
 
+@pytest.mark.slow
 def test_shipped_table_is_what_the_program_makes():
     shipped = json.loads(files("matroot").joinpath("schedule_table.json").read_text())
     made = json.loads(schedules.tabulate())

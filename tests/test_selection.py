@@ -278,6 +278,7 @@ def test_a_bad_profile_costs_one_warning_and_nothing_else(where, spoil):
     assert found == ["tridiagonal", "eigen", "tridiagonal", (2, 2)]
 
 
+@pytest.mark.slow
 def test_what_tune_writes_auto_takes_and_info_shows(where, monkeypatch, capsys):
     where.unlink()
     profile.limits.cache_clear()

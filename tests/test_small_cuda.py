@@ -69,10 +69,12 @@ def races(folder, **sources):
     return run.stderr.count("WARNING: ThreadSanitizer: data race")
 
 
+@pytest.mark.slow
 def test_no_barrier_is_missing(tmp_path):
     assert races(tmp_path) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "k"), [("small", 2), ("stack", 1), ("stack", 2), ("stack", 7)])
 def test_a_missing_barrier_is_seen(name, k, tmp_path):
     parts = SOURCES[f"{name}.cu"].read_text().split("__syncthreads();")
@@ -81,6 +83,7 @@ def test_a_missing_barrier_is_seen(name, k, tmp_path):
     assert races(tmp_path, **{name: broken}) > 0
 
 
+@pytest.mark.slow
 def test_through_solve(engine, kernels):
     good, root = gallery.spd(20, 1e6, rng=0)
     batch = np.stack([good, np.full_like(good, np.nan), 0 * good, good - 0.3 * np.eye(20), 1e30 * good])

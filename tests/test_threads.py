@@ -1,5 +1,6 @@
 """BLAS's threads: as they were found, whatever interrupts a solve or forks beside it, and never seen in the bits."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -67,8 +68,10 @@ def raise_at(step):
     return trace
 
 
-def test_an_exception_at_any_bytecode_skips_nothing():
+def test_an_exception_at_any_bytecode_skips_nothing(request):
     """What a signal handler can do, at every place where Python could call one."""
+    gc.disable()  # a collection runs code of others, which would be struck instead
+    request.addfinalizer(gc.enable)
     with threadpool_limits(3, user_api="blas"):
         step, raised = 0, True
         while raised:
