@@ -8,6 +8,7 @@ many, and the bits of a root do not depend on what else runs.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -68,7 +69,7 @@ class CPU:
 
     def run_chunks(self, work: Callable[[slice], None], B: int, n: int, itemsize: int) -> None:
         """Call `work` on slices of the batch that cover it, on a thread pool when there are several."""
-        cores = usable_cores()
+        cores = threads()
         size = max(1, min(CHUNK_BYTES // max(1, n * n * itemsize), -(-B // cores)))
         slices = [slice(i, min(i + size, B)) for i in range(0, B, size)]
         with one_blas_thread():
@@ -106,13 +107,20 @@ def usable_cores() -> int:
     return max(1, min(cores, int(limit))) if limit.isdigit() else cores
 
 
+def threads() -> int:
+    """Threads that a batch may have: one for each usable core; where torch is loaded, no more than torch has."""
+    told = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    return usable_cores() if told is None else max(1, min(usable_cores(), told()))
+
+
 def in_threads(work: Callable[[slice], None], slices: list[slice]) -> None:
     """Call `work` on every slice; on the thread pool when there are several."""
-    if len(slices) == 1 or usable_cores() == 1:
+    count = threads()
+    if len(slices) == 1 or count == 1:
         for part in slices:
             work(part)
     else:
-        for _ in _pool(usable_cores()).map(work, slices):
+        for _ in _pool(count).map(work, slices):
             pass
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from matroot.conditioning import PROBES, _signs, steps
-from matroot.engines.cpu import in_threads, usable_cores
+from matroot.engines.cpu import in_threads, threads
 from matroot.engines.loading import deferred
 from matroot.engines.small_poles import table
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw
@@ -161,7 +161,7 @@ def small_roots(
         if not ready:
             out[part] = as_complex(X) if twofold else X
 
-    cores = 1 if alone or brief(B, n) else usable_cores()
+    cores = 1 if alone or brief(B, n) else threads()
     slices = [slice(0, B)] if cores == 1 and ready else tasks(B, n, cores, not ready)
     if cores == 1:
         for part in slices:
