@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,11 +20,13 @@ from matroot_optim.checkpoint_files import naming, read
 from matroot_optim.config import Options
 from matroot_optim.diagnostics import Diagnostics, diagnose
 from matroot_optim.layout import make_layout
+from matroot_optim.plan import Plan, Row, make_plan, warn_if_large
 from matroot_optim.refresh import due_jobs, install, submit
 from matroot_optim.roots import FACTS
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.state import BOOKS, OF_LEAF, State
-from matroot_optim.traced import Plan, advance, initial, to_jax
+from matroot_optim.traced import Plan as Static
+from matroot_optim.traced import advance, initial, to_jax
 from matroot_optim.trees import flatten
 
 ROOTS = ("callback", "graph", "host")
@@ -35,7 +38,7 @@ class ShampooState:
     """State of `scale_by_shampoo`: arrays by name, as the core keeps them, and the plan, which is no array."""
 
     arrays: dict[str, Any]
-    plan: Plan
+    plan: Static
 
     @property
     def core(self) -> State:
@@ -73,8 +76,10 @@ def scale_by_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gradie
 
     def init(params: Any) -> ShampooState:
         leaves, _ = flatten(params)
-        plan = Plan(config, make_layout(config, leaves), roots)
-        return ShampooState(initial(plan, list(leaves.values())), plan)
+        _check_groups(config, leaves)
+        static = Static(config, make_layout(config, leaves), roots)
+        warn_if_large(static.layout)
+        return ShampooState(initial(static, list(leaves.values())), static)
 
     def update(updates: Any, state: ShampooState, params: Any = None) -> tuple[Any, ShampooState]:
         leaves, rebuild = flatten(updates, "updates")
@@ -93,7 +98,7 @@ def scale_by_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gradie
 
 
 def shampoo(
-    learning_rate: Any, weight_decay: Any = 0.0, *, roots: str = "callback", **options: Any
+    learning_rate: Any, weight_decay: Any = 0.0, *, mask: Any = None, roots: str = "callback", **options: Any
 ) -> optax.GradientTransformation:
     """Shampoo with decoupled weight decay and a learning rate.
 
@@ -103,6 +108,9 @@ def shampoo(
         With the default graft, take Adam's. May be injected by ``optax.inject_hyperparams``.
     weight_decay : float or array
         Decoupled. May be injected.
+    mask : tree of bool, or function of the parameters that gives one, optional
+        As of `optax.adamw`: False where there is no weight decay. For ``inject_hyperparams`` a function is one of the
+        ``static_args``.
     roots : {"callback", "graph", "host"}
         See `scale_by_shampoo`.
     **options
@@ -126,7 +134,7 @@ def shampoo(
         rate = optax.scale(-learning_rate)
     return optax.chain(
         scale_by_shampoo(roots=roots, **options),
-        optax.add_decayed_weights(weight_decay),
+        optax.add_decayed_weights(weight_decay, mask),
         rate,
     )
 
@@ -152,6 +160,17 @@ def _check(config: Options, roots: str) -> None:
     for name, is_wrong in wrong.items():
         if is_wrong:
             raise ValueError(f"{name} must be {allowed[name]}, got {getattr(config, name)!r}")
+
+
+def _check_groups(config: Options, paths: Iterable[str]) -> None:
+    """Refuse rates in `groups`: they are the business of other transformations here."""
+    for path in paths:
+        changes = config.changes_for(path)
+        coupled = changes.get("decay", config.decay) == "l2"
+        if "learning_rate" in changes:
+            raise ValueError(f"groups({path!r}) must not set learning_rate under optax; use optax.multi_transform")
+        if "weight_decay" in changes and not coupled:
+            raise ValueError(f"groups({path!r}) must not set weight_decay under optax; give shampoo a mask")
 
 
 def _map_states(change: Callable[[ShampooState], Any], opt_state: Any) -> Any:
@@ -219,6 +238,59 @@ def load(path: str | os.PathLike[str], opt_state: Any, params: Any) -> Any:
     return _map_states(change, opt_state)
 
 
+def plan(tx: optax.GradientTransformation, params: Any, *, measure: bool = False) -> Plan:
+    """What will be done with every parameter, and what it costs; see `matroot_optim.Shampoo.plan`.
+
+    Parameters
+    ----------
+    tx : optax.GradientTransformation
+        Any that holds `shampoo` or `scale_by_shampoo`: chained, masked, one of several. What it gives to other
+        transformations is not in the plan.
+    params : tree
+        As for ``tx.init``; of `jax.ShapeDtypeStruct` too. Nothing is computed and nothing allocated.
+    measure : bool
+        Time one root of every order, instead of counting operations.
+
+    Raises
+    ------
+    ValueError
+        There is no Shampoo in `tx`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from matroot_optim.optax import plan, shampoo
+    >>> print(plan(shampoo(1e-3), {"up": jnp.zeros((96, 384)), "bias": jnp.zeros(384)}))
+    parameter  shape     seen as  treatment   blocks         exponent  numbers  MB       Mflop  roots
+    up         96 x 384           both sides  2 of 96 x 192  -1/3      5.76     0.85     42.5   15.9 Mflop
+    bias       384                adam                                 2        0.00307  0
+    state: 0.853 MB, 2.9 times Adam's
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the plan says it
+        opt_state = jax.eval_shape(tx.init, params)
+    rows: list[Row] = []
+    for state in _states(opt_state, "tx"):
+        options, layout = state.plan.options, state.plan.layout
+        rows += make_plan(layout, options.interval(options.settled_step), measure=measure).rows
+    return Plan(tuple(rows))
+
+
+def _states(opt_state: Any, what: str) -> list[ShampooState]:
+    """Every `ShampooState` there is in a state of optax.
+
+    Raises
+    ------
+    ValueError
+        There is none.
+    """
+    found: list[ShampooState] = []
+    _map_states(found.append, opt_state)
+    if not found:
+        raise ValueError(f"{what} must hold a ShampooState, got {type(opt_state).__name__} without one")
+    return found
+
+
 def diagnostics(opt_state: Any, tracker: ConditionTracker | None = None) -> Diagnostics:
     """What is known of every root; see `matroot_optim.Shampoo.diagnostics`.
 
@@ -232,8 +304,4 @@ def diagnostics(opt_state: Any, tracker: ConditionTracker | None = None) -> Diag
     ValueError
         It holds none.
     """
-    found: list[ShampooState] = []
-    _map_states(found.append, opt_state)
-    if not found:
-        raise ValueError(f"opt_state must hold a ShampooState, got {type(opt_state).__name__} without one")
-    return diagnose(found[0].core, tracker)
+    return diagnose(_states(opt_state, "opt_state")[0].core, tracker)

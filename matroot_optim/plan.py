@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from matroot_optim.layout import Layout, Leaf
 from matroot_optim.roots import RootBatch, compute
 from matroot_optim.statistics import pack, packed_size
 
-#: Where the state is larger than this many times Adam's, the table says so.
+#: Where the state is larger than this many times Adam's, the table and a warning say so.
 MUCH = 3.0
+#: Bytes above that which nobody minds.
+LITTLE = 1024
 #: Floating-point operations of a root of order n, over n^3: an eigendecomposition and a product.
 ROOT = 10.0
 
@@ -39,7 +42,8 @@ class Row:
         Of every root, "" where there is none.
     numbers : float
         Numbers of state for each number of the parameter; Adam has 2.
-    state_bytes : int
+    state_bytes, adam_bytes : int
+        Of its state, and of Adam's in the same precision.
     step_flops : float
         Operations of a step without roots: statistics and products.
     root_flops : float
@@ -56,6 +60,7 @@ class Row:
     exponent: str
     numbers: float
     state_bytes: int
+    adam_bytes: int
     step_flops: float
     root_flops: float
     root_seconds: float = math.nan
@@ -73,21 +78,22 @@ class Plan:
         return sum(row.state_bytes for row in self.rows)
 
     @property
+    def adam_bytes(self) -> int:
+        """Bytes of Adam's state in the same precision."""
+        return sum(row.adam_bytes for row in self.rows)
+
+    @property
     def over_adam(self) -> float:
         """The state's size over that of Adam's."""
-        adam = sum(2 * row.state_bytes / row.numbers for row in self.rows if row.numbers)
-        return self.state_bytes / adam if adam else 1.0
+        return self.state_bytes / self.adam_bytes if self.adam_bytes else 1.0
 
     def __str__(self) -> str:
         head = ("parameter", "shape", "seen as", "treatment", "blocks", "exponent", "numbers", "MB", "Mflop", "roots")
         lines = [head, *(_cells(row) for row in self.rows)]
         widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
         text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-        total = f"state: {self.state_bytes / 1e6:.3g} MB, {self.over_adam:.2g} times Adam's"
-        if self.over_adam > MUCH:
-            worst = max(self.rows, key=lambda row: row.state_bytes)
-            total += f"; most of it for {worst.path!r}: block_size and block_aspect make it less"
-        return "\n".join([*text, total])
+        sizes = {row.path: (row.state_bytes, row.adam_bytes) for row in self.rows}
+        return "\n".join([*text, f"state: {_size(sizes)[0]}"])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -106,6 +112,38 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def warn_if_large(layout: Layout, names: Mapping[str, str] | None = None, *, stacklevel: int = 2) -> None:
+    """Warn where the state of a layout exceeds three times Adam's.
+
+    Parameters
+    ----------
+    layout : Layout
+    names : mapping, optional
+        Of what the parameters are called, by path.
+    stacklevel : int
+        As for `warnings.warn`, counted from the caller.
+
+    Warns
+    -----
+    UserWarning
+    """
+    names = names or {}
+    sizes = {names.get(leaf.path, leaf.path): (_state_bytes(leaf), _adam_bytes(leaf)) for leaf in layout.leaves}
+    told, large = _size(sizes)
+    if large:
+        warnings.warn(f"Shampoo's state takes {told}; plan() tells it of every parameter", stacklevel=stacklevel + 1)
+
+
+def _size(sizes: Mapping[str, tuple[int, int]]) -> tuple[str, bool]:
+    """A sentence on the bytes of the state and of Adam's, by name; and whether the state is large."""
+    state, adam = (sum(pair[k] for pair in sizes.values()) for k in (0, 1))
+    text = f"{state / 1e6:.3g} MB, {state / adam if adam else 1.0:.1f} times Adam's"
+    if state <= MUCH * adam + LITTLE:
+        return text, False
+    worst = max(sizes, key=lambda name: sizes[name][0] - sizes[name][1])
+    return f"{text}; most of it for {worst!r}: block_size and block_aspect make it less", True
+
+
 def make_plan(layout: Layout, interval: int, *, measure: bool = False) -> Plan:
     """The plan of a layout whose roots are renewed every `interval` steps."""
     seconds = _seconds(layout) if measure else {}
@@ -115,7 +153,7 @@ def make_plan(layout: Layout, interval: int, *, measure: bool = False) -> Plan:
 def _row(leaf: Leaf, interval: int, seconds: Mapping[Any, float]) -> Row:
     size, sizes = math.prod(leaf.shape), Counter(block for _, block in leaf.blocks)
     orders = [block[axis] for _, block in leaf.blocks for axis in leaf.axes]
-    numbers = size * (leaf.has_momentum + leaf.has_moment) + sum(packed_size(n) + n * n for n in orders)
+    state_bytes, adam_bytes = _state_bytes(leaf), _adam_bytes(leaf)
     products = sum(4.0 * block[axis] * math.prod(block) for _, block in leaf.blocks for axis in leaf.axes)
     return Row(
         leaf.path,
@@ -124,12 +162,23 @@ def _row(leaf: Leaf, interval: int, seconds: Mapping[Any, float]) -> Row:
         _treatment(leaf),
         ", ".join(f"{count} of {' x '.join(map(str, block))}" for block, count in sizes.items()),
         str(leaf.exponent) if leaf.axes else "",
-        numbers / size if size else 0.0,
-        numbers * np.dtype(leaf.dtype).itemsize,
+        2 * state_bytes / adam_bytes if size else 0.0,
+        state_bytes,
+        adam_bytes,
         products,
         ROOT * sum(float(n) ** 3 for n in orders) / interval,
         sum(seconds[n, leaf.exponent] for n in orders) / interval if seconds or not orders else math.nan,
     )
+
+
+def _state_bytes(leaf: Leaf) -> int:
+    roots = sum(r.blocks * (packed_size(r.size[i]) + r.size[i] ** 2) for r in leaf.regions for i in leaf.axes)
+    numbers = math.prod(leaf.shape) * (leaf.has_momentum + leaf.has_moment) + roots
+    return int(numbers * np.dtype(leaf.dtype).itemsize)
+
+
+def _adam_bytes(leaf: Leaf) -> int:
+    return int(2 * math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize)
 
 
 def _treatment(leaf: Leaf) -> str:

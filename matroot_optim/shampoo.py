@@ -19,7 +19,7 @@ from matroot_optim.diagnostics import Diagnostics, diagnose
 from matroot_optim.engines import Engine, InlineEngine
 from matroot_optim.layout import Layout, make_layout
 from matroot_optim.momentum import Rates, with_l2
-from matroot_optim.plan import Plan, make_plan
+from matroot_optim.plan import Plan, make_plan, warn_if_large
 from matroot_optim.presets import preset_options
 from matroot_optim.refresh import due_jobs, install, submit
 from matroot_optim.scaling import decay, exponents, in_new_units, scaled
@@ -154,9 +154,16 @@ class Shampoo(Options):
         ----------
         params : array, or any nesting of lists, dicts, tuples and dataclasses of arrays
             numpy, cupy, torch or jax; real floating point.
+
+        Warns
+        -----
+        UserWarning
+            The state takes more than three times the memory of Adam's, which the defaults never do.
         """
         leaves, _ = flatten(params)
-        return fresh(self, make_layout(self, leaves), list(leaves.values()))
+        layout = make_layout(self, leaves)
+        warn_if_large(layout)
+        return fresh(self, layout, list(leaves.values()))
 
     def update(self, grads: Tree, state: State, params: Tree = None) -> tuple[Tree, State]:
         """One step, pure: neither argument is written to.

@@ -9,12 +9,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from matroot import ConditionTracker
 from matroot_optim.config import SHARED
 from matroot_optim.diagnostics import Diagnostics
 from matroot_optim.layout import Layout
 from matroot_optim.momentum import Rates
+from matroot_optim.plan import Plan, make_plan, warn_if_large
 from matroot_optim.shampoo import Shampoo as Core
 from matroot_optim.shampoo import add_into
 from matroot_optim.state import State
@@ -29,7 +31,7 @@ from matroot_optim.torch_groups import (
     saved_options,
     take_shared,
 )
-from matroot_optim.torch_keeper import Keeper, parameters
+from matroot_optim.torch_keeper import Keeper, layout_of, names_of, parameters
 from matroot_optim.torch_parameters import check_parameters, refusal
 from matroot_optim.torch_records import check_outline, cuts_from_leaves, cuts_from_text, cuts_to_text, record_of
 from matroot_optim.torch_state import ParameterStates
@@ -61,6 +63,11 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         An option is wrong: the message has its name, the value and what is allowed. A parameter is given twice.
     TypeError
         There is no such option, or a parameter is not whole, dense and real floating point: the message names it.
+
+    Warns
+    -----
+    UserWarning
+        The state will take more than three times the memory of Adam's, which the defaults never do.
 
     Notes
     -----
@@ -101,6 +108,9 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         super().__init__(params, {"lr": lr, **own, META: ""})
         self._take_shared()
         self._whole = True
+        params_by_path = parameters(self.param_groups)
+        if not any(map(is_lazy, params_by_path.values())):
+            warn_if_large(layout_of(self._core, params_by_path), names_of(self.param_groups))
 
     # Groups.
 
@@ -192,6 +202,36 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     def diagnostics(self, tracker: ConditionTracker | None = None) -> Diagnostics:
         """What is known of every root; see `matroot_optim.Shampoo.diagnostics`. Paths are "group/index"."""
         return self._core.diagnostics(self._current(), tracker)
+
+    def plan(self, *, measure: bool = False) -> Plan:
+        """What is done with every parameter, and what it costs; see `matroot_optim.Shampoo.plan`.
+
+        Parameters are called by their names, where the optimizer was given ``named_parameters()``, and else by
+        "group/index". Nothing is computed and nothing allocated.
+
+        Parameters
+        ----------
+        measure : bool
+            Time one root of every order, instead of counting operations.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from matroot_optim.torch import Shampoo
+        >>> model = torch.nn.Sequential(torch.nn.Linear(96, 384), torch.nn.Linear(384, 96))
+        >>> print(Shampoo(model.named_parameters()).plan())
+        parameter  shape     seen as  treatment   blocks         exponent  numbers  MB        Mflop  roots
+        0.weight   384 x 96           both sides  2 of 192 x 96  -1/3      5.76     0.85      42.5   15.9 Mflop
+        0.bias     384                adam                                 2        0.00307   0
+        1.weight   96 x 384           both sides  2 of 96 x 192  -1/3      5.76     0.85      42.5   15.9 Mflop
+        1.bias     96                 adam                                 2        0.000768  0
+        state: 1.7 MB, 2.9 times Adam's
+        """
+        self._take_shared()
+        core, names = self._core, names_of(self.param_groups)
+        layout = layout_of(core, parameters(self.param_groups))
+        rows = make_plan(layout, core.interval(core.settled_step), measure=measure).rows
+        return Plan(tuple(dataclasses.replace(row, path=names.get(row.path, row.path)) for row in rows))
 
     # To a dict, and back.
 

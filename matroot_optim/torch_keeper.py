@@ -23,6 +23,14 @@ def parameters(groups: Groups) -> Params:
     return {f"{g}/{i}": p for g, group in enumerate(groups) for i, p in enumerate(group["params"])}
 
 
+def names_of(groups: Groups) -> dict[str, str]:
+    """Names of the parameters that have one, by path."""
+    named = [(g, group["params"], group.get("param_names") or ()) for g, group in enumerate(groups)]
+    return {
+        f"{g}/{i}": str(name) for g, params, names in named if len(names) == len(params) for i, name in enumerate(names)
+    }
+
+
 class Keeper:
     """The state of the parameters that were in the groups when it was fitted, and what other tensors have.
 
@@ -57,7 +65,7 @@ class Keeper:
         if self.state is not None and self._planned == plan and self._is_of(params.values()):
             return self.state
         with torch.inference_mode(False):  # what is made in that mode cannot be written to outside of it
-            layout = _layout(core, params)
+            layout = layout_of(core, params)
             old, records = self.state, WeakTensorKeyDictionary(dict(self.records))
             come = any(p in records for p in params.values())
             if old is None or come or layout != old.layout or not self._is_of(params.values()):
@@ -84,7 +92,7 @@ class Keeper:
         if len(steps) > 1:
             raise ValueError(f"the state_dict must have one step for all parameters, got {', '.join(sorted(steps))}")
         with torch.inference_mode(False):
-            self._install(core, _layout(core, params), params, records)
+            self._install(core, layout_of(core, params), params, records)
         self._planned = _plan(groups, params.values())
 
     def _install(self, core: Shampoo, layout: Layout, params: Params, records: Sequence[Record | None]) -> None:
@@ -135,7 +143,8 @@ def slots(core: Shampoo) -> int:
     return -(-core.lag // core.interval(1)) + 1 if core.lag else 0
 
 
-def _layout(core: Shampoo, params: Params) -> Layout:
+def layout_of(core: Shampoo, params: Params) -> Layout:
+    """Return the layout of parameters by path."""
     return make_layout(core, {path: p.detach() for path, p in params.items()})
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from matroot_optim import Shampoo
-from matroot_optim.layout import is_table
+from matroot_optim.layout import is_table, make_layout
+from matroot_optim.plan import warn_if_large
 
 RESNET50 = [(64, 3, 7, 7), (1000, 2048)] + [
     shape
@@ -87,3 +88,117 @@ def test_measured_plan_has_seconds():
     assert 0 < rows[0].root_seconds < 1
     assert rows[1].root_seconds == 0
     assert math.isnan(Shampoo(1e-3).plan(params).rows[0].root_seconds)
+
+
+# The warning of memory: once for every optimizer, in every adapter, and never by the defaults.
+
+LARGE = {"preconditioned_dims": "all", "block_aspect": None}
+WARNING = r"Shampoo's state takes 2\.63 MB, 1\d\.\d times Adam's; most of it for '(w|0/0|up\.weight)': block_size and"
+
+
+def lines(plan):
+    return sorted(str(plan).splitlines())
+
+
+def structs(shapes):
+    return {str(shape): np.broadcast_to(np.float32(0), shape) for shape in shapes}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_defaults_are_not_warned_of(network):
+    warn_if_large(make_layout(Shampoo(1e-3), structs(NETWORKS[network])))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_defaults_are_not_warned_of_in_torch(network):
+    torch = pytest.importorskip("torch")
+    from matroot_optim.torch import Shampoo as TorchShampoo
+
+    TorchShampoo([torch.empty(shape, requires_grad=True) for shape in NETWORKS[network]])
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_defaults_are_not_warned_of_under_optax(network):
+    jax = pytest.importorskip("jax")
+    from matroot_optim.optax import plan, shampoo
+
+    shapes = {str(shape): jax.ShapeDtypeStruct(shape, np.float32) for shape in NETWORKS[network]}
+    jax.eval_shape(shampoo(1e-3).init, shapes)
+    found = plan(shampoo(1e-3), shapes)
+    assert lines(found) == lines(Shampoo(1e-3).plan(structs(NETWORKS[network])))
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (4, 2), (2, 2), (2, 3), (3, 2, 2)])
+def test_toys_are_not_warned_of(shape):
+    Shampoo(1e-3).init(np.zeros(shape))
+
+
+def test_the_core_warns_at_init():
+    with pytest.warns(UserWarning, match=WARNING) as found:
+        state = Shampoo(1e-3, **LARGE).init({"w": np.ones((640, 32), np.float32), "b": np.ones(3, np.float32)})
+    assert len(found) == 1
+    assert found[0].filename == __file__
+    Shampoo(1e-3, **LARGE).update({"w": np.ones((640, 32), np.float32)}, state)
+    assert "16.0 times" in str(Shampoo(1e-3, **LARGE).plan({"w": np.ones((640, 32), np.float32)}))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_torch_warns_when_the_optimizer_is_made(named):
+    torch = pytest.importorskip("torch")
+    from matroot_optim.torch import Shampoo as TorchShampoo
+
+    model = torch.nn.ModuleDict({"up": torch.nn.Linear(32, 640)})
+    with pytest.warns(UserWarning, match=WARNING) as found:
+        opt = TorchShampoo(model.named_parameters() if named else model.parameters(), **LARGE)
+    assert len(found) == 1
+    assert found[0].filename == __file__
+    model["up"](torch.ones(2, 32)).square().mean().backward()
+    opt.step()
+    opt.load_state_dict(opt.state_dict())
+    assert [row.path for row in opt.plan().rows] == (["up.weight", "up.bias"] if named else ["0/0", "0/1"])
+
+
+def test_optax_warns_at_init():
+    jax = pytest.importorskip("jax")
+    from matroot_optim.optax import plan, shampoo
+
+    params = {"w": np.ones((640, 32), np.float32)}
+    tx = shampoo(1e-3, **LARGE)
+    assert "16.0 times" in str(plan(tx, params))
+    with pytest.warns(UserWarning, match=WARNING) as found:
+        state = tx.init(params)
+    assert len(found) == 1
+    jax.eval_shape(tx.update, params, state, params)
+
+
+def test_a_plan_in_torch_is_that_of_the_core():
+    torch = pytest.importorskip("torch")
+    from matroot_optim.torch import Shampoo as TorchShampoo
+
+    shapes = {"conv": (64, 32, 3, 3), "table": (2000, 16), "bias": (64,)}
+    params = [(name, torch.zeros(shape, requires_grad=True)) for name, shape in shapes.items()]
+    opt = TorchShampoo([{"params": params[:2]}, {"params": params[2:], "block_size": 8}], block_size=48)
+    core = Shampoo(1e-3, block_size=48).plan({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    assert lines(opt.plan()) == lines(core)
+    measured = opt.plan(measure=True).rows
+    assert 0 < measured[0].root_seconds < 1
+    assert measured[2].root_seconds == 0
+    assert not opt._keeper.tensors  # nothing is allocated by it
+
+
+@pytest.mark.parametrize("others", ["masked", "several"])
+def test_a_plan_under_optax_has_what_shampoo_gets(others):
+    optax = pytest.importorskip("optax")
+    from matroot_optim.optax import plan, shampoo
+
+    params = {"w": np.ones((40, 30), np.float32), "v": np.ones((20, 30), np.float32)}
+    tx = {
+        "masked": optax.masked(shampoo(1e-3), {"w": True, "v": False}),
+        "several": optax.multi_transform({"s": shampoo(1e-3), "a": optax.adam(1e-3)}, {"w": "s", "v": "a"}),
+    }[others]
+    found = plan(optax.chain(optax.clip(1.0), tx), params)
+    assert [row.path for row in found.rows] == ["w"]
+    two = optax.multi_transform({"s": shampoo(1e-3), "a": shampoo(1e-3, block_size=8)}, {"w": "s", "v": "a"})
+    assert {row.path: row.blocks.split(" of ")[0] for row in plan(two, params).rows} == {"w": "1", "v": "20"}
+    with pytest.raises(ValueError, match="tx must hold a ShampooState, got"):
+        plan(optax.adam(1e-3), params)
