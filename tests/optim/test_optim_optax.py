@@ -141,6 +141,40 @@ def test_chain_masked_and_injected_rates():
     assert float(abs(still["b"]).max()) > 0.0
 
 
+def decays(params):
+    """Whether the weights of a tree decay: not the biases."""
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+@pytest.mark.parametrize("mask", [{"w": True, "b": False, "c": True}, decays], ids=["tree", "function"])
+@pytest.mark.parametrize("injected", [False, True])
+def test_weight_decay_is_masked_as_in_adamw(mask, injected):
+    """Of gradients that are zero, what is left of a step is the decay."""
+    params = {k: 3.0 * x for k, x in ones().items()}
+    zeros = {k: jnp.zeros_like(x) for k, x in params.items()}
+    make = [optax.adamw, shampoo]
+    if injected:
+        make = [optax.inject_hyperparams(f, static_args="mask") for f in make]
+    want = make[0](0.1, weight_decay=0.5, mask=mask)
+    got = make[1](0.1, weight_decay=0.5, mask=mask, preconditioned_dims="none")
+    want, got = (tx.update(zeros, tx.init(params), params)[0] for tx in (want, got))
+    assert_close(got, want, 1e-6)
+    assert float(abs(got["b"]).max()) == 0.0
+    np.testing.assert_allclose(got["w"], -0.15, rtol=1e-5)
+
+
+def test_rates_of_groups_belong_to_other_transformations():
+    """They would be left out in silence: a chain's rate and decay are the same for all."""
+    groups = {
+        "learning_rate": lambda path: {"learning_rate": 0.1} if path == "b" else None,
+        "weight_decay": lambda path: {"weight_decay": 0.0} if path == "b" else None,
+    }
+    for name, remedy in (("learning_rate", "optax.multi_transform"), ("weight_decay", "a mask")):
+        with pytest.raises(ValueError, match=rf"groups\('b'\) must not set {name} under optax; .*{remedy}"):
+            shampoo(0.1, 0.1, groups=groups[name]).init(ones())
+    scale_by_shampoo(decay="l2", weight_decay=0.1, groups=groups["weight_decay"]).init(ones())
+
+
 def test_schedules():
     rates = [0.1, 0.01, 0.001]
     tx = shampoo(lambda count: jnp.asarray(rates)[count], graft="sgd", momentum="none")
