@@ -32,9 +32,12 @@ from matroot_optim.torch_groups import (
     take_shared,
 )
 from matroot_optim.torch_keeper import Keeper, layout_of, names_of, parameters
+from matroot_optim.torch_modules import parameter_groups
 from matroot_optim.torch_parameters import check_parameters, refusal
 from matroot_optim.torch_records import check_outline, cuts_from_leaves, cuts_from_text, cuts_to_text, record_of
 from matroot_optim.torch_state import ParameterStates
+
+__all__ = ["Shampoo", "parameter_groups"]
 
 
 class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
@@ -45,7 +48,8 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
 
     Parameters
     ----------
-    params : iterable of tensors, of pairs of a name and a tensor, or of dicts that define groups
+    params : torch.nn.Module; or iterable of tensors, of pairs of a name and a tensor, or of dicts that define groups
+        Of a module, all parameters in the groups of `parameter_groups`, which tells tables by their modules.
         A group may set lr and every option that belongs to single parameters (weight_decay, betas, graft, block_size,
         preconditioned_dims, ...). Options of the whole (refresh_every, schedule, engine, on_nonfinite, ...) are
         keywords here, and are accepted in groups that agree. Other names in a group are left alone, unless they are
@@ -82,7 +86,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     >>> import torch
     >>> from matroot_optim.torch import Shampoo
     >>> model = torch.nn.Linear(3, 2)
-    >>> optimizer = Shampoo(model.parameters(), lr=1e-3)
+    >>> optimizer = Shampoo(model, lr=1e-3)
     >>> loss = model(torch.ones(4, 3)).square().mean()
     >>> loss.backward()
     >>> optimizer.step()
@@ -90,7 +94,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: torch.nn.Module | Iterable[Any],
         lr: Any = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -105,6 +109,8 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         self._core: Core = Core(rate(lr), groups=self._options_of, **shared)
         self._whole = False  # while groups are still coming
         self._keeper = Keeper()
+        if isinstance(params, torch.nn.Module):
+            params = parameter_groups(params)
         super().__init__(params, {"lr": lr, **own, META: ""})
         self._take_shared()
         self._whole = True

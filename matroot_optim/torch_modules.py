@@ -1,0 +1,75 @@
+"""Parameter groups of a torch module: its tables apart, whatever their shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.nn.parameter import is_lazy
+
+#: Modules whose matrices are tables: a step sees few of their rows, and rows have little to do with each other.
+TABLES = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+
+
+def parameter_groups(
+    model: torch.nn.Module, *, tables: Iterable[torch.nn.Module | torch.Tensor] = ()
+) -> list[dict[str, Any]]:
+    """Parameter groups of a model for `Shampoo`: the tables, which get the first-order step, and all others.
+
+    A table is the weight of a `torch.nn.Embedding` or `torch.nn.EmbeddingBag`, and so of a head tied to one, whatever
+    its shape; and what `tables` names. In the other group matrices are still told by their shape.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    tables : iterable of modules and tensors, optional
+        Of the model: more modules whose matrices are tables, as an output layer that is not tied, or such matrices.
+
+    Returns
+    -------
+    groups : list of dict
+        Named "dense" and "tables"; one without parameters is left out. They may be edited, or added to, before they
+        are given to an optimizer, with every option that `Shampoo` takes in a group. Parameters come with their names.
+
+    Raises
+    ------
+    TypeError
+        `model` is no module, or one of `tables` neither a module nor a tensor.
+    ValueError
+        One of `tables` is not of the model.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from matroot_optim.torch import Shampoo, parameter_groups
+    >>> model = torch.nn.Sequential(torch.nn.Embedding(100, 32), torch.nn.Linear(32, 64), torch.nn.Linear(64, 100))
+    >>> groups = parameter_groups(model, tables=[model[2]])
+    >>> [(group["name"], [name for name, _ in group["params"]]) for group in groups]
+    [('dense', ['1.weight', '1.bias', '2.bias']), ('tables', ['0.weight', '2.weight'])]
+    >>> groups[0]["weight_decay"] = 0.1
+    >>> optimizer = Shampoo(groups, lr=1e-3)
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    named = list(model.named_parameters())
+    known = {id(p) for _, p in named}
+    apart = {id(p) for module in model.modules() if isinstance(module, TABLES) for p in _matrices(module)}
+    for table in tables:
+        for p in _matrices(table):
+            if id(p) not in known:
+                raise ValueError(f"tables must be of the model, got a {type(table).__name__} of shape {tuple(p.shape)}")
+            apart.add(id(p))
+    groups: list[dict[str, Any]] = [{"name": "dense"}, {"name": "tables", "preconditioned_dims": "none"}]
+    for k, group in enumerate(groups):
+        group["params"] = [(name, p) for name, p in named if (id(p) in apart) == k]
+    return [group for group in groups if group["params"]]
+
+
+def _matrices(source: Any) -> Iterator[Any]:
+    """The parameters of a module that are no vectors; or the tensor."""
+    if isinstance(source, torch.Tensor):
+        return iter([source])
+    if not isinstance(source, torch.nn.Module):
+        raise TypeError(f"tables must be modules and tensors, got {type(source).__name__}")
+    return (p for p in source.parameters() if is_lazy(p) or p.ndim > 1)
