@@ -1,6 +1,6 @@
 """Options by which the published optimizers are met, as far as they are published.
 
-Ridges are relative here; a peer's absolute epsilon is given as the same number.
+docs/optimizer.rst compares them with their sources, setting by setting, and says what cannot be met.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ PLAIN: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Anil et al., arXiv 2002.09018: sums, AdaGrad graft, roots now and then on the host.
+    # Anil et al., arXiv 2002.09018, and the authors' code in Lingvo: sums, AdaGrad graft, decayed means that are not
+    # corrected, roots now and then on the host.
     "anil2020": {
         "learning_rate": 0.1,
         "betas": (0.9, 1.0),
-        "momentum": "heavy_ball",
+        "momentum": "ema",
+        "bias_correction": False,
         "block_size": 1024,
         "merge": 1024,
-        "max_preconditioned_dim": 8192,
+        "max_preconditioned_dim": 4096,
         "ridge": 1e-6,
         **PLAIN,
         "refresh_every": 100,
         "graft": "adagrad",
     },
-    # The JAX version from Google: EMA, SGD graft, Nesterov, roots of every block on the same step.
+    # The optax version from Google: EMA, SGD graft, Nesterov, roots of every block on the same step. Its
+    # start_preconditioning_step of 5 counts from 0.
     "google": {
         "learning_rate": 0.1,
         "betas": (0.9, 0.999),
@@ -44,10 +47,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         **PLAIN,
         "refresh_every": 1,
         "schedule": "interval",
+        "precondition_vectors": True,
         "graft": "sgd",
-        "start_step": 5,
+        "start_step": 6,
     },
-    # The PyTorch version from Meta: sums, no graft, EMA of the direction.
+    # The PyTorch version from Meta: sums, no graft, the EMA of the gradients is preconditioned.
     "meta": {
         "learning_rate": 1e-2,
         "betas": (0.9, 1.0),
@@ -57,9 +61,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_preconditioned_dim": None,
         "ridge": 1e-12,
         **PLAIN,
+        "momentum_of": "gradient",
         "refresh_every": 1,
         "schedule": "interval",
+        "precondition_vectors": True,
         "graft": "none",
+        "graft_per_block": True,
         "start_step": 1,
     },
 }
