@@ -177,9 +177,8 @@ def test_roots_on_the_card(engine, monkeypatch):
 
 def test_workers_are_refused_tensors_of_the_card():
     with ExecutorEngine(lambda: ThreadPoolExecutor(1)) as engine:
-        opt = Shampoo(parameters(on_card), **OPTIONS, engine=engine, root_device="device")
         with pytest.raises(ValueError, match=r"root_device must be 'host' with ExecutorEngine.* which is on cuda:0"):
-            opt.state_dict()
+            Shampoo(parameters(on_card), **OPTIONS, engine=engine, root_device="device")
 
 
 def test_without_cupy_roots_are_the_hosts(monkeypatch):

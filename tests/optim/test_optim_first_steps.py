@@ -1,7 +1,7 @@
-"""The first 50 steps on real digits: the roots in use give the direction of fresh ones, and the graft's factor is steady.
+"""The first 50 steps on real digits: roots in use give the direction of fresh ones, and the graft's factor is steady.
 
-Bars are from runs with seeds 0 to 3: cosines from 0.988 on, the factor within 1.28 to 1.39 times over ten steps and 1.05 to
-1.08 times from one to the next. With `refresh_growth=0` they were 0.32 to 0.39, 9 to 12 times and 8 to 9 times.
+Bars are from runs with seeds 0 to 3: cosines from 0.988 on, the factor within 1.28 to 1.39 times over ten steps and
+1.05 to 1.08 times from one to the next. With `refresh_growth=0` they were 0.32 to 0.39, 9 to 12 times and 8 to 9 times.
 """
 
 from __future__ import annotations
