@@ -126,6 +126,9 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         if not isinstance(params, torch.Tensor | set):
             params = param_group["params"] = list(params)
         check_parameters(len(self.param_groups), [params] if isinstance(params, torch.Tensor) else params)
+        if isinstance(params, list) and params and all(isinstance(pair, tuple) for pair in params):
+            # torch does so from 2.6 on
+            param_group["params"], param_group["param_names"] = [p for _, p in params], [name for name, _ in params]
         super().add_param_group(param_group)
         try:
             self._core.for_path(f"{len(self.param_groups) - 1}/0")  # checks its options

@@ -162,6 +162,20 @@ def test_checkpoints_go_on_to_the_bit(way, tmp_path):
     assert treatments(again) == treatments(opt)
 
 
+def test_names_need_no_recent_torch(monkeypatch):
+    """Before 2.6 it takes tensors alone."""
+
+    def add(self, group, real=torch.optim.Optimizer.add_param_group):
+        assert all(isinstance(p, torch.Tensor) for p in group["params"])
+        real(self, group)
+
+    monkeypatch.setattr(torch.optim.Optimizer, "add_param_group", add)
+    opt = Shampoo(Language())
+    assert opt.param_groups[0]["param_names"] == DENSE
+    with pytest.raises(AssertionError):
+        Shampoo([("a", nn.Parameter(torch.zeros(3))), nn.Parameter(torch.zeros(2))])
+
+
 def test_schedulers_and_groups_work_as_ever():
     model = Language()
     groups = parameter_groups(model)
