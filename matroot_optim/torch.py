@@ -209,8 +209,25 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
                 add_into(weights[path], move)
 
     def diagnostics(self, tracker: ConditionTracker | None = None) -> Diagnostics:
-        """What is known of every root; see `matroot_optim.Shampoo.diagnostics`. Paths are "group/index"."""
-        return self._core.diagnostics(self._current(), tracker)
+        """What is known of every root; see `matroot_optim.Shampoo.diagnostics`.
+
+        Parameters are called as in `plan`.
+        """
+        found, names = self._core.diagnostics(self._current()), names_of(self.param_groups)
+
+        def called(path: str) -> str:
+            group, number, *rest = path.split("/")
+            return "/".join([names.get(f"{group}/{number}", f"{group}/{number}"), *rest])
+
+        found = dataclasses.replace(
+            found,
+            names=[called(name) for name in found.names],
+            graft_ratio={called(path): ratio for path, ratio in found.graft_ratio.items()},
+            nonfinite={called(path): count for path, count in found.nonfinite.items()},
+        )
+        if tracker is not None:
+            found.record(tracker)
+        return found
 
     def plan(self, *, measure: bool = False) -> Plan:
         """What is done with every parameter, and what it costs; see `matroot_optim.Shampoo.plan`.

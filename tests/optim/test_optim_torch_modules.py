@@ -13,6 +13,7 @@ import torch.distributed.checkpoint as dcp  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict  # noqa: E402
 
+from matroot import ConditionTracker  # noqa: E402
 from matroot_optim.torch import Shampoo, parameter_groups  # noqa: E402
 
 
@@ -174,6 +175,19 @@ def test_names_need_no_recent_torch(monkeypatch):
     assert opt.param_groups[0]["param_names"] == DENSE
     with pytest.raises(AssertionError):
         Shampoo([("a", nn.Parameter(torch.zeros(3))), nn.Parameter(torch.zeros(2))])
+
+
+def test_diagnostics_have_the_names():
+    model, tracker = Language(), ConditionTracker()
+    opt = Shampoo(model, 1e-2, block_size=8)
+    train(model, opt, 0, 6)
+    found = opt.diagnostics(tracker)
+    assert set(found.nonfinite) == set(found.graft_ratio) == {*DENSE, *TABLES}
+    roots = {"dense.weight/block0/axis0", "dense.weight/block3/axis1", "other.weight/block5/axis1"}
+    assert roots < set(found.names)
+    assert set(tracker.to_dict()) == set(found.names)
+    unnamed = Shampoo(list(Language().parameters()))
+    assert set(unnamed.diagnostics().nonfinite) == {f"0/{i}" for i in range(9)}
 
 
 def test_schedulers_and_groups_work_as_ever():
