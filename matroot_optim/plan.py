@@ -119,7 +119,7 @@ def warn_if_large(layout: Layout, names: Mapping[str, str] | None = None, *, sta
     ----------
     layout : Layout
     names : mapping, optional
-        Of what the parameters are called, by path.
+        What the parameters are called, by path.
     stacklevel : int
         As for `warnings.warn`, counted from the caller.
 
