@@ -1,7 +1,7 @@
 """Steps of the optimizer: their evenness, what they cost beside roots, who waits, and pytorch_optimizer's.
 
 ``python -m benchmarks.bench_optim [evenness] [overhead] [waiting] [peers]``, in asv_benchmarks/, prints the tables of
-docs/optimizer.rst. The peers need
+docs/guide/optimizer.rst. The peers need
 ``pip install --no-deps pytorch_optimizer``.
 """
 
@@ -309,7 +309,7 @@ TABLES = {
 
 
 def main() -> None:
-    """Print the tables of docs/optimizer.rst that are named, or all."""
+    """Print the tables of docs/guide/optimizer.rst that are named, or all."""
     for name in sys.argv[1:] or TABLES:
         TABLES[name]()
 

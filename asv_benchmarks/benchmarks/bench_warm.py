@@ -1,6 +1,6 @@
 """RootTracker on the statistics of drifting gradients, beside a solve by "auto" each time.
 
-``python -m benchmarks.bench_warm``, in asv_benchmarks/, prints the tables of docs/warm.rst.
+``python -m benchmarks.bench_warm``, in asv_benchmarks/, prints the tables of docs/guide/warm.rst.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def run(
 
 
 def main() -> None:
-    """Print the tables of docs/warm.rst."""
+    """Print the tables of docs/guide/warm.rst."""
     table("n", "dtype", "one core: update, ms", "cold, ms", "ratio", "cold at rtol 1e-3, ms", "ratio", "two: ratio")
     for n, dtype in itertools.product(SIZES, DTYPES):
         one = Warm()

@@ -1,0 +1,86 @@
+"""The documentation: every public name has its place, and the examples run and are short."""
+
+import ast
+import importlib
+import inspect
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+EXAMPLES = sorted((DOCS / "examples").glob("*/*.py"))
+PAGES = {
+    "matroot": ("roots", "results", "methods", "regularization"),
+    "matroot.gallery": ("gallery",),
+    "matroot_optim": ("optimizer",),
+    "matroot_optim.torch": ("torch",),
+    "matroot_optim.optax": ("optax",),
+}
+
+
+def public(module):
+    """Names of ``__all__``, or without one what the module itself defines."""
+    home = module.__name__
+    own = [name for name, x in vars(module).items() if name[0] != "_" and getattr(x, "__module__", "") == home]
+    return getattr(module, "__all__", own)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_public_name_is_in_the_reference(name):
+    pytest.importorskip({"torch": "torch", "optax": "optax"}.get(name.rpartition(".")[2], "numpy"))
+    module = importlib.import_module(name)
+    text = "\n".join((DOCS / "reference" / f"{page}.rst").read_text() for page in PAGES[name])
+    listed = {*re.findall(r"^   (\w+)$", text, re.M), *re.findall(r"^\.\. py:data:: (\w+)$", text, re.M)}
+    names = set(public(module)) - {"gallery"}  # which has a page of its own
+    assert names == listed, f"not in docs/reference: {names - listed}; not in {name}: {listed - names}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_public_name_has_a_docstring(name):
+    pytest.importorskip({"torch": "torch", "optax": "optax"}.get(name.rpartition(".")[2], "numpy"))
+    module = importlib.import_module(name)
+    for public_name in public(module):
+        thing = getattr(module, public_name)
+        is_code = inspect.isroutine(thing) or inspect.isclass(thing)
+        assert not is_code or (thing.__doc__ or "").strip(), public_name
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_short(path):
+    code = path.read_text()
+    title = ast.get_docstring(ast.parse(code)).splitlines()[:2]
+    lines = [line for line in code.splitlines() if line.strip() and line[0] != "#"]
+    assert len(title[0]) == len(title[1])
+    assert len(lines) <= 60
+    assert "plt.subplots" in code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs(path, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    for name in re.findall(r"^import (torch|jax|optax)", path.read_text(), re.M):
+        pytest.importorskip(name)
+    monkeypatch.setattr(plt, "show", lambda: None)
+    plt.switch_backend("agg")
+    found = runpy.run_path(str(path))
+    assert plt.get_fignums()
+    plt.close("all")
+    if "shampoo" in path.stem:
+        assert found["accuracy"] > 0.85
+
+
+def test_the_page_on_the_architecture_names_files_that_exist():
+    text = (DOCS / "development" / "architecture.rst").read_text()
+    tree = text[text.index("code-block:: text") :].split("\n\n")[1]
+    folder = ROOT
+    for line in tree.splitlines():
+        names = re.findall(r"\w+(?:/|\.py)", line[:26])
+        folder = ROOT / names[0] if line[3] != " " else folder
+        for name in names:
+            assert (folder / name).exists() or folder == ROOT / name, line
+    for name in re.findall(r"[\w/]+\.(?:py|cu)", (DOCS / "development" / "flow.html").read_text()):
+        assert (ROOT / "matroot" / name).exists(), name
