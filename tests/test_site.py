@@ -34,8 +34,9 @@ OVERFLOW = """(() => {
     if (over <= 0) return "";
     const scrolls = e => e && (/auto|scroll/.test(getComputedStyle(e).overflowX) && !boxes.includes(e)
         || scrolls(e.parentElement));
+    const limit = document.documentElement.clientWidth;
     const wide = [...document.querySelectorAll("article *")].filter(
-        e => e.getBoundingClientRect().right > document.documentElement.clientWidth && !scrolls(e.parentElement));
+        e => e.getBoundingClientRect().left + e.scrollWidth > limit && !scrolls(e.parentElement));
     return `${over} pixels: ${wide.slice(0, 3).map(e => `${e.tagName} ${e.textContent.slice(0, 40)}`).join(", ")}`;
 })()"""
 #: False, after a while.
