@@ -48,6 +48,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "subsection_order": ["examples/roots", "examples/optimizer"],
     "reset_modules": ("matplotlib",),
+    "capture_repr": (),
     "abort_on_example_error": True,
     "remove_config_comments": True,
     "show_memory": False,
@@ -62,7 +63,7 @@ sphinx_gallery_conf = {
 
 copybutton_exclude = ".linenos, .gp, .go"
 
-html_theme = "pydata_sphinx_theme"
+html_theme = "pydata_sphinx_theme"  # that of numpy, scipy and pandas, whose people maintain it
 html_title = "matroot"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
