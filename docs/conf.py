@@ -1,7 +1,6 @@
 """Sphinx: ``python -m sphinx -W docs docs/_build``. A build needs no network."""
 
 import re
-import warnings
 
 import matroot
 
@@ -51,7 +50,6 @@ sphinx_gallery_conf = {
     "capture_repr": (),
     "abort_on_example_error": True,
     "remove_config_comments": True,
-    "show_memory": False,
     "show_signature": False,
     "min_reported_time": 1e9,
     "write_computation_times": False,
@@ -83,9 +81,6 @@ html_theme_options = {
 html_sidebars = {name: [] for name in ("index", "install", "quickstart", "theory", "changelog", "404")}
 
 notfound_urls_prefix = "/"
-
-# Examples draw with a backend that has no window.
-warnings.filterwarnings("ignore", message=".*non-interactive", category=UserWarning)
 
 
 def changelog(app, relative_path, parent_docname, content):

@@ -1,6 +1,6 @@
 """Options by which the published optimizers are met, as far as they are published.
 
-docs/optimizer.rst compares them with their sources, setting by setting, and says what cannot be met.
+docs/guide/published.rst compares them with their sources, setting by setting, and says what cannot be met.
 """
 
 from __future__ import annotations
