@@ -36,6 +36,8 @@ class Known:
     norm: float
     #: True residual of a returned root, or None where it is not computed.
     residual: Callable[[np.ndarray], float] | None = None
+    #: Whether an eigenvalue moves by n eps of the norm at most, as in a symmetric matrix: then so do small powers.
+    bounded: bool = True
     #: What must not be answered with CONVERGED, and why.
     hopeless: str | None = None
     #: Whether the answer depends on rounding: nothing is asked of the status then.

@@ -62,7 +62,7 @@ def fits(x: Fraction, bits: int) -> bool:
 def known(find: Diagonal, a: np.ndarray, eps: float, s: Fraction | float, rule: Any, ridge: float) -> Known:
     """A^s from the eigenvalues, the principal one; hopeless where there is none."""
     n = a.shape[-1]
-    base = Known(None, np.inf, np.nan, np.nan, np.nan)
+    base = Known(None, np.inf, np.nan, np.nan, np.nan, bounded=False)  # beside the axis, a power jumps
     whole = isinstance(s, Fraction) and s.denominator == 1
     if find.negative() and not whole:
         return replace(base, hopeless="eigenvalue on the negative axis")

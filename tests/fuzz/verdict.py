@@ -65,7 +65,7 @@ def judge_one(
         faults.append(("false alarm", f"kappa {known.kappa:.1e} bar {bar:.1e} share {known.share:.1e} {method}"))
     if usable and known.residual is not None and np.isfinite(X).all():
         true, told = known.residual(X), float(at["residual"])
-        low, high = noise(matrix.a, X, case.s, known.cond)
+        low, high = noise(matrix.a, X, case.s, known)
         low = high if case.options.get("regularization") is not None else low  # A + ridge I is rounded
         beyond = true > 1 and told > 1  # both say that no digit is right
         if not (beyond or true / FACTOR - low <= told <= FACTOR * true + high):
@@ -86,12 +86,12 @@ def in_rounding(case: Case, known: Known, n: int, eps: float) -> bool:
 def rounding_bar(known: Known, s: Fraction | float, n: int, eps: float, method: str) -> float:
     """eps times the condition number of the map, as in `table.forward_bar`; two digits at most.
 
-    For a root, an eigenvalue below n eps is 0 or n eps. An iteration takes A^{a/p} as A times A^{a/p - 1}, which is
+    For a root of a symmetric matrix, an eigenvalue below n eps is 0 or n eps. An iteration takes A^{a/p} as A times A^{a/p - 1}, which is
     conditioned like the inverse.
     """
     s = float(s)
     cond = known.cond
-    if 0 < s < 1:
+    if 0 < s < 1 and known.bounded:
         cond = min(cond, (n * eps) ** s / eps)
     if s > 0 and method in ("coupled_newton", "higher_order", "minimax", "newton_db"):
         cond = max(cond, max(1.0, s) * known.kappa)
@@ -125,7 +125,7 @@ def distance(X: np.ndarray, known: Exact | np.ndarray) -> float:
     return float(np.linalg.norm((X - known).astype(float), 2) / np.linalg.norm(known.astype(float), 2))
 
 
-def noise(A: np.ndarray, X: np.ndarray, s: Fraction | float, cond: float) -> tuple[float, float]:
+def noise(A: np.ndarray, X: np.ndarray, s: Fraction | float, known: Known) -> tuple[float, float]:
     """What evaluating the residual in float64 may take off and put on: a + b products, of factors that large.
 
     A power that is no product has the error of its condition number, or that of an eigenvalue that moves by n eps.
@@ -134,7 +134,9 @@ def noise(A: np.ndarray, X: np.ndarray, s: Fraction | float, cond: float) -> tup
     n = len(X)
     unit = 8 * (a + b + n**0.5) * EPS["float64"]
     if computed_goal(s) is not None:
-        cond = min(b * cond, (n * EPS["float64"]) ** (float(s) - 1)) if 0 < s < 1 else b * cond
+        cond = b * known.cond
+        if 0 < s < 1 and known.bounded:
+            cond = min(cond, (n * EPS["float64"]) ** (float(s) - 1))
         return unit * max(1.0, cond), unit * max(1.0, cond)
     with np.errstate(all="ignore"):
         size = a * np.log(np.linalg.norm(A.astype(X.dtype), 2))
