@@ -138,12 +138,16 @@ def residual(
     V = xp.eye(n) if full else xp.asarray(_signs(n, PROBES))
     V = xp.broadcast_to(V.astype(A.dtype), (B, *V.shape))
 
+    # Where a rule drops everything, A' is 0, and not what rounding leaves of A - A.
+    nothing = None if changed is None else changed.dropped.all(-1)[:, None, None]
+
     def apply_A(W: Array) -> Array:
         if factor is not None:
             return engine.matmul(factor, W)
         Y = engine.matmul(A, W)
         if changed is not None:
             Y = Y + engine.matmul(changed.Q * changed.delta[:, None, :], _h(changed.Q) @ W)
+            Y = xp.where(nothing, 0, Y)
         return Y
 
     def apply_X(W: Array) -> Array:
@@ -160,7 +164,8 @@ def residual(
         R = W - goal
         if goal is V:
             if changed is not None:
-                R = R + engine.matmul(changed.Q * changed.dropped[:, None, :], _h(changed.Q) @ V)
+                dropped = engine.matmul(changed.Q * changed.dropped[:, None, :], _h(changed.Q) @ V)
+                R = R + xp.where(nothing, V, dropped)
         else:
             size = _norm(goal, xp)
             size = xp.where(size > 0, size, 1)

@@ -19,6 +19,7 @@ from matroot import (
     gallery,
     solve,
 )
+from matroot.solve import solve_power
 
 METHODS = [row for name, row in NAMED.items() if name != "schur_newton"]
 SEMIDEFINITE = np.array([0.0, 0.0, 1e-9, 1e-5, 1e-3, 0.02, 0.3, 0.9, 1.0, 1.0])
@@ -152,6 +153,38 @@ def test_the_certificate_is_of_the_regularized_matrix():
         result = solve(A, 4, regularization=rule)
         assert result.status == Status.CONVERGED
         assert float(result.residual) < 4 * 1e4 * EPS["float64"] * 10
+
+
+@pytest.mark.parametrize("s", [Fraction(-1, 2), Fraction(-2, 3), Fraction(-2), -(2**-0.5), Fraction(1, 3), 0.3], ids=str)
+@pytest.mark.parametrize("rule", [Floor(3e-3), PseudoInverse(3e-3)], ids=str)
+def test_the_certificate_of_a_rule_is_not_that_of_its_decomposition(s, rule):
+    """What float32 has in place of small eigenvalues is no matter where the rule replaces them."""
+    w = np.array([1e-7, 3e-7, 1e-6, 0.02, 0.3, 1.0])
+    A, function = with_spectrum(w)
+    A = A.astype(np.float32)
+    w, Q = np.linalg.eigh(A.astype(np.float64))
+    kept = np.where(w > 3e-3 * w[-1], w, 3e-3 * w[-1] if isinstance(rule, Floor) else 0)
+
+    def power(t):
+        return (Q * np.where(kept > 0, np.where(kept > 0, kept, 1) ** float(t), 0)) @ Q.T
+
+    result = solve_power(A, s, regularization=rule, compute_dtype="float32")
+    a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (s, 1)
+    X = np.linalg.matrix_power(result.x.astype(np.float64), b)
+    if a == 1 and s < 0:
+        true = np.linalg.norm(X @ power(1) - power(0)) / 6**0.5
+    else:
+        goal = power(float(s) * b)
+        true = np.linalg.norm(X - goal) / np.linalg.norm(goal)
+    assert true / 2 < float(result.residual) < 2 * true
+
+
+@pytest.mark.parametrize("s", [Fraction(1, 2), Fraction(3), Fraction(-1, 2), Fraction(-3, 2), 0.7], ids=str)
+@pytest.mark.parametrize(("n", "dtype"), [(1, "float32"), (3, "float32"), (3, "float64")])
+def test_where_everything_is_dropped_zero_is_exact(s, n, dtype):
+    A = -with_spectrum(np.linspace(0.3, 1, n))[0]
+    result = solve_power(A, s, regularization=PseudoInverse(), compute_dtype=dtype)
+    assert not result.x.any() and result.residual == 0 and result.status == Status.CONVERGED
 
 
 @pytest.mark.parametrize("rule", [1e-4, Floor(1e-4), Shift(1e-4), PseudoInverse(1e-4), TargetCondition(1e4)], ids=str)

@@ -104,10 +104,11 @@ class Raw:
 
 
 class Changed(NamedTuple):
-    """A' = A + Q diag(delta) Q^H, and the eigenvectors that a pseudo-inverse drops."""
+    """A' = A + Q diag(delta) Q^H; its eigenvalues, ascending as those of A; the eigenvectors that are dropped."""
 
     Q: Array
     delta: Array
+    kept: Array
     dropped: Array
 
 
