@@ -29,6 +29,8 @@ Coefficients = tuple[float, ...]
 
 #: Smallest ratio of the ends of a step's design interval in x: 0.3, and 0.5 for ``accurate=True``.
 CUSHION, ACCURATE_CUSHION = 0.3, 0.5
+#: Above this p the cushion is that of y = x^p, times p: `cushion_of`.
+LARGE_P = 8
 
 #: Products of q(M) by degree: c1 M + c0; then M^2; then (c4 M^2 + c3 M + c2) M^2 + c1 M + c0.
 Q_PRODUCTS = {1: 0, 2: 1, 4: 2}
@@ -95,7 +97,7 @@ def schedule(p: int, lower: float, *, target: float, a: int = 1, accurate: bool 
         Take the larger cushion, for a residual as small as coupled Newton's. Full equioscillation maps some
         large eigenvalues down to the level of the smallest, and their digits go with them; designing each
         step on [max(l, c^p u), u] keeps them above. c is 0.3, or 0.5 here, which costs about a third more
-        products.
+        products; for p above 8 it is larger, see `cushion_of`.
 
     Returns
     -------
@@ -136,7 +138,7 @@ def solve_schedule(p: int, a: int, bucket: int, target: float, accurate: bool) -
     Of two ways to spend the same products the one that leaves the larger low/high wins, since every later
     step is monotone in it.
     """
-    cushion = ACCURATE_CUSHION if accurate else CUSHION
+    cushion = cushion_of(p, accurate)
     lower = 2.0 ** (-bucket / 2)
     paths = {0: _Path(lower ** (1 / p), 1.0)}
     best: tuple[int, _Path] | None = None
@@ -160,6 +162,19 @@ def solve_schedule(p: int, a: int, bucket: int, target: float, accurate: bool) -
             if total not in paths or after.ratio > paths[total].ratio:
                 paths[total] = after
     raise ValueError(f"p={p} at lower={lower:.1e} needs more than {_LIMIT} products; use method='eigen'")
+
+
+def cushion_of(p: int, accurate: bool) -> float:
+    """Smallest ratio of the ends of a design interval in x.
+
+    M holds y = x^p, which falls to c^p where the eigenvalue is large: at p = 32 and c = 0.3 nothing is left of it. Only
+    the residual tells, since A^(-1/p) is close to I. So from p = 8 on, c^p stays what it is there, times p / 8 for the
+    rounding errors of B^p.
+    """
+    c = ACCURATE_CUSHION if accurate else CUSHION
+    if p <= LARGE_P:
+        return c
+    return float(max(c**LARGE_P, CUSHION**LARGE_P * p / LARGE_P) ** (1 / p))
 
 
 def step_products(degree: int, p: int, a: int = 1, *, first: bool = False, last: bool = False) -> int:

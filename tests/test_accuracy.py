@@ -259,3 +259,14 @@ def test_huge_degrees_are_real_exponents(p):
     assert distance(result.x, root(-1 / p)) < 20 * EPS["float64"]
     with pytest.raises(ValueError, match="integers below 1024"):
         solve(A, p, method="coupled_newton")
+
+
+@pytest.mark.parametrize("p", [16, 32, 100, 365])
+@pytest.mark.parametrize("row", [row for row in ITERATIONS if row.method.name != "newton_db"], ids=str)
+def test_the_certificate_holds_at_large_degrees(row, p):
+    """A^(-1/p) is nearly I there: the forward error forgives what the residual, of the p-th power, does not."""
+    for spectrum in SPECTRA:
+        A, root = problem(5, 1e11, spectrum, (3,), "float64", seed=p)
+        result = solve(A, p, method=row.method)
+        assert result.converged.all(), (spectrum, result.residual)
+        assert distance(result.x, root(-1 / p)) <= row.bar(1e11, -1 / p, 5, EPS["float64"])

@@ -23,6 +23,9 @@ class NewtonDB(Method):
     With E_k = (3 I - Z_k Y_k) / 2:  Y_{k+1} = Y_k E_k -> A^{1/2},  Z_{k+1} = E_k Z_k -> A^{-1/2};
     Y_0 = A / s, Z_0 = I.
 
+    The forward error is that of the other iterations, the residual X^p A - I of some eps kappa^{3/2} is not: beyond
+    kappa = 1e10 in float64 it vouches for nothing, and the status is ``ILL_CONDITIONED``.
+
     References
     ----------
     Higham, Functions of Matrices, SIAM 2008, eq. (6.35) (Denman & Beavers) and sec. 6.3, 6.7 (Newton-Schulz).

@@ -110,6 +110,8 @@ def easy(case: Case, known: Known, n: int, eps: float, method: str) -> bool:
     ruled = case.options.get("regularization") is not None
     if method == "schur_newton" and not definite:
         return False  # it takes 0 for rounding, and says so
+    if method == "newton_db" and case.s < 0 and known.kappa**1.5 * eps > TWO_DIGITS / 100:
+        return False  # its residual is that large, as it says, and vouches for nothing
     rounds = abs(known.share) <= n * EPS[case.dtype] / 10 and case.s > 0 and not ruled
     bar = rounding_bar(known, case.s, n, eps, method)
     return in_range and not small and (definite or rounds) and 100 * max(bar, n * eps) <= allowed
