@@ -207,7 +207,7 @@ def _by_minimax(method: Minimax, A: Array, W: Array, scale: Array, job: Job) -> 
         if rule.needs != "lambda_max":
             largest, smallest = extremes(A, rule.needs, "pos", engine)
         delta = rule.shift(largest, largest if rule.needs == "lambda_max" else smallest, scale)
-        add_to_diagonal(A, delta.astype(A.real.dtype))
+        add_to_diagonal(A, delta)
         largest = largest + delta
         problem = replace(problem, floor=np.full(B, rule.floor()))
     zero = ~A.any((-1, -2))

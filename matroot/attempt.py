@@ -10,7 +10,7 @@ import numpy as np
 from matroot import conditioning
 from matroot.engines.cpu import hermitian_part
 from matroot.job import Attempt, Job, Output
-from matroot.judgement import facts_of, judge, within_range, zero_status
+from matroot.judgement import excess_of, facts_of, judge, within_range, zero_status
 from matroot.judgement_general import judge_general
 from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
@@ -81,7 +81,6 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     uneven = problem.assume_a == "pos" and check_symmetric(A, np.ldexp(size, -exponent), job.origin)
     if uneven:
         A = hermitian_part(A)
-    A = A.astype(job.dtype, copy=False)
     scale = np.ldexp(1.0, exponent)
 
     direct = isinstance(job.method, Eigen)
@@ -89,7 +88,8 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     if rule is not None and not direct:
         largest, smallest = extremes(A, rule.needs, problem.assume_a, engine)
         delta = rule.shift(largest, smallest, scale)
-        add_to_diagonal(A, delta.astype(A.real.dtype))
+        add_to_diagonal(A, delta)
+    A = A.astype(job.dtype, copy=False)  # after the shift, which may leave little of A
     zero = ~A.any((-1, -2)) if not direct else xp.zeros(B, bool)
     if zero.any():
         A[zero] = xp.eye(n, dtype=A.dtype)
@@ -135,7 +135,8 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     if problem.assume_a == "gen":
         status, amplification = judge_general(status, residual, A, raw, facts["cond"], job)
     else:
-        status = judge(status, residual, facts["cond"], n, job)
+        excess = 1.0 if rule is None else excess_of(facts["lambda_max"], facts["lambda_min"], delta, raw.changed)
+        status = judge(status, residual, facts["cond"], n, job, excess)
     if problem.s > 0:  # the root of 0 is 0, exactly
         status[(facts["lambda_max"] == 0) & (residual == 0) & (status == Status.ILL_CONDITIONED)] = Status.CONVERGED
 

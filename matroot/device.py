@@ -20,7 +20,7 @@ from matroot.device_facts import among, extremes, facts
 from matroot.engines.arrays import is_inexact, round_to, unit_roundoff
 from matroot.engines.gpu import hermitian_part
 from matroot.job import Attempt, Job, Output
-from matroot.judgement import judge, within_range, zero_status
+from matroot.judgement import excess_of, judge, within_range, zero_status
 from matroot.methods import masked
 from matroot.methods.eigen import Eigen
 from matroot.methods.iteration import add_to_diagonal
@@ -148,7 +148,7 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
     A = scaled()
     gap = _asymmetry(A, xp)
     symmetric = gap <= _asymmetry_bar(job)
-    A = hermitian_part(A.astype(job.dtype, copy=False))
+    A = hermitian_part(A.astype(np.result_type(A.dtype, job.dtype), copy=False))
     direct = isinstance(job.method, Eigen)
     delta, ends = xp.zeros(B), None
     if rule is not None and not direct:
@@ -157,12 +157,13 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
         ends = (ends[0] + delta, ends[1] + delta)
 
     def regularized(dtype: np.dtype[Any]) -> Array:
-        A = hermitian_part(scaled().astype(dtype, copy=False))
-        add_to_diagonal(A, delta.astype(A.real.dtype))
-        return A
+        A = hermitian_part(scaled().astype(np.result_type(stack.dtype, dtype), copy=False))
+        add_to_diagonal(A, delta)
+        return A.astype(dtype, copy=False)
 
     if not direct:
-        add_to_diagonal(A, delta.astype(A.real.dtype))
+        add_to_diagonal(A, delta)
+    A = A.astype(job.dtype, copy=False)  # after the shift, which may leave little of A
     zero = ~A.any((-1, -2)) if not direct else xp.zeros(B, bool)
     A = xp.where(zero[:, None, None], xp.eye(n, dtype=A.dtype), A)
     raw, negative = masked.run(
@@ -209,7 +210,8 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
         rounding = n * max(2 * job.eps, 2 * job.out_eps)
     proven = ~among(status, USABLE, xp) & (lowest <= -rounding * abs(highest))
     status = xp.where(proven, int(Status.NOT_POSITIVE), status)
-    status = judge(status, residual, cond, n, job)
+    excess = 1.0 if rule is None else excess_of(highest, lowest, delta, raw.changed)
+    status = judge(status, residual, cond, n, job, excess)
     if problem.s > 0:  # the root of 0 is 0, exactly
         nothing = (highest == 0) & (residual == 0) & (status == int(Status.ILL_CONDITIONED))
         status = xp.where(nothing, int(Status.CONVERGED), status)

@@ -19,7 +19,8 @@ from matroot.bars import (
 )
 from matroot.engines.arrays import is_inexact, smallest_normal
 from matroot.job import Job
-from matroot.methods.base import Problem, Raw
+from matroot.methods.base import Changed, Problem, Raw
+from matroot.methods.eigen import Eigen
 from matroot.result import USABLE, Status
 
 Array = Any
@@ -82,9 +83,24 @@ def inverses(A: Array) -> Array:
         return np.concatenate([inverses(A[i : i + 1]) for i in range(len(A))])
 
 
-def judge(status: Array, residual: Array, cond: Array, n: int, job: Job) -> Array:
-    """ILL_CONDITIONED where rtol, or two digits, cannot be vouched for; or the certificate contradicts it."""
-    ill = ~certified(residual, cond, n, job) | input_lost(cond, job)
+def excess_of(lambda_max: Array, lambda_min: Array, delta: Array, changed: Changed | None) -> Array:
+    """||A|| / ||A'||, at least 1: what rounding of A comes to in A' where a rule leaves little of a negative A.
+
+    `lambda_max` is that of A, `lambda_min` that of A' = A + delta I, unless single eigenvalues are `changed`.
+    """
+    top = lambda_max + delta if changed is None else changed.kept[:, -1]
+    low = lambda_min - delta if changed is None else changed.kept[:, 0] - changed.delta[:, 0]
+    ratio = abs(low) / abs(top).astype(np.float64).clip(np.finfo(np.float64).tiny)
+    return np.where((ratio > 1) & (top > 0), ratio, 1.0)
+
+
+def judge(status: Array, residual: Array, cond: Array, n: int, job: Job, excess: Array | float = 1.0) -> Array:
+    """ILL_CONDITIONED where rtol, or two digits, cannot be vouched for; or the certificate contradicts it.
+
+    A was rounded before the rule, and if the method decomposed it, by the arithmetic as well: `excess` times as much.
+    """
+    decomposed = cond * excess if isinstance(job.method, Eigen) else cond
+    ill = ~certified(residual, decomposed, n, job) | input_lost(cond * excess, job)
     return np.where((status == int(Status.CONVERGED)) & ill, int(Status.ILL_CONDITIONED), status).astype(np.int8)
 
 

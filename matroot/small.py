@@ -13,7 +13,7 @@ from matroot.conditioning import PROBES
 from matroot.engines.arrays import smallest_normal
 from matroot.engines.blas import one_blas_thread
 from matroot.job import Job, Output
-from matroot.judgement import explained_residual, input_lost, judge, vouched, within_range
+from matroot.judgement import excess_of, explained_residual, input_lost, judge, vouched, within_range
 from matroot.methods.eigen import Eigen
 from matroot.methods.small import PRODUCTS, Tridiagonal, small_roots
 from matroot.preparation import refuse_asymmetric
@@ -59,6 +59,8 @@ class Fused:
     ) -> bool:
         """Return True if one matrix is certain to be CONVERGED, so that no array of length 1 need be asked."""
         inside = lambda_min <= self.faint if self.inverse else lambda_max + ridge >= self.faint
+        if lambda_max + 2 * ridge < lambda_min:  # `excess_of` is beyond 1
+            return False
         octave = min(math.frexp(cond)[1], OCTAVES - 1)
         return served != 0 and asymmetry == 0 and inside and residual <= self.allowed[octave]
 
@@ -111,9 +113,10 @@ def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
         gap = report.asymmetry.max(initial=0.0, where=~hard)
         refuse_asymmetric(float(gap), stack.dtype.kind == "c", job.origin)
 
-    octave = np.frexp(out.cond)[1]
-    if not (out.residual <= fused.allowed.take(octave, mode="clip")).all():
-        out.status = judge(out.status, out.residual, out.cond, n, job)
+    excess = 1.0 if rule is None else excess_of(out.lambda_max, out.lambda_min, out.ridge, None)
+    cond = out.cond * excess  # the ridge is added to T
+    if not (out.residual <= fused.allowed.take(np.frexp(cond)[1], mode="clip")).all():
+        out.status = judge(out.status, out.residual, cond, n, job)
     faint = out.lambda_min > fused.faint if s < 0 else out.lambda_max + out.ridge < fused.faint
     if faint.any():
         out.status = within_range(out.status, abs(out.x).max((-1, -2)), ~hard, job)

@@ -187,6 +187,27 @@ def test_where_everything_is_dropped_zero_is_exact(s, n, dtype):
     assert not result.x.any() and result.residual == 0 and result.status == Status.CONVERGED
 
 
+@pytest.mark.parametrize("row", METHODS, ids=str)
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize(("spread", "single"), [(1e-9, False), (1e-3, True), (1e-7, True), (1e-14, False)])
+def test_what_a_shift_leaves_of_a_negative_matrix(row, n, spread, single):
+    """It is no more precise than the matrix before the shift, and no less where the shift alone is rounded."""
+    if single and not row.single:
+        return
+    A, function = with_spectrum(-1 - spread * np.arange(n))
+    w, Q = np.linalg.eigh(A)
+    for rule in (Shift(spread), Ridge(absolute=1 + n * spread)):
+        result = solve(A, 2, method=row.method, regularization=rule, compute_dtype="float32" if single else None)
+        X = (Q / np.sqrt(w + float(result.ridge))) @ Q.T
+        eps = EPS["float64"] / spread + EPS["float32" if single else "float64"]
+        if single and not row.iterates:
+            eps = EPS["float32"] / spread
+        if eps < 1e-3:
+            assert result.converged and distance(result.x, X) < 20 * n * eps
+        elif result.converged:
+            assert distance(result.x, X) < 0.1
+
+
 @pytest.mark.parametrize("rule", [1e-4, Floor(1e-4), Shift(1e-4), PseudoInverse(1e-4), TargetCondition(1e4)], ids=str)
 def test_rules_on_complex_float32_batches(rule):
     A, _ = gallery.spd(6, 1e6, "geometric", batch=(2, 3), dtype="complex64", rng=2)

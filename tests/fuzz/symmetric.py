@@ -150,4 +150,6 @@ def known(find: cached, eps: float, s: Fraction | float, rule: Any, ridge: float
     def true_residual(x: np.ndarray) -> float:
         return residual(changed, Exact.of(real_form(x)), s, goal, kept)
 
-    return replace(base, X=X, cond=conditioning(kappa, s), residual=true_residual)
+    # A is rounded before the rule, which may leave little of a negative one.
+    excess = max(1.0, float(top / largest)) if largest else 1.0
+    return replace(base, X=X, cond=excess * conditioning(kappa, s), residual=true_residual)
