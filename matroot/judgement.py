@@ -90,8 +90,9 @@ def excess_of(lambda_max: Array, lambda_min: Array, delta: Array, changed: Chang
     """
     top = lambda_max + delta if changed is None else changed.kept[:, -1]
     low = lambda_min - delta if changed is None else changed.kept[:, 0] - changed.delta[:, 0]
-    ratio = abs(low) / abs(top).astype(np.float64).clip(np.finfo(np.float64).tiny)
-    return np.where((ratio > 1) & (top > 0), ratio, 1.0)
+    with np.errstate(over="ignore"):
+        ratio = abs(low) / np.where(top > 0, top, 1)
+    return np.where((top > 0) & (ratio > 1), ratio, 1.0)
 
 
 def judge(status: Array, residual: Array, cond: Array, n: int, job: Job, excess: Array | float = 1.0) -> Array:
