@@ -22,6 +22,7 @@ from matroot import (
     solve_each,
     sqrtm,
 )
+from matroot.methods.base import Problem
 from matroot.solve import LARGEST_EXPONENT, solve_power
 
 ROWS = list(NAMED.values())
@@ -191,6 +192,19 @@ def test_a_root_below_the_normal_range_is_told(row):
         none = solve_power((A * low**2).astype(dtype), Fraction(5, 2), method=row.method)
         assert none.status == Status.DIVERGED and f"range of {dtype}" in none.message
     assert solve_power((A * 1e-10).astype("float32"), Fraction(5, 2), method=row.method).converged
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128", "complex64"])
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_the_first_power_is_exact_below_the_normal_range(row, dtype):
+    """Half of a subnormal number is rounded."""
+    if row.method.refuses(Problem(s=Fraction(1)), 2):
+        return
+    size = {"float64": 1e-317, "complex128": 1e-317, "complex64": 3e-42}[dtype]
+    A = np.array([[1.5567763, 0.2916829 - 0.8819j], [0.2916829 + 0.8819j, 0.5542704]]) * size
+    A = (A.real if dtype == "float64" else A).astype(dtype)
+    result = solve_power(A, Fraction(1), method=row.method)
+    assert (result.x == A).all() and result.residual < 1e-15
 
 
 # Kinds of numbers
