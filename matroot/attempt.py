@@ -112,7 +112,8 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
 
     # In the units of the caller: X of 2^e A' is 2^(e s) X.
     X = raw.x if problem.assume_a == "gen" or raw.hermitian else hermitian_part(raw.x)
-    present = X.any((-1, -2)) | ((size > 0) & (rule is None or not rule.keeps_null_space))
+    vanishes = problem.assume_a == "gen" or (rule is not None and rule.keeps_null_space)  # A^2 of a nilpotent A is 0
+    present = X.any((-1, -2)) | ((size > 0) & (not vanishes))
     x = to_output(X, exponent, problem.s, job)
     companion = None
     if raw.companion is not None:

@@ -79,14 +79,19 @@ def _condition(A: Matrix, s: Fraction | float) -> float:
     norm_A = float(np.linalg.norm(R))
     if float(s).is_integer():  # negative eigenvalues are allowed, and have no square roots
         X = np.linalg.matrix_power(R, int(s))
-        return whole_derivative_bound(int(s), largest, smallest) * norm_A / float(np.linalg.norm(X))
+        return relative(whole_derivative_bound(int(s), largest, smallest) * norm_A, X)
     power = DifferentiablePower(R, float(s))
 
     def gram(E: Matrix) -> Matrix:  # the adjoint of L is E -> L(E^H)^H
         return power.derivative(power.derivative(E).conj().T).conj().T
 
     norm_L = norm_from_gram(gram, start(R.shape, R.dtype), rtol=RTOL)
-    return norm_L * norm_A / float(np.linalg.norm(power.value))
+    return relative(norm_L * norm_A, power.value)
+
+
+def relative(size: float, X: Matrix) -> float:
+    """`size` over the norm of X, infinite where X is 0, as A^2 is for a nilpotent A."""
+    return float(np.float64(size) / np.linalg.norm(X))
 
 
 class DifferentiablePower:

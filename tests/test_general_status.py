@@ -112,6 +112,18 @@ def test_less_than_the_output_holds_is_not_promised():
     assert solve(A, 3, assume_a="gen", rtol=1e-8).status == Status.ILL_CONDITIONED
 
 
+@pytest.mark.parametrize("scale", [1.0, 1j, 1e-170])
+def test_a_power_that_vanishes(scale):
+    """A^2 = 0 is no underflow, and its relative condition number is infinite."""
+    A = np.array([[0.0, -6.25], [0.0, 0.0]]) * scale
+    for s in (2, 3):
+        result = solve_power(A, Fraction(s), assume_a="gen")
+        assert result.status == Status.ILL_CONDITIONED and not result.x.any() and result.residual == 0
+        assert cond_pth_root_general(A, float(s)) == np.inf
+    almost = np.array([[1e-200, 1.0], [0.0, 1e-200]])
+    assert solve_power(almost, Fraction(2), assume_a="gen").x[0, 1] == 2e-200
+
+
 def test_condition_of_an_inverse_with_negative_eigenvalues():
     assert cond_pth_root(np.array([[0.0, 1.0], [1.0, 0.0]]), 1, assume_a="gen") == pytest.approx(1.0)
     A = np.diag([1.0, -1e-3])

@@ -41,7 +41,9 @@ class Sensitivity(NamedTuple):
     jump: float
 
     def relative_to(self, norm: float) -> Sensitivity:
-        """Both divided by the norm of A^s."""
+        """Both divided by the norm of A^s, which may be 0: that of a whole power of a nilpotent matrix."""
+        if norm == 0:
+            return Sensitivity(np.inf, np.inf if self.jump else 0.0)
         return Sensitivity(self.amplification / norm, self.jump / norm)
 
 
