@@ -106,6 +106,19 @@ def test_float32_keeps_rtol(rtol):
                     assert distance(result.x, exact_power(A, Fraction(-1 if inverse else 1, p))) <= rtol
 
 
+@pytest.mark.parametrize("s", [-1.78, 1.5 * 2**0.5, Fraction(-5, 3), Fraction(7, 3)], ids=str)
+@pytest.mark.parametrize("rtol", [1e-3, 1e-6, 1e-8])
+def test_squarings_and_whole_powers_keep_rtol(s, rtol):
+    """Each doubles the relative error of what it is taken of."""
+    rng = np.random.default_rng(3)
+    for n in (2, 3, 4) * 5:
+        eigenvalue = rng.uniform(0.3, 3) * np.exp(1j * rng.uniform(-2.5, 2.5))
+        A = np.triu(rng.standard_normal((n, n)), 1) + eigenvalue * np.eye(n)
+        full, fast = (solve_power(A, s, assume_a="gen", rtol=r) for r in (None, rtol))
+        assert distance(fast.x, full.x) <= rtol
+        assert full.status != Status.CONVERGED or fast.status == Status.CONVERGED
+
+
 def test_less_than_the_output_holds_is_not_promised():
     A = gallery.general(6, 10.0, rng=0, dtype=np.float32)[0]
     assert solve(A, 3, assume_a="gen", rtol=1e-6).status == Status.CONVERGED

@@ -147,7 +147,7 @@ def schur_newton(
 
     eps = float(np.finfo(A.dtype).eps)
     sensitive = sensitivity(R, lam, s, largest, smallest, max(eps / 2, out_eps))
-    work = _Triangular(R, lam, tol=eps / 2 if rtol is None else max(eps / 2, rtol / 4))
+    work = _Triangular(R, lam, plan.Accuracy(eps / 2 if rtol is None else rtol / 4, eps / 2))
     with np.errstate(all="ignore"):
         F, status, steps = work.power(s, max_iter)
         if status == Status.CONVERGED:
@@ -181,8 +181,8 @@ def has_principal_power(lam: Matrix, s: Fraction | float, largest: float, smalle
 class _Triangular:
     """Powers of an upper (quasi-)triangular R with eigenvalues lam; R is overwritten by its square roots."""
 
-    def __init__(self, R: Matrix, lam: Matrix, tol: float) -> None:
-        self.R, self.lam, self.tol = R, lam, tol
+    def __init__(self, R: Matrix, lam: Matrix, accuracy: plan.Accuracy) -> None:
+        self.R, self.lam, self.accuracy = R, lam, accuracy
         self.blocks = tri.cuts(R)
         self.pairs = tri.pairs(R)
         self.products = 0
@@ -193,7 +193,8 @@ class _Triangular:
         if abs(a) > LARGEST_NUMERATOR or b > LARGEST_DEGREE:
             a, b = 0, 0
         unit = float(s) if b == 0 else float(np.sign(a)) / b
-        k = plan.square_roots(self.lam, unit, b, self.tol)
+        self.accuracy = self.accuracy._replace(power=self.accuracy.power / max(1, abs(a)))
+        k = plan.square_roots(self.lam, unit, b, self.accuracy)
         for _ in range(k):
             self._sqrt()
         k, c, radius = self._more_roots(k, unit, b)
@@ -215,8 +216,9 @@ class _Triangular:
                 return k, 1.0, 0.0
             c, radius = plan.disc(tri.eigenvalues(self.R))
             radius = max(radius, power_radius(self.R, enough=1.1 * radius, c=c))
-            here = plan.total(e, radius, self.tol)
-            there = plan.SQRT_COST + plan.total(plan.exponent(s, b, k + 1), radius / 2, self.tol)
+            here = plan.total(e, radius, self.accuracy.before(e))
+            after = plan.exponent(s, b, k + 1)
+            there = plan.SQRT_COST + plan.total(after, radius / 2, self.accuracy.before(after))
             if (np.isfinite(here) and here <= there) or k >= MAX_SQUARE_ROOTS or not np.isfinite(radius):
                 return k, c, radius
             self._sqrt()
@@ -232,7 +234,7 @@ class _Triangular:
         G: Matrix | None = None  # M_0^{-r/q} M^{r/q}
         steps = 0
         while True:
-            schedule = plan.cheapest(e, radius, self.tol)
+            schedule = plan.cheapest(e, radius, self.accuracy.before(e))
             if schedule is None or not np.isfinite(radius):
                 return Z, Status.DIVERGED, steps
             if max_iter is not None and steps >= max_iter:

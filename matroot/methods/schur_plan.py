@@ -112,6 +112,17 @@ class Exponent(NamedTuple):
     squarings: int
 
 
+class Accuracy(NamedTuple):
+    """The relative error that a power may have, and that of the arithmetic, below which no step goes."""
+
+    power: float
+    least: float
+
+    def before(self, e: Exponent) -> float:
+        """Allowed before the squarings, each of which doubles it."""
+        return max(self.least, math.ldexp(self.power, -e.squarings))
+
+
 def exponent(s: float, b: int, k: int) -> Exponent:
     """How to go on from R_k. `s` is +-1/b, or with b = 0 any number; |sigma| is at most 1."""
     if b == 0:
@@ -137,7 +148,7 @@ def total(e: Exponent, radius: float, tol: float) -> float:
     return math.inf if schedule is None else schedule.cost + e.squarings
 
 
-def square_roots(lam: NDArray[Any], s: float, b: int, tol: float) -> int:
+def square_roots(lam: NDArray[Any], s: float, b: int, accuracy: Accuracy) -> int:
     """How many square roots to take of a matrix with eigenvalues `lam`, if it were normal."""
     k0 = (b & -b).bit_length() - 1 if b else 0
     if b and b >> k0 == 1:
@@ -145,7 +156,8 @@ def square_roots(lam: NDArray[Any], s: float, b: int, tol: float) -> int:
     costs = []
     for k in range(k0, k0 + 24):
         _, radius = disc(principal_power(lam, 2.0**-k))
-        costs.append(SQRT_COST * k + total(exponent(s, b, k), radius, tol))
+        e = exponent(s, b, k)
+        costs.append(SQRT_COST * k + total(e, radius, accuracy.before(e)))
         if len(costs) > 2 and math.isfinite(costs[-3]) and costs[-1] > costs[-2] > costs[-3]:
             break
     return k0 + int(np.argmin(costs))
