@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -112,6 +113,7 @@ def certified(residual: Array, cond: Array, n: int, job: Job) -> Array:
         explained = explained_residual(cond, problem.s, n, job.eps + job.out_eps, problem.rtol or 0.0)
         if job.engine.rounding:  # some 20 units at any cond: not the bound, but the residual tells what they came to
             explained = np.minimum(explained, degree_of(problem.s) * (problem.rtol or 0.0) / VOUCHED)
+        explained = np.minimum(explained, tolerated_residual(problem.s, problem.rtol))
     return vouched(cond, n, job) & (residual <= explained)
 
 
@@ -172,6 +174,16 @@ def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rto
     with np.errstate(over="ignore"):
         usual = np.expm1(degree * np.log1p(MARGIN * relative + rtol))
     return np.minimum(np.maximum(usual, np.minimum(RARE * usual, ILL_FORWARD_ERROR)), 1.0)
+
+
+def tolerated_residual(s: Fraction | float, rtol: float | None) -> float:
+    """What contradicts CONVERGED, whatever explains it: of a power that is compared with itself, twice its error.
+
+    No bound for s = -1/p, of which X^p A - I is multiplied by cond.
+    """
+    if isinstance(s, Fraction) and s.numerator == -1:
+        return math.inf
+    return math.expm1(degree_of(s) * math.log1p(2 * (ILL_FORWARD_ERROR if rtol is None else rtol)))
 
 
 def degree_of(s: Fraction | float) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from matroot import conditioning
 from matroot.bars import ILL_FORWARD_ERROR, VOUCHED
 from matroot.job import Job
-from matroot.judgement import MARGIN, degree_of, explained_residual
+from matroot.judgement import MARGIN, degree_of, explained_residual, tolerated_residual
 from matroot.methods.base import Raw
 from matroot.result import Status
 
@@ -42,7 +42,8 @@ def judge_general(status: Array, residual: Array, A: Array, raw: Raw, cond: Arra
         coupled = np.expm1(degree_of(s) * np.log1p(MARGIN * eps * amplification))
         rounding = np.fmax(rounding, np.fmin(coupled, ILL_FORWARD_ERROR))
         truncation = np.expm1(degree_of(s) * np.log1p(rtol or 0.0))
-        good = trusted(amplification) & (residual <= rounding + truncation)
+        explained = np.minimum(rounding + truncation, tolerated_residual(s, rtol))
+        good = trusted(amplification) & (residual <= explained)
         status = np.where(converged & ~good, int(Status.ILL_CONDITIONED), status).astype(np.int8)
         known = np.where(np.isnan(amplification), 2.0 ** conditioning.bits_lost(cond, s), amplification)
         return status, np.fmax(known, jump / data)

@@ -4,9 +4,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from table import EPS, NAMED, SPECTRA, problem
+from table import EPS, NAMED, SPECTRA, distance, problem
 
 from matroot import Ridge, Status, attempt, gallery, precision, solve
+from matroot.methods.base import Problem
 from matroot.methods.eigen import sharpened
 from matroot.solve import solve_power
 
@@ -142,6 +143,19 @@ def test_rtol_is_kept_by_every_exponent(row, rtol, dtype):
             assert error <= rtol if result.converged else error <= 1e-2 + rtol, (s, cond, error)
             if cond == 3:
                 assert result.converged, (s, result.message)
+
+
+@pytest.mark.parametrize("n", (3, 5, 8))
+@pytest.mark.parametrize("row", NAMED.values(), ids=str)
+def test_rtol_is_kept_by_powers_of_singular_matrices(row, n):
+    """An iteration may meet 0 as it likes; a residual that is beyond rtol is not explained by cond = inf."""
+    A = n * np.eye(n) - 1
+    for s in (Fraction(4, 3), Fraction(5, 3), Fraction(7, 3), Fraction(9, 8)):
+        if row.method.refuses(Problem(s=s), n):
+            continue
+        for rtol in (1e-4, 1e-7, 1e-9):
+            result = solve_power(A, s, method=row.method, rtol=rtol)
+            assert not result.converged or distance(result.x, A * float(n) ** (float(s) - 1)) <= rtol
 
 
 @pytest.mark.parametrize("inverse", (True, False))
