@@ -55,7 +55,7 @@ def real_power(A: Array, s: float, changed: Changed | None, assume_a: str, engin
     reverse = xp.ascontiguousarray(A[:, ::-1, ::-1])
     w, Q = engine.eigh(reverse.copy())
     if changed is not None:
-        w = xp.where(changed.delta != 0, changed.kept, w)
+        w = xp.where(changed.delta != 0, changed.kept, xp.maximum(w, changed.least))
     positive = w > 0
     w = xp.where(positive, w, 1)
     half = Q * (w ** (s / 2) * positive)[:, None, :]

@@ -179,6 +179,16 @@ def test_the_certificate_of_a_rule_is_not_that_of_its_decomposition(s, rule):
     assert true / 2 < float(result.residual) < 2 * true
 
 
+@pytest.mark.parametrize("s", [Fraction(-2), Fraction(-3, 2), -0.7], ids=str)
+def test_the_certificate_knows_a_floor_that_the_decomposition_has_missed(s):
+    """float32 has 1e-7 in place of 0, above the floor of 1e-8: too large by 10, not by 1e10."""
+    A = 5 * np.eye(5) - 1.0
+    result = solve_power(A, s, regularization=Floor(1e-8), compute_dtype="float32")
+    true = abs(5e-8 ** float(s) - np.linalg.norm(result.x, 2)) / 5e-8 ** float(s)
+    assert true < 1 and 0.1 * true < float(result.residual) < 10 * max(true, 0.5)
+    assert result.status == Status.ILL_CONDITIONED
+
+
 @pytest.mark.parametrize("s", [Fraction(1, 2), Fraction(3), Fraction(-1, 2), Fraction(-3, 2), 0.7], ids=str)
 @pytest.mark.parametrize(("n", "dtype"), [(1, "float32"), (3, "float32"), (3, "float64")])
 def test_where_everything_is_dropped_zero_is_exact(s, n, dtype):

@@ -104,11 +104,16 @@ class Raw:
 
 
 class Changed(NamedTuple):
-    """A' = A + Q diag(delta) Q^H; its eigenvalues, ascending as those of A; the eigenvectors that are dropped."""
+    """A' = A + Q diag(delta) Q^H.
+
+    `kept` are its eigenvalues, ascending as those of A, and at least `least` by the rule; some eigenvectors are
+    `dropped`.
+    """
 
     Q: Array
     delta: Array
     kept: Array
+    least: Array
     dropped: Array
 
 

@@ -97,7 +97,8 @@ class Eigen(Method):
         status = xp.where(xp.isfinite(w).all(-1), status, int(Status.DIVERGED)).astype(xp.int8)
         changed = None
         if rule is not None and rule.needs == "spectrum":
-            changed = Changed(Q, kept - w, kept, (kept == 0) & rule.keeps_null_space)
+            least = rule.floor() * kept[:, -1:]
+            changed = Changed(Q, kept - w, kept, least, (kept == 0) & rule.keeps_null_space)
         return Raw(
             x=X,
             status=status,
