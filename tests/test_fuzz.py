@@ -105,6 +105,12 @@ def test_a_root_where_there_is_none_is_reported(kind, s):
     assert any(found.startswith("missed") for found, _ in judge(case, wrong))
 
 
+def test_the_residual_of_a_power_that_vanishes():
+    A = np.array([[0.0, 4.0], [0.0, 0.0]])
+    X = np.array([[0.0, 16e-10], [0.0, 0.0]])
+    assert residual(Exact.of(A), Exact.of(X), Fraction(2), None, identity(2)) == pytest.approx(1e-10)
+
+
 def test_norms_of_any_size():
     huge = Exact.of(np.array([[1e300, 1e-300]]))
     assert ratio((huge - huge).norm(), huge.norm()) == 0
