@@ -155,13 +155,13 @@ def test_the_certificate_is_of_the_regularized_matrix():
         assert float(result.residual) < 4 * 1e4 * EPS["float64"] * 10
 
 
-@pytest.mark.parametrize("s", [Fraction(-1, 2), Fraction(-2, 3), Fraction(-2), -(2**-0.5), Fraction(1, 3), 0.3], ids=str)
+@pytest.mark.parametrize(
+    "s", [Fraction(-1, 2), Fraction(-2, 3), Fraction(-2), -(2**-0.5), Fraction(1, 3), 0.3], ids=str
+)
 @pytest.mark.parametrize("rule", [Floor(3e-3), PseudoInverse(3e-3)], ids=str)
 def test_the_certificate_of_a_rule_is_not_that_of_its_decomposition(s, rule):
     """What float32 has in place of small eigenvalues is no matter where the rule replaces them."""
-    w = np.array([1e-7, 3e-7, 1e-6, 0.02, 0.3, 1.0])
-    A, function = with_spectrum(w)
-    A = A.astype(np.float32)
+    A = with_spectrum(np.array([1e-7, 3e-7, 1e-6, 0.02, 0.3, 1.0]))[0].astype(np.float32)
     w, Q = np.linalg.eigh(A.astype(np.float64))
     kept = np.where(w > 3e-3 * w[-1], w, 3e-3 * w[-1] if isinstance(rule, Floor) else 0)
 
@@ -204,7 +204,7 @@ def test_what_a_shift_leaves_of_a_negative_matrix(row, n, spread, single):
     """It is no more precise than the matrix before the shift, and no less where the shift alone is rounded."""
     if single and not row.single:
         return
-    A, function = with_spectrum(-1 - spread * np.arange(n))
+    A = with_spectrum(-1 - spread * np.arange(n))[0]
     w, Q = np.linalg.eigh(A)
     for rule in (Shift(spread), Ridge(absolute=1 + n * spread)):
         result = solve(A, 2, method=row.method, regularization=rule, compute_dtype="float32" if single else None)
