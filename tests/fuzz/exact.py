@@ -110,7 +110,9 @@ def residual(A: Exact, X: Exact, s: Fraction | float, goal: Exact | None, kept: 
         return ratio((Xb @ A - kept).norm(), (len(A.m) ** 0.5, 0))
     if goal is None:
         goal = A.power(s.numerator) if s.numerator else identity(len(A.m))
-    if goal.largest() == 0 and isinstance(s, Fraction):  # a power of a nilpotent matrix, beside which nothing is small
+    if (
+        goal.largest() == 0 and isinstance(s, Fraction) and s > 0
+    ):  # a power of a nilpotent matrix, beside which nothing is small
         size, e = A.norm()
         return ratio((Xb - goal).norm(), (size**s.numerator, e * s.numerator))
     return ratio((Xb - goal).norm(), goal.norm())
