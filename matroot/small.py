@@ -13,7 +13,15 @@ from matroot.conditioning import PROBES
 from matroot.engines.arrays import smallest_normal
 from matroot.engines.blas import one_blas_thread
 from matroot.job import Job, Output
-from matroot.judgement import excess_of, explained_residual, input_lost, judge, vouched, within_range
+from matroot.judgement import (
+    excess_of,
+    explained_residual,
+    input_lost,
+    judge,
+    tolerated_residual,
+    vouched,
+    within_range,
+)
 from matroot.methods.eigen import Eigen
 from matroot.methods.small import PRODUCTS, Tridiagonal, small_roots
 from matroot.preparation import refuse_asymmetric
@@ -59,7 +67,7 @@ class Fused:
     ) -> bool:
         """Return True if one matrix is certain to be CONVERGED, so that no array of length 1 need be asked."""
         inside = lambda_min <= self.faint if self.inverse else lambda_max + ridge >= self.faint
-        if lambda_max + 2 * ridge < lambda_min:  # `excess_of` is beyond 1
+        if lambda_max < -lambda_min:  # `excess_of` is beyond 1
             return False
         octave = min(math.frexp(cond)[1], OCTAVES - 1)
         return served != 0 and asymmetry == 0 and inside and residual <= self.allowed[octave]
@@ -94,6 +102,7 @@ def allowed_residuals(n: int, job: Job) -> Array:
     ends = np.ldexp(1.0, np.arange(-1, OCTAVES))
     fine = vouched(ends[1:], n, job) & ~input_lost(ends[1:], job)
     explained = explained_residual(ends[:-1], job.problem.s, n, job.eps + job.out_eps, job.problem.rtol or 0.0)
+    explained = np.minimum(explained, tolerated_residual(job.problem.s, job.problem.rtol))
     allowed = np.where(fine, explained, -1.0)
     allowed[[0, -1]] = -1.0  # below 1 there is no condition number, and above 2^OCTAVES none is served
     return allowed
