@@ -125,7 +125,7 @@ def vouched(cond: Array, n: int, job: Job) -> Array:
     machine = float(np.finfo(job.dtype).eps)  # of what is kept; products on tensor cores round to less
     if rtol is not None and rtol < least_rtol(machine / 2, job.out_eps, n):
         enough = enough & False
-    return enough & (cond * n * machine < 1) if may_be_singular(job) else enough
+    return enough & (cond * n * machine < 1) if may_be_singular(job, n * machine) else enough
 
 
 def input_lost(cond: Array, job: Job) -> Array:
@@ -135,13 +135,14 @@ def input_lost(cond: Array, job: Job) -> Array:
     return lost | ~(cond * INPUT_UNITS * job.out_eps < 1) if may_be_singular(job) else lost
 
 
-def may_be_singular(job: Job) -> bool:
+def may_be_singular(job: Job, rounding: float = 0.0) -> bool:
     """Whether an eigenvalue may be nothing but rounding, so that an inverse root of any degree is worth nothing.
 
-    Not where a regularization promises that none is. For general matrices, the Schur form has its own measure.
+    Not where a regularization promises that none is, and more than the `rounding` of the arithmetic, in which it may
+    take noise for more than it promises. For general matrices, the Schur form has its own measure.
     """
     floor = 0.0 if job.rule is None else job.rule.floor()
-    return job.problem.inverse and job.problem.assume_a == "pos" and floor == 0
+    return job.problem.inverse and job.problem.assume_a == "pos" and floor <= rounding
 
 
 def within_range(status: Array, size: Array, present: Array, job: Job) -> Array:

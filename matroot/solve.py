@@ -99,7 +99,7 @@ def solve(
     - an inverse root is ``ILL_CONDITIONED`` where ``u cond / p`` is above 10^-1.5, so that fewer than two digits hold,
       and where the smallest eigenvalue is below ``8 u lambda_max``, or below n machine epsilons of the arithmetic (a
       singular matrix), whatever p. `cond` is that of the regularized matrix, and what a regularization promises of
-      its smallest eigenvalue is believed.
+      its smallest eigenvalue is believed where it is more than n machine epsilons of the arithmetic.
 
     Raises
     ------

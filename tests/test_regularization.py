@@ -189,6 +189,22 @@ def test_the_certificate_knows_a_floor_that_the_decomposition_has_missed(s):
     assert result.status == Status.ILL_CONDITIONED
 
 
+@pytest.mark.parametrize(("single", "least"), [(True, 1e-10), (False, 1e-19)])
+@pytest.mark.parametrize("row", METHODS, ids=str)
+def test_a_promise_below_the_rounding_of_the_arithmetic_is_none(row, single, least):
+    """There, noise has the place of what is promised: 1e-7, say, whose 32nd root is 1.5 times that of 1e-12."""
+    if single and not row.single:
+        return
+    for n in (3, 4, 5, 8, 12):
+        A = n * np.eye(n) - 1.0
+        for rule in (Floor(least), Ridge(least), Shift(least), TargetCondition(1 / least)):
+            if row.method.name != "eigen" and isinstance(rule, Floor):
+                continue
+            result = solve(A, 32, method=row.method, regularization=rule, compute_dtype="float32" if single else None)
+            exact = (least * n) ** (-1 / 32)
+            assert not result.converged or abs(np.linalg.norm(result.x, 2) / exact - 1) < 0.1, (n, rule)
+
+
 @pytest.mark.parametrize("s", [Fraction(1, 2), Fraction(3), Fraction(-1, 2), Fraction(-3, 2), 0.7], ids=str)
 @pytest.mark.parametrize(("n", "dtype"), [(1, "float32"), (3, "float32"), (3, "float64")])
 def test_where_everything_is_dropped_zero_is_exact(s, n, dtype):
