@@ -174,7 +174,7 @@ def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rto
         relative = eps * cond * max(1.0, abs(float(s)))
     with np.errstate(over="ignore"):
         usual = np.expm1(degree * np.log1p(MARGIN * relative + rtol))
-    return np.minimum(np.maximum(usual, np.minimum(RARE * usual, ILL_FORWARD_ERROR)), 1.0)
+        return np.minimum(np.maximum(usual, np.minimum(RARE * usual, ILL_FORWARD_ERROR)), 1.0)
 
 
 def tolerated_residual(s: Fraction | float, rtol: float | None) -> float:
@@ -184,7 +184,8 @@ def tolerated_residual(s: Fraction | float, rtol: float | None) -> float:
     """
     if isinstance(s, Fraction) and s.numerator == -1:
         return math.inf
-    return math.expm1(degree_of(s) * math.log1p(2 * (ILL_FORWARD_ERROR if rtol is None else rtol)))
+    growth = degree_of(s) * math.log1p(2 * (ILL_FORWARD_ERROR if rtol is None else rtol))
+    return math.expm1(growth) if growth < 1 else math.inf  # no more than X = 0 has is ever explained
 
 
 def degree_of(s: Fraction | float) -> int:

@@ -44,8 +44,8 @@ def real_power(A: Array, s: float, changed: Changed | None, assume_a: str, engin
 
     The same decomposition once more would repeat its errors, and a residual would not show them. Rows and columns in
     reverse order (the transpose, for a general matrix) are the same matrix to the last bit, and round differently.
-    What a rule has set, it has set exactly: w + delta would have the rounding of the other decomposition, which may
-    have been one in float32.
+    So the rule is applied once more: w + delta would have the rounding of the other decomposition, which may have been
+    one in float32.
     """
     xp = engine.xp
     if assume_a == "gen":
@@ -55,7 +55,7 @@ def real_power(A: Array, s: float, changed: Changed | None, assume_a: str, engin
     reverse = xp.ascontiguousarray(A[:, ::-1, ::-1])
     w, Q = engine.eigh(reverse.copy())
     if changed is not None:
-        w = xp.where(changed.delta != 0, changed.kept, xp.maximum(w, changed.least))
+        w = xp.where(changed.dropped, 0, xp.maximum(w, changed.least))
     positive = w > 0
     w = xp.where(positive, w, 1)
     half = Q * (w ** (s / 2) * positive)[:, None, :]

@@ -181,12 +181,20 @@ def test_the_certificate_of_a_rule_is_not_that_of_its_decomposition(s, rule):
 
 @pytest.mark.parametrize("s", [Fraction(-2), Fraction(-3, 2), -0.7], ids=str)
 def test_the_certificate_knows_a_floor_that_the_decomposition_has_missed(s):
-    """float32 has 1e-7 in place of 0, above the floor of 1e-8: too large by 10, not by 1e10."""
+    """float32 has 1e-7 in place of 0, above the floor of 1e-8: too large by 10, not by 1e10. Or -1e-7 for 1e-8."""
     A = 5 * np.eye(5) - 1.0
     result = solve_power(A, s, regularization=Floor(1e-8), compute_dtype="float32")
     true = abs(5e-8 ** float(s) - np.linalg.norm(result.x, 2)) / 5e-8 ** float(s)
     assert true < 1 and 0.1 * true < float(result.residual) < 10 * max(true, 0.5)
     assert result.status == Status.ILL_CONDITIONED
+    for seed in range(9):
+        A, function = with_spectrum(np.array([1e-8, 0.3, 0.5, 1.0]), seed=seed)
+        result = solve_power(A, s, regularization=Floor(1e-10), compute_dtype="float32")
+        X = function(np.linalg.eigvalsh(A) ** float(s))
+        b = s.denominator if isinstance(s, Fraction) else 1
+        X, goal = (np.linalg.matrix_power(Y, b) for Y in (result.x, X))
+        true = np.linalg.norm(X - goal) / np.linalg.norm(goal)
+        assert min(1, true / 10) < float(result.residual) < 10 * max(1, true)
 
 
 @pytest.mark.parametrize(("single", "least"), [(True, 1e-10), (False, 1e-19)])

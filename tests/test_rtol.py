@@ -158,6 +158,11 @@ def test_rtol_is_kept_by_powers_of_singular_matrices(row, n):
             assert not result.converged or distance(result.x, A * float(n) ** (float(s) - 1)) <= rtol
 
 
+def test_the_largest_degree_with_the_largest_rtol():
+    for assume_a in ("pos", "gen"):
+        assert solve_power(np.diag([1.0, 2.0]), Fraction(2, 1023), rtol=0.99, assume_a=assume_a).converged
+
+
 @pytest.mark.parametrize("inverse", (True, False))
 @pytest.mark.parametrize("row", NAMED.values(), ids=str)
 def test_what_no_dtype_can_hold_is_not_converged(row, inverse):
