@@ -61,6 +61,14 @@ def test_bars_beside_the_axis_are_those_of_the_jump(index, fault):
     assert fault not in [kind for kind, _ in judge(case, solve_power(case.a, case.s, **case.options))]
 
 
+def test_a_residual_below_one_rounding_of_its_evaluation_may_be_told_smaller():
+    case = draw(105, 1105)  # cond 4e10: true 2.6e-7, told 2.5e-8 or 1.1e-7 by the order of the products
+    result = solve_power(case.a, case.s, **case.options)
+    assert judge(case, result) == []
+    wrong = replace(result, x=result.x * (1 + 1e-5), residual=result.residual)
+    assert "residual" in [kind for kind, _ in judge(case, wrong)]
+
+
 def plain():
     """A case without difficulties, and its result."""
     matrix, _ = drawn(symmetric, "cluster", "float64", Fraction(-1, 3), 4)

@@ -130,7 +130,8 @@ def distance(X: np.ndarray, known: Exact | np.ndarray) -> float:
 def noise(A: np.ndarray, X: np.ndarray, s: Fraction | float, known: Known) -> tuple[float, float]:
     """What evaluating the residual in float64 may take off and put on: a + b products, of factors that large.
 
-    A power that is no product has the error of its condition number, or that of an eigenvalue that moves by n eps.
+    What one rounding error of the first product comes to can hide as much of a smaller residual. A power that is no
+    product has the error of its condition number, or that of an eigenvalue that moves by n eps.
     """
     a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (abs(s), 1)
     n = len(X)
@@ -143,7 +144,8 @@ def noise(A: np.ndarray, X: np.ndarray, s: Fraction | float, known: Known) -> tu
     with np.errstate(all="ignore"):
         size = a * np.log(np.linalg.norm(A.astype(X.dtype), 2))
         growth = b * np.log(np.linalg.norm(X, 2)) + (size if s < 0 else -size)
-    return unit, unit * float(np.exp(np.clip(np.nan_to_num(growth), 0, 700)))
+    factors = float(np.exp(np.clip(np.nan_to_num(growth), 0, 700)))
+    return max(unit, EPS["float64"] * factors), unit * factors
 
 
 def rule_kept(case: Case, n: int, known: Known, at: dict[str, Any], eps: float) -> list[Fault]:
