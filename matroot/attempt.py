@@ -136,7 +136,8 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     if problem.assume_a == "gen":
         status, amplification = judge_general(status, residual, A, raw, facts["cond"], job)
     else:
-        excess = 1.0 if rule is None else excess_of(facts["lambda_max"], facts["lambda_min"], delta, raw.changed)
+        ends = facts["lambda_max"], facts["lambda_min"]
+        excess = 1.0 if rule is None else excess_of(*ends, delta, raw.changed, problem.s)
         status = judge(status, residual, facts["cond"], n, job, excess)
     if problem.s > 0:  # the root of 0 is 0, exactly
         status[(facts["lambda_max"] == 0) & (residual == 0) & (status == Status.ILL_CONDITIONED)] = Status.CONVERGED

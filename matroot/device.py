@@ -210,7 +210,7 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
         rounding = n * max(2 * job.eps, 2 * job.out_eps)
     proven = ~among(status, USABLE, xp) & (lowest <= -rounding * abs(highest))
     status = xp.where(proven, int(Status.NOT_POSITIVE), status)
-    excess = 1.0 if rule is None else excess_of(highest, lowest, delta, raw.changed)
+    excess = 1.0 if rule is None else excess_of(highest, lowest, delta, raw.changed, problem.s)
     status = judge(status, residual, cond, n, job, excess)
     if problem.s > 0:  # the root of 0 is 0, exactly
         nothing = (highest == 0) & (residual == 0) & (status == int(Status.ILL_CONDITIONED))

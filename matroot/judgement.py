@@ -84,16 +84,27 @@ def inverses(A: Array) -> Array:
         return np.concatenate([inverses(A[i : i + 1]) for i in range(len(A))])
 
 
-def excess_of(lambda_max: Array, lambda_min: Array, delta: Array, changed: Changed | None) -> Array:
-    """||A|| / ||A'||, at least 1: what rounding of A comes to in A' where a rule leaves little of a negative A.
+def excess_of(
+    lambda_max: Array, lambda_min: Array, delta: Array, changed: Changed | None, s: Fraction | float
+) -> Array:
+    """How many times as much as `cond` says rounding of A comes to in A'^s after a rule, at least 1.
+
+    A rule may leave little of a negative A: ||A|| / ||A'||. And a power jumps from 0 to lambda^s between what is
+    dropped and what is kept, which is conditioned as lambda over their gap, whatever s.
 
     `lambda_max` is that of A, `lambda_min` that of A' = A + delta I, unless single eigenvalues are `changed`.
     """
     top = lambda_max + delta if changed is None else changed.kept[:, -1]
     low = lambda_min - delta if changed is None else changed.kept[:, 0] - changed.delta[:, 0]
-    with np.errstate(over="ignore"):
-        ratio = abs(low) / np.where(top > 0, top, 1)
-    return np.where((top > 0) & (ratio > 1), ratio, 1.0)
+    with np.errstate(all="ignore"):
+        ratio = np.where(top > 0, abs(low) / np.where(top > 0, top, 1), 1)
+        if changed is not None:
+            dropped, w = changed.dropped, changed.kept - changed.delta
+            least = np.where(dropped, np.inf, w).min(-1)
+            gap = least - np.where(dropped, w, -np.inf).max(-1)
+            jump = least / (gap * (abs(float(s)) or 1.0))
+            ratio = np.where(dropped.any(-1) & ~dropped.all(-1), np.maximum(ratio, jump), ratio)
+    return np.where(ratio > 1, ratio, 1.0)
 
 
 def judge(status: Array, residual: Array, cond: Array, n: int, job: Job, excess: Array | float = 1.0) -> Array:

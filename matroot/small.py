@@ -122,7 +122,7 @@ def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
         gap = report.asymmetry.max(initial=0.0, where=~hard)
         refuse_asymmetric(float(gap), stack.dtype.kind == "c", job.origin)
 
-    excess = 1.0 if rule is None else excess_of(out.lambda_max, out.lambda_min, out.ridge, None)
+    excess = 1.0 if rule is None else excess_of(out.lambda_max, out.lambda_min, out.ridge, None, s)
     cond = out.cond * excess  # the ridge is added to T
     if not (out.residual <= fused.allowed.take(np.frexp(cond)[1], mode="clip")).all():
         out.status = judge(out.status, out.residual, cond, n, job)

@@ -213,6 +213,18 @@ def test_a_promise_below_the_rounding_of_the_arithmetic_is_none(row, single, lea
             assert not result.converged or abs(np.linalg.norm(result.x, 2) / exact - 1) < 0.1, (n, rule)
 
 
+@pytest.mark.parametrize(("single", "least", "status"), [(False, 1e-13, 1), (False, 1e-9, 0), (True, 3e-6, 1)])
+def test_what_is_dropped_is_told_from_what_is_kept_no_better_at_a_large_degree(single, least, status):
+    """The error is eps cond, and not eps cond / p: the power jumps from 0."""
+    for seed in range(5):
+        A, function = with_spectrum(np.array([least / 50, least, 0.3, 0.7, 1.0]), seed=seed)
+        dtype = "float32" if single else None
+        result = solve(A, 365, regularization=PseudoInverse(least / 5), compute_dtype=dtype)
+        exact = function(np.array([0, *(np.array([least, 0.3, 0.7, 1.0]) ** (-1 / 365))]))
+        assert result.status == status
+        assert distance(result.x, exact) < 100 * EPS["float32" if single else "float64"] / least
+
+
 @pytest.mark.parametrize("s", [Fraction(1, 2), Fraction(3), Fraction(-1, 2), Fraction(-3, 2), 0.7], ids=str)
 @pytest.mark.parametrize(("n", "dtype"), [(1, "float32"), (3, "float32"), (3, "float64")])
 def test_where_everything_is_dropped_zero_is_exact(s, n, dtype):

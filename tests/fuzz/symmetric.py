@@ -152,4 +152,9 @@ def known(find: cached, eps: float, s: Fraction | float, rule: Any, ridge: float
 
     # A is rounded before the rule, which may leave little of a negative one.
     excess = max(1.0, float(top / largest)) if largest else 1.0
-    return replace(base, X=X, cond=excess * conditioning(kappa, s), residual=true_residual)
+    cond = conditioning(kappa, s)
+    if null and used and len(used) < n and s < 1:  # whatever s, it jumps from 0 between what is dropped and kept
+        low = min(used)
+        gap = low - max(x for x in spectrum.w if x < low)
+        cond = max(cond, float(low / gap) * kappa ** (1.0 if s < 0 else 1 - float(s)))
+    return replace(base, X=X, cond=excess * cond, residual=true_residual)
