@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from matroot import gallery, solve, tune_gpu
-from matroot.engines.gpu import gpu
-from matroot.engines.gpu_limits import GPULimits
+from matroot import gallery, solve
+from matroot.backends.cuda.gpu import gpu
+from matroot.backends.cuda.limits import GPULimits
+from matroot.cli import tune_gpu
 
 Array = Any
 Side = Callable[[], Any]

@@ -24,7 +24,7 @@ from benchmarks import bench_foundation as foundation
 from benchmarks import peers
 
 import matroot
-from matroot.cli_info import facts
+from matroot.cli.info import facts
 
 
 class Table(NamedTuple):

@@ -1,18 +1,12 @@
 """matroot: matrix p-th roots that say how good they are."""
 
 from matroot import gallery
-from matroot.apply import apply_inverse_pth_root
-from matroot.each import solve_each
-from matroot.engines.blas import one_blas_thread
-from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
-from matroot.methods.eigen import Eigen
-from matroot.methods.minimax import Minimax
-from matroot.methods.newton_db import NewtonDB
-from matroot.methods.schur_newton import SchurNewton
-from matroot.methods.small import Tridiagonal
-from matroot.regularization import Floor, PseudoInverse, Ridge, Shift, TargetCondition
-from matroot.result import ConditionWarning, RootError, RootResult, Status
-from matroot.roots import (
+from matroot._apply import apply_inverse_pth_root
+from matroot._condition_tracker import ConditionTracker
+from matroot._regularization import Floor, PseudoInverse, Ridge, Shift, TargetCondition
+from matroot._result import ConditionWarning, RootError, RootResult, Status
+from matroot._root_tracker import RootTracker
+from matroot._roots import (
     cond_pth_root,
     fractional_power,
     inv_sqrtm,
@@ -21,9 +15,15 @@ from matroot.roots import (
     select_method,
     sqrtm,
 )
-from matroot.solve import solve
-from matroot.tracking import ConditionTracker
-from matroot.warm import RootTracker
+from matroot._solve import solve
+from matroot._solve_each import solve_each
+from matroot.backends.cpu.blas import one_blas_thread
+from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
+from matroot.methods.eigen import Eigen
+from matroot.methods.minimax import Minimax
+from matroot.methods.newton_db import NewtonDB
+from matroot.methods.schur_newton import SchurNewton
+from matroot.methods.tridiagonal import Tridiagonal
 
 __version__ = "0.1.0"
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from matroot.cli import main
+from matroot.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

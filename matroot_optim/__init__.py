@@ -1,12 +1,12 @@
 """matroot_optim: Shampoo for any array framework, on matroot's certified roots."""
 
-from matroot_optim.config import Options
 from matroot_optim.diagnostics import Diagnostics
-from matroot_optim.engines import ExecutorEngine, InlineEngine
-from matroot_optim.roots import RootAnswer, RootBatch, RootJob
+from matroot_optim.options import Options
+from matroot_optim.refresh.engines import ExecutorEngine, InlineEngine
+from matroot_optim.refresh.jobs import RootAnswer, RootBatch, RootJob
+from matroot_optim.refresh.warm import WarmEngine
 from matroot_optim.shampoo import Shampoo, apply_updates
 from matroot_optim.state import State
-from matroot_optim.warm import WarmEngine
 
 __all__ = [
     "Diagnostics",

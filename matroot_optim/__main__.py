@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr if arguments not in (["-h"], ["--help"]) else sys.stdout,
         )
         return 0 if arguments in (["-h"], ["--help"]) else 2
-    from matroot_optim.demo import main as demo
+    from matroot_optim.demo.run import main as demo
 
     return demo(arguments[1:])
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from matroot import ConditionTracker, Status
 from matroot_optim.arrays import to_host
-from matroot_optim.roots import FACTS
+from matroot_optim.layout.trees import join
+from matroot_optim.refresh.jobs import FACTS
 from matroot_optim.state import State
-from matroot_optim.trees import join
 
 #: Per root, beside its facts: steps since its statistics, and counts.
 COUNTED = ("refreshes", "skipped", "failures", "spared")

@@ -15,19 +15,19 @@ import numpy as np
 import optax
 
 from matroot import ConditionTracker
-from matroot_optim.checkpoint import restore
-from matroot_optim.checkpoint_files import naming, read
-from matroot_optim.config import Options
+from matroot_optim.checkpoint.exchange import restore
+from matroot_optim.checkpoint.files import naming, read
 from matroot_optim.diagnostics import Diagnostics, diagnose
-from matroot_optim.layout import make_layout
+from matroot_optim.jit.step import Plan as Static
+from matroot_optim.jit.step import advance, initial, to_jax
+from matroot_optim.layout.layout import make_layout
+from matroot_optim.layout.trees import flatten
+from matroot_optim.options import Options
 from matroot_optim.plan import Plan, Row, make_plan, warn_if_large
-from matroot_optim.refresh import due_jobs, install, submit
-from matroot_optim.roots import FACTS
+from matroot_optim.refresh.due import due_jobs, install, submit
+from matroot_optim.refresh.jobs import FACTS
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.state import BOOKS, OF_LEAF, State
-from matroot_optim.traced import Plan as Static
-from matroot_optim.traced import advance, initial, to_jax
-from matroot_optim.trees import flatten
 
 ROOTS = ("callback", "graph", "host")
 

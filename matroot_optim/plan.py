@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from matroot import gallery
-from matroot_optim.layout import Layout, Leaf
-from matroot_optim.roots import RootBatch, compute
-from matroot_optim.statistics import pack, packed_size
+from matroot_optim.layout.layout import Layout, Leaf
+from matroot_optim.refresh.jobs import RootBatch, compute
+from matroot_optim.step.statistics import pack, packed_size
 
 #: Where the state is larger than this many times Adam's, the table and a warning say so.
 MUCH = 3.0

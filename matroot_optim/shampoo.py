@@ -14,18 +14,18 @@ import numpy as np
 
 from matroot import ConditionTracker, one_blas_thread
 from matroot_optim.arrays import Array, cast, dtype_name, is_jax, namespace, norms_of
-from matroot_optim.config import Options
 from matroot_optim.diagnostics import Diagnostics, diagnose
-from matroot_optim.engines import Engine, InlineEngine
-from matroot_optim.layout import Layout, make_layout
-from matroot_optim.momentum import Rates, with_l2
+from matroot_optim.layout.layout import Layout, make_layout
+from matroot_optim.layout.trees import Tree, flatten
+from matroot_optim.options import Options
 from matroot_optim.plan import Plan, make_plan, warn_if_large
 from matroot_optim.presets import preset_options
-from matroot_optim.refresh import due_jobs, install, submit
-from matroot_optim.scaling import decay, exponents, in_new_units, scaled
-from matroot_optim.stages import Step, stacked_gradients, update_statistics, updates
+from matroot_optim.refresh.due import due_jobs, install, submit
+from matroot_optim.refresh.engines import Engine, InlineEngine
 from matroot_optim.state import Pending, State, fresh
-from matroot_optim.trees import Tree, flatten
+from matroot_optim.step.momentum import Rates, with_l2
+from matroot_optim.step.scaling import decay, exponents, in_new_units, scaled
+from matroot_optim.step.stages import Step, stacked_gradients, update_statistics, updates
 
 Arrays = dict[str, Array]
 
@@ -239,8 +239,8 @@ class Shampoo(Options):
         ValueError
             The file is no checkpoint, damaged, or not of these parameters; the message names the file and the entry.
         """
-        from matroot_optim.checkpoint import restore
-        from matroot_optim.checkpoint_files import naming, read
+        from matroot_optim.checkpoint.exchange import restore
+        from matroot_optim.checkpoint.files import naming, read
 
         leaves, _ = flatten(params)
         layout, (names, meta) = make_layout(self, leaves), read(path)

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from matroot_optim.arrays import Array, like, zeros
-from matroot_optim.config import Options
-from matroot_optim.engines import Failure
-from matroot_optim.layout import Layout, Leaf, Stack
-from matroot_optim.roots import FACTS, RootAnswer, RootJob
-from matroot_optim.schedule import first_marks
-from matroot_optim.statistics import packed_size
+from matroot_optim.layout.layout import Layout, Leaf, Stack
+from matroot_optim.options import Options
+from matroot_optim.refresh.engines import Failure
+from matroot_optim.refresh.jobs import FACTS, RootAnswer, RootJob
+from matroot_optim.refresh.phases import first_marks
+from matroot_optim.step.statistics import packed_size
 
 #: Per root, on the host: when it was last due, the step of its statistics (0: none yet, -1: wanted), and counts.
 BOOKS = {
@@ -147,8 +147,8 @@ class State(Mapping[str, Array]):
         roots : bool
             Without them the file is smaller, and they are computed at the first step after the load.
         """
-        from matroot_optim.checkpoint import export
-        from matroot_optim.checkpoint_files import write
+        from matroot_optim.checkpoint.exchange import export
+        from matroot_optim.checkpoint.files import write
 
         write(path, *export(self, roots=roots))
 

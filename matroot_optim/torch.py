@@ -12,15 +12,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from matroot import ConditionTracker
-from matroot_optim.config import SHARED
-from matroot_optim.diagnostics import Diagnostics
-from matroot_optim.layout import Layout
-from matroot_optim.momentum import Rates
-from matroot_optim.plan import Plan, make_plan, warn_if_large
-from matroot_optim.shampoo import Shampoo as Core
-from matroot_optim.shampoo import add_into
-from matroot_optim.state import State
-from matroot_optim.torch_groups import (
+from matroot_optim._torch.groups import (
     META,
     OF_GROUP,
     check_keywords,
@@ -31,11 +23,25 @@ from matroot_optim.torch_groups import (
     saved_options,
     take_shared,
 )
-from matroot_optim.torch_keeper import Keeper, layout_of, names_of, parameters
-from matroot_optim.torch_modules import parameter_groups
-from matroot_optim.torch_parameters import check_parameters, refusal
-from matroot_optim.torch_records import check_outline, cuts_from_leaves, cuts_from_text, cuts_to_text, record_of
-from matroot_optim.torch_state import ParameterStates
+from matroot_optim._torch.keeper import Keeper, layout_of, names_of, parameters
+from matroot_optim._torch.modules import parameter_groups
+from matroot_optim._torch.parameters import check_parameters, refusal
+from matroot_optim._torch.records import (
+    check_outline,
+    cuts_from_leaves,
+    cuts_from_text,
+    cuts_to_text,
+    record_of,
+)
+from matroot_optim._torch.state import ParameterStates
+from matroot_optim.diagnostics import Diagnostics
+from matroot_optim.layout.layout import Layout
+from matroot_optim.options import SHARED
+from matroot_optim.plan import Plan, make_plan, warn_if_large
+from matroot_optim.shampoo import Shampoo as Core
+from matroot_optim.shampoo import add_into
+from matroot_optim.state import State
+from matroot_optim.step.momentum import Rates
 
 __all__ = ["Shampoo", "parameter_groups"]
 

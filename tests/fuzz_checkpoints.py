@@ -22,10 +22,11 @@ from unittest import mock
 
 import numpy as np
 
-from matroot_optim import InlineEngine, Shampoo, checkpoint_files
-from matroot_optim.checkpoint import export
-from matroot_optim.checkpoint_files import read, write
-from matroot_optim.engines import Failure
+from matroot_optim import InlineEngine, Shampoo
+from matroot_optim.checkpoint import files as checkpoint_files
+from matroot_optim.checkpoint.exchange import export
+from matroot_optim.checkpoint.files import read, write
+from matroot_optim.refresh.engines import Failure
 from matroot_optim.state import COUNTS, UNITS, Pending, Settled, State
 
 MEMORY = 2**28  # bytes: a load of these small states takes a thousandth of it

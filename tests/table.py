@@ -18,7 +18,7 @@ from matroot import (
     gallery,
 )
 from matroot.methods.base import Method
-from matroot.methods.small import Tridiagonal
+from matroot.methods.tridiagonal import Tridiagonal
 
 #: Unit roundoff by dtype name.
 EPS = {

@@ -22,7 +22,7 @@ from table import (
 )
 
 from matroot import Eigen, Floor, PseudoInverse, Status, fractional_power, solve
-from matroot.solve import solve_power
+from matroot._solve import solve_power
 
 SCALES = (1e-30, 1e-6, 1.0, 1e6, 1e30)
 #: Degrees 2 and 3, an even and an odd one, tell most of what is wrong; every degree takes minutes.

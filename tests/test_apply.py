@@ -7,8 +7,16 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from matroot import ConditionWarning, PseudoInverse, Ridge, RootError, TargetCondition, gallery, inverse_pth_root
-from matroot.apply import apply_inverse_pth_root
+from matroot import (
+    ConditionWarning,
+    PseudoInverse,
+    Ridge,
+    RootError,
+    TargetCondition,
+    gallery,
+    inverse_pth_root,
+)
+from matroot._apply import apply_inverse_pth_root
 from matroot.methods.minimax import Minimax
 
 METHODS = ("auto", "eigen", "minimax", Minimax(accurate=True))

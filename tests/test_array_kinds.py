@@ -328,7 +328,7 @@ def test_any_thread_holds_blas_and_the_last_one_restores_it():
     """threadpoolctl lets the thread that asked first set OpenBLAS, here the main one, and ignores the others."""
     from threadpoolctl import threadpool_limits
 
-    from matroot.engines.blas import _libraries, one_blas_thread
+    from matroot.backends.cpu.blas import _libraries, one_blas_thread
 
     counts = lambda: {read() for read in _libraries()[0].readers}  # noqa: E731
     inside, leave = threading.Event(), threading.Event()

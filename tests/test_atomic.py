@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matroot import files, profile
-from matroot.atomic import TEMPORARY, replacing
-from matroot.engines import gpu_limits
+from matroot._atomic import TEMPORARY, replacing
+from matroot.backends import profile
+from matroot.backends.cuda import limits as gpu_limits
+from matroot.cli import files
 
 posix = pytest.mark.skipif(os.name != "posix", reason="links, modes and signals of POSIX")
 #: A process that is in the middle of a save, says so, and waits.
@@ -99,7 +100,7 @@ class TestEveryWriter:
         def full(handle):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr("matroot.atomic.os.fsync", full)
+        monkeypatch.setattr("matroot._atomic.os.fsync", full)
         with pytest.raises(OSError, match=f"{name} cannot be written: No space left") as error:
             WRITERS[name](tmp_path / name)
         assert error.value.errno == errno.ENOSPC

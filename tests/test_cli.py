@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from matroot import cli, files, gallery
+from matroot import gallery
+from matroot.cli import files
+from matroot.cli import main as cli
 
 FORMATS = (".npy", ".npz", ".csv", ".mtx")
 DTYPES = (np.float64, np.float32, np.complex128, np.int64)
@@ -86,7 +88,7 @@ class TestFiles:
     def test_a_failed_write_leaves_the_old_file_and_nothing_else(self, tmp_path, monkeypatch):
         path = tmp_path / "a.npy"
         files.write(path, {"": np.eye(2)})
-        monkeypatch.setattr("matroot.atomic.os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+        monkeypatch.setattr("matroot._atomic.os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             files.write(path, {"": np.zeros((2, 2))})
         monkeypatch.undo()
@@ -239,7 +241,7 @@ def test_info_names_versions_engines_and_blas(capsys):
 
 
 def test_demo_gets_its_own_arguments(monkeypatch):
-    demo = pytest.importorskip("matroot.demo")
+    demo = pytest.importorskip("matroot.demo.run")
     seen = []
     monkeypatch.setattr(demo, "main", seen.append)
     assert cli.main(["demo", "--output", "x.png"]) == 0
@@ -308,6 +310,6 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     def refuse(*arguments):
         raise PermissionError(13, "Permission denied", ".x.tmp")
 
-    monkeypatch.setattr("matroot.atomic.os.open", refuse)
+    monkeypatch.setattr("matroot._atomic.os.open", refuse)
     with pytest.raises(PermissionError, match=r"x\.npy cannot be written: Permission denied"):
         files.write(tmp_path / "x.npy", {"": np.eye(2)})

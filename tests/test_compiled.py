@@ -3,7 +3,7 @@
 import numba.core.caching as caching
 import pytest
 
-from matroot.engines.compiled import compiled
+from matroot.backends.cpu.compiled import compiled
 
 
 def twice(x):
@@ -19,6 +19,6 @@ def test_other_errors_are_not_hidden(monkeypatch):
     def broken(*args, **options):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr("matroot.engines.compiled.njit", broken)
+    monkeypatch.setattr("matroot.backends.cpu.compiled.njit", broken)
     with pytest.raises(RuntimeError, match="something else"):
         compiled()(twice)

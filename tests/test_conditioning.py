@@ -9,9 +9,20 @@ import pytest
 from table import SPECTRA
 
 import matroot
-from matroot import ConditionTracker, PseudoInverse, Shift, Status, TargetCondition, cond_pth_root, gallery, solve
-from matroot.bars import forward_error_bound
-from matroot.conditioning import (
+from matroot import (
+    ConditionTracker,
+    PseudoInverse,
+    Shift,
+    Status,
+    TargetCondition,
+    cond_pth_root,
+    gallery,
+    solve,
+)
+from matroot._bars import forward_error_bound
+from matroot._solve import solve_power
+from matroot.backends.cpu.cpu import CPU
+from matroot.methods.conditioning import (
     bits_lost,
     cond_from_eigenvalues,
     divided_differences,
@@ -19,9 +30,7 @@ from matroot.conditioning import (
     norm2,
     residual,
 )
-from matroot.engines.cpu import CPU
-from matroot.reference import factor
-from matroot.solve import solve_power
+from matroot.pipeline.reference import factor
 
 
 def derivative_norm(A, p):

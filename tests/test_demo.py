@@ -5,9 +5,12 @@ import sys
 import numpy as np
 import pytest
 
-from matroot import Floor, PseudoInverse, Status, demo, demo_network, demo_roots
-from matroot.demo_network import Digits
-from matroot.result import USABLE
+from matroot import Floor, PseudoInverse, Status
+from matroot._result import USABLE
+from matroot.demo import network as demo_network
+from matroot.demo import roots as demo_roots
+from matroot.demo import run as demo
+from matroot.demo.network import Digits
 
 EPS = np.finfo(float).eps
 

@@ -10,8 +10,8 @@ from conftest import read
 
 import matroot
 from matroot import Status, gallery, solve, solve_each
-from matroot.engines import streams
-from matroot.engines.gpu import gpu
+from matroot.backends import streams
+from matroot.backends.cuda.gpu import gpu
 
 SHAPES = [(5, 5), (2, 3, 3), (5, 5), (1, 1), (3, 3), (0, 3, 3), (2, 2, 5, 5), (0, 0)]
 
@@ -55,7 +55,7 @@ def test_kinds_mixed_options_and_failures():
 
 def test_equal_ones_are_one_call(monkeypatch):
     seen = []
-    monkeypatch.setattr(matroot.each, "solve", lambda a, p, **o: (seen.append(a.shape), solve(a, p, **o))[1])
+    monkeypatch.setattr(matroot._solve_each, "solve", lambda a, p, **o: (seen.append(a.shape), solve(a, p, **o))[1])
     solve_each(matrices(), 2)
     assert sorted(seen) == [(0, 0), (1, 1), (3, 3, 3), (6, 5, 5)]
 
@@ -89,7 +89,7 @@ class TestStreams:
         assert np.isnan(solve_each([arrays[0], -arrays[0], arrays[1]], 2)[1].x.get()).all()
 
     def test_stacked_on_the_arrays_own_device(self):
-        stack = matroot.each._stacked([cupy_double.ndarray(np.eye(2), device=1) for _ in range(2)])
+        stack = matroot._solve_each._stacked([cupy_double.ndarray(np.eye(2), device=1) for _ in range(2)])
         assert stack.device.id == 1 and cupy_double.Device().id == 0
 
     def test_fork_and_join(self, monkeypatch):

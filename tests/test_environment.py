@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import matroot
-from matroot import profile
-from matroot.engines.compiled import Forgiving, compiled
+from matroot.backends import profile
+from matroot.backends.cpu.compiled import Forgiving, compiled
 
 ROOT = Path(matroot.__file__).parents[1]
 
@@ -120,7 +120,7 @@ def test_a_function_is_compiled_beside_such_a_cache(monkeypatch):
 
 
 def test_no_home_is_no_profile(monkeypatch, capsys):
-    from matroot.cli import main
+    from matroot.cli.main import main
 
     def homeless():
         raise RuntimeError("Could not determine home directory.")

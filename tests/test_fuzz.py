@@ -12,7 +12,7 @@ from fuzz.exact import Exact, identity, ratio, real_form, residual
 from fuzz.verdict import judge
 
 from matroot import Status
-from matroot.solve import solve_power
+from matroot._solve import solve_power
 
 FIFTY_DIGITS = 1e-50
 

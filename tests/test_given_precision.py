@@ -22,8 +22,8 @@ from matroot import (
     solve_each,
     sqrtm,
 )
+from matroot._solve import LARGEST_EXPONENT, solve_power
 from matroot.methods.base import Problem
-from matroot.solve import LARGEST_EXPONENT, solve_power
 
 ROWS = list(NAMED.values())
 DIRECT = [row for row in METHODS if row.method.name in ("eigen", "tridiagonal")]

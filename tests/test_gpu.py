@@ -33,11 +33,11 @@ from matroot import (
     select_method,
     solve,
 )
-from matroot.bars import forward_error_bound
-from matroot.engines import engine_of
-from matroot.engines.arrays import Origin, take
-from matroot.engines.gpu import gpu
-from matroot.solve import solve_power
+from matroot._bars import forward_error_bound
+from matroot._solve import solve_power
+from matroot.backends import engine_of
+from matroot.backends.arrays import Origin, take
+from matroot.backends.cuda.gpu import gpu
 
 EPS = {"float64": 2.0**-53, "float32": 2.0**-24}
 SPECTRA = ("geometric", "two_cluster", "power_law")

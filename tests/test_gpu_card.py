@@ -23,15 +23,16 @@ from matroot import (
     inverse_pth_root,
     solve,
     solve_each,
-    tune_gpu,
 )
-from matroot.conditioning import _start
-from matroot.engines import engine_of, graphs, stacks
-from matroot.engines.arrays import take
-from matroot.engines.gpu import gpu
-from matroot.engines.gpu_limits import GPULimits
-from matroot.methods import fused
-from matroot.solve import solve_power
+from matroot._solve import solve_power
+from matroot.backends import engine_of
+from matroot.backends.arrays import take
+from matroot.backends.cuda import graphs, stacks
+from matroot.backends.cuda.gpu import gpu
+from matroot.backends.cuda.limits import GPULimits
+from matroot.cli import tune_gpu
+from matroot.methods import minimax_kernel as fused
+from matroot.methods.conditioning import _start
 
 try:
     import cupy

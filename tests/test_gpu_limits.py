@@ -8,12 +8,14 @@ import pytest
 from cuda_double import kernels
 from cupy_double import MODULE, Device, ndarray
 
-from matroot import Eigen, Minimax, select_method, tune_gpu
-from matroot.cli import main
-from matroot.engines import gpu_limits, graphs, stacks
-from matroot.engines.gpu import gpu
-from matroot.engines.gpu_limits import GPULimits
-from matroot.methods import fused
+from matroot import Eigen, Minimax, select_method
+from matroot.backends.cuda import graphs, stacks
+from matroot.backends.cuda import limits as gpu_limits
+from matroot.backends.cuda.gpu import gpu
+from matroot.backends.cuda.limits import GPULimits
+from matroot.cli import tune_gpu
+from matroot.cli.main import main
+from matroot.methods import minimax_kernel as fused
 
 __all__ = ["kernels"]
 MINE = GPULimits(fused=48, eigen=8, jacobi=64, batched=96, kernels=1, graphs=1 << 20, halves=512)
@@ -136,8 +138,8 @@ def test_what_is_wrong_or_fails_is_not(short, monkeypatch):
 
 @pytest.mark.slow
 def test_from_the_command_line(short, where, monkeypatch, capsys):
-    from matroot import tune
-    from matroot.profile import Limits
+    from matroot.backends.profile import Limits
+    from matroot.cli import tune_cpu as tune
 
     monkeypatch.setattr(tune, "measure", lambda say: Limits())
     assert main(["tune"]) == 0

@@ -10,10 +10,10 @@ from cuda_double import kernels
 from cupy_double import Cublas, Cusolver, Libcusolver, ndarray, waiting_forbidden
 
 from matroot import Floor, RootError, Status, gallery, inverse_pth_root, solve
-from matroot.bars import forward_error_bound
-from matroot.engines import cublas, cusolver, graphs, libraries
-from matroot.engines.gpu import gpu
-from matroot.engines.gpu_limits import GPULimits
+from matroot._bars import forward_error_bound
+from matroot.backends.cuda import cublas, cusolver, graphs, libraries
+from matroot.backends.cuda.gpu import gpu
+from matroot.backends.cuda.limits import GPULimits
 
 __all__ = ["kernels"]
 UNIT = {"tf32": 2.0**-11, "bfloat16": 2.0**-8}
@@ -156,7 +156,7 @@ class TestHalves:
     def test_mirror(self, engine, n, dtype):
         A = np.random.default_rng(0).standard_normal((3, n, n)).astype(dtype)
         mine = ndarray(A.copy())
-        from matroot.engines.stacks import mirror
+        from matroot.backends.cuda.stacks import mirror
 
         mirror(mine, engine)
         assert (mine.get() == np.tril(A) + np.tril(A, -1).swapaxes(-1, -2)).all()

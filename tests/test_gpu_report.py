@@ -11,7 +11,7 @@ from cuda_double import kernels
 from cupy_double import MODULE, Recorder, Waited
 
 from matroot import gallery
-from matroot.engines import graphs, stacks
+from matroot.backends.cuda import graphs, stacks
 
 __all__ = ["kernels"]
 PATH = Path(__file__).parents[1] / "asv_benchmarks" / "gpu_report.py"

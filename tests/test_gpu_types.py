@@ -46,12 +46,12 @@ from matroot import (
     pth_root,
     solve,
     solve_each,
-    tune_gpu,
 )
-from matroot.engines import graphs
-from matroot.engines.gpu import gpu
-from matroot.engines.gpu_limits import GPULimits
-from matroot.solve import solve_power
+from matroot._solve import solve_power
+from matroot.backends.cuda import graphs
+from matroot.backends.cuda.gpu import gpu
+from matroot.backends.cuda.limits import GPULimits
+from matroot.cli import tune_gpu
 
 __all__ = ["kernels"]
 cupy = pytest.importorskip("cupy")

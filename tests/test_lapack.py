@@ -9,9 +9,9 @@ import pytest
 from table import EPS
 
 from matroot import gallery, solve
-from matroot.engines import cpu as get_cpu
-from matroot.engines import lapack
-from matroot.engines.blas import _libraries
+from matroot.backends import cpu_backend as get_cpu
+from matroot.backends.cpu import lapack
+from matroot.backends.cpu.blas import _libraries
 from matroot.methods.base import Problem
 from matroot.methods.eigen import Eigen
 
@@ -90,7 +90,7 @@ def test_blas_is_held_wherever_a_root_is_computed(n, B, cores, monkeypatch):
     """On a machine of so many cores: small or large, one or several."""
     from importlib import import_module
 
-    module = import_module("matroot.engines.cpu")
+    module = import_module("matroot.backends.cpu.cpu")
     monkeypatch.setattr(module, "usable_cores", lambda: cores)
     seen = []
     run = type(get_cpu()).eigh

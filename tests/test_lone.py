@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from matroot import Ridge, Status, gallery, solve
-from matroot.engines.arrays import take
-from matroot.judgement import judge
-from matroot.profile import Limits
-from matroot.small import OCTAVES, whole
-from matroot.solve import plan, planned
+from matroot._solve import plan, planned
+from matroot.backends.arrays import take
+from matroot.backends.profile import Limits
+from matroot.pipeline.kernel import OCTAVES, whole
+from matroot.pipeline.status import judge
 
 EXPONENTS = [Fraction(-1, 1), Fraction(-1, 2), Fraction(-1, 8), Fraction(1, 3), Fraction(2, 3), Fraction(1, 1)]
 

@@ -11,24 +11,16 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from matroot import (
-    ConditionWarning,
-    CoupledNewton,
-    RootError,
-    Status,
-    gallery,
-    inverse_pth_root,
-    schedules,
-    solve,
-)
-from matroot.bars import forward_error_bound
-from matroot.engines import cpu
-from matroot.engines.cpu import CPU
+from matroot import ConditionWarning, CoupledNewton, RootError, Status, gallery, inverse_pth_root, solve
+from matroot._bars import forward_error_bound
+from matroot._solve import solve_power
+from matroot.backends import cpu_backend as cpu
+from matroot.backends.cpu.cpu import CPU
 from matroot.methods import minimax
+from matroot.methods import minimax_schedule as schedules
 from matroot.methods.base import Problem
 from matroot.methods.minimax import Minimax, factors, largest_between
-from matroot.schedules import schedule, step_products
-from matroot.solve import solve_power
+from matroot.methods.minimax_schedule import schedule, step_products
 
 SPECTRA = ("geometric", "two_cluster", "power_law")
 

@@ -7,9 +7,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from matroot import profile, select_method, tune
-from matroot.cli import main
-from matroot.profile import Limits
+from matroot import select_method
+from matroot.backends import profile
+from matroot.backends.profile import Limits
+from matroot.cli import tune_cpu as tune
+from matroot.cli.main import main
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def test_a_folder_is_refused_before_the_measurements(where, monkeypatch, capsys)
 
 def test_a_failed_write_leaves_the_old_profile(where, monkeypatch):
     profile.save(Limits(), where)
-    monkeypatch.setattr("matroot.atomic.os.replace", lambda *a: (_ for _ in ()).throw(OSError("no space")))
+    monkeypatch.setattr("matroot._atomic.os.replace", lambda *a: (_ for _ in ()).throw(OSError("no space")))
     with pytest.raises(OSError, match="no space"):
         profile.save(Limits(tridiagonal_alone=1), where)
     assert profile.read(where) == Limits()

@@ -19,7 +19,7 @@ from matroot import (
     gallery,
     solve,
 )
-from matroot.solve import solve_power
+from matroot._solve import solve_power
 
 METHODS = [row for name, row in NAMED.items() if name != "schur_newton"]
 SEMIDEFINITE = np.array([0.0, 0.0, 1e-9, 1e-5, 1e-3, 0.02, 0.3, 0.9, 1.0, 1.0])

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from table import EPS, NAMED, SPECTRA, distance, problem
 
-from matroot import Ridge, Status, attempt, gallery, precision, solve
+from matroot import Ridge, Status, gallery, solve
+from matroot._solve import solve_power
 from matroot.methods.base import Problem
 from matroot.methods.eigen import sharpened
-from matroot.solve import solve_power
+from matroot.pipeline import attempt, precision
 
 RTOL = 1e-3
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.polynomial import polynomial as poly
 
-from matroot import schedules
-from matroot.schedules import ACCURATE_CUSHION, CUSHION, Schedule, best_polynomial, schedule
+from matroot.methods import minimax_schedule as schedules
+from matroot.methods.minimax_schedule import ACCURATE_CUSHION, CUSHION, Schedule, best_polynomial, schedule
 
 # Products at targets 1e-6 and 1e-14 for kappa = 1e2, 1e4, 1e6, 1e8, 1e10. The left columns agree with linear
 # programming. The right ones are this program's own, to notice a change.
@@ -104,7 +104,7 @@ def test_no_other_mix_of_degrees_is_cheaper():
 
 @pytest.mark.slow
 def test_shipped_table_is_what_the_program_makes():
-    shipped = json.loads(files("matroot").joinpath("schedule_table.json").read_text())
+    shipped = json.loads(files("matroot.methods").joinpath("minimax_schedule.json").read_text())
     made = json.loads(schedules.tabulate())
     assert len(shipped["schedules"]) == 8 * 12 * 2
     for a, b in zip(shipped["schedules"], made["schedules"], strict=True):
@@ -133,7 +133,7 @@ def assert_same_polynomial(c, d, M, p):
 
 
 def test_shipped_schedules_are_served():
-    shipped = json.loads(files("matroot").joinpath("schedule_table.json").read_text())
+    shipped = json.loads(files("matroot.methods").joinpath("minimax_schedule.json").read_text())
     for p, bucket, target, products, error, steps, widths in shipped["schedules"]:
         plan = schedule(p, 2.0 ** (-bucket / 2), target=target)
         assert (plan.products, plan.error, list(plan.widths)) == (products, error, widths)

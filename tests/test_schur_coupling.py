@@ -6,10 +6,10 @@ import mpmath
 import numpy as np
 import pytest
 
-from matroot.conditioning_general import cond_pth_root_general
-from matroot.engines import triangular as tri
+from matroot._result import Status
+from matroot.backends.cpu import triangular as tri
+from matroot.methods.frechet import cond_pth_root_general
 from matroot.methods.schur_newton import schur_newton
-from matroot.result import Status
 
 EPS = 2.0**-53
 EXPONENTS = [Fraction(1, 2), Fraction(-1, 3), Fraction(-1, 8), Fraction(2, 3)]

@@ -10,14 +10,14 @@ import pytest
 from scipy.linalg import block_diag, fractional_matrix_power
 
 from matroot import solve
-from matroot.conditioning import cond_from_eigenvalues
-from matroot.conditioning_general import DifferentiablePower, cond_pth_root_general
-from matroot.engines import triangular as tri
+from matroot._result import Status
+from matroot.backends.cpu import triangular as tri
 from matroot.gallery import frank, general, jordan, rating_transitions, spd
 from matroot.methods import schur_plan as plan
 from matroot.methods.base import Problem
+from matroot.methods.conditioning import cond_from_eigenvalues
+from matroot.methods.frechet import DifferentiablePower, cond_pth_root_general
 from matroot.methods.schur_newton import SchurNewton, schur_newton
-from matroot.result import Status
 
 DEGREES = [1, 2, 3, 4, 5, 6, 7, 8, 12, 52, 365]
 EXPONENTS = [Fraction(sign, p) for p in DEGREES for sign in (1, -1)]

@@ -22,16 +22,18 @@ from matroot import (
     fractional_power,
     gallery,
     inverse_pth_root,
-    profile,
     select_method,
-    selection,
     solve,
     sqrtm,
 )
-from matroot.cli import main
-from matroot.engines.cpu import CPU
+from matroot import (
+    _selection as selection,
+)
+from matroot.backends import profile
+from matroot.backends.cpu.cpu import CPU
+from matroot.backends.profile import Limits
+from matroot.cli.main import main
 from matroot.methods.base import Problem
-from matroot.profile import Limits
 
 ALONE, BATCH, CHOLESKY = 100, 300, 200
 
@@ -283,7 +285,7 @@ def test_what_tune_writes_auto_takes_and_info_shows(where, monkeypatch, capsys):
     where.unlink()
     profile.limits.cache_clear()
     mine = Limits(tridiagonal_alone=7, tridiagonal_batch=9, cholesky_from=11)
-    monkeypatch.setattr("matroot.tune.measure", lambda say: mine)
+    monkeypatch.setattr("matroot.cli.tune_cpu.measure", lambda say: mine)
     assert main(["tune"]) == 0
     assert profile.read(where) == mine
     profile.limits.cache_clear()

@@ -11,11 +11,15 @@ from numba import njit
 from table import EPS, distance, forward_bar, problem
 
 from matroot import Ridge, Shift, Status, gallery, solve
-from matroot.engines import small_layout, small_numba, small_tridiagonal
-from matroot.engines.small_memory import address
-from matroot.engines.small_poles import CLASSES, gauss, poles, table
-from matroot.methods.small import PROBES, Tridiagonal, probes, small_roots, tasks
-from matroot.solve import solve_power
+from matroot._solve import solve_power
+from matroot.backends.cpu.tridiagonal import (
+    kernel,
+    layout,
+    reduction,
+)
+from matroot.backends.cpu.tridiagonal.memory import address
+from matroot.backends.cpu.tridiagonal.poles import CLASSES, gauss, poles, table
+from matroot.methods.tridiagonal import PROBES, Tridiagonal, probes, small_roots, tasks
 
 SIZES = (1, 2, 3, 4, 7, 8, 9, 13, 16, 17, 33, 70)
 EPS64 = EPS["float64"]
@@ -40,37 +44,37 @@ def unlanes(flat, n):
 
 @njit
 def gather(stack, first, count, n, A, U, work):
-    small_layout.gather(address(stack), first, count, n, address(A), address(U), address(work))
+    layout.gather(address(stack), first, count, n, address(A), address(U), address(work))
 
 
 @njit
 def scatter(X, first, count, n, out, work):
-    small_layout.scatter(address(X), first, count, n, address(out), address(work))
+    layout.scatter(address(X), first, count, n, address(out), address(work))
 
 
 @njit
 def tridiagonalize(A, n, d, e, tau, work):
-    small_tridiagonal.tridiagonalize(address(A), n, address(d), address(e), address(tau), address(work))
+    reduction.tridiagonalize(address(A), n, address(d), address(e), address(tau), address(work))
 
 
 @njit
 def transform_back(F, A, n, tau, work):
-    small_tridiagonal.transform_back(address(F), address(A), n, address(tau), address(work))
+    reduction.transform_back(address(F), address(A), n, address(tau), address(work))
 
 
 @njit
 def multiply(A, W, Y, n):
-    small_numba.multiply(address(A), address(W), address(Y), n)
+    kernel.multiply(address(A), address(W), address(Y), n)
 
 
 @njit
 def add_poles(F, d, e, b, w, first, last, n, work):
-    small_numba.add_poles(address(F), address(d), address(e), address(b), address(w), first, last, n, address(work))
+    kernel.add_poles(address(F), address(d), address(e), address(b), address(w), first, last, n, address(work))
 
 
 @njit
 def times_tridiagonal(F, d, e, n):
-    small_numba.times_tridiagonal(address(F), address(d), address(e), n)
+    kernel.times_tridiagonal(address(F), address(d), address(e), n)
 
 
 def eight(n, cond=1e4, spectrum="geometric", seed=0):
@@ -515,16 +519,16 @@ def test_refusals():
 
 def test_the_cache_on_disk_knows_every_source(tmp_path, monkeypatch):
     """numba looks at one file, and at what a function closes over: the kernel does so over a digest of them all."""
-    digest = small_numba._digest()
-    assert digest in [cell.cell_contents for cell in small_numba.roots.py_func.__closure__]
-    engines = Path(small_numba.__file__).parent
-    shutil.copytree(engines, tmp_path / "engines", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(small_numba, "__file__", str(tmp_path / "engines" / "small_numba.py"))
-    assert small_numba._digest() == digest
-    for name in ("lanes", "layout", "memory", "numba", "stage", "tridiagonal"):
-        source = tmp_path / "engines" / f"small_{name}.py"
+    digest = kernel._digest()
+    assert digest in [cell.cell_contents for cell in kernel.roots.py_func.__closure__]
+    folder = Path(kernel.__file__).parent
+    shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(kernel, "__file__", str(tmp_path / "copy" / "kernel.py"))
+    assert kernel._digest() == digest
+    for name in ("kernel", "lanes", "layout", "memory", "reduction", "stage"):
+        source = tmp_path / "copy" / f"{name}.py"
         source.write_text(source.read_text() + "# changed\n")
-        before, digest = digest, small_numba._digest()
+        before, digest = digest, kernel._digest()
         assert digest != before
 
 
@@ -534,4 +538,4 @@ def test_everything_is_compiled_once():
     for s in (Fraction(-1, 2), Fraction(1, 3), Fraction(1)):
         for a in (A, A.astype("float32"), A + 0j):
             solve_power(a, s, method="tridiagonal", regularization=1e-6)
-    assert len(small_numba.roots.signatures) == 1
+    assert len(kernel.roots.signatures) == 1

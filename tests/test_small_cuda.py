@@ -11,9 +11,9 @@ from cuda_double import SOURCES, command, kernels
 from cupy_double import Stream, ndarray, waiting_forbidden
 
 from matroot import Minimax, Status, gallery, solve
-from matroot.engines.gpu import gpu
-from matroot.engines.gpu_limits import GPULimits
-from matroot.methods import fused
+from matroot.backends.cuda.gpu import gpu
+from matroot.backends.cuda.limits import GPULimits
+from matroot.methods import minimax_kernel as fused
 from matroot.methods.base import Problem
 
 __all__ = ["kernels"]

@@ -9,11 +9,11 @@ from cuda_double import kernels
 from cupy_double import Allocated, ndarray, waiting_forbidden
 
 from matroot import gallery, solve
-from matroot.conditioning import _start
-from matroot.device_facts import extremes
-from matroot.engines import graphs, stacks
-from matroot.engines.gpu import gpu
-from matroot.engines.gpu_limits import GPULimits
+from matroot.backends.cuda import graphs, stacks
+from matroot.backends.cuda.gpu import gpu
+from matroot.backends.cuda.limits import GPULimits
+from matroot.methods.conditioning import _start
+from matroot.pipeline.device_facts import extremes
 
 __all__ = ["kernels"]
 

@@ -13,9 +13,9 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from matroot import gallery, one_blas_thread, solve
-from matroot.engines import blas
-from matroot.engines.blas import _libraries
-from matroot.engines.holds import Setting, held
+from matroot.backends.cpu import blas
+from matroot.backends.cpu.blas import _libraries
+from matroot.backends.holds import Setting, held
 
 ROOT = Path(__file__).parents[1]
 

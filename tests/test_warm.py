@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from matroot import Floor, PseudoInverse, Ridge, RootTracker, Shift, Status, TargetCondition, gallery, solve
-from matroot.engines import cpu
-from matroot.methods import first_order
-from matroot.methods.first_order import full, moved, root, seen
+from matroot.backends import cpu_backend as cpu
+from matroot.drift import first_order
+from matroot.drift.first_order import full, moved, root, seen
+from matroot.drift.update import LONGEST_WAIT
 from matroot.methods.hermitian import asymmetry, hermitian_product, hermitian_sum
 from matroot.methods.ogita_aishima import polished, rotation
-from matroot.warm_update import LONGEST_WAIT
 
 N = 128
 RNG = np.random.default_rng(0)
@@ -319,7 +319,7 @@ def test_a_wrong_root_is_refused_by_its_residual(monkeypatch):
         out[...] = 1.1 * factor * basis.X
         return 0.0
 
-    monkeypatch.setattr("matroot.warm_update.root", wrong)
+    monkeypatch.setattr("matroot.drift.update.root", wrong)
     result = tracker.update(shaken(A, 1e-3))
     assert tracker.way == "full"
     assert result.residual < 1e-6

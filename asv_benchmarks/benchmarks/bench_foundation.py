@@ -61,8 +61,8 @@ class Certificate:
     def track_share(self, n):
         from fractions import Fraction
 
-        from matroot.conditioning import residual
-        from matroot.engines.cpu import CPU
+        from matroot.backends.cpu.cpu import CPU
+        from matroot.methods.conditioning import residual
 
         X, engine = matroot.solve(self.A, 4, method="eigen").x, CPU()
         solve, certify = in_turn(

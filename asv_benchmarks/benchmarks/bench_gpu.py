@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 
 from matroot import solve
-from matroot.tune_gpu import milliseconds
+from matroot.cli.tune_gpu import milliseconds
 
 from .common import stack, unit
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from matroot.regularization import Regularization
+    from matroot._regularization import Regularization
 
 Array = Any
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from matroot.conditioning import largest_eigenvalue
+from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Array, Method, Problem, Raw, iterative_refusal
-from matroot.methods.iteration import Workspace, add_to_diagonal, default_max_iter, iterate, power_into
+from matroot.methods.conditioning import largest_eigenvalue
+from matroot.methods.loop import Workspace, default_max_iter, iterate, power_into
 from matroot.methods.powers import positive_power
 
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from matroot._result import Status
 from matroot.methods.base import Array, Changed, Method, Problem, Raw
-from matroot.result import Status
 
 #: Up to this n the correction costs little beside the decomposition.
 REFINED = 128

@@ -14,23 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from matroot.engines.gpu import hermitian_part
-from matroot.methods import fixed, fused
+from matroot._result import Status
+from matroot.backends.linalg import add_to_diagonal, hermitian_part
+from matroot.methods import minimax_fixed as fixed
+from matroot.methods import minimax_kernel as fused
 from matroot.methods.base import Array, Method, Problem, Raw
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder, top_eigenvalue
 from matroot.methods.eigen import Eigen
-from matroot.methods.iteration import (
-    GROWTH,
-    QUADRATIC,
-    Workspace,
-    add_to_diagonal,
-    default_max_iter,
-    power_into,
-)
+from matroot.methods.loop import GROWTH, QUADRATIC, Workspace, default_max_iter, power_into
 from matroot.methods.minimax import Minimax
 from matroot.methods.newton_db import NewtonDB
 from matroot.methods.powers import power, power_products
-from matroot.result import Status
 
 SERVED = (Eigen, Minimax, CoupledNewton, HigherOrder, NewtonDB)
 

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from matroot.conditioning import lanczos
-from matroot.engines.cholesky import inverse, inverses
+from matroot._result import Status
+from matroot.backends.cpu.cholesky import inverse, inverses
+from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw, iterative_refusal
-from matroot.methods.iteration import add_to_diagonal
+from matroot.methods.conditioning import lanczos
+from matroot.methods.minimax_schedule import Coefficients, Schedule, schedule
 from matroot.methods.powers import positive_power, power, power_products
-from matroot.result import Status
-from matroot.schedules import Coefficients, Schedule, schedule
 
 #: Lanczos steps on the inverse for lambda_min. They end above it, by up to 6 % for geometric, power-law,
 #: arithmetic and clustered spectra to n = 2048, so schedules are designed for this much less.
@@ -51,7 +51,7 @@ class Minimax(Method):
     References
     ----------
     Amsel, Persson, Musco & Gower, The Polar Express, arXiv 2505.16932 (2025), for the sign function, p = 2;
-    Guo & Higham, SIAM J. Matrix Anal. Appl. 28 (2006), for the coupling; `matroot.schedules` for the
+    Guo & Higham, SIAM J. Matrix Anal. Appl. 28 (2006), for the coupling; `matroot.methods.minimax_schedule` for the
     polynomials.
     """
 

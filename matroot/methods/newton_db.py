@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from matroot._result import Status
+from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Array, Method, Problem, Raw, iterative_refusal
 from matroot.methods.coupled_newton import top_eigenvalue
-from matroot.methods.iteration import Workspace, add_to_diagonal, default_max_iter, iterate
-from matroot.result import Status
+from matroot.methods.loop import Workspace, default_max_iter, iterate
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from matroot.engines.cpu import hermitian_part
+from matroot._result import Status
+from matroot.backends.linalg import add_to_diagonal, hermitian_part
 from matroot.methods.base import Array, Raw
-from matroot.methods.iteration import add_to_diagonal
-from matroot.result import Status
 
 
 def power(A: Array, k: int, engine: Any) -> Array:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from matroot.engines import triangular as tri
+from matroot.backends.cpu import triangular as tri
 
 Matrix = NDArray[Any]
 Reals = NDArray[np.float64]

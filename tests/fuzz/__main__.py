@@ -18,7 +18,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from matroot import Status
-from matroot.solve import solve_power
+from matroot._solve import solve_power
 
 from .case import Case
 from .draw import draw

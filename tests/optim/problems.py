@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from matroot_optim import apply_updates
-from matroot_optim.roots import compute
+from matroot_optim.refresh.jobs import compute
 
 
 def gradients(shapes, steps, seed=0):

@@ -11,10 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matroot_optim import Shampoo
-from matroot_optim.blocking import as_matrix, assemble, block_sizes, merge_dims, regions, stack, unstack
-from matroot_optim.layout import make_layout
-from matroot_optim.reblock import reblock
-from matroot_optim.statistics import gram, pack, packed_size, unpack
+from matroot_optim.layout.blocking import (
+    as_matrix,
+    assemble,
+    block_sizes,
+    merge_dims,
+    regions,
+    stack,
+    unstack,
+)
+from matroot_optim.layout.layout import make_layout
+from matroot_optim.layout.reblock import reblock
+from matroot_optim.step.statistics import gram, pack, packed_size, unpack
 
 shapes = st.lists(st.integers(1, 9), max_size=4).map(tuple)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matroot_optim import ExecutorEngine, InlineEngine, Shampoo, checkpoint_files
+from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
+from matroot_optim.checkpoint import files as checkpoint_files
 from optim.problems import SHAPES, assert_same, run, weights
 
 OPTIONS = {"learning_rate": 0.05, "refresh_every": 4, "block_size": 4, "ridge": 1e-4, "refresh_growth": 0.0}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
-from matroot_optim.config import RULES
+from matroot_optim.options import RULES
 
 WRONG = {
     "learning_rate": ["fast", -1.0, float("nan"), True],

@@ -13,8 +13,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from matroot.engines.gpu import gpu  # noqa: E402
-from matroot_optim import ExecutorEngine, InlineEngine, WarmEngine, statistics  # noqa: E402
+from matroot.backends.cuda.gpu import gpu  # noqa: E402
+from matroot_optim import ExecutorEngine, InlineEngine, WarmEngine  # noqa: E402
+from matroot_optim.step import statistics  # noqa: E402
 from matroot_optim.torch import Shampoo  # noqa: E402
 from optim.cuda_tensors import Count, CudaTensor, card, off_card, on_card  # noqa: E402
 

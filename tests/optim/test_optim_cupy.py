@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from cupy_double import Device, Recorder, Waited, ndarray, waiting_forbidden
 
-from matroot.engines.gpu import gpu
-from matroot_optim import ExecutorEngine, InlineEngine, Shampoo, WarmEngine, apply_updates, statistics
+from matroot.backends.cuda.gpu import gpu
+from matroot_optim import ExecutorEngine, InlineEngine, Shampoo, WarmEngine, apply_updates
+from matroot_optim.step import statistics
 from optim.problems import SHAPES, gradients, weights
 
 try:

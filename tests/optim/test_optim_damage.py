@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 from fuzz_checkpoints import OPTIONS, bits, fuzz, make_state, parameters
 
-from matroot_optim import InlineEngine, Shampoo, checkpoint_files
-from matroot_optim.checkpoint import export, restore
-from matroot_optim.checkpoint_files import read, write
-from matroot_optim.layout import make_layout
-from matroot_optim.replacing import replacing
+from matroot_optim import InlineEngine, Shampoo
+from matroot_optim.checkpoint import files as checkpoint_files
+from matroot_optim.checkpoint.exchange import export, restore
+from matroot_optim.checkpoint.files import read, write
+from matroot_optim.checkpoint.replacing import replacing
+from matroot_optim.layout.layout import make_layout
+from matroot_optim.layout.trees import flatten
 from matroot_optim.state import UNITS
-from matroot_optim.trees import flatten
 from optim.problems import run
 from optim.test_optim_checkpoint import OPTIONS as PLAIN
 

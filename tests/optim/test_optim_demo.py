@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from matroot_optim import demo
 from matroot_optim.__main__ import main
+from matroot_optim.demo import run as demo
 
 
 def params_of(x):

@@ -7,8 +7,8 @@ import pytest
 
 from matroot import ConditionTracker
 from matroot_optim import InlineEngine, Shampoo
-from matroot_optim.roots import stale_error
-from matroot_optim.statistics import pack
+from matroot_optim.refresh.jobs import stale_error
+from matroot_optim.step.statistics import pack
 from optim.problems import run
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from matroot import one_blas_thread
 from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
-from matroot_optim.roots import RootBatch, compute
-from matroot_optim.statistics import pack
+from matroot_optim.refresh.jobs import RootBatch, compute
+from matroot_optim.step.statistics import pack
 from optim.problems import assert_same, run
 
 OPTIONS = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from matroot_optim import Shampoo, apply_updates
-from matroot_optim.scaling import HIGH, LOW
+from matroot_optim.step.scaling import HIGH, LOW
 
 torch = pytest.importorskip("torch")
 

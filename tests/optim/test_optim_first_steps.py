@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from matroot import demo_network as network
+from matroot.demo import network
 from matroot_optim import Shampoo, apply_updates
 
 STEPS, BATCH, SIZES = 50, 64, (64, 128, 128, 10)

@@ -270,7 +270,7 @@ def test_without_a_ridge_a_bad_root_asks_for_one():
 
 
 def test_equal_orders_of_all_parameters_are_one_call(monkeypatch):
-    from matroot_optim import roots
+    from matroot_optim.refresh import jobs as roots
 
     calls = []
 

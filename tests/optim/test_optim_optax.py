@@ -17,10 +17,10 @@ import jax.numpy as jnp  # noqa: E402
 
 import matroot_optim  # noqa: E402
 from matroot import gallery  # noqa: E402
-from matroot_optim.graph import largest_bound, minimax_root, power  # noqa: E402
+from matroot_optim.jit.roots import largest_bound, minimax_root, power  # noqa: E402
+from matroot_optim.jit.turns import turns  # noqa: E402
 from matroot_optim.optax import ShampooState, diagnostics, load, refresh_roots, scale_by_shampoo, shampoo  # noqa: E402
-from matroot_optim.refresh import due_jobs  # noqa: E402
-from matroot_optim.turns import turns  # noqa: E402
+from matroot_optim.refresh.due import due_jobs  # noqa: E402
 
 OPTIONS = {"refresh_every": 3, "block_size": 4, "ridge": 1e-3}
 SHAPES = {"w": (6, 4), "b": (3,), "c": (2, 4)}  # blocks of two shapes: jax compiles everything for each

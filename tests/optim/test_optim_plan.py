@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from matroot_optim import Shampoo
-from matroot_optim.layout import is_table, make_layout
+from matroot_optim.layout.layout import is_table, make_layout
 from matroot_optim.plan import warn_if_large
 
 RESNET50 = [(64, 3, 7, 7), (1000, 2048)] + [

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matroot_optim import Shampoo
-from matroot_optim.schedule import assign, cost
+from matroot_optim.refresh.phases import assign, cost
 from optim.problems import SHAPES, assert_same, run
 
 

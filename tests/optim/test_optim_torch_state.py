@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from matroot_optim.checkpoint import export  # noqa: E402
+from matroot_optim.checkpoint.exchange import export  # noqa: E402
 from matroot_optim.torch import Shampoo  # noqa: E402
 
 OPTIONS = {"lr": 0.1, "refresh_every": 2, "block_size": 4}

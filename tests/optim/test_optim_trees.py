@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from matroot_optim import Shampoo, apply_updates
-from matroot_optim.trees import flatten, join
+from matroot_optim.layout.trees import flatten, join
 
 
 class Pair(NamedTuple):

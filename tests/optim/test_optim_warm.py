@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from matroot_optim import RootBatch, Shampoo, WarmEngine
-from matroot_optim.roots import compute
-from matroot_optim.statistics import pack, unpack
+from matroot_optim.refresh.jobs import compute
+from matroot_optim.step.statistics import pack, unpack
 from optim.problems import assert_same, run
 
 

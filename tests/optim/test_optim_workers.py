@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 
 from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
-from matroot_optim.roots import FACTS, Failure, RootAnswer, RootBatch, compute
-from matroot_optim.shared import AVAILABLE, SharedArray, UnreachableError
-from matroot_optim.statistics import pack
+from matroot_optim.refresh.jobs import FACTS, Failure, RootAnswer, RootBatch, compute
+from matroot_optim.refresh.shared import AVAILABLE, SharedArray, UnreachableError
+from matroot_optim.step.statistics import pack
 from optim.problems import assert_same, run
 from optim.test_optim_engines import OPTIONS
 
@@ -528,7 +528,7 @@ def test_memory_that_workers_cannot_open_is_given_up_for_the_pipe(monkeypatch):
         raise UnreachableError("denied")
 
     engine = ExecutorEngine(Inline(lambda a: a), shared_memory=True)
-    monkeypatch.setattr("matroot_optim.shared.Address.open", denied)
+    monkeypatch.setattr("matroot_optim.refresh.shared.Address.open", denied)
     assert "denied" in one_root(engine).reason
     assert isinstance(one_root(engine), RootAnswer)
     assert engine.clock.failures == 1

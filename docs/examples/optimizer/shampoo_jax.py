@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from matroot import demo_network as network
+from matroot.demo import network
 from matroot_optim.optax import diagnostics, shampoo
 
 steps = 200

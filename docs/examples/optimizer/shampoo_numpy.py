@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import matplotlib.pyplot as plt
 import numpy as np
 
-from matroot import demo_network as network
+from matroot.demo import network
 from matroot_optim import ExecutorEngine, Shampoo
 
 rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import io
 import matplotlib.pyplot as plt
 import torch
 
-from matroot.demo_network import load_digits
+from matroot.demo.network import load_digits
 from matroot_optim.torch import Shampoo
 
 torch.set_num_threads(1)

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import matroot
-from matroot.demo_network import load_digits
+from matroot.demo.network import load_digits
 
 
 def frechet(X, Y):

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import matroot
-from matroot.demo_network import load_digits
+from matroot.demo.network import load_digits
 
 digits = load_digits().images  # 1,797 images of 8 x 8 pixels, as rows
 X = digits - digits.mean(axis=0)

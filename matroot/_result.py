@@ -1,0 +1,291 @@
+"""What a solve returns: the root, how good it is, and a sentence for people.
+
+Status codes own their sentences, so that the message is part of the result and not of a log.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from matroot._bars import ILL_INPUT_ERROR, VOUCHED, forward_error_bound, least_rtol, smallest_share
+from matroot.backends.arrays import dtype_name, smallest_normal, unit_roundoff
+
+if TYPE_CHECKING:
+    from matroot.methods.base import Method
+
+Array = Any
+
+
+class Status(IntEnum):
+    """How the root of one matrix ended.
+
+    Each member owns its `sentence`, a format string over the numbers that matter.
+    `CONVERGED` is 0, so ``result.status.any()`` is "did anything go wrong".
+    """
+
+    CONVERGED = 0
+    ILL_CONDITIONED = 1
+    MAX_ITER = 2
+    STAGNATED = 3
+    DIVERGED = 4
+    NOT_POSITIVE = 5
+    NO_PRINCIPAL_ROOT = 6
+    NONFINITE_INPUT = 7
+
+    @property
+    def sentence(self) -> str:
+        """What happened, the number that matters, and what to do."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.CONVERGED: "converged: residual {residual:.1e}, {digits_hold}",
+    Status.ILL_CONDITIONED: ("ended well, but {loss} (residual {residual:.1e}); use {remedy}"),
+    Status.MAX_ITER: (
+        "not converged after {n_iter} iterations (residual {residual:.1e}, cond {cond:.1e}); "
+        "raise max_iter, add a ridge, or use method='eigen'"
+    ),
+    Status.STAGNATED: (
+        "stopped improving after {n_iter} iterations, short of the accuracy asked for (residual {residual:.1e}, "
+        "cond {cond:.1e}); use {remedy}"
+    ),
+    Status.DIVERGED: (
+        "left the range of {range_dtype} after {n_iter} iterations (cond {cond:.1e}); "
+        "add a ridge, use a wider dtype, or method='eigen'"
+    ),
+    Status.NOT_POSITIVE: (
+        "has no such root: its eigenvalues are not all positive (the smallest is {lambda_min:.1e}, the largest "
+        "{lambda_max:.1e}); {mend}"
+    ),
+    Status.NO_PRINCIPAL_ROOT: (
+        "has an eigenvalue on the closed negative real axis, where no principal root exists; "
+        "shift it with regularization=Ridge(absolute=...), or pass a complex matrix rotated off the axis"
+    ),
+    Status.NONFINITE_INPUT: "holds NaN or infinity; the input must be finite",
+}
+
+_NUMBERS = ("residual", "cond", "bits_lost", "lambda_max", "lambda_min", "ridge")
+
+#: Unit roundoff of the least precise dtype that iterates are kept in.
+FLOAT32 = unit_roundoff("float32")
+
+#: Statuses whose x is the answer; every other is an error for the plain functions.
+USABLE = (Status.CONVERGED, Status.ILL_CONDITIONED)
+
+
+class RootError(np.linalg.LinAlgError):
+    """A matrix of the batch has no root, or the iteration failed; the message says which and why."""
+
+
+class ConditionWarning(UserWarning):
+    """The root was computed, but conditioning cost most of the working precision's digits."""
+
+
+@dataclass(frozen=True, repr=False)
+class RootResult:
+    """A matrix root and everything known about its quality.
+
+    Attributes
+    ----------
+    x : array, (..., n, n)
+        The root, of the kind, dtype and device of the input. NaN where no root exists.
+    companion : array or None, (..., n, n)
+        The opposite root (A^{1/p} beside A^{-1/p}) when the method has it for nothing.
+    status : array of int8, (...)
+        A `Status` per matrix; 0 is ``CONVERGED``.
+    residual : array of float64, (...)
+        Of the returned (rounded) X against the regularized input A', evaluated in float64:
+        ``||X^p A' - I||_F / sqrt(n)`` for s = -1/p, and ``||X^b - A'^(s b)||_F / ||A'^(s b)||_F`` for every other
+        exponent s, with b its denominator, or 1 where it is no ratio of small integers.
+    cond : array of float64, (...)
+        2-norm condition number of A'; exact for `Eigen`, an estimate (a lower bound) elsewhere.
+    bits_lost : array of float64, (...)
+        ``log2(cond / p)``, at least 0: what the conditioning of A -> A^{-1/p} costs, of the bits in which the matrix
+        came or in which it was computed, whichever are fewer. Under ``assume_a="gen"`` log2 of the condition number
+        of A -> A^s, a bound that takes in the coupling of eigenvectors and how near eigenvalues are to the negative
+        axis, where the root jumps.
+    n_iter : array of int, (...)
+        Iterations; 0 for a direct method.
+    n_products : int
+        n-by-n products issued for one matrix, the largest of the batch.
+    lambda_max : array of float64, (...)
+        Largest eigenvalue of A (2-norm under ``assume_a="gen"``), before regularization.
+    lambda_min : array of float64, (...)
+        Smallest eigenvalue of A', exact for `Eigen` and where the status is NOT_POSITIVE, else estimated.
+    ridge : array of float64, (...)
+        What was added to the diagonal, absolute.
+    method : Method
+        What ran, with its options; its repr says why it was chosen.
+    compute_dtype : str
+        The precision of the arithmetic.
+    certificate : str
+        ``"full"`` when `residual` used whole products, ``"probes"`` when it was estimated from random vectors
+        (see `matroot.methods.conditioning.residual`).
+    exponent : Fraction or float
+        s of X = A'^s.
+    rtol : float or None
+        What was asked for.
+    """
+
+    x: Array
+    companion: Array | None
+    status: Array
+    residual: Array
+    cond: Array
+    bits_lost: Array
+    n_iter: Array
+    n_products: int
+    lambda_max: Array
+    lambda_min: Array
+    ridge: Array
+    method: Method
+    compute_dtype: str
+    certificate: str
+    exponent: Fraction | float
+    rtol: float | None
+
+    @property
+    def converged(self) -> Array:
+        """Boolean array (...): status is ``CONVERGED``."""
+        return self.status == int(Status.CONVERGED)
+
+    def sentence(self, index: int) -> str:
+        """The status sentence of one matrix of the flattened batch, with its numbers."""
+        at = {f: float(on_host(getattr(self, f)).ravel()[index]) for f in _NUMBERS}
+        n, name = self.x.shape[-1], dtype_name(self.x.dtype)
+        arithmetic, given = unit_roundoff(self.compute_dtype), unit_roundoff(name)
+        eps = max(arithmetic, given)  # a matrix that came in float32 has float32's digits, whatever the arithmetic
+        if self.method.name == "schur_newton":  # for general matrices cond says little about their roots
+            digits = max(0.0, -math.log10(eps) - math.log10(2.0) * at["bits_lost"])
+        else:
+            digits = digits_left(at["cond"], float(self.exponent), eps)
+        status = Status(int(on_host(self.status).ravel()[index]))
+        # For a positive exponent the residual is the error, about; else it is larger, but for cond unexplained.
+        if at["residual"] > 0 and (status is Status.ILL_CONDITIONED or self.exponent > 0):
+            digits = min(digits, max(0.0, -math.log10(at["residual"])))
+        numbers = {
+            **at,
+            "digits_hold": f"{_about(digits, 'holds', 'hold')} at cond {at['cond']:.1e}",
+            "loss": self._loss(at, digits, eps, n),
+            "range_dtype": name if given > arithmetic else self.compute_dtype,
+            "n_iter": int(on_host(self.n_iter).ravel()[index]),
+            "remedy": self._remedy(at["cond"], at["bits_lost"], arithmetic, given),
+            "mend": "add a ridge above that size, or use Floor, Shift or PseudoInverse"
+            if at["lambda_max"] != 0
+            else "only Ridge(absolute=...), Shift(absolute=...) or PseudoInverse helps",
+        }
+        return status.sentence.format(**numbers)
+
+    def _loss(self, at: dict[str, float], digits: float, eps: float, n: int) -> str:
+        """Why a root is not as good as was asked for."""
+        name = dtype_name(self.x.dtype)
+        end = at["lambda_min"] if self.exponent < 0 else at["lambda_max"] + at["ridge"]
+        if end > 0 and float(self.exponent) * math.log2(end) < math.log2(n * smallest_normal(name)):
+            return f"the root leaves the normal range of {name}, below which digits get lost"
+        machine = min(unit_roundoff(self.compute_dtype), FLOAT32)  # products alone round to tf32 or bfloat16
+        least = least_rtol(machine, unit_roundoff(name), n)
+        if self.rtol is not None and self.rtol < least:
+            return f"rtol = {self.rtol:.1e} is less than {self._coarser()} can hold, which is {least:.1e}"
+        singular = at["cond"] * smallest_share(n, 2 * machine, unit_roundoff(name)) >= 1
+        if singular and digits >= 2 and self.rtol is None and self.exponent < 0:
+            share = 1 / at["cond"]
+            return f"the matrix is singular in {self._coarser()}, where {share:.1e} of lambda_max is rounding"
+        bits = round(-math.log2(eps))
+        wanted = "" if self.rtol is None else f" for rtol = {self.rtol:.1e}"
+        return (
+            f"at cond {at['cond']:.1e} rounding costs {min(at['bits_lost'], bits):.0f} of the {bits} bits of "
+            f"{self._coarser()}: "
+            f"{_about(digits, 'is left', 'are left')}{wanted}"
+        )
+
+    def _coarser(self) -> str:
+        """Of the dtypes of the arithmetic and of what came in, the one with fewer bits."""
+        name = dtype_name(self.x.dtype)
+        return name if unit_roundoff(name) > unit_roundoff(self.compute_dtype) else self.compute_dtype
+
+    def _remedy(self, cond: float, bits_lost: float, arithmetic: float, given: float) -> str:
+        """A ridge that leaves what is wanted, eps |s| / ridge; before it a wider dtype, where there is one."""
+        size = abs(float(self.exponent))
+        if self.method.name == "schur_newton" and bits_lost > 3 + math.log2(max(1.0, cond * size)):
+            return (
+                "data with more digits, or another matrix: eigenvalues near the negative real axis, where roots jump, "
+                "or eigenvectors that are nearly dependent cost these"
+            )
+        wanted = 1e-2 if self.rtol is None else min(self.rtol / VOUCHED, 1e-2)
+        ridge = 10.0 ** math.ceil(math.log10(max(arithmetic * size / wanted, 100 * given * size) or 1.0))
+        remedies = [] if ridge >= 1 else [f"a ridge of {ridge:.0e}"]
+        if given > 2.0**-53 and not given * size * cond <= ILL_INPUT_ERROR:
+            remedies.insert(0, "a matrix gathered in float64")
+        elif arithmetic > 2.0**-53:
+            remedies.insert(0, "compute_dtype='float64'")
+        return ", or ".join(remedies) or "a larger rtol"
+
+    @property
+    def message(self) -> str:
+        """One line: the sentence of the worst matrix, and how many ended like it."""
+        status = on_host(self.status).ravel()
+        if status.size == 0:
+            return "empty batch"
+        worst = int(np.argmax(status)) if status.any() else int(np.argmax(on_host(self.residual).ravel()))
+        text = self.sentence(worst)
+        if status.size == 1:
+            return text
+        name = Status(int(status[worst])).name
+        count = int((status == status[worst]).sum())
+        return f"{count} of {status.size} matrices {name}; matrix {worst} {text}"
+
+    def __repr__(self) -> str:
+        rows = [("message", self.message)]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            rows.append((field.name, _summary(field.name, value)))
+        width = max(len(name) for name, _ in rows)
+        return "RootResult\n" + "\n".join(f"  {name:>{width}}: {text}" for name, text in rows)
+
+
+def digits_left(cond: float, s: float, eps: float) -> float:
+    """Decimal digits of A^s that rounding of `eps`, in arithmetic or on arrival, leaves."""
+    error = float(forward_error_bound(np.float64(cond), s, eps))
+    return max(0.0, -math.log10(max(error, eps))) if error < 1 else 0.0
+
+
+def _about(digits: float, one: str, many: str) -> str:
+    count = round(digits)
+    return f"about {count} digit {one}" if count == 1 else f"about {count} digits {many}"
+
+
+def on_host(values: Array) -> np.ndarray:
+    """A small array of any kind, read on the host."""
+    get = getattr(values, "get", None)
+    if get is not None and not isinstance(values, np.ndarray):
+        return np.asarray(get())
+    cpu = getattr(values, "cpu", None)
+    if cpu is not None:
+        return np.asarray(cpu())
+    if isinstance(values, np.ndarray):
+        return values
+    return np.asarray(values) if hasattr(values, "__array__") else np.from_dlpack(values)
+
+
+def _summary(name: str, value: Array) -> str:
+    if value is None or isinstance(value, str | int | float | Fraction) or name == "method":
+        return str(value)
+    if name in ("x", "companion"):
+        return f"{tuple(value.shape)} {value.dtype}"
+    flat = on_host(value).ravel()
+    if name == "status":
+        names = {Status(int(code)).name: int((flat == code).sum()) for code in np.unique(flat)}
+        return ", ".join(f"{key} {count}" if flat.size > 1 else key for key, count in names.items())
+    if flat.size == 0:
+        return "[]"
+    form = "{:d}" if flat.dtype.kind in "iu" else "{:.3g}"
+    if flat.size == 1:
+        return form.format(flat[0])
+    low, high = form.format(flat.min()), form.format(flat.max())
+    return low if low == high else f"{low} to {high}"

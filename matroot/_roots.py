@@ -1,0 +1,434 @@
+"""The public functions: each a few lines over `solve`."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from matroot._bars import smallest_share
+from matroot._regularization import Regularization
+from matroot._result import USABLE, ConditionWarning, RootError, RootResult, Status, on_host
+from matroot._solve import LARGEST_INTEGER, check_degree, exponent_of, plan, solve_power
+from matroot.backends import engine_of
+from matroot.backends.arrays import Origin, is_inexact, take, unit_roundoff
+from matroot.backends.holds import confined
+from matroot.backends.linalg import hermitian_part
+from matroot.methods import conditioning
+from matroot.methods.base import Method
+from matroot.pipeline.scaling import check_symmetric
+
+Array = Any
+
+
+def inverse_pth_root(
+    a: Array,
+    p: int,
+    /,
+    *,
+    method: str | Method = "auto",
+    regularization: Regularization | float | None = None,
+    assume_a: str = "pos",
+    rtol: float | None = None,
+    max_iter: int | None = None,
+    compute_dtype: Any = None,
+) -> Array:
+    """Inverse matrix p-th root, A^{-1/p}: the X with X^p A = I.
+
+    For a symmetric positive definite A it is the symmetric positive definite one; under ``assume_a="gen"`` the
+    principal one, whose eigenvalues have arguments within pi/p. It does not exist for a singular matrix: regularize.
+
+    Parameters
+    ----------
+    a : array (..., n, n)
+        numpy, cupy, torch, jax or another DLPack array. Not written to.
+    p : int
+        Positive.
+    method, regularization, assume_a, rtol, max_iter, compute_dtype
+        As in `solve`.
+
+    Returns
+    -------
+    array (..., n, n)
+        Of the kind, dtype and device of `a` (float64 for integers).
+
+    Raises
+    ------
+    RootError
+        A matrix has no such root, or the method failed; says how many, the first index, and why.
+
+    Warns
+    -----
+    ConditionWarning
+        A root was computed, but conditioning left fewer than two digits certain.
+
+    See Also
+    --------
+    solve : the same, with status, certified residual and condition number.
+
+    References
+    ----------
+    Higham, Functions of Matrices, SIAM 2008, ch. 7.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import inverse_pth_root
+    >>> A = np.array([[5.0, 4.0], [4.0, 5.0]])
+    >>> X = inverse_pth_root(A, 4)
+    >>> np.allclose(X @ X @ X @ X @ A, np.eye(2))
+    True
+    """
+    return answer(
+        solve_power(
+            a,
+            exponent_of(p, inverse=True),
+            waits=True,
+            method=method,
+            regularization=regularization,
+            assume_a=assume_a,
+            rtol=rtol,
+            max_iter=max_iter,
+            compute_dtype=compute_dtype,
+        )
+    )
+
+
+def pth_root(
+    a: Array,
+    p: int,
+    /,
+    *,
+    method: str | Method = "auto",
+    regularization: Regularization | float | None = None,
+    assume_a: str = "pos",
+    rtol: float | None = None,
+    max_iter: int | None = None,
+    compute_dtype: Any = None,
+) -> Array:
+    """Matrix p-th root, A^{1/p}: the principal X with X^p = A.
+
+    Exists for every symmetric positive semidefinite A; eigenvalues that rounding has made slightly negative count
+    as 0. Under ``assume_a="gen"`` A must have no eigenvalue on the closed negative real axis.
+
+    Parameters, returns, errors and warnings are those of `inverse_pth_root`.
+
+    Parameters
+    ----------
+    a : array (..., n, n)
+    p : int
+        Positive.
+    method, regularization, assume_a, rtol, max_iter, compute_dtype
+        As in `solve`.
+
+    Returns
+    -------
+    array (..., n, n)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import pth_root
+    >>> P = np.array([[0.9, 0.1], [0.2, 0.8]])           # a year's transition probabilities
+    >>> month = pth_root(P, 12, assume_a="gen")
+    >>> np.allclose(np.linalg.matrix_power(month, 12), P)
+    True
+    """
+    return answer(
+        solve_power(
+            a,
+            exponent_of(p, inverse=False),
+            waits=True,
+            method=method,
+            regularization=regularization,
+            assume_a=assume_a,
+            rtol=rtol,
+            max_iter=max_iter,
+            compute_dtype=compute_dtype,
+        )
+    )
+
+
+def fractional_power(
+    a: Array,
+    s: int | Fraction | float,
+    /,
+    *,
+    method: str | Method = "auto",
+    regularization: Regularization | float | None = None,
+    assume_a: str = "pos",
+    rtol: float | None = None,
+    max_iter: int | None = None,
+    compute_dtype: Any = None,
+) -> Array:
+    """Matrix power A^s for real s.
+
+    Parameters
+    ----------
+    a : array (..., n, n)
+    s : int, Fraction or float
+        A float that is a ratio of integers with a denominator up to 1024 (0.3, -0.75) is taken for that ratio. Any
+        other goes to the eigendecomposition, and is a ValueError under ``assume_a="gen"``. At most 2^46 in size:
+        float64 holds fewer than two digits of higher powers.
+    method, regularization, assume_a, rtol, max_iter, compute_dtype
+        As in `solve`.
+
+    Returns
+    -------
+    array (..., n, n)
+
+    Raises
+    ------
+    RootError, ConditionWarning
+        As `inverse_pth_root`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fractions import Fraction
+    >>> from matroot import fractional_power
+    >>> A = np.diag([1.0, 16.0])
+    >>> print(fractional_power(A, Fraction(-3, 4)).round(12))
+    [[1.    0.   ]
+     [0.    0.125]]
+    """
+    return answer(
+        solve_power(
+            a,
+            exponent(s),
+            waits=True,
+            method=method,
+            regularization=regularization,
+            assume_a=assume_a,
+            rtol=rtol,
+            max_iter=max_iter,
+            compute_dtype=compute_dtype,
+        )
+    )
+
+
+def sqrtm(a: Array, /, **options: Any) -> Array:
+    """Principal square root, ``pth_root(a, 2)``; options as there.
+
+    Parameters
+    ----------
+    a : array (..., n, n)
+    **options
+        As `pth_root`.
+
+    Returns
+    -------
+    array (..., n, n)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import sqrtm
+    >>> print(sqrtm(np.array([[5.0, 4.0], [4.0, 5.0]])).round(12))
+    [[2. 1.]
+     [1. 2.]]
+    """
+    return pth_root(a, 2, **options)
+
+
+def inv_sqrtm(a: Array, /, **options: Any) -> Array:
+    """Inverse principal square root, ``inverse_pth_root(a, 2)``; options as there.
+
+    Parameters
+    ----------
+    a : array (..., n, n)
+    **options
+        As `inverse_pth_root`.
+
+    Returns
+    -------
+    array (..., n, n)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import inv_sqrtm
+    >>> W = inv_sqrtm(np.array([[5.0, 4.0], [4.0, 5.0]]))
+    >>> print((W @ W).round(12) * 9)
+    [[ 5. -4.]
+     [-4.  5.]]
+    """
+    return inverse_pth_root(a, 2, **options)
+
+
+def select_method(
+    a: Array,
+    p: int,
+    /,
+    *,
+    inverse: bool = True,
+    method: str | Method = "auto",
+    regularization: Regularization | float | None = None,
+    assume_a: str = "pos",
+    rtol: float | None = None,
+    max_iter: int | None = None,
+    compute_dtype: Any = None,
+) -> Method:
+    """The method that `solve` would take for this problem, all of whose options it has; its repr says why.
+
+    Parameters
+    ----------
+    a : array (..., n, n)
+        Only its shape, dtype and device are looked at.
+    p : int
+    inverse, method, regularization, assume_a, rtol, max_iter, compute_dtype
+        As in `solve`.
+
+    Returns
+    -------
+    Method
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `solve`: the method asked for by name cannot do the problem, say.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import select_method
+    >>> select_method(np.eye(3), 3, assume_a="gen").name
+    'schur_newton'
+    """
+    values, origin = take(a)
+    s = exponent_of(p, inverse)
+    return plan(
+        values,
+        origin,
+        s,
+        method=method,
+        regularization=regularization,
+        assume_a=assume_a,
+        rtol=rtol,
+        max_iter=max_iter,
+        compute_dtype=compute_dtype,
+    ).method
+
+
+def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
+    """Relative condition number of A -> A^{-1/p} in the Frobenius norm: about kappa / p for a positive definite A.
+
+    A relative perturbation eps of A moves the root by up to this times eps. For "pos" it is exact:
+    ``max |Gamma_ij| ||A||_F / ||X||_F`` with the divided differences Gamma of x^{-1/p} over the eigenvalues. For "gen"
+    it is estimated from below by a power method on the Frechet derivative.
+
+    Parameters
+    ----------
+    a : array (..., n, n)
+    p : int
+        Positive.
+    assume_a : {"pos", "gen"}
+
+    Returns
+    -------
+    array (...) of float64
+        Infinite where the matrix has no such root, or is singular up to the rounding of its dtype (for "pos": where
+        its smallest eigenvalue is below 2.2e-16 n of the largest, or below 8 unit roundoffs of the dtype). NaN where
+        it is not finite.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `solve`; for one a matrix that is not symmetric under "pos".
+
+    References
+    ----------
+    Higham, Functions of Matrices, SIAM 2008, thm. 3.1, eq. (3.13) (Daleckii-Krein), sec. 3.4 (estimation).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import cond_pth_root
+    >>> bool(cond_pth_root(np.diag([1.0, 1e-6]), 2) > 1e5)
+    True
+    """
+    values, origin = take(a)
+    p = check_degree(p)
+    plan(values, origin, Fraction(-1, p), assume_a=assume_a)  # its checks
+    engine = engine_of(values)
+    with engine.here(origin):
+        return _condition(values, p, assume_a, origin, engine)
+
+
+@confined
+def _condition(values: Array, p: int, assume_a: str, origin: Origin, engine: Any) -> Array:
+    xp = engine.xp
+    wide = values.astype(np.result_type(values.dtype, np.float64))
+    shape, n = wide.shape[:-2], wide.shape[-1]
+    stack = wide.reshape(math.prod(shape), n, n)
+    finite = xp.isfinite(stack).all((-1, -2))
+    stack = xp.where(finite[:, None, None], stack, xp.eye(n))
+    if assume_a == "gen":
+        from matroot.methods.frechet import cond_pth_root_general
+
+        cond = np.array([cond_pth_root_general(A, Fraction(-1, p)) for A in stack], dtype=np.float64)
+    else:
+        if stack.size and not engine.sync_free() and check_symmetric(stack, abs(stack).max((-1, -2)), origin):
+            stack = hermitian_part(stack)
+        given = unit_roundoff(origin.dtype_name) if is_inexact(origin.dtype_name) else 0.0
+        cond = conditioning.cond_from_eigenvalues(engine.eigvalsh(stack), p, smallest_share(n, 2.0**-52, given))
+    cond = xp.where(finite, cond, xp.nan)
+    return origin.give_back(cond.reshape(shape), as_input=False)
+
+
+def exponent(s: Any) -> Fraction | float:
+    """`s` as a Fraction where it is one with a small denominator, else as a float."""
+    if isinstance(s, bool | np.bool_) or not isinstance(s, int | float | Fraction | np.integer | np.floating):
+        raise TypeError(f"s must be an int, a Fraction or a float, got {s!r}")
+    if isinstance(s, int | Fraction | np.integer):
+        return s if isinstance(s, Fraction) else Fraction(int(s))
+    if not np.isfinite(s):
+        raise ValueError(f"s must be finite, got {s!r}")
+    near = Fraction(float(s)).limit_denominator(LARGEST_INTEGER)
+    return near if float(near) == float(s) else float(s)
+
+
+def answer(result: RootResult) -> Array:
+    """x of a result; an error when a matrix failed, a warning when digits were lost."""
+    status = on_host(result.status)
+    if not status.any():
+        return result.x
+    failed = ~np.isin(status, USABLE)
+    if failed.any():
+        raise RootError(_report(result, failed, "has no root" if failed.sum() == 1 else "have no root"))
+    warnings.warn(
+        _report(result, status != Status.CONVERGED, "ill-conditioned"), ConditionWarning, stacklevel=_caller()
+    )
+    return result.x
+
+
+def _caller() -> int:
+    """The stacklevel of the first frame outside of matroot, which a warning should point at."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("matroot."):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _report(result: RootResult, which: np.ndarray, what: str) -> str:
+    first = int(np.flatnonzero(which.ravel())[0])
+    if which.ndim == 0:
+        return f"the matrix {result.sentence(first)}"
+    index = tuple(int(i) for i in np.unravel_index(first, which.shape))
+    at = ", ".join(map(str, index))
+    return f"{int(which.sum())} of {which.size} matrices {what}; the first, a[{at}], {result.sentence(first)}"
+
+
+__all__ = [
+    "cond_pth_root",
+    "fractional_power",
+    "inv_sqrtm",
+    "inverse_pth_root",
+    "pth_root",
+    "select_method",
+    "sqrtm",
+]

@@ -1,0 +1,111 @@
+"""Which method "auto" takes, and why; the tuned numbers are in `matroot.backends.profile`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from matroot._regularization import Regularization
+from matroot.backends.loading import deferred
+from matroot.backends.profile import limits
+from matroot.methods.base import Method, Problem
+from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
+from matroot.methods.eigen import REFINED, Eigen
+from matroot.methods.minimax import Minimax
+from matroot.methods.newton_db import NewtonDB
+from matroot.methods.schur_newton import SchurNewton
+from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, runs_here
+
+#: From this many matrices on, `Tridiagonal` fills half of its lanes or more.
+TOGETHER = 4
+
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in (Eigen, CoupledNewton, HigherOrder, Minimax, NewtonDB, SchurNewton, Tridiagonal)
+}
+
+
+def choose(
+    method: str | Method,
+    problem: Problem,
+    rule: Regularization | None,
+    n: int,
+    engine: Any,
+    batch: int = 1,
+    is_complex: bool = False,
+    single: bool = False,
+) -> Method:
+    """The method to run: the one asked for, if it can do the problem, or the one "auto" stands for.
+
+    Raises
+    ------
+    ValueError
+        Unknown name, or the method asked for cannot do the problem; the message says what can.
+    """
+    if isinstance(method, Method):
+        chosen = method
+    elif method == "auto":
+        chosen = automatic(problem, rule, n, engine, batch, is_complex, single)
+    elif isinstance(method, str) and method in METHODS:
+        chosen = METHODS[method]()
+    else:
+        raise ValueError(f"method must be one of {['auto', *METHODS]} or a method object, got {method!r}")
+    refusal = chosen.refuses(problem, n)
+    if refusal is None and rule is not None and rule.needs == "spectrum" and not isinstance(chosen, Eigen):
+        refusal = f"{type(rule).__name__} changes single eigenvalues, which {chosen.name} has not; use 'eigen' or Ridge"
+    if single and isinstance(chosen, Tridiagonal):
+        refusal = refusal or "tridiagonal computes in float64 only; leave compute_dtype out, or use another method"
+    if engine.sync_free():
+        refusal = deferred("matroot.methods.masked").refuses(chosen, problem) or refusal
+    if engine.rounding and isinstance(chosen, Eigen):
+        why = chosen.reason or "eigen decomposes"
+        refusal = f"compute_dtype={engine.rounding!r} rounds products, and this takes a decomposition ({why})"
+    if refusal is not None:
+        raise ValueError(refusal)
+    return chosen
+
+
+def automatic(
+    problem: Problem,
+    rule: Regularization | None,
+    n: int,
+    engine: Any,
+    batch: int = 1,
+    is_complex: bool = False,
+    single: bool = False,
+) -> Method:
+    """What "auto" takes, with its reason; `single` when float32 arithmetic was asked for by name."""
+    if problem.assume_a == "gen":
+        reason = "the one method for general matrices: the Schur form, then some triangular products"
+        return replace(SchurNewton(), reason=reason)
+    if engine.sync_free():
+        if not isinstance(problem.s, Fraction):
+            return replace(Eigen(), reason=f"exponent {problem.s!r} is not a ratio of small integers")
+        if rule is not None and rule.needs == "spectrum":
+            return replace(Eigen(), reason=f"{type(rule).__name__} changes single eigenvalues")
+        if n <= engine.limits.eigen:
+            return replace(Eigen(), reason=f"n = {n} on the GPU, up to {engine.limits.eigen}: batched Jacobi")
+        return replace(Minimax(), reason="products are what a GPU does fast, and its schedule needs no answer")
+    tuned = limits()
+    diagonal = rule is None or rule.needs != "spectrum"
+    # Eight inverses side by side are the faster ones for about twice as long as a lone one is.
+    if diagonal and problem.s == -1 and n >= tuned.cholesky_from * (2 if batch >= TOGETHER else 1):
+        reason = f"n = {n}, p = 1 on the CPU: the inverse from a Cholesky factorization, 1 product"
+        return replace(Minimax(), reason=reason)
+    size = 5 * n // 2 if is_complex else n  # as measured, single or in batches
+    most = tuned.tridiagonal_batch if batch >= TOGETHER else tuned.tridiagonal_alone
+    serves = 1 < n and size <= most and Tridiagonal().refuses(problem, n) is None
+    if diagonal and not single and serves and runs_here():
+        together = "eight of them side by side" if batch >= TOGETHER else "no eigenvectors needed"
+        reason = f"{batch} of n = {n} on the CPU, up to {most}: {together}, {PRODUCTS} products"
+        return replace(Tridiagonal(), reason=reason)
+    products = "1 product"
+    if diagonal and problem.rtol is None and 1 < n <= REFINED:
+        products = "at most 5 products" if single else "5 products"
+    why = "exact, and certain for every spectrum" if diagonal else f"{type(rule).__name__} changes single eigenvalues"
+    return replace(Eigen(), reason=f"n = {n} on the CPU: {why}; a decomposition and {products}")
+
+
+def names() -> list[str]:
+    """All method names that `solve` takes, "auto" first."""
+    return ["auto", *METHODS]

@@ -1,0 +1,281 @@
+"""One call from argument to `RootResult`: check, scale, regularize, run, certify."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import replace
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from matroot._regularization import PseudoInverse, Regularization, Ridge, as_regularization
+from matroot._result import RootResult
+from matroot._selection import choose
+from matroot.backends import engine_of
+from matroot.backends.arrays import ROUNDED, Origin, dtype_name, is_inexact, take, unit_roundoff
+from matroot.backends.holds import confined
+from matroot.backends.loading import deferred
+from matroot.backends.profile import Limits, limits
+from matroot.methods.base import Method, Problem
+from matroot.methods.tridiagonal import runs_here
+from matroot.pipeline.attempt import solve_chunk
+from matroot.pipeline.call import Job, Output
+from matroot.pipeline.kernel import Fused, solve_fused, whole
+
+Array = Any
+
+#: An rtol from here on asks for speed: float32 input is then computed in float32.
+FAST_RTOL = 1e-3
+#: A regularization that bounds eps32 * kappa / p by this loses 7 of float32's 24 bits at most: no need of float64.
+BOUNDED_FORWARD_ERROR = 2.0**-17
+
+#: An exponent with a larger numerator or denominator is served as a real number: nobody wants a million products.
+LARGEST_INTEGER = 1024
+#: A relative error eps of an eigenvalue is one of eps |s| in its power: beyond this, under two digits of float64 hold.
+LARGEST_EXPONENT = 2.0**46
+
+
+def solve(
+    a: Array,
+    p: int,
+    /,
+    *,
+    inverse: bool = True,
+    method: str | Method = "auto",
+    regularization: Regularization | float | None = None,
+    assume_a: str = "pos",
+    rtol: float | None = None,
+    max_iter: int | None = None,
+    compute_dtype: Any = None,
+) -> RootResult:
+    """Matrix p-th root or inverse p-th root, with everything known about its quality.
+
+    The engine under `inverse_pth_root` and its kin. Numerical trouble is data here: a matrix without a root gets a
+    status and NaN, and leaves the rest of its batch as it is; only wrong arguments raise.
+
+    Parameters
+    ----------
+    a : array (..., n, n)
+        numpy, cupy, torch, jax or another DLPack array; real symmetric or complex Hermitian under
+        ``assume_a="pos"``. Never written to.
+    p : int
+        Degree of the root, positive.
+    inverse : bool
+        A^{-1/p} (the default) or A^{1/p}.
+    method : str or Method
+        ``"auto"``, a name, or a method object such as ``HigherOrder(order=3)``.
+    regularization : float or Regularization, optional
+        A float is ``Ridge(relative=that)``. Also `Ridge`, `Floor`, `Shift`, `PseudoInverse`, `TargetCondition`.
+    assume_a : {"pos", "gen"}
+        Symmetric (Hermitian) positive semidefinite, or general with a principal root.
+    rtol : float, optional
+        Relative accuracy wanted, ``||X - A^s||_2 <= rtol ||A^s||_2`` for the matrix as it is given; None is what the
+        dtype can hold. ``CONVERGED`` says that it is kept; where the arithmetic or the dtype of `a` cannot hold it
+        (float32 and ``rtol=1e-8``), the status is ``ILL_CONDITIONED``. From 1e-3 on, float32 is computed in float32
+        where that can vouch for it: where 4 eps cond / p is below rtol.
+    max_iter : int, optional
+    compute_dtype : dtype or str, optional
+        ``"float32"`` or ``"float64"`` (or their complex kin). None: float64, unless `rtol` or the regularization
+        makes float32 enough, or the input is float32 on a GPU whose float64 is slow. The relative condition number of
+        A -> A^{-1/p} is about kappa / p, so that float32 arithmetic would leave 4 bits of 24 at kappa = 1e6.
+        On a GPU also ``"tf32"`` and ``"bfloat16"``: float32 matrices that are rounded to 11 or 8 bits when they are
+        multiplied, on tensor cores. They ask for ``rtol >= 1e-3``, and are ``ILL_CONDITIONED`` where
+        ``4 u kappa / p`` is above it, u = 2^-11 or 2^-8.
+
+    Returns
+    -------
+    RootResult
+
+    Notes
+    -----
+    What came in float32 or a half precision carries the rounding of that dtype, in whatever precision it is computed.
+    So with u its unit roundoff (6e-8, 5e-4 for float16, 4e-3 for bfloat16; 1e-16 for float64),
+
+    - under "pos", negative eigenvalues within ``2 n u lambda_max`` of 0 count as 0 for positive exponents;
+    - an inverse root is ``ILL_CONDITIONED`` where ``u cond / p`` is above 10^-1.5, so that fewer than two digits hold,
+      and where the smallest eigenvalue is below ``8 u lambda_max``, or below n machine epsilons of the arithmetic (a
+      singular matrix), whatever p. `cond` is that of the regularized matrix, and what a regularization promises of
+      its smallest eigenvalue is believed where it is more than n machine epsilons of the arithmetic.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong: what came and what is wanted are in the message.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import solve
+    >>> A = np.array([[2.0, 1.0], [1.0, 2.0]])
+    >>> result = solve(A, 2)
+    >>> np.allclose(result.x @ result.x @ A, np.eye(2))
+    True
+    >>> print(result.status, result.cond.round(12))
+    0 3.0
+    """
+    return solve_power(
+        a,
+        exponent_of(p, inverse),
+        method=method,
+        regularization=regularization,
+        assume_a=assume_a,
+        rtol=rtol,
+        max_iter=max_iter,
+        compute_dtype=compute_dtype,
+    )
+
+
+@confined
+def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options: Any) -> RootResult:
+    """`solve` for any exponent: X = A^s. Options as there.
+
+    Who `waits` for the GPU anyway gets a second try in float64 for matrices that float32 has failed.
+    """
+    values, origin = take(a)
+    job, fused = planned(values, origin, s, **options)
+    if job.engine.sync_free():
+        on_device = deferred("matroot.pipeline.device")  # with cupy's calls and kernels
+        return on_device.solve_stack(values, replace(job, may_widen=job.may_widen and waits))  # type: ignore[no-any-return]
+    batch, n = values.shape[:-2], values.shape[-1]
+    stack = values.reshape(math.prod(batch), n, n)
+    out = Output(len(stack), n, job)
+    if stack.size and fused is not None:
+        solve_fused(stack, fused, out)
+    elif stack.size:
+        job.engine.run_chunks(lambda part: solve_chunk(stack[part], part, job, out), len(stack), n, job.dtype.itemsize)
+    return out.result(batch, job)
+
+
+def planned(values: Array, origin: Origin, s: Fraction | float, **options: Any) -> tuple[Job, Fused | None]:
+    """Plan a solve, and what the kernel needs if it does all of it; equal calls on the CPU are planned once."""
+    if not isinstance(values, np.ndarray) or origin.library == "dlpack":  # whose origin holds the array itself
+        return plan(values, origin, s, **options), None
+    try:
+        return _planned(values.shape, values.dtype, origin, s, limits(), runs_here(), **options)
+    except TypeError:  # an option that cannot be hashed: it may be a wrong one, which `plan` says
+        return whole(plan(values, origin, s, **options), values.shape[-1])
+
+
+@lru_cache(maxsize=256, typed=True)  # what equals each other may be of different types, and one of them wrong
+def _planned(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    origin: Origin,
+    s: Fraction | float,
+    tuned: Limits,
+    compiled: bool,
+    **options: Any,
+) -> tuple[Job, Fused | None]:
+    values = np.broadcast_to(np.empty((), dtype), shape)  # all that is asked of it is shape and dtype
+    return whole(plan(values, origin, s, **options), shape[-1])
+
+
+def plan(
+    values: Array,
+    origin: Origin,
+    s: Fraction | float,
+    *,
+    method: str | Method = "auto",
+    regularization: Any = None,
+    assume_a: str = "pos",
+    rtol: float | None = None,
+    max_iter: int | None = None,
+    compute_dtype: Any = None,
+) -> Job:
+    """Check the arguments and decide method and precision; touches no number of the array."""
+    shape = tuple(values.shape)
+    if len(shape) < 2 or shape[-1] != shape[-2]:
+        raise ValueError(f"a must be (..., n, n), got {shape}")
+    if values.dtype.kind not in "fciu" or values.dtype.itemsize > (16 if values.dtype.kind == "c" else 8):
+        raise TypeError(f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}")
+    if assume_a not in ("pos", "gen"):
+        raise ValueError(f"assume_a must be 'pos' or 'gen', got {assume_a!r}")
+    if rtol is not None and not (isinstance(rtol, int | float | np.floating) and 0 < rtol < 1):
+        raise ValueError(f"rtol must be None or a number in (0, 1), got {rtol!r}")
+    if max_iter is not None and (
+        isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1
+    ):
+        raise ValueError(f"max_iter must be None or an int >= 1, got {max_iter!r}")
+    rule = as_regularization(regularization)
+    n = shape[-1]
+    if isinstance(rule, PseudoInverse) and rule.rtol is None:
+        name = origin.dtype_name if is_inexact(origin.dtype_name) else "float64"
+        rule = replace(rule, rtol=2 * n * unit_roundoff(name))
+    if rule is not None and assume_a == "gen" and not isinstance(rule, Ridge):
+        raise ValueError(f"{type(rule).__name__} needs real eigenvalues; under assume_a='gen' use Ridge")
+    if not -LARGEST_EXPONENT <= s <= LARGEST_EXPONENT:
+        size = abs(int(s)).bit_length()
+        raise ValueError(f"s must be at most 2^46 in size, got 2^{size} or so: under two digits of such a power hold")
+    if isinstance(s, Fraction) and max(abs(s.numerator), s.denominator) > LARGEST_INTEGER:
+        s = float(s)
+    engine = engine_of(values)
+    rounding = None if compute_dtype is None else dtype_name(compute_dtype)
+    if rounding in ROUNDED:
+        if not engine.sync_free():
+            raise ValueError(f"compute_dtype={rounding!r} is for arrays on a CUDA device; on the CPU use 'float32'")
+        if rtol is None or rtol < FAST_RTOL:
+            raise ValueError(f"compute_dtype={rounding!r} rounds products and needs rtol >= {FAST_RTOL}, got {rtol!r}")
+        engine, compute_dtype = engine.rounded(rounding), "float32"
+    problem = Problem(s=s, rtol=rtol, max_iter=max_iter, assume_a=assume_a)
+    dtype = working_dtype(values.dtype, s, rule, rtol, compute_dtype, engine)
+    single = compute_dtype is not None and dtype.name in ("float32", "complex64")
+    chosen = choose(method, problem, rule, n, engine, math.prod(shape[:-2]), values.dtype.kind == "c", single)
+    may_widen = compute_dtype is None and dtype.name in ("float32", "complex64")
+    return Job(problem, chosen, rule, dtype, origin, engine, may_widen and (rtol is not None or engine.sync_free()))
+
+
+def exponent_of(p: Any, inverse: Any) -> Fraction:
+    """-1/p, or 1/p; an error for a p that is no positive integer, and for an `inverse` that is no bool."""
+    if not isinstance(inverse, bool | np.bool_):
+        raise TypeError(f"inverse must be True or False, got {inverse!r}")
+    return _unit_fraction(-1 if inverse else 1, check_degree(p))
+
+
+@lru_cache(maxsize=256)
+def _unit_fraction(numerator: int, denominator: int) -> Fraction:
+    return Fraction(numerator, denominator)
+
+
+def check_degree(p: Any) -> int:
+    """`p` as an int, or an error: a positive integer is wanted, and a bool is none."""
+    try:
+        if isinstance(p, bool | np.bool_):
+            raise TypeError
+        degree = operator.index(p)
+    except TypeError:
+        raise TypeError(
+            f"p must be a positive int, got {p!r}; for other exponents use fractional_power(a, s)"
+        ) from None
+    if degree < 1:
+        raise ValueError(f"p must be a positive int, got {degree}; inverse_pth_root gives the negative exponent")
+    return degree
+
+
+def working_dtype(
+    given: np.dtype[Any],
+    s: Fraction | float,
+    rule: Regularization | None,
+    rtol: float | None,
+    wanted: Any,
+    engine: Any,
+) -> np.dtype[Any]:
+    """The precision to compute in; see `solve`."""
+    is_complex = given.kind == "c"
+    if wanted is not None:
+        try:
+            name = np.dtype(wanted).name
+        except TypeError:  # another library's dtype
+            name = dtype_name(wanted)
+        if name not in ("float32", "float64", "complex64", "complex128"):
+            raise ValueError(f"compute_dtype must be 'float32' or 'float64', got {wanted!r}")
+        single = name in ("float32", "complex64")
+    else:
+        narrow = given.kind in "fc" and given.itemsize <= (8 if is_complex else 4)
+        floor = rule.floor() if rule is not None else 0.0
+        bounded = floor > 0 and 2.0**-24 * abs(float(s)) / floor <= BOUNDED_FORWARD_ERROR
+        slow = engine.sync_free() and not engine.fast_float64
+        single = narrow and ((rtol is not None and rtol >= FAST_RTOL) or bounded or slow)
+    return np.dtype(("complex64" if single else "complex128") if is_complex else "float32" if single else "float64")

@@ -1,0 +1,112 @@
+"""Matrices of unequal sizes in one call."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from matroot._result import RootResult
+from matroot._solve import solve
+from matroot.backends.arrays import library_of
+from matroot.backends.streams import side_by_side
+
+Array = Any
+
+
+def solve_each(arrays: Sequence[Array], p: int, /, **options: Any) -> list[RootResult]:
+    """`solve` for arrays of any sizes: equal ones are stacked and solved at once, and every array gets its own result.
+
+    Without regard to sizes, a loop over `solve` would solve one matrix after the other. Here all matrices of one size,
+    dtype and device are one batch; on a GPU, batches of cupy arrays and torch tensors run side by side on streams of
+    their own, in order with the caller's.
+
+    Parameters
+    ----------
+    arrays : sequence of arrays (..., n, n)
+        Of one library or several, each with its own n and batch dimensions. Never written to.
+    p : int
+        Degree of the root, positive.
+    **options
+        As of `solve`.
+
+    Returns
+    -------
+    list of RootResult
+        In the order of `arrays`. What is one number for a batch (`n_products`, `method`) is that of the stack.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong: what came and what is wanted are in the message.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import solve_each
+    >>> first, second = solve_each([np.eye(2) * 4, np.eye(3) * 9], 2)
+    >>> print(np.diag(first.x), np.diag(second.x).round(4))
+    [0.5 0.5] [0.3333 0.3333 0.3333]
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, a in enumerate(arrays):
+        groups.setdefault(_kind(a, i), []).append(i)
+    by_device: dict[Any, list[list[int]]] = {}
+    for (library, device, _, _), members in groups.items():
+        by_device.setdefault((library, device), []).append(members)
+    results: dict[int, RootResult] = {}
+    for lists in by_device.values():
+        stacks = [_stacked([arrays[i] for i in members]) for members in lists]
+        pieces = [partial(solve, stack, p, **options) for stack in stacks]
+        for members, result in zip(lists, side_by_side(pieces, stacks[0]), strict=True):
+            batches = [tuple(arrays[i].shape[:-2]) for i in members]
+            results |= zip(members, _split(result, batches), strict=True)
+    return [results[i] for i in range(len(arrays))]
+
+
+def _kind(a: Array, i: int) -> tuple[Any, ...]:
+    """What arrays of one batch have in common: library, device, dtype and n."""
+    library = library_of(a)
+    if library is None:
+        raise TypeError(f"arrays[{i}] must be an array (numpy, cupy, torch, jax or any DLPack array), got {a!r:.40}")
+    shape = tuple(a.shape)
+    if len(shape) < 2 or shape[-1] != shape[-2]:
+        raise ValueError(f"arrays[{i}] must be (..., n, n), got {shape}")
+    return library, str(getattr(a, "device", "")), str(a.dtype), shape[-1]
+
+
+def _stacked(arrays: list[Array]) -> Array:
+    """One stack (B, n, n) in the arrays' own library; a lone array as it is."""
+    if len(arrays) == 1:
+        return arrays[0]
+    xp = _namespace(arrays[0])
+    n = arrays[0].shape[-1]
+    concat = xp.concatenate if hasattr(xp, "concatenate") else xp.concat
+    with arrays[0].device if library_of(arrays[0]) == "cupy" else nullcontext():  # cupy's current one may be another
+        return concat([xp.reshape(a, (math.prod(a.shape[:-2]), n, n)) for a in arrays], axis=0)
+
+
+def _split(result: RootResult, batches: list[tuple[int, ...]]) -> list[RootResult]:
+    """The results of the arrays in a stack, by their batch dimensions."""
+    if len(batches) == 1:
+        return [result]
+    xp = _namespace(result.x)
+    arrays = {f.name: getattr(result, f.name) for f in fields(result)}
+    arrays = {name: value for name, value in arrays.items() if getattr(value, "ndim", 0)}
+    found, start = [], 0
+    for batch in batches:
+        end = start + math.prod(batch)
+        mine = {name: xp.reshape(v[start:end, ...], (*batch, *v.shape[1:])) for name, v in arrays.items()}
+        found.append(replace(result, **mine))
+        start = end
+    return found
+
+
+def _namespace(a: Array) -> Any:
+    return sys.modules["cupy"] if library_of(a) == "cupy" else array_namespace(a)

@@ -1,0 +1,237 @@
+"""From the caller's array to the one computed on, and back, by kind, dtype and device.
+
+A library is looked up in ``sys.modules`` and never imported for the caller: an array of it proves it is there.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+#: Bits of the significand, the hidden one included, of what is narrower than float64; tf32 is what tensor cores round
+#: float32 to.
+_BITS = {"float16": 11, "bfloat16": 8, "tf32": 11, "float32": 24, "complex64": 24}
+
+#: What products of float32 matrices may be rounded to on tensor cores.
+ROUNDED = ("tf32", "bfloat16")
+
+#: Exponents of the smallest normal numbers.
+_LOWEST = {"float16": -14, "bfloat16": -126, "float32": -126, "complex64": -126}
+
+#: The dtype that holds everything a narrower one can, by name, for the dtypes numpy or BLAS cannot compute in.
+_WIDER = {"float16": "float32", "bfloat16": "float32"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an array came from: enough to give a result back in the same kind, dtype and device."""
+
+    library: str
+    dtype: Any
+    device: Any
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype's bare name: "float32", "bfloat16", ..."""
+        return dtype_name(self.dtype)
+
+    def give_back(self, values: Array, *, as_input: bool = True) -> Array:
+        """`values` (numpy or cupy) as an array of the caller's library and, if `as_input`, of its dtype."""
+        return _GIVE[self.library](values, self, as_input)
+
+
+@lru_cache(maxsize=128, typed=True)  # numpy puts the name together anew; dtypes of two libraries are not to be compared
+def dtype_name(dtype: Any) -> str:
+    """Bare name of a dtype of any library."""
+    return str(getattr(dtype, "name", None) or dtype).rsplit(".", 1)[-1]
+
+
+def unit_roundoff(name: str) -> float:
+    """Half the distance from 1 to the next number, by the name of a dtype."""
+    return 2.0 ** -_BITS.get(name, 53)
+
+
+def take(a: Array, name: str = "a") -> tuple[Array, Origin]:
+    """The array to compute on (a read-only view where possible) and its `Origin`.
+
+    CPU arrays come as numpy, CUDA arrays as cupy. Half precisions numpy cannot hold come as float32.
+
+    Raises
+    ------
+    TypeError
+        `a` is not an array of a known library, or is traced by a compiler.
+    """
+    library = library_of(a)
+    if library is None:
+        raise TypeError(
+            f"{name} must be an array (numpy, cupy, torch, jax or any DLPack array), got {type(a).__name__}; "
+            "use numpy.asarray for nested lists"
+        )
+    return _TAKE[library](a)
+
+
+def library_of(a: Array) -> str | None:
+    """Which library: "numpy", "cupy", "torch", "jax", "dlpack" for another array library, None for what is no array."""
+    if isinstance(a, np.ndarray):
+        return "numpy"
+    for module, attribute in (("torch", "Tensor"), ("cupy", "ndarray"), ("jax", "Array")):
+        kind = getattr(sys.modules.get(module), attribute, None)
+        if kind is not None and isinstance(a, kind):
+            return module
+    return "dlpack" if hasattr(a, "__dlpack__") and hasattr(a, "shape") else None
+
+
+def smallest_normal(name: str) -> float:
+    """The smallest number that has all its digits, by the name of a dtype."""
+    return 2.0 ** _LOWEST.get(name, -1022)
+
+
+def _readable(a: np.ndarray) -> np.ndarray:
+    name = dtype_name(a.dtype)
+    if name in _WIDER:
+        return a.astype(_WIDER[name])
+    return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
+
+
+def _take_numpy(a: Any) -> tuple[Array, Origin]:
+    return _readable(np.asarray(a)), Origin("numpy", a.dtype, None)
+
+
+def _take_cupy(a: Any) -> tuple[Array, Origin]:
+    name, origin = dtype_name(a.dtype), Origin("cupy", a.dtype, a.device)
+    if name not in _WIDER:
+        return a, origin
+    with a.device:
+        return a.astype(_WIDER[name]), origin
+
+
+def _take_torch(a: Any) -> tuple[Array, Origin]:
+    torch = sys.modules["torch"]
+    if a.requires_grad and torch.is_grad_enabled():
+        raise ValueError("matroot does not differentiate: pass a.detach(), or work under torch.no_grad()")
+    if a.layout != torch.strided:
+        raise TypeError(f"a must be a dense tensor, got layout {a.layout}; use a.to_dense()")
+    origin = Origin("torch", a.dtype, a.device)
+    wide = a.detach()
+    if a.dtype in (torch.float16, torch.bfloat16):
+        wide = wide.to(torch.float32)
+    wide = wide.resolve_conj().resolve_neg()
+    if a.device.type == "cpu":
+        return wide.numpy(), origin
+    if a.device.type == "cuda":
+        return _cupy_from(wide), origin
+    raise TypeError(f"a is on the {a.device.type} device; matroot computes on cpu and cuda: use a.cpu()")
+
+
+def _take_jax(a: Any) -> tuple[Array, Origin]:
+    jax = sys.modules["jax"]
+    if isinstance(a, jax.core.Tracer):
+        raise TypeError(
+            "a is traced by jax (jit, grad or vmap): matroot needs concrete values; use jax.pure_callback, "
+            "or matroot_optim.optax under jit"
+        )
+    (device, *others) = a.devices()
+    if others:
+        raise TypeError(f"a is sharded over {len(others) + 1} devices; gather it on one first")
+    origin = Origin("jax", a.dtype, device)
+    if device.platform == "cpu":
+        return _readable(np.asarray(a)), origin
+    name = dtype_name(a.dtype)
+    return _cupy_from(a.astype(_WIDER[name]) if name in _WIDER else a), origin
+
+
+def _take_dlpack(a: Any) -> tuple[Array, Origin]:
+    device, _ = a.__dlpack_device__()
+    origin = Origin("dlpack", a.dtype, a)
+    if int(device) == 1:  # kDLCPU
+        return _readable(np.from_dlpack(a)), origin
+    return _cupy_from(a), origin
+
+
+def _cupy_from(a: Any) -> Any:
+    try:
+        import cupy
+    except ImportError as missing:
+        raise RuntimeError(
+            "a is on a CUDA device, and computing there needs cupy: pip install 'matroot[cuda13]' (or cuda12), "
+            "or move it to the cpu"
+        ) from missing
+    return cupy.from_dlpack(a)
+
+
+def _typed(values: Array, origin: Origin, as_input: bool) -> Array:
+    """Cast to the caller's dtype and byte order where numpy (or cupy) can; integers stay the float they became."""
+    if not as_input or origin.dtype == values.dtype or not is_inexact(origin.dtype_name):
+        return values
+    with np.errstate(over="ignore"):
+        return values.astype(origin.dtype)
+
+
+def _give_numpy(values: Array, origin: Origin, as_input: bool) -> Array:
+    return _typed(values, origin, as_input)
+
+
+def _give_torch(values: Array, origin: Origin, as_input: bool) -> Array:
+    torch = sys.modules["torch"]
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else torch.from_dlpack(values)
+    return tensor.to(origin.dtype) if as_input and is_inexact(origin.dtype_name) else tensor
+
+
+def _give_jax(values: Array, origin: Origin, as_input: bool) -> Array:
+    jax = sys.modules["jax"]
+    if not isinstance(values, np.ndarray):
+        array = jax.dlpack.from_dlpack(values)
+        return array.astype(origin.dtype) if as_input and is_inexact(origin.dtype_name) else array
+    # Without x64, jax has no float64: the caller's own float32 is cast here, not silently by jax.
+    typed = _typed(values, origin, as_input)
+    if not jax.config.jax_enable_x64 and typed.dtype in (np.float64, np.complex128):
+        with np.errstate(over="ignore"):
+            typed = typed.astype(np.float32 if typed.dtype == np.float64 else np.complex64)
+    return jax.device_put(typed, origin.device)
+
+
+def _give_dlpack(values: Array, origin: Origin, as_input: bool) -> Array:
+    like = origin.device
+    xp = like.__array_namespace__()
+    device = getattr(like, "device", None)
+    dtype = like.dtype if as_input and is_inexact(origin.dtype_name) else getattr(xp, values.dtype.name)
+    return xp.asarray(values, dtype=dtype, device=device)
+
+
+def is_inexact(name: str) -> bool:
+    """Whether a dtype name is that of a real or complex float."""
+    return name.startswith(("float", "bfloat", "complex"))
+
+
+_TAKE = {
+    "numpy": _take_numpy,
+    "cupy": _take_cupy,
+    "torch": _take_torch,
+    "jax": _take_jax,
+    "dlpack": _take_dlpack,
+}
+_GIVE = {
+    "numpy": _give_numpy,
+    "cupy": _give_numpy,
+    "torch": _give_torch,
+    "jax": _give_jax,
+    "dlpack": _give_dlpack,
+}
+
+
+def round_to(values: Array, name: str) -> Array:
+    """float32 `values` rounded to a half precision, still as float32; other precisions are left alone."""
+    if name == "float16":
+        with np.errstate(over="ignore"):
+            return values.astype(name).astype("float32")
+    if name == "bfloat16":  # drop 16 bits, to nearest, ties to even; adding overflows into the exponent rightly
+        bits = values.view("uint32")
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        return rounded.astype("uint32").view("float32")
+    return values

@@ -1,0 +1,1 @@
+"""The CPU: BLAS and LAPACK, threads, compiled kernels."""

@@ -1,0 +1,56 @@
+"""LAPACK's divide and conquer in single precision, called so that other threads run meanwhile.
+
+numpy computes eigenvectors in double precision alone, and scipy's wrappers of syevd and heevd hold Python's global
+lock: a thread pool over a batch would gain nothing. Here the same routines are called through the pointers that scipy
+publishes for Cython (`scipy.linalg.cython_lapack`), in place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from matroot.backends.loading import deferred
+
+NDArray = np.ndarray
+
+
+def eigh_single(A: NDArray) -> tuple[NDArray, NDArray]:
+    """Eigenvalues ascending (B, n) and eigenvectors (B, n, n) of float32 or complex64 A, in whose memory they lie.
+
+    NaN where LAPACK fails.
+    """
+    A = np.ascontiguousarray(A)
+    B, n, _ = A.shape
+    is_complex = A.dtype.kind == "c"
+    w = np.empty((B, n), np.float32)
+    real_work = np.empty(1 + 6 * n + 2 * n * n, np.float32)
+    complex_work = np.empty(2 * n + n * n if is_complex else 0, np.complex64)
+    work = (complex_work, real_work) if is_complex else (real_work,)
+    work = (*work, np.empty(3 + 5 * n, np.int32))
+    sizes = np.array([n, 0, *(array.size for array in work)], np.int32)  # n, info, and the lengths of the work arrays
+    at = [sizes[i:].ctypes.data for i in range(len(sizes))]
+    lengths = [argument for array, size in zip(work, at[2:], strict=True) for argument in (array.ctypes.data, size)]
+    driver = routine("cheevd" if is_complex else "ssyevd")
+    for a, values in zip(A, w, strict=True):
+        # LAPACK reads a C-ordered matrix as its conjugate, and leaves the eigenvectors of that in its rows.
+        driver(b"V", b"L", at[0], a.ctypes.data, at[0], values.ctypes.data, *lengths, at[1])
+        if sizes[1] != 0:
+            a[...], values[...] = np.nan, np.nan
+    return w, (A.conj() if is_complex else A).swapaxes(-1, -2)
+
+
+@cache
+def routine(name: str) -> Callable[..., None]:
+    """A routine of the LAPACK that scipy brings; ctypes lets go of the global lock while it runs."""
+    capsule: Any = deferred("scipy.linalg.cython_lapack").__pyx_capi__[name]
+    name_of, pointer_of = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
+    name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    count = {"ssyevd": 11, "cheevd": 13}[name]
+    arguments = [ctypes.c_char_p] * 2 + [ctypes.c_void_p] * (count - 2)
+    return ctypes.CFUNCTYPE(None, *arguments)(pointer_of(capsule, name_of(capsule)))

@@ -1,0 +1,1 @@
+"""CUDA devices; imported with the first GPU array."""

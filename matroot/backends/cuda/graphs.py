@@ -1,0 +1,73 @@
+"""A fixed sequence of launches as one CUDA graph, captured at the first call of its kind and replayed at the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Any, NamedTuple
+
+Array = Any
+
+#: Graphs that are kept, each with its five stacks. When they are full nothing is captured any more, and nothing is
+#: dropped: shapes that take turns would be captured at every call.
+KEPT = 32
+#: Share of the free memory that a new graph may keep.
+SHARE = 1 / 16
+
+
+class Captured(NamedTuple):
+    """A graph, the arrays that it works in, and those of them that are its results."""
+
+    graph: Any
+    stacks: tuple[Array, ...]
+    results: tuple[Array, ...]
+
+
+_known: dict[Any, Captured] = {}
+_lock = Lock()
+
+
+def replay(engine: Any, key: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> tuple[Array, ...] | None:
+    """What ``work(engine, *given, T, P, X)`` returns, as copies, or None where there is no room for one more graph.
+
+    See `matroot.backends.cuda.gpu.GPU.replayed`.
+
+    A graph belongs to a stream, so that two streams never share its arrays; threads take turns.
+    """
+    xp = engine.xp
+    stream = xp.cuda.get_current_stream()
+    key = (engine, stream.ptr, key, given[0].shape, given[0].dtype.name)
+    with _lock:
+        found = _known.get(key)
+        if found is None:
+            if len(_known) >= KEPT or 5 * given[0].nbytes > SHARE * engine.free_bytes():
+                return None
+            found = _known[key] = capture(engine, work, given)
+        for stack, values in zip(found.stacks, given, strict=False):
+            xp.copyto(stack, values)
+        found.graph.launch(stream)
+        return tuple(result.copy() for result in found.results)
+
+
+def capture(engine: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> Captured:
+    """The graph of `work`, on arrays of its own."""
+    xp, recorder = engine.xp, engine.recorder
+    recorder.limits, stream = engine.limits, xp.cuda.get_current_stream()
+    stacks = (*(g.copy() for g in given), *(xp.empty_like(given[0]) for _ in range(3)))
+    recorder.recording.use(stream, stream)
+    work(recorder, *stacks)  # loads every kernel: that may not be captured
+    side = xp.cuda.Stream(non_blocking=True)
+    with side:
+        side.begin_capture()
+        try:
+            recorder.recording.use(side, stream)
+            results = work(recorder, *stacks)
+        finally:
+            graph = side.end_capture()
+    return Captured(graph, stacks, tuple(results))
+
+
+def forget() -> None:
+    """Let go of every graph and its memory."""
+    with _lock:
+        _known.clear()

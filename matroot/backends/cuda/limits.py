@@ -1,0 +1,104 @@
+"""The tuned numbers of a card, measured by ``matroot tune`` on the machine that has it, and kept beside the profile."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from matroot._atomic import replacing
+from matroot.backends import profile
+
+
+@dataclass(frozen=True)
+class GPULimits:
+    """What the GPU path takes where.
+
+    The defaults take nothing that has not run on a card: `matroot tune` compares every shortcut with the long way on
+    yours, result and time, and turns on those that are right and faster there.
+    """
+
+    #: largest n that small.cu solves, one block a matrix
+    fused: int = 0
+    #: largest n for which "auto" takes `Eigen`, by batched Jacobi
+    eigen: int = 0
+    #: up to this n `Eigen` gives a whole stack to batched Jacobi (syevjBatched); above it, one matrix at a time to
+    #: divide and conquer
+    jacobi: int = 32
+    #: above that and up to this n a stack of several goes to cuSOLVER's XsyevBatched, which needs CUDA 12.6
+    batched: int = 0
+    #: whether stack.cu does the work between products
+    kernels: int = 0
+    #: largest stack, in bytes, whose schedule is captured as a CUDA graph and replayed
+    graphs: int = 0
+    #: smallest n whose products are computed by halves, where float32 input is computed in float64; 0: none
+    halves: int = 0
+
+
+def card(cupy: Any, device: int) -> str:
+    """What limits are good for: another card, cupy or matroot has to be measured anew."""
+    found = cupy.cuda.runtime.getDeviceProperties(device)
+    return f"{found['name'].decode()}, sm_{found['major']}{found['minor']}, cupy {cupy.__version__}"
+
+
+def described(cupy: Any, device: int) -> str:
+    """One line about a card: its name, its rates, and what is taken where."""
+    name = card(cupy, device)
+    ratio = cupy.cuda.Device(device).attributes.get("SingleToDoublePrecisionPerfRatio", 1)
+    numbers = ", ".join(f"{key} {value}" for key, value in asdict(limits(name)).items())
+    return f"{name}, float32 {ratio} times as fast as float64 ({numbers})"
+
+
+def path() -> Path:
+    """Where the limits of this user's cards are kept."""
+    where = profile.path()
+    return where.with_name(f"{where.stem}-gpu.json")
+
+
+def save(name: str, limits: GPULimits, where: Path) -> None:
+    """Write the limits of one card, and keep those of the others."""
+    known = _cards(where) if where.exists() else {}
+    known[name] = asdict(limits)
+    where.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(where) as stream:
+        stream.write((json.dumps({"format": profile.FORMAT, "cards": known}, indent=2) + "\n").encode())
+
+
+def read(name: str, where: Path) -> GPULimits:
+    """The limits of a card; the built-in ones where it has none.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged.
+    """
+    numbers = _cards(where).get(name)
+    if numbers is None:
+        return GPULimits()
+    try:
+        limits = GPULimits(**{field.name: numbers[field.name] for field in fields(GPULimits)})
+    except (KeyError, TypeError):
+        raise ValueError(f"the profile {where} is damaged") from None
+    if not all(type(v) is int and v >= 0 for v in asdict(limits).values()):
+        raise ValueError(f"the profile {where} is damaged")
+    return limits
+
+
+def _cards(where: Path) -> dict[str, Any]:
+    cards = profile.contents(where).get("cards")
+    if not isinstance(cards, dict):
+        raise ValueError(f"the profile {where} is damaged")
+    return cards
+
+
+@cache
+def limits(name: str) -> GPULimits:
+    """The limits in force for a card; a bad file is warned of, once."""
+    try:
+        return read(name, path()) if profile.present(path) else GPULimits()
+    except (ValueError, OSError) as error:
+        warnings.warn(f"{error}; using the built-in one: run `matroot tune`", UserWarning, stacklevel=2)
+        return GPULimits()

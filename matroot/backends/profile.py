@@ -1,0 +1,130 @@
+"""The tuned numbers behind "auto": those measured by us, or on the user's machine by ``matroot tune``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matroot._atomic import replacing
+from matroot.backends.cpu.cpu import usable_cores
+from matroot.backends.loading import deferred
+
+#: Written into a profile; one of another number is not read.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where one method overtakes another on the CPU.
+
+    The defaults were measured on an AMD EPYC of family 26 (Zen 5, AVX-512), 2 cores, by ``matroot tune``.
+    """
+
+    #: largest n at which `Tridiagonal` beats `Eigen` on one matrix
+    tridiagonal_alone: int = 128
+    #: the same in a batch of eight and more, which fills its lanes
+    tridiagonal_batch: int = 512
+    #: smallest n at which a Cholesky factorization gives the inverse (p = 1) faster than either
+    cholesky_from: int = 192
+
+
+def path() -> Path:
+    """Where the profile of this user is kept; ``MATROOT_PROFILE`` names another file.
+
+    Raises
+    ------
+    FileNotFoundError
+        The user has no home.
+    """
+    if os.environ.get("MATROOT_PROFILE"):
+        return Path(os.environ["MATROOT_PROFILE"])
+    try:
+        if sys.platform == "win32":
+            base = Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
+        else:
+            base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    except RuntimeError as error:
+        raise FileNotFoundError(f"no place for a profile ({error}): let MATROOT_PROFILE name a file") from None
+    return base / "matroot" / "profile.json"
+
+
+def present(where: Callable[[], Path] | None = None) -> bool:
+    """Return whether the user has a profile; not where there is no home, or one that may not be looked into."""
+    try:
+        return (where or path)().exists()
+    except OSError:
+        return False
+
+
+def machine() -> dict[str, Any]:
+    """What a profile is only good for: another count of cores or another library makes it stale."""
+    return {"cores": usable_cores(), "numpy": np.__version__, "scipy": deferred("scipy").__version__}
+
+
+def save(tuned: Limits, where: Path) -> None:
+    """Write a profile; the old one stays until the new one is whole."""
+    where.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"format": FORMAT, "machine": machine(), "limits": asdict(tuned)}, indent=2)
+    with replacing(where) as stream:
+        stream.write(f"{text}\n".encode())
+    limits.cache_clear()
+
+
+def contents(where: Path) -> dict[str, Any]:
+    """Read the JSON of a profile.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or of another format.
+    """
+    if where.exists() and not where.is_file():  # reading a pipe would wait for a writer
+        raise ValueError(f"the profile {where} is no file")
+    try:
+        data = json.loads(where.read_text(encoding="utf-8"))
+        if data["format"] == FORMAT:
+            return dict(data)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise ValueError(f"the profile {where} is damaged")
+
+
+def read(where: Path) -> Limits:
+    """The limits of a profile.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or stale; the message says how.
+    """
+    data = contents(where)
+    try:
+        limits = Limits(**{field.name: data["limits"][field.name] for field in fields(Limits)})
+        if not all(type(v) is int and v >= 0 for v in asdict(limits).values()):
+            raise ValueError
+        found = dict(data["machine"])
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"the profile {where} is damaged") from None
+    if found != machine():
+        changed = ", ".join(f"{k} {found.get(k)} then, {v} now" for k, v in machine().items() if found.get(k) != v)
+        raise ValueError(f"the profile {where} is stale ({changed})")
+    return limits
+
+
+@cache
+def limits() -> Limits:
+    """The user's profile if there is a good one, else the defaults; a bad one is warned of, once."""
+    try:
+        return read(path()) if present() else Limits()
+    except (ValueError, OSError) as error:
+        warnings.warn(f"{error}; using the built-in one: run `matroot tune`", UserWarning, stacklevel=2)
+        return Limits()

@@ -1,0 +1,90 @@
+"""Show what matroot found on this machine: versions, engines, BLAS, threads, GPU."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+
+PACKAGES = ("numpy", "scipy", "numba", "array_api_compat", "threadpoolctl", "cupy", "torch", "jax", "optax")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """``matroot info`` takes none."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the facts, a line each."""
+    for name, text in facts().items():
+        print(f"{name + ':':<18} {text}")
+    return 0
+
+
+def facts() -> dict[str, str]:
+    """Everything ``matroot info`` prints."""
+    from matroot.backends.cpu.cpu import usable_cores
+
+    rows = {
+        "matroot": installed("matroot"),
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "processor": f"{_processor()}, {os.cpu_count()} logical, {usable_cores()} for matroot",
+    }
+    rows |= {name: installed(name) for name in PACKAGES}
+    rows |= _blas()
+    rows["engine cpu"] = "LAPACK and BLAS through numpy and scipy, small matrices by numba"
+    rows["engine gpu"] = _gpu()
+    rows["auto"] = _profile()
+    return rows
+
+
+def _profile() -> str:
+    """The tuned numbers in force, and where they come from."""
+    from matroot.backends import profile
+
+    numbers = ", ".join(f"{name} {value}" for name, value in asdict(profile.limits()).items())
+    return f"{numbers} ({profile.path() if profile.present() else 'built in'})"
+
+
+def installed(package: str) -> str:
+    """Version of an importable package; distributions may have other names (cupy-cuda13x)."""
+    for name in [package, *packages_distributions().get(package, [])]:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+def _processor() -> str:
+    """The processor's name where Linux tells it."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _blas() -> dict[str, str]:
+    """Every BLAS and OpenMP runtime in the process after numpy and scipy.linalg are in."""
+    import scipy.linalg  # noqa: F401  (SciPy brings a BLAS of its own)
+    from threadpoolctl import threadpool_info
+
+    rows = {}
+    for i, pool in enumerate(threadpool_info()):
+        what = " ".join(str(pool[k]) for k in ("internal_api", "version", "architecture") if pool.get(k))
+        rows[f"{pool['user_api']} {i}"] = f"{what}, {pool['num_threads']} threads"
+    return rows
+
+
+def _gpu() -> str:
+    try:
+        import cupy
+    except ImportError:
+        return "none: cupy is not installed (extras cuda12, cuda13)"
+    if not cupy.is_available():
+        return "none: cupy sees no CUDA device"
+    from matroot.backends.cuda.limits import described
+
+    return "; ".join(described(cupy, i) for i in range(cupy.cuda.runtime.getDeviceCount()))

@@ -1,0 +1,69 @@
+"""The command ``matroot``: roots of matrices in files, a comparison of methods, and a demonstration.
+
+Exit status: 0 done, 1 the work failed (and no output file was written), 2 the command line was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import matroot
+from matroot.cli.root import in_options
+
+#: Command, one line of help, and the module whose ``arguments(parser)`` and ``run(options) -> int`` are it.
+COMMANDS = {
+    "root": ("the root of the matrices of a file", "matroot.cli.root"),
+    "compare": ("every method that applies to a matrix, side by side", "matroot.cli.compare"),
+    "info": ("versions, engines, BLAS, threads and GPU", "matroot.cli.info"),
+    "tune": ('measure which method is fastest where, for "auto"', "matroot.cli.tune"),
+    "demo": ("real data: a network's statistics, pixels, rating transitions", "matroot.cli.demo"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process when None.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    options.rest = rest
+    if rest and not options.passes_on:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return int(options.run(options))
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        sys.stdout = open(os.devnull, "w")
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"matroot: error: {in_options(str(error))}", file=sys.stderr)
+    except MemoryError as error:
+        print(f"matroot: error: not enough memory: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("matroot: interrupted", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="matroot", description="Roots of matrices, and how good each of them is.")
+    parser.add_argument("--version", action="version", version=f"matroot {matroot.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (summary, module_name) in COMMANDS.items():
+        module = import_module(module_name)
+        passes_on = name == "demo"  # its arguments are its own, --help too
+        command = commands.add_parser(name, help=summary, description=module.__doc__, add_help=not passes_on)
+        module.arguments(command)
+        command.set_defaults(run=module.run, passes_on=passes_on)
+    return parser

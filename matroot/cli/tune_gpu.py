@@ -1,0 +1,142 @@
+"""Measure on this machine's cards which shortcuts of the GPU path are right there, and faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matroot import gallery
+from matroot._bars import forward_error_bound
+from matroot._solve import solve
+from matroot.backends.cuda import limits as gpu_limits
+from matroot.backends.cuda.gpu import GPU, gpu
+from matroot.backends.cuda.limits import GPULimits
+from matroot.cli.tune_cpu import last_win
+
+Array = Any
+Say = Callable[[str], None]
+
+KAPPA, P = 1e3, 4
+#: Sizes and batches of every question, in the order in which they are asked.
+SMALL, MANY = (4, 8, 16, 32, 48, 64), 4096
+JACOBI = (16, 24, 32, 48, 64, 96, 128)
+BATCHED = (48, 64, 96, 128, 256, 512)
+SHAPES = ((1024, 32), (256, 128), (64, 512))
+HALVES, NUMBERS = (2048, 1024, 512, 256), 1 << 26
+BYTES = tuple(1 << k for k in range(16, 29, 2))
+ROUNDS = 7
+
+
+def tune(say: Say, where: Path | None = None) -> None:
+    """Measure every card, and keep what was found; without a card, nothing happens."""
+    try:
+        import cupy
+    except ImportError:
+        return
+    where = where or gpu_limits.path()
+    for device in range(cupy.cuda.runtime.getDeviceCount() if cupy.is_available() else 0):
+        name = gpu_limits.card(cupy, device)
+        say(f"{name}:")
+        with cupy.cuda.Device(device):
+            found = measure(gpu(device), say)
+        gpu_limits.save(name, found, where)
+        say(f"{where}: {', '.join(f'{key} {value}' for key, value in asdict(found).items())}")
+    gpu.cache_clear()
+    gpu_limits.limits.cache_clear()
+
+
+def measure(engine: GPU, say: Say) -> GPULimits:
+    """The limits of one card; its own stay as they were."""
+    before, best = engine.limits, GPULimits()
+    try:
+        ask = partial(race, engine, say)
+        won = [ask(f"{B} of n = {n}: stack.cu", B, n, replace(best, kernels=1), best) < 1 for B, n in SHAPES]
+        best = replace(best, kernels=int(all(won)))
+        best = replace(best, graphs=last_win(_graphs(ask, best), 0))
+        tries = ((n, ask(f"n = {n}: small.cu", MANY, n, replace(best, fused=n), best)) for n in SMALL)
+        best = replace(best, fused=last_win(tries, 0))
+        one_by_one = replace(best, jacobi=0)
+        ask_eigen = partial(ask, method="eigen")
+        tries = ((n, ask_eigen(f"n = {n}: Jacobi", 64, n, replace(best, jacobi=n), one_by_one)) for n in JACOBI)
+        best = replace(best, jacobi=last_win(tries, 0))
+        large = [n for n in BATCHED if n > best.jacobi]
+        tries = ((n, ask_eigen(f"n = {n}: XsyevBatched", 64, n, replace(best, batched=n), best)) for n in large)
+        best = replace(best, batched=last_win(tries, 0))
+        tries = ((n, ask(f"n = {n}: eigen", MANY, n, best, best, method="eigen")) for n in SMALL if n <= best.jacobi)
+        best = replace(best, eigen=last_win(tries, 0))
+        ask = partial(ask, dtype="float32")
+        tries = ((n, ask(f"n = {n}: halves", NUMBERS // n**2, n, replace(best, halves=n), best)) for n in HALVES)
+        return replace(best, halves=last_win(tries, 0))
+    finally:
+        engine.limits = before
+
+
+def _graphs(ask: Callable[..., float], best: GPULimits) -> Iterator[tuple[int, float]]:
+    for size in BYTES:
+        n = 64 if size < 1 << 22 else 256
+        B = max(1, size // (8 * n * n))
+        yield 8 * n * n * B, ask(f"{size >> 10} KiB: a graph", B, n, replace(best, graphs=8 * n * n * B), best)
+
+
+def race(
+    engine: GPU,
+    say: Say,
+    what: str,
+    B: int,
+    n: int,
+    one: GPULimits,
+    other: GPULimits,
+    method: str = "minimax",
+    dtype: str = "float64",
+) -> float:
+    """Time with the limits `one` over that with `other`; infinite where it fails or gives another root.
+
+    `method` is what runs with `one`; with `other` it is "minimax", or the same where the limits differ. The arithmetic
+    is float64, whatever the `dtype` that goes in and out.
+    """
+    xp = engine.xp
+    A, _ = gallery.spd(n, KAPPA, rng=0)
+    stack = xp.asarray(np.broadcast_to(A, (B, n, n)).astype(dtype))
+    rival = "minimax" if one == other else method
+    try:
+        X = at(engine, one, method, stack).x
+    except Exception as error:  # whatever a card has against it: then it goes the long way
+        say(f"{what} fails: {type(error).__name__}: {error}")
+        return float("inf")
+    Y = at(engine, other, rival, stack).x
+    distance = xp.sqrt(((X - Y) ** 2).sum((-1, -2)).max() / (Y**2).sum((-1, -2)).min())
+    rounding = 20 * n * 2.0**-53 + 2 * float(np.finfo(dtype).eps)
+    bound = 20 * float(forward_error_bound(np.array(KAPPA), -1 / P, 2.0**-53)) + rounding
+    if not float(distance) <= bound:
+        say(f"{what} is off by {float(distance):.1e}")
+        return float("inf")
+    seconds: list[list[float]] = [[], []]
+    for round_ in range(ROUNDS + 1):
+        for mine, limits, name in zip(seconds, (one, other), (method, rival), strict=True):
+            taken = milliseconds(xp, partial(at, engine, limits, name, stack))
+            if round_:  # the first warms up
+                mine.append(taken)
+    ratio = float(np.median(seconds[0]) / np.median(seconds[1]))
+    say(f"{what} takes {ratio:.2f} of the time")
+    return ratio
+
+
+def at(engine: GPU, limits: GPULimits, method: str, stack: Array) -> Any:
+    """A solve with these limits."""
+    engine.limits = limits
+    return solve(stack, P, method=method, compute_dtype="float64")
+
+
+def milliseconds(xp: Any, work: Callable[[], Any]) -> float:
+    """Of the card's time, by CUDA events on the current stream."""
+    start, end = xp.cuda.Event(), xp.cuda.Event()
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return float(xp.cuda.get_elapsed_time(start, end))

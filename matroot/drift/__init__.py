@@ -1,0 +1,1 @@
+"""Roots of a matrix that changes."""

@@ -1,0 +1,74 @@
+"""What a `RootTracker` reports as its method, and the full solve that gives it a basis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from matroot.drift.first_order import Basis, full
+from matroot.methods.base import Array, Method, Problem, Raw
+from matroot.methods.eigen import Eigen
+
+#: How a root came about.
+WAYS = FIRST_ORDER, REFINED, FULL, FAILED = "first order", "refined", "full", "failed"
+#: Products issued; the first two of a refined root are those that found first order wanting.
+PRODUCTS = {FIRST_ORDER: 4, REFINED: 13}
+
+
+@dataclass(frozen=True, repr=False)
+class Warm(Method):
+    """What a `RootTracker` did in one update: how many matrices went which way.
+
+    Parameters
+    ----------
+    first_order, refined, full, failed : int
+        Matrices whose root was taken to first order in the basis at hand, in that basis after refining it, and by
+        a full solve; and those that have none.
+    """
+
+    first_order: int = 0
+    refined: int = 0
+    full: int = 0
+    failed: int = 0
+
+    name: ClassVar[str] = "warm"
+
+
+@dataclass(frozen=True, repr=False)
+class KeptEigen(Eigen):
+    """`Eigen`, leaving the basis of every matrix in `found`."""
+
+    found: list[Basis] = field(default_factory=list, compare=False)
+
+    def run(self, A: Array, problem: Problem, engine: Any) -> Raw:
+        keeper = _Keeper(engine)
+        raw = super().run(A.copy(), problem, keeper)
+        w, Q = keeper.found
+        scale = np.ones(len(A)) if problem.scale is None else problem.scale
+        ridge = np.zeros(len(A)) if raw.ridge is None else raw.ridge
+        with np.errstate(all="ignore"):  # of what has no root, nothing is kept in the end
+            s = problem.rational
+            self.found[:] = [
+                full(A[i].copy(), Q[i].copy(), w[i], float(ridge[i]), raw.x[i].copy(), s, float(scale[i]))
+                for i in range(len(A))
+            ]
+        return raw
+
+
+class _Keeper:
+    """An engine that remembers the last eigendecomposition."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def eigh(self, A: Array) -> tuple[Array, Array]:
+        # numpy's LAPACK where it has the precision, since the products around it are numpy's: where scipy brings a
+        # BLAS of its own, the idle threads of the one spin and take the cores from the other.
+        wide = A.dtype.itemsize == (16 if A.dtype.kind == "c" else 8)
+        w, Q = self.found = np.linalg.eigh(A) if wide else self._engine.eigh(A)
+        return w, Q

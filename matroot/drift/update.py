@@ -1,0 +1,160 @@
+"""One update of a `RootTracker`: every matrix to first order while that is good enough, in full when it is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from matroot._regularization import Regularization, Ridge
+from matroot._result import USABLE, Status
+from matroot.backends.arrays import round_to
+from matroot.backends.linalg import hermitian_part
+from matroot.drift.basis import FAILED, FIRST_ORDER, FULL, PRODUCTS, REFINED, WAYS, KeptEigen
+from matroot.drift.first_order import Basis, Moved, full_error, moved, refined, root, seen
+from matroot.methods import conditioning
+from matroot.methods.base import Array
+from matroot.methods.hermitian import asymmetry
+from matroot.pipeline.attempt import attempt
+from matroot.pipeline.call import Job, Output
+from matroot.pipeline.reference import factor
+from matroot.pipeline.scaling import refuse_asymmetric
+from matroot.pipeline.status import certified, judge, within_range
+
+#: A refinement is tried up to this eta; it leaves about 0.7 eta^2.
+REFINABLE = 0.25
+#: A matrix that has moved too far k times in a row is solved in full 2^(k-1) - 1 times, and at most this often,
+#: before first order is tried again.
+LONGEST_WAIT = 31
+
+
+class Update:
+    """The arrays of one update over the flat batch; chunks write their own parts.
+
+    Attributes
+    ----------
+    bases : list of Basis or None
+        What is kept of every matrix; replaced where it changes.
+    error : array (B,)
+        Bound of the relative error of each root.
+    way : array (B,) of str
+    out : Output
+    """
+
+    def __init__(self, stack: Array, job: Job, bases: list[Basis | None], rtol: float, refining: bool) -> None:
+        B, n, _ = stack.shape
+        self.stack, self.job, self.rtol, self.refining = stack, job, rtol, refining
+        self.s = job.problem.rational
+        self.before, self.bases = bases, list(bases)
+        self.out = Output(B, n, job)
+        self.error = np.full(B, np.inf)
+        self.way = np.full(B, FAILED, dtype=f"U{max(map(len, WAYS))}")
+
+    def solve(self, part: slice) -> None:
+        """Solve some matrices: warm, then in full those that the bound refuses, then with more ridge."""
+        with np.errstate(all="ignore"):  # a jump may leave the range of the basis
+            rows = np.array([i for i in range(part.start, part.stop) if not self._warm(i)], dtype=np.intp)
+        rule = self.job.rule
+        rows = self._full(rows, rule)
+        if isinstance(rule, Ridge):
+            for _ in range(rule.retries):
+                rule = rule.raised()
+                rows = self._full(rows, rule)
+
+    def _warm(self, i: int) -> bool:
+        """Take the root from the kept basis, if that is to be had within rtol."""
+        basis = self.bases[i]
+        if basis is None or basis.wait:
+            return False
+        a, job = self.stack[i], self.job
+        gap = asymmetry(a)
+        if gap:
+            refuse_asymmetric(gap / float(abs(a).max()), a.dtype.kind == "c", job.origin)
+            a = hermitian_part(a.astype(np.result_type(a.dtype, job.dtype)))
+        A = in_units_of(basis.scale, a, job.dtype)
+        basis, at, way = self._seen(basis, A)
+        if not at.error <= self.rtol:
+            return False
+        X = self.out.x[i]
+        error = at.error + root(basis, at, self.s, basis.scale ** float(self.s), X, job.engine)
+        if (rounded := round_to(X, job.origin.dtype_name)) is not X:
+            X[...] = rounded
+        if not (error <= self.rtol and self._certified(i, basis, at, A, X)):
+            return False
+        self.bases[i] = replace(basis, misses=0)
+        self._note(i, way, error)
+        self.out.n_products = max(self.out.n_products, PRODUCTS[way])
+        return True
+
+    def _seen(self, basis: Basis, A: Array) -> tuple[Basis, Moved, str]:
+        """Where A has got to, in the basis at hand or in a refined one."""
+        rule, s, engine = self.job.rule, self.s, self.job.engine
+        at = moved(basis, A, rule, s, self.rtol, engine)
+        if at.error <= self.rtol or not (self.refining and at.eta <= REFINABLE):
+            return basis, at, FIRST_ORDER
+        new = refined(basis, A.copy(), at, s, engine)
+        if new is None or new.E is None:
+            return basis, at, FIRST_ORDER
+        return new, seen(new, new.E.copy(), new.w, rule, s, self.rtol, engine), REFINED
+
+    def _certified(self, i: int, basis: Basis, at: Moved, A: Array, X: Array) -> bool:
+        """Whether the residual of the returned root agrees; then it is written down, with what is known beside it."""
+        job, n = self.job, len(A)
+        wide = np.result_type(A.dtype, np.float64)
+        A = A.astype(wide, copy=False)
+        A.reshape(-1)[:: n + 1] += at.ridge
+        X = np.multiply(X, basis.scale ** -float(self.s), dtype=wide)
+        other = factor(A[None], self.s, None, "pos", job.engine)
+        residual, certificate = conditioning.residual(A[None], X[None], self.s, job.engine, None, other)
+        least, most = float(at.b.min()), float(at.b.max())
+        cond = np.array([most / least])
+        if not (certified(residual, cond, n, job)[0] and np.isfinite(X).all()):
+            return False
+        out, one = self.out, slice(i, i + 1)
+        status = judge(np.zeros(1, np.int8), residual, cond, n, job)  # the rounding of A is no reason to solve in full
+        status = within_range(status, abs(out.x[one]).max((-1, -2)), np.ones(1, bool), job)
+        if status[0] not in USABLE:
+            return False
+        out.status[one] = status
+        out.residual[i], out.cond[i], out.certificate = residual[0], cond[0], certificate
+        out.lambda_max[i], out.lambda_min[i], out.ridge[i] = (v * basis.scale for v in (at.largest, least, at.ridge))
+        return True
+
+    def _full(self, rows: np.ndarray, rule: Regularization | None) -> np.ndarray:
+        """Solve some rows in full; those that have no good root."""
+        if not len(rows):
+            return rows
+        method = KeptEigen()
+        whole = len(rows) == rows[-1] + 1 - rows[0]
+        at = slice(rows[0], rows[-1] + 1) if whole else rows
+        one = attempt(self.stack[at], replace(self.job, method=method), rule)
+        usable = np.isin(one.status, USABLE)
+        bound = full_error(one.cond, self.s, self.job.dtype, self.stack.shape[-1])
+        one.status[usable & ~(bound <= self.rtol)] = Status.ILL_CONDITIONED
+        self.out.write(at, one)
+        for j, i in enumerate(rows):
+            self._note(i, *(FULL, float(bound[j])) if usable[j] else (FAILED, np.inf))
+            if usable[j]:
+                self.bases[i] = _patient(method.found[j], self.before[i])
+        bad: np.ndarray = rows[(one.status != Status.CONVERGED) & (one.status != Status.NONFINITE_INPUT)]
+        return bad
+
+    def _note(self, i: int, way: str, error: float) -> None:
+        self.way[i] = way
+        self.error[i] = error + self.job.out_eps * self.stack.shape[-1] ** 0.5
+
+
+def in_units_of(scale: float, a: Array, dtype: np.dtype[Any]) -> Array:
+    """a / scale, a power of two, in `dtype`: divided before it is cast."""
+    return np.divide(a, scale, dtype=np.result_type(a.dtype, dtype)).astype(dtype, copy=False)
+
+
+def _patient(new: Basis, old: Basis | None) -> Basis:
+    """The new basis, with the patience that the old one's misses ask for."""
+    if old is None:
+        return new
+    if old.wait:
+        return replace(new, misses=old.misses, wait=old.wait - 1)
+    misses = old.misses + 1
+    return replace(new, misses=misses, wait=min(2 ** min(misses - 1, 30) - 1, LONGEST_WAIT))

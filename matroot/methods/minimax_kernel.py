@@ -1,0 +1,83 @@
+"""Minimax for small matrices on the GPU: the whole schedule in one launch of ``backends/cuda/small.cu``."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from matroot._result import Status
+from matroot.backends.cuda.stacks import kernel
+from matroot.methods.base import Array, Problem, Raw
+from matroot.methods.minimax import Minimax, factors, spectrum, target_error
+from matroot.methods.minimax_schedule import Schedule, schedule
+
+#: Threads along each side of a block; thread (i, j) owns the elements EDGE apart from (i, j).
+EDGE = 16
+#: Elements along each side that a thread can own: n up to 64.
+TILES = 4
+
+
+def fits(A: Array, engine: Any) -> bool:
+    """Whether one block can hold these matrices, and the engine wants it to."""
+    n = A.shape[-1]
+    return bool(
+        A.dtype.kind == "f" and n <= min(engine.limits.fused, EDGE * TILES) and shared(A) <= engine.shared_bytes
+    )
+
+
+def run(method: Minimax, A: Array, problem: Problem, engine: Any) -> Raw:
+    """A^{-a/p} as `Minimax.apply` gives it; A is not written to."""
+    xp = engine.xp
+    B, n, _ = A.shape
+    p, a = problem.p, -problem.rational.numerator
+    eps = float(np.finfo(A.dtype).eps)
+    lower, _ = spectrum(A, None, None, problem, engine)
+    plan = schedule(p, float(lower[0]), target=target_error(problem, eps), a=a, accurate=method.accurate)
+    steps = len(plan.steps[: problem.max_iter])
+    coefficients, program = on_device(engine, xp.cuda.get_current_stream().ptr, plan, steps)
+    A, X = xp.ascontiguousarray(A), xp.empty((B, n, n), A.dtype)
+    top, off = xp.empty(B, A.dtype), xp.empty(B, A.dtype)
+    arguments = (A, X, top, off, np.int32(n), np.int32(steps), coefficients, program)
+    name = f"coupled<{'double' if A.dtype.name == 'float64' else 'float'}, {tiles(n)}>"
+    launch = kernel(engine, "small.cu", name, shared(A))
+    launch((B,), (EDGE, EDGE), (*arguments, np.float64(eps)), shared_mem=shared(A))
+    X *= (top.astype(xp.float64) ** (-a / p)).astype(A.dtype)[:, None, None]
+    return Raw(X, verdict(off, plan, steps, n, eps, xp), np.full(B, steps), plan.products)
+
+
+def tiles(n: int) -> int:
+    """Elements along each side that a thread owns."""
+    return max(1, -(-n // EDGE))
+
+
+def shared(A: Array) -> int:
+    """Bytes of shared memory of a block: four padded matrices."""
+    m = EDGE * tiles(A.shape[-1])
+    return int(4 * m * (m + 1) * A.dtype.itemsize)
+
+
+@lru_cache(maxsize=256)
+def on_device(engine: Any, stream: int, plan: Schedule, steps: int) -> tuple[Array, Array]:
+    """The first `steps` of a schedule as the kernel reads them: coefficients, and degrees with factors.
+
+    They are copied in the order of the current stream, whose address is `stream`: no other may read them unasked.
+    """
+    program: list[int] = []
+    for i, c in enumerate(plan.steps[:steps]):
+        plan_of_factors = factors(plan.a, 0 if i == steps - 1 else plan.p)
+        program += [len(c) - 1, len(plan_of_factors)]
+        for to_X, left, right in plan_of_factors:
+            program += [to_X, left, right]
+    xp = engine.xp
+    return xp.asarray(plan.table()[:steps]), xp.asarray(np.array(program, np.int32))
+
+
+def verdict(off: Array, plan: Schedule, steps: int, n: int, eps: float, xp: Any) -> Array:
+    """Status from ||M - I||_F before the last step: are the eigenvalues where the schedule says?"""
+    expected = math.sqrt(n) * (1.1 * plan.widths[steps - 1] + n * eps)
+    ended = Status.CONVERGED if steps == len(plan.steps) else Status.MAX_ITER
+    lagging = xp.where(off <= 2 * math.sqrt(n), int(Status.STAGNATED), int(Status.DIVERGED))
+    return xp.where(off <= expected, int(ended), lagging).astype(xp.int8)

@@ -1,0 +1,322 @@
+"""Minimax schedules: which polynomial the coupled iteration applies at each step, and what it costs.
+
+The iteration ``B = q_k(M); X <- X B; M <- B^p M`` keeps M = X^p A and drives M to I. On one eigenvalue y of
+M, with x = y^(1/p), a step is the scalar map x -> x q_k(x^p). So the best q_k on an interval is the best
+relative approximation of y^(-1/p) there, and what it leaves of x is the interval [1 - E, 1 + E]. Taking the
+best polynomial at every step is optimal for the composition: the ratio of the interval's ends after a step
+grows with the ratio before it (Amsel, Persson, Musco & Gower, arXiv 2505.16932, argue this for the sign
+function; it carries over in x). What is left to choose is the degrees. Degrees 1, 2, 4 cost 0, 1, 2
+products, and dynamic programming over the number of products finds the cheapest mix.
+
+Nothing here depends on an array library: a schedule is a few numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.polynomial import Polynomial, chebyshev
+from numpy.polynomial import polynomial as poly
+
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
+Coefficients = tuple[float, ...]
+
+#: Smallest ratio of the ends of a step's design interval in x: 0.3, and 0.5 for ``accurate=True``.
+CUSHION, ACCURATE_CUSHION = 0.3, 0.5
+#: Above this p the cushion is that of y = x^p, times p: `cushion_of`.
+LARGE_P = 8
+
+#: Products of q(M) by degree: c1 M + c0; then M^2; then (c4 M^2 + c3 M + c2) M^2 + c1 M + c0.
+Q_PRODUCTS = {1: 0, 2: 1, 4: 2}
+
+_LIMIT = 300  # products; float64 never needs half of them
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The polynomials of one coupled iteration for A^(-a/p).
+
+    Attributes
+    ----------
+    p, a : int
+        Each step is ``B = q(M); G <- G B^a; M <- B^p M``, from G = I.
+    lower : float
+        Every eigenvalue of the scaled M_0 must lie in [lower, 1].
+    steps : tuple of tuple of float
+        Ascending coefficients (c_0, ..., c_d) of each q; d is 1, 2 or 4.
+    products : int
+        Products of n x n matrices issued. M_0^2, which bounds lambda_max, is always one; the first factor
+        of G is a copy, and the last step leaves M alone.
+    error : float
+        Bound of |x q(x^p) - 1| for the whole composition in exact arithmetic: the relative error of every
+        eigenvalue of A^(-1/p).
+    widths : tuple of float
+        Bound of |y - 1| over the eigenvalues y of M before each step.
+    """
+
+    p: int
+    a: int
+    lower: float
+    steps: tuple[Coefficients, ...]
+    products: int
+    error: float
+    widths: tuple[float, ...] = field(repr=False)
+
+    @property
+    def degrees(self) -> tuple[int, ...]:
+        """Degree of each step's polynomial."""
+        return tuple(len(c) - 1 for c in self.steps)
+
+    def table(self) -> FloatArray:
+        """Coefficients as an array (steps, 5), rows padded with zeros."""
+        out = np.zeros((len(self.steps), 5))
+        for row, c in zip(out, self.steps, strict=True):
+            row[: len(c)] = c
+        return out
+
+
+def schedule(p: int, lower: float, *, target: float, a: int = 1, accurate: bool = False) -> Schedule:
+    """Cheapest schedule for A^(-a/p) on the spectrum [lower, 1].
+
+    Parameters
+    ----------
+    p, a : int
+        The exponent is -a/p; both at least 1.
+    lower : float
+        Smallest eigenvalue to serve, relative to the bound by which A was scaled, in (0, 1). It is rounded
+        down to a power of sqrt(2), so that one schedule serves a bucket of condition numbers.
+    target : float
+        Relative error wanted in every eigenvalue of A^(-1/p), in [1e-16, 1).
+    accurate : bool
+        Take the larger cushion, for a residual as small as coupled Newton's. Full equioscillation maps some
+        large eigenvalues down to the level of the smallest, and their digits go with them; designing each
+        step on [max(l, c^p u), u] keeps them above. c is 0.3, or 0.5 here, which costs about a third more
+        products; for p above 8 it is larger, see `cushion_of`.
+
+    Returns
+    -------
+    Schedule
+
+    Raises
+    ------
+    ValueError
+        p or a below 1, lower or target out of range, or more products needed than any use has.
+
+    Examples
+    --------
+    >>> from matroot.methods.minimax_schedule import schedule
+    >>> plan = schedule(4, 1e-6, target=1e-6)
+    >>> plan.products
+    25
+    >>> plan.degrees
+    (4, 4, 2, 4, 4)
+    """
+    if p < 1 or a < 1:
+        raise ValueError(f"p and a must be at least 1, got p={p} and a={a}")
+    if not 0 < lower < 1:
+        raise ValueError(f"lower must lie in (0, 1), got {lower}")
+    if not 1e-16 <= target < 1:
+        raise ValueError(f"target must lie in [1e-16, 1), got {target}")
+    bucket = math.ceil(-2 * math.log2(lower))
+    if a == 1 and not accurate:
+        shipped = _shipped().get((p, bucket, target))
+        if shipped is not None:
+            return shipped
+    return solve_schedule(p, a, bucket, target, accurate)
+
+
+@lru_cache(maxsize=4096)
+def solve_schedule(p: int, a: int, bucket: int, target: float, accurate: bool) -> Schedule:
+    """The program behind `schedule`: dynamic programming over the products spent, for lower = 2^(-bucket/2).
+
+    Of two ways to spend the same products the one that leaves the larger low/high wins, since every later
+    step is monotone in it.
+    """
+    cushion = cushion_of(p, accurate)
+    lower = 2.0 ** (-bucket / 2)
+    paths = {0: _Path(lower ** (1 / p), 1.0)}
+    best: tuple[int, _Path] | None = None
+    reached = 0.0
+    for spent in range(_LIMIT):
+        if best is not None and spent >= best[0]:
+            products, path = best
+            return Schedule(p, a, lower, path.steps, products, path.error, path.widths)
+        if spent not in paths or paths[spent].ratio <= reached:
+            continue
+        path = paths[spent]
+        reached = path.ratio
+        for degree in Q_PRODUCTS:
+            after = path.extend(p, degree, cushion, pad=target / 4)
+            first = not path.steps
+            if after.error <= target:
+                total = spent + step_products(degree, p, a, first=first, last=True)
+                if best is None or total < best[0]:
+                    best = total, after
+            total = spent + step_products(degree, p, a, first=first)
+            if total not in paths or after.ratio > paths[total].ratio:
+                paths[total] = after
+    raise ValueError(f"p={p} at lower={lower:.1e} needs more than {_LIMIT} products; use method='eigen'")
+
+
+def cushion_of(p: int, accurate: bool) -> float:
+    """Smallest ratio of the ends of a design interval in x.
+
+    M holds y = x^p, which falls to c^p where the eigenvalue is large: at p = 32 and c = 0.3 nothing is left of it. Only
+    the residual tells, since A^(-1/p) is close to I. So from p = 8 on, c^p stays what it is there, times p / 8 for the
+    rounding errors of B^p.
+    """
+    c = ACCURATE_CUSHION if accurate else CUSHION
+    if p <= LARGE_P:
+        return c
+    return float(max(c**LARGE_P, CUSHION**LARGE_P * p / LARGE_P) ** (1 / p))
+
+
+def step_products(degree: int, p: int, a: int = 1, *, first: bool = False, last: bool = False) -> int:
+    """Products of n x n matrices in one step: q(M), then G <- G B^a and M <- B^p M over shared squares of B.
+
+    Binary powering applied to G and M themselves costs what the shortest addition chain does for p < 15.
+    The first step always has M^2, which bounds lambda_max, and its first factor of G is a copy.
+    """
+    powers = (a,) if last else (a, p)
+    squarings = max(powers).bit_length() - 1
+    q = max(1, Q_PRODUCTS[degree]) if first else Q_PRODUCTS[degree]
+    return q + squarings + sum(k.bit_count() for k in powers) - first
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Steps taken so far and the interval [low, high] of x = y^(1/p) that they leave."""
+
+    low: float
+    high: float
+    steps: tuple[Coefficients, ...] = ()
+    widths: tuple[float, ...] = ()
+    error: float = math.inf
+
+    @property
+    def ratio(self) -> float:
+        return self.low / self.high
+
+    def extend(self, p: int, degree: int, cushion: float, pad: float) -> _Path:
+        """One step more; `pad` widens the interval for the rounding errors of the step before."""
+        low, high = self.low * (1 - pad), self.high * (1 + pad)
+        design = max(low / high, cushion)
+        unit, error = best_polynomial(p, degree, design)
+        c = tuple(v * high ** (-1 - j * p) for j, v in enumerate(unit))
+        reached = 1 - error
+        if low / high < design:  # below the design interval x q(x^p) only grows
+            reached = min(reached, low * float(poly.polyval(low**p, c)))
+        width = float(f"{max(1 - low**p, high**p - 1):.3e}")
+        return _Path(reached, 1 + error, (*self.steps, c), (*self.widths, width), max(error, 1 - reached))
+
+
+@lru_cache(maxsize=4096)
+def best_polynomial(p: int, degree: int, ratio: float) -> tuple[Coefficients, float]:
+    """Best relative polynomial approximation of y^(-1/p) on [ratio^p, 1], by Remez exchange.
+
+    Parameters
+    ----------
+    p, degree : int
+    ratio : float
+        Lower end of the interval of x = y^(1/p), in (0, 1).
+
+    Returns
+    -------
+    coefficients : tuple of float
+        Ascending in y.
+    error : float
+        max |x q(x^p) - 1| on the interval.
+
+    Notes
+    -----
+    The error alternates at degree + 2 points. Its derivative vanishes where q/p + y q' does, a polynomial
+    of the same degree: the interior extrema are the roots of a polynomial, and the exchange needs no
+    search.
+
+    Examples
+    --------
+    >>> from matroot.methods.minimax_schedule import best_polynomial
+    >>> c, error = best_polynomial(1, 1, 0.5)  # the classic start of 1/y on [1/2, 1]
+    >>> [round(17 * v) for v in c], round(1 / error)
+    ([48, -32], 17)
+    """
+    h = -math.expm1(p * math.log(ratio)) / 2
+    m = 1 - h
+    economized, error = _economized(p, degree, m, h)
+    if error < 1e-13:  # here the exchange would chase rounding errors
+        return _in_powers_of_y(economized, m, h), error
+    # In t, y = m + h t with t in [-1, 1]: powers of t stay independent on a short interval, powers of y do
+    # not.
+    t = -np.cos(np.pi * np.arange(degree + 2) / (degree + 1))
+    sign = (-1.0) ** np.arange(degree + 2)
+    before = math.inf
+    for _ in range(50):
+        x = (m + h * t) ** (1 / p)
+        x[0], x[-1] = ratio, 1.0
+        system = np.column_stack([x[:, None] * t[:, None] ** np.arange(degree + 1), sign])
+        *c, level = np.linalg.solve(system, np.ones(degree + 2))
+        error = abs(float(level))
+        if abs(error - before) <= 1e-12 * error + 1e-16:
+            break
+        before = error
+        slope = poly.polyadd(np.array(c) / p, poly.polymul([m / h, 1.0], poly.polyder(c)))
+        t[1:-1] = np.sort(poly.polyroots(slope).real).clip(-1, 1)
+    return _in_powers_of_y(np.array(c), m, h), error
+
+
+def _economized(p: int, degree: int, m: float, h: float) -> tuple[FloatArray, float]:
+    """Truncated Chebyshev series of (m + h t)^(-1/p) in powers of t, and what it drops; for small h."""
+    taylor = [m ** (-1 / p)]
+    for j in range(degree + 2):
+        taylor.append(-taylor[-1] * (1 / p + j) / (j + 1) * h / m)
+    series = chebyshev.poly2cheb(taylor)
+    kept = np.asarray(chebyshev.cheb2poly(series[: degree + 1]), dtype=np.float64)
+    return kept, float(np.abs(series[degree + 1 :]).sum())
+
+
+def _in_powers_of_y(c: FloatArray, m: float, h: float) -> Coefficients:
+    return tuple(Polynomial(c)(Polynomial([-m / h, 1 / h])).coef.tolist())
+
+
+#: The shipped cases: p = 1..8, condition numbers 10, 100, ... 10^12, and 8 machine epsilons of both
+#: precisions.
+TARGETS = (8 * 2.0**-23, 8 * 2.0**-52)
+BUCKETS = tuple(math.ceil(2 * j * math.log2(10)) for j in range(1, 13))
+_TABLE = "minimax_schedule.json"
+
+
+def tabulate() -> str:
+    """The text of the shipped table: every distinct polynomial once, and the schedules as indices to them."""
+    index: dict[Coefficients, int] = {}
+    rows = []
+    for target in TARGETS:
+        for p in range(1, 9):
+            for bucket in BUCKETS:
+                plan = solve_schedule(p, 1, bucket, target, False)
+                steps = [index.setdefault(c, len(index)) for c in plan.steps]
+                rows.append([p, bucket, target, plan.products, plan.error, steps, plan.widths])
+    lines = [",\n".join(map(json.dumps, part)) for part in (index, rows)]
+    return f'{{"polynomials": [\n{lines[0]}\n],\n"schedules": [\n{lines[1]}\n]}}\n'
+
+
+@cache
+def _shipped() -> dict[tuple[int, int, float], Schedule]:
+    table = json.loads(files("matroot.methods").joinpath(_TABLE).read_text())
+    polynomials = [tuple(c) for c in table["polynomials"]]
+    return {
+        (p, bucket, target): Schedule(
+            p, 1, 2.0 ** (-bucket / 2), tuple(polynomials[i] for i in steps), products, error, tuple(widths)
+        )
+        for p, bucket, target, products, error, steps, widths in table["schedules"]
+    }
+
+
+if __name__ == "__main__":  # python -m matroot.methods.minimax_schedule rewrites the shipped table
+    with open(str(files("matroot.methods").joinpath(_TABLE)), "w") as table_file:
+        table_file.write(tabulate())

@@ -1,0 +1,240 @@
+"""Roots through the tridiagonal form, eight matrices at a time: the fast way for batches of small matrices."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cache, lru_cache
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from matroot.backends.cpu.cpu import in_threads, threads
+from matroot.backends.cpu.tridiagonal.poles import table
+from matroot.backends.loading import deferred
+from matroot.methods.base import Array, FloatArray, Method, Problem, Raw
+from matroot.methods.conditioning import PROBES, signs, steps
+from matroot.methods.eigen import Eigen
+
+#: Relative accuracy of the sum of poles: what float64 holds, and well below what float32 holds.
+FULL, SINGLE = 5e-17, 1e-9
+#: Matrices side by side; a task for a thread is some groups of that many.
+LANES = 8
+#: Seconds that a call may take on one thread; what is longer pays for waking the others.
+LONG = 2e-4
+#: Bytes of float64 copies of another dtype's matrices that a thread makes at a time.
+COPIES = 1 << 20
+#: What a solve costs, in products: the reduction is 4/3 n^3 flops and the way back 2 n^3.
+PRODUCTS = 2
+
+
+@dataclass(frozen=True, repr=False)
+class Tridiagonal(Method):
+    """A = H T H^H with T real tridiagonal; A^s = H r(T) H^H, r a sum of poles: no iteration, and no eigenvector.
+
+    Exponents -1 <= s <= 1. On the CPU it is the fastest method here for batches of small real matrices, n up to some
+    500: eight matrices lie side by side in the vector registers, and a solve with its certificate takes about as long
+    as four products at full speed. Always in float64, whatever the input. A single matrix fills one of the eight
+    lanes; above n = 128 other methods are then faster.
+
+    r has 34 poles at cond 1e4 in float64, one more for every factor 1.7: the trapezoidal rule for
+    x^(-alpha) = sin(pi alpha)/pi * integral of e^((1-alpha) t) / (e^t + x) dt, with Gauss rules for its two ends. The
+    inverse of the shifted T is a product of ratios of pivots that are all positive, so that the poles lose nothing.
+    The error is that of the tridiagonal form, up to ``5 eps cond |s|``: between those of LAPACK's eigenvalues and of
+    refined ones. The sum itself adds up to 7 eps, also where the root is a short number: that of I is not I exactly.
+    Matrices with cond above 1e14 go to `Eigen`. Complex ones are solved as real ones of twice the size, 8 times the
+    work of real ones of their own; in batches that is faster than a decomposition up to n of some 150.
+
+    References
+    ----------
+    Higham, Functions of Matrices, SIAM 2008, sec. 7.5, for the integral; Golub & Van Loan, Matrix Computations,
+    4th ed., sec. 8.3.1, for the reduction; Meurant, SIAM J. Matrix Anal. Appl. 13 (1992), for the inverse.
+    """
+
+    name: ClassVar[str] = "tridiagonal"
+
+    def refuses(self, problem: Problem, n: int) -> str | None:
+        s = problem.s
+        served = isinstance(s, Fraction) and abs(s) <= 1 and s != 0
+        wrong = None if served else f"tridiagonal serves exponents -1 <= s <= 1, not {s}; use method='eigen'"
+        return super().refuses(problem, n) or wrong
+
+    def run(self, A: Array, problem: Problem, engine: Any) -> Raw:
+        X = np.empty(A.shape, np.result_type(A.dtype, np.float64))
+        report = small_roots(A, X, problem.rational, alone=True)
+        raw = Raw(
+            x=X.astype(A.dtype, copy=False),
+            status=np.zeros(len(A), np.int8),
+            n_iter=np.zeros(len(A), np.int64),
+            n_products=PRODUCTS,
+            lambda_min=report.lambda_min,
+            lambda_max=report.lambda_max,
+            cond=report.cond,
+        )
+        hard = np.flatnonzero(report.served == 0)
+        if len(hard):
+            other = Eigen().run(A[hard], replace(problem, regularization=None), engine)
+            for name in ("x", "status", "lambda_min", "lambda_max", "cond"):
+                getattr(raw, name)[hard] = getattr(other, name)
+        return raw
+
+
+@cache
+def kernel() -> Callable[..., None] | None:
+    """The compiled loops, or None where numba cannot compile: a warning says why, unless numba is switched off."""
+    try:
+        if deferred("numba").config.DISABLE_JIT:
+            return None
+        roots: Callable[..., None] = deferred("matroot.backends.cpu.tridiagonal.kernel").roots
+        return roots
+    except Exception as error:  # whatever is wrong with a compiler, there is LAPACK
+        warnings.warn(f"numba cannot compile ({error!r}); small matrices are left to LAPACK", UserWarning, stacklevel=2)
+        return None
+
+
+def runs_here() -> bool:
+    """Whether there is a kernel, as far as that is known without compiling it."""
+    if kernel.cache_info().currsize:
+        return kernel() is not None
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+
+
+class Report(NamedTuple):
+    """What the kernel says about every matrix, arrays (B,)."""
+
+    served: FloatArray
+    asymmetry: FloatArray
+    residual: FloatArray
+    lambda_min: FloatArray
+    lambda_max: FloatArray
+    ridge: FloatArray
+    cond: FloatArray
+
+
+def small_roots(
+    stack: Array, out: Array, s: Fraction, relative: float = 0.0, absolute: float = 0.0, *, alone: bool = False
+) -> Report:
+    """(A + (relative lambda_max + absolute) I)^s for a stack of symmetric or Hermitian matrices, in float64.
+
+    Parameters
+    ----------
+    stack : array (B, n, n)
+    out : array (B, n, n)
+        Filled in; single or double precision, complex if `stack` is. Of matrices not served, it holds nothing of use.
+    s : Fraction
+        -1 <= s <= 1, not 0.
+    relative, absolute : float
+    alone : bool
+        On this thread only.
+
+    Returns
+    -------
+    Report
+        lambda_min is that of the matrix served, lambda_max that of the one given; asymmetry is relative to the
+        largest entry, and the residual that of `out` (as `conditioning.residual` defines it, with probes for n > 8).
+        A matrix is not served when it is not finite or not positive, its condition number is above 1e14, or its
+        root overflows; and none is where there is no kernel.
+    """
+    B, n, _ = stack.shape
+    roots = kernel()
+    if roots is None:
+        return Report(*np.zeros((len(Report._fields), B)))
+    twofold = stack.dtype.kind == "c"
+    single = out.dtype.char in "fF"
+    V, rule, order, vectors = constants(s.numerator, s.denominator, n, twofold, single)
+    n = len(V)
+    report = np.empty((B, len(Report._fields)))
+    flags = stack.flags
+    ready = stack.dtype.char == out.dtype.char == "d" and flags.c_contiguous and flags.aligned
+
+    def work(part: slice) -> None:
+        A, X = stack[part], out[part]
+        if not ready:
+            A = as_real(A) if twofold else np.array(A, np.float64, order="C")
+            X = np.empty_like(A)
+        roots(
+            A, X, report[part], s.numerator, s.denominator, relative, absolute, *rule, V, order, single, room(vectors)
+        )
+        if not ready:
+            out[part] = as_complex(X) if twofold else X
+
+    cores = 1 if alone or brief(B, n) else threads()
+    slices = [slice(0, B)] if cores == 1 and ready else tasks(B, n, cores, not ready)
+    if cores == 1:
+        for part in slices:
+            work(part)
+    else:
+        in_threads(work, slices)
+    return Report._make(report.T)
+
+
+@lru_cache(maxsize=256)
+def constants(numerator: int, denominator: int, n: int, twofold: bool, single: bool) -> tuple[Any, Any, Any, int]:
+    """Return what the kernel needs for an exponent and an order: probes, poles, steps of the certificate, work space.
+
+    Poles as the kernel takes them; work space in vectors of eight numbers.
+    """
+    s = Fraction(numerator, denominator)
+    V = probes(n, twofold)
+    b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
+    n = len(V)
+    vectors = 3 * (n * (n + 1) // 2) + 4 * n + 2 * b.shape[1] + 12 + 24 * n + 8
+    return V, (b, w, counts.astype(np.float64), beyond), np.array(steps(s), np.float64), vectors
+
+
+def as_real(A: Array) -> FloatArray:
+    """The real symmetric matrices [[R, -S], [S, R]] of twice the size, for A = R + i S."""
+    B, n, _ = A.shape
+    E = np.empty((B, 2 * n, 2 * n))
+    E[:, :n, :n] = E[:, n:, n:] = A.real
+    E[:, n:, :n] = A.imag
+    E[:, :n, n:] = -A.imag
+    return E
+
+
+def as_complex(E: FloatArray) -> Array:
+    """The inverse of `as_real`; of the two copies of each part, the mean, exact where they agree."""
+    n = E.shape[-1] // 2
+    A = np.empty((len(E), n, n), np.complex128)
+    with np.errstate(invalid="ignore", over="ignore"):  # of matrices not served
+        A.real = E[:, :n, :n] + 0.5 * (E[:, n:, n:] - E[:, :n, :n])
+        A.imag = E[:, n:, :n] - 0.5 * (E[:, :n, n:] + E[:, n:, :n])
+    return A
+
+
+def room(vectors: int) -> FloatArray:
+    """Work space of the kernel: vectors of eight numbers, none of which crosses a cache line."""
+    space = np.empty(LANES * (vectors + 1))
+    start = -(space.__array_interface__["data"][0] // 8) % LANES  # several times faster than space.ctypes
+    return space[start : start + LANES * vectors]
+
+
+def brief(B: int, n: int) -> bool:
+    """Return True if the work is too short for waking threads."""
+    return -(-B // LANES) * (2e-6 + 5e-8 * n**2 + 4e-10 * n**3) < LONG
+
+
+def tasks(B: int, n: int, cores: int, copied: bool) -> list[slice]:
+    """Slices of the batch, of whole groups; one for all where waking threads is not worth it."""
+    groups = -(-B // LANES)
+    if cores == 1 or brief(B, n):
+        size = groups
+    else:
+        size = -(-groups // (4 * cores)) if groups > 16 * cores else -(-groups // cores)
+    if copied:
+        size = min(size, max(1, COPIES // (LANES * 8 * n * n)))
+    step = size * LANES
+    return [slice(i, min(i + step, B)) for i in range(0, B, step)]
+
+
+@lru_cache(maxsize=64)
+def probes(n: int, twofold: bool = False) -> FloatArray:
+    """The columns by which a root is tested: all unit vectors for n <= 8, else fixed random signs.
+
+    The matrices of twice the size that stand for complex ones have n columns that tell everything.
+    """
+    size = 2 * n if twofold else n
+    return np.eye(size, LANES) * (np.arange(LANES) < n) if n <= PROBES else np.ascontiguousarray(signs(size, PROBES))

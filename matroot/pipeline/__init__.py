@@ -1,0 +1,1 @@
+"""One certified solve of a stack, on the CPU and on a GPU."""

@@ -1,0 +1,131 @@
+"""What one call asks of every matrix, what a chunk finds, and where it is collected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from matroot._regularization import Regularization
+from matroot._result import RootResult
+from matroot.backends.arrays import Origin, dtype_name, is_inexact, unit_roundoff
+from matroot.methods import conditioning
+from matroot.methods.base import Method, Problem
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for every matrix of one call."""
+
+    problem: Problem
+    method: Method
+    rule: Regularization | None
+    dtype: np.dtype[Any]
+    origin: Origin
+    engine: Any
+    #: float32 was not asked for, so that matrices for which it is not enough are computed in float64
+    may_widen: bool = False
+
+    @cached_property
+    def out_dtype(self) -> np.dtype[Any]:
+        """What X is held in until it is given back: half precisions in float32, integers in float64."""
+        name = self.origin.dtype_name
+        if name in ("float16", "bfloat16"):
+            return np.dtype("float32")
+        return np.dtype(name) if is_inexact(name) else np.dtype("float64")
+
+    @cached_property
+    def out_eps(self) -> float:
+        """Unit roundoff of what came in, and of what the caller gets; integers are exact, and come back in float64."""
+        name = self.origin.dtype_name
+        return unit_roundoff(name) if is_inexact(name) else unit_roundoff(self.out_dtype.name)
+
+    @cached_property
+    def eps(self) -> float:
+        """Unit roundoff of the products."""
+        return float(self.engine.eps(self.dtype)) / 2
+
+
+class Output:
+    """The arrays of a result over the flat batch; chunks write their slices."""
+
+    def __init__(self, B: int, n: int, job: Job) -> None:
+        xp = job.engine.xp
+        self.x = xp.empty((B, n, n), job.out_dtype)
+        self.companion = xp.empty_like(self.x) if job.method.gives_companion else None
+        self.status = xp.zeros(B, xp.int8)
+        self.n_iter = xp.zeros(B, xp.int64)
+        self.residual, self.lambda_max, self.lambda_min, self.ridge, self.cond = xp.zeros((5, B))
+        self.cond += 1
+        self.amplification = xp.zeros(B) if job.problem.assume_a == "gen" else None
+        self.n_products = 0
+        self.certificate = "full"
+        self.dtype = job.dtype
+
+    def write(self, at: Any, one: Attempt | Output) -> None:
+        """Take over what an attempt found for the matrices `at` (a slice or indices), uncopied where that is all."""
+        whole = isinstance(at, slice) and len(one.x) == len(self.x)
+        for name in (
+            "x",
+            "companion",
+            "status",
+            "n_iter",
+            "residual",
+            "lambda_max",
+            "lambda_min",
+            "ridge",
+            "cond",
+            "amplification",
+        ):
+            if whole:
+                setattr(self, name, getattr(one, name))
+            elif getattr(self, name) is not None:
+                getattr(self, name)[at] = getattr(one, name)
+        self.n_products = max(self.n_products, one.n_products)
+        self.certificate = one.certificate
+
+    def result(self, batch: tuple[int, ...], job: Job) -> RootResult:
+        give = job.origin.give_back
+        known = self.amplification is not None
+        lost = conditioning.bits_lost(self.amplification if known else self.cond, 1.0 if known else job.problem.s)
+
+        n = self.x.shape[-1]
+        names = ("status", "residual", "cond", "n_iter", "lambda_max", "lambda_min", "ridge")
+        facts = {name: getattr(self, name).reshape(batch) for name in names}
+        facts["bits_lost"] = lost.reshape(batch)
+        if job.origin.library != "numpy":
+            facts = {name: give(values, as_input=False) for name, values in facts.items()}
+        return RootResult(
+            x=give(self.x.reshape(*batch, n, n)),
+            companion=None if self.companion is None else give(self.companion.reshape(*batch, n, n)),
+            n_products=self.n_products,
+            method=job.method,
+            compute_dtype=job.engine.rounding or dtype_name(self.dtype),
+            certificate=self.certificate,
+            exponent=job.problem.s,
+            rtol=job.problem.rtol,
+            **facts,
+        )
+
+
+@dataclass
+class Attempt:
+    """One certified solve of a chunk, in the caller's units."""
+
+    x: Array
+    companion: Array | None
+    status: Array
+    n_iter: Array
+    n_products: int
+    residual: Array
+    cond: Array
+    lambda_max: Array
+    lambda_min: Array
+    ridge: Array
+    certificate: str
+    #: of general matrices: the relative condition number of A -> A^s
+    amplification: Array | None = None

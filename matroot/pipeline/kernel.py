@@ -1,0 +1,141 @@
+"""A solve whose every part, from the scaling to the certificate, is in the one kernel of `methods.small`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from matroot._regularization import Ridge
+from matroot._result import Status
+from matroot.backends.arrays import smallest_normal
+from matroot.backends.cpu.blas import one_blas_thread
+from matroot.methods.conditioning import PROBES
+from matroot.methods.eigen import Eigen
+from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, small_roots
+from matroot.pipeline.attempt import solve_chunk
+from matroot.pipeline.call import Job, Output
+from matroot.pipeline.scaling import refuse_asymmetric
+from matroot.pipeline.status import (
+    excess_of,
+    explained_residual,
+    input_lost,
+    judge,
+    tolerated_residual,
+    vouched,
+    within_range,
+)
+
+Array = Any
+
+#: Condition numbers from 2^OCTAVES on are never certain to be fine; the kernel serves none above 1e14.
+OCTAVES = 60
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A job for matrices of order n that the kernel does whole, and what follows from its options.
+
+    Attributes
+    ----------
+    allowed : array
+        For the condition numbers from 2^(k-1) to 2^k, the residual up to which a root is certain to be CONVERGED;
+        -1 where none is. `judge` decides the others.
+    faint : float
+        Beyond this end of the spectrum, entries of the root may leave the normal range.
+    """
+
+    job: Job
+    n: int
+    relative: float
+    absolute: float
+    allowed: Array
+    faint: float
+    inverse: bool
+
+    def sure(
+        self,
+        served: float,
+        asymmetry: float,
+        residual: float,
+        lambda_min: float,
+        lambda_max: float,
+        ridge: float,
+        cond: float,
+    ) -> bool:
+        """Return True if one matrix is certain to be CONVERGED, so that no array of length 1 need be asked."""
+        inside = lambda_min <= self.faint if self.inverse else lambda_max + ridge >= self.faint
+        if lambda_max < -lambda_min:  # `excess_of` is beyond 1
+            return False
+        octave = min(math.frexp(cond)[1], OCTAVES - 1)
+        return served != 0 and asymmetry == 0 and inside and residual <= self.allowed[octave]
+
+
+def whole(job: Job, n: int) -> tuple[Job, Fused | None]:
+    """The job as it will be done, and how the kernel does the whole of it; None where `attempt` is around it.
+
+    `Tridiagonal` computes in double precision, whatever was asked for.
+    """
+    double = np.dtype(np.complex128 if job.dtype.kind == "c" else np.float64)
+    if not isinstance(job.method, Tridiagonal):
+        return job, None
+    if job.dtype != double:
+        job = replace(job, dtype=double, may_widen=False)
+    s, rule = job.problem.rational, job.rule
+    if (
+        job.origin.dtype_name in ("float16", "bfloat16")
+        or (rule is not None and type(rule) is not Ridge)
+        or (s < 0 and s.numerator != -1)  # the certificate takes an inverse
+    ):
+        return job, None
+    relative, absolute = (rule.relative, rule.absolute) if isinstance(rule, Ridge) else (0.0, 0.0)
+    least = max(n, 1) * smallest_normal(job.out_dtype.name)
+    with np.errstate(over="ignore"):
+        faint = float(np.float64(least) ** (1 / float(s)))
+    return job, Fused(job, n, relative, absolute, allowed_residuals(n, job), faint, s < 0)
+
+
+def allowed_residuals(n: int, job: Job) -> Array:
+    """Return `Fused.allowed`, whose bounds are those of `judge` at the ends of each octave."""
+    ends = np.ldexp(1.0, np.arange(-1, OCTAVES))
+    fine = vouched(ends[1:], n, job) & ~input_lost(ends[1:], job)
+    explained = explained_residual(ends[:-1], job.problem.s, n, job.eps + job.out_eps, job.problem.rtol or 0.0)
+    explained = np.minimum(explained, tolerated_residual(job.problem.s, job.problem.rtol))
+    allowed = np.where(fine, explained, -1.0)
+    allowed[[0, -1]] = -1.0  # below 1 there is no condition number, and above 2^OCTAVES none is served
+    return allowed
+
+
+def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
+    """Solve the stack (B, n, n) and fill `out`; matrices that the kernel does not serve go to `Eigen`."""
+    job, n = fused.job, fused.n
+    s, rule = job.problem.rational, job.rule
+    report = small_roots(stack, out.x, s, fused.relative, fused.absolute)
+    out.residual, out.lambda_min, out.lambda_max, out.ridge, out.cond = np.array(report[2:])
+    out.n_products, out.certificate = PRODUCTS, "full" if n <= PROBES else "probes"
+    if len(stack) == 1 and fused.sure(*(float(fact[0]) for fact in report)):
+        return
+    hard = report.served == 0
+    if report.asymmetry.any():
+        gap = report.asymmetry.max(initial=0.0, where=~hard)
+        refuse_asymmetric(float(gap), stack.dtype.kind == "c", job.origin)
+
+    excess = 1.0 if rule is None else excess_of(out.lambda_max, out.lambda_min, out.ridge, None, s)
+    cond = out.cond * excess  # the ridge is added to T
+    if not (out.residual <= fused.allowed.take(np.frexp(cond)[1], mode="clip")).all():
+        out.status = judge(out.status, out.residual, cond, n, job)
+    faint = out.lambda_min > fused.faint if s < 0 else out.lambda_max + out.ridge < fused.faint
+    if faint.any():
+        out.status = within_range(out.status, abs(out.x).max((-1, -2)), ~hard, job)
+    if isinstance(rule, Ridge) and rule.retries:
+        hard |= out.status == Status.ILL_CONDITIONED
+    if hard.any():
+        rows = np.flatnonzero(hard)
+        other = replace(job, method=Eigen())
+        found = Output(len(rows), n, other)
+        with one_blas_thread():
+            solve_chunk(stack[rows], slice(0, len(rows)), other, found)
+        found.certificate = out.certificate
+        out.write(rows, found)

@@ -1,0 +1,44 @@
+"""Whether float32 arithmetic is enough for the accuracy that was asked for, before it is tried in vain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from matroot._bars import VOUCHED, forward_error_bound
+from matroot.backends.cpu.cholesky import inverses
+from matroot.methods.conditioning import lanczos
+from matroot.methods.eigen import Eigen
+from matroot.methods.minimax import Minimax
+from matroot.pipeline.call import Job
+
+Array = Any
+
+#: Above this n, a look at the condition number (a Cholesky factorization and a few products with a vector) is
+#: cheap beside a decomposition or an inverse that would be in vain. Below, it is tried.
+LOOK_ABOVE = 128
+#: Lanczos steps for each end of the spectrum: to some per cent.
+STEPS = 6
+
+
+def beyond_single(stack: Array, job: Job) -> Array:
+    """Which matrices (B,) are too ill-conditioned for float32, as far as that is worth knowing beforehand."""
+    B, n, _ = stack.shape
+    floor = 0.0 if job.rule is None else job.rule.floor()
+    eps = VOUCHED * job.eps
+    s, rtol = job.problem.s, job.problem.rtol or 1.0
+    promised = floor > 0 and forward_error_bound(np.float64(1 / floor), s, eps) <= rtol
+    inverse = isinstance(job.method, Minimax) and s == -1  # by Cholesky, which is not to be tried in vain either
+    direct = isinstance(job.method, Eigen) or inverse
+    if n <= LOOK_ABOVE or promised or not direct:
+        return np.zeros(B, bool)
+    with np.errstate(all="ignore"):
+        size = abs(stack).max((-1, -2))
+        A = (stack / np.where(size > 0, size, 1)[:, None, None]).astype(job.dtype)
+        finite = np.isfinite(A).all((-1, -2))
+        A[~finite] = np.eye(n)
+        largest = lanczos(lambda v: job.engine.matmul(A, v), B, n, A.dtype, job.engine, STEPS)
+        smallest = 1 / lanczos(inverses(A), B, n, A.dtype, job.engine, STEPS)
+        cond = largest / np.fmax(smallest, floor * largest)
+        return finite & ~(forward_error_bound(cond, s, eps) <= rtol)

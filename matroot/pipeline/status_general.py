@@ -1,0 +1,62 @@
+"""The status of the powers of general matrices, from the condition number of A -> A^s itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from matroot._bars import ILL_FORWARD_ERROR, VOUCHED
+from matroot._result import Status
+from matroot.methods import conditioning
+from matroot.methods.base import Raw
+from matroot.pipeline.call import Job
+from matroot.pipeline.status import MARGIN, degree_of, explained_residual, tolerated_residual
+
+Array = Any
+
+
+def judge_general(status: Array, residual: Array, A: Array, raw: Raw, cond: Array, job: Job) -> tuple[Array, Array]:
+    """Status and amplification of rounding errors (B,), for A (B, n, n) in float64 as it was solved.
+
+    ``CONVERGED`` says that the arithmetic keeps rtol, that rounding the data moves the power by less than
+    `ILL_FORWARD_ERROR`, be it across the negative axis, and that the residual is explained by both.
+    """
+    s, n, rtol = job.problem.s, A.shape[-1], job.problem.rtol
+    amplification, jump = raw.amplification, raw.jump
+    if amplification is None or jump is None:
+        raise TypeError(f"{job.method.name} does not say how sensitive the power is")
+    data = max(job.eps, job.out_eps)
+
+    def trusted(amplification: Array) -> Array:
+        known = np.maximum(data * amplification, jump) <= ILL_FORWARD_ERROR
+        return known if rtol is None else known & (error_bound(amplification, n, job) <= rtol)
+
+    converged = status == int(Status.CONVERGED)
+    with np.errstate(all="ignore"):
+        for i in np.flatnonzero(converged & ~trusted(amplification) & (jump <= ILL_FORWARD_ERROR)):
+            amplification[i] = min(amplification[i], estimate(A[i], s))  # the bound decides nothing that it may miss
+        eps = job.eps + job.out_eps
+        rounding = explained_residual(cond, s, n, eps, 0.0)
+        # Beside the axis, and of coupled eigenvalues, the residual shows the error of the power itself.
+        coupled = np.expm1(degree_of(s) * np.log1p(MARGIN * eps * amplification))
+        rounding = np.fmax(rounding, np.fmin(coupled, ILL_FORWARD_ERROR))
+        truncation = np.expm1(degree_of(s) * np.log1p(rtol or 0.0))
+        explained = np.minimum(rounding + truncation, tolerated_residual(s, rtol))
+        good = trusted(amplification) & (residual <= explained)
+        status = np.where(converged & ~good, int(Status.ILL_CONDITIONED), status).astype(np.int8)
+        known = np.where(np.isnan(amplification), 2.0 ** conditioning.bits_lost(cond, s), amplification)
+        return status, np.fmax(known, jump / data)
+
+
+def error_bound(amplification: Array, n: int, job: Job) -> Array:
+    """What the arithmetic and rounding to the output may come to, relative."""
+    rounded = job.out_eps if job.out_eps > job.eps else 0.0
+    return VOUCHED * job.eps * (amplification + n**0.5) + rounded
+
+
+def estimate(A: Array, s: Any) -> float:
+    """The condition number itself, at the price of some twenty roots."""
+    from matroot.methods.frechet import cond_pth_root_general
+
+    return cond_pth_root_general(A, s)

@@ -1,0 +1,134 @@
+"""Parameter groups of torch: which names are ours, what their values mean, and what holds for all groups."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+
+from matroot_optim.options import RULES, SHARED, Options
+
+#: Key of a group whose value, in a state dict, says how its parameters were cut.
+META = "matroot_optim"
+#: Options that a parameter group may set, beside lr, by their names in the core.
+OF_GROUP = {field.name for field in dataclasses.fields(Options)} - SHARED - {"learning_rate"}
+#: Options of a group that the layout depends on.
+OF_LAYOUT = sorted(OF_GROUP - {"betas", "weight_decay"})
+_OF_ALL = SHARED - {"groups"}
+#: What may have been meant, by what may have been written.
+_OURS = {**{name: name for name in (*OF_GROUP, *_OF_ALL, "lr")}, "learning_rate": "lr"}
+
+
+def check_keywords(names: Iterable[str]) -> None:
+    """Refuse a keyword that is no option; the message names the one that may have been meant.
+
+    Raises
+    ------
+    TypeError
+    """
+    for name in names:
+        if name == "groups":
+            raise TypeError("groups is what parameter groups are for in torch; give params as dicts")
+        if name not in OF_GROUP | _OF_ALL:
+            near = get_close_matches(name, _OURS, 1)
+            hint = f"did you mean {_OURS[near[0]]!r}?" if near else f"the options are {sorted(OF_GROUP | _OF_ALL)}"
+            raise TypeError(f"Shampoo has no option {name!r}; {hint}")
+
+
+def check_names(group: Mapping[str, Any]) -> None:
+    """Refuse a name in a parameter group that is nearly one of ours; others are for whoever put them there.
+
+    Raises
+    ------
+    TypeError
+    """
+    for name in map(str, group):
+        if name == "groups":
+            raise TypeError("groups is what parameter groups are for in torch; give params as dicts")
+        meant = _nearly(name)
+        if meant is not None:
+            raise TypeError(f"a parameter group has {name!r}; did you mean {meant!r}?")
+
+
+def _nearly(name: str) -> str | None:
+    if name in _OURS:
+        return _OURS[name] if _OURS[name] != name else None
+    near = get_close_matches(name, _OURS, 1, 0.8)
+    # weight_decay_mult, max_momentum and fix_step are names of their own
+    if not near or near[0][0] != name[0] or f"_{near[0]}_" in f"_{name}_":
+        return None
+    return _OURS[near[0]]
+
+
+def plain(value: Any) -> Any:
+    """Numbers of numpy and tensors of one element as Python's; in tuples and lists as well."""
+    if isinstance(value, np.generic) or (isinstance(value, torch.Tensor | np.ndarray) and value.ndim == 0):
+        return value.item()
+    if type(value) in (tuple, list):
+        return type(value)(map(plain, value))
+    return value
+
+
+def rate(value: Any) -> Any:
+    """The learning rate of a group as a number.
+
+    Raises
+    ------
+    TypeError
+        It is a function.
+    ValueError
+        It is no rate.
+    """
+    if callable(value) and not isinstance(value, torch.Tensor):
+        raise TypeError(f"lr must be a number, got {value!r}; use a scheduler of torch.optim.lr_scheduler")
+    allowed, holds = RULES["learning_rate"][0].partition(" or ")[0], RULES["learning_rate"][1]
+    if not holds(plain(value)):
+        raise ValueError(f"lr must be {allowed}, got {value!r}")
+    return plain(value)
+
+
+def core_options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What a group says, as options of the core."""
+    return {"learning_rate": rate(group["lr"]), **{name: plain(group[name]) for name in OF_GROUP if name in group}}
+
+
+def saved_options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group as ``torch.load(weights_only=True)`` reads it: no numbers of numpy, no fractions."""
+
+    def safe(name: str, value: Any) -> Any:
+        if isinstance(value, Fraction):
+            return str(value) if name == "exponent" else float(value)
+        if type(value) in (tuple, list):
+            return type(value)(safe(name, x) for x in value)
+        return value if isinstance(value, torch.Tensor) else plain(value)
+
+    return {name: safe(name, value) for name, value in group.items()}
+
+
+def take_shared(options: Options, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Take options of the whole optimizer out of the groups; those that differ from `options`.
+
+    A group that lacks one stands by `options`.
+
+    Raises
+    ------
+    ValueError
+        Groups do not agree.
+    """
+    there = sorted({name for group in groups for name in _OF_ALL.intersection(group)})
+    changes = {}
+    for name in there:
+        values = [plain(group.get(name, getattr(options, name))) for group in groups]
+        if any(value != values[0] for value in values):
+            raise ValueError(f"{name} must be the same in all parameter groups, got {', '.join(map(repr, values))}")
+        if values[0] != getattr(options, name):
+            changes[name] = values[0]
+    for group in groups:
+        for name in there:
+            group.pop(name, None)
+    return changes

@@ -1,0 +1,154 @@
+"""The state of the torch adapter: it belongs to tensors, and is fitted to where they are in the groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from matroot_optim._torch.groups import OF_LAYOUT, plain
+from matroot_optim._torch.records import Entries, Record, put_together, take_apart
+from matroot_optim.layout.layout import Layout, make_layout
+from matroot_optim.shampoo import Shampoo
+from matroot_optim.state import Places, State, places
+
+Groups = Sequence[Mapping[str, Any]]
+Params = dict[str, Any]
+
+
+def parameters(groups: Groups) -> Params:
+    """Every parameter by its path "group/index"."""
+    return {f"{g}/{i}": p for g, group in enumerate(groups) for i, p in enumerate(group["params"])}
+
+
+def names_of(groups: Groups) -> dict[str, str]:
+    """Names of the parameters that have one, by path."""
+    named = [(g, group["params"], group.get("param_names") or ()) for g, group in enumerate(groups)]
+    return {
+        f"{g}/{i}": str(name) for g, params, names in named if len(names) == len(params) for i, name in enumerate(names)
+    }
+
+
+class Keeper:
+    """The state of the parameters that were in the groups when it was fitted, and what other tensors have.
+
+    Attributes
+    ----------
+    state : State, optional
+        None before the first fit.
+    tensors : list of tensors
+        The parameters of its leaves.
+    places : list
+        For every leaf, where its entries are in the state.
+    records : mapping of tensors to Record or None
+        What tensors have that left the groups, or that a parameter is to have from the next fit on; None: it starts
+        afresh.
+    others : mapping of tensors to dict
+        Entries that others keep beside those of the optimizer.
+    """
+
+    def __init__(self) -> None:
+        self.state: State | None = None
+        self.tensors: list[Any] = []
+        self.places: list[Places] = []
+        self.records: MutableMapping[Any, Record | None] = WeakTensorKeyDictionary()
+        self.others: MutableMapping[Any, dict[str, Any]] = WeakTensorKeyDictionary()
+        self._planned: Any = None
+        self._numbers: dict[int, int] = {}
+
+    def fit(self, core: Shampoo, groups: Groups) -> State:
+        """Fit the state to groups and options: a new tensor starts afresh, every other one keeps what it has."""
+        params = parameters(groups)
+        plan = _plan(groups, params.values())
+        if self.state is not None and self._planned == plan and self._is_of(params.values()):
+            return self.state
+        with torch.inference_mode(False):  # what is made in that mode cannot be written to outside of it
+            layout = layout_of(core, params)
+            old, records = self.state, WeakTensorKeyDictionary(dict(self.records))
+            come = any(p in records for p in params.values())
+            if old is None or come or layout != old.layout or not self._is_of(params.values()):
+                leaves = old.layout.leaves if old is not None else ()
+                for p, leaf, entries in zip(self.tensors, leaves, self.take_apart(core), strict=True):
+                    records.setdefault(p, Record(entries, leaf))
+                self._install(core, layout, params, [records.pop(p, None) for p in params.values()])
+            self.records, self._planned = records, plan
+        assert self.state is not None
+        return self.state
+
+    def load(self, core: Shampoo, groups: Groups, records: Sequence[Record | None]) -> None:
+        """Take over the records of all parameters.
+
+        Raises
+        ------
+        ValueError
+            They do not fit the parameters, or are not of one step.
+        """
+        params = parameters(groups)
+        # torch may have put in what a new optimizer has for a frozen parameter.
+        trained = [record for p, record in zip(params.values(), records, strict=True) if record and p.requires_grad]
+        steps = {str(record.entries.get("step")) for record in trained}
+        if len(steps) > 1:
+            raise ValueError(f"the state_dict must have one step for all parameters, got {', '.join(sorted(steps))}")
+        with torch.inference_mode(False):
+            self._install(core, layout_of(core, params), params, records)
+        self._planned = _plan(groups, params.values())
+
+    def _install(self, core: Shampoo, layout: Layout, params: Params, records: Sequence[Record | None]) -> None:
+        found = places(layout)
+        self.state = put_together(core, layout, [p.detach() for p in params.values()], records, found)
+        self.places, self.tensors = found, list(params.values())
+        self._numbers = {id(p): i for i, p in enumerate(self.tensors)}
+        for p, record in zip(self.tensors, records, strict=True):
+            if record is not None and record.others:
+                self.others.setdefault(p, {}).update(record.others)
+
+    def take_apart(self, core: Shampoo) -> list[Entries]:
+        """Copies of the entries of all tensors of the state."""
+        return take_apart(self.state, self.places, slots(core)) if self.state is not None else []
+
+    def number(self, groups: Groups, p: Any) -> int | None:
+        """Number of the leaf of a parameter; None where the state is yet to be fitted to it."""
+        i = self._numbers.get(id(p))
+        if self.state is None or self._planned is None or i is None:
+            return None
+        g, k = map(int, self.state.layout.leaves[i].path.split("/"))
+        here = groups[g]["params"][k : k + 1] if g < len(groups) else []
+        return i if here and here[0] is p else None
+
+    def give(self, p: Any, record: Record | None) -> None:
+        """Let a tensor have this record from the next fit on."""
+        self.records[p] = record
+        self.others.pop(p, None)
+        self._planned = None
+
+    def _is_of(self, params: Iterable[Any]) -> bool:
+        return [id(p) for p in params] == [id(p) for p in self.tensors]
+
+    def __getstate__(self) -> dict[str, Any]:
+        weak = {name: list(getattr(self, name).items()) for name in ("records", "others")}
+        return {"state": self.state, "tensors": self.tensors, "_planned": self._planned, **weak}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        self.state, self.tensors, self._planned = values["state"], values["tensors"], values["_planned"]
+        self.records = WeakTensorKeyDictionary(dict(values["records"]))
+        self.others = WeakTensorKeyDictionary(dict(values["others"]))
+        self.places = places(self.state.layout) if self.state is not None else []
+        self._numbers = {id(p): i for i, p in enumerate(self.tensors)}
+
+
+def slots(core: Shampoo) -> int:
+    """How many jobs of one root may be under way."""
+    return -(-core.lag // core.interval(1)) + 1 if core.lag else 0
+
+
+def layout_of(core: Shampoo, params: Params) -> Layout:
+    """Return the layout of parameters by path."""
+    return make_layout(core, {path: p.detach() for path, p in params.items()})
+
+
+def _plan(groups: Groups, params: Iterable[Any]) -> Any:
+    """What the layout is made from: all options but the rate, the weight decay and the momentum's beta."""
+    of_group = [(len(g["params"]), plain(g["betas"][1]), *map(g.get, OF_LAYOUT)) for g in groups]
+    return of_group, [(p.device, p.dtype) for p in params]

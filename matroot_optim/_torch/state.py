@@ -1,0 +1,146 @@
+"""`optimizer.state`: what is kept for every parameter, as torch shows it; values stay where the optimizer has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+
+from matroot_optim._torch.keeper import Keeper, slots
+from matroot_optim._torch.records import Record, pending_entries, pending_names
+from matroot_optim.state import Places, State
+
+
+class ParameterStates(MutableMapping[Any, Any]):
+    """The entries of every parameter of an optimizer."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+
+    def __iter__(self) -> Iterator[Any]:
+        return (p for group in self._optimizer.param_groups for p in group["params"])
+
+    def __len__(self) -> int:
+        return sum(len(group["params"]) for group in self._optimizer.param_groups)
+
+    @property
+    def _keeper(self) -> Keeper:
+        found: Keeper = self._optimizer._keeper
+        return found
+
+    def __getitem__(self, p: Any) -> MutableMapping[str, Any]:
+        if not isinstance(p, torch.Tensor):
+            raise KeyError(p)
+        record = self._keeper.records.get(p)
+        if record is not None:
+            return record.entries
+        return TensorState(self._keeper.others.setdefault(p, {}), lambda: self._own(p))
+
+    def __setitem__(self, p: Any, entries: Mapping[str, Any]) -> None:
+        self._keeper.give(p, Record(dict(entries)))
+
+    def __delitem__(self, p: Any) -> None:
+        if p not in self:
+            raise KeyError(p)
+        self._keeper.give(p, None)
+
+    def clear(self) -> None:
+        self._optimizer._keeper = Keeper()
+
+    def _own(self, p: Any) -> Own:
+        """What the optimizer keeps for a parameter now.
+
+        Raises
+        ------
+        KeyError
+            It is in no group.
+        """
+        keeper, optimizer = self._keeper, self._optimizer
+        number = keeper.number(optimizer.param_groups, p)
+        if number is None:
+            optimizer._current()
+            number = keeper.number(optimizer.param_groups, p)
+        if number is None or keeper.state is None:
+            raise KeyError(p)
+        return Own(keeper.state, keeper.places[number], slots(optimizer._core))
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} parameters at step {self._optimizer._current().step}>"
+
+
+class Own(Mapping[str, Any]):
+    """What the optimizer itself keeps for one parameter: tensors that share memory with a state."""
+
+    def __init__(self, state: State, places: Places, slots: int) -> None:
+        self._state = state
+        self._places = places
+        self._slots = slots
+
+    def __iter__(self) -> Iterator[str]:
+        pending = pending_names(self._places) if self._slots else ()
+        return iter([*self._places, *pending, "step"])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, name: str) -> Any:
+        if name.endswith("/pending") and self._slots:
+            return pending_entries(self._state, [self._places], self._slots)[0][name]
+        array, k = ("step", None) if name == "step" else self._places[name]
+        x = self._state.arrays[array]
+        x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+        return x if k is None else x[k]
+
+
+class TensorState(MutableMapping[str, Any]):
+    """The entries of one parameter: the optimizer's own, as they are now, and those of others.
+
+    What is set under a name of the optimizer is copied into its tensor. After the parameter has left the optimizer,
+    the last values stay.
+
+    Parameters
+    ----------
+    others : mapping
+    look : callable
+        Gives what the optimizer keeps; a KeyError says that the parameter has left.
+    """
+
+    def __init__(self, others: MutableMapping[str, Any], look: Callable[[], Mapping[str, Any]] = dict) -> None:
+        self._others = others
+        self._look = look
+        self._last = look()
+
+    @property
+    def _own(self) -> Mapping[str, Any]:
+        with suppress(KeyError):
+            self._last = self._look()
+        return self._last
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._own, *self._others])
+
+    def __len__(self) -> int:
+        return len(self._own) + len(self._others)
+
+    def __getitem__(self, name: str) -> Any:
+        own = self._own
+        return own[name] if name in own else self._others[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        own = self._own
+        if name not in own:
+            self._others[name] = value
+            return
+        old, value = own[name], torch.as_tensor(value)
+        if old.shape != value.shape:
+            raise ValueError(f"{name} must have shape {tuple(old.shape)}, got {tuple(value.shape)}")
+        old.copy_(value)
+
+    def __delitem__(self, name: str) -> None:
+        del self._others[name]
+
+    def __repr__(self) -> str:
+        return repr(dict(self))

@@ -1,0 +1,227 @@
+"""The state as names and numpy arrays, and back: any framework, block size and engine, with or without the roots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from matroot import Status
+from matroot_optim.arrays import Array, like, to_host
+from matroot_optim.checkpoint.metadata import (
+    FINITE,
+    FOREVER,
+    FORMAT,
+    NOT_NEGATIVE,
+    NOT_NEGATIVE_OR_NAN,
+    OF_SQUARES,
+    Names,
+    Rule,
+    check_names,
+    integers,
+    on_host,
+    read_meta,
+    reals,
+)
+from matroot_optim.layout.layout import Layout, Leaf, Stack
+from matroot_optim.layout.reblock import Block, reblock
+from matroot_optim.layout.trees import join
+from matroot_optim.options import Options
+from matroot_optim.refresh.engines import Failure
+from matroot_optim.refresh.jobs import FACTS, RootAnswer, RootJob
+from matroot_optim.state import (
+    BOOKS,
+    COUNTS,
+    UNITS,
+    Pending,
+    Settled,
+    State,
+    fresh,
+    fresh_marks,
+    leaf_parts,
+    settled,
+)
+from matroot_optim.step.scaling import LARGEST
+from matroot_optim.step.statistics import packed_size
+
+# To names and numpy arrays, and back.
+
+
+def export(state: State, *, roots: bool = True) -> tuple[Names, dict[str, Any]]:
+    """The state as numpy arrays by name, root jobs under way included, and what is needed to read it.
+
+    Root jobs are waited for. Without `roots`, they and all that is known of roots are left out; on load the
+    roots are computed at once.
+    """
+    arrays = {name: to_host(x) for name, x in state.arrays.items() if name != "graft_ratio"}
+    names = {name: np.asarray(x) for name, x in State(state.layout, arrays).items() if roots or not state.of_root(name)}
+    if roots:
+        for pending in settled(state.pending):
+            names.update(_export_pending(state.layout, pending))
+    leaves = {leaf.path: describe(leaf) for leaf in state.layout.leaves}
+    jobs = sum(name.endswith("/due") for name in names)
+    return names, {"format": FORMAT, "leaves": leaves, "roots": roots, "jobs": jobs}
+
+
+def describe(leaf: Leaf) -> dict[str, Any]:
+    """What the metadata say of a parameter: its shape, how it is cut, and which arrays of its shape it has."""
+    blocks = [[list(origin), list(size)] for origin, size in leaf.blocks]
+    parts = leaf_parts(leaf)
+    return {"shape": leaf.shape, "merged": leaf.merged, "axes": leaf.axes, "blocks": blocks, "parts": parts}
+
+
+def restore(options: Options, layout: Layout, params: Sequence[Array], names: Names, meta: Mapping[str, Any]) -> State:
+    """The state that `export` gave, in the layout, framework and dtypes of `params`.
+
+    Raises
+    ------
+    ValueError
+        An entry or the metadata are missing, not of this layout, or no values of a state: the message names the
+        entry. Numbers that are not finite are let through under ``on_nonfinite="propagate"`` alone.
+    """
+    saved = read_meta(layout, meta)
+    check_names(layout, saved, names)
+    names = {name: on_host(name, x) for name, x in names.items()}
+    state = fresh(options, layout, params)
+    finite = (FINITE,) if options.on_nonfinite != "propagate" else ()
+    step = int(integers(names, ["step"], np.int64, 0)[0])
+    arrays = {**state.arrays, "step": np.asarray(step, np.int64)}
+    arrays.update(fresh_marks(layout, options.interval(step + 1), options.schedule))
+    for part, kind in COUNTS.items():
+        arrays[part] = integers(names, [leaf.name(part) for leaf in layout.leaves], kind, 0, step)
+    if meta["format"] > 1:
+        peaks, exponents = ([leaf.name(part) for leaf in layout.leaves] for part in UNITS)
+        arrays["peak"] = reals(names, peaks, (), "float64", FINITE, NOT_NEGATIVE)
+        arrays["exponent"] = integers(names, exponents, UNITS["exponent"], -LARGEST, LARGEST)
+    for leaf, x in zip(layout.leaves, params, strict=True):
+        for name in map(leaf.name, leaf_parts(leaf)):
+            if name in names:
+                rules = (*finite, NOT_NEGATIVE) if name == leaf.name("moment") else finite
+                arrays[name] = like(reals(names, [name], leaf.shape, leaf.dtype, *rules)[0], x)
+    same = {leaf.path: saved.roots and saved.leaves[leaf.path].blocks == leaf.blocks for leaf in layout.leaves}
+    recut: Names = {}
+    for leaf in layout.leaves:
+        if saved.leaves[leaf.path].blocks != leaf.blocks:
+            recut.update(_recut(leaf, names, saved.leaves[leaf.path].blocks, finite))
+    names = {**names, **recut}
+    for stack, axis in layout.factors:
+        kept = [same[layout.leaves[m.leaf].path] for m in stack.members for _ in range(m.start, m.stop)]
+        x = params[stack.members[0].leaf]
+        _restore_factor(layout, stack, axis, arrays, names, np.asarray(kept), x, step, finite)
+    return State(layout, arrays, _restore_pending(layout, names, step) if all(same.values()) else ())
+
+
+def _recut(leaf: Leaf, names: Names, blocks: Sequence[Block], finite: Sequence[Rule]) -> Names:
+    def name(block: int, axis: int) -> str:
+        return leaf.name(f"block{block}/axis{axis}/statistic")
+
+    statistics = {
+        (k, axis): _statistics(names, [name(k, axis)], size[axis], "float64", *finite)[0]
+        for k, (_, size) in enumerate(blocks)
+        for axis in leaf.axes
+    }
+    return {name(*key): value for key, value in reblock(blocks, statistics, leaf.blocks, leaf.axes).items()}
+
+
+def _statistics(names: Names, wanted: Sequence[str], n: int, dtype: str, *rules: Rule) -> Any:
+    return reals(names, wanted, (packed_size(n),), dtype, *rules, OF_SQUARES)
+
+
+def _restore_factor(
+    layout: Layout,
+    stack: Stack,
+    axis: int,
+    arrays: dict[str, Array],
+    names: Names,
+    kept: Any,
+    x: Array,
+    step: int,
+    finite: Sequence[Rule],
+) -> None:
+    """The arrays of one dimension of a stack, beside x; roots that do not fit are asked for at once."""
+    key, n = stack.axis_name(axis), stack.shape[axis]
+    prefixes = [join(block, f"axis{axis}") for block in layout.block_names(stack)]
+    statistics = _statistics(names, [f"{p}/statistic" for p in prefixes], n, stack.dtype, *finite)
+    arrays[f"{key}/statistic"] = like(statistics, x)
+    arrays[f"{key}/mark"] += step  # phases go on from here, where no better is known
+    arrays[f"{key}/taken"][:] = -1
+    at = np.flatnonzero(kept)
+    if not at.size:
+        return
+    known = [prefixes[b] for b in at]
+    for part, values in {**_facts(names, known), **_books(names, known, step)}.items():
+        arrays[f"{key}/{part}"][at] = values
+    root = np.array(to_host(arrays[f"{key}/root"]))
+    root[at] = reals(names, [f"{p}/root" for p in known], (n, n), stack.dtype, FINITE)
+    arrays[f"{key}/root"] = like(root, x)
+
+
+def _facts(names: Names, prefixes: Sequence[str], *, of_answer: bool = False) -> Names:
+    """The facts of roots; an answer that was not looked at yet may be a failure, and hold NaN."""
+    facts = {}
+    for fact, kind in FACTS.items():
+        wanted = [f"{p}/{fact}" for p in prefixes]
+        if np.dtype(kind).kind == "i":
+            facts[fact] = integers(names, wanted, kind, 0, max(Status) if fact == "status" else FOREVER)
+        else:
+            rules = () if of_answer else (NOT_NEGATIVE_OR_NAN,)
+            facts[fact] = reals(names, wanted, (), np.dtype(kind).name, *rules)
+    return facts
+
+
+def _books(names: Names, prefixes: Sequence[str], step: int) -> Names:
+    low, high = {"mark": -FOREVER, "taken": -1}, {"taken": step}
+    return {  # the roots of the next step may be entered before it
+        book: integers(names, [f"{p}/{book}" for p in prefixes], kind, low.get(book, 0), high.get(book, step + 1))
+        for book, kind in BOOKS.items()
+    }
+
+
+# Root jobs under way.
+
+
+def _export_pending(layout: Layout, pending: Pending) -> Names:
+    answer, names, start = pending.answer(), {}, 0
+    stacks = {stack.axis_name(axis): (stack, axis) for stack, axis in layout.factors}
+    for job in pending.jobs:
+        stack, axis = stacks[job.key]
+        blocks = list(layout.block_names(stack))
+        for j, b in enumerate(job.index, start):
+            prefix = join(blocks[b], f"axis{axis}", f"pending{pending.submitted}")
+            names[f"{prefix}/due"] = np.asarray(job.due)
+            if isinstance(answer, RootAnswer):
+                names[f"{prefix}/root"] = np.asarray(to_host(answer.root[j]))
+                names.update({f"{prefix}/{fact}": np.asarray(values[j]) for fact, values in answer.facts.items()})
+        start += len(job.index)
+    return names
+
+
+def _restore_pending(layout: Layout, names: Names, step: int) -> tuple[Pending, ...]:
+    saved: dict[str, list[str]] = {}
+    for name in names:
+        block_axis, mark, rest = name.rpartition("/pending")
+        if mark and rest.endswith("/due"):
+            saved.setdefault(block_axis, []).append(name.removesuffix("/due"))
+    batches = []
+    for stack, axis in layout.factors:
+        found: dict[tuple[int, int, bool], list[tuple[int, str]]] = {}
+        for b, block in enumerate(layout.block_names(stack)):
+            for prefix in saved.get(join(block, f"axis{axis}"), []):
+                submitted = int(prefix.rpartition("/pending")[2])
+                if submitted > step:
+                    raise ValueError(f"the checkpoint must have no job from after step {step}, got {prefix!r}")
+                due = int(integers(names, [f"{prefix}/due"], np.int64, step + 1)[0])
+                found.setdefault((submitted, due, f"{prefix}/root" in names), []).append((b, prefix))
+        for (submitted, due, there), rows in found.items():
+            index = np.array([b for b, _ in rows])
+            job = RootJob(stack.axis_name(axis), index, None, stack.exponent, stack.options.ridge, due)
+            lost = Failure("lost before the save")
+            answer = _restore_answer(stack, stack.shape[axis], [p for _, p in rows], names) if there else lost
+            batches.append(Pending(submitted, (job,), Settled(answer)))
+    return tuple(sorted(batches, key=lambda p: p.submitted))
+
+
+def _restore_answer(stack: Stack, n: int, prefixes: Sequence[str], names: Names) -> RootAnswer:
+    root = reals(names, [f"{p}/root" for p in prefixes], (packed_size(n),), stack.dtype)
+    return RootAnswer(root, _facts(names, prefixes, of_answer=True), 0.0)

@@ -1,0 +1,233 @@
+"""What is saved: the metadata and the names of a checkpoint, and the checks of both and of every entry.
+
+A checkpoint comes from a file, or from a dict that a user could edit. Nothing of it is believed: each wrong value is a
+ValueError that names its entry.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from matroot_optim.arrays import is_torch, to_host
+from matroot_optim.layout.blocking import regions
+from matroot_optim.layout.layout import Layout, Leaf
+from matroot_optim.layout.reblock import Block
+from matroot_optim.layout.trees import join
+from matroot_optim.refresh.jobs import FACTS
+from matroot_optim.state import BOOKS, COUNTS, UNITS
+from matroot_optim.step.statistics import order_of
+
+#: 1 had no checksums in files, no units of gradients, and did not say which parts a parameter has, nor how many root
+#: jobs there are.
+FORMAT = 2
+PARTS = ("momentum", "moment")
+#: Above every step: differences of two steps stay in int64.
+FOREVER = 2**62
+
+Names = dict[str, Any]
+_PENDING = re.compile(r"(.+)/(pending[1-9][0-9]{0,17})/([a-z_]+)", re.DOTALL)
+
+
+def _must(what: str, got: Any) -> ValueError:
+    text = got if isinstance(got, str) else repr(got)
+    return ValueError(f"the checkpoint must {what}, got {text if len(text) < 200 else text[:200] + '...'}")
+
+
+# Metadata.
+
+
+@dataclass(frozen=True)
+class SavedLeaf:
+    """What the metadata say of one parameter: how it was cut, and which arrays of its shape it had."""
+
+    blocks: list[Block]
+    parts: Sequence[str] | None  # None: format 1, which did not say
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What the metadata say: the parameters by path, whether roots are saved, and how many jobs were under way."""
+
+    leaves: dict[str, SavedLeaf]
+    roots: bool
+    jobs: int | None  # None: format 1
+
+
+def check_format(meta: Any) -> None:
+    """Refuse metadata of a format that this version does not know."""
+    if not isinstance(meta, Mapping):
+        raise _must("have metadata", meta)
+    version = meta.get("format")
+    if type(version) is not int or version < 1:
+        raise _must(f"be of format 1 to {FORMAT}", version)
+    if version > FORMAT:
+        raise _must(f"be of format 1 to {FORMAT}", f"format {version} of a newer matroot_optim, which can read it")
+
+
+def read_meta(layout: Layout, meta: Any) -> Saved:
+    """The metadata of a checkpoint of the parameters of this layout."""
+    check_format(meta)
+    wanted = {"format", "leaves", "roots"} | ({"jobs"} if meta["format"] > 1 else set())
+    if set(meta) != wanted:
+        raise _must(f"have {', '.join(sorted(wanted))} in its metadata", sorted(map(str, meta)))
+    leaves, roots, jobs = meta["leaves"], meta["roots"], meta.get("jobs")
+    if not isinstance(roots, bool):
+        raise _must("have True or False as 'roots' in its metadata", roots)
+    if type(jobs) is not int and meta["format"] > 1:
+        raise _must("have a number as 'jobs' in its metadata", jobs)
+    if not isinstance(leaves, Mapping):
+        raise _must("have a dict of parameters as 'leaves' in its metadata", leaves)
+    missing, extra = layout.index.keys() - leaves.keys(), leaves.keys() - layout.index.keys()
+    if missing or extra:
+        raise ValueError(
+            f"the checkpoint must have the parameters of params; it lacks {sorted(missing)} and has beside "
+            f"{sorted(extra, key=str)}"
+        )
+    known = {leaf.path: _read_leaf(leaf, leaves[leaf.path], meta["format"]) for leaf in layout.leaves}
+    return Saved(known, roots, jobs)
+
+
+def _read_leaf(leaf: Leaf, saved: Any, version: int) -> SavedLeaf:
+    wanted = {"shape", "merged", "axes", "blocks"} | ({"parts"} if version > 1 else set())
+    if not isinstance(saved, Mapping) or set(saved) != wanted:
+        raise _must(f"have {', '.join(sorted(wanted))} for {leaf.path!r}", saved)
+    for what in ("shape", "merged", "axes"):
+        want, have = getattr(leaf, what), saved[what]
+        have = tuple(have) if isinstance(have, list | tuple) else have
+        if not isinstance(have, tuple) or any(type(n) is not int for n in have) or have != want:
+            raise _must(f"have {what} {want} for {leaf.path!r}", have)
+    parts = saved.get("parts")
+    if version > 1 and parts not in ([], ["momentum"], ["moment"], list(PARTS)):
+        raise _must(f"have a list of {' and '.join(PARTS)} as parts for {leaf.path!r}", parts)
+    return SavedLeaf(_read_blocks(leaf, saved["blocks"]), parts)
+
+
+def _read_blocks(leaf: Leaf, saved: Any) -> list[Block]:
+    """The blocks of the cutting: it is known by the size of the first block."""
+    blocks: list[Block] = []
+    try:
+        if leaf.axes:
+            size = tuple(saved[0][1])
+            # Counted first: a wrong size could ask for more blocks than there is memory for.
+            if all(type(n) is int for n in size) and len(saved) == math.prod(map(_pieces, leaf.merged, size)):
+                parts = regions(leaf.merged, size)
+                blocks = sorted((origin, part.size) for part in parts for origin in part.origins())
+        good = [(tuple(origin), tuple(n)) for origin, n in saved] == blocks
+    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError):
+        good = False
+    if not good:
+        raise _must(f"have the blocks of a cutting for {leaf.path!r}", saved)
+    return blocks
+
+
+def _pieces(n: int, size: int) -> int:
+    return -(-n // size)
+
+
+# Names.
+
+
+def check_names(layout: Layout, saved: Saved, names: Collection[str]) -> None:
+    """Refuse names that are missing, or that a checkpoint with these metadata has not."""
+    prefixes = {
+        leaf.name(f"block{k}/axis{axis}")
+        for leaf in layout.leaves
+        for k in range(len(saved.leaves[leaf.path].blocks))
+        for axis in leaf.axes
+    }
+    of_root = ("root", *FACTS, *BOOKS) if saved.roots else ()
+    wanted = {"step"} | {f"{prefix}/{part}" for prefix in prefixes for part in ("statistic", *of_root)}
+    given = set(names)
+    for leaf in layout.leaves:
+        parts = saved.leaves[leaf.path].parts
+        known = [part for part in PARTS if leaf.name(part) in given] if parts is None else [*parts, *UNITS]
+        wanted.update(leaf.name(part) for part in (*COUNTS, *known))
+    jobs: dict[str, set[str]] = {}
+    for name in given - wanted if saved.roots else ():
+        found = _PENDING.fullmatch(name) if isinstance(name, str) else None
+        if found and found[1] in prefixes and found[3] in ("due", "root", *FACTS):
+            jobs.setdefault(join(found[1], found[2]), set()).add(found[3])
+    for job, there in jobs.items():
+        answered = ("root", *FACTS) if there != {"due"} else ()
+        wanted.update(f"{job}/{part}" for part in ("due", *answered))
+    for name in sorted(wanted - given):
+        raise ValueError(f"the checkpoint must have the entry {name!r}")
+    for name in sorted(given - wanted, key=str):
+        raise ValueError(f"the checkpoint must have no entry but those of its parameters, got {name!r}")
+    if saved.jobs not in (None, len(jobs)):
+        raise _must(f"have {saved.jobs} root jobs under way", len(jobs))
+
+
+# Entries.
+
+
+def on_host(name: str, x: Any) -> Any:
+    """An entry as numpy."""
+    try:
+        if isinstance(x, np.ndarray | np.generic):
+            return np.asarray(x)
+        if is_torch(x):
+            return to_host(x)
+    except (TypeError, RuntimeError, ValueError):  # of a dtype that numpy has not, sparse, without data
+        pass
+    raise _must(f"have an array of numbers as {name!r}", f"{type(x).__name__} {getattr(x, 'dtype', '')}".strip())
+
+
+def integers(names: Names, wanted: Sequence[str], kind: Any, low: int, high: int = FOREVER) -> Any:
+    """The entries `wanted`, numbers from low to high, as one vector of this dtype."""
+    high = min(high, int(np.iinfo(kind).max))
+    for name in wanted:
+        x = names[name]
+        if x.dtype.kind != "i" or x.shape != ():
+            raise _must(f"have one signed integer as {name!r}", f"{x.dtype} of shape {x.shape}")
+    values = np.array([names[name] for name in wanted], np.int64)
+    bad = (values < low) | (values > high)
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise _must(f"have a number from {low} to {high} as {wanted[k]!r}", int(values[k]))
+    return values.astype(kind)
+
+
+class Rule(NamedTuple):
+    """What numbers must be: in words, which of the numbers, and the test of them."""
+
+    words: str
+    of: Callable[[Any], Any]
+    holds: Callable[[Any], Any]
+
+
+def reals(names: Names, wanted: Sequence[str], shape: tuple[int, ...], dtype: str, *rules: Rule) -> Any:
+    """The entries `wanted`, of this shape, as one stack in this dtype, in which the rules hold."""
+    for name in wanted:
+        x = names[name]
+        if x.dtype.kind != "f" or x.dtype.itemsize not in (4, 8) or x.shape != shape:
+            raise _must(f"have float32 or float64 of shape {shape} as {name!r}", f"{x.dtype} of shape {x.shape}")
+    result = np.empty((len(wanted), *shape), dtype)
+    with np.errstate(over="ignore"):
+        for k, name in enumerate(wanted):
+            result[k] = names[name]
+    for rule in rules:
+        values = rule.of(result)
+        good = rule.holds(values)
+        if not good.all():
+            at = int(np.argmin(good))
+            raise _must(f"have {rule.words} in {wanted[at * len(wanted) // good.size]!r}", str(values.flat[at]))
+    return result
+
+
+def diagonal(packed: Any) -> Any:
+    """The diagonals of packed symmetric matrices."""
+    k = np.arange(order_of(packed.shape[-1]))
+    return packed[..., k * (k + 3) // 2]
+
+
+FINITE = Rule("numbers that are finite", np.asarray, np.isfinite)
+NOT_NEGATIVE = Rule("no number below 0", np.asarray, lambda x: ~(x < 0))
+NOT_NEGATIVE_OR_NAN = Rule("no NaN and no number below 0", np.asarray, lambda x: x >= 0)
+OF_SQUARES = Rule("no number below 0 on the diagonal", diagonal, lambda x: ~(x < 0))

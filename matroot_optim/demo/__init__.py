@@ -1,0 +1,1 @@
+"""``python -m matroot_optim demo``."""

@@ -1,0 +1,1 @@
+"""The step as jax traces it."""

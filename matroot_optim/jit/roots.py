@@ -1,0 +1,115 @@
+"""Roots inside a compiled graph: a minimax schedule, fixed beforehand, with no decision that depends on values.
+
+    B = q_k(M);  X <- X B^a;  M <- B^b M      for A^{-a/b}
+
+in the dtype of A, float32 as a rule: at condition numbers of 1e6 some 4 bits are left, where a root on the host has
+all. See `matroot.methods.minimax_schedule` for the polynomials q_k.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+import matroot
+from matroot_optim.arrays import Array
+
+#: Relative accuracy asked of the schedule in each eigenvalue.
+TARGET = 1e-6
+
+
+def minimax_root(A: Array, exponent: Fraction, ridge: float, level: Array, xp: Any) -> tuple[Array, dict[str, Array]]:
+    """A^exponent of a stack with a relative ridge, by a fixed number of products.
+
+    Parameters
+    ----------
+    A : array (k, n, n)
+        Symmetric positive semidefinite.
+    exponent : Fraction
+        Negative.
+    ridge : float
+        Relative to an upper bound of the largest eigenvalue, at most n^{1/16} times it.
+    level : array (k,)
+        The ridge is multiplied by 10^level, up to 1.
+
+    Returns
+    -------
+    X : array (k, n, n)
+        For a zero matrix not finite, or without use.
+    facts : dict of array (k,)
+        "residual", of full products in this precision, ``||X..A..X - I||_F / sqrt(n)``; "lambda_max" and "ridge".
+    """
+    n = A.shape[-1]
+    eps = float(np.finfo(np.dtype(str(A.dtype))).eps)
+    a, b = -exponent.numerator, exponent.denominator
+    eye = xp.eye(n, dtype=A.dtype)
+    top = largest_bound(A, xp)
+    more = xp.minimum(max(ridge, eps) * 10.0 ** xp.astype(level, A.dtype), xp.ones_like(top))
+    relative = xp.where(level > 0, more, ridge * xp.ones_like(top))  # `roots.escalated`, traced
+    scale = (1 + relative) * top
+    A = (A + (relative * top)[:, None, None] * eye) / scale[:, None, None]
+    lower = max(ridge / (1 + ridge), eps * n**0.5 / 4)
+    plan = matroot.methods.minimax_schedule.schedule(b, lower, target=TARGET, a=a)
+    X, M = xp.broadcast_to(eye, A.shape), A
+    for step, coefficients in enumerate(plan.steps):
+        B = polynomial(M, coefficients, eye)
+        X = power(B, a) if step == 0 else X @ power(B, a)
+        if step + 1 < len(plan.steps):
+            M = power(B, b) @ M
+            M = (M + xp.matrix_transpose(M)) / 2
+    X = (X + xp.matrix_transpose(X)) / 2
+    R = interleaved(X, A, a, b) - eye
+    residual = xp.sqrt(xp.sum(R * R, axis=(-2, -1)) / n)
+    return X * (scale ** (-a / b))[:, None, None], {"residual": residual, "lambda_max": top, "ridge": relative * top}
+
+
+def largest_bound(A: Array, xp: Any) -> Array:
+    """Upper bound ||A^8||_F^{1/8} of the largest eigenvalue, at most n^{1/16} times it: three products."""
+    log2_scale = xp.zeros(A.shape[0], dtype=A.dtype)
+    for k in range(4):  # A is scaled to norm 1 before every squaring: neither overflow nor underflow
+        peak = xp.max(xp.abs(A), axis=(-2, -1))
+        A = A / xp.where(peak > 0, peak, xp.ones_like(peak))[:, None, None]
+        norm = xp.sqrt(xp.sum(A * A, axis=(-2, -1)))
+        log2_scale += (xp.log2(peak) + xp.log2(norm)) / 2**k
+        A = A / xp.where(norm > 0, norm, xp.ones_like(norm))[:, None, None]
+        A = A @ A if k < 3 else A
+    return xp.exp2(log2_scale)
+
+
+def polynomial(M: Array, c: Any, eye: Array) -> Array:
+    """q(M) of degree 1, 2 or 4: 0, 1 or 2 products."""
+    if len(c) == 2:
+        return c[1] * M + c[0] * eye
+    M2 = M @ M
+    if len(c) == 3:
+        return c[2] * M2 + c[1] * M + c[0] * eye
+    return (c[4] * M2 + c[3] * M + c[2] * eye) @ M2 + c[1] * M + c[0] * eye
+
+
+def interleaved(X: Array, A: Array, a: int, b: int) -> Array:
+    """The product of b factors X and a factors A, I when X = A^{-a/b}, in the order that keeps every partial
+    product as near to I as can be: X^b A^a itself would lose the digits of kappa^a in float32.
+    """
+    R, exponent, left_x, left_a = None, Fraction(0), b, a
+    while left_x or left_a:
+        down, up = exponent - Fraction(a, b), exponent + 1
+        if left_x and (not left_a or abs(down) <= abs(up)):
+            factor, exponent, left_x = X, down, left_x - 1
+        else:
+            factor, exponent, left_a = A, up, left_a - 1
+        R = factor if R is None else R @ factor
+    return R
+
+
+def power(B: Array, k: int) -> Array:
+    """B^k by squaring, k at least 1."""
+    result = None
+    while k:
+        if k & 1:
+            result = B if result is None else result @ B
+        k >>= 1
+        if k:
+            B = B @ B
+    return result

@@ -1,0 +1,306 @@
+"""One step of Shampoo as jax traces it: the core's stages, and the schedule of roots as a switch over phases.
+
+Which roots are due at a phase is known before; that it is their turn is known only at run time. So every phase with
+roots is a branch, and a step runs one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from matroot_optim.arrays import Array, squared_norm
+from matroot_optim.jit.roots import minimax_root
+from matroot_optim.jit.turns import Due, turns
+from matroot_optim.layout.layout import Layout, Stack
+from matroot_optim.options import Options
+from matroot_optim.refresh.jobs import FACTS, RootJob, compute, escalated, stack_jobs
+from matroot_optim.state import fresh
+from matroot_optim.step.grafting import bias_correction
+from matroot_optim.step.momentum import Rates, with_l2
+from matroot_optim.step.scaling import decay, exponents, scaled_traced, wanted_again
+from matroot_optim.step.stages import Step, stacked_gradients, update_statistics, updates
+from matroot_optim.step.statistics import pack, packed_size, unpack
+
+Arrays = dict[str, Array]
+#: Norms above are as good as this one.
+LARGEST = 2.0**127
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of the state that is no array."""
+
+    options: Options
+    layout: Layout
+    roots: str
+
+
+def initial(plan: Plan, params: Sequence[Array]) -> Arrays:
+    """The core's fresh state as jax arrays, books included."""
+    arrays = fresh(plan.options, plan.layout, params).arrays
+    return {**to_jax(arrays), "graft_ratio": jnp.ones(len(plan.layout.leaves), jnp.float32)}
+
+
+def to_jax(arrays: Arrays) -> Arrays:
+    """The core's arrays as jax arrays, books in 32 bits."""
+    narrow = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}
+    return {
+        name: jnp.asarray(x.astype(narrow.get(x.dtype, x.dtype))) if isinstance(x, np.ndarray) else x
+        for name, x in arrays.items()
+    }
+
+
+def advance(
+    plan: Plan, arrays: Arrays, g: Sequence[Array | None], weights: Sequence[Array | None]
+) -> tuple[list[Array], Arrays]:
+    """The directions (momentum included, rate 1) of one step, and the new arrays."""
+    options, layout = plan.options, plan.layout
+    arrays = dict(arrays)
+    t = arrays["step"] + 1
+    rates = [Rates(-1.0, float(leaf.options.weight_decay), leaf.options.betas[0]) for leaf in layout.leaves]
+    clean, active, bad = _screen(options, layout, g, weights, rates, arrays)
+    good = jnp.stack([jnp.asarray(a) for a in active]).astype(jnp.int32) if active else jnp.zeros(0, jnp.int32)
+    accumulates = (t - 1) % options.statistics_every == 0
+    arrays["count"] = arrays["count"] + good
+    arrays["accumulated"] = arrays["accumulated"] + good * accumulates
+    arrays["skipped"] = arrays["skipped"] + bad
+    now = Step(layout, arrays, clean, list(weights), active, rates, t, donate=False)
+    stacks = stacked_gradients(now)
+    arrays.update(_statistics(options, now, stacks, accumulates))
+    if plan.roots != "host":
+        arrays.update(_refresh(plan, arrays, t))
+    moves, changed = updates(now_with(now, arrays), stacks)
+    arrays.update(changed)
+    arrays["graft_ratio"] = jnp.asarray([jnp.asarray(r, jnp.float32) for r in changed["graft_ratio"]])
+    arrays["step"] = t
+    return moves, arrays
+
+
+def now_with(step: Step, arrays: Arrays) -> Step:
+    """The same step with other arrays."""
+    return Step(step.layout, arrays, step.g, step.weights, step.active, step.rates, step.number, step.donate)
+
+
+def _screen(
+    options: Options,
+    layout: Layout,
+    g: Sequence[Array | None],
+    weights: Sequence[Array | None],
+    rates: Sequence[Rates],
+    arrays: Arrays,
+) -> tuple[list[Array], list[Any], Array]:
+    """The core's screen without a look at any value; units and peaks are entered into `arrays`."""
+    norms = [jnp.float32(0) if x is None else _norm(x) for x in g]
+    finite = [False if x is None else jnp.isfinite(n) for x, n in zip(g, norms, strict=True)]
+    skip = options.on_nonfinite == "skip"
+    active = [f if x is None or skip else True for f, x in zip(finite, g, strict=True)]
+    bad = jnp.asarray([jnp.asarray(x is not None) & ~jnp.asarray(f) for f, x in zip(finite, g, strict=True)])
+    scale = None
+    if options.clip_norm is not None:
+        counted = jnp.stack([jnp.where(a, n, 0) for a, n in zip(active, norms, strict=True)])
+        scale = jnp.minimum(1.0, options.clip_norm / _positive(_norm(counted)))
+    clean: list[Array] = []
+    for i, leaf in enumerate(layout.leaves):
+        x = g[i]
+        if x is None:
+            clean.append(jnp.zeros(leaf.shape, leaf.dtype))
+            continue
+        x = x if active[i] is True else jnp.where(active[i], x, 0)
+        x = x if scale is None else x * scale.astype(x.dtype)
+        clean.append(with_l2(leaf.options, x, weights[i], rates[i]))
+        if scale is not None or clean[i] is not x:
+            norms[i] = _norm(clean[i])
+    if not clean:
+        return clean, active, bad.astype(jnp.int32)
+    forget = jnp.asarray([decay(leaf) for leaf in layout.leaves], jnp.float32)
+    now = jnp.stack(norms)
+    peak = jnp.fmax(jnp.where(jnp.isfinite(now), now, 0), arrays["peak"] * forget)
+    units = exponents(peak, arrays["exponent"], jnp)
+    shift = units - arrays["exponent"]
+    moved = {name: x for name, x in arrays.items() if name not in ("peak", "exponent")}
+    arrays.update(
+        jax.lax.cond(jnp.any(shift != 0), lambda old: _in_new_units(layout, old, shift), lambda old: old, moved)
+    )
+    arrays["peak"], arrays["exponent"] = peak, units
+    return [scaled_traced(x, -units[i]) for i, x in enumerate(clean)], active, bad.astype(jnp.int32)
+
+
+def _norm(x: Array) -> Array:
+    """Norm in float32, whatever the size of the entries; not finite where one of them is not."""
+    if x.size == 0:
+        return jnp.float32(0)
+    largest = jnp.max(jnp.abs(x))
+    power = jnp.frexp(_positive(largest))[1]
+    norm = jnp.ldexp(jnp.sqrt(squared_norm(scaled_traced(x, -power))), power)
+    return jnp.where(jnp.isfinite(largest), jnp.minimum(norm, LARGEST), largest).astype(jnp.float32)
+
+
+def _positive(x: Array) -> Array:
+    return jnp.where((x > 0) & jnp.isfinite(x), x, 1)
+
+
+def _in_new_units(layout: Layout, arrays: Arrays, shift: Array) -> Arrays:
+    """`matroot_optim.step.scaling.in_new_units` for all parameters, as there are no roots under way."""
+    new = dict(arrays)
+    for i, leaf in enumerate(layout.leaves):
+        if leaf.averages_gradients:
+            new[leaf.name("momentum")] = scaled_traced(arrays[leaf.name("momentum")], -shift[i], 3)
+        if leaf.has_moment and not leaf.options.graft_normalize:
+            new[leaf.name("moment")] = scaled_traced(arrays[leaf.name("moment")], -2 * shift[i], 6)
+    for stack, axis in layout.factors:
+        key = stack.axis_name(axis)
+        rows = jnp.concatenate([jnp.full(m.stop - m.start, shift[m.leaf]) for m in stack.members])
+        new[f"{key}/statistic"] = scaled_traced(arrays[f"{key}/statistic"], -2 * rows, 6)
+        taken = arrays[f"{key}/taken"]
+        new[f"{key}/taken"] = jnp.where(rows != 0, wanted_again(taken, jnp), taken)
+        if stack.options.graft == "none":
+            new[f"{key}/root"] = arrays[f"{key}/root"] * (rows == 0)[:, None, None]
+    return new
+
+
+def _statistics(options: Options, now: Step, stacks: Sequence[Array], accumulates: Any) -> Arrays:
+    """Stage 1, on the steps that are for it."""
+    if options.statistics_every == 1:
+        return update_statistics(now, stacks)
+    names = [f"{stack.axis_name(axis)}/statistic" for stack, axis in now.layout.factors]
+    old = {name: now.arrays[name] for name in names}
+    return dict(jax.lax.cond(accumulates, lambda: update_statistics(now, stacks), lambda: old))
+
+
+# Stage 2.
+
+
+def _refresh(plan: Plan, arrays: Arrays, t: Any) -> Arrays:
+    """Roots, and what is known of them, after those that are due at this step."""
+    if not plan.layout.factors:
+        return {}
+    table = turns(plan.options, plan.layout)
+    parts = ("root", "taken", "refreshes", "skipped", "failures", *FACTS)
+    names = [f"{stack.axis_name(axis)}/{part}" for stack, axis in plan.layout.factors for part in parts]
+    old = {name: arrays[name] for name in names}
+    run = [_branch(plan, arrays, items, t) for items in table.sets]
+    asked = [jnp.any(arrays[f"{stack.axis_name(axis)}/taken"] < 0) for stack, axis in plan.layout.factors]
+    number = table.at(t, plan.options.first_shampoo_step, jnp.any(jnp.stack(asked)))
+    return dict(jax.lax.switch(number, run, old))
+
+
+def _branch(plan: Plan, arrays: Arrays, items: Due, t: Any) -> Callable[[Arrays], Arrays]:
+    """The function that renews these roots."""
+    solve = {"callback": _by_callback, "graph": _in_graph}[plan.roots]
+
+    def renew(old: Arrays) -> Arrays:
+        if not items:
+            return old
+        new = dict(old)
+        rows = [_rows(plan.layout, arrays, *item) for item in items]
+        levels = [old[f"{stack.axis_name(axis)}/failures"][index] for stack, axis, index in items]
+        for (stack, axis, index), row, (X, facts) in zip(items, rows, solve(items, rows, levels), strict=True):
+            new.update(_install(old, stack, axis, index, row, X, facts, t))
+        return new
+
+    return renew
+
+
+def _rows(layout: Layout, arrays: Arrays, stack: Stack, axis: int, index: Any) -> Array:
+    """Packed statistics of the blocks that are due, bias corrected."""
+    rows = arrays[f"{stack.axis_name(axis)}/statistic"][index]
+    beta = stack.options.betas[1]
+    if not stack.options.bias_correction or beta == 1.0:
+        return rows
+    leaf = np.concatenate([np.full(m.stop - m.start, m.leaf) for m in stack.members])[index]
+    count = jnp.maximum(arrays["accumulated"][leaf], 1)
+    return rows / bias_correction(beta, count.astype(rows.dtype))[:, None]
+
+
+def _install(old: Arrays, stack: Stack, axis: int, index: Any, row: Array, X: Array, facts: Arrays, t: Any) -> Arrays:
+    """The core's gate: good roots taken, the others kept and counted; zero statistics are left alone."""
+    key = stack.axis_name(axis)
+    useful = jnp.sum(jnp.abs(row), axis=-1) > 0
+    good = useful & (facts["residual"] <= stack.options.root_tolerance) & jnp.isfinite(jnp.sum(X, axis=(-2, -1)))
+    bad = useful & ~good
+    new = {f"{key}/root": old[f"{key}/root"].at[index].set(_where(good, X, old[f"{key}/root"][index]))}
+    values = {
+        "taken": jnp.where(good, t, jnp.maximum(old[f"{key}/taken"][index], 0)),
+        "refreshes": old[f"{key}/refreshes"][index] + good,
+        "skipped": old[f"{key}/skipped"][index] + bad,
+        "failures": jnp.where(good, 0, old[f"{key}/failures"][index] + bad),
+    }
+    values.update({name: jnp.where(good, value, old[f"{key}/{name}"][index]) for name, value in facts.items()})
+    if "status" in facts:
+        values["status"] = jnp.where(useful, facts["status"], old[f"{key}/status"][index])
+    for name, value in values.items():
+        x = old[f"{key}/{name}"]
+        new[f"{key}/{name}"] = x.at[index].set(value.astype(x.dtype))
+    return new
+
+
+def _where(good: Array, X: Array, old: Array) -> Array:
+    return jnp.where(good[:, None, None], X, old)
+
+
+def _in_graph(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> list[tuple[Array, Arrays]]:
+    """Roots by a fixed schedule, equal orders and exponents in one stack."""
+    groups: dict[Any, list[int]] = {}
+    for k, (stack, axis, _) in enumerate(items):
+        groups.setdefault((stack.shape[axis], stack.exponent, stack.options.ridge), []).append(k)
+    answers: dict[int, tuple[Array, Arrays]] = {}
+    for (_, exponent, ridge), members in groups.items():
+        A = unpack(jnp.concatenate([rows[k] for k in members]))
+        level = jnp.concatenate([levels[k] for k in members])
+        with jax.default_matmul_precision("highest"):  # jax's own choice on a card has the digits of TF32
+            X, facts = minimax_root(A, exponent, ridge, level, jnp)
+        start = 0
+        for k in members:
+            part = slice(start, start + len(rows[k]))
+            answers[k] = X[part], {name: value[part] for name, value in facts.items()}
+            start = part.stop
+    return [answers[k] for k in range(len(items))]
+
+
+def _by_callback(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> list[tuple[Array, Arrays]]:
+    """Roots by matroot in numpy, in float64 even where jax has none."""
+    shapes = []
+    for (stack, axis, index), row in zip(items, rows, strict=True):
+        shapes.append(jax.ShapeDtypeStruct((len(index), packed_size(stack.shape[axis])), row.dtype))
+        shapes.append(jax.ShapeDtypeStruct((len(index), len(FACTS)), jnp.float32))
+
+    def host(rows: Any, levels: Any) -> list[Any]:
+        return _solve_on_host(items, [np.asarray(x) for x in rows], [np.asarray(x) for x in levels])
+
+    flat = jax.pure_callback(host, shapes, list(rows), list(levels), vmap_method="sequential")
+    return [
+        (unpack(X), {name: facts[:, k] for k, name in enumerate(FACTS)})
+        for X, facts in zip(flat[::2], flat[1::2], strict=True)
+    ]
+
+
+def _solve_on_host(items: Due, rows: Sequence[Any], levels: Sequence[Any]) -> list[Any]:
+    """Packed roots and facts of every item, in numpy alone."""
+    jobs, out = [], []
+    for k, (stack, axis, _) in enumerate(items):
+        o, n = stack.options, stack.shape[axis]
+        X = np.broadcast_to(pack(np.eye(n, dtype=rows[k].dtype)), rows[k].shape).copy()
+        out += [X, np.full((len(X), len(FACTS)), np.nan, np.float32)]
+        useful = abs(rows[k]).sum(-1) > 0
+        for level in np.unique(levels[k]):
+            index = np.flatnonzero(useful & (levels[k] == level))
+            if index.size:
+                ridge = escalated(o.ridge, int(level))
+                jobs.append(
+                    RootJob(str(k), index, rows[k][index], stack.exponent, ridge, 0, o.root_method, o.root_dtype)
+                )
+    for batch, group in stack_jobs(jobs):
+        answer, start = compute(batch), 0
+        for job in group:
+            part = slice(start, start + len(job.index))
+            k = int(job.key)
+            out[2 * k][job.index] = answer.root[part]
+            out[2 * k + 1][job.index] = np.stack([values[part] for values in answer.facts.values()], axis=1)
+            start = part.stop
+    return out

@@ -1,0 +1,91 @@
+"""The schedule of roots as a table, for steps that jax compiles: there a step is a number with no value yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from matroot_optim.layout.layout import Layout, Stack
+from matroot_optim.options import Options
+from matroot_optim.refresh.phases import first_marks, levels
+
+#: Blocks that are due together: for each dimension of a stack, their indices.
+Due = list[tuple[Stack, int, Any]]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Which set of roots is due at a step: a table over the phases of every interval there will be.
+
+    Attributes
+    ----------
+    sets : list of Due
+        The different sets of roots.
+    which : list of int
+        The set of every phase, interval after interval; then that of the step at which Shampoo starts, none, and all.
+    begins, bases, intervals, offsets : list of int
+        For every interval: its first step, a step of phase 0, its length, and where its phases begin in `which`.
+    """
+
+    sets: list[Due]
+    which: list[int]
+    begins: list[int]
+    bases: list[int]
+    intervals: list[int]
+    offsets: list[int]
+
+    def at(self, t: Any, start: int, everything: Any = False) -> Any:
+        """Number of the set that is due at step t; of all roots where `everything` is wanted."""
+        level = jnp.searchsorted(jnp.asarray(self.begins), t, side="right") - 1
+        base, interval, offset = (jnp.asarray(x)[level] for x in (self.bases, self.intervals, self.offsets))
+        place = jnp.where(t == start, len(self.which) - 3, offset + (t - base) % interval)
+        # A root whose next turn comes before Shampoo starts would never be used.
+        place = jnp.where(t > start - interval, place, len(self.which) - 2)
+        place = jnp.where(everything, len(self.which) - 1, place)
+        return jnp.asarray(self.which)[place]
+
+
+def turns(options: Options, layout: Layout) -> Turns:
+    """The core's schedule as a table."""
+    sizes = [stack.shape[axis] for stack, axis in layout.factors for _ in range(stack.blocks)]
+    masks: list[Any] = []
+    begins: list[int] = []
+    bases: list[int] = []
+    intervals: list[int] = []
+    offsets: list[int] = []
+    for begin, interval in levels(options):
+        base = begin
+        if options.schedule == "interval" and bases:  # an interval after the last time
+            base = bases[-1] + (begin - 1 - bases[-1]) // intervals[-1] * intervals[-1] + interval
+        marks = first_marks(sizes, interval, options.schedule)
+        begins, bases = [*begins, begin], [*bases, base]
+        intervals, offsets = [*intervals, interval], [*offsets, len(masks)]
+        masks += [(j + 1 - marks) % interval == 0 for j in range(interval)]
+    start, seen = options.first_shampoo_step, np.zeros(len(sizes), bool)
+    for t in range(1, start + 1):  # roots whose turn has not come before Shampoo starts have it then
+        k = int(np.searchsorted(begins, t, side="right")) - 1
+        mask = masks[offsets[k] + (t - bases[k]) % intervals[k]]
+        first, seen = mask | ~seen, seen | mask
+    sets: dict[bytes, int] = {}
+    found: list[Due] = []
+    which = []
+    for mask in [*masks, first, np.zeros(len(sizes), bool), np.ones(len(sizes), bool)]:
+        key = mask.tobytes()
+        if key not in sets:
+            sets[key] = len(found)
+            found.append(_split(layout, mask))
+        which.append(sets[key])
+    return Turns(found, which, begins, bases, intervals, offsets)
+
+
+def _split(layout: Layout, mask: Any) -> Due:
+    result, start = [], 0
+    for stack, axis in layout.factors:
+        index = np.flatnonzero(mask[start : start + stack.blocks])
+        start += stack.blocks
+        if index.size:
+            result.append((stack, axis, index))
+    return result

@@ -1,0 +1,1 @@
+"""How parameters are seen: trees, matrices, blocks and stacks."""

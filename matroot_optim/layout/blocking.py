@@ -1,0 +1,171 @@
+"""How a tensor is seen by Shampoo: small dimensions merged, large ones cut into blocks.
+
+A dimension larger than the block size is cut into equal blocks and one smaller remainder, so a tensor of order k
+falls into at most 2^k regions of equal-shaped blocks. A region is stacked, and put back, by one reshape and one
+transposition, whatever the number of its blocks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Array = Any
+Shape = tuple[int, ...]
+
+
+def merge_dims(shape: Sequence[int], limit: int) -> Shape:
+    """Merge neighbouring dimensions, from the left, while their product is at most `limit`.
+
+    Dimensions of size 1 vanish. A tensor with a dimension of size 0 is left alone.
+
+    Examples
+    --------
+    >>> from matroot_optim.layout.blocking import merge_dims
+    >>> merge_dims([1, 2, 512, 1, 2048, 1, 3, 4], 1024)
+    (1024, 2048, 12)
+    >>> merge_dims([3, 3, 128, 128], 1024)
+    (9, 128, 128)
+    """
+    if 0 in shape:
+        return tuple(shape)
+    merged: list[int] = []
+    product = 1
+    for size in shape:
+        if product * size <= limit or product == 1:
+            product *= size
+        elif size > 1:
+            merged.append(product)
+            product = size
+    if product > 1:
+        merged.append(product)
+    return tuple(merged)
+
+
+def as_matrix(shape: Sequence[int]) -> Shape:
+    """See a tensor as the matrix nearest to square that keeps the order of its numbers; a vector where it is one.
+
+    Of all places where the dimensions can be cut in two, the one whose two products are nearest to each other. A
+    convolution becomes (out, in * kernel) in torch's order and (kernel * in, out) in that of jax and keras; heads
+    are joined with each other or with their features. Dimensions of size 1 vanish.
+
+    Examples
+    --------
+    >>> from matroot_optim.layout.blocking import as_matrix
+    >>> as_matrix((64, 32, 3, 3)), as_matrix((3, 3, 32, 64)), as_matrix((768, 12, 64)), as_matrix((1, 16, 64))
+    ((64, 288), (288, 64), (768, 768), (16, 64))
+    """
+    if 0 in shape:
+        return tuple(shape)
+    sizes = [n for n in shape if n > 1]
+    if len(sizes) < 2:
+        return tuple(sizes)
+    cuts = [(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(1, len(sizes))]
+    return min(cuts, key=lambda cut: (max(cut) / min(cut), cut))
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box of equal-shaped blocks of a tensor: `count` blocks of `size` from `start`, per dimension."""
+
+    start: Shape
+    count: Shape
+    size: Shape
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return math.prod(self.count)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """Where the box lies in the tensor."""
+        parts = zip(self.start, self.count, self.size, strict=True)
+        return tuple(slice(a, a + c * s) for a, c, s in parts)
+
+    def origins(self) -> list[Shape]:
+        """First index of every block, in the order of the stack."""
+        steps = zip(self.start, self.count, self.size, strict=True)
+        return list(itertools.product(*([a + j * s for j in range(c)] for a, c, s in steps)))
+
+
+def block_sizes(shape: Shape, limit: int, aspect: float | None, axes: Sequence[int]) -> Shape:
+    """Size of a block in each dimension: at most `limit`, and `aspect` times the shortest of the dimensions `axes`.
+
+    With an aspect, blocks are equal where a dimension has a divisor that is nearly as large as allowed, and as equal
+    as they can be elsewhere; without one, all are of size `limit` but the last. Dimensions that are not in `axes`
+    stay whole.
+
+    Examples
+    --------
+    >>> from matroot_optim.layout.blocking import block_sizes
+    >>> block_sizes((96, 384), 1024, 2.0, (0, 1)), block_sizes((3000, 3000), 1024, 2.0, (0, 1))
+    ((96, 192), (1000, 1000))
+    >>> block_sizes((64, 576), 1024, 2.0, (0, 1)), block_sizes((64, 147), 1024, 2.0, (0, 1))
+    ((64, 96), (64, 49))
+    """
+    if aspect is None:
+        return tuple(limit if i in axes else max(n, 1) for i, n in enumerate(shape))
+    longest = min(
+        limit, int(aspect * min((min(shape[i], limit) for i in axes), default=limit)) if len(axes) > 1 else limit
+    )
+    return tuple(_equal(n, max(1, longest)) if i in axes else max(n, 1) for i, n in enumerate(shape))
+
+
+def _equal(n: int, longest: int) -> int:
+    """The size of blocks of at most `longest` that n is cut into, the last perhaps smaller."""
+    if n <= longest:
+        return max(n, 1)
+    fewest = -(-n // longest)
+    equal = [n // count for count in range(fewest, fewest + fewest // 2 + 1) if n % count == 0]
+    return equal[0] if equal else -(-n // fewest)
+
+
+def regions(shape: Shape, sizes: Shape) -> tuple[Region, ...]:
+    """The regions of a tensor whose dimensions are cut into blocks of these sizes."""
+    pieces = [_pieces(n, size) for n, size in zip(shape, sizes, strict=True)]
+    boxes = itertools.product(*pieces)
+    return tuple(Region(*(tuple(part[k] for part in box) for k in range(3))) for box in boxes)
+
+
+def _pieces(n: int, size: int) -> list[tuple[int, int, int]]:
+    whole, rest = divmod(n, size)
+    pieces = [(0, whole, size)] if whole else []
+    if rest or not whole:
+        pieces.append((whole * size, 1, rest))
+    return pieces
+
+
+def stack(x: Array, region: Region, xp: Any) -> Array:
+    """The blocks of a region as one array (blocks, *size)."""
+    if region.blocks == 1 and x.shape == region.size:
+        return xp.reshape(x, (1, *region.size))
+    k = x.ndim
+    box = x[region.slices]
+    grid = [n for pair in zip(region.count, region.size, strict=True) for n in pair]
+    order = (*range(0, 2 * k, 2), *range(1, 2 * k, 2))
+    return xp.reshape(xp.permute_dims(xp.reshape(box, tuple(grid)), order), (region.blocks, *region.size))
+
+
+def unstack(blocks: Array, region: Region, xp: Any) -> Array:
+    """The box of the tensor that `stack` cut into these blocks."""
+    k = len(region.size)
+    order = tuple(i for j in range(k) for i in (j, k + j))
+    box = xp.permute_dims(xp.reshape(blocks, (*region.count, *region.size)), order)
+    return xp.reshape(box, tuple(c * s for c, s in zip(region.count, region.size, strict=True)))
+
+
+def assemble(boxes: Sequence[Array], parts: Sequence[Region], shape: Shape, xp: Any) -> Array:
+    """The tensor from the boxes of all its regions."""
+    if len(boxes) == 1:
+        return xp.reshape(boxes[0], shape)
+    at = {region.start: box for region, box in zip(parts, boxes, strict=True)}
+    for axis in reversed(range(len(shape))):
+        joined: dict[Shape, list[Array]] = {}
+        for start in sorted(at):
+            joined.setdefault(start[:axis], []).append(at[start])
+        at = {start: xp.concat(row, axis=axis) if len(row) > 1 else row[0] for start, row in joined.items()}
+    return at[()]

@@ -1,0 +1,274 @@
+"""The static plan of an optimizer: which parameters there are, and how their blocks are stacked.
+
+Blocks of equal shape, of all parameters, that are treated alike form one `Stack`: one array (blocks, *shape) in
+stages 1 and 3, and one (blocks, n (n + 1) / 2) array of statistics per preconditioned dimension.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from matroot_optim.arrays import Array, cast, check_device, on_host, place, state_dtype
+from matroot_optim.layout.blocking import Region, Shape, as_matrix, block_sizes, merge_dims, regions
+from matroot_optim.options import Options
+
+#: A matrix whose dimensions differ by more than this factor is a table.
+TABLE = 10
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One parameter: its path, shape, and how it is cut."""
+
+    path: str
+    shape: Shape
+    merged: Shape
+    axes: tuple[int, ...]  # the preconditioned dimensions of the merged shape
+    regions: tuple[Region, ...]  # none when no dimension is preconditioned
+    dtype: str  # of the state
+    place: str
+    options: Options
+
+    def name(self, part: str) -> str:
+        """Name of one of the parameter's arrays in the state."""
+        return f"{self.path}/{part}" if self.path else part
+
+    @cached_property
+    def blocks(self) -> list[tuple[Shape, Shape]]:
+        """(origin, size) of every block in the order of the tensor: block k of the names is number k here."""
+        found = [(origin, region.size) for region in self.regions for origin in region.origins()]
+        return sorted(found)
+
+    @cached_property
+    def block_number(self) -> dict[Shape, int]:
+        """Number of the block with a given origin."""
+        return {origin: k for k, (origin, _) in enumerate(self.blocks)}
+
+    @property
+    def has_moment(self) -> bool:
+        """Whether a second moment is kept for the first-order step."""
+        if self.options.graft == "sgd":
+            return False
+        if self.options.graft in ("adagrad", "rmsprop", "adam"):
+            return True
+        return not self.axes or self.options.first_shampoo_step > 1
+
+    @property
+    def has_momentum(self) -> bool:
+        """Whether a momentum buffer is kept."""
+        return self.options.momentum != "none"
+
+    @property
+    def exponent(self) -> Fraction:
+        """Of every root; -1/(2r), r the number of preconditioned dimensions, where the options have none."""
+        override = self.options.exponent
+        return override if isinstance(override, Fraction) else Fraction(-1, 2 * max(1, len(self.axes)))
+
+    @property
+    def averages_gradients(self) -> bool:
+        """Whether the momentum is of the gradients, and not of the directions."""
+        return self.has_momentum and self.options.momentum_of == "gradient"
+
+
+@dataclass(frozen=True)
+class Member:
+    """The part of a stack that is one region of one parameter."""
+
+    leaf: int
+    region: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks of one shape, stacked, with the dimensions to precondition and the exponent."""
+
+    name: str
+    shape: Shape
+    axes: tuple[int, ...]
+    exponent: Fraction
+    options: Options
+    dtype: str
+    members: tuple[Member, ...]
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return self.members[-1].stop
+
+    def axis_name(self, axis: int) -> str:
+        """Prefix of the arrays of one dimension."""
+        return f"{self.name}/axis{axis}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Leaves and stacks, a pure function of the options and of the parameters' paths, shapes and dtypes."""
+
+    leaves: tuple[Leaf, ...]
+    stacks: tuple[Stack, ...]
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Number of the leaf at a path."""
+        return {leaf.path: i for i, leaf in enumerate(self.leaves)}
+
+    @cached_property
+    def kinds(self) -> list[Any]:
+        """For every leaf, a value that is equal where stages 3 and 4 treat leaves alike."""
+        keys = [_kind(leaf) for leaf in self.leaves]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return [numbers[key] for key in keys]
+
+    @cached_property
+    def factors(self) -> list[tuple[Stack, int]]:
+        """Every (stack, preconditioned dimension): one array of statistics each."""
+        return [(stack, axis) for stack in self.stacks for axis in stack.axes]
+
+    @cached_property
+    def stacks_of_leaf(self) -> list[list[tuple[int, Member]]]:
+        """For every leaf, where each of its regions is: (stack number, member), in the order of its regions."""
+        where: list[list[tuple[int, Member]]] = [[] for _ in self.leaves]
+        for s, stack in enumerate(self.stacks):
+            for member in stack.members:
+                where[member.leaf].append((s, member))
+        for found in where:
+            found.sort(key=lambda pair: pair[1].region)
+        return where
+
+    def block_names(self, stack: Stack) -> Iterator[str]:
+        """Name of every block of a stack, "layer/kernel/block3", in the order of the stack."""
+        for member in stack.members:
+            leaf = self.leaves[member.leaf]
+            for origin in leaf.regions[member.region].origins():
+                yield leaf.name(f"block{leaf.block_number[origin]}")
+
+    def align(self, leaves: Mapping[str, Array], what: str) -> list[Array | None]:
+        """Arrays of a tree in the order of the layout, in the state's dtype; None where one is missing.
+
+        Raises
+        ------
+        ValueError
+            A path that `init` did not see, or another shape there.
+        """
+        for path, x in leaves.items():
+            if path not in self.index:
+                raise ValueError(f"{what} must have the paths that init saw, got the new path {path!r}")
+            check_device(x, path)
+            want = self.leaves[self.index[path]].shape
+            if tuple(x.shape) != want:
+                raise ValueError(f"{what} must have shape {want} at {path!r}, got {tuple(x.shape)}")
+        return [cast(leaves[leaf.path], leaf.dtype) if leaf.path in leaves else None for leaf in self.leaves]
+
+
+def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:
+    """The plan for these parameters.
+
+    Raises
+    ------
+    TypeError
+        A parameter is not real floating point.
+    ValueError
+        Options of one parameter do not fit its shape.
+    """
+    known: dict[str, tuple[Options, Options]] = {}  # to check options again for every parameter takes long
+
+    def of(path: str) -> tuple[Options, Options]:
+        """The options of a parameter; and what of them is data: not the engine, nor the groups."""
+        key = repr(sorted(options.changes_for(path).items()))
+        if key not in known:
+            mine = options.for_path(path)
+            plain = dataclasses.replace(mine, engine=None, groups=None, start_step=mine.first_shampoo_step)
+            known[key] = mine, plain
+        return known[key]
+
+    leaves = tuple(_leaf(*of(path), path, x) for path, x in params.items())
+    alike: dict[Any, list[tuple[int, int]]] = {}
+    for i, leaf in enumerate(leaves):
+        for r, region in enumerate(leaf.regions):
+            alike.setdefault(_stack_key(leaf, region), []).append((i, r))
+    stacks = tuple(_stack(f":stack{k}", leaves, members) for k, members in enumerate(alike.values()))
+    return Layout(leaves, stacks)
+
+
+def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
+    check_device(x, path)
+    if given.root_device == "device" and getattr(given.engine, "host_only", False) and not on_host(x):
+        raise ValueError(
+            f"root_device must be 'host' with {given.engine!r}, whose workers take numpy arrays alone, got 'device' "
+            f"for {path!r}, which is on {x.device}; use InlineEngine to compute on the device"
+        )
+    shape = tuple(int(n) for n in x.shape)
+    merged = _merged(options, shape)
+    axes = preconditioned_axes(options, shape, merged, path)
+    parts = regions(merged, block_sizes(merged, options.block_size, options.block_aspect, axes)) if axes else ()
+    return Leaf(path, shape, merged, axes, parts, state_dtype(x, path), place(x), options)
+
+
+def _merged(options: Options, shape: Shape) -> Shape:
+    """The shape in which a tensor is seen."""
+    if isinstance(options.merge, str):
+        return as_matrix(shape)
+    return merge_dims(shape, options.merge) if options.merge is not None and len(shape) > 2 else shape
+
+
+def is_table(shape: Shape) -> bool:
+    """Whether a matrix is a table by its shape: one dimension more than `TABLE` times the other.
+
+    Embeddings and output layers are; dense layers, attention and convolutions are not.
+    """
+    return len(shape) == 2 and max(shape) > TABLE * min(shape)
+
+
+def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str) -> tuple[int, ...]:
+    """The dimensions of the merged shape that get a statistic.
+
+    None for tensors of order 0 and 1 (unless `precondition_vectors`) and for empty ones; never a dimension of
+    size 1 or one above `max_preconditioned_dim`.
+    """
+    least = 1 if options.precondition_vectors else 2
+    if len(merged if options.merge == "matrix" else shape) < least or 0 in shape:
+        return ()
+    if options.preconditioned_dims == "none" or (options.preconditioned_dims == "auto" and is_table(merged)):
+        return ()
+    wanted: Sequence[int] = range(len(merged))
+    if not isinstance(options.preconditioned_dims, str):
+        for i in options.preconditioned_dims:
+            if not -len(merged) <= i < len(merged):
+                raise ValueError(
+                    f"preconditioned_dims must name dimensions of the merged shape {merged} of {path!r}, got {i}"
+                )
+        wanted = sorted({i % len(merged) for i in options.preconditioned_dims})
+    limit = options.max_preconditioned_dim
+    axes = [i for i in wanted if merged[i] > 1 and (limit is None or merged[i] <= limit)]
+    if options.preconditioned_dims == "one_sided" and axes:
+        axes = [min(axes, key=lambda i: merged[i])]
+    return tuple(axes)
+
+
+def _kind(leaf: Leaf) -> Any:
+    o = leaf.options
+    first_order = (o.graft, o.graft_normalize, o.beta2_of_graft, leaf.has_moment)
+    return (leaf.place, leaf.dtype, o.momentum, o.momentum_of, o.bias_correction, o.decay, o.clip_rms, *first_order)
+
+
+def _stack_key(leaf: Leaf, region: Region) -> Any:
+    o = leaf.options
+    treated = (o.betas[1], o.bias_correction, o.ridge, o.root_tolerance, o.root_method, o.root_dtype, o.root_device)
+    return (leaf.place, leaf.dtype, region.size, leaf.axes, leaf.exponent, treated)
+
+
+def _stack(name: str, leaves: Sequence[Leaf], where: Sequence[tuple[int, int]]) -> Stack:
+    sizes = [leaves[i].regions[r].blocks for i, r in where]
+    stops = list(itertools.accumulate(sizes))
+    members = tuple(Member(i, r, stop - size, stop) for (i, r), size, stop in zip(where, sizes, stops, strict=True))
+    i, r = where[0]
+    leaf = leaves[i]
+    return Stack(name, leaf.regions[r].size, leaf.axes, leaf.exponent, leaf.options, leaf.dtype, members)

@@ -1,0 +1,72 @@
+"""Statistics of one cutting of a tensor, turned into those of another.
+
+What both cuttings know is kept: a new block's statistic has, on every stretch that lay in one old block, the old
+numbers. Where the other dimensions are cut finer, the old sum over them is split in proportion to their energy,
+which the old statistics of those dimensions have on their diagonals; where they are cut coarser, sums are added.
+What no old block knew, the products between two old stretches, is zero. Traces, summed over the blocks, are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from matroot_optim.layout.blocking import Shape
+from matroot_optim.step.statistics import pack, packed_size, unpack
+
+Block = tuple[Shape, Shape]  # origin and size
+
+
+def reblock(
+    old: Sequence[Block], statistics: Mapping[tuple[int, int], Any], new: Sequence[Block], axes: Sequence[int]
+) -> dict[tuple[int, int], Any]:
+    """Packed statistics of the blocks `new` from those of the blocks `old` of the same tensor.
+
+    Parameters
+    ----------
+    old, new : sequence of (origin, size)
+    statistics : mapping of (block number, axis) to packed statistic
+    axes : sequence of int
+        The preconditioned dimensions.
+
+    Returns
+    -------
+    dict of (block number, axis) to float64 packed statistic
+    """
+    result = {}
+    matrices = {key: unpack(np.asarray(packed, np.float64)) for key, packed in statistics.items()}
+    for number, block in enumerate(new):
+        sums = {i: np.zeros((block[1][i], block[1][i])) for i in axes}
+        for k, other in enumerate(old):
+            common = _overlap(block, other)
+            if common is None:
+                continue
+            shares = {j: _share(matrices[k, j], _local(common, other, j)) for j in axes}
+            for i in axes:
+                weight = np.prod([shares[j] for j in axes if j != i])
+                inside, source = _local(common, block, i), _local(common, other, i)
+                sums[i][inside, inside] += weight * matrices[k, i][source, source]
+        for i in axes:
+            result[number, i] = pack(sums[i]).reshape(packed_size(block[1][i]))
+    return result
+
+
+def _overlap(a: Block, b: Block) -> Block | None:
+    start = tuple(max(x, y) for x, y in zip(a[0], b[0], strict=True))
+    stop = tuple(min(x + m, y + n) for x, m, y, n in zip(*a, *b, strict=True))
+    size = tuple(t - s for s, t in zip(start, stop, strict=True))
+    return (start, size) if all(n > 0 for n in size) else None
+
+
+def _local(common: Block, block: Block, axis: int) -> slice:
+    """The common stretch along one dimension, counted within a block."""
+    start = common[0][axis] - block[0][axis]
+    return slice(start, start + common[1][axis])
+
+
+def _share(A: Any, part: slice) -> float:
+    """Part of the trace of A that lies in a stretch."""
+    total = float(np.trace(A))
+    return float(np.trace(A[part, part])) / total if total > 0 else 0.0

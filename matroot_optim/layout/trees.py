@@ -1,0 +1,110 @@
+"""Parameters as trees: any nesting of lists, tuples, dicts and dataclasses, with a path for every array."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from matroot_optim.arrays import is_array
+
+Tree = Any
+Leaves = dict[str, Any]
+
+
+def flatten(tree: Tree, what: str = "params") -> tuple[Leaves, Callable[[Leaves], Tree]]:
+    """The arrays of a tree by path, and the function that rebuilds the tree around other leaves.
+
+    A path joins dict keys, indices and field names by "/"; a lone array has the path "". None holds no leaf and
+    stays None. In a dataclass, fields that are neither arrays nor containers are left as they are.
+
+    Parameters
+    ----------
+    tree : array, list, tuple, NamedTuple, mapping, dataclass, nested in any way
+    what : str
+        What the tree is, for messages.
+
+    Returns
+    -------
+    leaves : dict of str to array
+    rebuild : callable
+        Takes a mapping of the same paths; a path that it lacks becomes None.
+
+    Raises
+    ------
+    TypeError
+        A leaf is no array.
+    ValueError
+        Two leaves have the same path (a key that holds "/").
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot_optim.layout.trees import flatten
+    >>> leaves, rebuild = flatten({"layer": [np.zeros(2), np.ones(3)]})
+    >>> list(leaves)
+    ['layer/0', 'layer/1']
+    >>> rebuild({"layer/0": 10, "layer/1": 20})
+    {'layer': [10, 20]}
+    """
+    leaves: Leaves = {}
+    build = _flatten(tree, "", leaves, what)
+    return leaves, build
+
+
+def join(*parts: str) -> str:
+    """Names joined by "/", empty ones left out."""
+    return "/".join(part for part in parts if part)
+
+
+def _flatten(node: Tree, path: str, leaves: Leaves, what: str) -> Callable[[Leaves], Tree]:
+    if node is None:
+        return lambda values: None
+    if is_array(node):
+        if path in leaves:
+            raise ValueError(f"{what} has two arrays with the path {path!r}; rename the key that holds '/'")
+        leaves[path] = node
+        return lambda values: values.get(path)
+    children = _children(node)
+    if children is None:
+        kind = type(node).__name__
+        raise TypeError(f"{what} must hold arrays in lists, tuples, dicts or dataclasses, got {kind} at {path!r}")
+    built = {name: _flatten(child, join(path, str(name)), leaves, what) for name, child in children.items()}
+    return lambda values: _rebuild(node, {name: build(values) for name, build in built.items()})
+
+
+def _children(node: Tree) -> dict[Any, Tree] | None:
+    if isinstance(node, Mapping):
+        return dict(node.items())
+    if isinstance(node, tuple) and hasattr(node, "_fields"):
+        return dict(zip(node._fields, node, strict=True))
+    if isinstance(node, list | tuple):
+        return dict(enumerate(node))
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+        return {name: value for name, value in fields.items() if is_array(value) or _is_container(value)}
+    return None
+
+
+def _is_container(node: Tree) -> bool:
+    return isinstance(node, Mapping | list | tuple) or (dataclasses.is_dataclass(node) and not isinstance(node, type))
+
+
+def _rebuild(node: Tree, values: dict[Any, Tree]) -> Tree:
+    if isinstance(node, Mapping):
+        if type(node) is dict:
+            return values
+        rebuilt = copy.copy(node)
+        if hasattr(rebuilt, "update"):  # OrderedDict, defaultdict: keep what they are
+            rebuilt.update(values)
+            return rebuilt
+        return type(node)(values)  # type: ignore[call-arg]
+    if isinstance(node, tuple) and hasattr(node, "_fields"):
+        return type(node)(*values.values())
+    if isinstance(node, list | tuple):
+        return type(node)(values.values())
+    rebuilt = copy.copy(node)
+    for name, value in values.items():
+        object.__setattr__(rebuilt, name, value)  # a frozen dataclass as well
+    return rebuilt

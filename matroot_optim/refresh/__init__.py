@@ -1,0 +1,1 @@
+"""When roots are renewed, and where."""

@@ -1,0 +1,187 @@
+"""Stage 2: which roots are due, their jobs, and what is done with the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from matroot_optim.arrays import Array, copy, is_jax, like, to_host
+from matroot_optim.layout.layout import Layout, Stack
+from matroot_optim.options import Options
+from matroot_optim.refresh.engines import Engine, Failure
+from matroot_optim.refresh.jobs import FACTS, RootJob, escalated, stack_jobs, stale_error
+from matroot_optim.refresh.phases import due, wanted
+from matroot_optim.state import BOOKS, Pending, fresh_marks
+from matroot_optim.step.grafting import bias_correction
+from matroot_optim.step.statistics import unpack
+
+Arrays = dict[str, Array]
+
+
+def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tuple[list[RootJob], Arrays]:
+    """The jobs of a step, and the books with them entered."""
+    jobs: list[RootJob] = []
+    books: Arrays = {}
+    interval = options.interval(step)
+    grown = step > 1 and options.schedule != "interval" and interval > options.interval(step - 1)
+    dealt = fresh_marks(layout, interval, options.schedule) if grown else {}
+    for stack, axis in layout.factors:
+        key = stack.axis_name(axis)
+        mark, taken = arrays[f"{key}/mark"], arrays[f"{key}/taken"]
+        if grown:  # new phases, over all of the longer interval
+            mark = books[f"{key}/mark"] = dealt[f"{key}/mark"] + step - 1
+        on_time, start = due(mark, step, interval), stack.options.first_shampoo_step
+        useful = on_time & (step > start - options.lag - interval)  # none that Shampoo never uses
+        index = np.flatnonzero(useful | wanted(mark, taken, step, start, options.lag))
+        if on_time.any():
+            books[f"{key}/mark"] = np.where(on_time, step, mark)
+        if not index.size:
+            continue
+        books[f"{key}/taken"] = np.maximum(taken, 0)
+        jobs += _jobs(options, layout, arrays, books, stack, axis, index, step + options.lag)
+    return jobs, books
+
+
+def _jobs(
+    options: Options, layout: Layout, arrays: Arrays, books: Arrays, stack: Stack, axis: int, index: Any, when: int
+) -> list[RootJob]:
+    """Jobs for these blocks of a stack, one for every ridge."""
+    o, key = stack.options, stack.axis_name(axis)
+    accumulated = leaf_values(layout, stack, arrays["accumulated"])[index]
+    rows = take_rows(arrays[f"{key}/statistic"], index)
+    if o.root_device == "host":
+        rows = to_host(rows)
+    useful = (accumulated > 0) & np.asarray(to_host(abs(rows).sum(-1)) > 0)  # zero has no inverse root, and needs none
+    if not useful.all():
+        index, rows, accumulated = index[useful], take_rows(rows, np.flatnonzero(useful)), accumulated[useful]
+    if o.bias_correction and o.betas[1] < 1.0:
+        scale = bias_correction(o.betas[1], accumulated.astype(np.float64))
+        rows = rows / like(scale.astype(stack.dtype), rows)[:, None]
+    if options.schedule == "residual":
+        index, rows = _stale_only(options, arrays, books, stack, key, index, rows)
+    failures = arrays[f"{key}/failures"][index]
+    jobs = []
+    for level in np.unique(failures):
+        at = np.flatnonzero(failures == level)
+        ridge = escalated(o.ridge, int(level))
+        matrix = rows if len(at) == len(index) else take_rows(rows, at)
+        jobs.append(RootJob(key, index[at], matrix, stack.exponent, ridge, when, o.root_method, o.root_dtype))
+    return jobs
+
+
+def _stale_only(
+    options: Options, arrays: Arrays, books: Arrays, stack: Stack, key: str, index: Any, rows: Array
+) -> tuple[Any, Array]:
+    """Of the blocks that are due, those whose old root is no longer good enough."""
+    root = take_rows(arrays[f"{key}/root"], index)
+    error = stale_error(
+        root, rows, stack.exponent, arrays[f"{key}/ridge"][index], scale_free=stack.options.graft != "none"
+    )
+    good = (error <= options.stale_tolerance) & (arrays[f"{key}/taken"][index] > 0)
+    spared = arrays[f"{key}/spared"].copy()
+    spared[index[good]] += 1
+    books[f"{key}/spared"] = spared
+    stale = np.flatnonzero(~good)
+    return index[stale], take_rows(rows, stale)
+
+
+def submit(engine: Engine, jobs: Sequence[RootJob], step: int) -> list[Pending]:
+    """Stack the jobs and hand them to the engine."""
+    pending = []
+    for batch, group in stack_jobs(jobs):
+        handle = engine.submit(batch)
+        light = tuple(_without_matrix(job) for job in group)
+        pending.append(Pending(step, light, lambda handle=handle: engine.collect(handle)))  # type: ignore[misc]
+    return pending
+
+
+def _without_matrix(job: RootJob) -> RootJob:
+    return RootJob(job.key, job.index, None, job.exponent, job.regularization, job.due, job.method, job.dtype)
+
+
+def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str]) -> Arrays:
+    """What the answer of a batch changes: good roots taken, the others kept and counted.
+
+    `own` holds the names of the arrays that may be overwritten.
+    """
+    answer = pending.answer()
+    tolerance = {s.axis_name(axis): s.options.root_tolerance for s, axis in layout.factors}
+    new: Arrays = {}
+    start = 0
+    for job in pending.jobs:
+        part = slice(start, start + len(job.index))
+        start = part.stop
+        books = {name: arrays[f"{job.key}/{name}"].copy() for name in (*FACTS, *BOOKS)}
+        if isinstance(answer, Failure):
+            books["skipped"][job.index] += 1
+        else:
+            facts = {name: values[part] for name, values in answer.facts.items()}
+            certified = gate(answer.root[part], facts["residual"], tolerance[job.key])
+            good = enter(books, job, pending.submitted, facts, certified)
+            if good.any():
+                name = f"{job.key}/root"
+                root = answer.root[part] if good.all() else take_rows(answer.root[part], np.flatnonzero(good))
+                values = like_or_same(unpack(root), arrays[name])
+                new[name] = put_rows(arrays[name], job.index[good], values, name in own)
+        new.update({f"{job.key}/{name}": values for name, values in books.items()})
+    return new
+
+
+def enter(books: Arrays, job: RootJob, submitted: int, facts: Mapping[str, Any], certified: Any) -> Any:
+    """Enter the facts of a job's roots into the books of its stack; which of the roots are to be taken.
+
+    After a load with a shorter lag, a root may come that is older than the one in use: it counts as nothing.
+    """
+    newer = submitted > books["taken"][job.index]
+    good, bad = newer & certified, newer & ~certified
+    taken, refused = job.index[good], job.index[bad]
+    for name, values in facts.items():
+        books[name][taken] = values[good]
+    books["status"][refused] = facts["status"][bad]
+    books["taken"][taken] = submitted
+    books["refreshes"][taken] += 1
+    books["failures"][taken] = 0
+    books["failures"][refused] += 1  # the next try adds ten times more ridge
+    books["skipped"][refused] += 1
+    return good
+
+
+def gate(root: Array, residual: Any, tolerance: float) -> Any:
+    """Which roots are good: finite, and certified within the tolerance."""
+    size = np.asarray(to_host(abs(root).sum(-1)))
+    return np.isfinite(size) & (residual <= tolerance)
+
+
+def leaf_values(layout: Layout, stack: Stack, values: Any) -> Any:
+    """Per-leaf values spread over the blocks of a stack."""
+    return np.concatenate([np.full(m.stop - m.start, values[m.leaf]) for m in stack.members])
+
+
+def take_rows(x: Array, index: Any) -> Array:
+    """x[index], always a copy."""
+    return x[like(index, x)] if not is_jax(x) else x[index]
+
+
+def put_rows(x: Array, index: Any, values: Array, donate: bool) -> Array:
+    """x with rows replaced; x itself when it may be overwritten."""
+    if is_jax(x):
+        return x.at[index].set(values)
+    if not donate:
+        if len(index) == len(x):
+            return values
+        x = copy(x)
+    x[like(index, x)] = values
+    return x
+
+
+def like_or_same(values: Array, x: Array) -> Array:
+    """Values on the host or already beside x, as an array beside x."""
+    return like(values, x) if isinstance(values, np.ndarray) else values
+
+
+def failure_reasons(pending: Sequence[Pending]) -> list[str]:
+    """Why answers of these batches did not come."""
+    answers = [p.answer() for p in pending]
+    return [a.reason for a in answers if isinstance(a, Failure)]

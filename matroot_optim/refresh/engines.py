@@ -1,0 +1,273 @@
+"""Where roots are computed. An engine takes batches and gives answers; it knows nothing of the optimizer.
+
+The rule of determinism: what is submitted at step t is installed exactly at step t + lag, and waited for if it is
+late. So every engine gives the same numbers, and only the time differs.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from matroot_optim.refresh import shared
+from matroot_optim.refresh.executors import made, maker, shut_down
+from matroot_optim.refresh.jobs import Failure, RootAnswer, RootBatch, compute
+from matroot_optim.refresh.sent import Sent, Together, told
+from matroot_optim.refresh.worker import compute_in_pool, compute_sent
+
+__all__ = ["Clock", "Engine", "ExecutorEngine", "Failure", "InlineEngine"]
+
+
+class Engine(Protocol):
+    """Anything with these can compute roots."""
+
+    lag: int
+
+    def submit(self, batch: RootBatch) -> Any:
+        """Start on a batch and return a handle of it."""
+
+    def collect(self, handle: Any) -> RootAnswer | Failure:
+        """The answer of a handle, waited for; asking twice gives the same."""
+
+
+class Clock:
+    """Seconds an engine has spent: computing roots anywhere, and waited for by the training thread."""
+
+    def __init__(self) -> None:
+        self.root_seconds = 0.0
+        self.waited_seconds = 0.0
+        self.answers = 0
+        self.failures = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.answers} answers, {self.failures} failures, {self.root_seconds:.3g} s in roots, "
+            f"{self.waited_seconds:.3g} s waited"
+        )
+
+
+class InlineEngine:
+    """Roots in the training thread, at once; with a lag they are used later all the same.
+
+    Parameters
+    ----------
+    lag : int
+        Steps between submission and use: what an `ExecutorEngine` of the same lag gives, without the workers.
+    """
+
+    def __init__(self, lag: int = 0) -> None:
+        self.lag = _checked_lag(lag)
+        self.clock = Clock()
+
+    def submit(self, batch: RootBatch) -> RootAnswer:
+        answer = self.answer(batch)
+        self.clock.root_seconds += answer.seconds
+        self.clock.waited_seconds += answer.seconds
+        self.clock.answers += 1
+        return answer
+
+    def answer(self, batch: RootBatch) -> RootAnswer:
+        """The roots of a batch, computed here and now."""
+        return compute(batch)
+
+    def collect(self, handle: RootAnswer) -> RootAnswer:
+        return handle
+
+    def __repr__(self) -> str:
+        return f"InlineEngine(lag={self.lag})"
+
+
+class ExecutorEngine:
+    """Roots on any executor: threads, processes, loky, Dask's and mpi4py's, by `submit` and `result` alone.
+
+    A worker, an executor or a client that raises, dies, gives something else than roots, or is later than `timeout`
+    costs the optimizer a counter and keeps the old root.
+
+    Parameters
+    ----------
+    executor : Executor, or a function that makes one
+        A function is called at the first job, and again when its executor breaks; the engine owns what it made
+        and shuts it down in `close`. An executor given as it is belongs to the caller.
+    lag : int
+        Steps between submission and use. 0 waits for every root at once.
+    timeout : float or None
+        Seconds that a step waits for all the jobs that are due in it; None waits for ever, for a worker that lives.
+    shared_memory : bool or None
+        Pass matrices through shared memory instead of a pipe: for workers on the same machine, under Linux. None:
+        for a `ProcessPoolExecutor`.
+
+    Raises
+    ------
+    TypeError
+        `executor` neither has `submit` nor can be called without arguments, or is a class of something else.
+
+    Notes
+    -----
+    The workers of a pool of processes end when the process that made the pool does, even if it is killed.
+
+    A copy of an engine, and a forked process, make an executor of their own by the same function. An executor given
+    as it is is shared by copies; it cannot be pickled, and a forked process cannot use it: there, jobs fail.
+
+    Examples
+    --------
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from matroot_optim import ExecutorEngine
+    >>> with ExecutorEngine(lambda: ThreadPoolExecutor(1), lag=10, timeout=60.0) as engine:
+    ...     engine
+    ExecutorEngine(lag=10, timeout=60.0)
+    """
+
+    #: A worker knows neither the stream nor the device that an array on a card was made on.
+    host_only = True
+
+    def __init__(
+        self,
+        executor: Any,
+        *,
+        lag: int = 0,
+        timeout: float | None = None,
+        shared_memory: bool | None = None,
+    ) -> None:
+        self.lag = _checked_lag(lag)
+        self.timeout = _checked_timeout(timeout)
+        self._make = maker(executor)
+        self._executor = executor if self._make is None else None
+        self._shared = shared_memory
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start without jobs, in this process."""
+        self._process = os.getpid()
+        self._open: weakref.WeakSet[Sent] = weakref.WeakSet()
+        self._together: Together | None = None
+        self.clock = Clock()
+
+    def submit(self, batch: RootBatch) -> Sent:
+        self._leave_the_parent()
+        if self._together is None or self._together.due != batch.due or self._together.deadline is not None:
+            self._together = Together(batch.due)
+        sent = Sent(batch, self._together)
+        self._open.add(sent)
+        try:
+            self._start(batch, sent)
+        except Exception as error:
+            # The job of this step is lost; an executor of our own is made anew for the next.
+            sent.finish(Failure(f"could not submit: {told(error)}"))
+            self.clock.failures += 1
+            self._drop_executor()
+        return sent
+
+    def _start(self, batch: RootBatch, sent: Sent) -> None:
+        if self._executor is None:
+            if self._make is None:
+                raise RuntimeError("the engine was closed, or its executor belongs to the process this was forked from")
+            self._executor = made(self._make)
+        sent.executor = self._executor
+        matrix = batch.matrix
+        wanted = isinstance(self._executor, ProcessPoolExecutor) if self._shared is None else self._shared
+        if wanted and shared.AVAILABLE and isinstance(matrix, np.ndarray) and matrix.nbytes:
+            with suppress(OSError):  # nothing is left of memory or descriptors: the pipe will do
+                sent.memory = shared.SharedArray(matrix)
+                batch = replace(batch, matrix=np.empty((0, 0), matrix.dtype))
+        address = None if sent.memory is None else sent.memory.address
+        work = compute_in_pool if hasattr(self._executor, "_processes") else compute_sent
+        sent.future = self._executor.submit(work, batch, address, os.getpid())
+
+    def collect(self, handle: Sent) -> RootAnswer | Failure:
+        if handle.answer is not None:
+            return handle.answer
+        self._leave_the_parent()
+        begin = time.perf_counter()
+        if handle.home != os.getpid():
+            answer = handle.finish(Failure("the job belongs to the process that this one was forked from"))
+        else:
+            answer = handle.finish(handle.wait(self.timeout))
+        self.clock.waited_seconds += time.perf_counter() - begin
+        if isinstance(answer, RootAnswer):
+            self.clock.answers += 1
+            self.clock.root_seconds += answer.seconds
+        else:
+            self.clock.failures += 1
+        if handle.unreachable:
+            self._shared = False
+        if handle.lost and handle.executor is self._executor:
+            self._drop_executor()  # the next job gets a new one
+        self._open.discard(handle)
+        return answer
+
+    def _leave_the_parent(self) -> None:
+        """Forget jobs and executor in a forked process: threads do not come along, and workers answer the parent."""
+        if self._process != os.getpid():
+            clock, self._executor = self.clock, None
+            self._begin()
+            self.clock = clock
+
+    def _drop_executor(self, *, wait: bool = False) -> None:
+        if self._make is not None and self._executor is not None:
+            executor, self._executor = self._executor, None
+            shut_down(executor, wait=wait, timeout=self.timeout)
+
+    def close(self) -> None:
+        """Give up open jobs and shut down the executor if the engine made it: no thread or process stays.
+
+        A thread that hangs cannot be stopped by anyone: it is waited for as long as for its job, and left.
+        """
+        self._leave_the_parent()
+        for sent in list(self._open):
+            if sent.answer is None:
+                sent.finish(Failure("the engine was closed"))
+        self._open.clear()
+        self._drop_executor(wait=True)
+        self._make = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __copy__(self) -> Self:
+        """Copy the engine: with an executor of its own, or with the one that was given."""
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        if copied._make is not None:
+            copied._executor = None
+        copied._begin()
+        return copied
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self.__copy__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._make is None and self._executor is not None:
+            raise TypeError(f"{self!r} must have a function that makes its executor to be pickled, not an executor")
+        return {**self.__copy__().__dict__, "_open": None}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+        self._begin()
+
+    def __repr__(self) -> str:
+        return f"ExecutorEngine(lag={self.lag}, timeout={self.timeout})"
+
+
+def _checked_lag(lag: int) -> int:
+    if isinstance(lag, bool) or not isinstance(lag, int) or lag < 0:
+        raise ValueError(f"lag must be an int >= 0, got {lag!r}")
+    return lag
+
+
+def _checked_timeout(timeout: Any) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise ValueError(f"timeout must be None or a number of seconds > 0, got {timeout!r}")
+    return min(timeout, threading.TIMEOUT_MAX)

@@ -1,0 +1,1 @@
+"""What a step computes from gradients and roots."""

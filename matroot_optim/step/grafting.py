@@ -1,0 +1,89 @@
+"""Magnitude: the direction is Shampoo's, the norm that of a first-order method.
+
+D = (||F|| / ||P||) P, with F the first-order step and P the preconditioned gradient, per tensor or per block.
+A zero P gives zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from matroot_optim.arrays import Array, namespace, squared_norm
+from matroot_optim.options import Options
+from matroot_optim.step.elementwise import add_squares_all, over_roots_all
+
+
+def second_moments(old: Sequence[Array], g: Sequence[Array], beta: float, donate: bool) -> list[Array]:
+    """The decayed means (or, beta = 1, the sums) of squared gradients."""
+    return add_squares_all(old, g, beta, donate)
+
+
+def bias_correction(beta: float, count: Any) -> Any:
+    """1 - beta^count, what a decayed mean that started at zero has to be divided by; 1 for a sum."""
+    return 1.0 - beta**count if beta < 1.0 else 1.0
+
+
+def over_roots(
+    options: Options,
+    averages: Sequence[Array],
+    moments: Sequence[Array],
+    floors: Sequence[Any],
+    factors: Sequence[Any],
+    counts: Sequence[Any],
+) -> list[Array]:
+    """The steps of the first-order method: averages, times their factors, over the roots of the second moments.
+
+    `floors` are the epsilons beside the roots of the bias-corrected moments: relative to the gradients, so that
+    gradients scaled by any number give the same steps.
+    """
+    beta = options.beta2_of_graft
+    corrected = options.graft == "adam" or (
+        options.graft in ("none", "sqrt_n", "trust_ratio") and options.bias_correction
+    )
+    scales = [bias_correction(beta, count) ** 0.5 if corrected else 1.0 for count in counts]
+    beside = [floor * scale for floor, scale in zip(floors, scales, strict=True)]
+    return over_roots_all(averages, moments, beside, [f * s for f, s in zip(factors, scales, strict=True)])
+
+
+def positive_norm(x: Array) -> Any:
+    """The norm of x, 1 for a zero x."""
+    xp = namespace(x)
+    norm2 = xp.asarray(squared_norm(x))
+    return xp.sqrt(xp.where(norm2 > 0, norm2, xp.ones_like(norm2)))
+
+
+def rescale(options: Options, P: Array, F: Array, W: Array | None, xp: Any) -> tuple[Array, Any]:
+    """P brought to the norm of the graft, and the factor that did it."""
+    if options.graft == "none":
+        return P, 1.0
+    norm2 = xp.asarray(squared_norm(P))
+    ratio = _ratio(options, norm2, lambda x: xp.asarray(squared_norm(x)), F, W, xp)
+    return P * ratio, ratio
+
+
+def rescale_blocks(options: Options, P: Array, F: Array, W: Array | None, xp: Any) -> tuple[Array, Any]:
+    """`rescale` for every block of a stack by itself; the factors come as (blocks,)."""
+    if options.graft == "none":
+        return P, xp.ones_like(P.reshape(P.shape[0], -1)[:, 0])
+    ratio = _ratio(options, _norm2_of_blocks(P, xp), lambda x: _norm2_of_blocks(x, xp), F, W, xp)
+    return P * ratio.reshape((-1,) + (1,) * (P.ndim - 1)), ratio
+
+
+def _norm2_of_blocks(x: Array, xp: Any) -> Array:
+    return xp.sum(xp.reshape(x * x, (x.shape[0], -1)), axis=1)
+
+
+def _ratio(
+    options: Options, norm2: Array, norm2_of: Callable[[Array], Array], F: Array, W: Array | None, xp: Any
+) -> Any:
+    one = xp.ones_like(norm2)
+    if options.graft == "sqrt_n":
+        target = one * (math.prod(F.shape) / math.prod(norm2.shape))
+    elif options.graft == "trust_ratio":
+        target = norm2_of(W)
+        target = xp.where(target > 0, target, norm2)  # weights that are all zero have no scale yet
+    else:
+        target = norm2_of(F)
+    return xp.sqrt(target / xp.where(norm2 > 0, norm2, one))

@@ -1,0 +1,271 @@
+"""Stages 1, 3 and 4 of a step, as functions of arrays.
+
+They run on values, and on arrays that jax traces. Everything that a parameter needs is per leaf; everything of cost
+n^3 is per stack, without a loop over its blocks. `active` says per leaf whether the gradient counts: True, False
+(missing, or not finite), or a traced boolean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matroot_optim.arrays import Array, is_traced, namespace
+from matroot_optim.layout.blocking import assemble, stack, unstack
+from matroot_optim.layout.layout import Layout, Stack
+from matroot_optim.options import Options
+from matroot_optim.step.elementwise import times_all
+from matroot_optim.step.grafting import over_roots, positive_norm, rescale, rescale_blocks, second_moments
+from matroot_optim.step.momentum import Rates, clip_rms, momentum, with_decay
+from matroot_optim.step.precondition import precondition
+from matroot_optim.step.scaling import scaled, scaled_traced, unit_of_direction
+from matroot_optim.step.statistics import accumulate, gram
+
+Arrays = dict[str, Array]
+
+#: In units of 2^e: gradients below have no square in float32, and make no step that is larger than usual.
+UNDERFLOW = 2.0**-63
+
+
+@dataclass
+class Step:
+    """What one step works on: a gradient, a weight and rates for every leaf, and the arrays of the state."""
+
+    layout: Layout
+    arrays: Arrays
+    g: list[Array]  # zeros where not active
+    weights: list[Array | None]
+    active: Sequence[Any]
+    rates: Sequence[Rates]
+    number: Any  # of the step, from 1
+    donate: bool  # whether arrays of the state may be overwritten
+
+
+def choose(active: Any, new: Array, old: Array) -> Array:
+    """`new` where active, else `old`."""
+    if active is True:
+        return new
+    return old if active is False else namespace(new).where(active, new, old)
+
+
+def stacked_gradients(step: Step) -> list[Array]:
+    """The gradient of every stack of blocks, (blocks, *shape)."""
+    return [_stacked(step.layout, s, step.g) for s in step.layout.stacks]
+
+
+def _stacked(layout: Layout, s: Stack, leaves: Sequence[Array]) -> Array:
+    parts = []
+    for member in s.members:
+        leaf, x = layout.leaves[member.leaf], leaves[member.leaf]
+        parts.append(stack(x.reshape(leaf.merged), leaf.regions[member.region], namespace(x)))
+    return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
+
+
+def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
+    """Stage 1: the statistics of every stack with these gradients added."""
+    new: Arrays = {}
+    for s, G in zip(step.layout.stacks, stacks, strict=True):
+        xp, beta = namespace(G), s.options.betas[1]
+        # A sum needs no mask: a gradient that does not count is zero here.
+        keep_all = beta == 1.0 or all(step.active[m.leaf] is True for m in s.members)
+        for axis in s.axes:
+            name = f"{s.axis_name(axis)}/statistic"
+            old = step.arrays[name]
+            A = accumulate(old, gram(G, axis, xp), beta, step.donate and keep_all)
+            new[name] = A if keep_all else xp.where(block_mask(s, step.active, G)[:, None], A, old)
+    return new
+
+
+def block_mask(s: Stack, active: Sequence[Any], x: Array) -> Array:
+    """Boolean (blocks,): whether the gradient of the block's leaf counts."""
+    xp = namespace(x)
+    parts = []
+    for member in s.members:
+        ones = xp.ones_like(x[member.start : member.stop].reshape(member.stop - member.start, -1)[:, 0])
+        parts.append(ones * active[member.leaf] > 0)
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+
+
+def mix_weight(options: Options, number: Any) -> Any:
+    """Weight of Shampoo against the first-order step at a step: 0 before its start, then a ramp, then 1."""
+    start, ramp = options.first_shampoo_step, options.mix_steps
+    if is_traced(number):
+        xp = namespace(number)
+        return xp.clip((number - start) / ramp, 0.0, 1.0) if ramp else xp.where(number >= start, 1.0, 0.0)
+    if number < start:
+        return 0.0
+    return min(1.0, (number - start) / ramp) if ramp else 1.0
+
+
+def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
+    """Stages 3 and 4: what is added to every weight, and the new arrays of the state."""
+    layout = step.layout
+    live = [i for i, leaf in enumerate(layout.leaves) if step.active[i] is not False and 0 not in leaf.shape]
+    weight = [mix_weight(leaf.options, step.number) for leaf in layout.leaves]
+    averages, factors, new = averaged(step, live)
+    directions = []
+    for s, G in zip(layout.stacks, stacks, strict=True):
+        if any(layout.leaves[m.leaf].averages_gradients for m in s.members):
+            G = _stacked(layout, s, averages)
+        idle = all(isinstance(weight[m.leaf], float) and weight[m.leaf] == 0.0 for m in s.members)
+        roots = [step.arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
+        directions.append(None if idle else precondition(G, roots, s.axes, namespace(G)))
+    moves, changed = first_order_steps(step, live, averages, factors)
+    new.update(changed)
+    ratios: list[Any] = [1.0] * len(layout.leaves)
+    for i in live:
+        if layout.stacks_of_leaf[i] or layout.leaves[i].options.graft in ("sqrt_n", "trust_ratio"):
+            moves[i], ratios[i] = _direction(step, i, moves[i], directions, factors[i], weight[i])
+    new.update(_momentum_of_directions(step, live, moves))
+    to_updates(step, live, moves)
+    result = []
+    for i, g in enumerate(step.g):
+        if i not in moves:
+            result.append(namespace(g).zeros_like(g))
+        elif step.active[i] is True:
+            result.append(moves[i])
+        else:
+            result.append(choose(step.active[i], moves[i], namespace(g).zeros_like(moves[i])))
+    new["graft_ratio"] = ratios
+    return result, new
+
+
+def _alike(step: Step, indices: Sequence[int]) -> list[list[int]]:
+    """Leaves that one call can serve: of one place, one dtype and the same options of stages 3 and 4."""
+    found: dict[Any, list[int]] = {}
+    for i in indices:
+        found.setdefault((step.layout.kinds[i], step.rates[i].beta), []).append(i)
+    return list(found.values())
+
+
+def _count(step: Step, i: int) -> Any:
+    count = step.arrays["count"][i]
+    return count if is_traced(count) else int(count)
+
+
+def averaged(step: Step, live: Sequence[int]) -> tuple[list[Array], list[Any], Arrays]:
+    """What is preconditioned, for every leaf: its gradient, or a multiple of the mean of its gradients; the factors."""
+    averages, factors, new = list(step.g), [1.0] * len(step.g), {}
+    leaves = step.layout.leaves
+    for group in _alike(step, [i for i in live if leaves[i].averages_gradients]):
+        names = [leaves[i].name("momentum") for i in group]
+        old = [step.arrays[name] for name in names]
+        means, buffers, scales = momentum(
+            leaves[group[0]].options,
+            old,
+            [step.g[i] for i in group],
+            step.rates[group[0]].beta,
+            [_count(step, i) for i in group],
+            step.donate,
+        )
+        for k, i in enumerate(group):
+            averages[i], factors[i] = means[k], scales[k]
+            new[names[k]] = choose(step.active[i], buffers[k], old[k])
+    return averages, factors, new
+
+
+def first_order_steps(
+    step: Step, live: Sequence[int], averages: Sequence[Array], factors: Sequence[Any]
+) -> tuple[dict[int, Array], Arrays]:
+    """The steps of the first-order method for the leaves that count, in arrays of their own, and the moments."""
+    leaves, new = step.layout.leaves, {}
+    moves: dict[int, Array] = {}
+    for group in _alike(step, live):
+        o = leaves[group[0]].options
+        scales = [factors[i] for i in group]
+        g, mean = [step.g[i] for i in group], [averages[i] for i in group]
+        if o.graft_normalize:
+            norms = [positive_norm(x) for x in g]
+            g, mean = [x / n for x, n in zip(g, norms, strict=True)], [x / n for x, n in zip(mean, norms, strict=True)]
+        if not leaves[group[0]].has_moment:
+            found = times_all(mean, scales)
+        else:
+            names = [leaves[i].name("moment") for i in group]
+            old = [step.arrays[name] for name in names]
+            moments = second_moments(old, g, o.beta2_of_graft, step.donate)
+            floors = [_floor(step, i) for i in group]
+            found = over_roots(o, mean, moments, floors, scales, [_count(step, i) for i in group])
+            new.update({n: choose(step.active[i], v, w) for n, i, v, w in zip(names, group, moments, old, strict=True)})
+        if o.graft == "sgd":
+            found = [_in_units(x, step, i, unit_of_direction(leaves[i], 0)) for x, i in zip(found, group, strict=True)]
+        moves.update(zip(group, found, strict=True))
+    return moves, new
+
+
+def _floor(step: Step, i: int) -> Any:
+    """What is added to the root of the second moment: `graft_epsilon` times the largest root mean square of late."""
+    leaf = step.layout.leaves[i]
+    epsilon = leaf.options.graft_epsilon * math.prod(leaf.shape) ** -0.5
+    if leaf.options.graft_normalize:
+        return max(epsilon, UNDERFLOW)
+    peak, e = step.arrays["peak"][i], step.arrays["exponent"][i]
+    if is_traced(peak):
+        xp = namespace(peak)
+        return xp.maximum(epsilon * xp.ldexp(peak, -e), UNDERFLOW)
+    return max(epsilon * math.ldexp(float(peak), -int(e)), UNDERFLOW)
+
+
+def _momentum_of_directions(step: Step, live: Sequence[int], moves: dict[int, Array]) -> Arrays:
+    """Stage 4 where the momentum is not of the gradients; `moves` is updated."""
+    leaves, new = step.layout.leaves, {}
+    for group in _alike(step, [i for i in live if leaves[i].has_momentum and not leaves[i].averages_gradients]):
+        names = [leaves[i].name("momentum") for i in group]
+        old = [step.arrays[name] for name in names]
+        counts = [_count(step, i) for i in group]
+        directions = [moves[i] for i in group]
+        o, beta = leaves[group[0]].options, step.rates[group[0]].beta
+        means, buffers, scales = momentum(o, old, directions, beta, counts, step.donate)
+        moves.update(zip(group, times_all(means, scales), strict=True))
+        new.update({n: choose(step.active[i], m, w) for n, i, m, w in zip(names, group, buffers, old, strict=True)})
+    return new
+
+
+def to_updates(step: Step, live: Sequence[int], moves: dict[int, Array]) -> None:
+    """Clipping, weight decay and the rate; the arrays of `moves` are overwritten."""
+    leaves = step.layout.leaves
+    for group in _alike(step, live):
+        o, rates = leaves[group[0]].options, [step.rates[i] for i in group]
+        found = [moves[i] for i in group]
+        if o.clip_rms is not None:
+            found = [clip_rms(x, o.clip_rms, namespace(x)) for x in found]
+        weights = [step.weights[i] for i in group]
+        moves.update(zip(group, with_decay(o, found, weights, rates), strict=True))
+
+
+def _in_units(x: Array, step: Step, i: int, k: float) -> Array:
+    """x times 2^(k e), e the exponent of the units of leaf i."""
+    e = step.arrays["exponent"][i]
+    if is_traced(e):
+        whole = namespace(x).floor(k * e)
+        return scaled_traced(x, whole.astype(e.dtype)) * 2.0 ** (k * e - whole)
+    return scaled(x, int(k * e // 1)) * 2.0 ** (k * e % 1) if k * e else x
+
+
+def _direction(step: Step, i: int, F: Array, directions: Sequence[Any], factor: Any, weight: Any) -> tuple[Array, Any]:
+    """Stage 3 of one leaf: Shampoo's direction with the graft's norm, mixed with the first-order step F."""
+    leaf, W = step.layout.leaves[i], step.weights[i]
+    o, xp = leaf.options, namespace(F)
+    first = rescale(o, F, F, W, xp)[0] if o.graft in ("sqrt_n", "trust_ratio") else F
+    where = step.layout.stacks_of_leaf[i]
+    if not where or (isinstance(weight, float) and weight == 0.0):
+        return first, 1.0
+    boxes, ratio = [], None
+    for s, member in where:
+        region = leaf.regions[member.region]
+        P = directions[s][member.start : member.stop]
+        if o.graft_per_block:
+            Fb = stack(F.reshape(leaf.merged), region, xp)
+            Wb = stack(W.reshape(leaf.merged), region, xp) if W is not None else None
+            P, ratios = rescale_blocks(o, P, Fb, Wb, xp)
+            ratio = xp.mean(ratios) if ratio is None else ratio
+        boxes.append(unstack(P, region, xp))
+    D = assemble(boxes, leaf.regions, leaf.merged, xp).reshape(leaf.shape)
+    if o.graft == "none":
+        D = _in_units(D * factor, step, i, unit_of_direction(leaf, len(leaf.axes)))
+    elif not o.graft_per_block:
+        D, ratio = rescale(o, D, F, W, xp)
+    if isinstance(weight, float) and weight == 1.0:
+        return D, 1.0 if ratio is None else ratio
+    return weight * D + (1.0 - weight) * first, 1.0 if ratio is None else ratio

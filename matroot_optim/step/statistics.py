@@ -1,0 +1,127 @@
+"""Stage 1: the statistics of every preconditioned dimension, packed.
+
+A statistic is symmetric, so only its lower triangle is kept: n (n + 1) / 2 numbers. For a stack of blocks the
+triangle is one gather, whatever the number of blocks.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from matroot_optim.arrays import Array, is_cupy, is_jax, is_torch, lerp, like, namespace
+
+
+def packed_size(n: int) -> int:
+    """Numbers in the packed form of a symmetric n x n matrix.
+
+    >>> from matroot_optim.step.statistics import packed_size
+    >>> packed_size(3)
+    6
+    """
+    return n * (n + 1) // 2
+
+
+@lru_cache(maxsize=64)
+def _lower(n: int) -> Any:
+    """Flat indices of the lower triangle, row by row."""
+    rows, columns = np.tril_indices(n)
+    return rows * n + columns
+
+
+@lru_cache(maxsize=64)
+def _full(n: int) -> Any:
+    """For every entry of the full matrix, its index in the packed form."""
+    i, j = np.indices((n, n))
+    low, high = np.minimum(i, j), np.maximum(i, j)
+    return (high * (high + 1) // 2 + low).ravel()
+
+
+_INDEX = {"lower": _lower, "full": _full}
+
+
+@lru_cache(maxsize=64)
+def _on_torch(kind: str, n: int, device: str) -> Any:
+    return sys.modules["torch"].from_numpy(_INDEX[kind](n)).to(device)
+
+
+@lru_cache(maxsize=64)
+def _on_cupy(kind: str, n: int, device: int) -> Any:
+    index = sys.modules["cupy"].asarray(_INDEX[kind](n))
+    index.device.synchronize()  # once: the next to use it may be on another stream
+    return index
+
+
+def _take(x: Array, kind: str, n: int) -> Array:
+    if isinstance(x, np.ndarray):
+        return x.take(_INDEX[kind](n), axis=-1)
+    if is_torch(x):
+        return x.index_select(x.ndim - 1, _on_torch(kind, n, str(x.device)))
+    if is_cupy(x):
+        return namespace(x).take(x, _on_cupy(kind, n, x.device.id), axis=-1)
+    index = _INDEX[kind](n)
+    return x[..., index] if is_jax(x) else namespace(x).take(x, like(index, x), axis=-1)
+
+
+def pack(A: Array) -> Array:
+    """Lower triangles (..., n (n + 1) / 2) of symmetric matrices (..., n, n).
+
+    >>> import numpy as np
+    >>> from matroot_optim.step.statistics import pack
+    >>> pack(np.array([[1.0, 2.0], [2.0, 5.0]]))
+    array([1., 2., 5.])
+    """
+    n = A.shape[-1]
+    return _take(A.reshape((*A.shape[:-2], n * n)), "lower", n)
+
+
+def unpack(packed: Array) -> Array:
+    """Symmetric matrices (..., n, n) from their packed form.
+
+    >>> import numpy as np
+    >>> from matroot_optim.step.statistics import unpack
+    >>> unpack(np.array([1.0, 2.0, 5.0]))
+    array([[1., 2.],
+           [2., 5.]])
+    """
+    n = order_of(packed.shape[-1])
+    return _take(packed, "full", n).reshape((*packed.shape[:-1], n, n))
+
+
+def order_of(size: int) -> int:
+    """n of a packed size n (n + 1) / 2."""
+    return (math.isqrt(8 * size + 1) - 1) // 2
+
+
+def unfold(G: Array, axis: int, xp: Any) -> Array:
+    """Unfoldings (blocks, n, rest) of stacked blocks along one of their dimensions."""
+    n = G.shape[axis + 1]
+    if G.ndim == 3:
+        return G if axis == 0 else xp.matrix_transpose(G)
+    order = (0, axis + 1, *(i for i in range(1, G.ndim) if i != axis + 1))
+    rest = math.prod(G.shape[1:]) // n if n else 0
+    return xp.reshape(xp.permute_dims(G, order), (G.shape[0], n, rest))
+
+
+def gram(G: Array, axis: int, xp: Any) -> Array:
+    """Packed G_(i) G_(i)^T of the unfolding of every block of a stack."""
+    U = unfold(G, axis, xp)
+    return pack(xp.matmul(U, xp.matrix_transpose(U)))
+
+
+def accumulate(old: Array, new: Array, beta: float, donate: bool) -> Array:
+    """``beta * old + w * new``, w = 1 - beta, or 1 for the sum (beta = 1). `new` may be overwritten.
+
+    `old` is overwritten when `donate`; otherwise it is left alone.
+    """
+    if beta < 1.0:
+        return lerp(old, new, beta, donate)
+    if not donate:
+        new += old
+        return new
+    old += new
+    return old
