@@ -18,6 +18,7 @@ from matroot import ConditionTracker
 from matroot_optim.checkpoint.exchange import restore
 from matroot_optim.checkpoint.files import naming, read
 from matroot_optim.diagnostics import Diagnostics, diagnose
+from matroot_optim.entries import BOOKS, OF_LEAF
 from matroot_optim.jit.step import Plan as Static
 from matroot_optim.jit.step import advance, initial, to_jax
 from matroot_optim.layout.layout import make_layout
@@ -27,7 +28,7 @@ from matroot_optim.plan import Plan, Row, make_plan, warn_if_large
 from matroot_optim.refresh.due import due_jobs, install, submit
 from matroot_optim.refresh.jobs import FACTS
 from matroot_optim.shampoo import Shampoo
-from matroot_optim.state import BOOKS, OF_LEAF, State
+from matroot_optim.state import State
 
 ROOTS = ("callback", "graph", "host")
 
@@ -232,7 +233,7 @@ def load(path: str | os.PathLike[str], opt_state: Any, params: Any) -> Any:
 
     def change(state: ShampooState) -> ShampooState:
         with naming(path):
-            core = restore(state.plan.options, state.plan.layout, leaves, names, meta)
+            core = State(state.plan.layout, *restore(state.plan.options, state.plan.layout, leaves, names, meta))
         return ShampooState({**state.arrays, **to_jax(core.arrays)}, state.plan)
 
     return _map_states(change, opt_state)

@@ -15,6 +15,7 @@ import numpy as np
 from matroot import ConditionTracker, one_blas_thread
 from matroot_optim.arrays import Array, cast, dtype_name, is_jax, namespace, norms_of
 from matroot_optim.diagnostics import Diagnostics, diagnose
+from matroot_optim.entries import Pending
 from matroot_optim.layout.layout import Layout, make_layout
 from matroot_optim.layout.trees import Tree, flatten
 from matroot_optim.options import Options
@@ -22,7 +23,7 @@ from matroot_optim.plan import Plan, make_plan, warn_if_large
 from matroot_optim.presets import preset_options
 from matroot_optim.refresh.due import due_jobs, install, submit
 from matroot_optim.refresh.engines import Engine, InlineEngine
-from matroot_optim.state import Pending, State, fresh
+from matroot_optim.state import State, fresh
 from matroot_optim.step.momentum import Rates, with_l2
 from matroot_optim.step.scaling import decay, exponents, in_new_units, scaled
 from matroot_optim.step.stages import Step, stacked_gradients, update_statistics, updates
@@ -245,7 +246,7 @@ class Shampoo(Options):
         leaves, _ = flatten(params)
         layout, (names, meta) = make_layout(self, leaves), read(path)
         with naming(path):
-            return restore(self, layout, list(leaves.values()), names, meta)
+            return State(layout, *restore(self, layout, list(leaves.values()), names, meta))
 
     def plan(self, params: Tree, *, measure: bool = False) -> Plan:
         """What will be preconditioned, in which blocks and with which exponents, and what it costs.

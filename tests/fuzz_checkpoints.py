@@ -26,8 +26,9 @@ from matroot_optim import InlineEngine, Shampoo
 from matroot_optim.checkpoint import files as checkpoint_files
 from matroot_optim.checkpoint.exchange import export
 from matroot_optim.checkpoint.files import read, write
+from matroot_optim.entries import COUNTS, UNITS, Pending, Settled
 from matroot_optim.refresh.engines import Failure
-from matroot_optim.state import COUNTS, UNITS, Pending, Settled, State
+from matroot_optim.state import State
 
 MEMORY = 2**28  # bytes: a load of these small states takes a thousandth of it
 PATIENCE = 30.0  # seconds: it takes a thousandth of them

@@ -76,11 +76,13 @@ def test_an_example_runs(path, monkeypatch):
 def test_the_page_on_the_architecture_names_files_that_exist():
     text = (DOCS / "development" / "architecture.rst").read_text()
     tree = text[text.index("code-block:: text") :].split("\n\n")[1]
-    folder = ROOT
-    for line in tree.splitlines():
-        names = re.findall(r"\w+(?:/|\.py)", line[:26])
-        folder = ROOT / names[0] if line[3] != " " else folder
+    folders = {}  # by how far they are indented
+    for line in tree.splitlines()[1:]:
+        names, indent = re.findall(r"\w+(?:/|\.py)", line[:27]), len(line) - len(line.lstrip())
+        folder = next((folders[at] for at in sorted(folders, reverse=True) if at < indent), ROOT)
+        folders = {at: where for at, where in folders.items() if at < indent}
         for name in names:
-            assert (folder / name).exists() or folder == ROOT / name, line
+            assert (folder / name).exists(), line
+        folders[indent] = folder / names[0]
     for name in re.findall(r"[\w/]+\.(?:py|cu)", (DOCS / "development" / "flow.html").read_text()):
         assert (ROOT / "matroot" / name).exists(), name

@@ -80,7 +80,7 @@ def test_a_new_profile_is_seen(monkeypatch):
     s, few = Fraction(-1, 2), Limits(tridiagonal_alone=8)
     assert planned(values, origin, s)[0].method.name == "tridiagonal"
     with monkeypatch.context() as changed:
-        for module in ("solve", "selection"):
+        for module in ("_solve", "_selection"):
             changed.setattr(sys.modules[f"matroot.{module}"], "limits", lambda: few)
         assert planned(values, origin, s)[0].method.name == "eigen"
     assert planned(values, origin, s)[0].method.name == "tridiagonal"

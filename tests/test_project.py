@@ -1,6 +1,7 @@
 """The house: imports point one way and bring nothing along, and what the documents promise is there."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -14,23 +15,58 @@ import matroot
 ROOT = Path(__file__).parents[1]
 HEAVY = ("numba", "cupy", "torch", "jax", "matplotlib", "scipy", "pandas")
 
-# A module may import from its own layer and from those before it.
-LAYERS = (
-    {"result", "engines.arrays", "methods.base", "gallery", "atomic", "files_mtx", "files_read", "files"},
-    {"regularization", "conditioning", "schedules", "engines"},
-    {"methods"},
-    {"selection"},
-    {"solve"},
-    {"roots"},
-)
-DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
+# A module may import from its own floor and from those below it, inside functions too. A module without an entry has
+# the floor of its folder.
+FLOORS = {
+    "matroot": (
+        {"matroot.gallery", "matroot._bars", "matroot._atomic"},
+        {"matroot._regularization", "matroot._result", "matroot.backends"},
+        {"matroot.methods"},
+        {"matroot.pipeline"},
+        {"matroot.drift", "matroot._selection"},
+        {"matroot._solve"},
+        {
+            *("matroot._roots", "matroot._solve_each", "matroot._apply"),
+            *("matroot._root_tracker", "matroot._condition_tracker"),
+        },
+        {"matroot"},
+        {"matroot.cli"},
+        {"matroot.demo"},
+        {"matroot.cli.demo"},
+        {"matroot.__main__"},
+    ),
+    "matroot_optim": (
+        {"matroot_optim.arrays", "matroot_optim.checkpoint.replacing"},
+        {"matroot_optim.options", "matroot_optim.layout.trees", "matroot_optim.layout.blocking"},
+        {"matroot_optim.layout", "matroot_optim.presets"},
+        {"matroot_optim.step"},
+        {"matroot_optim.refresh"},
+        {"matroot_optim.entries", "matroot_optim.plan"},
+        {"matroot_optim.refresh.due"},
+        {"matroot_optim.checkpoint"},
+        {"matroot_optim.state"},
+        {"matroot_optim.diagnostics"},
+        {"matroot_optim.shampoo"},
+        {"matroot_optim.jit", "matroot_optim._torch"},
+        {"matroot_optim", "matroot_optim.torch", "matroot_optim.optax"},
+        {"matroot_optim.demo"},
+        {"matroot_optim.__main__"},
+    ),
+}
 
 
-def depth(module):
-    """Layer of a module of matroot, by its longest prefix that has one; None where there is no order."""
-    parts = module.split(".")
-    prefixes = (".".join(parts[:k]) for k in range(len(parts), 0, -1))
-    return next((DEPTH[prefix] for prefix in prefixes if prefix in DEPTH), None)
+def floor(module):
+    """Number of the floor of a module, by its longest prefix that has one."""
+    floors = FLOORS[module.partition(".")[0]]
+    numbers = {name: number for number, names in enumerate(floors) for name in names}
+    while module not in numbers:
+        module = module.rpartition(".")[0]
+    return numbers[module]
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def code_lines(path):
@@ -50,40 +86,80 @@ def modules(package):
     return sorted(p for p in (ROOT / package).rglob("*.py") if "__pycache__" not in p.parts)
 
 
+MODULES = {name_of(path): path for package in FLOORS for path in modules(package)}
+
+
 def imports(path):
-    """Full names of what a file imports when it is imported, not what only type checkers or calls see."""
-    body = list(ast.parse(path.read_text()).body)
-    for node in body:
+    """Modules that a file imports, at once, in a function or by `deferred`, and the names that it takes of them."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Try) or (isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.dump(node.test)):
-            body += node.body
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield (full, None) if full in MODULES else (node.module, alias.name)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "deferred":
+            if isinstance(node.args[0], ast.Constant):
+                yield node.args[0].value, None
 
 
-@pytest.mark.parametrize("path", modules("matroot"), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_one_way(path):
-    own = depth(".".join(path.relative_to(ROOT / "matroot").with_suffix("").parts))
-    for name in imports(path):
-        package, _, module = name.partition(".")
-        assert package != "matroot_optim", f"{path.name} imports {name}"
-        theirs = depth(module) if package == "matroot" else None
-        assert own is None or theirs is None or theirs <= own, f"{path.name} imports {name}"
+def test_every_entry_of_the_floors_is_a_module():
+    entries = [name for floors in FLOORS.values() for names in floors for name in names]
+    assert len(entries) == len(set(entries))
+    assert set(entries) <= set(MODULES)
 
 
-@pytest.mark.parametrize("path", modules("matroot_optim"), ids=lambda p: str(p.relative_to(ROOT)))
-def test_the_optimizer_sees_only_public_names(path):
-    public = {*matroot.__all__}
-    if path.name.startswith("demo"):
-        public.add("demo_network")  # both demonstrations train the same network
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "matroot":
-            assert node.module == "matroot", f"{path.name} imports from {node.module}"
-            assert {alias.name for alias in node.names} <= public, ast.unparse(node)
-        elif isinstance(node, ast.Import):
-            assert not any(alias.name.startswith("matroot.") for alias in node.names), ast.unparse(node)
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    for theirs, name in imports(MODULES[module]):
+        assert not (module.startswith("matroot.") and theirs.startswith("matroot_optim")), theirs
+        if theirs in MODULES and theirs.partition(".")[0] == module.partition(".")[0]:
+            assert floor(theirs) <= floor(module), f"{module} imports {theirs}"
+        if theirs in MODULES and name is not None:
+            assert not name.startswith("_") or name.startswith("__"), f"{module} imports the private {theirs}.{name}"
+
+
+def test_there_is_no_circle():
+    graph = {m: {theirs for theirs, _ in imports(path) if theirs in MODULES} - {m} for m, path in MODULES.items()}
+    graph = {m: {t for t in found if not m.startswith(f"{t}.")} for m, found in graph.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises a CycleError that names it
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("matroot_optim")])
+def test_the_optimizer_sees_only_public_names(module):
+    demo = {("matroot.demo.network", None)} if module.startswith("matroot_optim.demo") else set()
+    for theirs, name in set(imports(MODULES[module])) - demo:  # both demonstrations train the same network
+        if theirs.partition(".")[0] == "matroot":
+            assert theirs in ("matroot", "matroot.gallery"), f"{module} imports {theirs}"
+            assert name is None or name in matroot.__all__, f"{module} imports {name}"
+
+
+def test_no_module_hides_behind_a_public_name():
+    """`import matroot.solve` must not be a module where `matroot.solve` is a function; and the rest is private."""
+    assert {m.partition(".")[2] for m in MODULES if m.count(".") == 1} & set(matroot.__all__) == {"gallery"}
+    shown = {name for name in vars(matroot) if not name.startswith("_")}
+    assert shown - set(matroot.__all__) <= {"backends", "cli", "demo", "drift", "methods", "pipeline"}
+    assert len(list((ROOT / "matroot").glob("*.py"))) <= 15
+
+
+def test_a_cpu_import_loads_nothing_of_the_gpu():
+    code = (
+        "import sys, matroot, numpy; matroot.solve(numpy.eye(3), 2); print(*[m for m in sys.modules if 'matroot' in m])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    loaded = run.stdout.split()
+    assert "matroot.methods.minimax" in loaded
+    assert not [m for m in loaded if "cuda" in m or "device" in m or m.endswith(("masked", "minimax_fixed"))]
 
 
 @pytest.mark.parametrize("module", ("matroot", "matroot.cli", "matroot_optim"))

@@ -10,9 +10,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from matroot_optim._torch.groups import OF_LAYOUT, plain
 from matroot_optim._torch.records import Entries, Record, put_together, take_apart
+from matroot_optim.entries import Places, places
 from matroot_optim.layout.layout import Layout, make_layout
 from matroot_optim.shampoo import Shampoo
-from matroot_optim.state import Places, State, places
+from matroot_optim.state import State
 
 Groups = Sequence[Mapping[str, Any]]
 Params = dict[str, Any]

@@ -19,10 +19,11 @@ from matroot_optim._torch.groups import META
 from matroot_optim.arrays import Array, to_host
 from matroot_optim.checkpoint.exchange import describe, restore
 from matroot_optim.checkpoint.metadata import FORMAT
+from matroot_optim.entries import OF_LEAF, UNITS, Pending, Places, leaf_parts, settled
 from matroot_optim.layout.layout import Layout, Leaf
 from matroot_optim.options import Options
 from matroot_optim.refresh.jobs import FACTS, RootAnswer
-from matroot_optim.state import OF_LEAF, UNITS, Pending, Places, State, fresh, leaf_parts, settled
+from matroot_optim.state import State, fresh
 
 Entries = dict[str, Any]
 #: How parameters were cut, by their shape.
@@ -145,7 +146,7 @@ def put_together(
     cuts = {leaf.path: _cut(leaf, record) for leaf, record in zip(layout.leaves, whole, strict=True)}
     jobs = sum(name.endswith("/due") for name in names)
     meta = {"format": FORMAT, "leaves": cuts, "roots": True, "jobs": jobs}
-    return restore(options, layout, params, names, meta)
+    return State(layout, *restore(options, layout, params, names, meta))
 
 
 def _step(path: str, step: Any) -> int:

@@ -11,7 +11,8 @@ import torch
 
 from matroot_optim._torch.keeper import Keeper, slots
 from matroot_optim._torch.records import Record, pending_entries, pending_names
-from matroot_optim.state import Places, State
+from matroot_optim.entries import Places
+from matroot_optim.state import State
 
 
 class ParameterStates(MutableMapping[Any, Any]):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,26 +25,18 @@ from matroot_optim.checkpoint.metadata import (
     read_meta,
     reals,
 )
+from matroot_optim.checkpoint.reblock import Block, reblock
+from matroot_optim.entries import BOOKS, COUNTS, UNITS, Pending, Settled, fresh_arrays, fresh_marks, leaf_parts, settled
 from matroot_optim.layout.layout import Layout, Leaf, Stack
-from matroot_optim.layout.reblock import Block, reblock
 from matroot_optim.layout.trees import join
 from matroot_optim.options import Options
 from matroot_optim.refresh.engines import Failure
 from matroot_optim.refresh.jobs import FACTS, RootAnswer, RootJob
-from matroot_optim.state import (
-    BOOKS,
-    COUNTS,
-    UNITS,
-    Pending,
-    Settled,
-    State,
-    fresh,
-    fresh_marks,
-    leaf_parts,
-    settled,
-)
 from matroot_optim.step.scaling import LARGEST
 from matroot_optim.step.statistics import packed_size
+
+if TYPE_CHECKING:
+    from matroot_optim.state import State
 
 # To names and numpy arrays, and back.
 
@@ -55,7 +48,9 @@ def export(state: State, *, roots: bool = True) -> tuple[Names, dict[str, Any]]:
     roots are computed at once.
     """
     arrays = {name: to_host(x) for name, x in state.arrays.items() if name != "graft_ratio"}
-    names = {name: np.asarray(x) for name, x in State(state.layout, arrays).items() if roots or not state.of_root(name)}
+    names = {
+        name: np.asarray(x) for name, x in replace(state, arrays=arrays).items() if roots or not state.of_root(name)
+    }
     if roots:
         for pending in settled(state.pending):
             names.update(_export_pending(state.layout, pending))
@@ -71,8 +66,10 @@ def describe(leaf: Leaf) -> dict[str, Any]:
     return {"shape": leaf.shape, "merged": leaf.merged, "axes": leaf.axes, "blocks": blocks, "parts": parts}
 
 
-def restore(options: Options, layout: Layout, params: Sequence[Array], names: Names, meta: Mapping[str, Any]) -> State:
-    """The state that `export` gave, in the layout, framework and dtypes of `params`.
+def restore(
+    options: Options, layout: Layout, params: Sequence[Array], names: Names, meta: Mapping[str, Any]
+) -> tuple[dict[str, Array], tuple[Pending, ...]]:
+    """The arrays and root jobs that `export` gave, in the layout, framework and dtypes of `params`.
 
     Raises
     ------
@@ -83,10 +80,10 @@ def restore(options: Options, layout: Layout, params: Sequence[Array], names: Na
     saved = read_meta(layout, meta)
     check_names(layout, saved, names)
     names = {name: on_host(name, x) for name, x in names.items()}
-    state = fresh(options, layout, params)
+    start = fresh_arrays(options, layout, params)
     finite = (FINITE,) if options.on_nonfinite != "propagate" else ()
     step = int(integers(names, ["step"], np.int64, 0)[0])
-    arrays = {**state.arrays, "step": np.asarray(step, np.int64)}
+    arrays = {**start, "step": np.asarray(step, np.int64)}
     arrays.update(fresh_marks(layout, options.interval(step + 1), options.schedule))
     for part, kind in COUNTS.items():
         arrays[part] = integers(names, [leaf.name(part) for leaf in layout.leaves], kind, 0, step)
@@ -109,7 +106,7 @@ def restore(options: Options, layout: Layout, params: Sequence[Array], names: Na
         kept = [same[layout.leaves[m.leaf].path] for m in stack.members for _ in range(m.start, m.stop)]
         x = params[stack.members[0].leaf]
         _restore_factor(layout, stack, axis, arrays, names, np.asarray(kept), x, step, finite)
-    return State(layout, arrays, _restore_pending(layout, names, step) if all(same.values()) else ())
+    return arrays, _restore_pending(layout, names, step) if all(same.values()) else ()
 
 
 def _recut(leaf: Leaf, names: Names, blocks: Sequence[Block], finite: Sequence[Rule]) -> Names:

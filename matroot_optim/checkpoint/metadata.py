@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from matroot_optim.arrays import is_torch, to_host
+from matroot_optim.checkpoint.reblock import Block
+from matroot_optim.entries import BOOKS, COUNTS, UNITS
 from matroot_optim.layout.blocking import regions
 from matroot_optim.layout.layout import Layout, Leaf
-from matroot_optim.layout.reblock import Block
 from matroot_optim.layout.trees import join
 from matroot_optim.refresh.jobs import FACTS
-from matroot_optim.state import BOOKS, COUNTS, UNITS
 from matroot_optim.step.statistics import order_of
 
 #: 1 had no checksums in files, no units of gradients, and did not say which parts a parameter has, nor how many root

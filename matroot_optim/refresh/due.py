@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from matroot_optim.arrays import Array, copy, is_jax, like, to_host
+from matroot_optim.entries import BOOKS, Pending, fresh_marks
 from matroot_optim.layout.layout import Layout, Stack
 from matroot_optim.options import Options
 from matroot_optim.refresh.engines import Engine, Failure
 from matroot_optim.refresh.jobs import FACTS, RootJob, escalated, stack_jobs, stale_error
 from matroot_optim.refresh.phases import due, wanted
-from matroot_optim.state import BOOKS, Pending, fresh_marks
 from matroot_optim.step.grafting import bias_correction
 from matroot_optim.step.statistics import unpack
 

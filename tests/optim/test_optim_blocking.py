@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matroot_optim import Shampoo
+from matroot_optim.checkpoint.reblock import reblock
 from matroot_optim.layout.blocking import (
     as_matrix,
     assemble,
@@ -21,7 +22,6 @@ from matroot_optim.layout.blocking import (
     unstack,
 )
 from matroot_optim.layout.layout import make_layout
-from matroot_optim.layout.reblock import reblock
 from matroot_optim.step.statistics import gram, pack, packed_size, unpack
 
 shapes = st.lists(st.integers(1, 9), max_size=4).map(tuple)

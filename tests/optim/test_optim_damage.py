@@ -23,9 +23,10 @@ from matroot_optim.checkpoint import files as checkpoint_files
 from matroot_optim.checkpoint.exchange import export, restore
 from matroot_optim.checkpoint.files import read, write
 from matroot_optim.checkpoint.replacing import replacing
+from matroot_optim.entries import UNITS
 from matroot_optim.layout.layout import make_layout
 from matroot_optim.layout.trees import flatten
-from matroot_optim.state import UNITS
+from matroot_optim.state import State
 from optim.problems import run
 from optim.test_optim_checkpoint import OPTIONS as PLAIN
 
@@ -404,5 +405,6 @@ def test_a_layout_as_a_user_sees_it():
     names, meta = export(state)
     assert names.keys() == set(state)
     leaves, _ = flatten(parameters())
-    again = restore(opt, make_layout(opt, leaves), list(leaves.values()), names, meta)
+    layout = make_layout(opt, leaves)
+    again = State(layout, *restore(opt, layout, list(leaves.values()), names, meta))
     assert bits(again) == bits(state)
