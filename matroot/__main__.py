@@ -2,7 +2,7 @@
 
 import sys
 
-from matroot.cli.main import main
+from matroot.cli.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

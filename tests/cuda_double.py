@@ -18,7 +18,7 @@ import pytest
 from matroot.backends.cuda import cusolver, libraries, stacks
 from matroot.backends.cuda.gpu import gpu
 
-SOURCES = {name: files("matroot.backends").joinpath(name) for name in ("small.cu", "stack.cu")}
+SOURCES = {name: files("matroot.backends.cuda").joinpath(name) for name in ("small.cu", "stack.cu")}
 NAMES = {
     "small.cu": [f"coupled<{kind}, {size}>" for kind in ("float", "double") for size in (1, 2, 3, 4)],
     "stack.cu": [f"{name}<{kind}>" for name in ("combine", "mirror", "ritz") for kind in ("float", "double")],

@@ -29,9 +29,9 @@ import numpy as np
 import scipy.io
 import scipy.sparse
 
+from matroot.cli import command as cli
 from matroot.cli import compare as cli_compare
 from matroot.cli import files
-from matroot.cli import main as cli
 
 #: Bytes of memory that reading may take, and as many more for every byte of the file: what sparse matrices may become.
 SMALL, DENSE = 1 << 26, 1 << 14

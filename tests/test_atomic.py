@@ -22,7 +22,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="links, modes and signals 
 #: A process that is in the middle of a save, says so, and waits.
 SAVING = """
 import sys
-from matroot.atomic import replacing
+from matroot._atomic import replacing
 with replacing(sys.argv[1]) as stream:
     stream.write(b"new" * 100000)
     stream.flush()
@@ -108,9 +108,9 @@ class TestEveryWriter:
 
 
 def test_nobody_else_renames_files():
-    package = Path(files.__file__).parent
+    package = Path(files.__file__).parents[1]
     texts = {path.name for path in package.rglob("*.py") if "os.replace" in path.read_text()}
-    assert texts == {"atomic.py"}
+    assert texts == {"_atomic.py"}
 
 
 @pytest.mark.parametrize("fault", (ValueError, KeyboardInterrupt, SystemExit))
@@ -184,7 +184,7 @@ class TestRefusals:
     def test_what_may_not_be_written_is_not_replaced(self, what):
         """Root may write everything, so root tries as somebody else."""
         code = (
-            "import os, sys, stat; from matroot import files; import numpy as np\n"
+            "import os, sys, stat; from matroot.cli import files; import numpy as np\n"
             "os.chmod(sys.argv[1], 0o555)\n"
             "os.getuid() or os.setuid(65534)\n"
             "for write in (files.check_fits, files.write):\n"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from matroot import gallery
+from matroot.cli import command as cli
 from matroot.cli import files
-from matroot.cli import main as cli
 
 FORMATS = (".npy", ".npz", ".csv", ".mtx")
 DTYPES = (np.float64, np.float32, np.complex128, np.int64)

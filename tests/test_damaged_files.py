@@ -12,8 +12,8 @@ import pytest
 import scipy.io
 import scipy.sparse
 
+from matroot.cli import command as cli
 from matroot.cli import files
-from matroot.cli import main as cli
 
 FIELDS = ("real", "complex", "integer", "pattern")
 HUGE = 2**140

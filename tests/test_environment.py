@@ -120,7 +120,7 @@ def test_a_function_is_compiled_beside_such_a_cache(monkeypatch):
 
 
 def test_no_home_is_no_profile(monkeypatch, capsys):
-    from matroot.cli.main import main
+    from matroot.cli.command import main
 
     def homeless():
         raise RuntimeError("Could not determine home directory.")

@@ -32,7 +32,7 @@ from matroot.backends.cuda.gpu import gpu
 from matroot.backends.cuda.limits import GPULimits
 from matroot.cli import tune_gpu
 from matroot.methods import minimax_kernel as fused
-from matroot.methods.conditioning import _start
+from matroot.methods.conditioning import start_vector
 
 try:
     import cupy
@@ -300,7 +300,7 @@ def test_ends_of_the_spectrum_in_one_launch(engine, dtype):
     for n in (1, 2, 16, 17, 100, 255, 256, 257, 511, 513, 1500):
         A = np.stack([gallery.spd(n, 1e3, rng=k)[0] if n > 1 else np.eye(1) for k in range(32)]).astype(dtype)
         assert stacks.fits_lanczos(cupy.asarray(A), engine)
-        top, low = (v.get() for v in stacks.extreme_ritz(cupy.asarray(A), _start(n), 16, engine))
+        top, low = (v.get() for v in stacks.extreme_ritz(cupy.asarray(A), start_vector(n), 16, engine))
         w = np.linalg.eigvalsh(A.astype(float))
         assert (top <= w[:, -1] * (1 + 1e-13)).all() and np.allclose(top, w[:, -1], rtol=0.05)
         assert (low >= w[:, 0] - 1e-13 * w[:, -1]).all()

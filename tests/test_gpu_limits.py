@@ -14,7 +14,7 @@ from matroot.backends.cuda import limits as gpu_limits
 from matroot.backends.cuda.gpu import gpu
 from matroot.backends.cuda.limits import GPULimits
 from matroot.cli import tune_gpu
-from matroot.cli.main import main
+from matroot.cli.command import main
 from matroot.methods import minimax_kernel as fused
 
 __all__ = ["kernels"]

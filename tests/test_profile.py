@@ -11,7 +11,7 @@ from matroot import select_method
 from matroot.backends import profile
 from matroot.backends.profile import Limits
 from matroot.cli import tune_cpu as tune
-from matroot.cli.main import main
+from matroot.cli.command import main
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from matroot import (
 from matroot.backends import profile
 from matroot.backends.cpu.cpu import CPU
 from matroot.backends.profile import Limits
-from matroot.cli.main import main
+from matroot.cli.command import main
 from matroot.methods.base import Problem
 
 ALONE, BATCH, CHOLESKY = 100, 300, 200

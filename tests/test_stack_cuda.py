@@ -12,7 +12,7 @@ from matroot import gallery, solve
 from matroot.backends.cuda import graphs, stacks
 from matroot.backends.cuda.gpu import gpu
 from matroot.backends.cuda.limits import GPULimits
-from matroot.methods.conditioning import _start
+from matroot.methods.conditioning import start_vector
 from matroot.pipeline.device_facts import extremes
 
 __all__ = ["kernels"]
@@ -53,7 +53,7 @@ class TestBetweenProducts:
     def test_ends_of_the_spectrum(self, n, dtype, engine):
         A, _ = gallery.spd(n, 1e3, batch=(3,), rng=1) if n > 1 else (np.full((3, 1, 1), 2.0), None)
         A = A.astype(dtype)
-        top, low = (v.get() for v in stacks.extreme_ritz(ndarray(A), _start(n), 16, engine))
+        top, low = (v.get() for v in stacks.extreme_ritz(ndarray(A), start_vector(n), 16, engine))
         w = np.linalg.eigvalsh(A.astype(float))
         rounding = 1e-14 * w[:, -1]
         assert (top <= w[:, -1] + rounding).all() and (low >= w[:, 0] - rounding).all()
@@ -70,7 +70,7 @@ class TestBetweenProducts:
 
     def test_matrices_without_much_of_a_spectrum(self, engine):
         A = np.stack([0 * np.eye(40), 3 * np.eye(40), np.diag(np.r_[np.ones(39), -2.0]), np.full((40, 40), np.nan)])
-        top, low = (v.get() for v in stacks.extreme_ritz(ndarray(A), _start(40), 16, engine))
+        top, low = (v.get() for v in stacks.extreme_ritz(ndarray(A), start_vector(40), 16, engine))
         assert np.allclose(top[:3], [0, 3, 1]) and np.allclose(low[:3], [0, 3, -2])
         assert np.isnan(top[3]) and np.isnan(low[3])
 
@@ -82,7 +82,7 @@ class TestBetweenProducts:
             [np.eye(n) + (Q * np.array(w)) @ Q.T for w in ((9.0, 9.0, 9.0), (1e3, 1.0, -2.0), (1e-6, 0, -0.5))]
         )
         A = (A + A.swapaxes(-1, -2)) / 2
-        top, low = (v.get() for v in stacks.extreme_ritz(ndarray(A), _start(n), 16, engine))
+        top, low = (v.get() for v in stacks.extreme_ritz(ndarray(A), start_vector(n), 16, engine))
         w = np.linalg.eigvalsh(A)
         assert np.allclose(top, w[:, -1], rtol=1e-10) and np.allclose(low, w[:, 0], rtol=1e-10, atol=1e-12 * w.max())
 

@@ -1,5 +1,5 @@
 """The command ``matroot``."""
 
-from matroot.cli.main import main
+from matroot.cli.command import main
 
 __all__ = ["main"]

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from matroot._result import Status
 from matroot.backends.cpu import triangular as tri
 from matroot.backends.cpu.triangular_norms import extreme_singular_values, power_radius
-from matroot.backends.linalg import add_to_diagonal
 from matroot.methods import schur_plan as plan
 from matroot.methods.base import Method, Problem, Raw
 from matroot.methods.schur_condition import Sensitivity, sensitivity
@@ -231,7 +230,7 @@ class _Triangular:
         if e.q == 1:  # sigma = 1 or -1
             return (Z if e.sigma > 0 else self._inverse_times(Z, _identity_like(Z))), Status.CONVERGED, 0
         Z *= -c
-        add_to_diagonal(Z, 1)
+        _add_to_diagonal(Z, 1)
         G: Matrix | None = None  # M_0^{-r/q} M^{r/q}
         steps = 0
         while True:
@@ -255,7 +254,7 @@ class _Triangular:
     def _step(self, Z: Matrix, T: Matrix, G: Matrix | None, e: plan.Exponent) -> Matrix:
         """M = I - Z <- T^q M in place, T being overwritten by its powers; returns G T^r."""
         np.negative(Z, out=Z)
-        add_to_diagonal(Z, 1)
+        _add_to_diagonal(Z, 1)
         power = 1
         while power <= e.q:
             if e.q & power:
@@ -266,7 +265,7 @@ class _Triangular:
             if power <= e.q:
                 self._multiply(T, T, out=T)
         np.negative(Z, out=Z)
-        add_to_diagonal(Z, 1)
+        _add_to_diagonal(Z, 1)
         assert G is not None  # r is a power of two no larger than q
         return G
 
@@ -274,7 +273,7 @@ class _Triangular:
         """Polynomial sum c_i Z^i of degree 1 or even, by Horner's rule in Z^2."""
         if len(c) == 2:
             P = c[1] * Z
-            add_to_diagonal(P, c[0])
+            _add_to_diagonal(P, c[0])
             return P
         Z2 = self._multiply(Z, Z)
         P = c[-1] * Z2
@@ -282,7 +281,7 @@ class _Triangular:
             if i < len(c) - 3:
                 self._multiply(P, Z2, out=P)
             tri.add_multiple(P, c[i + 1], Z, self.blocks)
-            add_to_diagonal(P, c[i])
+            _add_to_diagonal(P, c[i])
         return P
 
     def _integer_power(self, F: Matrix, a: int) -> Matrix:
@@ -308,6 +307,11 @@ class _Triangular:
         self.products += 1
         tri.solve(A, B, self.blocks)
         return B
+
+
+def _add_to_diagonal(A: Matrix, value: float) -> None:
+    """A += value I, for a matrix in Fortran's order: `linalg.add_to_diagonal` would change a copy."""
+    np.einsum("ii->i", A)[...] += value
 
 
 def _identity_like(A: Matrix) -> Matrix:

@@ -316,7 +316,7 @@ def test_a_new_file_is_as_private_as_the_old_one_from_its_first_byte(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from matroot_optim.replacing import replacing
+from matroot_optim.checkpoint.replacing import replacing
 with replacing(sys.argv[1]) as file:
     file.write(b"half")
     file.flush()

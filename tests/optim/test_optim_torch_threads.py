@@ -11,10 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import matroot_optim.roots as roots  # noqa: E402
 from threadpoolctl import threadpool_info, threadpool_limits  # noqa: E402
 
 from matroot import gallery, solve  # noqa: E402
+from matroot_optim.refresh import jobs as roots  # noqa: E402
 from matroot_optim.torch import Shampoo  # noqa: E402
 
 cpu = importlib.import_module("matroot.backends.cpu.cpu")
