@@ -12,7 +12,7 @@ import numpy as np
 
 from matroot._bars import forward_error_bound
 from matroot._regularization import Regularization
-from matroot._result import ConditionWarning, RootError, Status, on_host
+from matroot._result import A, ConditionWarning, RootError, Status, on_host
 from matroot._solve import check_degree, plan
 from matroot.backends import engine_of
 from matroot.backends.arrays import take
@@ -40,14 +40,14 @@ Array = Any
 def apply_inverse_pth_root(
     a: Array,
     p: int,
-    b: Array,
+    b: A,
     /,
     *,
     method: str | Method = "auto",
     regularization: Regularization | float | None = None,
     rtol: float | None = None,
     compute_dtype: Any = None,
-) -> Array:
+) -> A:
     """A^{-1/p} B for symmetric (Hermitian) positive definite A, without forming A^{-1/p}.
 
     Whitening a few vectors, preconditioning one gradient: where the root is used once. By `Minimax` every
@@ -134,7 +134,8 @@ def apply_inverse_pth_root(
         job.engine.run_chunks(work, len(stack), n, job.dtype.itemsize)
     _report(status, cond, n, job)
     X = out.reshape(*batch, n, m)
-    return origin.give_back(X[..., 0] if vector else X, as_input=origin.dtype_name == other.dtype_name)
+    given: A = origin.give_back(X[..., 0] if vector else X, as_input=origin.dtype_name == other.dtype_name)
+    return given
 
 
 def _chosen(method: str | Method) -> Method:

@@ -42,7 +42,7 @@ class ConditionTracker:
         self._counts: dict[str, int] = {}
         self._worst: dict[str, int] = {}
 
-    def record(self, name: str, result: RootResult) -> None:
+    def record(self, name: str, result: RootResult[Any]) -> None:
         """Keep the worst values over the batch of `result` under `name`."""
         values = {field: on_host(getattr(result, field)) for field in FIELDS}
         if values["status"].size == 0:

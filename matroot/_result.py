@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -87,8 +87,22 @@ class ConditionWarning(UserWarning):
     """The root was computed, but conditioning cost most of the working precision's digits."""
 
 
+class AnyArray(Protocol):
+    """What a type checker must know of an array of any library."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+
+#: An array of the caller: what goes in as one kind comes back as the same kind.
+A = TypeVar("A", bound=AnyArray)
+
+
 @dataclass(frozen=True, repr=False)
-class RootResult:
+class RootResult(Generic[A]):
     """A matrix root and everything known about its quality.
 
     Attributes
@@ -133,8 +147,8 @@ class RootResult:
         What was asked for.
     """
 
-    x: Array
-    companion: Array | None
+    x: A
+    companion: A | None
     status: Array
     residual: Array
     cond: Array

@@ -141,7 +141,7 @@ class RootTracker:
         self.way: Array = np.array(FAILED)
 
     @confined
-    def update(self, a: Array, /) -> RootResult:
+    def update(self, a: Array, /) -> RootResult[Any]:
         """The root of the matrix as it is now.
 
         Parameters
@@ -179,7 +179,7 @@ class RootTracker:
         reason = f"error bounds up to {self.error.max(initial=0):.1e}, of {self.rtol:.0e} allowed"
         return replace(result, method=Warm(*done, reason=reason))
 
-    def _warm(self, values: Array, job: Job) -> RootResult:
+    def _warm(self, values: Array, job: Job) -> RootResult[Any]:
         batch, n = values.shape[:-2], values.shape[-1]
         stack = values.reshape(math.prod(batch), n, n)
         one = Update(stack, job, self._bases or [None] * len(stack), self.rtol, self.refine)
@@ -189,7 +189,7 @@ class RootTracker:
         self.error, self.way = one.error.reshape(batch), one.way.reshape(batch)
         return one.out.result(batch, job)
 
-    def _cold(self, result: RootResult, job: Job) -> RootResult:
+    def _cold(self, result: RootResult[Any], job: Job) -> RootResult[Any]:
         status, dtype = on_host(result.status), np.dtype(result.compute_dtype)
         usable = np.isin(status, USABLE)
         n = result.x.shape[-1]

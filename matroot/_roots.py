@@ -12,7 +12,7 @@ import numpy as np
 
 from matroot._bars import smallest_share
 from matroot._regularization import Regularization
-from matroot._result import USABLE, ConditionWarning, RootError, RootResult, Status, on_host
+from matroot._result import USABLE, A, ConditionWarning, RootError, RootResult, Status, on_host
 from matroot._solve import LARGEST_INTEGER, check_degree, exponent_of, plan, solve_power
 from matroot.backends import engine_of
 from matroot.backends.arrays import Origin, is_inexact, take, unit_roundoff
@@ -26,7 +26,7 @@ Array = Any
 
 
 def inverse_pth_root(
-    a: Array,
+    a: A,
     p: int,
     /,
     *,
@@ -36,7 +36,7 @@ def inverse_pth_root(
     rtol: float | None = None,
     max_iter: int | None = None,
     compute_dtype: Any = None,
-) -> Array:
+) -> A:
     """Inverse matrix p-th root, A^{-1/p}: the X with X^p A = I.
 
     For a symmetric positive definite A it is the symmetric positive definite one; under ``assume_a="gen"`` the
@@ -83,23 +83,22 @@ def inverse_pth_root(
     >>> np.allclose(X @ X @ X @ X @ A, np.eye(2))
     True
     """
-    return answer(
-        solve_power(
-            a,
-            exponent_of(p, inverse=True),
-            waits=True,
-            method=method,
-            regularization=regularization,
-            assume_a=assume_a,
-            rtol=rtol,
-            max_iter=max_iter,
-            compute_dtype=compute_dtype,
-        )
+    result: RootResult[A] = solve_power(
+        a,
+        exponent_of(p, inverse=True),
+        waits=True,
+        method=method,
+        regularization=regularization,
+        assume_a=assume_a,
+        rtol=rtol,
+        max_iter=max_iter,
+        compute_dtype=compute_dtype,
     )
+    return answer(result)
 
 
 def pth_root(
-    a: Array,
+    a: A,
     p: int,
     /,
     *,
@@ -109,7 +108,7 @@ def pth_root(
     rtol: float | None = None,
     max_iter: int | None = None,
     compute_dtype: Any = None,
-) -> Array:
+) -> A:
     """Matrix p-th root, A^{1/p}: the principal X with X^p = A.
 
     Exists for every symmetric positive semidefinite A; eigenvalues that rounding has made slightly negative count
@@ -138,23 +137,22 @@ def pth_root(
     >>> np.allclose(np.linalg.matrix_power(month, 12), P)
     True
     """
-    return answer(
-        solve_power(
-            a,
-            exponent_of(p, inverse=False),
-            waits=True,
-            method=method,
-            regularization=regularization,
-            assume_a=assume_a,
-            rtol=rtol,
-            max_iter=max_iter,
-            compute_dtype=compute_dtype,
-        )
+    result: RootResult[A] = solve_power(
+        a,
+        exponent_of(p, inverse=False),
+        waits=True,
+        method=method,
+        regularization=regularization,
+        assume_a=assume_a,
+        rtol=rtol,
+        max_iter=max_iter,
+        compute_dtype=compute_dtype,
     )
+    return answer(result)
 
 
 def fractional_power(
-    a: Array,
+    a: A,
     s: int | Fraction | float,
     /,
     *,
@@ -164,7 +162,7 @@ def fractional_power(
     rtol: float | None = None,
     max_iter: int | None = None,
     compute_dtype: Any = None,
-) -> Array:
+) -> A:
     """Matrix power A^s for real s.
 
     Parameters
@@ -196,22 +194,21 @@ def fractional_power(
     [[1.    0.   ]
      [0.    0.125]]
     """
-    return answer(
-        solve_power(
-            a,
-            exponent(s),
-            waits=True,
-            method=method,
-            regularization=regularization,
-            assume_a=assume_a,
-            rtol=rtol,
-            max_iter=max_iter,
-            compute_dtype=compute_dtype,
-        )
+    result: RootResult[A] = solve_power(
+        a,
+        exponent(s),
+        waits=True,
+        method=method,
+        regularization=regularization,
+        assume_a=assume_a,
+        rtol=rtol,
+        max_iter=max_iter,
+        compute_dtype=compute_dtype,
     )
+    return answer(result)
 
 
-def sqrtm(a: Array, /, **options: Any) -> Array:
+def sqrtm(a: A, /, **options: Any) -> A:
     """Principal square root, ``pth_root(a, 2)``; options as there.
 
     Parameters
@@ -235,7 +232,7 @@ def sqrtm(a: Array, /, **options: Any) -> Array:
     return pth_root(a, 2, **options)
 
 
-def inv_sqrtm(a: Array, /, **options: Any) -> Array:
+def inv_sqrtm(a: A, /, **options: Any) -> A:
     """Inverse principal square root, ``inverse_pth_root(a, 2)``; options as there.
 
     Parameters
@@ -392,7 +389,7 @@ def exponent(s: Any) -> Fraction | float:
     return near if float(near) == float(s) else float(s)
 
 
-def answer(result: RootResult) -> Array:
+def answer(result: RootResult[A]) -> A:
     """x of a result; an error when a matrix failed, a warning when digits were lost."""
     status = on_host(result.status)
     if not status.any():
@@ -414,7 +411,7 @@ def _caller() -> int:
     return level
 
 
-def _report(result: RootResult, which: np.ndarray, what: str) -> str:
+def _report(result: RootResult[Any], which: np.ndarray, what: str) -> str:
     first = int(np.flatnonzero(which.ravel())[0])
     if which.ndim == 0:
         return f"the matrix {result.sentence(first)}"

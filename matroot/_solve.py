@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from matroot._regularization import PseudoInverse, Regularization, Ridge, as_regularization
-from matroot._result import RootResult
+from matroot._result import A, RootResult
 from matroot._selection import choose
 from matroot.backends import engine_of
 from matroot.backends.arrays import ROUNDED, Origin, dtype_name, is_inexact, take, unit_roundoff
@@ -39,7 +39,7 @@ LARGEST_EXPONENT = 2.0**46
 
 
 def solve(
-    a: Array,
+    a: A,
     p: int,
     /,
     *,
@@ -50,7 +50,7 @@ def solve(
     rtol: float | None = None,
     max_iter: int | None = None,
     compute_dtype: Any = None,
-) -> RootResult:
+) -> RootResult[A]:
     """Matrix p-th root or inverse p-th root, with everything known about its quality.
 
     The engine under `inverse_pth_root` and its kin. Numerical trouble is data here: a matrix without a root gets a
@@ -129,7 +129,7 @@ def solve(
 
 
 @confined
-def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options: Any) -> RootResult:
+def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options: Any) -> RootResult[Any]:
     """`solve` for any exponent: X = A^s. Options as there.
 
     Who `waits` for the GPU anyway gets a second try in float64 for matrices that float32 has failed.

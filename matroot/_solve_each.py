@@ -12,7 +12,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from matroot._result import RootResult
+from matroot._result import A, RootResult
 from matroot._solve import solve
 from matroot.backends.arrays import library_of
 from matroot.backends.streams import side_by_side
@@ -20,7 +20,7 @@ from matroot.backends.streams import side_by_side
 Array = Any
 
 
-def solve_each(arrays: Sequence[Array], p: int, /, **options: Any) -> list[RootResult]:
+def solve_each(arrays: Sequence[A], p: int, /, **options: Any) -> list[RootResult[A]]:
     """`solve` for arrays of any sizes: equal ones are stacked and solved at once, and every array gets its own result.
 
     Without regard to sizes, a loop over `solve` would solve one matrix after the other. Here all matrices of one size,
@@ -60,7 +60,7 @@ def solve_each(arrays: Sequence[Array], p: int, /, **options: Any) -> list[RootR
     by_device: dict[Any, list[list[int]]] = {}
     for (library, device, _, _), members in groups.items():
         by_device.setdefault((library, device), []).append(members)
-    results: dict[int, RootResult] = {}
+    results: dict[int, RootResult[Any]] = {}
     for lists in by_device.values():
         stacks = [_stacked([arrays[i] for i in members]) for members in lists]
         pieces = [partial(solve, stack, p, **options) for stack in stacks]
@@ -92,7 +92,7 @@ def _stacked(arrays: list[Array]) -> Array:
         return concat([xp.reshape(a, (math.prod(a.shape[:-2]), n, n)) for a in arrays], axis=0)
 
 
-def _split(result: RootResult, batches: list[tuple[int, ...]]) -> list[RootResult]:
+def _split(result: RootResult[Any], batches: list[tuple[int, ...]]) -> list[RootResult[Any]]:
     """The results of the arrays in a stack, by their batch dimensions."""
     if len(batches) == 1:
         return [result]

@@ -96,7 +96,7 @@ def applicable(statistics: Sequence[Statistic], p: int, ridge: float, dtype: str
     return found
 
 
-def _solve_all(stacks: Sequence[Array], p: int, method: str, ridge: float, dtype: str) -> list[RootResult]:
+def _solve_all(stacks: Sequence[Array], p: int, method: str, ridge: float, dtype: str) -> list[RootResult[Any]]:
     return [solve(A, p, method=method, regularization=ridge, compute_dtype=dtype) for A in stacks]
 
 
@@ -148,7 +148,7 @@ class Monthly:
 
     P: Array
     M: Array
-    result: RootResult
+    result: RootResult[Any]
     error: float  # ||M^12 - P||_F / ||P||_F
     row_sum_error: float
     negative: int  # entries that are negative by more than rounding

@@ -88,7 +88,7 @@ class Output:
         self.n_products = max(self.n_products, one.n_products)
         self.certificate = one.certificate
 
-    def result(self, batch: tuple[int, ...], job: Job) -> RootResult:
+    def result(self, batch: tuple[int, ...], job: Job) -> RootResult[Any]:
         give = job.origin.give_back
         known = self.amplification is not None
         lost = conditioning.bits_lost(self.amplification if known else self.cond, 1.0 if known else job.problem.s)

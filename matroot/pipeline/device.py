@@ -34,7 +34,7 @@ GIVEN = (*USABLE, Status.MAX_ITER, Status.STAGNATED)
 
 
 @dataclass(frozen=True, repr=False)
-class DeviceResult(RootResult):
+class DeviceResult(RootResult[Any]):
     """A `RootResult` whose arrays are still being computed: the first one that is read waits for the device.
 
     Attributes
@@ -60,7 +60,7 @@ class DeviceResult(RootResult):
         return super().sentence(index)
 
 
-def solve_stack(values: Array, job: Job) -> RootResult:
+def solve_stack(values: Array, job: Job) -> RootResult[Any]:
     """`matroot._solve.solve_power` after its checks, for arrays on a device; returns before the device is done."""
     engine = job.engine
     batch, n = values.shape[:-2], values.shape[-1]

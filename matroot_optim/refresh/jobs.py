@@ -146,7 +146,7 @@ def compute(batch: RootBatch) -> RootAnswer:
     return answered(batch, lambda A: solve(A, p, method=method, regularization=rule, compute_dtype=dtype))
 
 
-def answered(batch: RootBatch, root: Callable[[Array], RootResult]) -> RootAnswer:
+def answered(batch: RootBatch, root: Callable[[Array], RootResult[Any]]) -> RootAnswer:
     """The answer to a batch, with a function that gives A^{-1/p}, p the denominator of the exponent."""
     begin = time.perf_counter()
     own = dtype_name(batch.matrix)
