@@ -11,10 +11,12 @@ from numba import njit
 from table import EPS, distance, forward_bar, problem
 
 from matroot import Ridge, Shift, Status, gallery, solve
+from matroot.conditioning import PROBES
 from matroot.engines import small_layout, small_numba, small_tridiagonal
 from matroot.engines.small_memory import address
 from matroot.engines.small_poles import CLASSES, gauss, poles, table
-from matroot.methods.small import PROBES, Tridiagonal, probes, small_roots, tasks
+from matroot.methods.report import probes
+from matroot.methods.small import Tridiagonal, small_roots, tasks
 from matroot.solve import solve_power
 
 SIZES = (1, 2, 3, 4, 7, 8, 9, 13, 16, 17, 33, 70)
