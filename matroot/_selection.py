@@ -16,9 +16,14 @@ from matroot.methods.minimax import Minimax
 from matroot.methods.newton_db import NewtonDB
 from matroot.methods.schur_newton import SchurNewton
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, runs_here
+from matroot.methods.tridiagonal_large import lanes_are_faster
 
 #: From this many matrices on, `Tridiagonal` fills half of its lanes or more.
 TOGETHER = 4
+#: The largest n of complex matrices, which `Tridiagonal` solves as real ones of twice the size: alone, and together.
+COMPLEX_ALONE, COMPLEX_BATCH = 51, 204
+#: The smallest n at which a Cholesky factorization gives the inverse faster than a decomposition.
+CHOLESKY_OVER_EIGEN = 192
 
 METHODS: dict[str, type[Method]] = {
     kind.name: kind for kind in (Eigen, CoupledNewton, HigherOrder, Minimax, NewtonDB, SchurNewton, Tridiagonal)
@@ -88,15 +93,19 @@ def automatic(
         return replace(Minimax(), reason="products are what a GPU does fast, and its schedule needs no answer")
     tuned = limits()
     diagonal = rule is None or rule.needs != "spectrum"
+    most = tuned.tridiagonal_batch if batch >= TOGETHER else tuned.tridiagonal_alone
+    if is_complex:
+        most = min(most, COMPLEX_BATCH if batch >= TOGETHER else COMPLEX_ALONE)
+    serves = 1 < n <= most and Tridiagonal().refuses(problem, n) is None
+    serves = serves and diagonal and not single and runs_here()
     # Eight inverses side by side are the faster ones for about twice as long as a lone one is.
-    if diagonal and problem.s == -1 and n >= tuned.cholesky_from * (2 if batch >= TOGETHER else 1):
+    lone = tuned.cholesky_from if serves else min(tuned.cholesky_from, CHOLESKY_OVER_EIGEN)
+    if diagonal and problem.s == -1 and n >= lone * (2 if batch >= TOGETHER else 1):
         reason = f"n = {n}, p = 1 on the CPU: the inverse from a Cholesky factorization, 1 product"
         return replace(Minimax(), reason=reason)
-    size = 5 * n // 2 if is_complex else n  # as measured, single or in batches
-    most = tuned.tridiagonal_batch if batch >= TOGETHER else tuned.tridiagonal_alone
-    serves = 1 < n and size <= most and Tridiagonal().refuses(problem, n) is None
-    if diagonal and not single and serves and runs_here():
-        together = "eight of them side by side" if batch >= TOGETHER else "no eigenvectors needed"
+    if serves:
+        lanes = batch >= TOGETHER and (is_complex or lanes_are_faster(batch, n))
+        together = "eight of them side by side" if lanes else "no eigenvectors needed"
         reason = f"{batch} of n = {n} on the CPU, up to {most}: {together}, {PRODUCTS} products"
         return replace(Tridiagonal(), reason=reason)
     products = "1 product"

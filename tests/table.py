@@ -82,14 +82,17 @@ METHODS = [
     Row(Minimax(accurate=True), floor=12, residual=10),
     Row(SchurNewton(), iterates=False, slack=2),
     # p = 1 inverse is among its exponents; A^1 it leaves to others.
-    Row(
-        Tridiagonal(),
-        degrees=tuple(range(2, 9)),
-        iterates=False,
-        slack=2,
-        residual=2,
-        single=False,
-        exponents=(Fraction(-1), *(s for s in EXPONENTS if -1 <= s < 1)),
+    *(
+        Row(
+            Tridiagonal(lanes=lanes),
+            degrees=tuple(range(2, 9)),
+            iterates=False,
+            slack=2,
+            residual=2,
+            single=False,
+            exponents=(Fraction(-1), *(s for s in EXPONENTS if -1 <= s < 1)),
+        )
+        for lanes in (True, False)
     ),
 ]
 ITERATIONS = [row for row in METHODS if row.iterates]

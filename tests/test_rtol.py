@@ -34,12 +34,15 @@ def test_converged_means_below_rtol(method, spectrum):
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
 def test_large_float32(spectrum):
-    """float32 where 4 eps cond / p allows it, and then no worse than a coupled iteration; else float64."""
+    """A decomposition in float32 where 4 eps cond / p allows it, no worse than a coupled iteration; else float64."""
     n, p = 400, 4
     for cond, dtype in ((1e4, "float32"), (1e6, "float64")):
         A, _ = gallery.spd(n, cond, spectrum, rng=1, dtype="float32")
-        result = solve(A, p, rtol=RTOL)
-        assert (result.method.name, result.compute_dtype) == ("eigen", dtype)
+        auto = solve(A, p, rtol=RTOL)  # which is faster in float64
+        assert (auto.method.name, auto.compute_dtype, auto.status) == ("tridiagonal", "float64", Status.CONVERGED)
+        assert forward_error(auto.x, A, Fraction(-1, p)) <= 1e-6
+        result = solve(A, p, rtol=RTOL, method="eigen")
+        assert result.compute_dtype == dtype
         assert result.status == Status.CONVERGED
         assert forward_error(result.x, A, Fraction(-1, p)) <= (
             4 * EPS["float32"] * cond / p if dtype[-2:] == "32" else 1e-6
@@ -88,7 +91,7 @@ def test_a_look_spares_an_inverse_in_vain(method, monkeypatch):
 def test_a_ridge_that_bounds_cond_spares_the_look(monkeypatch):
     monkeypatch.setattr(precision, "lanczos", None)
     A, _ = gallery.spd(400, 1e8, rng=4, dtype="float32")
-    result = solve(A, 2, rtol=RTOL, regularization=Ridge(relative=1e-3))
+    result = solve(A, 2, rtol=RTOL, regularization=Ridge(relative=1e-3), method="eigen")
     assert (result.compute_dtype, result.status) == ("float32", Status.CONVERGED)
 
 

@@ -26,16 +26,14 @@ from matroot import (
     solve,
     sqrtm,
 )
-from matroot import (
-    _selection as selection,
-)
+from matroot import _selection as selection
 from matroot.backends import profile
 from matroot.backends.cpu.cpu import CPU
 from matroot.backends.profile import Limits
 from matroot.cli.command import main
 from matroot.methods.base import Problem
 
-ALONE, BATCH, CHOLESKY = 100, 300, 200
+ALONE, BATCH, CHOLESKY = 100, 300, 150
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +177,7 @@ def test_solve_takes_what_was_announced_at_the_price_announced(n, batch, p, opti
 
 def test_every_choice_says_why():
     shown = {
-        (8, 4): f"Tridiagonal()  # 1 of n = 8 on the CPU, up to {ALONE}: no eigenvectors needed, 2 products",
+        (8, 4): f"Tridiagonal(lanes=None)  # 1 of n = 8 on the CPU, up to {ALONE}: no eigenvectors needed, 2 products",
         (600, 4): "Eigen(refine=None)  # n = 600 on the CPU: exact, and certain for every spectrum; "
         "a decomposition and 1 product",
         (CHOLESKY, 1): f"Minimax(accurate=False)  # n = {CHOLESKY}, p = 1 on the CPU: "
@@ -275,7 +273,7 @@ def test_a_bad_profile_costs_one_warning_and_nothing_else(where, spoil):
     where.write_text(spoil)
     profile.limits.cache_clear()
     with pytest.warns(UserWarning, match="matroot tune") as caught:
-        found = [chosen(50, 4), chosen(1000, 4), solve(np.eye(3), 2).method.name, sqrtm(np.eye(2)).shape]
+        found = [chosen(50, 4), chosen(5000, 4), solve(np.eye(3), 2).method.name, sqrtm(np.eye(2)).shape]
     assert len(caught) == 1
     assert found == ["tridiagonal", "eigen", "tridiagonal", (2, 2)]
 
@@ -285,7 +283,7 @@ def test_what_tune_writes_auto_takes_and_info_shows(where, monkeypatch, capsys):
     where.unlink()
     profile.limits.cache_clear()
     mine = Limits(tridiagonal_alone=7, tridiagonal_batch=9, cholesky_from=11)
-    monkeypatch.setattr("matroot.cli.tune_cpu.measure", lambda say: mine)
+    monkeypatch.setattr("matroot.cli.main.tune_cpu.measure", lambda say: mine)
     assert main(["tune"]) == 0
     assert profile.read(where) == mine
     profile.limits.cache_clear()

@@ -19,7 +19,9 @@ from matroot.backends.cpu.tridiagonal import (
 )
 from matroot.backends.cpu.tridiagonal.memory import address
 from matroot.backends.cpu.tridiagonal.poles import CLASSES, gauss, poles, table
-from matroot.methods.tridiagonal import PROBES, Tridiagonal, probes, small_roots, tasks
+from matroot.methods.conditioning import PROBES
+from matroot.methods.tridiagonal import Tridiagonal, small_roots, tasks
+from matroot.methods.tridiagonal_report import probes
 
 SIZES = (1, 2, 3, 4, 7, 8, 9, 13, 16, 17, 33, 70)
 EPS64 = EPS["float64"]

@@ -30,11 +30,11 @@ class Limits:
     """
 
     #: largest n at which `Tridiagonal` beats `Eigen` on one matrix
-    tridiagonal_alone: int = 128
-    #: the same in a batch of eight and more, which fills its lanes
-    tridiagonal_batch: int = 512
+    tridiagonal_alone: int = 4096
+    #: the same in a batch of four and more
+    tridiagonal_batch: int = 4096
     #: smallest n at which a Cholesky factorization gives the inverse (p = 1) faster than either
-    cholesky_from: int = 192
+    cholesky_from: int = 512
 
 
 def path() -> Path:

@@ -11,9 +11,9 @@ from matroot import gallery
 from matroot._solve import solve
 from matroot.backends.profile import Limits
 
-ALONE = (32, 48, 64, 96, 128, 160, 192, 256, 320)
+ALONE = (32, 48, 64, 96, 128, 160, 192, 256, 320, 512, 1024)
 BATCH = (64, 96, 128, 160, 192, 256, 320, 384, 512)
-WHOLE = (32, 64, 96, 128, 160, 192, 256, 320)
+WHOLE = (32, 64, 96, 128, 160, 192, 256, 320, 512, 768)
 #: In a batch of as many as have this many numbers in all, at least eight.
 NUMBERS = 1 << 18
 ROUNDS = 7
@@ -29,6 +29,9 @@ def measure(say: Callable[[str], None] = lambda line: None) -> Limits:
     """
     alone = last_win(((n, race(n, 1, 4, ("tridiagonal", "eigen"), say)) for n in ALONE), 32)
     batch = last_win(((n, race(n, max(8, NUMBERS // n**2), 4, ("tridiagonal", "eigen"), say)) for n in BATCH), alone)
+    # What wins at the largest size, wins beyond.
+    alone = Limits().tridiagonal_alone if alone == ALONE[-1] else alone
+    batch = Limits().tridiagonal_batch if batch >= BATCH[-1] else batch
     rival = {n: "tridiagonal" if n <= alone else "eigen" for n in WHOLE}
     losing = last_win(((n, 1 / race(n, 1, 1, ("minimax", rival[n]), say)) for n in WHOLE), 0)
     beyond = [n for n in WHOLE if n > losing]

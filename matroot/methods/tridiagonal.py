@@ -1,4 +1,4 @@
-"""Roots through the tridiagonal form, eight matrices at a time: the fast way for batches of small matrices."""
+"""Roots through the tridiagonal form; eight matrices at a time: the fast way for batches of small matrices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,13 +16,11 @@ from matroot.backends.cpu.cpu import in_threads, threads
 from matroot.backends.cpu.tridiagonal.poles import table
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw
-from matroot.methods.conditioning import PROBES, signs, steps
+from matroot.methods.conditioning import steps
 from matroot.methods.eigen import Eigen
+from matroot.methods.tridiagonal_large import FULL, SINGLE, lanes_are_faster, large_roots
+from matroot.methods.tridiagonal_report import LANES, Report, probes
 
-#: Relative accuracy of the sum of poles: what float64 holds, and well below what float32 holds.
-FULL, SINGLE = 5e-17, 1e-9
-#: Matrices side by side; a task for a thread is some groups of that many.
-LANES = 8
 #: Seconds that a call may take on one thread; what is longer pays for waking the others.
 LONG = 2e-4
 #: Bytes of float64 copies of another dtype's matrices that a thread makes at a time.
@@ -33,26 +31,39 @@ PRODUCTS = 2
 
 @dataclass(frozen=True, repr=False)
 class Tridiagonal(Method):
-    """A = H T H^H with T real tridiagonal; A^s = H r(T) H^H, r a sum of poles: no iteration, and no eigenvector.
+    """A = Q T Q^H with T real tridiagonal; A^s = Q r(T) Q^H, r a sum of poles: no iteration, and no eigenvector.
 
-    Exponents -1 <= s <= 1. On the CPU it is the fastest method here for batches of small real matrices, n up to some
-    500: eight matrices lie side by side in the vector registers, and a solve with its certificate takes about as long
-    as four products at full speed. Always in float64, whatever the input. A single matrix fills one of the eight
-    lanes; above n = 128 other methods are then faster.
+    Exponents -1 <= s <= 1. On the CPU it is the fastest method here for real matrices, always in float64, in one of two
+    ways:
+
+    - In lanes: eight matrices lie side by side in the vector registers, and a solve with its certificate takes about
+      as long as four products at full speed. For n up to 64, and for batches up to n = 512.
+    - By LAPACK's reduction, one matrix after the other: less than half of the time of a decomposition from n = 512 on.
+      Between blocks of rows, r(T) is the product of two matrices with a column for every pole. It is never formed, and
+      the reflectors are applied to both sides at once: 4/3 n^3 operations, as many as the reduction.
 
     r has 34 poles at cond 1e4 in float64, one more for every factor 1.7: the trapezoidal rule for
     x^(-alpha) = sin(pi alpha)/pi * integral of e^((1-alpha) t) / (e^t + x) dt, with Gauss rules for its two ends. The
     inverse of the shifted T is a product of ratios of pivots that are all positive, so that the poles lose nothing.
-    The error is that of the tridiagonal form, up to ``5 eps cond |s|``: between those of LAPACK's eigenvalues and of
-    refined ones. The sum itself adds up to 7 eps, also where the root is a short number: that of I is not I exactly.
-    Matrices with cond above 1e14 go to `Eigen`. Complex ones are solved as real ones of twice the size, 8 times the
-    work of real ones of their own; in batches that is faster than a decomposition up to n of some 150.
+    The error is that of the tridiagonal form, up to ``5 eps cond |s|`` in lanes and 9 by LAPACK: below that of
+    LAPACK's eigenvalues. The sum itself adds up to 7 eps, also where the root is a short number: that of I is not I
+    exactly. Matrices with cond above 1e14 go to `Eigen`. Complex ones are solved as real ones of twice the size, 8
+    times the work of real ones of their own; in batches that is faster than a decomposition up to n of some 150.
+
+    Parameters
+    ----------
+    lanes : bool or None
+        In lanes, or by LAPACK. None: what is faster for so many matrices of that size, so that a matrix of n > 64 may
+        have other last bits alone than in a batch.
 
     References
     ----------
     Higham, Functions of Matrices, SIAM 2008, sec. 7.5, for the integral; Golub & Van Loan, Matrix Computations,
-    4th ed., sec. 8.3.1, for the reduction; Meurant, SIAM J. Matrix Anal. Appl. 13 (1992), for the inverse.
+    4th ed., sec. 8.3.1, for the reduction; Meurant, SIAM J. Matrix Anal. Appl. 13 (1992), for the inverse; Schreiber &
+    Van Loan, SIAM J. Sci. Stat. Comput. 10 (1989), for blocks of reflectors.
     """
+
+    lanes: bool | None = None
 
     name: ClassVar[str] = "tridiagonal"
 
@@ -62,9 +73,15 @@ class Tridiagonal(Method):
         wrong = None if served else f"tridiagonal serves exponents -1 <= s <= 1, not {s}; use method='eigen'"
         return super().refuses(problem, n) or wrong
 
+    def in_lanes(self, A: Array) -> bool:
+        """Whether the stack A is solved in lanes."""
+        if self.lanes is not None:
+            return self.lanes
+        return A.dtype.kind == "c" or lanes_are_faster(len(A), A.shape[-1])
+
     def run(self, A: Array, problem: Problem, engine: Any) -> Raw:
         X = np.empty(A.shape, np.result_type(A.dtype, np.float64))
-        report = small_roots(A, X, problem.rational, alone=True)
+        report = roots(A, X, problem.rational, lanes=self.in_lanes(A), rtol=problem.rtol, alone=True)
         raw = Raw(
             x=X.astype(A.dtype, copy=False),
             status=np.zeros(len(A), np.int8),
@@ -102,16 +119,27 @@ def runs_here() -> bool:
     return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 
-class Report(NamedTuple):
-    """What the kernel says about every matrix, arrays (B,)."""
-
-    served: FloatArray
-    asymmetry: FloatArray
-    residual: FloatArray
-    lambda_min: FloatArray
-    lambda_max: FloatArray
-    ridge: FloatArray
-    cond: FloatArray
+def roots(
+    stack: Array,
+    out: Array,
+    s: Fraction,
+    relative: float = 0.0,
+    absolute: float = 0.0,
+    *,
+    lanes: bool,
+    rtol: float | None = None,
+    alone: bool = False,
+) -> Report:
+    """`small_roots` in lanes, else `large_roots`; without a compiler, nothing is served."""
+    if lanes or kernel() is None:
+        return small_roots(stack, out, s, relative, absolute, alone=alone)
+    if stack.dtype.kind != "c":
+        return large_roots(stack, out, s, relative, absolute, rtol=rtol, alone=alone)
+    E = as_real(stack)
+    X = np.empty_like(E)
+    report = large_roots(E, X, s, relative, absolute, rtol=rtol, twofold=True, alone=alone)
+    out[...] = as_complex(X)
+    return report
 
 
 def small_roots(
@@ -228,13 +256,3 @@ def tasks(B: int, n: int, cores: int, copied: bool) -> list[slice]:
         size = min(size, max(1, COPIES // (LANES * 8 * n * n)))
     step = size * LANES
     return [slice(i, min(i + step, B)) for i in range(0, B, step)]
-
-
-@lru_cache(maxsize=64)
-def probes(n: int, twofold: bool = False) -> FloatArray:
-    """The columns by which a root is tested: all unit vectors for n <= 8, else fixed random signs.
-
-    The matrices of twice the size that stand for complex ones have n columns that tell everything.
-    """
-    size = 2 * n if twofold else n
-    return np.eye(size, LANES) * (np.arange(LANES) < n) if n <= PROBES else np.ascontiguousarray(signs(size, PROBES))

@@ -14,7 +14,7 @@ from matroot.backends.arrays import smallest_normal
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
 from matroot.methods.eigen import Eigen
-from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, small_roots
+from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, roots
 from matroot.pipeline.attempt import solve_chunk
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.scaling import refuse_asymmetric
@@ -112,7 +112,8 @@ def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
     """Solve the stack (B, n, n) and fill `out`; matrices that the kernel does not serve go to `Eigen`."""
     job, n = fused.job, fused.n
     s, rule = job.problem.rational, job.rule
-    report = small_roots(stack, out.x, s, fused.relative, fused.absolute)
+    lanes = isinstance(job.method, Tridiagonal) and job.method.in_lanes(stack)
+    report = roots(stack, out.x, s, fused.relative, fused.absolute, lanes=lanes, rtol=job.problem.rtol)
     out.residual, out.lambda_min, out.lambda_max, out.ridge, out.cond = np.array(report[2:])
     out.n_products, out.certificate = PRODUCTS, "full" if n <= PROBES else "probes"
     if len(stack) == 1 and fused.sure(*(float(fact[0]) for fact in report)):

@@ -1,0 +1,46 @@
+"""Roots of large matrices, and of a few: "auto" beside numpy.linalg.eigh and recombination, in turn; medians.
+
+On one thread of BLAS both, or on two both. What an optimizer does with its blocks is the row n = 96 to 1024, p = 4.
+"""
+
+import os
+from functools import partial
+
+import matroot
+
+from . import peers
+from .bench_fast_cpu import accuracy
+from .common import forward_error, speedup, stack, unit
+
+SIZES = (96, 128, 192, 256, 512, 1024, 2048)
+
+
+class Large:
+    params = (list(SIZES), [1, 4], ["float32", "float64"], [1e4, 1e6], [2, 4], [1, 2])
+    param_names = ("n", "batch", "dtype", "cond", "p", "threads")
+    timeout = 600
+
+    def setup(self, n, batch, dtype, cond, p, threads):
+        if batch > 1 and (n > 512 or threads > 1):
+            raise NotImplementedError  # a batch has a thread for every matrix
+        os.environ["MATROOT_BLAS_THREADS"] = str(threads)
+        self.A, root = stack(n, batch, cond, dtype)
+        self.exact = root(-1 / p)
+        self.ours = partial(matroot.solve, self.A, p, **accuracy(dtype))
+
+    def teardown(self, n, batch, dtype, cond, p, threads):
+        os.environ.pop("MATROOT_BLAS_THREADS", None)
+
+    @unit("times faster")
+    def track_numpy(self, n, batch, dtype, cond, p, threads):
+        theirs = peers.numpy_eigh(self.A, p)
+        with matroot.one_blas_thread():
+            return speedup(self.ours, theirs, rounds=5)
+
+    @unit("times faster")
+    def track_decomposition(self, n, batch, dtype, cond, p, threads):
+        return speedup(self.ours, partial(matroot.solve, self.A, p, method="eigen", **accuracy(dtype)), rounds=5)
+
+    @unit("relative")
+    def track_forward_error(self, n, batch, dtype, cond, p, threads):
+        return forward_error(self.ours().x, self.exact)

@@ -1,0 +1,1 @@
+"""The compiled kernel of `methods.tridiagonal_large`, on LAPACK and BLAS by address."""

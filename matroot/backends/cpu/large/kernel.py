@@ -1,0 +1,269 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
+"""The root of one large matrix: LAPACK's reduction, poles of the tridiagonal matrix, and a symmetric way back.
+
+A = Q T Q^T, X = Q F Q^T with F = sum over k of w_k (T + b_k)^{-1}. Below the diagonal the inverse of a tridiagonal
+matrix is semiseparable (Meurant 1992): G_ij = G_jj q_j ... q_{i-1} for i > j. So whatever couples the rows from c on to
+the columns before c is a product U V^T of two matrices with one column a pole, and the reflectors that act on those
+rows act on U alone. F is never formed: of Q F Q^T, the part from c on grows by one panel of reflectors at a time, and
+4/3 n^3 operations are all that it takes, as many as the reduction.
+
+Matrices lie in rows; BLAS, which thinks in columns, sees their transposes: our upper triangle is its lower one.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numba.types import float64
+
+from matroot.backends.cpu.compiled import compiled
+from matroot.backends.cpu.large.blas import (
+    LOWER,
+    NO,
+    TRANSPOSED,
+    at,
+    gemm,
+    symm,
+    syr2k,
+    sytrd,
+    times_upper_transposed,
+)
+from matroot.backends.cpu.large.layout import residual, scaled, write
+from matroot.backends.cpu.tridiagonal.lanes import full
+from matroot.backends.cpu.tridiagonal.memory import address, load, number, put, store
+from matroot.backends.cpu.tridiagonal.reduction import smallest_eigenvalue
+from matroot.backends.cpu.tridiagonal.stage import stage
+
+jit = compiled(error_model="numpy", fastmath={"contract"}, nogil=True)
+
+#: Of matrices with eigenvalues from 1e-14 to 1, products of q below this are nothing.
+NOTHING = 1e-120
+#: Columns of LAPACK's work space, as its blocked reduction wants.
+WORK = 32
+
+
+@stage(float64, float64)
+def extremes(d, e):
+    """Smallest and largest eigenvalue of the tridiagonal matrix: two of eight lanes."""
+    n = d.size
+    room = np.empty((3, 8 * max(n, 2)))
+    D, E = address(room[0]), address(room[1])
+    for i in range(n):
+        store(D, i, full(d[i]))
+        store(E, i, full(e[i]))
+    sign = address(room[2])
+    for t in range(8):
+        put(sign, t, 1.0 if t % 2 == 0 else -1.0)
+    store(sign, 1, smallest_eigenvalue(D, E, load(sign, 0), n))
+    low, high = number(sign, 8), -number(sign, 9)
+    return (low, high) if room[0, 0] == room[0, 0] else (np.nan, np.nan)  # what keeps the room until here
+
+
+@jit
+def smallest_share(d, e, x):
+    """The share of eigenvalues below x (Sturm), and the root of the mean square of all."""
+    below, squares, c = 0, 0.0, 0.0
+    for i in range(d.size):
+        pivot = d[i] - x - c
+        below += pivot < 0
+        c = e[i] * e[i] / pivot
+        squares += d[i] * d[i] + 2 * e[i] * e[i]
+    return below / d.size, np.sqrt(squares / d.size)
+
+
+@stage()
+def ratios(d, e, b, w, direct, positive, q, g, f):
+    """q[j, k] of pole k, g = w_k G_jj, and the diagonal f of F; for positive exponents of T F, with F as above.
+
+    With the pivots of T + b from below, 1 / r_j = d_j + b - e_j^2 r_{j+1}: q_j = -e_j r_{j+1}, and
+    G_jj = r_j (1 + e_{j-1}^2 r_j G_{j-1,j-1}). T G = I - b G, which would cancel on the diagonal for the first `direct`
+    poles, those above the spectrum.
+    """
+    n, K = q.shape
+    r = g
+    for k in range(K):
+        q[n - 1, k] = 0.0
+        r[n - 1, k] = 1.0 / (d[n - 1] + b[k])
+    for j in range(n - 2, -1, -1):
+        for k in range(K):
+            p = -e[j] * r[j + 1, k]
+            q[j, k] = p
+            r[j, k] = 1.0 / (e[j] * p + (d[j] + b[k]))
+    for k in range(K):
+        g[0, k] = r[0, k] * (-b[k] * w[k] if positive else w[k])
+    for j in range(n - 1):
+        for k in range(K):
+            v = -b[k] * w[k] if positive else w[k]
+            g[j + 1, k] = r[j + 1, k] * (v - e[j] * q[j, k] * g[j, k])
+    constant = 0.0
+    if positive:
+        for k in range(direct, K):
+            constant += w[k]
+    for j in range(n):
+        total = constant
+        for k in range(direct if positive else 0, K):
+            total += g[j, k]
+        if positive:
+            for k in range(direct):
+                before = e[j - 1] * q[j - 1, k] * g[j - 1, k] if j > 0 else 0.0
+                total -= (before + (d[j] + e[j] * q[j, k]) * g[j, k]) / b[k]
+        f[j] = total
+
+
+@stage()
+def diagonal_block(q, g, f, x, V, X, c0, c1):
+    """The upper triangle of the block of F at rows and columns [c0, c1), and V: products of the q up to row c1 - 1."""
+    K = q.shape[1]
+    for i in range(c0, c1):
+        m = i - c0
+        for k in range(K):
+            x[k, m] = g[i, k]
+        X[i, i] = f[i]
+        for j in range(m):
+            total = 0.0
+            X[c0 + j, i] = total
+        if m > 0:
+            sums = x[K]
+            for j in range(m):
+                sums[j] = 0.0
+            for k in range(K):
+                for j in range(m):
+                    sums[j] += x[k, j]
+            for j in range(m):
+                X[c0 + j, i] = sums[j]
+        if i + 1 < c1:
+            for k in range(K):
+                for j in range(m + 1):
+                    x[k, j] *= q[i, k]
+    for k in range(K):
+        for j in range(c1 - c0):
+            V[k, j] = x[k, j]
+
+
+@stage()
+def move_left(q, U, c0, c1):
+    """From the rows of U beginning at c1 to those at c0; products below NOTHING are 0, before they are denormal."""
+    K, n = q.shape[1], q.shape[0]
+    for k in range(K):
+        product = 1.0
+        for i in range(c0, c1):
+            product *= q[i - 1, k]
+            if abs(product) < NOTHING:
+                product = 0.0
+            U[k, i] = product
+        for i in range(c1, n):
+            u = U[k, i] * product
+            U[k, i] = u if abs(u) >= NOTHING else 0.0
+
+
+@stage()
+def triangular_factor(G, tau, T):
+    """T with I - V T V^T the product of the reflectors, from G = V^T V; both as BLAS sees them (LAPACK's larft)."""
+    k = tau.size
+    for j in range(k):
+        for i in range(j):
+            total = 0.0
+            for h in range(i, j):
+                total += T[h, i] * G[j, h]
+            T[j, i] = -tau[j] * total
+        T[j, j] = tau[j]
+        for i in range(j + 1, k):
+            T[j, i] = 0.0
+
+
+@stage()
+def panel_of(A, Z, row, p0, p1):
+    """Copy reflectors p0 to p1 - 1 from the rows of A to Z."""
+    n = A.shape[0]
+    for i in range(p0, p1):
+        r = row + i - p0
+        for j in range(p0 + 1, i + 1):
+            Z[r, j] = 0.0
+        Z[r, i + 1] = 1.0
+        for j in range(i + 2, n):
+            Z[r, j] = A[i, j]
+
+
+@stage()
+def assemble(blas, A, tau, q, g, f, X, width):
+    """The upper triangle of X = Q F Q^T, panel by panel of `width` reflectors, from the last.
+
+    Z holds the panel V, W = S V and U side by side, S the part of X that is there. Q S Q^T for Q = I - V T V^T is
+    S - V W^T - W V^T with W = S V T^T - V M / 2 and M = T V^T S V T^T: one product with S and one update of it.
+    """
+    n, K = q.shape
+    ld = A.shape[1]
+    Z = np.zeros((2 * width + K, ld))
+    U = Z[2 * width :]
+    V = np.empty((K, width))
+    x = np.empty((K + 1, width))
+    T = np.zeros((width, width))
+    G = np.empty((2 * width + K, width))
+    H = np.empty((width + K, width))
+    end = n
+    for p0 in range((n - 2) // width * width, -width - 1, -width):
+        start = max(p0 + 1, 0)
+        diagonal_block(q, g, f, x, V, X, start, end)
+        if end < n:
+            rows = n - end
+            new = at(X, start, end)
+            gemm(blas, NO, TRANSPOSED, rows, end - start, K, 1.0, at(U, 0, end), ld, at(V, 0, 0), width, 0.0, new, n)
+        if p0 < 0:
+            break
+        move_left(q, U, start, end)
+        end = start
+        k, m = min(width, n - 1 - p0), n - start
+        row = 2 * (width - k)
+        panel_of(A, Z, row, p0, p0 + k)
+        S, P, W = at(X, start, start), at(Z, row, start), at(Z, row + k, start)
+        symm(blas, LOWER, m, k, 1.0, S, n, P, ld, 0.0, W, ld)
+        gemm(blas, TRANSPOSED, NO, k, 2 * k + K, m, 1.0, P, ld, P, ld, 0.0, at(G, 0, 0), width)
+        triangular_factor(G, tau[p0 : p0 + k], T)
+        gemm(blas, NO, NO, k, k + K, k, 1.0, at(T, 0, 0), width, at(G, k, 0), width, 0.0, at(H, 0, 0), width)
+        times_upper_transposed(blas, k, k, 0.5, at(T, 0, 0), width, at(H, 0, 0), width)
+        times_upper_transposed(blas, m, k, 1.0, at(T, 0, 0), width, W, ld)
+        gemm(blas, NO, NO, m, k + K, k, -1.0, P, ld, at(H, 0, 0), width, 1.0, W, ld)
+        syr2k(blas, m, k, -1.0, P, ld, W, ld, 1.0, S, n)
+
+
+def _entries(sources):
+    """The two parts of a solve for Python. numba's cache on disk knows a function by what it closes over."""
+
+    @jit
+    def reduced(blas, S, A, d, e, tau, halves):
+        """Reduce S, scaled, to d and e, with reflectors in the upper triangle of A.
+
+        Returns whether S is symmetric to the last bit, and the extreme eigenvalues.
+        """
+        sources  # noqa: B018
+        n = S.shape[0]
+        symmetric = scaled(S, A, halves[0], halves[1])
+        work = np.empty(WORK * n)
+        sytrd(blas, n, at(A, 0, 0), A.shape[1], d, e, tau, work)
+        low, high = extremes(d, e)
+        return symmetric, low, high
+
+    @jit
+    def root(blas, S, A, d, e, tau, b, w, direct, positive, X, out, shift, halves, factor, probes, order, width):
+        """Write the root to `out`, of S + shift I in the scale of T, and return its residual."""
+        sources  # noqa: B018
+        n, K = S.shape[0], b.size
+        q, g, f = np.empty((n, K)), np.empty((n, K)), np.empty(n)
+        ratios(d, e, b, w, direct, positive, q, g, f)
+        assemble(blas, A, tau, q, g, f, X, width)
+        write(X, out, factor)
+        return residual(S, X, shift, halves, factor, probes, order)
+
+    return reduced, root
+
+
+def _digest() -> int:
+    """Of this file and those that it is made of."""
+    here = Path(__file__).parent
+    files = sorted(path for folder in (here, here.parent / "tridiagonal") for path in folder.glob("*.py"))
+    return zlib.crc32(b"".join(path.read_bytes() for path in files))
+
+
+reduced, root = _entries(_digest())

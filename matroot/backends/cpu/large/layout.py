@@ -1,0 +1,107 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
+"""A large matrix on its way in, its root on its way out, and the certificate of the root that is returned."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba.types import boolean, float64
+
+from matroot.backends.cpu.tridiagonal.lanes import fma, full
+from matroot.backends.cpu.tridiagonal.memory import address, load, store
+from matroot.backends.cpu.tridiagonal.stage import stage
+
+#: Rows and columns of a tile that is read across the rows: as many as a cache holds lines at the same place of a page.
+TILE = 8
+#: Columns of probes.
+PROBES = 8
+
+
+@stage(boolean)
+def scaled(S, A, first, second):
+    """The upper triangle of A becomes that of S times both factors. Returns whether S is symmetric to the last bit."""
+    n = S.shape[0]
+    symmetric = True
+    for i in range(0, n, TILE):
+        for j in range(i, n, TILE):
+            for r in range(i, min(i + TILE, n)):
+                for c in range(max(j, r), min(j + TILE, n)):
+                    A[r, c] = S[r, c] * first * second
+            different = 0
+            for r in range(i, min(i + TILE, n)):
+                for c in range(j, min(j + TILE, n)):
+                    different += S[r, c] != S[c, r]
+            symmetric &= different == 0
+    return symmetric
+
+
+@stage()
+def write(X, out, factor):
+    """Both triangles of `out`: the upper one of X times factor^2, rounded to its precision, which X becomes."""
+    n = X.shape[0]
+    for i in range(0, n, TILE):
+        for j in range(i, n, TILE):
+            for r in range(i, min(i + TILE, n)):
+                for c in range(max(j, r), min(j + TILE, n)):
+                    out[r, c] = X[r, c] * factor * factor
+                    X[r, c] = out[r, c]
+            for c in range(j, min(j + TILE, n)):
+                for r in range(i, min(i + TILE, c)):
+                    out[c, r] = X[c, r] = out[r, c]
+
+
+@stage()
+def times(S, n, W, Y, one, two):
+    """Y = S W times both factors, W and Y with a vector of eight numbers a row; four rows at a time."""
+    w, y = address(W), address(Y)
+    before, behind = full(one), full(two)
+    for i in range(0, n, 4):
+        a, b, c, d = i, min(i + 1, n - 1), min(i + 2, n - 1), min(i + 3, n - 1)
+        p = q = r = s = full(0.0)
+        for j in range(n):
+            v = load(w, j)
+            p = fma(full(S[a, j]), v, p)
+            q = fma(full(S[b, j]), v, q)
+            r = fma(full(S[c, j]), v, r)
+            s = fma(full(S[d, j]), v, s)
+        store(y, a, p * before * behind)
+        store(y, b, q * before * behind)
+        store(y, c, r * before * behind)
+        store(y, d, s * before * behind)
+
+
+@stage(float64)
+def residual(S, X, shift, halves, factor, probes, order):
+    """Return ||W - G|| / ||G|| of the steps in `order` (see `conditioning.steps`), for (S times both halves) + shift I.
+
+    X is in the units of the caller, and divided by factor^2. Whatever overflows is scaled first.
+    """
+    n, inverse = S.shape[0], 1.0 / factor
+    W, G, Y = np.empty((n, PROBES)), np.empty((n, PROBES)), np.empty((n, PROBES))
+    for i in range(n):
+        for t in range(PROBES):
+            W[i, t] = G[i, t] = probes[i, t]
+    for code in order:
+        root = code == 1
+        before = inverse if root else halves[0]
+        moved = 0.0 if root else shift / before
+        for i in range(n):
+            for t in range(PROBES):
+                if code > 1:
+                    G[i, t] = W[i, t]
+                    W[i, t] = probes[i, t]
+                else:
+                    W[i, t] *= before
+        if code <= 1:
+            if root:
+                times(X, n, W, Y, inverse, 1.0)
+            else:
+                times(S, n, W, Y, halves[1], 1.0)
+            for i in range(n):
+                for t in range(PROBES):
+                    W[i, t] = Y[i, t] + moved * W[i, t]
+    error = whole = 0.0
+    for i in range(n):
+        for t in range(PROBES):
+            error += (W[i, t] - G[i, t]) ** 2
+            whole += G[i, t] ** 2
+    return np.sqrt(error / whole)

@@ -1,0 +1,192 @@
+"""Roots through LAPACK's tridiagonal reduction, one matrix after the other: the fast way for all but small ones."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from matroot._bars import VOUCHED, forward_error_bound
+from matroot.backends.cpu.blas import held_in_its_thread, one_blas_thread
+from matroot.backends.cpu.cpu import in_threads
+from matroot.backends.cpu.tridiagonal.poles import table
+from matroot.backends.linalg import hermitian_part
+from matroot.backends.loading import deferred
+from matroot.methods.base import Array, FloatArray
+from matroot.methods.conditioning import steps
+from matroot.methods.hermitian import asymmetry
+from matroot.methods.tridiagonal_report import Report, probes
+
+#: Relative accuracy of the sum of poles: what float64 holds, and well below what float32 holds.
+FULL, SINGLE = 5e-17, 1e-9
+#: Numbers by which a row of the reflectors is longer than n: rows at a distance of a power of two push each other out
+#: of the cache.
+PADDING = 8
+#: Reflectors that go together, up to which n: few leave less beside the two large products, many make those fast.
+PANELS = ((255, 16), (1023, 32), (math.inf, 48))
+#: How many matrices LAPACK's way solves while the kernel of eight lanes solves its eight, as measured on one thread
+#: of an AMD EPYC of family 26, cond 1e4.
+SIZES = (64, 96, 128, 192, 256, 384, 512)
+WORTH = (1.5, 2.1, 2.5, 3.7, 4.5, 6.0, 6.6)
+#: Eigenvalues up to so many times the smallest are moved by the reduction about alike.
+CLUSTER = 4
+#: The reduction moves them by up to this times eps, the root of the mean square of all eigenvalues, and the root of
+#: their share: 16 was seen, for two clusters.
+REDUCTION_ERROR = 24
+#: Above this n there are no lanes: their work space is that of twelve matrices.
+LARGEST_LANES = SIZES[-1]
+
+
+def lanes_are_faster(B: int, n: int) -> bool:
+    """Whether B real matrices are solved faster side by side in lanes; does not depend on the cores of the machine."""
+    a_group = B / -(-B // 8)
+    return n <= SIZES[0] or (n <= LARGEST_LANES and a_group >= float(np.interp(n, SIZES, WORTH)))
+
+
+def large_roots(
+    stack: Array,
+    out: Array,
+    s: Fraction,
+    relative: float = 0.0,
+    absolute: float = 0.0,
+    *,
+    rtol: float | None = None,
+    twofold: bool = False,
+    alone: bool = False,
+) -> Report:
+    """(A + (relative lambda_max + absolute) I)^s for a stack of real symmetric matrices, as `small_roots` gives it.
+
+    Parameters
+    ----------
+    stack, out : array (B, n, n), real
+    s : Fraction
+        -1 <= s <= 1, not 0.
+    relative, absolute : float
+    rtol : float, optional
+        A matrix for which the reduction may err by more is not served.
+    twofold : bool
+        The matrices are twice the size of complex ones that they stand for.
+    alone : bool
+        On this thread only.
+
+    Returns
+    -------
+    Report
+    """
+    B, n, _ = stack.shape
+    report = np.zeros((len(Report._fields), B))
+    one = Solver(probes(n // 2, True) if twofold else probes(n), s, relative, absolute, rtol)
+
+    def work(part: slice) -> None:
+        for i in range(part.start, part.stop):
+            report[:, i] = one(stack[i], out[i])
+
+    if alone:
+        work(slice(0, B))
+    else:
+        with one_blas_thread():
+            in_threads(held_in_its_thread(work), [slice(i, i + 1) for i in range(B)])
+    return Report(*report)
+
+
+def halves_of(S: Array, absolute: float) -> tuple[FloatArray, int]:
+    """Two factors that scale S to about 1, and the exponent of what they take out."""
+    with np.errstate(all="ignore"):
+        size = max(float(abs(S.diagonal()).max()), absolute)  # no entry of a positive matrix is larger
+    exponent = math.frexp(size)[1]
+    near = exponent >> 1
+    return np.array([math.ldexp(1.0, -near), math.ldexp(1.0, near - exponent)]), exponent
+
+
+class Solver:
+    """What is the same for all matrices of a stack."""
+
+    def __init__(
+        self,
+        V: FloatArray,
+        s: Fraction,
+        relative: float,
+        absolute: float,
+        rtol: float | None,
+    ) -> None:
+        self.compiled: Any = deferred("matroot.backends.cpu.large.kernel")
+        self.blas = deferred("matroot.backends.cpu.large.blas").routines()
+        self.s, self.relative, self.absolute, self.rtol = s, relative, absolute, rtol
+        self.width = next(width for most, width in PANELS if len(V) <= most)
+        self.order = np.array(steps(s), np.int64)
+        self.probes = V
+
+    def __call__(self, a: Array, out: Array) -> tuple[float, ...]:
+        """Fill `out` and return the fields of `Report`; zeros where the matrix is not served."""
+        n, none = len(a), (0.0,) * len(Report._fields)
+        S = a if readable(a) else np.array(a, np.float64, order="C")
+        halves, exponent = halves_of(S, self.absolute)
+        unit = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
+        A = np.empty((n, n + PADDING))
+        d, e, tau = np.empty(n), np.zeros(n), np.zeros(n)
+        symmetric, low, high = self.compiled.reduced(self.blas, S, A, d, e, tau, halves)
+        gap = 0.0
+        if not symmetric:
+            with np.errstate(all="ignore"):
+                gap = float(asymmetry(S)) / float(abs(S).max())
+                S = hermitian_part(S.astype(np.float64))
+            if not gap < math.inf:
+                return none
+            symmetric, low, high = self.compiled.reduced(self.blas, S, A, d, e, tau, halves)
+        shift = self.relative * high + self.absolute * halves[0] * halves[1]
+        bottom, top = low + shift, high + shift
+        rule = poles(self.s, bottom, top, out.dtype == np.float32)
+        if rule is None:
+            return none
+        b, w, direct = rule
+        d += shift
+        if self.rtol is not None and self.errs_by(d, e, bottom, top) > self.rtol:
+            return none
+        in_place = out.dtype == np.float64 and readable(out)
+        X = out if in_place else np.empty((n, n))
+        residual = self.compiled.root(
+            *(self.blas, S, A, d, e, tau, b, w, direct, self.s > 0, X, out),
+            *(shift, halves, root_of(exponent, self.s), self.probes, self.order, self.width),
+        )
+        served = math.isfinite(residual)
+        cond = max(top / bottom, 1.0)
+        return (
+            *(float(served), gap, residual),
+            *(value * unit[0] * unit[1] for value in (bottom, high, float(shift))),
+            cond,
+        )
+
+    def errs_by(self, d: FloatArray, e: FloatArray, bottom: float, top: float) -> float:
+        """What the forward error may be; 0 where the certificate refuses the rtol anyway, whatever the method."""
+        share, size = self.compiled.smallest_share(d, e, CLUSTER * bottom)
+        bound = float(forward_error_bound(np.float64(top / bottom), self.s, 2.0**-53))
+        if VOUCHED * bound > (self.rtol or 0.0):
+            return 0.0
+        return float(bound * max(VOUCHED, REDUCTION_ERROR * share**0.5 * size / top))
+
+
+def readable(a: Array) -> bool:
+    """Whether the compiled loops take an array as it is; numba has another type for those that are read-only."""
+    return a.dtype in (np.float64, np.float32) and a.flags.c_contiguous and a.flags.aligned and a.flags.writeable
+
+
+def poles(s: Fraction, low: float, high: float, single: bool) -> tuple[FloatArray, FloatArray, int] | None:
+    """Poles and weights for eigenvalues in [low, high], and how many lie above; None where they do not reach."""
+    if not (0 < low <= high < math.inf):
+        return None
+    b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
+    row = max(0, math.ceil(math.log(high / low, 4)) - 1)
+    if row >= len(counts):
+        return None
+    K = counts[row]
+    power = float(1 + s if s < 0 else s)
+    return b[row, :K] * high, w[row, :K] * high**power, beyond
+
+
+def root_of(exponent: int, s: Fraction) -> float:
+    """2^(exponent s / 2); in integers, since an exponent may be a thousand times the error of s."""
+    numerator, denominator = exponent * s.numerator, 2 * s.denominator
+    whole, rest = divmod(numerator, denominator)
+    return math.ldexp(2.0 ** (rest / denominator), whole)
