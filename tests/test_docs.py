@@ -77,7 +77,7 @@ def test_the_page_on_the_architecture_names_files_that_exist():
     text = (DOCS / "development" / "architecture.rst").read_text()
     tree = text[text.index("code-block:: text") :].split("\n\n")[1]
     folders = {}  # by how far they are indented
-    for line in tree.splitlines()[1:]:
+    for line in tree.splitlines():
         names, indent = re.findall(r"\w+(?:/|\.py)", line[:27]), len(line) - len(line.lstrip())
         folder = next((folders[at] for at in sorted(folders, reverse=True) if at < indent), ROOT)
         folders = {at: where for at, where in folders.items() if at < indent}

@@ -8,7 +8,7 @@ from table import EPS, distance, forward_bar, problem, true_residual
 
 from matroot import Ridge, Status, Tridiagonal, gallery, select_method, solve
 from matroot._solve import solve_power
-from matroot.backends.cpu.large import kernel as large_numba
+from matroot.backends.cpu.large import kernel
 from matroot.methods import tridiagonal_large as large
 from matroot.methods.tridiagonal_large import SIZES, lanes_are_faster, large_roots
 
@@ -222,6 +222,6 @@ def test_which_way_is_taken():
 
 
 def test_the_cache_on_disk_knows_every_source():
-    digest = large_numba._digest()
-    for function in (large_numba.reduced, large_numba.root):
+    digest = kernel._digest()
+    for function in (kernel.reduced, kernel.root):
         assert digest in [cell.cell_contents for cell in function.py_func.__closure__]
