@@ -165,12 +165,12 @@ def torch_cuda() -> Any:
 @contextmanager
 def limits(report: Report, chosen: GPULimits) -> Iterator[None]:
     """Shortcuts taken as `chosen` says, whatever this user's profile says."""
-    engine = gpu(report.cupy.cuda.Device().id)
-    before, engine.limits = engine.limits, chosen
+    backend = gpu(report.cupy.cuda.Device().id)
+    before, backend.limits = backend.limits, chosen
     try:
         yield
     finally:
-        engine.limits = before
+        backend.limits = before
 
 
 def by(report: Report, chosen: GPULimits, A: Array, **options: Any) -> Side:
@@ -360,8 +360,8 @@ def waits(side: Side) -> int:
 
 def tuned(report: Report) -> Iterator[Row]:
     """What ``matroot tune`` would choose here; nothing is kept."""
-    engine = gpu(report.cupy.cuda.Device().id)
-    found = asdict(tune_gpu.measure(engine, lambda line: print(f"    {line}", flush=True)))
+    backend = gpu(report.cupy.cuda.Device().id)
+    found = asdict(tune_gpu.measure(backend, lambda line: print(f"    {line}", flush=True)))
     report.limits.update(found)
     for name, value in found.items():
         yield Row(f"matroot tune: {name}", value, "")

@@ -14,7 +14,7 @@ from matroot._bars import forward_error_bound
 from matroot._regularization import Regularization
 from matroot._result import A, ConditionWarning, RootError, Status, on_host
 from matroot._solve import check_degree, plan
-from matroot.backends import engine_of
+from matroot.backends import backend_of
 from matroot.backends.arrays import take
 from matroot.backends.holds import confined
 from matroot.backends.linalg import add_to_diagonal, hermitian_part
@@ -100,7 +100,7 @@ def apply_inverse_pth_root(
     """
     values, origin = take(a)
     columns, other = take(b, "b")
-    if engine_of(values).sync_free() or engine_of(columns).sync_free():
+    if backend_of(values).sync_free() or backend_of(columns).sync_free():
         raise ValueError("apply_inverse_pth_root works on the CPU: pass a.get() and b.get(), or use inverse_pth_root")
     if other.library != origin.library:
         raise TypeError(f"a and b must come from one library, got {origin.library} and {other.library}")
@@ -120,7 +120,7 @@ def apply_inverse_pth_root(
         wanted = f"(..., {values.shape[-1]}, m)"
         raise ValueError(f"b must be {wanted} to fit a {values.shape}, got {tuple(b.shape)}")
 
-    xp, n, m = job.engine.xp, values.shape[-1], columns.shape[-1]
+    xp, n, m = job.backend.xp, values.shape[-1], columns.shape[-1]
     batch = np.broadcast_shapes(values.shape[:-2], columns.shape[:-2])
     stack = xp.broadcast_to(values, (*batch, n, n)).reshape(math.prod(batch), n, n)
     columns = xp.broadcast_to(columns, (*batch, n, m)).reshape(math.prod(batch), n, m)
@@ -131,7 +131,7 @@ def apply_inverse_pth_root(
         out[part], status[part], cond[part] = _apply_chunk(stack[part], columns[part], job)
 
     if stack.size and m:
-        job.engine.run_chunks(work, len(stack), n, job.dtype.itemsize)
+        job.backend.run_chunks(work, len(stack), n, job.dtype.itemsize)
     _report(status, cond, n, job)
     X = out.reshape(*batch, n, m)
     given: A = origin.give_back(X[..., 0] if vector else X, as_input=origin.dtype_name == other.dtype_name)
@@ -149,8 +149,8 @@ def _chosen(method: str | Method) -> Method:
 
 def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, Array]:
     """A^{-1/p} b for a few matrices, their statuses and condition numbers."""
-    engine, rule = job.engine, job.rule
-    xp = engine.xp
+    backend, rule = job.backend, job.rule
+    xp = backend.xp
     wide = np.result_type(job.dtype, np.float64)
     if stack.dtype.kind in "iu":  # whose smallest number has no absolute value
         stack = stack.astype(wide)
@@ -192,33 +192,33 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
 
 def _by_eigen(A: Array, W: Array, scale: Array, job: Job) -> tuple[Array, Array, Array]:
     """W Q w^{-1/p} Q^H."""
-    engine, rule, s = job.engine, job.rule, float(job.problem.s)
-    w, Q = engine.eigh(A)
+    backend, rule, s = job.backend, job.rule, float(job.problem.s)
+    w, Q = backend.eigh(A)
     kept = w if rule is None else rule.spectrum(w, scale)[0]
     dropped = (kept == 0) & (rule is not None and rule.keeps_null_space)
     failed = ~((kept > 0) | dropped).all(-1)
     f = np.where(kept > 0, kept, 1) ** s * (kept > 0)
-    W = engine.matmul(engine.matmul(W, Q) * f[:, None, :].astype(A.real.dtype), Q.conj().swapaxes(-1, -2))
+    W = backend.matmul(backend.matmul(W, Q) * f[:, None, :].astype(A.real.dtype), Q.conj().swapaxes(-1, -2))
     smallest = np.where(kept > 0, kept, np.inf).min(-1)
     return W, np.where(failed, int(Status.NOT_POSITIVE), 0), kept[:, -1] / smallest
 
 
 def _by_minimax(method: Minimax, A: Array, W: Array, scale: Array, job: Job) -> tuple[Array, Array, Array]:
     """The schedule of `Minimax` applied to W."""
-    engine, rule = job.engine, job.rule
-    xp, B = engine.xp, len(A)
-    largest = largest_eigenvalue(A, engine)
+    backend, rule = job.backend, job.rule
+    xp, B = backend.xp, len(A)
+    largest = largest_eigenvalue(A, backend)
     problem = replace(job.problem, out_eps=job.out_eps)
     if rule is not None:
         if rule.needs != "lambda_max":
-            largest, smallest = extremes(A, rule.needs, "pos", engine)
+            largest, smallest = extremes(A, rule.needs, "pos", backend)
         delta = rule.shift(largest, largest if rule.needs == "lambda_max" else smallest, scale)
         add_to_diagonal(A, delta)
         largest = largest + delta
         problem = replace(problem, floor=np.full(B, rule.floor()))
     zero = ~A.any((-1, -2))
     A[zero] = xp.eye(A.shape[-1], dtype=A.dtype)
-    raw = method.apply(A, W, 1, problem, engine)
+    raw = method.apply(A, W, 1, problem, backend)
     cond = xp.ones(B) if raw.lambda_min is None else largest / raw.lambda_min
     status = xp.where(raw.status == int(Status.CONVERGED), 0, int(Status.NOT_POSITIVE))
     return raw.x, xp.where(zero | ~(cond > 0), int(Status.NOT_POSITIVE), status), cond

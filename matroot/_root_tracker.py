@@ -169,7 +169,7 @@ class RootTracker:
         given = unit_roundoff(origin.dtype_name)
         rtol = max(self.rtol, least_rtol(2.0**-24, given, n)) if given > 2.0**-24 else self.rtol
         job = plan(values, origin, self.exponent, method=Eigen(), rtol=rtol, **options)
-        if n < self.warm_from or (rule is not None and rule.needs == "spectrum") or job.engine.sync_free():
+        if n < self.warm_from or (rule is not None and rule.needs == "spectrum") or job.backend.sync_free():
             result = self._cold(solve_power(a, self.exponent, **options), job)
         else:
             result = self._warm(values, job)
@@ -184,7 +184,7 @@ class RootTracker:
         stack = values.reshape(math.prod(batch), n, n)
         one = Update(stack, job, self._bases or [None] * len(stack), self.rtol, self.refine)
         if stack.size:
-            job.engine.run_chunks(one.solve, len(stack), n, job.dtype.itemsize)
+            job.backend.run_chunks(one.solve, len(stack), n, job.dtype.itemsize)
         self._bases = one.bases
         self.error, self.way = one.error.reshape(batch), one.way.reshape(batch)
         return one.out.result(batch, job)
@@ -199,9 +199,9 @@ class RootTracker:
         if not (usable & ~(bound <= self.rtol)).any():
             return result
         status = np.where(usable & ~(bound <= self.rtol), int(Status.ILL_CONDITIONED), status).astype(np.int8)
-        engine = job.engine
-        with engine.here(job.origin) if engine.sync_free() else nullcontext():
-            return replace(result, status=job.origin.give_back(engine.xp.asarray(status), as_input=False))
+        backend = job.backend
+        with backend.here(job.origin) if backend.sync_free() else nullcontext():
+            return replace(result, status=job.origin.give_back(backend.xp.asarray(status), as_input=False))
 
     def summary(self) -> str:
         """A line for people: how many roots went which way, and the worst error bound of the last update."""

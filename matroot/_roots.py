@@ -14,8 +14,9 @@ from matroot._bars import smallest_share
 from matroot._regularization import Regularization
 from matroot._result import USABLE, A, ConditionWarning, RootError, RootResult, Status, on_host
 from matroot._solve import LARGEST_INTEGER, check_degree, exponent_of, plan, solve_power
-from matroot.backends import engine_of
+from matroot.backends import backend_of
 from matroot.backends.arrays import Origin, is_inexact, take, unit_roundoff
+from matroot.backends.base import Backend
 from matroot.backends.holds import confined
 from matroot.backends.linalg import hermitian_part
 from matroot.methods import conditioning
@@ -351,14 +352,14 @@ def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
     values, origin = take(a)
     p = check_degree(p)
     plan(values, origin, Fraction(-1, p), assume_a=assume_a)  # its checks
-    engine = engine_of(values)
-    with engine.here(origin):
-        return _condition(values, p, assume_a, origin, engine)
+    backend = backend_of(values)
+    with backend.here(origin):
+        return _condition(values, p, assume_a, origin, backend)
 
 
 @confined
-def _condition(values: Array, p: int, assume_a: str, origin: Origin, engine: Any) -> Array:
-    xp = engine.xp
+def _condition(values: Array, p: int, assume_a: str, origin: Origin, backend: Backend) -> Array:
+    xp = backend.xp
     wide = values.astype(np.result_type(values.dtype, np.float64))
     shape, n = wide.shape[:-2], wide.shape[-1]
     stack = wide.reshape(math.prod(shape), n, n)
@@ -369,10 +370,10 @@ def _condition(values: Array, p: int, assume_a: str, origin: Origin, engine: Any
 
         cond = np.array([cond_pth_root_general(A, Fraction(-1, p)) for A in stack], dtype=np.float64)
     else:
-        if stack.size and not engine.sync_free() and check_symmetric(stack, abs(stack).max((-1, -2)), origin):
+        if stack.size and not backend.sync_free() and check_symmetric(stack, abs(stack).max((-1, -2)), origin):
             stack = hermitian_part(stack)
         given = unit_roundoff(origin.dtype_name) if is_inexact(origin.dtype_name) else 0.0
-        cond = conditioning.cond_from_eigenvalues(engine.eigvalsh(stack), p, smallest_share(n, 2.0**-52, given))
+        cond = conditioning.cond_from_eigenvalues(backend.eigvalsh(stack), p, smallest_share(n, 2.0**-52, given))
     cond = xp.where(finite, cond, xp.nan)
     return origin.give_back(cond.reshape(shape), as_input=False)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
 
 from matroot._regularization import Regularization
+from matroot.backends.base import Backend
 from matroot.backends.loading import deferred
 from matroot.backends.profile import limits
 from matroot.methods.base import Method, Problem
@@ -35,7 +35,7 @@ def choose(
     problem: Problem,
     rule: Regularization | None,
     n: int,
-    engine: Any,
+    backend: Backend,
     batch: int = 1,
     is_complex: bool = False,
     single: bool = False,
@@ -50,7 +50,7 @@ def choose(
     if isinstance(method, Method):
         chosen = method
     elif method == "auto":
-        chosen = automatic(problem, rule, n, engine, batch, is_complex, single)
+        chosen = automatic(problem, rule, n, backend, batch, is_complex, single)
     elif isinstance(method, str) and method in METHODS:
         chosen = METHODS[method]()
     else:
@@ -60,11 +60,11 @@ def choose(
         refusal = f"{type(rule).__name__} changes single eigenvalues, which {chosen.name} has not; use 'eigen' or Ridge"
     if single and isinstance(chosen, Tridiagonal):
         refusal = refusal or "tridiagonal computes in float64 only; leave compute_dtype out, or use another method"
-    if engine.sync_free():
+    if backend.sync_free():
         refusal = deferred("matroot.methods.masked").refuses(chosen, problem) or refusal
-    if engine.rounding and isinstance(chosen, Eigen):
+    if backend.rounding and isinstance(chosen, Eigen):
         why = chosen.reason or "eigen decomposes"
-        refusal = f"compute_dtype={engine.rounding!r} rounds products, and this takes a decomposition ({why})"
+        refusal = f"compute_dtype={backend.rounding!r} rounds products, and this takes a decomposition ({why})"
     if refusal is not None:
         raise ValueError(refusal)
     return chosen
@@ -74,7 +74,7 @@ def automatic(
     problem: Problem,
     rule: Regularization | None,
     n: int,
-    engine: Any,
+    backend: Backend,
     batch: int = 1,
     is_complex: bool = False,
     single: bool = False,
@@ -83,13 +83,14 @@ def automatic(
     if problem.assume_a == "gen":
         reason = "the one method for general matrices: the Schur form, then some triangular products"
         return replace(SchurNewton(), reason=reason)
-    if engine.sync_free():
+    if backend.sync_free():
         if not isinstance(problem.s, Fraction):
             return replace(Eigen(), reason=f"exponent {problem.s!r} is not a ratio of small integers")
         if rule is not None and rule.needs == "spectrum":
             return replace(Eigen(), reason=f"{type(rule).__name__} changes single eigenvalues")
-        if n <= engine.limits.eigen:
-            return replace(Eigen(), reason=f"n = {n} on the GPU, up to {engine.limits.eigen}: batched Jacobi")
+        most: int = backend.limits.eigen  # type: ignore[attr-defined]  # of a GPU
+        if n <= most:
+            return replace(Eigen(), reason=f"n = {n} on the GPU, up to {most}: batched Jacobi")
         return replace(Minimax(), reason="products are what a GPU does fast, and its schedule needs no answer")
     tuned = limits()
     diagonal = rule is None or rule.needs != "spectrum"

@@ -14,8 +14,9 @@ import numpy as np
 from matroot._regularization import PseudoInverse, Regularization, Ridge, as_regularization
 from matroot._result import A, RootResult
 from matroot._selection import choose
-from matroot.backends import engine_of
+from matroot.backends import backend_of
 from matroot.backends.arrays import ROUNDED, Origin, dtype_name, is_inexact, take, unit_roundoff
+from matroot.backends.base import Backend
 from matroot.backends.holds import confined
 from matroot.backends.loading import deferred
 from matroot.backends.profile import Limits, limits
@@ -53,7 +54,7 @@ def solve(
 ) -> RootResult[A]:
     """Matrix p-th root or inverse p-th root, with everything known about its quality.
 
-    The engine under `inverse_pth_root` and its kin. Numerical trouble is data here: a matrix without a root gets a
+    The backend under `inverse_pth_root` and its kin. Numerical trouble is data here: a matrix without a root gets a
     status and NaN, and leaves the rest of its batch as it is; only wrong arguments raise.
 
     Parameters
@@ -136,7 +137,7 @@ def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options
     """
     values, origin = take(a)
     job, fused = planned(values, origin, s, **options)
-    if job.engine.sync_free():
+    if job.backend.sync_free():
         on_device = deferred("matroot.pipeline.device")  # with cupy's calls and kernels
         return on_device.solve_stack(values, replace(job, may_widen=job.may_widen and waits))  # type: ignore[no-any-return]
     batch, n = values.shape[:-2], values.shape[-1]
@@ -145,7 +146,7 @@ def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options
     if stack.size and fused is not None:
         solve_fused(stack, fused, out)
     elif stack.size:
-        job.engine.run_chunks(lambda part: solve_chunk(stack[part], part, job, out), len(stack), n, job.dtype.itemsize)
+        job.backend.run_chunks(lambda part: solve_chunk(stack[part], part, job, out), len(stack), n, job.dtype.itemsize)
     return out.result(batch, job)
 
 
@@ -211,20 +212,20 @@ def plan(
         raise ValueError(f"s must be at most 2^46 in size, got 2^{size} or so: under two digits of such a power hold")
     if isinstance(s, Fraction) and max(abs(s.numerator), s.denominator) > LARGEST_INTEGER:
         s = float(s)
-    engine = engine_of(values)
+    backend = backend_of(values)
     rounding = None if compute_dtype is None else dtype_name(compute_dtype)
     if rounding in ROUNDED:
-        if not engine.sync_free():
+        if not backend.sync_free():
             raise ValueError(f"compute_dtype={rounding!r} is for arrays on a CUDA device; on the CPU use 'float32'")
         if rtol is None or rtol < FAST_RTOL:
             raise ValueError(f"compute_dtype={rounding!r} rounds products and needs rtol >= {FAST_RTOL}, got {rtol!r}")
-        engine, compute_dtype = engine.rounded(rounding), "float32"
+        backend, compute_dtype = backend.rounded(rounding), "float32"
     problem = Problem(s=s, rtol=rtol, max_iter=max_iter, assume_a=assume_a)
-    dtype = working_dtype(values.dtype, s, rule, rtol, compute_dtype, engine)
+    dtype = working_dtype(values.dtype, s, rule, rtol, compute_dtype, backend)
     single = compute_dtype is not None and dtype.name in ("float32", "complex64")
-    chosen = choose(method, problem, rule, n, engine, math.prod(shape[:-2]), values.dtype.kind == "c", single)
+    chosen = choose(method, problem, rule, n, backend, math.prod(shape[:-2]), values.dtype.kind == "c", single)
     may_widen = compute_dtype is None and dtype.name in ("float32", "complex64")
-    return Job(problem, chosen, rule, dtype, origin, engine, may_widen and (rtol is not None or engine.sync_free()))
+    return Job(problem, chosen, rule, dtype, origin, backend, may_widen and (rtol is not None or backend.sync_free()))
 
 
 def exponent_of(p: Any, inverse: Any) -> Fraction:
@@ -260,7 +261,7 @@ def working_dtype(
     rule: Regularization | None,
     rtol: float | None,
     wanted: Any,
-    engine: Any,
+    backend: Backend,
 ) -> np.dtype[Any]:
     """The precision to compute in; see `solve`."""
     is_complex = given.kind == "c"
@@ -276,6 +277,6 @@ def working_dtype(
         narrow = given.kind in "fc" and given.itemsize <= (8 if is_complex else 4)
         floor = rule.floor() if rule is not None else 0.0
         bounded = floor > 0 and 2.0**-24 * abs(float(s)) / floor <= BOUNDED_FORWARD_ERROR
-        slow = engine.sync_free() and not engine.fast_float64
+        slow = backend.sync_free() and not backend.fast_float64
         single = narrow and ((rtol is not None and rtol >= FAST_RTOL) or bounded or slow)
     return np.dtype(("complex64" if single else "complex128") if is_complex else "float32" if single else "float64")

@@ -236,7 +236,7 @@ class TestCompare:
 def test_info_names_versions_engines_and_blas(capsys):
     assert cli.main(["info"]) == 0
     said = capsys.readouterr().out
-    for word in (np.__version__, "engine cpu", "engine gpu", "threads", "matroot:"):
+    for word in (np.__version__, "backend cpu", "backend gpu", "threads", "matroot:"):
         assert word in said
 
 

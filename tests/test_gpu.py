@@ -35,7 +35,7 @@ from matroot import (
 )
 from matroot._bars import forward_error_bound
 from matroot._solve import solve_power
-from matroot.backends import engine_of
+from matroot.backends import backend_of
 from matroot.backends.arrays import Origin, take
 from matroot.backends.cuda.gpu import gpu
 
@@ -340,8 +340,8 @@ class TestRefusals:
         assert "GPU" in repr(select_method(A, 4))
 
     def test_other_arrays(self):
-        with pytest.raises(TypeError, match="no engine for list"):
-            engine_of([1.0])
+        with pytest.raises(TypeError, match="no backend for list"):
+            backend_of([1.0])
 
 
 class TestMemory:
@@ -351,7 +351,9 @@ class TestMemory:
         whole = blind(self.A, 2)
         monkeypatch.setattr(Device, "memory", 2 * 10 * 16 * 16 * 8 * 5 // 4)  # room for two
         seen = []
-        monkeypatch.setattr(type(engine_of(on_device(self.A))), "free_bytes", lambda e: seen.append(1) or Device.memory)
+        monkeypatch.setattr(
+            type(backend_of(on_device(self.A))), "free_bytes", lambda e: seen.append(1) or Device.memory
+        )
         parts = blind(self.A, 2)
         assert seen
         for name in ("x", "status", "residual", "cond", "n_iter"):
@@ -413,7 +415,7 @@ def test_the_input_is_never_written_to():
 
 class TestPlace:
     def test_the_arrays_own_device(self):
-        assert engine_of(ndarray(np.eye(3), device=1)).device == 1
+        assert backend_of(ndarray(np.eye(3), device=1)).device == 1
 
     def test_a_device_that_is_not_there(self, cupy, monkeypatch):
         with pytest.raises(RuntimeError, match="CUDA device 5 was asked for, and cupy sees 2"):

@@ -25,7 +25,7 @@ from matroot import (
     solve_each,
 )
 from matroot._solve import solve_power
-from matroot.backends import engine_of
+from matroot.backends import backend_of
 from matroot.backends.arrays import take
 from matroot.backends.cuda import graphs, stacks
 from matroot.backends.cuda.gpu import gpu
@@ -151,11 +151,11 @@ def test_float32_of_a_stack_of_layers(rule):
 def test_small_cu(n, dtype, monkeypatch):
     """One block a matrix: off by default until this has run on a card."""
     A = np.stack([gallery.spd(n, 100.0, rng=k)[0] if n > 1 else np.eye(1) for k in range(5)]).astype(dtype)
-    engine = engine_of(cupy.zeros(1))
-    monkeypatch.setattr(engine, "limits", GPULimits())
+    backend = backend_of(cupy.zeros(1))
+    monkeypatch.setattr(backend, "limits", GPULimits())
     products = blind(A, 4, compute_dtype=dtype, regularization=1e-3).x.get()
-    monkeypatch.setattr(engine, "limits", GPULimits(fused=64))
-    if not fused.fits(cupy.asarray(A), engine):
+    monkeypatch.setattr(backend, "limits", GPULimits(fused=64))
+    if not fused.fits(cupy.asarray(A), backend):
         pytest.skip(f"{fused.shared(A)} bytes of shared memory are more than a block can have here")
     result = blind(A, 4, compute_dtype=dtype, regularization=1e-3)
     assert (result.status.get() == 0).all()
@@ -175,9 +175,9 @@ SHORTCUTS = (
 
 
 @pytest.fixture
-def engine(monkeypatch):
-    """The card's engine, nothing taken that the built-in limits do not take."""
-    found = engine_of(cupy.zeros(1))
+def backend(monkeypatch):
+    """The card's backend, nothing taken that the built-in limits do not take."""
+    found = backend_of(cupy.zeros(1))
     monkeypatch.setattr(found, "limits", GPULimits())
     yield found
     graphs.forget()
@@ -186,15 +186,15 @@ def engine(monkeypatch):
 @on_a_card
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 @pytest.mark.parametrize("limits", SHORTCUTS, ids=repr)
-def test_shortcuts_give_the_same_roots(engine, limits, dtype):
+def test_shortcuts_give_the_same_roots(backend, limits, dtype):
     for n in (1, 5, 33, 100, 300):
         A = np.stack([gallery.spd(n, 1e2, rng=k)[0] if n > 1 else np.eye(1) for k in range(6)]).astype(dtype)
         eps = float(np.finfo(dtype).eps)
         for p, rule, inverse in ((4, 1e-3, True), (3, None, True), (2, None, False)):
             options = {"compute_dtype": dtype, "regularization": rule, "inverse": inverse}
-            engine.limits = GPULimits()
+            backend.limits = GPULimits()
             wanted = blind(A, p, **options)
-            engine.limits = limits
+            backend.limits = limits
             for values, order in ((A, slice(None)), (A[::-1].copy(), slice(None, None, -1)), (A, slice(None))):
                 result = solve(cupy.asarray(values), p, **options)  # the first may compile or capture, and wait
                 X, Y = result.x.get(), wanted.x.get()[order]
@@ -206,10 +206,10 @@ def test_shortcuts_give_the_same_roots(engine, limits, dtype):
 @on_a_card
 @pytest.mark.parametrize("limits", [GPULimits(halves=1), GPULimits(halves=1, kernels=1, graphs=1 << 40)], ids=repr)
 @pytest.mark.parametrize("n", [1, 31, 64, 100, 300, 1024])
-def test_symmetric_products_by_halves(engine, limits, n):
+def test_symmetric_products_by_halves(backend, limits, n):
     A = np.stack([gallery.spd(n, 1e6, rng=k)[0] if n > 1 else np.eye(1) for k in range(2)]).astype("float32")
     wanted = blind(A, 4, compute_dtype="float64").x.get()
-    engine.limits = limits
+    backend.limits = limits
     for _ in range(2):
         result = solve(cupy.asarray(A), 4, compute_dtype="float64")
         assert np.abs(result.x.get() - wanted).max() <= 4 * 2.0**-24 * np.abs(wanted).max()
@@ -219,25 +219,25 @@ def test_symmetric_products_by_halves(engine, limits, n):
 @on_a_card
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
 @pytest.mark.parametrize("n", [33, 100, 300])
-def test_batched_eigendecompositions(engine, dtype, n):
+def test_batched_eigendecompositions(backend, dtype, n):
     A = np.stack([gallery.spd(n, 1e4, rng=k)[0] for k in range(3)]).astype(dtype)
     if dtype.startswith("complex"):
         U, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)) + 1j)
         A = (U @ A @ U.conj().T).astype(dtype)
         A = (A + A.conj().swapaxes(-1, -2)) / 2
-    engine.limits = GPULimits(jacobi=0, batched=512)
-    w, Q = (v.get() for v in engine.eigh(cupy.asarray(A)))
+    backend.limits = GPULimits(jacobi=0, batched=512)
+    w, Q = (v.get() for v in backend.eigh(cupy.asarray(A)))
     eps = float(np.finfo(dtype).eps)
     assert np.abs(w - np.linalg.eigvalsh(A)).max() <= 30 * n**0.5 * eps * np.abs(w).max()
     assert np.abs(A @ Q - Q * w[:, None, :]).max() <= 30 * n**0.5 * eps * np.abs(w).max()
-    assert np.abs(engine.eigvalsh(cupy.asarray(A)).get() - w).max() <= 30 * n**0.5 * eps * np.abs(w).max()
+    assert np.abs(backend.eigvalsh(cupy.asarray(A)).get() - w).max() <= 30 * n**0.5 * eps * np.abs(w).max()
 
 
 @on_a_card
 @pytest.mark.parametrize(("mode", "u"), [("tf32", 2.0**-11), ("bfloat16", 2.0**-8)])
 @pytest.mark.parametrize("method", ["minimax", "coupled_newton"])
 @pytest.mark.parametrize("n", [17, 128])
-def test_low_accuracy_modes(engine, mode, u, method, n):
+def test_low_accuracy_modes(backend, mode, u, method, n):
     """As accurate as they say, and no more: otherwise the products were not rounded."""
     A, root = gallery.spd(n, 4.0, rng=0)
     result = blind(A.astype("float32"), 4, rtol=0.2, compute_dtype=mode, method=method)
@@ -249,8 +249,8 @@ def test_low_accuracy_modes(engine, mode, u, method, n):
 
 @on_a_card
 @pytest.mark.parametrize("limits", SHORTCUTS, ids=repr)
-def test_shortcuts_wait_for_nothing_and_take_no_new_memory(engine, limits):
-    engine.limits = limits
+def test_shortcuts_wait_for_nothing_and_take_no_new_memory(backend, limits):
+    backend.limits = limits
     A = cupy.stack([cupy.eye(64) * (k + 1) for k in range(8)])
     for _ in range(3):
         solve(A, 4, regularization=1e-6)
@@ -265,21 +265,21 @@ def test_shortcuts_wait_for_nothing_and_take_no_new_memory(engine, limits):
 
 @on_a_card
 @pytest.mark.parametrize("limits", SHORTCUTS, ids=repr)
-def test_shortcuts_and_bad_matrices(engine, limits):
+def test_shortcuts_and_bad_matrices(backend, limits):
     good = [gallery.spd(40, cond, rng=0)[0] for cond in (1e1, 1e6)]
     nan, zero, indefinite = np.full((40, 40), np.nan), np.zeros((40, 40)), good[0] - 0.3 * np.eye(40)
     batch = np.stack([good[0], nan, zero, indefinite, good[1]])
     for inverse in (True, False):
-        engine.limits = GPULimits()
+        backend.limits = GPULimits()
         wanted = solve(cupy.asarray(batch), 2, inverse=inverse).status.get().tolist()
-        engine.limits = limits
+        backend.limits = limits
         for _ in range(2):
             assert solve(cupy.asarray(batch), 2, inverse=inverse).status.get().tolist() == wanted
 
 
 @on_a_card
-def test_graphs_belong_to_their_stream(engine):
-    engine.limits = GPULimits(graphs=1 << 40)
+def test_graphs_belong_to_their_stream(backend):
+    backend.limits = GPULimits(graphs=1 << 40)
     A = np.stack([gallery.spd(100, 1e3, rng=k)[0] for k in range(4)])
     wanted = blind(A, 4).x.get()
     streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(3)]
@@ -295,26 +295,26 @@ def test_graphs_belong_to_their_stream(engine):
 
 @on_a_card
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_ends_of_the_spectrum_in_one_launch(engine, dtype):
-    engine.limits = GPULimits(kernels=1)
+def test_ends_of_the_spectrum_in_one_launch(backend, dtype):
+    backend.limits = GPULimits(kernels=1)
     for n in (1, 2, 16, 17, 100, 255, 256, 257, 511, 513, 1500):
         A = np.stack([gallery.spd(n, 1e3, rng=k)[0] if n > 1 else np.eye(1) for k in range(32)]).astype(dtype)
-        assert stacks.fits_lanczos(cupy.asarray(A), engine)
-        top, low = (v.get() for v in stacks.extreme_ritz(cupy.asarray(A), start_vector(n), 16, engine))
+        assert stacks.fits_lanczos(cupy.asarray(A), backend)
+        top, low = (v.get() for v in stacks.extreme_ritz(cupy.asarray(A), start_vector(n), 16, backend))
         w = np.linalg.eigvalsh(A.astype(float))
         assert (top <= w[:, -1] * (1 + 1e-13)).all() and np.allclose(top, w[:, -1], rtol=0.05)
         assert (low >= w[:, 0] - 1e-13 * w[:, -1]).all()
 
 
 @on_a_card
-def test_tune_on_this_card(engine, monkeypatch):
+def test_tune_on_this_card(backend, monkeypatch):
     for name, value in {"SMALL": (8, 64), "JACOBI": (32, 64), "MANY": 256, "SHAPES": ((64, 64),)}.items():
         monkeypatch.setattr(tune_gpu, name, value)
     monkeypatch.setattr(tune_gpu, "BYTES", (1 << 20,))
     monkeypatch.setattr(tune_gpu, "HALVES", (256,))
     monkeypatch.setattr(tune_gpu, "BATCHED", (96, 256))
     lines = []
-    tune_gpu.measure(engine, lines.append)
+    tune_gpu.measure(backend, lines.append)
     assert not [line for line in lines if "fails" in line or "is off by" in line]
 
 
@@ -342,7 +342,7 @@ def test_runs_on_the_arrays_device():
     last = cupy.cuda.runtime.getDeviceCount() - 1
     with cupy.cuda.Device(last):
         A = cupy.eye(8) * 16
-    assert engine_of(A).device == last
+    assert backend_of(A).device == last
     result = solve(A, 4)
     assert result.x.device.id == result.status.device.id == last
     with cupy.cuda.Device(last):
@@ -354,11 +354,11 @@ def test_runs_on_the_arrays_device():
 @on_a_card
 def test_memory_error_leaves_the_input(monkeypatch):
     A = cupy.stack([cupy.eye(64) * (k + 1) for k in range(8)])
-    engine = engine_of(A)
-    monkeypatch.setattr(type(engine), "free_bytes", lambda self: 10 * 64 * 64 * 8 * 3)
+    backend = backend_of(A)
+    monkeypatch.setattr(type(backend), "free_bytes", lambda self: 10 * 64 * 64 * 8 * 3)
     whole = solve(A, 2).x  # in chunks of two
     assert cupy.allclose(whole @ whole @ A, cupy.eye(64))
-    monkeypatch.setattr(type(engine), "free_bytes", lambda self: 1 << 10)
+    monkeypatch.setattr(type(backend), "free_bytes", lambda self: 1 << 10)
     with pytest.raises(MemoryError, match="would fit"):
         solve(A, 2)
     assert cupy.allclose(A[3], 4 * cupy.eye(64))

@@ -92,15 +92,15 @@ def short(monkeypatch, kernels, where):
         monkeypatch.setattr(tune_gpu, name, value)
     times = {}
     monkeypatch.setattr(tune_gpu, "milliseconds", lambda xp, work: (work(), times.get(work.args[1], 2.0))[1])
-    engine = gpu(0)
-    yield engine, times
+    backend = gpu(0)
+    yield backend, times
     graphs.forget()
 
 
 @pytest.mark.slow
 def test_what_is_right_and_faster_is_turned_on(short, kernels):
-    engine, times = short
-    before, lines = engine.limits, []
+    backend, times = short
+    before, lines = backend.limits, []
     best = GPULimits(kernels=1)
     times[best] = 1.5
     best = replace(best, graphs=1 << 16)
@@ -109,18 +109,18 @@ def test_what_is_right_and_faster_is_turned_on(short, kernels):
         times[replace(best, fused=n)] = 0.5
     best = replace(best, fused=16, jacobi=24)
     times[best], times[replace(best, halves=40)] = 1.0, 0.7
-    assert tune_gpu.measure(engine, lines.append) == replace(best, halves=40)
+    assert tune_gpu.measure(backend, lines.append) == replace(best, halves=40)
     assert "n = 40: halves takes 0.70 of the time" in lines
-    assert engine.limits == before and {"combine<double>", "ritz<double>", "coupled<double, 1>"} <= set(kernels)
+    assert backend.limits == before and {"combine<double>", "ritz<double>", "coupled<double, 1>"} <= set(kernels)
     assert "2 of n = 20: stack.cu takes 0.75 of the time" in lines
 
 
 def test_what_is_wrong_or_fails_is_not(short, monkeypatch):
-    engine, _ = short
+    backend, _ = short
     combine, lines = stacks.combine, []
 
-    def wrong(s, S, m, M, d, out, engine):
-        combine(s, S, 1.001 * m, M, d, out, engine)
+    def wrong(s, S, m, M, d, out, backend):
+        combine(s, S, 1.001 * m, M, d, out, backend)
 
     def broken(*arguments):
         raise RuntimeError("CUDA_ERROR_INVALID_VALUE")
@@ -129,7 +129,7 @@ def test_what_is_wrong_or_fails_is_not(short, monkeypatch):
     monkeypatch.setattr(graphs, "capture", broken)
     monkeypatch.setattr(fused, "run", broken)
     monkeypatch.setattr(tune_gpu, "milliseconds", lambda xp, work: (work(), 1.0)[1])
-    found = tune_gpu.measure(engine, lines.append)
+    found = tune_gpu.measure(backend, lines.append)
     assert asdict(found) == asdict(GPULimits(jacobi=0))
     said = "\n".join(lines)
     assert "stack.cu is off by" in said and "a graph fails: RuntimeError: CUDA_ERROR_INVALID_VALUE" in said
@@ -153,7 +153,7 @@ def test_from_the_command_line(short, where, monkeypatch, capsys):
 def test_info_shows_the_cards(where, kernels, capsys, monkeypatch):
     monkeypatch.setattr(Device, "ratio", 64)
     assert main(["info"]) == 0
-    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("engine gpu"))
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("backend gpu"))
     assert "Double of a card, sm_90" in line and "float32 64 times as fast as float64" in line
     assert "fused 0" in line
 

@@ -59,10 +59,10 @@ class TestGemm:
         assert abs(gpu(0).matmul(ndarray(a), ndarray(b)).get() - a @ b).max() <= 1e-5
 
     def test_what_is_no_square_stack_of_float32_is_not_rounded(self):
-        engine, v = gpu(0).rounded("tf32"), np.full((2, 9, 1), 1 + 2.0**-20)
-        assert (engine.matmul(ndarray(np.stack([np.eye(9)] * 2)), ndarray(v)).get() == v).all()
+        backend, v = gpu(0).rounded("tf32"), np.full((2, 9, 1), 1 + 2.0**-20)
+        assert (backend.matmul(ndarray(np.stack([np.eye(9)] * 2)), ndarray(v)).get() == v).all()
         single = np.stack([np.eye(9, dtype="float32")] * 2)
-        assert (engine.matmul(ndarray(single), ndarray(v.astype("float32"))).get() == v).all()
+        assert (backend.matmul(ndarray(single), ndarray(v.astype("float32"))).get() == v).all()
         assert not Cublas.calls
 
 
@@ -147,32 +147,32 @@ class TestHalves:
     """Symmetric products from their lower triangle, where float32 input is computed in float64."""
 
     @pytest.fixture
-    def engine(self, kernels, monkeypatch):
+    def backend(self, kernels, monkeypatch):
         monkeypatch.setattr(gpu(0), "limits", GPULimits(halves=8))
         return gpu(0)
 
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
     @pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 64, 65, 130, 260])
-    def test_mirror(self, engine, n, dtype):
+    def test_mirror(self, backend, n, dtype):
         A = np.random.default_rng(0).standard_normal((3, n, n)).astype(dtype)
         mine = ndarray(A.copy())
         from matroot.backends.cuda.stacks import mirror
 
-        mirror(mine, engine)
+        mirror(mine, backend)
         assert (mine.get() == np.tril(A) + np.tril(A, -1).swapaxes(-1, -2)).all()
 
     @pytest.mark.parametrize("n", [8, 32, 33, 130, 300])
-    def test_product(self, engine, n):
+    def test_product(self, backend, n):
         S, _ = gallery.spd(n, 100.0, batch=(2,), rng=0)
         T = S @ S
-        out = engine.symmetric_matmul(ndarray(S), ndarray(T), out=ndarray(np.empty_like(S))).get()
+        out = backend.symmetric_matmul(ndarray(S), ndarray(T), out=ndarray(np.empty_like(S))).get()
         assert (out == out.swapaxes(-1, -2)).all()
         assert np.allclose(out, S @ T, rtol=0, atol=n * 1e-15 * abs(S @ T).max())
         work = sum(m * rows * k for m, rows, k, _, _ in Cublas.calls)
         assert work <= (0.625 if n == 300 else 1) * n**3 * (1.05 if n == 300 else 1)
 
     @pytest.mark.parametrize(("p", "inverse"), [(1, True), (4, True), (8, True), (3, False)])
-    def test_roots_of_float32(self, engine, p, inverse):
+    def test_roots_of_float32(self, backend, p, inverse):
         """No digit of float32 is lost by it."""
         for cond in (1e6,):
             A, _ = gallery.spd(70, cond, rng=0)
@@ -186,7 +186,7 @@ class TestHalves:
             assert ours.status.get() == (Status.CONVERGED if held else Status.ILL_CONDITIONED)
             Cublas.calls.clear()
 
-    def test_only_with_digits_to_spare(self, engine):
+    def test_only_with_digits_to_spare(self, backend):
         A, _ = gallery.spd(40, 1e2, rng=0)
         for values, options in (
             (A, {}),
@@ -198,8 +198,8 @@ class TestHalves:
         blind(A[:7, :7].astype("float32"), 4)
         assert not Cublas.calls
 
-    def test_in_a_graph(self, engine):
-        engine.limits = GPULimits(halves=8, graphs=1 << 20, kernels=1)
+    def test_in_a_graph(self, backend):
+        backend.limits = GPULimits(halves=8, graphs=1 << 20, kernels=1)
         graphs.forget()
         A, root = gallery.spd(40, 1e3, batch=(2,), rng=0)
         for scale in (1.0, 16.0):
@@ -207,7 +207,7 @@ class TestHalves:
             assert distance(X[1], root(Fraction(-1, 4))[1] * scale**-0.25) <= 1e-4
         assert len(graphs._known) == 1
         exact = blind(A, 4).x.get()  # of float64: no digits to spare, and so another graph
-        engine.limits = GPULimits(kernels=1)
+        backend.limits = GPULimits(kernels=1)
         assert len(graphs._known) == 2 and (exact == blind(A, 4).x.get()).all()
         graphs.forget()
 
@@ -245,27 +245,27 @@ class TestBatchedEigen:
     """cuSOLVER's XsyevBatched, between Jacobi and one matrix at a time."""
 
     @pytest.fixture
-    def engine(self, kernels, monkeypatch):
+    def backend(self, kernels, monkeypatch):
         monkeypatch.setattr(gpu(0), "limits", GPULimits(jacobi=0, batched=50))
         return gpu(0)
 
     @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
-    def test_decomposition(self, engine, dtype, monkeypatch):
+    def test_decomposition(self, backend, dtype, monkeypatch):
         rng = np.random.default_rng(0)
         W = rng.standard_normal((5, 9, 20)) + (1j * rng.standard_normal((5, 9, 20)) if "complex" in dtype else 0)
         A = (W @ W.conj().swapaxes(-1, -2)).astype(dtype)
         A = (A + A.conj().swapaxes(-1, -2)) / 2
         before = A.copy()
         monkeypatch.setattr(cusolver, "MOST", 2 * 81)  # two at a time
-        w, Q = (v.get() for v in engine.eigh(ndarray(A)))
+        w, Q = (v.get() for v in backend.eigh(ndarray(A)))
         eps = float(np.finfo(dtype).eps)
         assert w.dtype == A.real.dtype and Q.dtype == dtype and (A == before).all()
         assert np.allclose(w, np.linalg.eigvalsh(A), rtol=0, atol=20 * eps * w.max())
         assert abs(A @ Q - Q * w[:, None, :]).max() <= 40 * eps * w.max()
-        assert np.allclose(engine.eigvalsh(ndarray(A)).get(), w, rtol=0, atol=20 * eps * w.max())
+        assert np.allclose(backend.eigvalsh(ndarray(A)).get(), w, rtol=0, atol=20 * eps * w.max())
         assert Cusolver.open == 0
 
-    def test_a_failure_is_that_matrix_alone(self, engine, monkeypatch):
+    def test_a_failure_is_that_matrix_alone(self, backend, monkeypatch):
         monkeypatch.setattr(Libcusolver, "fails", {1})
         monkeypatch.setattr(cusolver, "MOST", 2 * 400)  # two at a time: the second of each call fails
         A = np.stack([gallery.spd(20, 1e2, rng=k)[0] for k in range(5)])
@@ -274,15 +274,15 @@ class TestBatchedEigen:
         assert (result.status.get() == 0).tolist() == fine
         assert np.isfinite(result.x.get()).all((-1, -2)).tolist() == fine
 
-    def test_which_go_there(self, engine, monkeypatch):
+    def test_which_go_there(self, backend, monkeypatch):
         seen = []
         monkeypatch.setattr(cusolver, "eigvalsh", lambda A, xp: seen.append(A.shape) or A[..., 0])
         for shape in ((3, 50, 50), (1, 50, 50), (3, 51, 51)):
-            engine.eigvalsh(ndarray(np.stack([np.eye(shape[-1])] * shape[0])))
+            backend.eigvalsh(ndarray(np.stack([np.eye(shape[-1])] * shape[0])))
         assert seen == [(3, 50, 50)]
 
-    def test_an_old_library_is_named(self, engine, monkeypatch):
+    def test_an_old_library_is_named(self, backend, monkeypatch):
         monkeypatch.setattr(libraries, "CDLL", lambda path: object())
         cusolver._library.cache_clear()
         with pytest.raises(AttributeError, match="cusolverDn"):
-            engine.eigh(ndarray(np.stack([np.eye(9)] * 2)))
+            backend.eigh(ndarray(np.stack([np.eye(9)] * 2)))

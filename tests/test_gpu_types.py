@@ -140,8 +140,8 @@ def slow_float64(monkeypatch):
 
 
 def shortcuts():
-    engine = gpu(0)
-    for engine.limits in LIMITS:
+    backend = gpu(0)
+    for backend.limits in LIMITS:
         graphs.forget()
         for dtype in DTYPES[1:5]:
             for n in (6, 40):
@@ -150,7 +150,7 @@ def shortcuts():
                 solve(A, 1 if n == 6 else 2, inverse=n == 6, regularization=1e-4)
             solve(A, 4, method="eigen", compute_dtype=dtype)
         graphs.forget()
-    tune_gpu.race(engine, str, "", 2, 20, LIMITS[0], GPULimits())
+    tune_gpu.race(backend, str, "", 2, 20, LIMITS[0], GPULimits())
 
 
 @pytest.fixture

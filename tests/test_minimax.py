@@ -179,7 +179,7 @@ def test_max_iter():
 
 
 def test_no_host_value_decides_on_a_device():
-    """Where the engine forbids syncs, the schedule follows from the floor alone."""
+    """Where the backend forbids syncs, the schedule follows from the floor alone."""
 
     class Device(CPU):
         def sync_free(self):

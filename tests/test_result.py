@@ -294,8 +294,8 @@ def test_a_residual_that_rounding_does_not_explain_is_never_converged(monkeypatc
     monkeypatch.setattr(
         CoupledNewton,
         "run",
-        lambda self, A, problem, engine: Raw(
-            (1 + 1e-6) * true_run(self, A, problem, engine).x, np.zeros(len(A), np.int8), np.ones(len(A), np.int64), 1
+        lambda self, A, problem, backend: Raw(
+            (1 + 1e-6) * true_run(self, A, problem, backend).x, np.zeros(len(A), np.int8), np.ones(len(A), np.int64), 1
         ),
     )
     for s in (-1 / 3, 1 / 2):

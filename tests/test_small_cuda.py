@@ -22,28 +22,28 @@ SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "sm_120":
 
 
 @pytest.fixture
-def engine(kernels, monkeypatch):
-    """A GPU engine on the double, whose small matrices go to small.cu on host threads."""
+def backend(kernels, monkeypatch):
+    """A GPU backend on the double, whose small matrices go to small.cu on host threads."""
     monkeypatch.setattr(gpu(0), "limits", GPULimits(fused=64))
     return gpu(0)
 
 
 @pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 33, 64])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_same_as_the_iteration(n, dtype, engine):
+def test_same_as_the_iteration(n, dtype, backend):
     eps = float(np.finfo(dtype).eps)
     for s in (Fraction(-1, 2), Fraction(-1, 4), Fraction(-2, 3)) if n in (17, 33) else (Fraction(-1, 4),):
         A = np.stack([gallery.spd(n, 100.0, rng=k)[0] if n > 1 else np.eye(1) for k in range(2)]).astype(dtype)
         problem = Problem(s=s, floor=np.full(2, 1e-3))
-        ours = fused.run(Minimax(), ndarray(A.copy()), problem, engine)
-        theirs = Minimax().apply(ndarray(A.copy()), None, -s.numerator, problem, engine)
+        ours = fused.run(Minimax(), ndarray(A.copy()), problem, backend)
+        theirs = Minimax().apply(ndarray(A.copy()), None, -s.numerator, problem, backend)
         X, Y = ours.x.get(), theirs.x.get()
         assert (np.linalg.norm(X - Y, 2, (-1, -2)) <= 100 * n * eps * np.linalg.norm(Y, 2, (-1, -2))).all()
         assert (ours.status.get() == theirs.status.get()).all()
         assert (ours.n_iter == theirs.n_iter).all() and ours.n_products == theirs.n_products
 
 
-def test_every_stream_copies_the_schedule_for_itself(engine):
+def test_every_stream_copies_the_schedule_for_itself(backend):
     """What one stream copies is not there yet for another."""
     fused.on_device.cache_clear()
     first, second = Stream(), Stream()
@@ -84,7 +84,7 @@ def test_a_missing_barrier_is_seen(name, k, tmp_path):
 
 
 @pytest.mark.slow
-def test_through_solve(engine, kernels):
+def test_through_solve(backend, kernels):
     good, root = gallery.spd(20, 1e6, rng=0)
     batch = np.stack([good, np.full_like(good, np.nan), 0 * good, good - 0.3 * np.eye(20), 1e30 * good])
     for inverse in (True, False):
@@ -99,13 +99,13 @@ def test_through_solve(engine, kernels):
     assert kernels == ["coupled<double, 2>"] * 3
 
 
-def test_what_does_not_fit_goes_another_way(engine):
-    fits = lambda n, dtype: fused.fits(ndarray(np.zeros((1, n, n), dtype)), engine)  # noqa: E731
+def test_what_does_not_fit_goes_another_way(backend):
+    fits = lambda n, dtype: fused.fits(ndarray(np.zeros((1, n, n), dtype)), backend)  # noqa: E731
     assert fits(64, "float64") and fits(64, "float32")
     assert not fits(65, "float32") and not fits(8, "complex64")
-    engine.shared_bytes = SHARED["sm_120"]
+    backend.shared_bytes = SHARED["sm_120"]
     assert fits(64, "float32") and fits(48, "float64") and not fits(49, "float64")
-    engine.limits = GPULimits(fused=32)
+    backend.limits = GPULimits(fused=32)
     assert fits(32, "float64") and not fits(33, "float64")
 
 

@@ -145,24 +145,24 @@ def test_the_refined_basis_stays_orthonormal():
 
 
 def test_refinement():
-    engine = cpu()
+    backend = cpu()
     A, _ = gallery.spd(N, 1e6, rng=4)
     w, Q = np.linalg.eigh(A)
     s = Fraction(-1, 2)
     basis = full(A, Q, w, 0.0, power(A, s), s, 1.0)
     B = shaken(A, 0.1)
-    at = moved(basis, B, None, s, 1e-3, engine)
-    new = first_order.refined(basis, B, at, s, engine)
-    after = seen(new, new.E.copy(), new.w, None, s, 1e-3, engine)
+    at = moved(basis, B, None, s, 1e-3, backend)
+    new = first_order.refined(basis, B, at, s, backend)
+    after = seen(new, new.E.copy(), new.w, None, s, 1e-3, backend)
     assert after.eta < at.eta**2
     assert np.linalg.norm(new.Q.T @ new.Q - np.eye(N)) <= min(1e-12, new.defect)
     X = np.empty_like(B)
-    root(new, after, s, 1.0, X, engine)
+    root(new, after, s, 1.0, X, backend)
     assert distance(X, power(B, -0.5)) <= after.error < 1e-4
-    again = moved(new, B, None, s, 1e-3, engine)  # nothing has moved since
+    again = moved(new, B, None, s, 1e-3, backend)  # nothing has moved since
     np.testing.assert_array_equal(again.E, new.E)
     Y = np.empty_like(B)
-    root(new, again, s, 1.0, Y, engine)
+    root(new, again, s, 1.0, Y, backend)
     assert distance(Y, X) <= 1e-12
 
 
@@ -315,7 +315,7 @@ def test_a_wrong_root_is_refused_by_its_residual(monkeypatch):
     tracker = RootTracker(4)
     tracker.update(A)
 
-    def wrong(basis, at, s, factor, out, engine):
+    def wrong(basis, at, s, factor, out, backend):
         out[...] = 1.1 * factor * basis.X
         return 0.0
 

@@ -64,10 +64,10 @@ class Certificate:
         from matroot.backends.cpu.cpu import CPU
         from matroot.methods.conditioning import residual
 
-        X, engine = matroot.solve(self.A, 4, method="eigen").x, CPU()
+        X, backend = matroot.solve(self.A, 4, method="eigen").x, CPU()
         solve, certify = in_turn(
             lambda: matroot.solve(self.A, 4, method="eigen"),
-            lambda: residual(self.A, X, Fraction(-1, 4), engine),
+            lambda: residual(self.A, X, Fraction(-1, 4), backend),
         )
         return certify / solve
 

@@ -13,12 +13,12 @@ from matroot.backends.cpu.cpu import CPU
 
 @cache
 def cpu_backend() -> CPU:
-    """The CPU engine."""
+    """The CPU backend."""
     return CPU()
 
 
-def engine_of(values: Any) -> Any:
-    """The engine that computes where the array is: numpy's arrays on the CPU, cupy's on their own device."""
+def backend_of(values: Any) -> Any:
+    """The backend that computes where the array is: numpy's arrays on the CPU, cupy's on their own device."""
     if isinstance(values, np.ndarray):
         return cpu_backend()
     cupy = sys.modules.get("cupy")
@@ -26,4 +26,4 @@ def engine_of(values: Any) -> Any:
         from matroot.backends.cuda.gpu import gpu
 
         return gpu(int(values.device.id))
-    raise TypeError(f"no engine for {type(values).__name__} arrays: pass numpy or cupy")
+    raise TypeError(f"no backend for {type(values).__name__} arrays: pass numpy or cupy")

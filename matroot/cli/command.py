@@ -18,7 +18,7 @@ from matroot.cli.root import in_options
 COMMANDS = {
     "root": ("the root of the matrices of a file", "matroot.cli.root"),
     "compare": ("every method that applies to a matrix, side by side", "matroot.cli.compare"),
-    "info": ("versions, engines, BLAS, threads and GPU", "matroot.cli.info"),
+    "info": ("versions, backends, BLAS, threads and GPU", "matroot.cli.info"),
     "tune": ('measure which method is fastest where, for "auto"', "matroot.cli.tune"),
     "demo": ("real data: a network's statistics, pixels, rating transitions", "matroot.cli.demo"),
 }

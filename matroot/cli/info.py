@@ -1,4 +1,4 @@
-"""Show what matroot found on this machine: versions, engines, BLAS, threads, GPU."""
+"""Show what matroot found on this machine: versions, backends, BLAS, threads, GPU."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def facts() -> dict[str, str]:
     }
     rows |= {name: installed(name) for name in PACKAGES}
     rows |= _blas()
-    rows["engine cpu"] = "LAPACK and BLAS through numpy and scipy, small matrices by numba"
-    rows["engine gpu"] = _gpu()
+    rows["backend cpu"] = "LAPACK and BLAS through numpy and scipy, small matrices by numba"
+    rows["backend gpu"] = _gpu()
     rows["auto"] = _profile()
     return rows
 

@@ -50,11 +50,11 @@ def tune(say: Say, where: Path | None = None) -> None:
     gpu_limits.limits.cache_clear()
 
 
-def measure(engine: GPU, say: Say) -> GPULimits:
+def measure(backend: GPU, say: Say) -> GPULimits:
     """The limits of one card; its own stay as they were."""
-    before, best = engine.limits, GPULimits()
+    before, best = backend.limits, GPULimits()
     try:
-        ask = partial(race, engine, say)
+        ask = partial(race, backend, say)
         won = [ask(f"{B} of n = {n}: stack.cu", B, n, replace(best, kernels=1), best) < 1 for B, n in SHAPES]
         best = replace(best, kernels=int(all(won)))
         best = replace(best, graphs=last_win(_graphs(ask, best), 0))
@@ -73,7 +73,7 @@ def measure(engine: GPU, say: Say) -> GPULimits:
         tries = ((n, ask(f"n = {n}: halves", NUMBERS // n**2, n, replace(best, halves=n), best)) for n in HALVES)
         return replace(best, halves=last_win(tries, 0))
     finally:
-        engine.limits = before
+        backend.limits = before
 
 
 def _graphs(ask: Callable[..., float], best: GPULimits) -> Iterator[tuple[int, float]]:
@@ -84,7 +84,7 @@ def _graphs(ask: Callable[..., float], best: GPULimits) -> Iterator[tuple[int, f
 
 
 def race(
-    engine: GPU,
+    backend: GPU,
     say: Say,
     what: str,
     B: int,
@@ -99,16 +99,16 @@ def race(
     `method` is what runs with `one`; with `other` it is "minimax", or the same where the limits differ. The arithmetic
     is float64, whatever the `dtype` that goes in and out.
     """
-    xp = engine.xp
+    xp = backend.xp
     A, _ = gallery.spd(n, KAPPA, rng=0)
     stack = xp.asarray(np.broadcast_to(A, (B, n, n)).astype(dtype))
     rival = "minimax" if one == other else method
     try:
-        X = at(engine, one, method, stack).x
+        X = at(backend, one, method, stack).x
     except Exception as error:  # whatever a card has against it: then it goes the long way
         say(f"{what} fails: {type(error).__name__}: {error}")
         return float("inf")
-    Y = at(engine, other, rival, stack).x
+    Y = at(backend, other, rival, stack).x
     distance = xp.sqrt(((X - Y) ** 2).sum((-1, -2)).max() / (Y**2).sum((-1, -2)).min())
     rounding = 20 * n * 2.0**-53 + 2 * float(np.finfo(dtype).eps)
     bound = 20 * float(forward_error_bound(np.array(KAPPA), -1 / P, 2.0**-53)) + rounding
@@ -118,7 +118,7 @@ def race(
     seconds: list[list[float]] = [[], []]
     for round_ in range(ROUNDS + 1):
         for mine, limits, name in zip(seconds, (one, other), (method, rival), strict=True):
-            taken = milliseconds(xp, partial(at, engine, limits, name, stack))
+            taken = milliseconds(xp, partial(at, backend, limits, name, stack))
             if round_:  # the first warms up
                 mine.append(taken)
     ratio = float(np.median(seconds[0]) / np.median(seconds[1]))
@@ -126,9 +126,9 @@ def race(
     return ratio
 
 
-def at(engine: GPU, limits: GPULimits, method: str, stack: Array) -> Any:
+def at(backend: GPU, limits: GPULimits, method: str, stack: Array) -> Any:
     """A solve with these limits."""
-    engine.limits = limits
+    backend.limits = limits
     return solve(stack, P, method=method, compute_dtype="float64")
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from matroot.backends.base import Backend
 from matroot.drift.first_order import Basis, full
 from matroot.methods.base import Array, Method, Problem, Raw
 from matroot.methods.eigen import Eigen
@@ -42,8 +43,8 @@ class KeptEigen(Eigen):
 
     found: list[Basis] = field(default_factory=list, compare=False)
 
-    def run(self, A: Array, problem: Problem, engine: Any) -> Raw:
-        keeper = _Keeper(engine)
+    def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
+        keeper = _Keeper(backend)
         raw = super().run(A.copy(), problem, keeper)
         w, Q = keeper.found
         scale = np.ones(len(A)) if problem.scale is None else problem.scale
@@ -58,17 +59,17 @@ class KeptEigen(Eigen):
 
 
 class _Keeper:
-    """An engine that remembers the last eigendecomposition."""
+    """An backend that remembers the last eigendecomposition."""
 
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
+        return getattr(self._backend, name)
 
     def eigh(self, A: Array) -> tuple[Array, Array]:
         # numpy's LAPACK where it has the precision, since the products around it are numpy's: where scipy brings a
         # BLAS of its own, the idle threads of the one spin and take the cores from the other.
         wide = A.dtype.itemsize == (16 if A.dtype.kind == "c" else 8)
-        w, Q = self.found = np.linalg.eigh(A) if wide else self._engine.eigh(A)
+        w, Q = self.found = np.linalg.eigh(A) if wide else self._backend.eigh(A)
         return w, Q

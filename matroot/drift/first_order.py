@@ -29,6 +29,7 @@ import numpy as np
 
 from matroot._bars import forward_error_bound
 from matroot._regularization import Regularization
+from matroot.backends.base import Backend
 from matroot.methods.base import Array
 from matroot.methods.hermitian import hermitian_product, hermitian_sum
 from matroot.methods.ogita_aishima import polished, rotation
@@ -128,7 +129,7 @@ def narrower(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype({"float64": "float32", "complex128": "complex64"}.get(dtype.name, dtype.name))
 
 
-def moved(basis: Basis, A: Array, rule: Regularization | None, s: Fraction, rtol: float, engine: Any) -> Moved:
+def moved(basis: Basis, A: Array, rule: Regularization | None, s: Fraction, rtol: float, backend: Backend) -> Moved:
     """A, in the units of the basis, seen from it: two products."""
     wide = basis.Q.dtype
     narrow = narrower(wide)
@@ -136,21 +137,21 @@ def moved(basis: Basis, A: Array, rule: Regularization | None, s: Fraction, rtol
     np.subtract(A, basis.A, out=D, casting="same_kind")
     least = float((basis.f.max() if s < 0 else basis.f.min()) ** (1 / float(s)))
     if TYPICAL_ERROR * _unit(narrow) * float(np.linalg.norm(D)) * abs(float(s)) <= ROUNDING_SHARE * rtol * least:
-        at = _rotated(basis, A, D, rule, s, rtol, engine)
+        at = _rotated(basis, A, D, rule, s, rtol, backend)
         if narrow == wide or not at.error - at.noise <= rtol < at.error:
             return at
     D = A - basis.A
     if not np.isfinite(np.linalg.norm(D)):
         return Moved(D, basis.w, basis.w)
-    return _rotated(basis, A, D, rule, s, rtol, engine)
+    return _rotated(basis, A, D, rule, s, rtol, backend)
 
 
 def _rotated(
-    basis: Basis, A: Array, D: Array, rule: Regularization | None, s: Fraction, rtol: float, engine: Any
+    basis: Basis, A: Array, D: Array, rule: Regularization | None, s: Fraction, rtol: float, backend: Backend
 ) -> Moved:
     """`moved`, in the precision of D = A - basis.A."""
     Q = basis.Q.astype(D.dtype, copy=False)
-    E = hermitian_product(Q.conj().T, engine.matmul(D, Q), engine)
+    E = hermitian_product(Q.conj().T, backend.matmul(D, Q), backend)
     if basis.E is not None:
         E += basis.E
     diagonal = E.reshape(-1)[:: len(E) + 1]
@@ -170,12 +171,12 @@ def _rotated(
 
         def apply(V: Array) -> Array:
             V = W * V
-            V = engine.matmul(G, V) - engine.matmul(Q.conj().T, engine.matmul(D, engine.matmul(Q, V)))
+            V = backend.matmul(G, V) - backend.matmul(Q.conj().T, backend.matmul(D, backend.matmul(Q, V)))
             return W * V
 
         return norm_bound(apply, _probes(len(G), G.dtype.kind), enough, powers=(1, 2, 4))
 
-    return seen(basis, E, basis.w + change, rule, s, rtol, engine, noise, measured)
+    return seen(basis, E, basis.w + change, rule, s, rtol, backend, noise, measured)
 
 
 def seen(
@@ -185,7 +186,7 @@ def seen(
     rule: Regularization | None,
     s: Fraction,
     rtol: float,
-    engine: Any,
+    backend: Backend,
     noise: float = 0.0,
     measured: Callable[[Array, float], float] | None = None,
 ) -> Moved:
@@ -224,7 +225,7 @@ def seen(
     enough = (max(most_wanted, 0) / (2 * (2 * middle + extra))) ** 0.5 if middle or extra else np.inf
     r = (1 / np.sqrt(b))[:, None].astype(E.real.dtype)
     V = _probes(n, E.dtype.kind).astype(E.dtype)
-    eta = norm_bound(lambda V: r * engine.matmul(E, r * V), V, enough)
+    eta = norm_bound(lambda V: r * backend.matmul(E, r * V), V, enough)
     drift = eta**2 / (1 - eta) if eta < 1 else np.inf
     middle, error = (middle * drift, rounding + extra * drift) if middle or extra else (0.0, rounding)
 
@@ -240,7 +241,7 @@ def seen(
     return Moved(E, d, b, ridge, largest, eta, middle, noise, error + middle)
 
 
-def root(basis: Basis, at: Moved, s: Fraction, factor: float, out: Array, engine: Any) -> float:
+def root(basis: Basis, at: Moved, s: Fraction, factor: float, out: Array, backend: Backend) -> float:
     """out <- factor * X of the moved matrix, X in the units of the basis: two products; `at.E` is used up.
 
     Returns what their rounding adds to the relative error.
@@ -262,7 +263,7 @@ def root(basis: Basis, at: Moved, s: Fraction, factor: float, out: Array, engine
             block *= -(v**s.numerator)
     f = at.b**power
     F.reshape(-1)[:: len(u) + 1] = f - basis.f + (at.middle if s < 0 else -at.middle) * f
-    hermitian_sum(basis.X, engine.matmul(Q, F), Q.conj().T, factor, engine, out)
+    hermitian_sum(basis.X, backend.matmul(Q, F), Q.conj().T, factor, backend, out)
     return float(WORST_ERROR * len(u) ** 0.5 * _unit(narrow) * np.linalg.norm(F) / f.max())
 
 
@@ -273,16 +274,16 @@ def full(A: Array, Q: Array, w: Array, ridge: float, X: Array, s: Fraction, scal
     return Basis(Q, A, X, w.astype(np.float64), f, None, scale, eps * len(w))
 
 
-def refined(basis: Basis, A: Array, at: Moved, s: Fraction, engine: Any) -> Basis | None:
+def refined(basis: Basis, A: Array, at: Moved, s: Fraction, backend: Backend) -> Basis | None:
     """The basis turned towards the eigenvectors of A, which becomes the matrix it is kept for; about 6 products.
 
     None where Q cannot be made orthonormal, or A is not positive in it.
     """
-    xp = engine.xp
+    xp = backend.xp
     narrow = at.E.dtype
-    W = rotation(at.E, at.d, engine, basis.age)
-    Q, defect = polished(engine.matmul(basis.Q, W.astype(basis.Q.dtype, copy=False)), engine, narrow)
-    M = hermitian_product(Q.conj().T, engine.matmul(A, Q), engine)
+    W = rotation(at.E, at.d, backend, basis.age)
+    Q, defect = polished(backend.matmul(basis.Q, W.astype(basis.Q.dtype, copy=False)), backend, narrow)
+    M = hermitian_product(Q.conj().T, backend.matmul(A, Q), backend)
     diagonal = M.reshape(-1)[:: len(M) + 1]
     w = diagonal.real.astype(np.float64)
     diagonal[...] = 0
@@ -290,7 +291,7 @@ def refined(basis: Basis, A: Array, at: Moved, s: Fraction, engine: Any) -> Basi
     if not (defect < 1 and least > 0):
         return None
     f = (w + at.ridge) ** float(s)
-    X = engine.rank_k(Q * xp.sqrt(f).astype(Q.real.dtype))
+    X = backend.rank_k(Q * xp.sqrt(f).astype(Q.real.dtype))
     return Basis(Q, A, X, w, f, M.astype(narrower(Q.dtype), copy=False), basis.scale, defect, basis.age + 1)
 
 

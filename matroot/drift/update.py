@@ -77,7 +77,7 @@ class Update:
         if not at.error <= self.rtol:
             return False
         X = self.out.x[i]
-        error = at.error + root(basis, at, self.s, basis.scale ** float(self.s), X, job.engine)
+        error = at.error + root(basis, at, self.s, basis.scale ** float(self.s), X, job.backend)
         if (rounded := round_to(X, job.origin.dtype_name)) is not X:
             X[...] = rounded
         if not (error <= self.rtol and self._certified(i, basis, at, A, X)):
@@ -89,14 +89,14 @@ class Update:
 
     def _seen(self, basis: Basis, A: Array) -> tuple[Basis, Moved, str]:
         """Where A has got to, in the basis at hand or in a refined one."""
-        rule, s, engine = self.job.rule, self.s, self.job.engine
-        at = moved(basis, A, rule, s, self.rtol, engine)
+        rule, s, backend = self.job.rule, self.s, self.job.backend
+        at = moved(basis, A, rule, s, self.rtol, backend)
         if at.error <= self.rtol or not (self.refining and at.eta <= REFINABLE):
             return basis, at, FIRST_ORDER
-        new = refined(basis, A.copy(), at, s, engine)
+        new = refined(basis, A.copy(), at, s, backend)
         if new is None or new.E is None:
             return basis, at, FIRST_ORDER
-        return new, seen(new, new.E.copy(), new.w, rule, s, self.rtol, engine), REFINED
+        return new, seen(new, new.E.copy(), new.w, rule, s, self.rtol, backend), REFINED
 
     def _certified(self, i: int, basis: Basis, at: Moved, A: Array, X: Array) -> bool:
         """Whether the residual of the returned root agrees; then it is written down, with what is known beside it."""
@@ -105,8 +105,8 @@ class Update:
         A = A.astype(wide, copy=False)
         A.reshape(-1)[:: n + 1] += at.ridge
         X = np.multiply(X, basis.scale ** -float(self.s), dtype=wide)
-        other = factor(A[None], self.s, None, "pos", job.engine)
-        residual, certificate = conditioning.residual(A[None], X[None], self.s, job.engine, None, other)
+        other = factor(A[None], self.s, None, "pos", job.backend)
+        residual, certificate = conditioning.residual(A[None], X[None], self.s, job.backend, None, other)
         least, most = float(at.b.min()), float(at.b.max())
         cond = np.array([most / least])
         if not (certified(residual, cond, n, job)[0] and np.isfinite(X).all()):

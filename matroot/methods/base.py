@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from matroot.backends.base import Backend
+
 if TYPE_CHECKING:
     from matroot._regularization import Regularization
 
@@ -140,7 +142,7 @@ class Method:
             return f"{self.name} does not serve assume_a={problem.assume_a!r}; use method={other!r} or 'auto'"
         return None
 
-    def run(self, A: Array, problem: Problem, engine: Any) -> Raw:
+    def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
         """The root of every matrix of the stack A (B, n, n), which the method may overwrite."""
         raise NotImplementedError
 

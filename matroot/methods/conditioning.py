@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from matroot.backends.base import Backend
 from matroot.methods.base import Changed
 
 Array = Any
@@ -22,7 +23,7 @@ def signs(n: int, k: int) -> np.ndarray:
     return np.random.default_rng([n, k]).choice([-1.0, 1.0], size=(n, k))
 
 
-def largest_eigenvalue(A: Array, engine: Any, steps: int = 16) -> Array:
+def largest_eigenvalue(A: Array, backend: Backend, steps: int = 16) -> Array:
     """Largest eigenvalue of each Hermitian matrix of a stack, from below, by Lanczos.
 
     At most 16 steps with full reorthogonalization, O(16 n^2): exact for n <= 16, and beyond that within some 1e-3
@@ -31,35 +32,35 @@ def largest_eigenvalue(A: Array, engine: Any, steps: int = 16) -> Array:
     Parameters
     ----------
     A : array (B, n, n)
-    engine : engine whose arrays A's are
+    backend : backend whose arrays A's are
     steps : int
 
     Returns
     -------
     array (B,) float64
     """
-    return lanczos(lambda v: engine.matmul(A, v), A.shape[0], A.shape[-1], A.dtype, engine, steps)
+    return lanczos(lambda v: backend.matmul(A, v), A.shape[0], A.shape[-1], A.dtype, backend, steps)
 
 
-def norm2(A: Array, engine: Any) -> Array:
+def norm2(A: Array, backend: Backend) -> Array:
     """2-norm of each matrix of a stack, from below: Lanczos on A^H A, to some 1e-3 in O(32 n^2)."""
     Ah = _h(A)
-    top = lanczos(lambda v: engine.matmul(Ah, engine.matmul(A, v)), A.shape[0], A.shape[-1], A.dtype, engine)
-    return engine.xp.sqrt(engine.xp.maximum(top, 0))
+    top = lanczos(lambda v: backend.matmul(Ah, backend.matmul(A, v)), A.shape[0], A.shape[-1], A.dtype, backend)
+    return backend.xp.sqrt(backend.xp.maximum(top, 0))
 
 
-def lanczos(apply: Any, B: int, n: int, dtype: Any, engine: Any, steps: int = 16) -> Array:
+def lanczos(apply: Any, B: int, n: int, dtype: Any, backend: Backend, steps: int = 16) -> Array:
     """Largest eigenvalue (B,), from below, of the Hermitian operators ``apply``: (B, n, 1) -> (B, n, 1)."""
-    return ritz_values(apply, B, n, dtype, engine, steps)[:, -1]
+    return ritz_values(apply, B, n, dtype, backend, steps)[:, -1]
 
 
-def ritz_values(apply: Any, B: int, n: int, dtype: Any, engine: Any, steps: int = 16) -> Array:
+def ritz_values(apply: Any, B: int, n: int, dtype: Any, backend: Backend, steps: int = 16) -> Array:
     """Ritz values (B, k), ascending, of k = min(steps, n) Lanczos steps on ``apply``: (B, n, 1) -> (B, n, 1).
 
     They lie between the extreme eigenvalues, up to rounding, and the extreme ones converge to these. NaN where the
     operator is not finite.
     """
-    xp = engine.xp
+    xp = backend.xp
     k = min(steps, n)
     V = xp.zeros((B, k, n), dtype)
     T = xp.zeros((B, k, k), xp.float64)
@@ -71,19 +72,19 @@ def ritz_values(apply: Any, B: int, n: int, dtype: Any, engine: Any, steps: int 
         V[:, j] = v[..., 0]
         w = apply(v)
         basis, rows = V[:, : j + 1].conj(), V[:, : j + 1].swapaxes(-1, -2)
-        h = engine.matmul(basis, w)
+        h = backend.matmul(basis, w)
         # Where nothing is left to go on with, v is 0, and this Ritz value repeats the first.
         T[:, j, j] = h[:, j, 0].real if j == 0 else xp.where(v[:, :, 0].any(-1), h[:, j, 0].real, T[:, 0, 0])
         if j + 1 == k:
             break
-        w = w - engine.matmul(rows, h)
+        w = w - backend.matmul(rows, h)
         beta = _norm(w, xp)
         T[:, j, j + 1] = T[:, j + 1, j] = beta
         # Once the basis spans an invariant subspace, w is rounding noise, and only what is normalized first can be
         # made orthogonal: the iteration goes on in a direction that is as good as random.
         v = w / xp.maximum(beta, tiny)[:, None, None]
         for _ in range(2):
-            v = v - engine.matmul(rows, engine.matmul(basis, v))
+            v = v - backend.matmul(rows, backend.matmul(basis, v))
             v = v / xp.maximum(_norm(v, xp), tiny)[:, None, None]
     finite = xp.isfinite(T).all((-1, -2))
     w = xp.linalg.eigvalsh(xp.where(finite[:, None, None], T, 0))
@@ -101,7 +102,7 @@ def residual(
     A: Array,
     X: Array,
     s: Fraction | float,
-    engine: Any,
+    backend: Backend,
     changed: Changed | None = None,
     factor: Array | None = None,
 ) -> tuple[Array, str]:
@@ -120,7 +121,7 @@ def residual(
     ----------
     A, X : array (B, n, n), float64 or complex128
     s : Fraction or float
-    engine : engine
+    backend : backend
     changed : Changed or None
         How a regularization changed single eigenvalues of A.
     factor : array (B, n, n), optional
@@ -132,7 +133,7 @@ def residual(
     residual : array (B,)
     certificate : "full" or "probes"
     """
-    xp = engine.xp
+    xp = backend.xp
     B, n, _ = A.shape
     a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (1, 1)
     full = n <= PROBES or (n <= 32 and a + b <= 16)
@@ -144,15 +145,15 @@ def residual(
 
     def apply_A(W: Array) -> Array:
         if factor is not None:
-            return engine.matmul(factor, W)
-        Y = engine.matmul(A, W)
+            return backend.matmul(factor, W)
+        Y = backend.matmul(A, W)
         if changed is not None:
-            Y = Y + engine.matmul(changed.Q * changed.delta[:, None, :], _h(changed.Q) @ W)
+            Y = Y + backend.matmul(changed.Q * changed.delta[:, None, :], _h(changed.Q) @ W)
             Y = xp.where(nothing, 0, Y)
         return Y
 
     def apply_X(W: Array) -> Array:
-        return engine.matmul(X, W)
+        return backend.matmul(X, W)
 
     size = (n * (1 if full else PROBES)) ** 0.5
     with np.errstate(all="ignore"):
@@ -165,7 +166,7 @@ def residual(
         R = W - goal
         if goal is V:
             if changed is not None:
-                dropped = engine.matmul(changed.Q * changed.dropped[:, None, :], _h(changed.Q) @ V)
+                dropped = backend.matmul(changed.Q * changed.dropped[:, None, :], _h(changed.Q) @ V)
                 R = R + xp.where(nothing, V, dropped)
         else:
             size = _norm(goal, xp)

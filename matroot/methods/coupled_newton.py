@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
+from matroot.backends.base import Backend
 from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Array, Method, Problem, Raw, iterative_refusal
 from matroot.methods.conditioning import largest_eigenvalue
@@ -40,7 +41,7 @@ class CoupledNewton(Method):
     def refuses(self, problem: Problem, n: int) -> str | None:
         return super().refuses(problem, n) or iterative_refusal(problem)
 
-    def run(self, A: Array, problem: Problem, engine: Any) -> Raw:
+    def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
         p = problem.p
 
         def into_T(work: Workspace) -> None:
@@ -50,7 +51,7 @@ class CoupledNewton(Method):
         def near(e: np.ndarray) -> np.ndarray:
             return np.asarray((p + 1) / p * e**2)
 
-        return coupled(A, problem, engine, into_T, near, top=min(4.0, (p + 1) / 2), growth=((p + 1) / p) ** p)
+        return coupled(A, problem, backend, into_T, near, top=min(4.0, (p + 1) / 2), growth=((p + 1) / p) ** p)
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,7 +84,7 @@ class HigherOrder(Method):
     def refuses(self, problem: Problem, n: int) -> str | None:
         return super().refuses(problem, n) or iterative_refusal(problem)
 
-    def run(self, A: Array, problem: Problem, engine: Any) -> Raw:
+    def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
         p = problem.p
         b = [1.0]
         for j in range(self.order - 1):
@@ -103,13 +104,13 @@ class HigherOrder(Method):
         def near(e: np.ndarray) -> np.ndarray:  # the first term cut off, with room for those after it
             return np.asarray(4 * p * b[-1] * e**self.order)
 
-        return coupled(A, problem, engine, into_T, near, top=1.0, growth=sum(b) ** p)
+        return coupled(A, problem, backend, into_T, near, top=1.0, growth=sum(b) ** p)
 
 
 def coupled(
     A: Array,
     problem: Problem,
-    engine: Any,
+    backend: Backend,
     into_T: Callable[[Workspace], None],
     near: Callable[[np.ndarray], np.ndarray],
     *,
@@ -117,15 +118,15 @@ def coupled(
     growth: float,
 ) -> Raw:
     """X <- X T^a, M <- T^p M for A^{-a/p}, with M_0's largest eigenvalue near `top`."""
-    xp = engine.xp
+    xp = backend.xp
     n = A.shape[-1]
     s, p = problem.rational, problem.p
     if s >= 0:
         root = replace(problem, s=Fraction(-1, p))
-        return positive_power(A, s, lambda C: coupled(C, root, engine, into_T, near, top=top, growth=growth), engine)
+        return positive_power(A, s, lambda C: coupled(C, root, backend, into_T, near, top=top, growth=growth), backend)
     a = -s.numerator
 
-    z = top / top_eigenvalue(A, engine)
+    z = top / top_eigenvalue(A, backend)
     scale = (z ** (a / p)).astype(A.real.dtype)
     X = xp.zeros_like(A)
     add_to_diagonal(X, scale)
@@ -154,14 +155,14 @@ def coupled(
 
     eps = float(np.finfo(A.dtype).eps)
     limit = problem.max_iter if problem.max_iter is not None else default_max_iter(growth, eps)
-    work = Workspace.like(X, M, engine)
+    work = Workspace.like(X, M, backend)
     X, status, n_iter = iterate(work, step, tol=problem.tolerance(eps, n), max_iter=limit, near=near)
     return Raw(X, status, n_iter, work.products)
 
 
-def top_eigenvalue(A: Array, engine: Any) -> Array:
+def top_eigenvalue(A: Array, backend: Backend) -> Array:
     """The largest eigenvalue (B,) within a few per cent: Lanczos, held between the bounds that norms give."""
     size = abs(A)
-    frobenius = engine.xp.sqrt((size * size).sum((-1, -2))).astype(np.float64)
-    above = engine.xp.minimum(size.sum(-1).max(-1), frobenius)
-    return engine.xp.clip(largest_eigenvalue(A, engine, steps=8), frobenius / A.shape[-1] ** 0.5, above)
+    frobenius = backend.xp.sqrt((size * size).sum((-1, -2))).astype(np.float64)
+    above = backend.xp.minimum(size.sum(-1).max(-1), frobenius)
+    return backend.xp.clip(largest_eigenvalue(A, backend, steps=8), frobenius / A.shape[-1] ** 0.5, above)

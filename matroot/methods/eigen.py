@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from matroot._result import Status
+from matroot.backends.base import Backend
 from matroot.methods.base import Array, Changed, Method, Problem, Raw
 
 #: Up to this n the correction costs little beside the decomposition.
@@ -51,8 +52,8 @@ class Eigen(Method):
 
     name: ClassVar[str] = "eigen"
 
-    def run(self, A: Array, problem: Problem, engine: Any) -> Raw:
-        xp = engine.xp
+    def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
+        xp = backend.xp
         n_matrices, n, _ = A.shape
         s = float(problem.s)
         rule = problem.regularization
@@ -61,7 +62,7 @@ class Eigen(Method):
             refine = n <= REFINED and problem.rtol is None and np.finfo(A.dtype).eps <= 4 * problem.out_eps
         refine = refine and n > 1 and (rule is None or rule.needs != "spectrum")
         rtol = problem.rtol if self.refine is None and (rule is None or rule.needs != "spectrum") else None
-        w, Q = engine.eigh(A.copy() if refine or rtol else A)
+        w, Q = backend.eigh(A.copy() if refine or rtol else A)
         largest = w[:, -1]
 
         kept, ridge = w, xp.zeros_like(largest)
@@ -77,10 +78,10 @@ class Eigen(Method):
 
         positive = kept > 0
         half = xp.where(positive, kept, 1) ** (s / 2)
-        X = engine.rank_k(Q * (half * positive if s != 0 else half)[:, None, :])
+        X = backend.rank_k(Q * (half * positive if s != 0 else half)[:, None, :])
         if refine:
-            kept = corrected(X, A, Q, kept, ridge, s, engine)
-        elif rtol and not engine.sync_free():
+            kept = corrected(X, A, Q, kept, ridge, s, backend)
+        elif rtol and not backend.sync_free():
             for i in np.flatnonzero(~outside):
                 sharpened(X[i], A[i], Q[i], kept[i], ridge[i], s, rtol)
 
@@ -113,7 +114,7 @@ class Eigen(Method):
         )
 
 
-def corrected(X: Array, A: Array, Q: Array, w: Array, ridge: Array, s: float, engine: Any) -> Array:
+def corrected(X: Array, A: Array, Q: Array, w: Array, ridge: Array, s: float, backend: Backend) -> Array:
     """Correct X = Q w^s Q^H in place to first order in the error of Q and w; the better eigenvalues are returned.
 
     With B = Q^H (A + ridge I) Q, which is almost diagonal: X = Q F Q^H with F_ii = B_ii^s and, off the diagonal,
@@ -133,10 +134,10 @@ def corrected(X: Array, A: Array, Q: Array, w: Array, ridge: Array, s: float, en
     array (B, n)
         The diagonal of B where the correction was applied, else w.
     """
-    xp = engine.xp
+    xp = backend.xp
     n = A.shape[-1]
     Qh = Q.conj().swapaxes(-1, -2)
-    B = engine.matmul(Qh, engine.matmul(A, Q))
+    B = backend.matmul(Qh, backend.matmul(A, Q))
     diagonal = B.reshape(len(B), n * n)[:, :: n + 1]
     b = diagonal.real + ridge[:, None]
     diagonal[...] = 0
@@ -154,7 +155,7 @@ def corrected(X: Array, A: Array, Q: Array, w: Array, ridge: Array, s: float, en
         B *= slope
     diagonal[...] = f
     usable &= xp.isfinite(B).all((-1, -2))
-    xp.copyto(X, engine.matmul(engine.matmul(Q, B), Qh), where=usable[:, None, None])
+    xp.copyto(X, backend.matmul(backend.matmul(Q, B), Qh), where=usable[:, None, None])
     return xp.where(usable[:, None], b, w)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
+from matroot.backends.base import Backend
 from matroot.methods.base import Array
 
 #: Tiles for what reads rows beside columns stay in the nearest cache. The row of a tile's copy is longer, since rows
@@ -41,26 +41,26 @@ def blocks(i: int, j: int) -> Iterator[tuple[slice, slice]]:
         yield from blocks(middle, j)
 
 
-def upper(Y: Array, Z: Array, engine: Any) -> Iterator[tuple[slice, slice, Array]]:
+def upper(Y: Array, Z: Array, backend: Backend) -> Iterator[tuple[slice, slice, Array]]:
     """The `blocks` of the Hermitian product Y Z: for large n, little more than half of it."""
     for rows, cols in blocks(0, len(Y)):
-        block = engine.matmul(Y[rows], Z[:, cols])
+        block = backend.matmul(Y[rows], Z[:, cols])
         yield rows, cols, (block + block.conj().T) / 2 if rows == cols else block
 
 
-def hermitian_product(Y: Array, Z: Array, engine: Any) -> Array:
+def hermitian_product(Y: Array, Z: Array, backend: Backend) -> Array:
     """Y Z, known to be Hermitian, and Hermitian to the last bit."""
     H = np.empty((len(Y), len(Y)), Y.dtype)
-    for rows, cols, block in upper(Y, Z, engine):
+    for rows, cols, block in upper(Y, Z, backend):
         H[cols, rows] = block.conj().T
         H[rows, cols] = block
     return H
 
 
-def hermitian_sum(X: Array, Y: Array, Z: Array, factor: float, engine: Any, out: Array) -> None:
+def hermitian_sum(X: Array, Y: Array, Z: Array, factor: float, backend: Backend, out: Array) -> None:
     """out <- factor * (X + Y Z), summed in the precision of X, scaled in that of `out`, for Hermitian X and Y Z."""
     with np.errstate(over="ignore", under="ignore"):
-        for rows, cols, block in upper(Y, Z, engine):
+        for rows, cols, block in upper(Y, Z, backend):
             part = (X[rows, cols] + block).astype(np.result_type(X, out), copy=False)
             if factor != 1:
                 part *= factor

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from matroot._result import Status
+from matroot.backends.base import Backend
 from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Array
 
@@ -27,7 +28,7 @@ QUADRATIC = 0.1
 class Workspace:
     """Stacks of one chunk: the iterate, its successor, M, and up to three to work in; 6 n^2 numbers a matrix."""
 
-    engine: Any
+    backend: Backend
     X: Array
     X_next: Array
     M: Array
@@ -37,13 +38,13 @@ class Workspace:
     products: int = 0
 
     @classmethod
-    def like(cls, X: Array, M: Array, engine: Any) -> Workspace:
-        empty = engine.xp.empty_like
-        return cls(engine, X, empty(X), M, empty(M), empty(M), empty(M))
+    def like(cls, X: Array, M: Array, backend: Backend) -> Workspace:
+        empty = backend.xp.empty_like
+        return cls(backend, X, empty(X), M, empty(M), empty(M), empty(M))
 
     def multiply(self, a: Array, b: Array, out: Array) -> None:
         """out = a @ b for every matrix, counted."""
-        self.engine.matmul(a, b, out=out)
+        self.backend.matmul(a, b, out=out)
         self.products += 1
 
     def keep(self, rows: Array) -> None:
@@ -85,7 +86,7 @@ def iterate(
         Per matrix the best iterate: the one before, where the last step made it worse.
     status, n_iter : array (B,)
     """
-    xp = work.engine.xp
+    xp = work.backend.xp
     B = work.X.shape[0]
     done = None
     status = np.full(B, Status.MAX_ITER, np.int8)
@@ -170,7 +171,7 @@ def power_into(work: Workspace, q: int) -> None:
             work.R, work.S = work.S, work.R
             source = work.R
     if q == 1:
-        work.engine.xp.copyto(work.R, work.T)
+        work.backend.xp.copyto(work.R, work.T)
 
 
 def default_max_iter(growth: float, eps: float) -> int:

@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from matroot._result import Status
+from matroot.backends.base import Backend
 from matroot.backends.linalg import add_to_diagonal, hermitian_part
 from matroot.methods import minimax_fixed as fixed
 from matroot.methods import minimax_kernel as fused
@@ -25,6 +26,9 @@ from matroot.methods.loop import GROWTH, QUADRATIC, Workspace, default_max_iter,
 from matroot.methods.minimax import Minimax
 from matroot.methods.newton_db import NewtonDB
 from matroot.methods.powers import power, power_products
+
+if TYPE_CHECKING:
+    from matroot.backends.cuda.gpu import GPU
 
 SERVED = (Eigen, Minimax, CoupledNewton, HigherOrder, NewtonDB)
 
@@ -39,7 +43,7 @@ def refuses(method: Method, problem: Problem) -> str | None:
 
 
 def run(
-    method: Method, A: Array, again: Callable[[], Array], problem: Problem, engine: Any
+    method: Method, A: Array, again: Callable[[], Array], problem: Problem, backend: GPU
 ) -> tuple[Raw, tuple[Array, float] | None]:
     """The root of every matrix of a stack, and beside it a power that shows the smallest eigenvalue.
 
@@ -53,7 +57,7 @@ def run(
         Makes A once more, for the whole part of a positive exponent.
     problem : Problem
         `floor` on the host, `scale` on the device.
-    engine : engine
+    backend : backend
 
     Returns
     -------
@@ -62,54 +66,54 @@ def run(
         A power of A and its exponent, below 0; None where there is none.
     """
     if isinstance(method, Eigen):
-        return method.run(A, problem, engine), None
+        return method.run(A, problem, backend), None
     if isinstance(method, NewtonDB):
-        raw = newton_db(A, problem, engine)
+        raw = newton_db(A, problem, backend)
         return raw, (raw.x if problem.inverse else raw.companion, -abs(float(problem.s)))
     s = problem.rational
     if s < 0:
-        raw = inverse(method, A, problem, engine)
+        raw = inverse(method, A, problem, backend)
         return raw, (raw.x, float(s))
     # A^h A^(s - 2h) A^h as in `powers.positive_power`; A^{-1/p}, whose condition is harmless, is inverted by products.
     k = math.floor(s)
     if s.denominator == 1:
-        done = _codes(len(A), Status.CONVERGED, engine)
-        return Raw(power(A, k, engine), done, np.zeros(len(A), np.int64), power_products(k)), None
-    raw = inverse(method, A, replace(problem, s=Fraction(-1, problem.p)), engine)
+        done = _codes(len(A), Status.CONVERGED, backend)
+        return Raw(power(A, k, backend), done, np.zeros(len(A), np.int64), power_products(k)), None
+    raw = inverse(method, A, replace(problem, s=Fraction(-1, problem.p)), backend)
     negative = raw.x
     odd, h = k % 2 == 1, (k + 1) // 2
     r = (k + 1 - s if odd else s - k).numerator
-    raw.x = power(negative if odd else inverted(negative, problem, raw, engine), r, engine)
+    raw.x = power(negative if odd else inverted(negative, problem, raw, backend), r, backend)
     raw.n_products += power_products(r)
     if h:
-        side = power(again(), h, engine)
-        raw.x = engine.matmul(engine.matmul(side, raw.x), side)
+        side = power(again(), h, backend)
+        raw.x = backend.matmul(backend.matmul(side, raw.x), side)
         raw.n_products += 2 + power_products(h)
     return raw, (negative, -1 / problem.p)
 
 
-def inverted(H: Array, problem: Problem, raw: Raw, engine: Any) -> Array:
+def inverted(H: Array, problem: Problem, raw: Raw, backend: GPU) -> Array:
     """H^{-1} for H = A^{-1/p}, by a schedule for the inverse; `raw` is told how it went. NaN where `raw` failed."""
-    xp = engine.xp
+    xp = backend.xp
     n = H.shape[-1]
     finite = xp.isfinite(H).all((-1, -2))
     H = hermitian_part(xp.where(finite[:, None, None], H, xp.eye(n, dtype=H.dtype)))
     # Where A has a zero, H has a large number that depends on the steps: room for it.
-    least = engine.eps(H.dtype) * math.sqrt(n) / 4
+    least = backend.eps(H.dtype) * math.sqrt(n) / 4
     promised = 0.0 if problem.floor is None else float(problem.floor.min(initial=1.0))
     floor = np.full(len(H), 0.1 * max(least, promised) ** (1 / problem.p))
-    second = inverse(Minimax(), H, replace(problem, s=Fraction(-1), floor=floor, max_iter=None), engine)
+    second = inverse(Minimax(), H, replace(problem, s=Fraction(-1), floor=floor, max_iter=None), backend)
     raw.n_products += second.n_products
     raw.status = xp.where(raw.status == int(Status.CONVERGED), second.status, raw.status)
     return xp.where(finite[:, None, None], second.x, xp.nan)
 
 
-def inverse(method: Method, A: Array, problem: Problem, engine: Any) -> Raw:
+def inverse(method: Method, A: Array, problem: Problem, backend: GPU) -> Raw:
     """A^s for negative s; A is overwritten."""
     if isinstance(method, Minimax):  # a fixed schedule: it never looks
-        if fused.fits(A, engine):
-            return fused.run(method, A, problem, engine)
-        return fixed.run(method, A, problem, engine)
+        if fused.fits(A, backend):
+            return fused.run(method, A, problem, backend)
+        return fixed.run(method, A, problem, backend)
     p = problem.p
     if isinstance(method, HigherOrder):
         b = [1.0]
@@ -117,26 +121,26 @@ def inverse(method: Method, A: Array, problem: Problem, engine: Any) -> Raw:
             b.append(b[-1] * (1 + j * p) / ((j + 1) * p))
         order = method.order
         last = 4 * p * b[-1]
-        return coupled(A, b, problem, engine, top=1.0, growth=sum(b) ** p, near=lambda e: last * e**order)
+        return coupled(A, b, problem, backend, top=1.0, growth=sum(b) ** p, near=lambda e: last * e**order)
     first = (p + 1) / p
     top = min(4.0, (p + 1) / 2)
-    return coupled(A, [1.0, 1 / p], problem, engine, top=top, growth=first**p, near=lambda e: first * e**2)
+    return coupled(A, [1.0, 1 / p], problem, backend, top=top, growth=first**p, near=lambda e: first * e**2)
 
 
 def coupled(
     A: Array,
     b: list[float],
     problem: Problem,
-    engine: Any,
+    backend: GPU,
     *,
     top: float,
     growth: float,
     near: Callable[[Array], Array],
 ) -> Raw:
     """T = sum_i b_i (I - M)^i, X <- X T^a, M <- T^p M for A^{-a/p}; see `matroot.methods.coupled_newton.coupled`."""
-    xp = engine.xp
+    xp = backend.xp
     p, a = problem.p, -problem.rational.numerator
-    z = top / top_eigenvalue(A, engine)
+    z = top / top_eigenvalue(A, backend)
     A *= z.astype(A.real.dtype)[:, None, None]
     X = xp.zeros_like(A)
     add_to_diagonal(X, (z ** (a / p)).astype(A.real.dtype))
@@ -153,15 +157,15 @@ def coupled(
         work.multiply(work.R, work.M, out=work.S)
         work.M, work.S = work.S, work.M
 
-    work = Workspace.like(X, A, engine)
+    work = Workspace.like(X, A, backend)
     n = A.shape[-1]
-    status, n_iter = iterate(work, step, near, count(problem, growth, A, engine), tolerance(problem, A), n)
+    status, n_iter = iterate(work, step, near, count(problem, growth, A, backend), tolerance(problem, A), n)
     return Raw(work.X, status, n_iter, work.products)
 
 
 def into_series(work: Workspace, b: list[float]) -> None:
     """T = b_0 + b_1 E + ... with E = I - M, by Horner's rule; R and S are overwritten."""
-    combine, M = work.engine.combine, work.M
+    combine, M = work.backend.combine, work.M
     combine(0.0, M, -b[-1], M, b[-1] + b[-2], work.T, work.S)
     if len(b) == 2:
         return
@@ -172,16 +176,16 @@ def into_series(work: Workspace, b: list[float]) -> None:
         add_to_diagonal(work.T, coefficient)
 
 
-def newton_db(A: Array, problem: Problem, engine: Any) -> Raw:
+def newton_db(A: Array, problem: Problem, backend: GPU) -> Raw:
     """Y <- Y E, Z <- E Z with E = (3 I - Z Y) / 2, once for every factor 2 of p; A is overwritten."""
-    xp = engine.xp
+    xp = backend.xp
     B, n, _ = A.shape
-    status, n_iter, products = _codes(B, Status.CONVERGED, engine), xp.zeros(B, xp.int64), 0
+    status, n_iter, products = _codes(B, Status.CONVERGED, backend), xp.zeros(B, xp.int64), 0
     eye = xp.eye(n, dtype=A.dtype)
     floor = problem.floor
     Y, pair = A, A
     for _ in range(problem.p.bit_length() - 1):
-        pair, stage, steps, issued = _square_roots(Y, replace(problem, floor=floor), engine)
+        pair, stage, steps, issued = _square_roots(Y, replace(problem, floor=floor), backend)
         failed = stage != int(Status.CONVERGED)
         status = xp.where(status == 0, stage, status)
         n_iter += steps
@@ -193,10 +197,10 @@ def newton_db(A: Array, problem: Problem, engine: Any) -> Raw:
     return Raw(Z if problem.inverse else Y, status, n_iter, products, companion=Y if problem.inverse else Z)
 
 
-def _square_roots(A: Array, problem: Problem, engine: Any) -> tuple[Array, Array, Array, int]:
+def _square_roots(A: Array, problem: Problem, backend: GPU) -> tuple[Array, Array, Array, int]:
     """The pair (A^{-1/2}, A^{1/2}) as one array (2, B, n, n)."""
-    xp = engine.xp
-    z = 1.5 / top_eigenvalue(A, engine)
+    xp = backend.xp
+    z = 1.5 / top_eigenvalue(A, backend)
     root = xp.sqrt(z).astype(A.real.dtype)[:, None, None]
     A *= z.astype(A.real.dtype)[:, None, None]
     X = xp.zeros((2, *A.shape), A.dtype)
@@ -204,13 +208,13 @@ def _square_roots(A: Array, problem: Problem, engine: Any) -> tuple[Array, Array
     X[1] = A
 
     def step(work: Workspace) -> None:
-        work.engine.combine(0.0, work.M, -0.5, work.M, 1.5, work.T, work.T)
+        work.backend.combine(0.0, work.M, -0.5, work.M, 1.5, work.T, work.T)
         work.multiply(work.X[1], work.T, out=work.X_next[1])
         work.multiply(work.T, work.X[0], out=work.X_next[0])
         work.multiply(work.X_next[0], work.X_next[1], out=work.M)
 
-    work = Workspace(engine, X, xp.empty_like(X), A, xp.empty_like(A))
-    steps = count(problem, 2.25, A, engine)
+    work = Workspace(backend, X, xp.empty_like(X), A, xp.empty_like(A))
+    steps = count(problem, 2.25, A, backend)
     status, n_iter = iterate(work, step, lambda e: e**2, steps, tolerance(problem, A), A.shape[-1])
     work.X[0] *= root
     work.X[1] /= root
@@ -238,9 +242,9 @@ def iterate(
     -------
     status, n_iter : array (B,)
     """
-    xp = work.engine.xp
+    xp = work.backend.xp
     B = work.M.shape[0]
-    status, n_iter = _codes(B, Status.MAX_ITER, work.engine), xp.zeros(B, xp.int64)
+    status, n_iter = _codes(B, Status.MAX_ITER, work.backend), xp.zeros(B, xp.int64)
     active, falling = xp.ones(B, bool), xp.zeros(B, bool)
     error = deviation(work.M, xp)
     for k in range(1, steps + 1):
@@ -275,12 +279,12 @@ def deviation(M: Array, xp: Any) -> Array:
     return xp.sqrt((abs(D) ** 2).sum((-1, -2)).astype(xp.float64))
 
 
-def count(problem: Problem, growth: float, A: Array, engine: Any) -> int:
+def count(problem: Problem, growth: float, A: Array, backend: GPU) -> int:
     """Steps enough for every spectrum that the regularization, or the arithmetic, allows."""
     if problem.max_iter is not None:
         return problem.max_iter
     floor = 0.0 if problem.floor is None else float(problem.floor.min(initial=1.0))
-    return default_max_iter(growth, max(floor, engine.eps(A.dtype)))
+    return default_max_iter(growth, max(floor, backend.eps(A.dtype)))
 
 
 def tolerance(problem: Problem, A: Array) -> float:
@@ -288,5 +292,5 @@ def tolerance(problem: Problem, A: Array) -> float:
     return problem.tolerance(float(np.finfo(A.dtype).eps), A.shape[-1])
 
 
-def _codes(B: int, status: Status, engine: Any) -> Array:
-    return engine.xp.full(B, int(status), engine.xp.int8)
+def _codes(B: int, status: Status, backend: Backend) -> Array:
+    return backend.xp.full(B, int(status), backend.xp.int8)

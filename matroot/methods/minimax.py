@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from matroot._result import Status
+from matroot.backends.base import Backend
 from matroot.backends.cpu.cholesky import inverse, inverses
 from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw, iterative_refusal
@@ -66,21 +67,21 @@ class Minimax(Method):
     def refuses(self, problem: Problem, n: int) -> str | None:
         return super().refuses(problem, n) or iterative_refusal(problem)
 
-    def run(self, A: Array, problem: Problem, engine: Any) -> Raw:
+    def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
         s = problem.rational
-        if s.denominator == 1 and s < 0 and not engine.sync_free():
-            return _whole_inverse(A, -s.numerator, engine)
+        if s.denominator == 1 and s < 0 and not backend.sync_free():
+            return _whole_inverse(A, -s.numerator, backend)
         if s < 0:
-            return self.apply(A, None, -s.numerator, problem, engine)
-        return positive_power(A, s, lambda C: self.apply(C, None, 1, problem, engine), engine)
+            return self.apply(A, None, -s.numerator, problem, backend)
+        return positive_power(A, s, lambda C: self.apply(C, None, 1, problem, backend), backend)
 
-    def apply(self, A: Array, X: Array | None, a: int, problem: Problem, engine: Any) -> Raw:
+    def apply(self, A: Array, X: Array | None, a: int, problem: Problem, backend: Backend) -> Raw:
         """X A^(-a/p) for X (B, m, n), or None for the identity; A and X are overwritten."""
-        xp = engine.xp
+        xp = backend.xp
         B, p = len(A), problem.p
-        A2 = engine.matmul(A, A)
-        top, reached = largest_between(A, A2, engine)
-        lower, smallest = spectrum(A, top, reached, problem, engine)
+        A2 = backend.matmul(A, A)
+        top, reached = largest_between(A, A2, backend)
+        lower, smallest = spectrum(A, top, reached, problem, backend)
         groups = self._groups(lower, a, problem, float(np.finfo(A.dtype).eps))
         status, n_iter, products = xp.zeros(B, xp.int8), np.zeros(B, np.int64), 0
         out = xp.empty_like(A) if X is None and len(groups) > 1 else X
@@ -93,8 +94,8 @@ class Minimax(Method):
                 M /= high.astype(A.real.dtype)[:, None, None]
                 S /= (high * high).astype(A.real.dtype)[:, None, None]
                 work = (M, S, xp.empty_like(M), xp.empty_like(M), xp.empty_like(M) if start is None else start)
-                G, M = coupled(plan, steps, engine.matmul, engine, *work, started=start is not None)
-                status[rows] = verdict(M, plan, len(steps), engine)
+                G, M = coupled(plan, steps, backend.matmul, backend, *work, started=start is not None)
+                status[rows] = verdict(M, plan, len(steps), backend)
             G *= (top[rows] ** (-a / p)).astype(G.real.dtype)[:, None, None]
             if out is None:
                 out = G
@@ -114,11 +115,11 @@ class Minimax(Method):
         return groups
 
 
-def _whole_inverse(A: Array, a: int, engine: Any) -> Raw:
+def _whole_inverse(A: Array, a: int, backend: Backend) -> Raw:
     """A^(-a) by Cholesky on the CPU, at the price of two products or less."""
     X = inverse(A)
     status = np.where(np.isfinite(X).all((-1, -2)), int(Status.CONVERGED), int(Status.DIVERGED)).astype(np.int8)
-    return Raw(power(X, a, engine), status, np.zeros(len(A), np.int64), 1 + power_products(a))
+    return Raw(power(X, a, backend), status, np.zeros(len(A), np.int64), 1 + power_products(a))
 
 
 def target_error(problem: Problem, eps: float) -> float:
@@ -133,30 +134,30 @@ def target_error(problem: Problem, eps: float) -> float:
 
 
 def spectrum(
-    A: Array, top: Array, reached: Array, problem: Problem, engine: Any
+    A: Array, top: Array, reached: Array, problem: Problem, backend: Backend
 ) -> tuple[FloatArray, FloatArray | None]:
     """Lower end of the spectrum of A/top to design for, on the host, and lambda_min(A) where it was estimated."""
     B, n, _ = A.shape
     floor = np.zeros(B) if problem.floor is None else problem.floor
-    rounding = engine.eps(A.dtype) * math.sqrt(n) / 4
-    if engine.sync_free():  # nothing is read from the device: lambda_max is at least top / n^(1/4)
+    rounding = backend.eps(A.dtype) * math.sqrt(n) / 4
+    if backend.sync_free():  # nothing is read from the device: lambda_max is at least top / n^(1/4)
         return np.clip(np.full(B, floor.min(initial=1.0) * n**-0.25), rounding, 0.9), None
 
     with np.errstate(all="ignore"):
-        smallest = 1 / lanczos(inverses(A), B, n, A.dtype, engine, LANCZOS_STEPS)
+        smallest = 1 / lanczos(inverses(A), B, n, A.dtype, backend, LANCZOS_STEPS)
     return np.clip(np.fmax(smallest / SAFETY, floor * reached) / top, rounding, 0.9), smallest
 
 
-def largest_between(A: Array, A2: Array, engine: Any) -> tuple[Array, Array]:
+def largest_between(A: Array, A2: Array, backend: Backend) -> tuple[Array, Array]:
     """Bounds (B,) of lambda_max(A) by A and its square: from above, by which A is scaled, and from below.
 
     Above: the infinity norm of A, and the largest eigenvalue that A^2 can have with its trace and Frobenius
     norm (Wolkowicz & Styan, Linear Algebra Appl. 29, 1980, eq. 2.4), which is ||A^2||_F^(1/2) or less.
     """
-    xp, n = engine.xp, A.shape[-1]
+    xp, n = backend.xp, A.shape[-1]
     second = (abs(A) ** 2).sum((-1, -2)) / n  # mean of lambda^2
     fourth = (abs(A2) ** 2).sum((-1, -2)) / n
-    variance = xp.maximum(fourth - second**2, 0) + 4 * engine.eps(A.dtype) * fourth
+    variance = xp.maximum(fourth - second**2, 0) + 4 * backend.eps(A.dtype) * fourth
     above = xp.minimum(abs(A).sum(-1).max(-1), xp.sqrt(second + xp.sqrt((n - 1) * variance)))
     return above.astype(xp.float64), xp.sqrt(fourth / second).astype(xp.float64)
 
@@ -165,7 +166,7 @@ def coupled(
     plan: Schedule,
     steps: tuple[Coefficients, ...],
     product: Callable[..., Array],
-    engine: Any,
+    backend: Backend,
     M: Array,
     S: Array,
     T: Array,
@@ -183,14 +184,14 @@ def coupled(
     for i, c in enumerate(steps):
         if i and len(c) > 2:
             product(M, M, out=S)
-        into_polynomial(c, M, S, T, P, product, engine)
+        into_polynomial(c, M, S, T, P, product, backend)
         last = i == len(steps) - 1
         for j, (to_X, left, right) in enumerate(factors(plan.a, 0 if last else plan.p)):
             if j:
                 product(P, P, out=S)
                 P, S = S, P
             if to_X and not started:
-                engine.xp.copyto(X, P)
+                backend.xp.copyto(X, P)
                 started = True
             elif to_X and X.shape == T.shape:
                 product(X, P, out=T)
@@ -207,18 +208,18 @@ def coupled(
 
 
 def into_polynomial(
-    c: Coefficients, M: Array, M2: Array, T: Array, P: Array, product: Callable[..., Array], engine: Any
+    c: Coefficients, M: Array, M2: Array, T: Array, P: Array, product: Callable[..., Array], backend: Backend
 ) -> None:
     """P = q(M) = M2 (c4 M2 + c3 M + c2 I) + c1 M + c0 I, M2 the square of M where the degree asks for it.
 
     T is overwritten.
     """
     if len(c) == 5:
-        engine.combine(c[4], M2, c[3], M, c[2], T, P)
+        backend.combine(c[4], M2, c[3], M, c[2], T, P)
         product(M2, T, out=P)
-        engine.combine(1.0, P, c[1], M, c[0], P, T)
+        backend.combine(1.0, P, c[1], M, c[0], P, T)
     else:
-        engine.combine(c[2] if len(c) == 3 else 0.0, M2, c[1], M, c[0], P, T)
+        backend.combine(c[2] if len(c) == 3 else 0.0, M2, c[1], M, c[0], P, T)
 
 
 def factors(a: int, p: int) -> list[tuple[int, int, int]]:
@@ -238,10 +239,10 @@ def factors(a: int, p: int) -> list[tuple[int, int, int]]:
     return list(zip_longest(to_X, left[: len(right)], right, fillvalue=0))
 
 
-def verdict(M: Array, plan: Schedule, steps: int, engine: Any) -> Array:
+def verdict(M: Array, plan: Schedule, steps: int, backend: Backend) -> Array:
     """Status from M before the last step (overwritten): are its eigenvalues where the schedule says?"""
-    xp, n = engine.xp, M.shape[-1]
-    rounding = n * engine.eps(M.dtype)
+    xp, n = backend.xp, M.shape[-1]
+    rounding = n * backend.eps(M.dtype)
     add_to_diagonal(M, -1)
     deviation = xp.sqrt((abs(M) ** 2).sum((-1, -2)))
     expected = math.sqrt(n) * (1.1 * plan.widths[steps - 1] + rounding)

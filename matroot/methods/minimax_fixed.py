@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,32 +10,35 @@ from matroot.methods.base import Array, Problem, Raw
 from matroot.methods.minimax import Minimax, coupled, largest_between, spectrum, target_error, verdict
 from matroot.methods.minimax_schedule import schedule
 
+if TYPE_CHECKING:
+    from matroot.backends.cuda.gpu import GPU
+
 #: An output so many times coarser than the arithmetic hides what symmetric products lose.
 SPARE = 2**20
 
 
-def run(method: Minimax, A: Array, problem: Problem, engine: Any) -> Raw:
+def run(method: Minimax, A: Array, problem: Problem, backend: GPU) -> Raw:
     """A^{-a/p} as `Minimax.apply` gives it, but planned once: nothing is known that could tell matrices apart.
 
     A is overwritten.
     """
-    xp = engine.xp
+    xp = backend.xp
     B = len(A)
     p, a = problem.p, -problem.rational.numerator
-    lower, _ = spectrum(A, None, None, problem, engine)
+    lower, _ = spectrum(A, None, None, problem, backend)
     eps = float(np.finfo(A.dtype).eps)
     plan = schedule(p, float(lower[0]), target=target_error(problem, eps), a=a, accurate=method.accurate)
     steps = plan.steps[: problem.max_iter]
-    A2 = engine.matmul(A, A)
-    top, _ = largest_between(A, A2, engine)
+    A2 = backend.matmul(A, A)
+    top, _ = largest_between(A, A2, backend)
     A /= top.astype(A.real.dtype)[:, None, None]
     A2 /= (top * top).astype(A.real.dtype)[:, None, None]
     spare = problem.out_eps >= SPARE * eps
 
-    def work(engine: Any, *stacks: Array) -> tuple[Array, Array]:
-        return coupled(plan, steps, engine.symmetric_matmul if spare else engine.matmul, engine, *stacks)
+    def work(backend: GPU, *stacks: Array) -> tuple[Array, Array]:
+        return coupled(plan, steps, backend.symmetric_matmul if spare else backend.matmul, backend, *stacks)
 
-    X, M = engine.replayed((plan, len(steps), spare), work, (A, A2))
-    status = verdict(M, plan, len(steps), engine).astype(xp.int8)
+    X, M = backend.replayed((plan, len(steps), spare), work, (A, A2))
+    status = verdict(M, plan, len(steps), backend).astype(xp.int8)
     X *= (top ** (-a / p)).astype(X.real.dtype)[:, None, None]
     return Raw(X, status, xp.full(B, len(steps)), plan.products)

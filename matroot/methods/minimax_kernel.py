@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,35 +14,38 @@ from matroot.methods.base import Array, Problem, Raw
 from matroot.methods.minimax import Minimax, factors, spectrum, target_error
 from matroot.methods.minimax_schedule import Schedule, schedule
 
+if TYPE_CHECKING:
+    from matroot.backends.cuda.gpu import GPU
+
 #: Threads along each side of a block; thread (i, j) owns the elements EDGE apart from (i, j).
 EDGE = 16
 #: Elements along each side that a thread can own: n up to 64.
 TILES = 4
 
 
-def fits(A: Array, engine: Any) -> bool:
-    """Whether one block can hold these matrices, and the engine wants it to."""
+def fits(A: Array, backend: GPU) -> bool:
+    """Whether one block can hold these matrices, and the backend wants it to."""
     n = A.shape[-1]
     return bool(
-        A.dtype.kind == "f" and n <= min(engine.limits.fused, EDGE * TILES) and shared(A) <= engine.shared_bytes
+        A.dtype.kind == "f" and n <= min(backend.limits.fused, EDGE * TILES) and shared(A) <= backend.shared_bytes
     )
 
 
-def run(method: Minimax, A: Array, problem: Problem, engine: Any) -> Raw:
+def run(method: Minimax, A: Array, problem: Problem, backend: GPU) -> Raw:
     """A^{-a/p} as `Minimax.apply` gives it; A is not written to."""
-    xp = engine.xp
+    xp = backend.xp
     B, n, _ = A.shape
     p, a = problem.p, -problem.rational.numerator
     eps = float(np.finfo(A.dtype).eps)
-    lower, _ = spectrum(A, None, None, problem, engine)
+    lower, _ = spectrum(A, None, None, problem, backend)
     plan = schedule(p, float(lower[0]), target=target_error(problem, eps), a=a, accurate=method.accurate)
     steps = len(plan.steps[: problem.max_iter])
-    coefficients, program = on_device(engine, xp.cuda.get_current_stream().ptr, plan, steps)
+    coefficients, program = on_device(backend, xp.cuda.get_current_stream().ptr, plan, steps)
     A, X = xp.ascontiguousarray(A), xp.empty((B, n, n), A.dtype)
     top, off = xp.empty(B, A.dtype), xp.empty(B, A.dtype)
     arguments = (A, X, top, off, np.int32(n), np.int32(steps), coefficients, program)
     name = f"coupled<{'double' if A.dtype.name == 'float64' else 'float'}, {tiles(n)}>"
-    launch = kernel(engine, "small.cu", name, shared(A))
+    launch = kernel(backend, "small.cu", name, shared(A))
     launch((B,), (EDGE, EDGE), (*arguments, np.float64(eps)), shared_mem=shared(A))
     X *= (top.astype(xp.float64) ** (-a / p)).astype(A.dtype)[:, None, None]
     return Raw(X, verdict(off, plan, steps, n, eps, xp), np.full(B, steps), plan.products)
@@ -60,7 +63,7 @@ def shared(A: Array) -> int:
 
 
 @lru_cache(maxsize=256)
-def on_device(engine: Any, stream: int, plan: Schedule, steps: int) -> tuple[Array, Array]:
+def on_device(backend: GPU, stream: int, plan: Schedule, steps: int) -> tuple[Array, Array]:
     """The first `steps` of a schedule as the kernel reads them: coefficients, and degrees with factors.
 
     They are copied in the order of the current stream, whose address is `stream`: no other may read them unasked.
@@ -71,7 +74,7 @@ def on_device(engine: Any, stream: int, plan: Schedule, steps: int) -> tuple[Arr
         program += [len(c) - 1, len(plan_of_factors)]
         for to_X, left, right in plan_of_factors:
             program += [to_X, left, right]
-    xp = engine.xp
+    xp = backend.xp
     return xp.asarray(plan.table()[:steps]), xp.asarray(np.array(program, np.int32))
 
 

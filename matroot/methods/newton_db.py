@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from matroot._result import Status
+from matroot.backends.base import Backend
 from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Array, Method, Problem, Raw, iterative_refusal
 from matroot.methods.coupled_newton import top_eigenvalue
@@ -41,15 +42,15 @@ class NewtonDB(Method):
             return f"newton_db takes roots of degree 2, 4, 8, ..., not exponent {problem.s}; use 'coupled_newton'"
         return refusal
 
-    def run(self, A: Array, problem: Problem, engine: Any) -> Raw:
-        xp = engine.xp
+    def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
+        xp = backend.xp
         B = A.shape[0]
         status = np.zeros(B, np.int8)
         n_iter = np.zeros(B, np.int64)
         n_products = 0
         stages = problem.p.bit_length() - 1
         for left in reversed(range(stages)):
-            pair, stage, steps, issued = self._square_roots(A, problem, engine)
+            pair, stage, steps, issued = self._square_roots(A, problem, backend)
             failed = stage != Status.CONVERGED
             status = np.where(status == 0, stage, status)
             n_iter += steps
@@ -62,11 +63,11 @@ class NewtonDB(Method):
         Z, Y = pair[:, 0], pair[:, 1]
         return Raw(Z if problem.inverse else Y, status, n_iter, n_products, companion=Y if problem.inverse else Z)
 
-    def _square_roots(self, A: Array, problem: Problem, engine: Any) -> tuple[Array, np.ndarray, np.ndarray, int]:
+    def _square_roots(self, A: Array, problem: Problem, backend: Backend) -> tuple[Array, np.ndarray, np.ndarray, int]:
         """The pair (A^{-1/2}, A^{1/2}) as a stack (B, 2, n, n); A is overwritten."""
-        xp = engine.xp
+        xp = backend.xp
         B, n, _ = A.shape
-        z = 1.5 / top_eigenvalue(A, engine)
+        z = 1.5 / top_eigenvalue(A, backend)
         root = xp.sqrt(z).astype(A.real.dtype)[:, None, None]
         M = A
         M *= z[:, None, None].astype(A.real.dtype)
@@ -95,7 +96,7 @@ class NewtonDB(Method):
 
         eps = float(np.finfo(A.dtype).eps)
         limit = problem.max_iter if problem.max_iter is not None else default_max_iter(2.25, eps)
-        work = Workspace(engine, X, xp.empty_like(X), M, xp.empty_like(M))
+        work = Workspace(backend, X, xp.empty_like(X), M, xp.empty_like(M))
         pair, status, n_iter = iterate(work, step, tol=problem.tolerance(eps, n), max_iter=limit, near=near)
         pair[:, 0] *= root
         pair[:, 1] /= root

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from matroot.backends.base import Backend
 from matroot.methods.base import Array
 
 #: Largest entry of K that is used; with neighbours in the spectrum so far apart, ||K||_2 < pi CLIP (Hilbert's bound).
@@ -30,7 +31,7 @@ NEIGHBOURS = 64
 NEAR = 1e-4
 
 
-def rotation(E: Array, d: Array, engine: Any, turn: int = 0) -> Array:
+def rotation(E: Array, d: Array, backend: Backend, turn: int = 0) -> Array:
     """W, orthogonal to about the precision of E, that makes W^H (diag(d) + E) W more diagonal.
 
     Parameters
@@ -39,7 +40,7 @@ def rotation(E: Array, d: Array, engine: Any, turn: int = 0) -> Array:
         Hermitian, with zero diagonal.
     d : array (n,)
         Real, about ascending.
-    engine : engine
+    backend : backend
     turn : int
         Odd turns move the borders of the blocks by half a block, so that over two turns every neighbour is met.
 
@@ -47,7 +48,7 @@ def rotation(E: Array, d: Array, engine: Any, turn: int = 0) -> Array:
     -------
     array (n, n), of E's dtype
     """
-    xp = engine.xp
+    xp = backend.xp
     n = len(d)
     width = max(NEIGHBOURS, n // BLOCKS)
     first = width // 2 if turn % 2 else width
@@ -59,26 +60,26 @@ def rotation(E: Array, d: Array, engine: Any, turn: int = 0) -> Array:
         w, V = xp.linalg.eigh(block)
         blocks.append((i, j, V))
         d[i:j] = w
-        E[:, i:j] = engine.matmul(E[:, i:j], V)
-        E[i:j, :] = engine.matmul(V.conj().T, E[i:j, :])
+        E[:, i:j] = backend.matmul(E[:, i:j], V)
+        E[i:j, :] = backend.matmul(V.conj().T, E[i:j, :])
         E[i:j, i:j] = 0
     gap = (d[None, :] - d[:, None]).astype(E.real.dtype)
     far = abs(E) <= CLIP * abs(gap)
     K = xp.where(far, E, 0) / xp.where(far & (gap != 0), gap, 1)
 
     # exp(K), to fourth order: what it leaves of ||K||^5 / 120 is polished away.
-    K2 = engine.matmul(K, K)
+    K2 = backend.matmul(K, K)
     tail = K / 6 + K2 / 24
     tail.reshape(-1)[:: n + 1] += 0.5
-    W = engine.matmul(K2, tail)
+    W = backend.matmul(K2, tail)
     W += K
     W.reshape(-1)[:: n + 1] += 1
     for i, j, V in blocks:
-        W[i:j] = engine.matmul(V, W[i:j])
+        W[i:j] = backend.matmul(V, W[i:j])
     return W
 
 
-def polished(Q: Array, engine: Any, narrow: Any) -> tuple[Array, float]:
+def polished(Q: Array, backend: Backend, narrow: Any) -> tuple[Array, float]:
     """The orthonormal matrix next to Q, and a bound of ||Q^H Q - I||_F for it.
 
     Steps Q <- Q (I - R/2 + 3 R^2 / 8), R = Q^H Q - I: the polar factor up to 5/16 R^3. R is taken in the precision of
@@ -87,15 +88,15 @@ def polished(Q: Array, engine: Any, narrow: Any) -> tuple[Array, float]:
     n = len(Q)
     eps = float(np.finfo(Q.dtype).eps)
     while True:
-        R = engine.matmul(Q.conj().T, Q)
+        R = backend.matmul(Q.conj().T, Q)
         R.reshape(-1)[:: n + 1] -= 1
-        g = float(engine.xp.linalg.norm(R))
+        g = float(backend.xp.linalg.norm(R))
         if not g < 0.5:  # not a basis any more, or NaN
             return Q, g
         R = R.astype(narrow)
-        correction = engine.matmul(R, R)
+        correction = backend.matmul(R, R)
         correction *= 0.375
         correction -= R / 2
-        Q = Q + engine.matmul(Q.astype(narrow), correction)
+        Q = Q + backend.matmul(Q.astype(narrow), correction)
         if g <= NEAR:
             return Q, g**3 + n**0.5 * g * float(np.finfo(narrow).eps) + n * eps

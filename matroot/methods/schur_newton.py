@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matroot._result import Status
+from matroot.backends.base import Backend
 from matroot.backends.cpu import triangular as tri
 from matroot.backends.cpu.triangular_norms import extreme_singular_values, power_radius
 from matroot.methods import schur_plan as plan
@@ -44,7 +45,7 @@ class SchurNewton(Method):
     name: ClassVar[str] = "schur_newton"
     serves: ClassVar[frozenset[str]] = frozenset({"gen", "pos"})
 
-    def run(self, A: Matrix, problem: Problem, engine: Any) -> Raw:
+    def run(self, A: Matrix, problem: Problem, backend: Backend) -> Raw:
         B = A.shape[0]
         x = np.empty_like(A)
         status, n_iter = np.empty(B, np.int8), np.zeros(B, np.int64)

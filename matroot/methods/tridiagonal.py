@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from matroot.backends.base import Backend
 from matroot.backends.cpu.cpu import in_threads, threads
 from matroot.backends.cpu.tridiagonal.poles import table
 from matroot.backends.loading import deferred
@@ -79,7 +80,7 @@ class Tridiagonal(Method):
             return self.lanes
         return A.dtype.kind == "c" or lanes_are_faster(len(A), A.shape[-1])
 
-    def run(self, A: Array, problem: Problem, engine: Any) -> Raw:
+    def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
         X = np.empty(A.shape, np.result_type(A.dtype, np.float64))
         report = roots(A, X, problem.rational, lanes=self.in_lanes(A), rtol=problem.rtol, alone=True)
         raw = Raw(
@@ -93,7 +94,7 @@ class Tridiagonal(Method):
         )
         hard = np.flatnonzero(report.served == 0)
         if len(hard):
-            other = Eigen().run(A[hard], replace(problem, regularization=None), engine)
+            other = Eigen().run(A[hard], replace(problem, regularization=None), backend)
             for name in ("x", "status", "lambda_min", "lambda_max", "cond"):
                 getattr(raw, name)[hard] = getattr(other, name)
         return raw

@@ -9,6 +9,7 @@ import numpy as np
 
 from matroot._regularization import Regularization, Ridge
 from matroot._result import Status
+from matroot.backends.base import Backend
 from matroot.backends.linalg import add_to_diagonal, hermitian_part
 from matroot.methods import conditioning
 from matroot.methods.eigen import Eigen
@@ -67,8 +68,8 @@ def solve_in_either(stack: Array, part: slice, job: Job, out: Output) -> None:
 
 def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     """One solve of a chunk with one regularization, certified."""
-    engine, problem = job.engine, job.problem
-    xp = engine.xp
+    backend, problem = job.backend, job.problem
+    xp = backend.xp
     B, n, _ = stack.shape
     wide = np.dtype("complex128" if job.dtype.kind == "c" else "float64")
     if stack.dtype.kind in "iu":  # whose smallest number has no absolute value
@@ -85,7 +86,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     direct = isinstance(job.method, Eigen)
     largest, delta = None, xp.zeros(B)
     if rule is not None and not direct:
-        largest, smallest = extremes(A, rule.needs, problem.assume_a, engine)
+        largest, smallest = extremes(A, rule.needs, problem.assume_a, backend)
         delta = rule.shift(largest, smallest, scale)
         add_to_diagonal(A, delta)
     A = A.astype(job.dtype, copy=False)  # after the shift, which may leave little of A
@@ -102,7 +103,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
                 scale=scale,
                 out_eps=job.out_eps,
             ),
-            engine,
+            backend,
         )
     del A
     status = xp.asarray(raw.status).astype(xp.int8)
@@ -128,9 +129,9 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     add_to_diagonal(A, delta)
     X = x.astype(wide)
     scale_root(X, exponent, -problem.s)
-    other = factor(A, problem.s, raw.changed, problem.assume_a, engine)
-    residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed, other)
-    facts = facts_of(A, X, raw, delta, largest, status, replace(problem, out_eps=job.out_eps), engine)
+    other = factor(A, problem.s, raw.changed, problem.assume_a, backend)
+    residual, certificate = conditioning.residual(A, X, problem.s, backend, raw.changed, other)
+    facts = facts_of(A, X, raw, delta, largest, status, replace(problem, out_eps=job.out_eps), backend)
     amplification = None
     if problem.assume_a == "gen":
         status, amplification = judge_general(status, residual, A, raw, facts["cond"], job)
@@ -177,12 +178,12 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     )
 
 
-def extremes(A: Array, needs: str, assume_a: str, engine: Any) -> tuple[Array, Array]:
+def extremes(A: Array, needs: str, assume_a: str, backend: Backend) -> tuple[Array, Array]:
     """Largest (and, where needed, smallest) eigenvalue of each matrix; the 2-norm of a general one."""
     if assume_a == "gen":
-        return conditioning.norm2(A, engine), np.zeros(len(A))
+        return conditioning.norm2(A, backend), np.zeros(len(A))
     if needs == "extremes":
-        w = engine.eigvalsh(A.astype(np.result_type(A.dtype, np.float64)))
+        w = backend.eigvalsh(A.astype(np.result_type(A.dtype, np.float64)))
         return w[:, -1], w[:, 0]
-    largest = conditioning.largest_eigenvalue(A, engine)
+    largest = conditioning.largest_eigenvalue(A, backend)
     return largest, np.zeros_like(largest)

@@ -11,6 +11,7 @@ import numpy as np
 from matroot._regularization import Regularization
 from matroot._result import RootResult
 from matroot.backends.arrays import Origin, dtype_name, is_inexact, unit_roundoff
+from matroot.backends.base import Backend
 from matroot.methods import conditioning
 from matroot.methods.base import Method, Problem
 
@@ -26,7 +27,7 @@ class Job:
     rule: Regularization | None
     dtype: np.dtype[Any]
     origin: Origin
-    engine: Any
+    backend: Backend
     #: float32 was not asked for, so that matrices for which it is not enough are computed in float64
     may_widen: bool = False
 
@@ -47,14 +48,14 @@ class Job:
     @cached_property
     def eps(self) -> float:
         """Unit roundoff of the products."""
-        return float(self.engine.eps(self.dtype)) / 2
+        return float(self.backend.eps(self.dtype)) / 2
 
 
 class Output:
     """The arrays of a result over the flat batch; chunks write their slices."""
 
     def __init__(self, B: int, n: int, job: Job) -> None:
-        xp = job.engine.xp
+        xp = job.backend.xp
         self.x = xp.empty((B, n, n), job.out_dtype)
         self.companion = xp.empty_like(self.x) if job.method.gives_companion else None
         self.status = xp.zeros(B, xp.int8)
@@ -104,7 +105,7 @@ class Output:
             companion=None if self.companion is None else give(self.companion.reshape(*batch, n, n)),
             n_products=self.n_products,
             method=job.method,
-            compute_dtype=job.engine.rounding or dtype_name(self.dtype),
+            compute_dtype=job.backend.rounding or dtype_name(self.dtype),
             certificate=self.certificate,
             exponent=job.problem.s,
             rtol=job.problem.rtol,

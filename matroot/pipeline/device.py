@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from matroot.pipeline.device_facts import among, extremes, facts
 from matroot.pipeline.reference import factor
 from matroot.pipeline.scaling import ASYMMETRY, BEYOND
 from matroot.pipeline.status import excess_of, judge, within_range, zero_status
+
+if TYPE_CHECKING:
+    pass
 
 Array = Any
 
@@ -62,15 +65,15 @@ class DeviceResult(RootResult[Any]):
 
 def solve_stack(values: Array, job: Job) -> RootResult[Any]:
     """`matroot._solve.solve_power` after its checks, for arrays on a device; returns before the device is done."""
-    engine = job.engine
+    backend = job.backend
     batch, n = values.shape[:-2], values.shape[-1]
     B = math.prod(batch)
     wide = 16 if job.dtype.kind == "c" else 8
-    with engine.here(job.origin):
+    with backend.here(job.origin):
         stack = values.reshape(B, n, n)
         out, asymmetry = _output(B, n, job)
         if stack.size:
-            engine.run_chunks(lambda part: _solve_chunk(stack[part], part, job, out, asymmetry), B, n, wide)
+            backend.run_chunks(lambda part: _solve_chunk(stack[part], part, job, out, asymmetry), B, n, wide)
         result = out.result(batch, job)
         gap = job.origin.give_back(asymmetry.reshape(batch), as_input=False)
     known = {f.name: getattr(result, f.name) for f in fields(RootResult)}
@@ -78,14 +81,14 @@ def solve_stack(values: Array, job: Job) -> RootResult[Any]:
 
 
 def _output(B: int, n: int, job: Job) -> tuple[Output, Array]:
-    engine = job.engine
+    backend: Any = job.backend  # a GPU
     try:
-        return Output(B, n, job), engine.xp.zeros(B)
-    except engine.xp.cuda.memory.OutOfMemoryError as full:
+        return Output(B, n, job), backend.xp.zeros(B)
+    except backend.xp.cuda.memory.OutOfMemoryError as full:
         need = B * n * n * job.out_dtype.itemsize * (2 if job.method.gives_companion else 1)
         raise MemoryError(
-            f"the result alone needs {need / 2**30:.2f} GiB on CUDA device {engine.device}, where "
-            f"{engine.free_bytes() / 2**30:.2f} GiB are free; pass the batch in parts, or arrays on the CPU"
+            f"the result alone needs {need / 2**30:.2f} GiB on CUDA device {backend.device}, where "
+            f"{backend.free_bytes() / 2**30:.2f} GiB are free; pass the batch in parts, or arrays on the CPU"
         ) from full
 
 
@@ -122,8 +125,8 @@ def _second_tries(job: Job) -> Iterator[Job]:
 
 def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
     """One solve of a stack, certified, and the asymmetry of each matrix."""
-    engine, problem, rule = job.engine, job.problem, job.rule
-    xp = engine.xp
+    backend: Any = job.backend  # a GPU
+    problem, rule, xp = job.problem, job.rule, backend.xp
     B, n, _ = stack.shape
     wide = np.dtype("complex128" if job.dtype.kind == "c" else "float64")
     stack = xp.ascontiguousarray(stack)
@@ -150,7 +153,7 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
     direct = isinstance(job.method, Eigen)
     delta, ends = xp.zeros(B), None
     if rule is not None and not direct:
-        ends = extremes(A, rule.needs, engine)
+        ends = extremes(A, rule.needs, backend)
         delta = rule.shift(*ends, scale)
         ends = (ends[0] + delta, ends[1] + delta)
 
@@ -175,7 +178,7 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
             scale=scale,
             out_eps=job.out_eps,
         ),
-        engine,
+        backend,
     )
     del A
     status = xp.asarray(raw.status).astype(xp.int8)
@@ -197,10 +200,10 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
     A = regularized(wide)
     X = x.astype(wide)
     scale_root(X, exponent, -problem.s, xp)
-    other = factor(A, problem.s, raw.changed, problem.assume_a, engine)
-    residual, certificate = conditioning.residual(A, X, problem.s, engine, raw.changed, other)
+    other = factor(A, problem.s, raw.changed, problem.assume_a, backend)
+    residual, certificate = conditioning.residual(A, X, problem.s, backend, raw.changed, other)
     del X
-    cond, highest, lowest = facts(A, raw, negative, delta, ends, status, engine)
+    cond, highest, lowest = facts(A, raw, negative, delta, ends, status, backend)
     if problem.s > 0:
         status = _semidefinite(status, residual, n, job)
     rounding = 8 * job.eps if ends is not None else 0.0
@@ -288,7 +291,7 @@ def _to_output(X: Array, exponent: Array, s: Fraction | float, job: Job) -> Arra
     """The root in the caller's units and precision."""
     wide = X.astype(np.result_type(X.dtype, np.float64), copy=False)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        scale_root(wide, exponent, s, job.engine.xp)
+        scale_root(wide, exponent, s, job.backend.xp)
         return round_to(wide.astype(job.out_dtype, copy=False), job.origin.dtype_name)
 
 
@@ -300,5 +303,5 @@ def _semidefinite(status: Array, residual: Array, n: int, job: Job) -> Array:
     eps = job.eps + job.out_eps
     s = min(1.0, float(job.problem.s))
     good = residual <= max(min(10 * n**0.5 * eps**s, ILL_FORWARD_ERROR), job.problem.rtol or 0.0)
-    stalled = among(status, (Status.STAGNATED, Status.MAX_ITER), job.engine.xp)
-    return job.engine.xp.where(stalled & good, int(Status.CONVERGED), status)
+    stalled = among(status, (Status.STAGNATED, Status.MAX_ITER), job.backend.xp)
+    return job.backend.xp.where(stalled & good, int(Status.CONVERGED), status)

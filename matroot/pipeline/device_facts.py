@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from matroot._result import USABLE, Status
+from matroot.backends.base import Backend
 from matroot.backends.cuda import stacks
 from matroot.backends.linalg import hermitian_part
 from matroot.methods import conditioning
@@ -18,15 +19,15 @@ Array = Any
 STEPS = 16
 
 
-def extremes(A: Array, needs: str, engine: Any) -> tuple[Array, Array]:
+def extremes(A: Array, needs: str, backend: Backend) -> tuple[Array, Array]:
     """Largest and smallest eigenvalue of each matrix; the smallest is only a Ritz value, above it, where not needed."""
     B, n, _ = A.shape
     if needs == "extremes":
-        w = engine.eigvalsh(A.astype(np.result_type(A.dtype, np.float64)))
-    elif stacks.fits_lanczos(A, engine):
-        return stacks.extreme_ritz(A, conditioning.start_vector(n), STEPS, engine)
+        w = backend.eigvalsh(A.astype(np.result_type(A.dtype, np.float64)))
+    elif stacks.fits_lanczos(A, backend):
+        return stacks.extreme_ritz(A, conditioning.start_vector(n), STEPS, backend)
     else:
-        w = conditioning.ritz_values(lambda v: engine.matmul(A, v), B, n, A.dtype, engine)
+        w = conditioning.ritz_values(lambda v: backend.matmul(A, v), B, n, A.dtype, backend)
     return w[:, -1], w[:, 0]
 
 
@@ -37,7 +38,7 @@ def facts(
     delta: Array,
     ends: tuple[Array, Array] | None,
     status: Array,
-    engine: Any,
+    backend: Backend,
 ) -> tuple[Array, Array, Array]:
     """cond, lambda_max (of A) and lambda_min (of A'), of an iteration all estimated in one Lanczos sweep.
 
@@ -45,27 +46,27 @@ def facts(
     or the iteration failed, it is the smallest Ritz value of A', which lies above: 0 or less is a proof. `ends` are
     the extreme Ritz values of A', (B,) each, where a rule has asked for them already.
     """
-    xp = engine.xp
+    xp = backend.xp
     if raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
         return raw.cond, raw.lambda_max, raw.lambda_min
     B, n, _ = A.shape
     with np.errstate(all="ignore"):
         if negative is None:
-            top, low = ends or extremes(A, "lambda_max", engine)
+            top, low = ends or extremes(A, "lambda_max", backend)
         else:
             X, t = negative
             X = hermitian_part(X).astype(A.dtype)
 
             def both(v: Array) -> Array:
-                return xp.concatenate([engine.matmul(A, v[:B]), engine.matmul(X, v[B:])])
+                return xp.concatenate([backend.matmul(A, v[:B]), backend.matmul(X, v[B:])])
 
-            if ends is None and stacks.fits_lanczos(A, engine):
-                ends = extremes(A, "lambda_max", engine)
+            if ends is None and stacks.fits_lanczos(A, backend):
+                ends = extremes(A, "lambda_max", backend)
             if ends is None:
-                w = conditioning.ritz_values(both, 2 * B, n, A.dtype, engine)
+                w = conditioning.ritz_values(both, 2 * B, n, A.dtype, backend)
                 top, ritz, inverse = w[:B, -1], w[:B, 0], w[B:, -1]
             else:
-                (top, ritz), (inverse, _) = ends, extremes(X, "lambda_max", engine)
+                (top, ritz), (inverse, _) = ends, extremes(X, "lambda_max", backend)
             low = inverse ** (1 / t)
             low = xp.where(among(status, USABLE, xp), low, xp.where(xp.isnan(low), ritz, xp.minimum(low, ritz)))
         cond = xp.maximum(abs(top / low), 1)

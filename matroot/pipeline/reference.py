@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from matroot.backends.base import Backend
 from matroot.methods.base import Changed
 from matroot.methods.eigen import corrected
 from matroot.pipeline.status import inverses
@@ -14,7 +15,7 @@ from matroot.pipeline.status import inverses
 Array = Any
 
 
-def factor(A: Array, s: Fraction | float, changed: Changed | None, assume_a: str, engine: Any) -> Array | None:
+def factor(A: Array, s: Fraction | float, changed: Changed | None, assume_a: str, backend: Backend) -> Array | None:
     """Return what `residual` multiplies by in place of A': its inverse, or A'^s where s is irrational.
 
     Parameters
@@ -24,7 +25,7 @@ def factor(A: Array, s: Fraction | float, changed: Changed | None, assume_a: str
     changed : Changed or None
         How a regularization changed single eigenvalues of A.
     assume_a : {"pos", "gen"}
-    engine : engine
+    backend : backend
 
     Returns
     -------
@@ -34,12 +35,12 @@ def factor(A: Array, s: Fraction | float, changed: Changed | None, assume_a: str
         if s >= 0 or s.numerator == -1:
             return None
         if changed is None:
-            return engine.xp.linalg.inv(A) if engine.sync_free() else inverses(A)
+            return backend.xp.linalg.inv(A) if backend.sync_free() else inverses(A)
     with np.errstate(all="ignore"):  # what leaves the range is told by a status
-        return real_power(A, -1.0 if isinstance(s, Fraction) else s, changed, assume_a, engine)
+        return real_power(A, -1.0 if isinstance(s, Fraction) else s, changed, assume_a, backend)
 
 
-def real_power(A: Array, s: float, changed: Changed | None, assume_a: str, engine: Any) -> Array:
+def real_power(A: Array, s: float, changed: Changed | None, assume_a: str, backend: Backend) -> Array:
     """A'^s.
 
     The same decomposition once more would repeat its errors, and a residual would not show them. Rows and columns in
@@ -47,19 +48,19 @@ def real_power(A: Array, s: float, changed: Changed | None, assume_a: str, engin
     So the rule is applied once more: w + delta would have the rounding of the other decomposition, which may have been
     one in float32.
     """
-    xp = engine.xp
+    xp = backend.xp
     if assume_a == "gen":
         from matroot.methods.schur_newton import schur_newton
 
         return xp.stack([schur_newton(one.T.copy(), s).x.T for one in A])
     reverse = xp.ascontiguousarray(A[:, ::-1, ::-1])
-    w, Q = engine.eigh(reverse.copy())
+    w, Q = backend.eigh(reverse.copy())
     if changed is not None:
         w = xp.where(changed.dropped, 0, xp.maximum(w, changed.least))
     positive = w > 0
     w = xp.where(positive, w, 1)
     half = Q * (w ** (s / 2) * positive)[:, None, :]
-    X = engine.matmul(half, half.conj().swapaxes(-1, -2))
+    X = backend.matmul(half, half.conj().swapaxes(-1, -2))
     if changed is None:
-        corrected(X, reverse, Q, xp.where(positive, w, 0), xp.zeros(len(A)), s, engine)
+        corrected(X, reverse, Q, xp.where(positive, w, 0), xp.zeros(len(A)), s, backend)
     return X[:, ::-1, ::-1]

@@ -19,6 +19,7 @@ from matroot._bars import (
 )
 from matroot._result import USABLE, Status
 from matroot.backends.arrays import is_inexact, smallest_normal
+from matroot.backends.base import Backend
 from matroot.methods import conditioning
 from matroot.methods.base import Changed, Problem, Raw
 from matroot.methods.eigen import Eigen
@@ -39,7 +40,7 @@ def facts_of(
     largest: Array | None,
     status: Array,
     problem: Problem,
-    engine: Any,
+    backend: Backend,
 ) -> dict[str, Array]:
     """cond, lambda_max (of A) and lambda_min (of A'), measured or estimated; settles NOT_POSITIVE in `status`.
 
@@ -49,19 +50,19 @@ def facts_of(
         ridge = 0 if raw.ridge is not None else delta  # a ridge that the method did not add itself
         return {"cond": raw.cond, "lambda_max": raw.lambda_max - ridge, "lambda_min": raw.lambda_min}
     if problem.assume_a == "gen":
-        norm = conditioning.norm2(A, engine)
+        norm = conditioning.norm2(A, backend)
         cond = np.full(len(A), np.nan) if raw.cond is None else raw.cond
         return {"cond": cond, "lambda_max": norm - delta, "lambda_min": norm / cond}
-    top = conditioning.largest_eigenvalue(A, engine) if largest is None else largest + delta
+    top = conditioning.largest_eigenvalue(A, backend) if largest is None else largest + delta
     failed = ~np.isin(status, [*USABLE])
     with np.errstate(all="ignore"):
         if problem.inverse:
-            lambda_min = conditioning.largest_eigenvalue(X, engine) ** (1 / float(problem.s))
+            lambda_min = conditioning.largest_eigenvalue(X, backend) ** (1 / float(problem.s))
         else:
-            lambda_min = 1 / conditioning.norm2(inverses(A), engine)  # rounding may have made it negative
+            lambda_min = 1 / conditioning.norm2(inverses(A), backend)  # rounding may have made it negative
             lambda_min[np.isnan(lambda_min)] = 0
     if failed.any():  # a failure is looked into: is it the matrix, or the iteration?
-        w = engine.eigvalsh(A[failed])
+        w = backend.eigvalsh(A[failed])
         lambda_min[failed], top[failed] = w[:, 0], w[:, -1]
         outside = w[:, 0] <= 0 if problem.inverse else w[:, 0] < -problem.rounding(A) * w[:, -1]
         status[np.flatnonzero(failed)[outside]] = Status.NOT_POSITIVE
@@ -122,7 +123,7 @@ def certified(residual: Array, cond: Array, n: int, job: Job) -> Array:
     problem = job.problem
     with np.errstate(all="ignore"):
         explained = explained_residual(cond, problem.s, n, job.eps + job.out_eps, problem.rtol or 0.0)
-        if job.engine.rounding:  # some 20 units at any cond: not the bound, but the residual tells what they came to
+        if job.backend.rounding:  # some 20 units at any cond: not the bound, but the residual tells what they came to
             explained = np.minimum(explained, degree_of(problem.s) * (problem.rtol or 0.0) / VOUCHED)
         explained = np.minimum(explained, tolerated_residual(problem.s, problem.rtol))
     return vouched(cond, n, job) & (residual <= explained)

@@ -34,6 +34,7 @@ class CPU:
     name = "cpu"
     #: what matrices are rounded to when they are multiplied: nothing
     rounding = ""
+    fast_float64 = True
 
     def matmul(self, a: NDArray, b: NDArray, out: NDArray | None = None) -> NDArray:
         """Product of stacks, into `out` if given."""

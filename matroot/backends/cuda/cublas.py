@@ -25,14 +25,14 @@ PANELS = 4
 GRID = 32
 
 
-def gemm(a: Array, b: Array, out: Array, engine: Any, rounding: str = "") -> None:
+def gemm(a: Array, b: Array, out: Array, backend: Any, rounding: str = "") -> None:
     """out = a @ b for stacks (B, m, k), (B, k, n) and (B, m, n) of one dtype, each row contiguous.
 
     Parameters
     ----------
     a, b, out : array
         May be parts of larger stacks; `out` overlaps neither.
-    engine : GPU
+    backend : GPU
     rounding : str, optional
         A key of `ROUNDING`, for float32 and complex64.
     """
@@ -45,7 +45,7 @@ def gemm(a: Array, b: Array, out: Array, engine: Any, rounding: str = "") -> Non
         return x.data.ptr, kind, x.strides[1] // size, x.strides[0] // size
 
     # Rows are cuBLAS's columns: it computes out^T = b^T a^T.
-    call = _by_cupy(engine.xp.cuda) if engine.recording is None else engine.recording.gemm
+    call = _by_cupy(backend.xp.cuda) if backend.recording is None else backend.recording.gemm
     call(
         *(0, 0, n, m, k, one.ctypes.data),
         *stored(b),
@@ -60,11 +60,11 @@ def _by_cupy(cuda: Any) -> Callable[..., None]:
     return partial(cuda.cublas.gemmStridedBatchedEx, cuda.get_cublas_handle())
 
 
-def symmetric_gemm(a: Array, b: Array, out: Array, engine: Any) -> None:
+def symmetric_gemm(a: Array, b: Array, out: Array, backend: Any) -> None:
     """out = a @ b for real symmetric stacks (B, n, n) that commute: the lower triangle, and its mirror image."""
     n = out.shape[-1]
     height = -(-n // (PANELS * GRID)) * GRID
     for first in range(0, n, height):
         end = min(first + height, n)
-        gemm(a[:, first:end], b[:, :, :end], out[:, first:end, :end], engine)
-    mirror(out, engine)
+        gemm(a[:, first:end], b[:, :, :end], out[:, first:end, :end], backend)
+    mirror(out, backend)

@@ -34,7 +34,7 @@ FAST_FLOAT64 = 4
 
 @cache
 def gpu(device: int = 0, rounding: str = "") -> GPU:
-    """The engine of a CUDA device; see `GPU`.
+    """The backend of a CUDA device; see `GPU`.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def gpu(device: int = 0, rounding: str = "") -> GPU:
     try:
         import cupy
     except ImportError as missing:
-        raise RuntimeError("the GPU engine needs cupy: pip install 'matroot[cuda13]' (or cuda12)") from missing
+        raise RuntimeError("the GPU backend needs cupy: pip install 'matroot[cuda13]' (or cuda12)") from missing
     found = cupy.cuda.runtime.getDeviceCount() if cupy.is_available() else 0
     if not 0 <= device < found:
         raise RuntimeError(f"CUDA device {device} was asked for, and cupy sees {found or 'none'}; use CPU arrays")
@@ -116,10 +116,10 @@ class GPU:
         return 2 * unit_roundoff(self.rounding if self.rounding and single else dtype.name)
 
     def rounded(self, rounding: str) -> GPU:
-        """The engine of the same device whose single precision products are rounded."""
-        engine = gpu(self.device, rounding)
-        engine.limits = replace(self.limits, fused=0, eigen=0)
-        return engine
+        """The backend of the same device whose single precision products are rounded."""
+        backend = gpu(self.device, rounding)
+        backend.limits = replace(self.limits, fused=0, eigen=0)
+        return backend
 
     def rank_k(self, a: Array) -> Array:
         """``a @ a^H``, Hermitian to the last bit; cuBLAS has no batched syrk."""
@@ -209,7 +209,7 @@ class GPU:
             yield
 
     def replayed(self, key: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> Any:
-        """``work(engine, *given, T, P, X)``, three more stacks like the first: from a CUDA graph where one is wanted.
+        """``work(backend, *given, T, P, X)``, three more stacks like the first: from a CUDA graph where one is wanted.
 
         `work` writes into these stacks only, and returns some of them; `key` tells one `work` from another.
         """
@@ -222,10 +222,10 @@ class GPU:
 
     @cached_property
     def recorder(self) -> GPU:
-        """The same engine for work that is captured; one thread at a time."""
-        engine = copy(self)
-        engine.recording = Recording(self.xp)
-        return engine
+        """The same backend for work that is captured; one thread at a time."""
+        backend = copy(self)
+        backend.recording = Recording(self.xp)
+        return backend
 
     def sync_free(self) -> bool:
         """Whether loops must avoid reading values on the host: always here."""

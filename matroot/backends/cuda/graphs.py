@@ -27,32 +27,32 @@ _known: dict[Any, Captured] = {}
 _lock = Lock()
 
 
-def replay(engine: Any, key: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> tuple[Array, ...] | None:
-    """What ``work(engine, *given, T, P, X)`` returns, as copies, or None where there is no room for one more graph.
+def replay(backend: Any, key: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> tuple[Array, ...] | None:
+    """What ``work(backend, *given, T, P, X)`` returns, as copies, or None where there is no room for one more graph.
 
     See `matroot.backends.cuda.gpu.GPU.replayed`.
 
     A graph belongs to a stream, so that two streams never share its arrays; threads take turns.
     """
-    xp = engine.xp
+    xp = backend.xp
     stream = xp.cuda.get_current_stream()
-    key = (engine, stream.ptr, key, given[0].shape, given[0].dtype.name)
+    key = (backend, stream.ptr, key, given[0].shape, given[0].dtype.name)
     with _lock:
         found = _known.get(key)
         if found is None:
-            if len(_known) >= KEPT or 5 * given[0].nbytes > SHARE * engine.free_bytes():
+            if len(_known) >= KEPT or 5 * given[0].nbytes > SHARE * backend.free_bytes():
                 return None
-            found = _known[key] = capture(engine, work, given)
+            found = _known[key] = capture(backend, work, given)
         for stack, values in zip(found.stacks, given, strict=False):
             xp.copyto(stack, values)
         found.graph.launch(stream)
         return tuple(result.copy() for result in found.results)
 
 
-def capture(engine: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> Captured:
+def capture(backend: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> Captured:
     """The graph of `work`, on arrays of its own."""
-    xp, recorder = engine.xp, engine.recorder
-    recorder.limits, stream = engine.limits, xp.cuda.get_current_stream()
+    xp, recorder = backend.xp, backend.recorder
+    recorder.limits, stream = backend.limits, xp.cuda.get_current_stream()
     stacks = (*(g.copy() for g in given), *(xp.empty_like(given[0]) for _ in range(3)))
     recorder.recording.use(stream, stream)
     work(recorder, *stacks)  # loads every kernel: that may not be captured

@@ -23,14 +23,14 @@ ALONE, TOGETHER = 512, 32
 GRID_Y = 65535
 
 
-def fits_lanczos(A: Array, engine: Any) -> bool:
-    """Whether `extreme_ritz` takes these matrices, and the engine wants it to."""
+def fits_lanczos(A: Array, backend: Any) -> bool:
+    """Whether `extreme_ritz` takes these matrices, and the backend wants it to."""
     B, n, _ = A.shape
     return bool(
-        engine.limits.kernels
+        backend.limits.kernels
         and A.dtype.kind == "f"
         and (n <= ALONE or B >= TOGETHER)
-        and vectors(n) + 1024 <= engine.shared_bytes
+        and vectors(n) + 1024 <= backend.shared_bytes
     )
 
 
@@ -40,7 +40,7 @@ def vectors(n: int) -> int:
     return 8 * (3 * n + scratch + (STEPS * n if n <= BASIS else 0))
 
 
-def extreme_ritz(A: Array, start: np.ndarray, steps: int, engine: Any) -> tuple[Array, Array]:
+def extreme_ritz(A: Array, start: np.ndarray, steps: int, backend: Any) -> tuple[Array, Array]:
     """Largest and smallest Ritz value (B,) of each symmetric matrix, NaN where it is not finite.
 
     Parameters
@@ -50,31 +50,31 @@ def extreme_ritz(A: Array, start: np.ndarray, steps: int, engine: Any) -> tuple[
         Where Lanczos starts, of norm 1.
     steps : int
         `STEPS` at most.
-    engine : GPU
+    backend : GPU
     """
-    xp = engine.xp
+    xp = backend.xp
     B, n, _ = A.shape
     A, ends = xp.ascontiguousarray(A), xp.empty((B, 2))
-    launch = kernel(engine, "stack.cu", f"ritz<{_real(A)}>", engine.shared_bytes - 1024)
+    launch = kernel(backend, "stack.cu", f"ritz<{_real(A)}>", backend.shared_bytes - 1024)
     numbers = (np.int32(n), np.int32(min(steps, n)))
     launch((B,), (THREADS,), (A, xp.asarray(start), ends, *numbers), shared_mem=vectors(n))
     return ends[:, 0], ends[:, 1]
 
 
-def combine(s: float, S: Array, m: float, M: Array, d: float, out: Array, engine: Any) -> None:
+def combine(s: float, S: Array, m: float, M: Array, d: float, out: Array, backend: Any) -> None:
     """out = s S + m M + d I, for C-ordered stacks (B, n, n); `out` may be S or M."""
     B, n, _ = S.shape
     grid = (max(1, min(-(-n * n // (4 * 256)), 1024)), min(B, GRID_Y))
     numbers = (np.float64(s), np.float64(m), np.float64(d), np.int32(B), np.int32(n))
-    kernel(engine, "stack.cu", f"combine<{_real(S)}>")(grid, (256,), (out, S, M, *numbers))
+    kernel(backend, "stack.cu", f"combine<{_real(S)}>")(grid, (256,), (out, S, M, *numbers))
 
 
-def mirror(A: Array, engine: Any) -> None:
+def mirror(A: Array, backend: Any) -> None:
     """Copy what lies below the diagonal of real C-ordered stacks (B, n, n) to above it."""
     B, n, _ = A.shape
     tiles = -(-n // TILE)
     grid = (tiles * (tiles + 1) // 2, min(B, GRID_Y))
-    launch = kernel(engine, "stack.cu", f"mirror<{_real(A)}>")
+    launch = kernel(backend, "stack.cu", f"mirror<{_real(A)}>")
     launch(grid, (TILE, TILE // 4), (A, np.int32(B), np.int32(n)), shared_mem=TILE * (TILE + 1) * A.dtype.itemsize)
 
 
@@ -83,13 +83,13 @@ def _real(A: Array) -> str:
 
 
 @cache
-def kernel(engine: Any, file: str, name: str, shared: int = 0) -> Any:
+def kernel(backend: Any, file: str, name: str, shared: int = 0) -> Any:
     """A kernel by its C++ name, allowed `shared` bytes of dynamic shared memory.
 
     Compiled at the first launch on a device, and kept on disk by cupy.
     """
     code = files("matroot.backends.cuda").joinpath(file).read_text()
-    launch = engine.xp.RawModule(code=code, options=("-std=c++17",), name_expressions=(name,)).get_function(name)
+    launch = backend.xp.RawModule(code=code, options=("-std=c++17",), name_expressions=(name,)).get_function(name)
     if shared > 48 << 10:  # what every kernel may have without asking
         launch.max_dynamic_shared_size_bytes = shared
     return launch
