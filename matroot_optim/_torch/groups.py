@@ -107,7 +107,7 @@ def saved_options(group: Mapping[str, Any]) -> dict[str, Any]:
             return type(value)(safe(name, x) for x in value)
         return value if isinstance(value, torch.Tensor) else plain(value)
 
-    return {name: safe(name, value) for name, value in group.items()}
+    return {name: value if name == "params" else safe(name, value) for name, value in group.items()}
 
 
 def take_shared(options: Options, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:

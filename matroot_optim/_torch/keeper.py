@@ -89,7 +89,8 @@ class Keeper:
         params = parameters(groups)
         # torch may have put in what a new optimizer has for a frozen parameter.
         trained = [record for p, record in zip(params.values(), records, strict=True) if record and p.requires_grad]
-        steps = {str(record.entries.get("step")) for record in trained}
+        several = {id(step): step for step in (record.entries.get("step") for record in trained)}
+        steps = set(map(str, several.values()))  # of one tensor for all, mostly: making its text is slow
         if len(steps) > 1:
             raise ValueError(f"the state_dict must have one step for all parameters, got {', '.join(sorted(steps))}")
         with torch.inference_mode(False):
