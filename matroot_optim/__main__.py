@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the one command there is."""
+    """Run the command `demo`, the only one."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments[:1] != ["demo"]:
         print(

@@ -1,4 +1,4 @@
-"""What the optimizer needs to know about an array of any library: its namespace, its place, its way to the host."""
+"""Helpers for arrays of any library: namespace, dtype, library and device, transfer to and from the host."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ Array = Any
 
 
 def is_array(x: Any) -> bool:
-    """Whether `x` is an array of a library that the optimizer can work on."""
+    """Return True if `x` is an array of a library that the optimizer can work on."""
     return isinstance(x, np.ndarray) or (hasattr(x, "shape") and hasattr(x, "dtype") and hasattr(x, "ndim"))
 
 
 def is_jax(x: Any) -> bool:
-    """Whether `x` is a jax array, traced or not."""
+    """Return True if `x` is a jax array, traced or not."""
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(x, jax.Array)
 
 
 def is_traced(x: Any) -> bool:
-    """Whether `x` has no value yet, because jax is tracing the step."""
+    """Return True if `x` has no value yet because jax is tracing the step."""
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(x, jax.core.Tracer)
 
 
 def is_torch(x: Any) -> bool:
-    """Whether `x` is a torch tensor."""
+    """Return True if `x` is a torch tensor."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
 
 
 def is_cupy(x: Any) -> bool:
-    """Whether `x` is a cupy array."""
+    """Return True if `x` is a cupy array."""
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(x, cupy.ndarray)
 
 
 def namespace(x: Array) -> Any:
-    """The functions of the array API for `x`: its library where that has them by these names."""
+    """Return the array API namespace of `x`: the library itself if its functions have the standard names."""
     if isinstance(x, np.ndarray):
         return np
     if is_torch(x):
@@ -55,7 +55,7 @@ def namespace(x: Array) -> Any:
 
 @cache
 def _torch() -> Any:
-    """What the stages call, in torch: the compatible wrappers cost more than the functions on small tensors."""
+    """Return the torch functions that the stages call; on small tensors the array API wrappers cost more than these."""
     torch = sys.modules["torch"]
     return SimpleNamespace(
         **{
@@ -72,7 +72,7 @@ def _torch() -> Any:
 
 
 def dtype_name(x: Array) -> str:
-    """Bare name of the dtype of `x`: "float32", "bfloat16", ..."""
+    """Return the bare name of the dtype of `x`: "float32", "bfloat16", ..."""
     return _bare_name(x.dtype)
 
 
@@ -82,7 +82,7 @@ def _bare_name(dtype: Any) -> str:
 
 
 def state_dtype(x: Array, path: str) -> str:
-    """The dtype in which statistics of the parameter `x` are kept: its own, float32 at least."""
+    """Return the dtype of the statistics of the parameter `x`: its own dtype, at least float32."""
     name = dtype_name(x)
     if not name.startswith(("float", "bfloat")):
         raise TypeError(f"parameter {path!r} must be real floating point, got {name}")
@@ -90,7 +90,7 @@ def state_dtype(x: Array, path: str) -> str:
 
 
 def place(x: Array) -> str:
-    """Library and device of `x`: only arrays of the same place can be stacked."""
+    """Return the library and the device of `x`; only arrays with the same value can be stacked."""
     if isinstance(x, np.ndarray):
         return "numpy"
     if is_jax(x):
@@ -99,7 +99,7 @@ def place(x: Array) -> str:
 
 
 def on_host(x: Array) -> bool:
-    """Whether the values of `x` are in the memory of the host; a traced array has none, and counts as if."""
+    """Return True if the values of `x` are in host memory; a traced array has no values and gives True."""
     if is_cupy(x):
         return False
     if is_torch(x):
@@ -108,7 +108,7 @@ def on_host(x: Array) -> bool:
 
 
 def check_device(x: Array, path: str) -> None:
-    """Refuse a cupy array of another device than the current one: cupy would put what is made of it on that one."""
+    """Raise if `x` is a cupy array on a device other than the current one, where cupy would put its results."""
     if is_cupy(x):
         here = sys.modules["cupy"].cuda.Device().id
         if x.device.id != here:
@@ -119,7 +119,7 @@ def check_device(x: Array, path: str) -> None:
 
 
 def cast(x: Array, dtype: str) -> Array:
-    """`x` in the dtype of that name, itself when it is so already; in float32 where jax has no float64."""
+    """Return `x` in the named dtype, `x` itself if it has that dtype; jax without x64 gives float32 for float64."""
     if is_jax(x):
         dtype = sys.modules["jax"].dtypes.canonicalize_dtype(dtype).name
     if dtype_name(x) == dtype:
@@ -130,7 +130,7 @@ def cast(x: Array, dtype: str) -> Array:
 
 
 def to_host(x: Array) -> Any:
-    """`x` as numpy, without a copy when it is on the CPU; the device is waited for here and nowhere else."""
+    """Return `x` as numpy, without a copy if it is on the CPU. No other function here waits for the device."""
     if isinstance(x, np.ndarray):
         return x
     if is_torch(x):
@@ -141,7 +141,7 @@ def to_host(x: Array) -> Any:
 
 
 def like(values: Any, x: Array) -> Array:
-    """Numpy `values` as an array of the library and on the device of `x`."""
+    """Return numpy `values` as an array of the library and on the device of `x`."""
     if isinstance(x, np.ndarray):
         return values
     if is_torch(x):
@@ -152,7 +152,7 @@ def like(values: Any, x: Array) -> Array:
 
 
 def _like_jax(values: Any, x: Array) -> Array:
-    """On the device of `x` if it was put on one; else where jax likes, which moves it to where it is used."""
+    """Put `values` on the device of `x` if `x` is committed to one; otherwise leave the placement to jax."""
     jax = sys.modules["jax"]
     if is_traced(x) or not getattr(x, "committed", False) or len(x.devices()) != 1:
         return jax.numpy.asarray(values)
@@ -160,7 +160,7 @@ def _like_jax(values: Any, x: Array) -> Array:
 
 
 def zeros(shape: Sequence[int], dtype: str, x: Array) -> Array:
-    """Zeros beside `x`: same library, same device."""
+    """Return zeros of the library and on the device of `x`."""
     if isinstance(x, np.ndarray):
         return np.zeros(shape, dtype)
     xp = namespace(x)
@@ -170,14 +170,14 @@ def zeros(shape: Sequence[int], dtype: str, x: Array) -> Array:
 
 
 def copy(x: Array) -> Array:
-    """A copy that shares no memory with `x`."""
+    """Return a copy that shares no memory with `x`."""
     if is_torch(x):
         return x.detach().clone()
     return x if is_jax(x) else x.copy()
 
 
 def lerp(old: Array, new: Array, beta: Any, donate: bool) -> Array:
-    """``beta * old + (1 - beta) * new``; `old` is overwritten when `donate`."""
+    """Compute ``beta * old + (1 - beta) * new``; overwrite `old` if `donate`."""
     if is_torch(old):  # in one pass
         return old.lerp_(new, 1.0 - beta) if donate else old.lerp(new, 1.0 - beta)
     if donate:
@@ -189,7 +189,7 @@ def lerp(old: Array, new: Array, beta: Any, donate: bool) -> Array:
 
 
 def squared_norm(x: Array) -> Array:
-    """Sum of squares as a 0-d array (or a float on numpy): one pass, by BLAS where there is one."""
+    """Compute the sum of squares as a 0-d array (numpy: a float), in one pass, with BLAS where available."""
     if isinstance(x, np.ndarray):
         flat = x.reshape(-1)
         return flat.dot(flat)
@@ -198,16 +198,16 @@ def squared_norm(x: Array) -> Array:
 
 
 def stack_scalars(values: Sequence[Any], x: Array) -> Array:
-    """Scalars (0-d arrays, or floats on numpy) as one vector beside `x`."""
+    """Stack scalars (0-d arrays; numpy: floats) into one vector on the device of `x`."""
     if isinstance(x, np.ndarray):
         return np.asarray(values)
     return namespace(x).stack(tuple(values))
 
 
 def norms_of(arrays: Sequence[Any]) -> Any:
-    """Norms as float64 on the host, with one transfer per device; not finite where an entry is not.
+    """Compute norms as float64 on the host, with one transfer per device; a norm is not finite if an entry is not.
 
-    A sum of squares that leaves the range of the dtype is formed again, of entries divided by the largest.
+    A sum of squares that leaves the range of the dtype is computed again from entries divided by a power of two.
     """
     places: dict[str, list[int]] = {}
     for k, x in enumerate(arrays):
@@ -220,7 +220,7 @@ def norms_of(arrays: Sequence[Any]) -> Any:
             norms = np.asarray(to_host(stack_scalars(sums, mine[0])), np.float64) ** 0.5
             odd = np.flatnonzero(~((norms > SMALL_NORM) & np.isfinite(norms)))
             largest = {j: float(to_host(_largest(mine[j]))) for j in odd}
-        else:  # what is not finite is told by the same transfer
+        else:  # one transfer also brings the largest values, which show what is not finite
             both = to_host(stack_scalars([*sums, *map(_largest, mine)], mine[0])).astype(np.float64)
             norms, most = both[: len(mine)] ** 0.5, both[len(mine) :]
             odd = np.flatnonzero(~((norms > SMALL_NORM) & np.isfinite(norms)))
@@ -231,12 +231,12 @@ def norms_of(arrays: Sequence[Any]) -> Any:
     return result
 
 
-#: Norms whose squares a float32 holds with all digits.
+#: Above this norm, a float32 holds the square with all digits.
 SMALL_NORM = 2.0**-50
 
 
 def _largest(x: Array) -> Array:
-    """The largest absolute value, 0 of nothing, as a 0-d array of the dtype of `squared_norm`."""
+    """Return the largest absolute value, 0 for an empty array, as a 0-d array of the dtype of `squared_norm`."""
     return abs(x).max() if 0 not in x.shape else squared_norm(x)
 
 

@@ -1,4 +1,4 @@
-"""What the optimizer knows about itself: the quality and age of every root, counts, graft ratios."""
+"""Diagnostics of the optimizer: the quality and age of every root, counts, graft ratios."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from matroot_optim.layout.trees import join
 from matroot_optim.refresh.jobs import FACTS
 from matroot_optim.state import State
 
-#: Per root, beside its facts: steps since its statistics, and counts.
+#: Counts per root, reported with its facts.
 COUNTED = ("refreshes", "skipped", "failures", "spared")
 
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """A reading of the state.
+    """Diagnostics of a state at one step.
 
     Attributes
     ----------
     step : int
     names : list of str
-        The roots, "layer/kernel/block0/axis1".
+        Names of the roots, "layer/kernel/block0/axis1".
     roots : dict of str to array
         Per root: residual, cond, bits_lost, lambda_max, ridge, status, n_iter, age (steps since its statistics;
-        -1 if there is none yet), refreshes, skipped (answers late, lost or bad), failures (since the last good
-        one), spared.
+        -1 if there is no root yet), refreshes, skipped (answers late, lost or bad), failures (since the last good
+        root), spared.
     graft_ratio : dict of str to float
-        Per parameter: the factor the graft put on the direction.
+        Per parameter: the factor by which the graft scaled the direction.
     nonfinite : dict of str to int
-        Per parameter: gradients that were not finite.
+        Per parameter: number of gradients that were not finite.
     """
 
     step: int
@@ -44,7 +44,7 @@ class Diagnostics:
     nonfinite: dict[str, int]
 
     def worst(self, fact: str) -> tuple[str, float]:
-        """The root with the largest value of a fact, and the value; ("", 0.0) if there are no roots."""
+        """Return the name of the root with the largest value of a fact, and the value; ("", 0.0) without roots."""
         values = self.roots[fact]
         if not len(values):
             return "", 0.0
@@ -57,7 +57,7 @@ class Diagnostics:
         return self.worst("residual")[1]
 
     def to_dict(self) -> dict[str, float]:
-        """Flat plain floats for a logger: the worst and the sums."""
+        """Return a flat dict of floats for a logger: the worst value of each fact, and the sums of the counts."""
         ratios = list(self.graft_ratio.values())
         return {
             "step": float(self.step),
@@ -71,7 +71,7 @@ class Diagnostics:
         }
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Summarize the diagnostics in one line."""
         name, residual = self.worst("residual")
         d = self.to_dict()
         parts = [
@@ -94,14 +94,17 @@ class Diagnostics:
         return ", ".join(parts)
 
     def record(self, tracker: ConditionTracker) -> None:
-        """Enter every root that there is into a `matroot.ConditionTracker`, under its name."""
+        """Record every root that has been computed in a `matroot.ConditionTracker`, under its name."""
         for k, name in enumerate(self.names):
             if self.roots["age"][k] >= 0:
                 values: Any = SimpleNamespace(**{fact: self.roots[fact][k : k + 1] for fact in FACTS})
                 tracker.record(name, values)
 
     def plot(self, ax: Any = None) -> Any:
-        """Residual of every root over its condition number, coloured by age; needs matplotlib. Returns the axes."""
+        """Plot the residual of every root over its condition number, coloured by age, and return the axes.
+
+        Needs matplotlib.
+        """
         if ax is None:
             import matplotlib.pyplot as plt
 
@@ -116,7 +119,7 @@ class Diagnostics:
 
 
 def diagnose(state: State, tracker: ConditionTracker | None = None) -> Diagnostics:
-    """The reading of a state; see `Diagnostics`."""
+    """Return the `Diagnostics` of a state."""
     layout, arrays = state.layout, state.arrays
     names = [join(b, f"axis{axis}") for s, axis in layout.factors for b in layout.block_names(s)]
 

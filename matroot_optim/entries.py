@@ -1,4 +1,4 @@
-"""The arrays of a state: their names, how they begin, and the root jobs beside them."""
+"""The arrays of a state: names and initial values, and the pending root jobs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from matroot_optim.refresh.jobs import FACTS, RootAnswer, RootJob
 from matroot_optim.refresh.phases import first_marks
 from matroot_optim.step.statistics import packed_size
 
-#: Per root, on the host: when it was last due, the step of its statistics (0: none yet, -1: wanted), and counts.
+#: Counters per root, on the host: the step at which it was last due, the step of its statistics (0: no root yet,
+#: -1: a new root is requested), and counts.
 BOOKS = {
     "mark": np.int64,
     "taken": np.int64,
-    "failures": np.int32,  # since the last good root; each is ten times more ridge
+    "failures": np.int32,  # since the last good root; each multiplies the ridge by ten
     "refreshes": np.int32,
     "skipped": np.int32,  # answers that were late, lost or bad
     "spared": np.int32,  # due, but the old root was still good
 }
-#: What is kept of a root, beside the statistic it is made from.
+#: Entries of a root, without the statistic it is computed from.
 OF_ROOT = ("root", *FACTS, *BOOKS)
 #: Per leaf, on the host.
 COUNTS = {
@@ -32,17 +33,17 @@ COUNTS = {
     "accumulated": np.int64,
     "skipped": np.int64,
 }
-#: Per leaf, on the host: the largest norm of a gradient, of late, and the power of two that gradients are divided by.
+#: Per leaf, on the host: the largest recent norm of a gradient, and the power of two that divides the gradients.
 UNITS = {"peak": np.float64, "exponent": np.int32}
 OF_LEAF = {**COUNTS, **UNITS}
 
-#: By name, the array at work and the index in it; None: all of it.
+#: Internal array and index in it, by name; None: the whole array.
 Places = dict[str, tuple[str, int | None]]
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A batch under way: the step it was submitted, its jobs (without their matrices), and the way to its answer."""
+    """A pending batch: the step of its submission, its jobs without matrices, and a function that gives the answer."""
 
     submitted: int
     jobs: tuple[RootJob, ...]
@@ -50,13 +51,13 @@ class Pending:
 
     @property
     def due(self) -> int:
-        """The step at which it is installed."""
+        """The step at which the roots are installed."""
         return self.jobs[0].due
 
 
 @dataclass(frozen=True)
 class Settled:
-    """The answer of a batch that has come: what a save, a pickle or a load leaves of it."""
+    """The answer of a finished batch; a save, a pickle or a load keeps only this."""
 
     value: RootAnswer | Failure
 
@@ -65,12 +66,12 @@ class Settled:
 
 
 def settled(pending: Sequence[Pending]) -> tuple[Pending, ...]:
-    """The same batches with their answers, waited for."""
+    """Wait for the answers of the batches and return the batches with them."""
     return tuple(Pending(p.submitted, p.jobs, Settled(p.answer())) for p in pending)
 
 
 def places(layout: Layout) -> list[Places]:
-    """For every parameter and each of its names without the path, the array at work and the index in it."""
+    """Return, for every parameter, the internal array and the index in it by name without the path."""
     found: list[Places] = []
     for i, leaf in enumerate(layout.leaves):
         counts: Places = {part: (part, i) for part in OF_LEAF}
@@ -86,12 +87,12 @@ def places(layout: Layout) -> list[Places]:
 
 
 def leaf_parts(leaf: Leaf) -> list[str]:
-    """Names of the arrays of a parameter's shape."""
+    """Return the names of the arrays that have the parameter's shape."""
     return ["momentum"] * leaf.has_momentum + ["moment"] * leaf.has_moment
 
 
 def fresh_arrays(options: Options, layout: Layout, params: Sequence[Array]) -> dict[str, Array]:
-    """The arrays before the first step: zero statistics, roots I."""
+    """Return the arrays before the first step: zero statistics, roots I."""
     arrays: dict[str, Array] = {"step": np.zeros((), np.int64)}
     arrays.update({name: np.zeros(len(layout.leaves), kind) for name, kind in OF_LEAF.items()})
     for leaf, x in zip(layout.leaves, params, strict=True):
@@ -106,7 +107,7 @@ def fresh_arrays(options: Options, layout: Layout, params: Sequence[Array]) -> d
 
 
 def fresh_factor(stack: Stack, axis: int, x: Array) -> dict[str, Array]:
-    """The arrays of one dimension of a stack, beside x."""
+    """Return the initial arrays of one dimension of a stack, on the device of x."""
     n, B, name = stack.shape[axis], stack.blocks, stack.axis_name(axis)
     eye = np.broadcast_to(np.eye(n, dtype=stack.dtype), (B, n, n)).copy()
     arrays = {
@@ -118,7 +119,7 @@ def fresh_factor(stack: Stack, axis: int, x: Array) -> dict[str, Array]:
 
 
 def fresh_marks(layout: Layout, interval: int, schedule: str) -> dict[str, Array]:
-    """The phase of every root, dealt over all stacks together."""
+    """Return the first mark of every root, with phases distributed over the roots of all stacks."""
     sizes = [stack.shape[axis] for stack, axis in layout.factors for _ in range(stack.blocks)]
     marks = first_marks(sizes, interval, schedule)
     arrays, start = {}, 0

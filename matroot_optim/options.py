@@ -1,4 +1,4 @@
-"""The options of Shampoo: what may be set, what is allowed, and their way to JSON and back."""
+"""The options of Shampoo: defaults, allowed values, and conversion to and from JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHARED = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of Shampoo, checked when made. `Shampoo` documents each."""
+    """Options of Shampoo, checked on construction. `Shampoo` documents each option."""
 
     learning_rate: float | Callable[[int], float] = dataclasses.field(kw_only=False)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -89,11 +89,11 @@ class Options:
         if not isinstance(self.preconditioned_dims, str):
             put(self, "preconditioned_dims", tuple(self.preconditioned_dims))
 
-    # What follows from the options.
+    # Derived values.
 
     @property
     def beta2_of_graft(self) -> float:
-        """Decay of the graft's second moment; 1 is the sum."""
+        """Decay of the graft's second moment; 1 means a sum."""
         if self.graft == "adagrad":
             return 1.0
         if self.graft in ("rmsprop", "adam"):
@@ -116,15 +116,15 @@ class Options:
             return 1 + self.lag
         if not self.refresh_growth:
             return self.interval(1) + self.lag
-        # Statistics of a handful of gradients know too few directions; with a lag, those of the roots that are used
-        # first have seen as many gradients more.
+        # Statistics of a few gradients span too few directions. With a lag, the first roots are computed `lag` steps
+        # before their use, so Shampoo starts later.
         return math.ceil(0.5 / self.refresh_growth) + 2 * self.lag
 
     def interval(self, step: int) -> int:
-        """Steps between two roots of one matrix, as of `step`.
+        """Return the number of steps between two roots of one matrix, as of `step`.
 
-        `refresh_every` halved until it is at most `refresh_growth` times the step: statistics that are means over
-        few steps change fast.
+        `refresh_every` is halved until it is at most `refresh_growth` times the step, because means over few steps
+        change fast.
         """
         every = self.refresh_every
         value = every(step) if callable(every) else every
@@ -141,16 +141,16 @@ class Options:
         return 1 if callable(every) or not self.refresh_growth else math.ceil(every / self.refresh_growth) + 1
 
     def rate(self, step: int) -> float:
-        """Learning rate of the step, counted from 0 as optax does."""
+        """Return the learning rate of a step counted from 0, as in optax."""
         rate = self.learning_rate
         return float(rate(step)) if callable(rate) else float(rate)
 
     def changes_for(self, path: str) -> dict[str, Any]:
-        """What `groups` says of the parameter at `path`."""
+        """Return the options that `groups` sets for the parameter at `path`."""
         return dict(self.groups(path) or {}) if self.groups is not None else {}
 
     def for_path(self, path: str) -> Self:
-        """The options of the parameter at `path`: these, with what `groups` says of it."""
+        """Return the options of the parameter at `path`: these options with the changes from `groups`."""
         changes = self.changes_for(path)
         if not changes:
             return self
@@ -164,12 +164,12 @@ class Options:
     # JSON.
 
     def to_json(self) -> str:
-        """The options as JSON.
+        """Return the options as JSON.
 
         Raises
         ------
         ValueError
-            An option is a function or an engine, which is no data: replace it first, and give it to `from_json`.
+            An option is a function or an engine, which JSON cannot hold: replace it first, and pass it to `from_json`.
         """
         values: dict[str, Any] = {}
         for field in dataclasses.fields(self):
@@ -184,7 +184,7 @@ class Options:
 
     @classmethod
     def from_json(cls, text: str, **changes: Any) -> Self:
-        """Options written by `to_json`, with `changes` (functions, an engine) on top."""
+        """Read options written by `to_json`; `changes` (functions, an engine) override them."""
         values = json.loads(text)
         if not isinstance(values, dict):
             raise ValueError(f"text must be a JSON object of options, got {type(values).__name__}")
@@ -206,7 +206,7 @@ def _is_number(value: Any) -> bool:
 def _fraction(value: Any) -> Fraction:
     exact = Fraction(value)
     near = exact.limit_denominator(64)
-    if abs(near - exact) > Fraction(1, 10**6):  # -0.3333333 is -1/3, -0.123457 is nothing
+    if abs(near - exact) > Fraction(1, 10**6):  # accepts -0.3333333 as -1/3, refuses -0.123457
         raise ValueError
     return near
 
@@ -236,7 +236,7 @@ _POSITIVE_OR_NONE = ("a number > 0 or None", lambda value: value is None or (_is
 _COUNT = ("an int >= 1", lambda value: _is_int(value) and value >= 1)
 _COUNT_OR_NONE = ("an int >= 1 or None", lambda value: value is None or (_is_int(value) and value >= 1))
 
-#: For every option, what is allowed in words, and the test of it.
+#: The allowed values of every option, in words and as a test.
 RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "learning_rate": ("a number >= 0 or a function of the step", lambda v: callable(v) or (_is_number(v) and v >= 0)),
     "betas": (

@@ -1,4 +1,4 @@
-"""What an optimizer will do with some parameters, and what it will cost, before anything is computed."""
+"""The plan of an optimizer: the treatment and the cost of every parameter, before anything is computed."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from matroot_optim.layout.layout import Layout, Leaf
 from matroot_optim.refresh.jobs import RootBatch, compute
 from matroot_optim.step.statistics import pack, packed_size
 
-#: Where the state is larger than this many times Adam's, the table and a warning say so.
+#: Above this many times Adam's state, the table and a warning name the parameter that takes most.
 MUCH = 3.0
-#: Bytes above that which nobody minds.
+#: Bytes by which the state may exceed that multiple without a warning.
 LITTLE = 1024
-#: Floating-point operations of a root of order n, over n^3: an eigendecomposition and a product.
+#: Floating-point operations of a root of order n, divided by n^3: an eigendecomposition and a product.
 ROOT = 10.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is done with one parameter.
+    """The treatment and the cost of one parameter.
 
     Attributes
     ----------
     path : str
     shape, matrix : tuple of int
-        Its shape, and the shape in which it is seen.
+        Shape of the parameter, and its merged shape.
     treatment : str
-        In words: which sides are preconditioned, or which first-order method it gets.
+        In words: the preconditioned sides, or the first-order method.
     blocks : str
         "3 of 96 x 192", for each size.
     exponent : str
-        Of every root, "" where there is none.
+        Exponent of every root, "" without roots.
     numbers : float
         Numbers of state for each number of the parameter; Adam has 2.
     state_bytes, adam_bytes : int
-        Of its state, and of Adam's in the same precision.
+        Bytes of the state, and of Adam's state in the same precision.
     step_flops : float
         Operations of a step without roots: statistics and products.
     root_flops : float
-        Operations of its roots, divided over the steps between two refreshes.
+        Operations of the roots, divided by the steps between two refreshes.
     root_seconds : float
-        Measured likewise; NaN when it was not.
+        Measured seconds of the roots, divided likewise; NaN if not measured.
     """
 
     path: str
@@ -68,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows of all parameters; ``str()`` of it is a table."""
+    """The rows of all parameters; ``str()`` gives a table."""
 
     rows: tuple[Row, ...]
 
@@ -84,7 +84,7 @@ class Plan:
 
     @property
     def over_adam(self) -> float:
-        """The state's size over that of Adam's."""
+        """Size of the state divided by that of Adam's."""
         return self.state_bytes / self.adam_bytes if self.adam_bytes else 1.0
 
     def __str__(self) -> str:
@@ -113,13 +113,13 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def warn_if_large(layout: Layout, names: Mapping[str, str] | None = None, *, stacklevel: int = 2) -> None:
-    """Warn where the state of a layout exceeds three times Adam's.
+    """Warn if the state of a layout exceeds three times Adam's.
 
     Parameters
     ----------
     layout : Layout
     names : mapping, optional
-        What the parameters are called, by path.
+        Names of the parameters for the message, by path.
     stacklevel : int
         As for `warnings.warn`, counted from the caller.
 
@@ -135,7 +135,7 @@ def warn_if_large(layout: Layout, names: Mapping[str, str] | None = None, *, sta
 
 
 def _size(sizes: Mapping[str, tuple[int, int]]) -> tuple[str, bool]:
-    """A sentence on the bytes of the state and of Adam's, by name; and whether the state is large."""
+    """Return a sentence on the bytes of the state and of Adam's, and True if the state is large."""
     state, adam = (sum(pair[k] for pair in sizes.values()) for k in (0, 1))
     text = f"{state / 1e6:.3g} MB, {state / adam if adam else 1.0:.1f} times Adam's"
     if state <= MUCH * adam + LITTLE:
@@ -145,7 +145,7 @@ def _size(sizes: Mapping[str, tuple[int, int]]) -> tuple[str, bool]:
 
 
 def make_plan(layout: Layout, interval: int, *, measure: bool = False) -> Plan:
-    """The plan of a layout whose roots are renewed every `interval` steps."""
+    """Return the plan of a layout whose roots are renewed every `interval` steps."""
     seconds = _seconds(layout) if measure else {}
     return Plan(tuple(_row(leaf, interval, seconds) for leaf in layout.leaves))
 
@@ -189,7 +189,7 @@ def _treatment(leaf: Leaf) -> str:
 
 
 def _seconds(layout: Layout) -> dict[Any, float]:
-    """Seconds of one root of every order and exponent that there is, measured once on a matrix of the gallery."""
+    """Measure the seconds of one root for every order and exponent of the layout, on a matrix of the gallery."""
     found: dict[Any, float] = {}
     for stack, axis in layout.factors:
         key = (stack.shape[axis], stack.exponent)

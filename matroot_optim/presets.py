@@ -1,13 +1,13 @@
-"""Options by which the published optimizers are met, as far as they are published.
+"""Options that reproduce published Shampoo implementations, where their settings are documented.
 
-docs/guide/published.rst compares them with their sources, setting by setting, and says what cannot be met.
+docs/guide/published.rst compares each setting with its source and lists the settings that have no equivalent here.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-#: What the published versions do without: rules of ours for shapes and for young statistics.
+#: Options that turn off what the published versions lack: the rules for shapes and for statistics of few gradients.
 PLAIN: dict[str, Any] = {
     "momentum_of": "direction",
     "exponent": None,
@@ -17,8 +17,8 @@ PLAIN: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Anil et al., arXiv 2002.09018, and the authors' code in Lingvo: sums, AdaGrad graft, decayed means that are not
-    # corrected, roots now and then on the host.
+    # Anil et al., arXiv 2002.09018, and the authors' code in Lingvo: sums, AdaGrad graft, decayed means without bias
+    # correction, roots every 100 steps on the host.
     "anil2020": {
         "learning_rate": 0.1,
         "betas": (0.9, 1.0),
@@ -32,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "refresh_every": 100,
         "graft": "adagrad",
     },
-    # The optax version from Google: EMA, SGD graft, Nesterov, roots of every block on the same step. Its
+    # Google's optax version: EMA, SGD graft, Nesterov, roots of every block on the same step. Its
     # start_preconditioning_step of 5 counts from 0.
     "google": {
         "learning_rate": 0.1,
@@ -51,7 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "graft": "sgd",
         "start_step": 6,
     },
-    # The PyTorch version from Meta: sums, no graft, the EMA of the gradients is preconditioned.
+    # Meta's PyTorch version: sums, no graft, preconditions the EMA of the gradients.
     "meta": {
         "learning_rate": 1e-2,
         "betas": (0.9, 1.0),
@@ -73,12 +73,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset_options(name: str) -> dict[str, Any]:
-    """The options of a preset.
+    """Return the options of a preset.
 
     Raises
     ------
     ValueError
-        There is no such preset.
+        There is no preset of this name.
     """
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(map(repr, PRESETS))}, got {name!r}")

@@ -1,4 +1,4 @@
-"""The optimizer: `Shampoo` and its four stages put together."""
+"""The optimizer `Shampoo`, which calls the four stages of a step."""
 
 from __future__ import annotations
 
@@ -35,92 +35,92 @@ Arrays = dict[str, Array]
 class Shampoo(Options):
     r"""Shampoo for any array framework: a pure ``init`` and ``update``, or ``step`` in place.
 
-    For a gradient G (m x n) with statistics L and R, decayed sums of G G^T and G^T G, the direction is
-    L^{-1/3} M R^{-1/3}, M the mean of the gradients under momentum, with the norm of a first-order method's step.
-    Roots come from `matroot.solve`, in float64, with a certificate; a root whose certificate is bad is not used.
+    For a gradient G (m x n), the statistics L and R are decayed means of G G^T and G^T G, and M is the momentum's
+    mean of the gradients. The direction is L^{-1/3} M R^{-1/3}, scaled to the norm of a first-order method's step.
+    Roots come from `matroot.solve`, in float64, with a certificate; a root with a bad certificate is not used.
 
     Parameters
     ----------
     learning_rate : float or callable
         A number, or a function of the step counted from 0. With the default graft, take Adam's.
     betas : (float, float)
-        Decay of the momentum, and of the statistics; 1.0 for the second is the sum of AdaGrad.
+        Decay of the momentum, and of the statistics; 1.0 for the second gives a sum, as in AdaGrad.
     momentum : {"ema", "heavy_ball", "nesterov", "none"}
     momentum_of : {"gradient", "direction"}
-        The gradients are averaged and the average is preconditioned; or each gradient is preconditioned and the
-        directions are averaged. Under "gradient" a parameter without a root gets the first-order method's own step:
+        "gradient" averages the gradients and preconditions the average; "direction" preconditions each gradient and
+        averages the directions. With "gradient", a parameter without a root gets the first-order method's own step:
         with the default graft, Adam's.
     bias_correction : bool
         Divide decayed means by 1 - beta^t.
     weight_decay : float
     decay : {"decoupled", "l2", "independent"}
-        ``-rate wd W`` beside the step, ``wd W`` in the gradient, or ``-wd W`` whatever the rate.
+        Add ``-rate wd W`` to the update, ``wd W`` to the gradient, or ``-wd W`` to the update.
     clip_norm : float, optional
         Largest norm of all gradients together.
     clip_rms : float, optional
         Largest root mean square of one tensor's step, before the rate.
     block_size : int
-        Larger dimensions are cut into blocks, each its own Shampoo; 1 is diagonal AdaGrad.
+        Cut larger dimensions into blocks and precondition each block by itself; 1 gives diagonal AdaGrad.
     block_aspect : float, optional
-        A block is cut further until it is at most this many times as long as it is wide; None does not.
+        Cut a block further until it is at most this many times as long as wide; None keeps it.
     merge : {"matrix"} or int, optional
-        "matrix" sees a tensor as the matrix nearest to square that its dimensions can be cut into: a convolution as
-        (out, in * kernel) in torch's order, as (kernel * in, out) in that of jax and keras. An int merges
+        "matrix" reshapes a tensor to the matrix nearest to square that its dimensions can be cut into: a convolution
+        to (out, in * kernel) in torch's order, to (kernel * in, out) in that of jax and keras. An int merges
         neighbouring dimensions of tensors of order 3 and more up to this product; None merges nothing.
     max_preconditioned_dim : int, optional
-        A larger dimension is left out.
+        Larger dimensions are not preconditioned.
     preconditioned_dims : {"auto", "all", "one_sided", "none"} or tuple of int
-        "auto" is all dimensions, but none of a table: a matrix with one dimension more than 10 times the other, as
-        embeddings and output layers are. "one_sided" is the smallest dimension alone; with "none" a parameter gets
-        the first-order step; a tuple names dimensions of the merged shape.
+        "auto" selects all dimensions, except those of a table: a matrix with one dimension more than 10 times the
+        other, like embeddings and output layers. "one_sided" selects only the smallest dimension; "none" gives the
+        first-order step; a tuple names dimensions of the merged shape.
     precondition_vectors : bool
-        Tensors of order 1 as well; by default they get the first-order step.
+        Precondition tensors of order 1 too; by default they get the first-order step.
     exponent : float, Fraction or str, optional
-        Of every root; None is -1/(2r) for r preconditioned dimensions, as the theory has it.
+        Exponent of every root; None gives -1/(2r) for r preconditioned dimensions, as in the theory.
     statistics_every : int
         Steps between two gradients that enter the statistics.
     refresh_every : int or callable
         Steps between two roots of one matrix; a function gets the step, counted from 1.
     refresh_growth : float
-        Young statistics change fast: `refresh_every` is halved until it is at most this part of the steps done. 0
-        takes it as it is.
+        Statistics of few gradients change fast, so `refresh_every` is halved until it is at most this fraction of
+        the steps done. 0 turns this off.
     schedule : {"staggered", "interval", "residual"}
-        Each root in its own phase, of equal cost; all on one step; or as "staggered", but an old root that still
-        fits the new statistics is spared.
+        "staggered" gives each root its own phase, with phases of equal cost; "interval" renews all roots on one step;
+        "residual" is like "staggered", but keeps an old root that still fits the new statistics.
     stale_tolerance : float
-        What "residual" spares: the certificate of the old root against the new statistics.
+        Largest residual, for the new statistics, of an old root that "residual" keeps.
     ridge : float
-        Relative to the largest eigenvalue. After a bad root, ten times more in the next try.
+        Relative to the largest eigenvalue. Each bad root multiplies the ridge of the next try by ten.
     root_tolerance : float
-        Largest certified residual of a root that is used; else the last good one is kept, and counted.
+        Largest certified residual of a root that is used. A worse root is counted, and the last good root is kept.
     root_method : str
-        Of `matroot.solve`.
+        Method of `matroot.solve`.
     root_dtype : {"float64", "float32"}
         Precision of the roots' arithmetic.
     root_device : {"host", "device"}
-        Where roots are computed: in numpy, or where the statistics are (on a card by cupy, from torch and jax too).
+        Compute roots in numpy, or on the device of the statistics (on a GPU with cupy, from torch and jax too).
     engine : engine, optional
         `InlineEngine` (the default) or `ExecutorEngine`.
     graft : {"adam", "rmsprop", "adagrad", "sgd", "sqrt_n", "trust_ratio", "none"}
-        Whose norm the step has: a first-order method's, sqrt of the number of elements, or the weights'.
+        Norm of the step: that of a first-order method, sqrt of the number of elements, or that of the weights.
     graft_normalize : bool
-        The first-order method sees the gradient over its norm.
+        Divide the gradient by its norm before the first-order method.
     graft_per_block : bool
-        Norms per block instead of per tensor.
+        Use norms per block instead of per tensor.
     graft_beta : float, optional
-        Decay of the graft's second moment; None is ``betas[1]``.
+        Decay of the graft's second moment; None means ``betas[1]``.
     graft_epsilon : float
-        In the graft's denominator, relative to the largest root mean square of the tensor's gradients, of late.
+        Epsilon in the graft's denominator, relative to the largest recent root mean square of the tensor's gradients.
     start_step : int, optional
-        First step, counted from 1, that Shampoo moves the weights; before it the graft's method does. None: when
-        half a step over `refresh_growth` is done, the 5th, and with a lag twice as many steps later.
+        First step, counted from 1, at which Shampoo moves the weights; before this step the graft's method moves
+        them. None: step 0.5 / `refresh_growth`, which is 5 by default, plus twice the lag of the engine.
     mix_steps : int
-        Steps over which the first-order step is then faded out.
+        Steps over which the first-order step then fades out.
     on_nonfinite : {"skip", "raise", "propagate"}
-        A gradient that is not finite: leave the tensor, its statistics and its momentum as they are, and count it;
-        raise `FloatingPointError`; or let it through.
+        For a gradient that is not finite: leave the tensor, its statistics and its momentum unchanged and count the
+        gradient; raise `FloatingPointError`; or use it.
     groups : callable, optional
-        Function of a parameter's path that gives a dict of options that differ there, or None.
+        Function of a parameter's path that gives a dict of options for this parameter, or None.
 
     Notes
     -----
@@ -145,11 +145,11 @@ class Shampoo(Options):
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """Options of a published optimizer: "anil2020", "google" or "meta", with `changes` on top."""
+        """Return the options of a published optimizer: "anil2020", "google" or "meta"; `changes` override them."""
         return cls(**{**preset_options(name), **changes})
 
     def init(self, params: Tree) -> State:
-        """The state before the first step.
+        """Return the state before the first step.
 
         Parameters
         ----------
@@ -159,7 +159,7 @@ class Shampoo(Options):
         Warns
         -----
         UserWarning
-            The state takes more than three times the memory of Adam's, which the defaults never do.
+            The state takes more than three times the memory of Adam's. With the default options it never does.
         """
         leaves, _ = flatten(params)
         layout = make_layout(self, leaves)
@@ -167,12 +167,12 @@ class Shampoo(Options):
         return fresh(self, layout, list(leaves.values()))
 
     def update(self, grads: Tree, state: State, params: Tree = None) -> tuple[Tree, State]:
-        """One step, pure: neither argument is written to.
+        """Compute the updates and the next state; no argument is modified.
 
         Parameters
         ----------
         grads : tree
-            As `params`; None where a gradient is missing, and that parameter is left alone.
+            Structure of `params`, with None for a missing gradient, whose parameter does not change.
         state : State
         params : tree, optional
             Needed for weight decay and for the trust-ratio graft.
@@ -180,13 +180,13 @@ class Shampoo(Options):
         Returns
         -------
         updates : tree
-            As `grads`, in the dtype of the state: what `apply_updates` adds to the parameters.
+            Structure of `grads`, in the dtype of the state; `apply_updates` adds them to the parameters.
         state : State
 
         Raises
         ------
         ValueError
-            Paths or shapes that `init` did not see, or `params` is missing.
+            Paths or shapes are not those of `init`, or `params` is missing.
         FloatingPointError
             A gradient is not finite, under ``on_nonfinite="raise"``.
         """
@@ -199,11 +199,11 @@ class Shampoo(Options):
         return rebuild({path: move for path, move in zip(names, moves, strict=True) if path in leaves}), state
 
     def step(self, params: Tree, grads: Tree, state: State) -> State:
-        """One step in place: `params` and the arrays of `state` are overwritten; keep only the state returned.
+        """Make one step in place: overwrite `params` and the arrays of `state`; keep only the state returned.
 
-        Older states share arrays with `state`, and are overwritten with it.
+        Older states share arrays with `state` and are overwritten too.
 
-        For numpy, cupy and torch. The numbers are those of `update`; less memory is moved.
+        For numpy, cupy and torch. The numbers are those of `update`, with less memory traffic.
 
         Raises
         ------
@@ -223,22 +223,22 @@ class Shampoo(Options):
         return state
 
     def load(self, path: str | os.PathLike[str], params: Tree) -> State:
-        """The state from a file that `State.save` wrote, for these parameters.
+        """Read the state of these parameters from a file that `State.save` wrote.
 
-        The framework, the engine, the schedule and the block size may be others than at the save. With another
-        block size the statistics are re-cut: exact where old and new blocks share a stretch, split by energy
-        where the new blocks are smaller, zero where the old ones knew nothing; the roots are computed anew.
+        The framework, the engine, the schedule and the block size may differ from those at the save. With another
+        block size the statistics are re-cut: exact for index ranges that old and new blocks share, split by energy
+        for smaller new blocks, zero for products that no old block contained. The roots are then recomputed.
 
         Parameters
         ----------
         path : path
         params : tree
-            As for `init`: its paths and shapes have to be those of the file.
+            As for `init`; the paths and shapes must be those of the file.
 
         Raises
         ------
         ValueError
-            The file is no checkpoint, damaged, or not of these parameters; the message names the file and the entry.
+            The file is not a checkpoint, is damaged, or has other parameters; the message names the file and the entry.
         """
         from matroot_optim.checkpoint.exchange import restore
         from matroot_optim.checkpoint.files import naming, read
@@ -249,19 +249,19 @@ class Shampoo(Options):
             return State(layout, *restore(self, layout, list(leaves.values()), names, meta))
 
     def plan(self, params: Tree, *, measure: bool = False) -> Plan:
-        """What will be preconditioned, in which blocks and with which exponents, and what it costs.
+        """Return the blocks, exponents and cost of every parameter, without computing anything.
 
         Parameters
         ----------
         params : tree
-            As for `init`; nothing of it is read but shapes and dtypes.
+            As for `init`; only shapes and dtypes are read.
         measure : bool
             Time one root of every order, instead of counting operations.
 
         Returns
         -------
         Plan
-            ``str()`` of it is a table with a row for every parameter, ``rows`` the same as data.
+            ``str()`` gives a table with a row for every parameter, ``rows`` the same as data.
 
         Examples
         --------
@@ -278,7 +278,7 @@ class Shampoo(Options):
         return make_plan(make_layout(self, leaves), self.interval(self.settled_step), measure=measure)
 
     def diagnostics(self, state: State, tracker: ConditionTracker | None = None) -> Diagnostics:
-        """What is known of every root, its age, the graft ratios, and what was skipped.
+        """Return the facts and the age of every root, the graft ratios, and the counts of skipped gradients.
 
         Parameters
         ----------
@@ -289,7 +289,7 @@ class Shampoo(Options):
         Returns
         -------
         Diagnostics
-            ``str()`` of it is a line for people, ``to_dict()`` is for loggers.
+            ``str()`` gives one line of text, ``to_dict()`` a dict for loggers.
         """
         return diagnose(state, tracker)
 
@@ -299,7 +299,7 @@ class Shampoo(Options):
         return self.engine if self.engine is not None else InlineEngine()
 
     def rates(self, layout: Layout, step: int) -> list[Rates]:
-        """Learning rate, weight decay and momentum of every parameter at a step counted from 0."""
+        """Return learning rate, weight decay and momentum of every parameter at a step counted from 0."""
         return [
             Rates(leaf.options.rate(step), float(leaf.options.weight_decay), leaf.options.betas[0])
             for leaf in layout.leaves
@@ -314,9 +314,9 @@ class Shampoo(Options):
         donate: bool,
         rates: Sequence[Rates] | None = None,
     ) -> tuple[list[Array], State]:
-        """One step on lists in the order of the layout: what `update`, `step` and the adapters stand on."""
-        # A root in another thread holds BLAS: products of the step must not depend on whether one is under way. And
-        # numpy's error state ends with a copy of the context, whatever interrupts the step.
+        """Make one step on lists in the order of the layout; `update`, `step` and the adapters call this."""
+        # A root in another thread limits BLAS to one thread; with one thread here too, the products of the step do
+        # not depend on it. The copied context restores numpy's error state, whatever interrupts the step.
         with one_blas_thread():
             return copy_context().run(self._advance, g, state, weights, donate, rates)
 
@@ -347,7 +347,7 @@ class Shampoo(Options):
     def _refresh(
         self, pending: Sequence[Pending], layout: Layout, arrays: Arrays, t: int, donate: bool
     ) -> tuple[Pending, ...]:
-        """Stage 2: submit what is due, install what is ready by rule; `arrays` is updated."""
+        """Submit the jobs that are due and install the batches due by this step (stage 2); update `arrays`."""
         jobs, books = due_jobs(self, layout, arrays, t)
         arrays.update(books)
         waiting = [*pending, *submit(self.running_engine, jobs, t)]
@@ -362,9 +362,9 @@ class Shampoo(Options):
     def _screen(
         self, layout: Layout, arrays: Arrays, g: Sequence[Array | None], weights: Sequence[Array | None], rates: Any
     ) -> tuple[list[Array], list[bool], list[bool]]:
-        """Gradients with L2 decay and clipping, zero where they do not count; which count; which are not finite.
+        """Return the gradients with L2 decay and clipping, and masks of those that count and those not finite.
 
-        The one place where a step without roots waits for the device.
+        Gradients that do not count are zero. A step without roots waits for the device only here.
         """
         there = [i for i, x in enumerate(g) if x is not None]
         norms = np.zeros(len(g))
@@ -392,7 +392,7 @@ class Shampoo(Options):
 
 
 def _units(layout: Layout, arrays: Arrays, norms: Any) -> Any:
-    """The exponents of the units of all gradients, of this step on; the state goes over to them."""
+    """Return the exponents of the gradients' units from this step on, and convert the state to them."""
     forget = np.array([decay(leaf) for leaf in layout.leaves])
     peak = np.fmax(np.where(np.isfinite(norms), norms, 0.0), arrays["peak"] * forget)
     units = exponents(peak, arrays["exponent"])
@@ -404,9 +404,9 @@ def _units(layout: Layout, arrays: Arrays, norms: Any) -> Any:
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:
-    """The parameters with updates added, in the parameters' dtype; None leaves a parameter as it is.
+    """Add updates to parameters, in the parameters' dtype; None leaves a parameter unchanged.
 
-    The sum is formed in the wider of the two dtypes and rounded once.
+    The sum is computed in the wider of the two dtypes and rounded once.
 
     Examples
     --------
@@ -428,7 +428,7 @@ def _added(W: Array, move: Array) -> Array:
 
 
 def add_into(W: Array, move: Array) -> None:
-    """W += move in the wider dtype, rounded once into W."""
+    """Add `move` to W in place, in the wider dtype, rounded once."""
     if W.dtype == move.dtype:
         W += move
     else:

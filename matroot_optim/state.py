@@ -1,7 +1,7 @@
-"""The state: arrays by name, immutable, and the root jobs that are under way.
+"""The immutable state of the optimizer: arrays by name, and the pending root jobs.
 
-At work, blocks of one shape lie stacked in one array. To the outside a `State` is a flat mapping of names to
-arrays, one per block: "layer/kernel/block0/axis1/statistic".
+Internally, blocks of one shape are stacked in one array. `State` shows them as a flat mapping of names to arrays,
+one per block: "layer/kernel/block0/axis1/statistic".
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class State(Mapping[str, Array]):
     ``PATH/count``, ``PATH/accumulated``, ``PATH/skipped``
         Steps that counted, gradients in the statistics, gradients that were not finite.
     ``PATH/peak``, ``PATH/exponent``
-        Largest norm of late, and e where momentum, moment and statistics are of gradients divided by 2^e.
+        Largest recent norm, decayed, and e: momentum, moment and statistics are of gradients divided by 2^e.
     ``PATH/blockK/axisI/statistic``
         Packed statistic, n (n + 1) / 2.
     ``PATH/blockK/axisI/root``
-        Its root, (n, n).
+        Root of the statistic, (n, n).
     ``PATH/blockK/axisI/residual``, ``cond``, ``status``, ``taken``, ...
-        What is known of the root; see `FACTS` and `BOOKS`.
+        Facts and counters of the root; see `FACTS` and `BOOKS`.
     """
 
     layout: Layout
@@ -53,7 +53,7 @@ class State(Mapping[str, Array]):
 
     @cached_property
     def _places(self) -> Places:
-        """For every outside name, the array at work and the index in it."""
+        """The internal array, and the index in it, of every name."""
         found = zip(self.layout.leaves, places(self.layout), strict=True)
         mine = {leaf.name(part): place for leaf, parts in found for part, place in parts.items()}
         return {"step": ("step", None), **mine}
@@ -69,7 +69,7 @@ class State(Mapping[str, Array]):
         return len(self._places)
 
     def of_root(self, name: str) -> bool:
-        """Whether an entry belongs to a root and not to what the root is made from."""
+        """Return True if an entry belongs to a root, False if the root is computed from it."""
         part = self._places[name][0].rsplit("/", 1)[-1]
         return name not in self._leaf_names and part in OF_ROOT
 
@@ -80,16 +80,16 @@ class State(Mapping[str, Array]):
     def save(self, path: str | os.PathLike[str], *, roots: bool = True) -> None:
         """Write the state to a file; `Shampoo.load` reads it in any framework.
 
-        A ".safetensors" or ".npz" file by its suffix; otherwise safetensors when that package is installed. Every
-        array has a checksum, which a load compares. The write is atomic: a full disk or a kill leaves the old file,
-        and the next save removes what a killed one left. The mode of an old file is kept, and so is a symbolic link.
-        Root jobs under way are waited for and saved.
+        The suffix ".safetensors" or ".npz" gives the format; with any other suffix it is safetensors if that package
+        is installed, else npz. Every array has a checksum, which `Shampoo.load` compares. The write is atomic: after
+        a full disk or a kill the old file is still there, and the next save removes the temporary file of a killed
+        one. The mode of an old file and a symbolic link are kept. Pending root jobs are waited for and saved.
 
         Parameters
         ----------
         path : path
         roots : bool
-            Without them the file is smaller, and they are computed at the first step after the load.
+            Save the roots. Without the roots the file is smaller, and the first step after the load computes them.
         """
         write(path, *export(self, roots=roots))
 
@@ -101,7 +101,7 @@ class State(Mapping[str, Array]):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: what is under way is waited for, since a future belongs to one process."""
+        """Wait for pending jobs before a pickle or a copy, because a future belongs to one process."""
         return {"layout": self.layout, "arrays": self.arrays, "pending": settled(self.pending)}
 
     def __setstate__(self, values: dict[str, Any]) -> None:
@@ -110,5 +110,5 @@ class State(Mapping[str, Array]):
 
 
 def fresh(options: Options, layout: Layout, params: Sequence[Array]) -> State:
-    """The state before the first step: zero statistics, roots I."""
+    """Return the state before the first step: zero statistics, roots I."""
     return State(layout, fresh_arrays(options, layout, params))
