@@ -1,4 +1,4 @@
-"""Shampoo as an `optax.GradientTransformation`. No mathematics here: trees and states of jax meet the core."""
+"""Shampoo as an `optax.GradientTransformation`: an adapter of jax trees and states to the core."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ ROOTS = ("callback", "graph", "host")
 @partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["plan"])
 @dataclass(frozen=True)
 class ShampooState:
-    """State of `scale_by_shampoo`: arrays by name, as the core keeps them, and the plan, which is no array."""
+    """State of `scale_by_shampoo`: the core's arrays by name, and the static plan."""
 
     arrays: dict[str, Any]
     plan: Static
 
     @property
     def core(self) -> State:
-        """The same state as `matroot_optim.State`, with the books on the host; of concrete arrays only."""
+        """The same state as `matroot_optim.State`, with the counters on the host; needs concrete arrays."""
         books = {**FACTS, **BOOKS, **OF_LEAF, "step": np.int64}
         kinds = {name: books.get(name.rsplit("/", 1)[-1]) for name in self.arrays}
         mine = {name: x for name, x in self.arrays.items() if kinds[name] and (name in books or name[:6] == ":stack")}
@@ -52,23 +52,23 @@ class ShampooState:
 
 
 def scale_by_shampoo(*, roots: str = "callback", **options: Any) -> optax.GradientTransformation:
-    """Gradients to Shampoo's direction, momentum included; chain it with a learning rate.
+    """Scale gradients to Shampoo's direction, momentum included; chain with a learning rate.
 
     Works under ``jax.jit``, and composes with ``optax.chain``, ``masked`` and ``inject_hyperparams``.
 
     Parameters
     ----------
     roots : {"callback", "graph", "host"}
-        Where roots are computed. "callback": in numpy through ``jax.pure_callback``, in float64 though jax has none.
-        "graph": traced, a fixed minimax schedule in float32. "host": not in the update at all; call `refresh_roots`
-        on the state between steps.
+        Place of the roots' computation. "callback": in numpy through ``jax.pure_callback``, in float64 even if jax
+        runs without float64. "graph": traced, a fixed minimax schedule in float32. "host": outside the update; call
+        `refresh_roots` on the state between steps.
     **options
-        Of `matroot_optim.Shampoo`, without learning_rate, weight_decay and engine. `refresh_every` is an int.
+        Options of `matroot_optim.Shampoo`, except learning_rate, weight_decay and engine. `refresh_every` is an int.
 
     Raises
     ------
     ValueError
-        An option is wrong, or cannot be had under jit.
+        An option is wrong, or not possible under jit.
     """
     if roots not in ROOTS:
         raise ValueError(f"roots must be one of {', '.join(map(repr, ROOTS))}, got {roots!r}")
@@ -101,7 +101,7 @@ def scale_by_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gradie
 def shampoo(
     learning_rate: Any, weight_decay: Any = 0.0, *, mask: Any = None, roots: str = "callback", **options: Any
 ) -> optax.GradientTransformation:
-    """Shampoo with decoupled weight decay and a learning rate.
+    """Chain `scale_by_shampoo` with decoupled weight decay and a learning rate.
 
     Parameters
     ----------
@@ -110,12 +110,12 @@ def shampoo(
     weight_decay : float or array
         Decoupled. May be injected.
     mask : tree of bool, or function of the parameters that gives one, optional
-        As of `optax.adamw`: False where there is no weight decay. For ``inject_hyperparams`` a function is one of the
+        As in `optax.adamw`: False turns weight decay off. For ``inject_hyperparams``, list a function in
         ``static_args``.
     roots : {"callback", "graph", "host"}
         See `scale_by_shampoo`.
     **options
-        Of `matroot_optim.Shampoo`. They are static, under ``inject_hyperparams`` too.
+        Options of `matroot_optim.Shampoo`, static even under ``inject_hyperparams``.
 
     Examples
     --------
@@ -141,7 +141,7 @@ def shampoo(
 
 
 def _check(config: Options, roots: str) -> None:
-    """What cannot be had inside a compiled step."""
+    """Raise if an option is not possible inside a compiled step."""
     wrong = {
         "refresh_every": callable(config.refresh_every) and roots != "host",
         "schedule": config.schedule == "residual" and roots != "host",
@@ -164,7 +164,7 @@ def _check(config: Options, roots: str) -> None:
 
 
 def _check_groups(config: Options, paths: Iterable[str]) -> None:
-    """Refuse rates in `groups`: they are the business of other transformations here."""
+    """Raise if `groups` sets a rate, because other optax transformations apply the rates."""
     for path in paths:
         changes = config.changes_for(path)
         coupled = changes.get("decay", config.decay) == "l2"
@@ -182,9 +182,9 @@ def _map_states(change: Callable[[ShampooState], Any], opt_state: Any) -> Any:
 
 
 def refresh_roots(opt_state: Any) -> Any:
-    """The optimizer state with the roots renewed that are due at the next step, computed on the host.
+    """Renew the roots that are due at the next step, on the host, and return the optimizer state with them.
 
-    For ``roots="host"``, outside jit, after every update; a step without due roots costs a look at the books.
+    For ``roots="host"``, outside jit, after every update. Without due roots, the cost is that of reading the counters.
 
     Parameters
     ----------
@@ -210,23 +210,23 @@ def refresh_roots(opt_state: Any) -> Any:
 
 
 def load(path: str | os.PathLike[str], opt_state: Any, params: Any) -> Any:
-    """The optimizer state with its Shampoo part from a file that `State.save` wrote, by any framework.
+    """Load the Shampoo part of an optimizer state from a file that `State.save` wrote, in any framework.
 
-    ``opt_state[0].core.save(path)`` writes one. What else a chain keeps (a schedule's count) stays as it is. With
-    another block size, or without the roots, each root comes in its turn, within an interval.
+    ``opt_state[0].core.save(path)`` writes such a file. Other states of a chain (a schedule's count) are unchanged.
+    With another block size, or a file without roots, each root is computed at its next turn, within an interval.
 
     Parameters
     ----------
     path : path
     opt_state : tree
-        Of ``tx.init(params)``: says what is wanted, another block size included.
+        Result of ``tx.init(params)``; it may have another block size than the file.
     params : tree
         As for ``tx.init``.
 
     Raises
     ------
     ValueError
-        The file is no checkpoint, damaged, or not of these parameters.
+        The file is not a checkpoint, is damaged, or has other parameters.
     """
     leaves = list(flatten(params)[0].values())
     names, meta = read(path)
@@ -240,22 +240,23 @@ def load(path: str | os.PathLike[str], opt_state: Any, params: Any) -> Any:
 
 
 def plan(tx: optax.GradientTransformation, params: Any, *, measure: bool = False) -> Plan:
-    """What will be done with every parameter, and what it costs; see `matroot_optim.Shampoo.plan`.
+    """Return the treatment and the cost of every parameter; see `matroot_optim.Shampoo.plan`.
 
     Parameters
     ----------
     tx : optax.GradientTransformation
-        Any that holds `shampoo` or `scale_by_shampoo`: chained, masked, one of several. What it gives to other
-        transformations is not in the plan.
+        Any transformation that holds `shampoo` or `scale_by_shampoo`: chained, masked, one of several. Parameters of
+        other transformations are not in the plan.
     params : tree
-        As for ``tx.init``; of `jax.ShapeDtypeStruct` too. Nothing is computed and nothing allocated.
+        As for ``tx.init``, or with `jax.ShapeDtypeStruct` as leaves. Without `measure`, nothing is computed or
+        allocated.
     measure : bool
         Time one root of every order, instead of counting operations.
 
     Raises
     ------
     ValueError
-        There is no Shampoo in `tx`.
+        `tx` does not hold Shampoo.
 
     Examples
     --------
@@ -268,7 +269,7 @@ def plan(tx: optax.GradientTransformation, params: Any, *, measure: bool = False
     state: 0.852 MB, 2.9 times Adam's
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the plan says it
+        warnings.simplefilter("ignore", UserWarning)  # the plan shows the size too
         opt_state = jax.eval_shape(tx.init, params)
     rows: list[Row] = []
     for state in _states(opt_state, "tx"):
@@ -278,12 +279,12 @@ def plan(tx: optax.GradientTransformation, params: Any, *, measure: bool = False
 
 
 def _states(opt_state: Any, what: str) -> list[ShampooState]:
-    """Every `ShampooState` there is in a state of optax.
+    """Return every `ShampooState` in an optax state.
 
     Raises
     ------
     ValueError
-        There is none.
+        The state holds none.
     """
     found: list[ShampooState] = []
     _map_states(found.append, opt_state)
@@ -293,7 +294,7 @@ def _states(opt_state: Any, what: str) -> list[ShampooState]:
 
 
 def diagnostics(opt_state: Any, tracker: ConditionTracker | None = None) -> Diagnostics:
-    """What is known of every root; see `matroot_optim.Shampoo.diagnostics`.
+    """Return the diagnostics of every root; see `matroot_optim.Shampoo.diagnostics`.
 
     Parameters
     ----------
@@ -303,6 +304,6 @@ def diagnostics(opt_state: Any, tracker: ConditionTracker | None = None) -> Diag
     Raises
     ------
     ValueError
-        It holds none.
+        The state holds none.
     """
     return diagnose(_states(opt_state, "opt_state")[0].core, tracker)

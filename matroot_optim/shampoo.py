@@ -249,7 +249,7 @@ class Shampoo(Options):
             return State(layout, *restore(self, layout, list(leaves.values()), names, meta))
 
     def plan(self, params: Tree, *, measure: bool = False) -> Plan:
-        """Return the blocks, exponents and cost of every parameter, without computing anything.
+        """Return the treatment, the blocks, the exponent and the cost of every parameter.
 
         Parameters
         ----------

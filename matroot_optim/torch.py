@@ -1,4 +1,4 @@
-"""Shampoo as a `torch.optim.Optimizer`. No mathematics here: parameters, groups and state dicts meet the core."""
+"""Shampoo as a `torch.optim.Optimizer`: an adapter of parameters, groups and state dicts to the core."""
 
 from __future__ import annotations
 
@@ -49,43 +49,43 @@ __all__ = ["Shampoo", "parameter_groups"]
 class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     """Shampoo for torch, with the keywords of `matroot_optim.Shampoo`.
 
-    Statistics, momentum and roots are float32 (float64 for float64 parameters) whatever the parameters are, in
-    memory and through ``state_dict``. Equal-shaped blocks of all parameters are worked on together.
+    Statistics, momentum and roots are float32 (float64 for float64 parameters) for parameters of any dtype, in
+    memory and in ``state_dict``. Equal-shaped blocks of all parameters are processed together.
 
     Parameters
     ----------
     params : torch.nn.Module; or iterable of tensors, of pairs of a name and a tensor, or of dicts that define groups
-        Of a module, all parameters in the groups of `parameter_groups`, which tells tables by their modules.
-        A group may set lr and every option that belongs to single parameters (weight_decay, betas, graft, block_size,
-        preconditioned_dims, ...). Options of the whole (refresh_every, schedule, engine, on_nonfinite, ...) are
-        keywords here, and are accepted in groups that agree. Other names in a group are left alone, unless they are
-        nearly one of these.
+        A module gives all its parameters, in the groups of `parameter_groups`, which finds tables by their modules.
+        A group may set lr and every option of single parameters (weight_decay, betas, graft, block_size,
+        preconditioned_dims, ...). Options of the whole optimizer (refresh_every, schedule, engine, on_nonfinite, ...)
+        are keywords here; groups may repeat them if all groups agree. Other names in a group are ignored, unless
+        they look like a misspelled option.
     lr : float, or tensor of one element
         With the default graft, take Adam's.
     betas : (float, float)
     weight_decay : float
     **options
-        Of `matroot_optim.Shampoo`.
+        Options of `matroot_optim.Shampoo`.
 
     Raises
     ------
     ValueError
         An option is wrong: the message has its name, the value and what is allowed. A parameter is given twice.
     TypeError
-        There is no such option, or a parameter is not whole, dense and real floating point: the message names it.
+        An option is unknown, or a parameter is not whole, dense and real floating point: the message names it.
 
     Warns
     -----
     UserWarning
-        The state will take more than three times the memory of Adam's, which the defaults never do.
+        The state will take more than three times the memory of Adam's. With the default options it never does.
 
     Notes
     -----
-    ``state_dict()`` holds tensors, numbers and strings alone, so that ``torch.load(weights_only=True)`` reads it.
-    Root jobs under way are waited for and saved with it. The entry "matroot_optim" of a group says there how its
-    parameters are cut into blocks.
+    ``state_dict()`` holds only tensors, numbers and strings, so ``torch.load(weights_only=True)`` reads it. It waits
+    for pending root jobs and includes them. The entry "matroot_optim" of each group in the dict describes how the
+    parameters of the group are cut into blocks.
 
-    What is kept belongs to the tensor, not to its place in a group.
+    The state belongs to the tensor, not to the tensor's place in a group.
 
     Examples
     --------
@@ -109,11 +109,11 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     ) -> None:
         check_keywords(options)
         given = {"betas": betas, "weight_decay": weight_decay, **options}
-        Core(rate(lr), **{name: plain(value) for name, value in given.items()})  # checks them all
+        Core(rate(lr), **{name: plain(value) for name, value in given.items()})  # checks all options
         shared = {name: plain(value) for name, value in options.items() if name in SHARED}
         own = {name: value for name, value in given.items() if name not in SHARED}
         self._core: Core = Core(rate(lr), groups=self._options_of, **shared)
-        self._whole = False  # while groups are still coming
+        self._whole = False  # until all groups are added
         self._keeper = Keeper()
         if isinstance(params, torch.nn.Module):
             params = parameter_groups(params)
@@ -133,7 +133,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
             params = param_group["params"] = list(params)
         check_parameters(len(self.param_groups), [params] if isinstance(params, torch.Tensor) else params)
         if isinstance(params, list) and params and all(isinstance(pair, tuple) for pair in params):
-            # torch does so from 2.6 on
+            # torch >= 2.6 does this itself
             param_group["params"], param_group["param_names"] = [p for _, p in params], [name for name, _ in params]
         super().add_param_group(param_group)
         try:
@@ -145,7 +145,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
             raise
 
     def _options_of(self, path: str) -> dict[str, Any]:
-        """The core's options of the parameter at "group/index"."""
+        """Return the core's options of the parameter at "group/index"."""
         return core_options(self.param_groups[int(path.partition("/")[0])])
 
     def _take_shared(self) -> None:
@@ -158,16 +158,16 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         return [of_group[int(leaf.path.partition("/")[0])] for leaf in layout.leaves]
 
     def _current(self) -> State:
-        """The state of the parameters, groups and options there are now."""
+        """Return the state, fitted to the current parameters, groups and options."""
         self._take_shared()
         return self._keeper.fit(self._core, self.param_groups)
 
     @property
     def state(self) -> MutableMapping[Any, Any]:
-        """What is kept for every parameter, by name.
+        """Entries of every parameter, by name.
 
-        It shows the tensors that the optimizer works on. ``state[p] = entries`` gives a parameter other ones;
-        ``del state[p]`` and ``state.clear()`` let it, or all of them, start afresh.
+        The values are the tensors that the optimizer uses. ``state[p] = entries`` replaces the entries of a parameter;
+        ``del state[p]`` resets one parameter, ``state.clear()`` all parameters.
         """
         return ParameterStates(self)
 
@@ -180,7 +180,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     # A step.
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; a parameter without gradient is left alone.
+        """Make one step; parameters without a gradient do not change.
 
         Parameters
         ----------
@@ -196,7 +196,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # What is made in inference mode could not be written to by a step outside of it.
+        # A tensor made in inference mode could not be modified by a step outside of that mode.
         with torch.inference_mode(False), torch.no_grad():
             self._step()
         return loss
@@ -215,9 +215,9 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
                 add_into(weights[path], move)
 
     def diagnostics(self, tracker: ConditionTracker | None = None) -> Diagnostics:
-        """What is known of every root; see `matroot_optim.Shampoo.diagnostics`.
+        """Return the diagnostics of every root; see `matroot_optim.Shampoo.diagnostics`.
 
-        Parameters are called as in `plan`.
+        Parameters are named as in `plan`.
         """
         found, names = self._core.diagnostics(self._current()), names_of(self.param_groups)
 
@@ -236,10 +236,10 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         return found
 
     def plan(self, *, measure: bool = False) -> Plan:
-        """What is done with every parameter, and what it costs; see `matroot_optim.Shampoo.plan`.
+        """Return the treatment and the cost of every parameter; see `matroot_optim.Shampoo.plan`.
 
-        Parameters are called by their names, where the optimizer was given ``named_parameters()``, and else by
-        "group/index". Nothing is computed and nothing allocated.
+        Parameters have their names if the optimizer was given ``named_parameters()``, else "group/index". Without
+        `measure`, nothing is computed or allocated.
 
         Parameters
         ----------
@@ -265,10 +265,10 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         rows = make_plan(layout, core.interval(core.settled_step), measure=measure).rows
         return Plan(tuple(dataclasses.replace(row, path=names.get(row.path, row.path)) for row in rows))
 
-    # To a dict, and back.
+    # Saving and loading.
 
     def state_dict(self) -> dict[str, Any]:
-        handle = self.register_state_dict_post_hook(_fill, prepend=True)  # hooks of others see what is returned
+        handle = self.register_state_dict_post_hook(_fill, prepend=True)  # hooks of users get the complete dict
         try:
             found: dict[str, Any] = super().state_dict()
             return found
@@ -276,10 +276,10 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
             handle.remove()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state: the precision of the saved arrays is kept, whatever dtype the parameters have.
+        """Load a state; the saved arrays keep their precision for parameters of any dtype.
 
-        As ever in torch, the options of groups come with it, and may be changed in ``param_groups`` afterwards.
-        A dict that is refused changes nothing.
+        As in every torch optimizer, the dict also sets the options of the groups, which may be changed in
+        ``param_groups`` afterwards. A dict that is refused changes nothing.
 
         Raises
         ------
@@ -289,8 +289,8 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         Warns
         -----
         UserWarning
-            `torch.distributed.checkpoint` was not asked to be strict: a parameter that it has no state for starts
-            afresh.
+            The dict was loaded by `torch.distributed.checkpoint` without strictness and lacks the state of a
+            parameter, which starts afresh.
         """
         loaded: dict[str, Any] = {}
 
@@ -311,7 +311,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
             handle.remove()
 
     def _load(self, loaded: dict[str, Any]) -> None:
-        """Take over what a dict has, beside the groups."""
+        """Load the state from a dict whose groups torch has already loaded."""
         self._keeper = Keeper()
         texts = [group.get(META) for group in self.param_groups]
         for group in self.param_groups:
@@ -319,7 +319,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
             for name in OF_GROUP & self.defaults.keys():
                 group.setdefault(name, self.defaults[name])
         self._take_shared()
-        saved, old = loaded["state"], loaded.get(META)  # older dicts have the cuts there
+        saved, old = loaded["state"], loaded.get(META)  # older dicts have the cuts at the top level
         if not saved:
             return
         if old is not None:
@@ -341,7 +341,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         new = [path for path, record in zip(params, records, strict=True) if record is None]
         if new and not any(isinstance(number, str) for number in numbers):
             raise ValueError(f"the state_dict must have the state of all parameters, it lacks {', '.join(new)}")
-        # Where parameters have names, torch was asked not to be strict, or left out what is frozen.
+        # With named parameters, the load was not strict, or torch has left out frozen parameters.
         trained = [path for path in new if params[path].requires_grad]
         if trained:
             warnings.warn(f"the state_dict has no state for {', '.join(trained)}; they start afresh", stacklevel=4)
@@ -362,7 +362,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
 
 
 def _fill(optimizer: Shampoo, found: dict[str, Any]) -> None:
-    """Put the state, and how it is cut, into the dict that torch has made."""
+    """Put the state and the cuts of the parameters into the dict that torch has made."""
     layout, keeper, groups = optimizer._current().layout, optimizer._keeper, found["param_groups"]
     numbers = [n for group in groups for n in group["params"]]
     mine = zip(numbers, keeper.tensors, keeper.take_apart(optimizer._core), strict=True)
@@ -376,7 +376,7 @@ def _fill(optimizer: Shampoo, found: dict[str, Any]) -> None:
 
 @contextmanager
 def _full_precision(tensors: Iterable[Any]) -> Iterator[None]:
-    """Autocast off on the devices of these tensors: a step inside ``torch.autocast`` is the step outside."""
+    """Turn autocast off on the devices of these tensors, so that ``torch.autocast`` does not change a step."""
     with ExitStack() as stack:
         for kind in {x.device.type for x in tensors}:
             if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):

@@ -1,1 +1,1 @@
-"""What a step computes from gradients and roots."""
+"""The computations of a step on gradients and roots."""

@@ -1,6 +1,6 @@
-"""Elementwise operations on lists of arrays: in torch one call for all of them, elsewhere one for each.
+"""Elementwise operations on lists of arrays: one call for the whole list in torch, one call per array elsewhere.
 
-Arrays of one list are of one library, one device and one dtype.
+The arrays of a list have one library, one device and one dtype.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Arrays = Sequence[Array]
 
 
 def lerp_all(old: Arrays, new: Arrays, beta: Any, donate: bool) -> list[Array]:
-    """``beta * old + (1 - beta) * new``; the arrays of `old` are overwritten when `donate`."""
+    """Compute ``beta * old + (1 - beta) * new``; overwrite the arrays of `old` if `donate`."""
     if old and is_torch(old[0]):
         torch = sys.modules["torch"]
         if not donate:
@@ -26,7 +26,7 @@ def lerp_all(old: Arrays, new: Arrays, beta: Any, donate: bool) -> list[Array]:
 
 
 def add_all(old: Arrays, new: Arrays, beta: Any, donate: bool) -> list[Array]:
-    """``beta * old + new``; the arrays of `old` are overwritten when `donate`."""
+    """Compute ``beta * old + new``; overwrite the arrays of `old` if `donate`."""
     if old and is_torch(old[0]):
         torch = sys.modules["torch"]
         if donate:
@@ -44,7 +44,7 @@ def add_all(old: Arrays, new: Arrays, beta: Any, donate: bool) -> list[Array]:
 
 
 def add_squares_all(old: Arrays, new: Arrays, beta: float, donate: bool) -> list[Array]:
-    """``beta * old + w * new^2``, w = 1 - beta, or 1 where beta is 1; `old` is overwritten when `donate`."""
+    """Compute ``beta * old + w * new^2`` with w = 1 - beta, or 1 if beta is 1; overwrite `old` if `donate`."""
     weight = 1.0 - beta if beta < 1.0 else 1.0
     if old and is_torch(old[0]):
         torch = sys.modules["torch"]
@@ -65,14 +65,14 @@ def add_squares_all(old: Arrays, new: Arrays, beta: float, donate: bool) -> list
 
 
 def times_all(arrays: Arrays, factors: Sequence[Any]) -> list[Array]:
-    """New arrays: each times its factor."""
+    """Return new arrays, each multiplied by its factor."""
     if arrays and is_torch(arrays[0]):
         return list(sys.modules["torch"]._foreach_mul(arrays, list(factors)))
     return [x * factor for x, factor in zip(arrays, factors, strict=True)]
 
 
 def scale_all(arrays: Arrays, factors: Sequence[Any]) -> list[Array]:
-    """Each times its factor; `arrays` are overwritten where they can be."""
+    """Multiply each array by its factor, in place if the library allows."""
     if arrays and is_torch(arrays[0]):
         sys.modules["torch"]._foreach_mul_(arrays, list(factors))
         return list(arrays)
@@ -84,7 +84,7 @@ def scale_all(arrays: Arrays, factors: Sequence[Any]) -> list[Array]:
 
 
 def over_roots_all(top: Arrays, squares: Arrays, floors: Sequence[Any], factors: Sequence[Any]) -> list[Array]:
-    """``factor * top / (sqrt(square) + floor)`` in new arrays."""
+    """Compute ``factor * top / (sqrt(square) + floor)`` in new arrays."""
     if top and is_torch(top[0]):
         torch = sys.modules["torch"]
         bottom = torch._foreach_sqrt(squares)

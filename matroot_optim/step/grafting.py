@@ -1,4 +1,4 @@
-"""Magnitude: the direction is Shampoo's, the norm that of a first-order method.
+"""Grafting: Shampoo's direction, scaled to the norm of a first-order method's step.
 
 D = (||F|| / ||P||) P, with F the first-order step and P the preconditioned gradient, per tensor or per block.
 A zero P gives zero.
@@ -16,12 +16,12 @@ from matroot_optim.step.elementwise import add_squares_all, over_roots_all
 
 
 def second_moments(old: Sequence[Array], g: Sequence[Array], beta: float, donate: bool) -> list[Array]:
-    """The decayed means (or, beta = 1, the sums) of squared gradients."""
+    """Update the decayed means (for beta = 1, the sums) of squared gradients."""
     return add_squares_all(old, g, beta, donate)
 
 
 def bias_correction(beta: float, count: Any) -> Any:
-    """1 - beta^count, what a decayed mean that started at zero has to be divided by; 1 for a sum."""
+    """Return 1 - beta^count, the divisor that corrects a decayed mean started at zero; 1 for a sum."""
     return 1.0 - beta**count if beta < 1.0 else 1.0
 
 
@@ -33,9 +33,9 @@ def over_roots(
     factors: Sequence[Any],
     counts: Sequence[Any],
 ) -> list[Array]:
-    """The steps of the first-order method: averages, times their factors, over the roots of the second moments.
+    """Compute first-order steps: averages times their factors, divided by the roots of the second moments.
 
-    `floors` are the epsilons beside the roots of the bias-corrected moments: relative to the gradients, so that
+    `floors` are the epsilons added to the roots of the bias-corrected moments. They are relative to the gradients, so
     gradients scaled by any number give the same steps.
     """
     beta = options.beta2_of_graft
@@ -48,14 +48,14 @@ def over_roots(
 
 
 def positive_norm(x: Array) -> Any:
-    """The norm of x, 1 for a zero x."""
+    """Compute the norm of x; 1 for a zero x."""
     xp = namespace(x)
     norm2 = xp.asarray(squared_norm(x))
     return xp.sqrt(xp.where(norm2 > 0, norm2, xp.ones_like(norm2)))
 
 
 def rescale(options: Options, P: Array, F: Array, W: Array | None, xp: Any) -> tuple[Array, Any]:
-    """P brought to the norm of the graft, and the factor that did it."""
+    """Scale P to the norm of the graft; return the result and the factor."""
     if options.graft == "none":
         return P, 1.0
     norm2 = xp.asarray(squared_norm(P))
@@ -64,7 +64,7 @@ def rescale(options: Options, P: Array, F: Array, W: Array | None, xp: Any) -> t
 
 
 def rescale_blocks(options: Options, P: Array, F: Array, W: Array | None, xp: Any) -> tuple[Array, Any]:
-    """`rescale` for every block of a stack by itself; the factors come as (blocks,)."""
+    """Apply `rescale` to every block of a stack separately; the factors have shape (blocks,)."""
     if options.graft == "none":
         return P, xp.ones_like(P.reshape(P.shape[0], -1)[:, 0])
     ratio = _ratio(options, _norm2_of_blocks(P, xp), lambda x: _norm2_of_blocks(x, xp), F, W, xp)

@@ -36,9 +36,9 @@ class Rates:
 def momentum(
     options: Options, old: Sequence[Array], D: Sequence[Array], beta: Any, counts: Sequence[Any], donate: bool
 ) -> tuple[list[Array], list[Array], list[Any]]:
-    """The averages up to a factor, the new buffers, and the factors; the arrays of D are never overwritten.
+    """Return the averages up to a factor, the new buffers, and the factors; never overwrite the arrays of D.
 
-    An average may be the buffer itself: it is only to be read. `old` is overwritten when `donate`.
+    An average may be the buffer itself and must not be modified. `old` is overwritten if `donate`.
     """
     ones: list[Any] = [1.0] * len(old)
     if options.momentum == "ema":
@@ -49,7 +49,7 @@ def momentum(
 
 
 def clip_rms(step: Array, limit: float | None, xp: Any) -> Array:
-    """`step` scaled so that its root mean square is at most `limit`."""
+    """Scale `step` down until its root mean square is at most `limit`."""
     if limit is None:
         return step
     rms = xp.sqrt(xp.asarray(squared_norm(step)) / math.prod(step.shape))
@@ -61,7 +61,7 @@ def clip_rms(step: Array, limit: float | None, xp: Any) -> Array:
 def with_decay(
     options: Options, steps: Sequence[Array], weights: Sequence[Array | None], rates: Sequence[Rates]
 ) -> list[Array]:
-    """What is added to the weights; the arrays of `steps` are overwritten where they can be."""
+    """Compute the updates of the weights; overwrite the arrays of `steps` if the library allows."""
     if options.decay == "decoupled":
         steps = [_with(x, W, r.weight_decay) for x, W, r in zip(steps, weights, rates, strict=True)]
     moves = scale_all(steps, [-r.learning_rate for r in rates])
@@ -77,7 +77,7 @@ def _with(x: Array, W: Array | None, factor: Any) -> Array:
 
 
 def with_l2(options: Options, g: Array, W: Array | None, rates: Rates) -> Array:
-    """The gradient with the gradient of wd/2 ||W||^2."""
+    """Add the gradient of wd/2 ||W||^2 to the gradient, if the decay is L2."""
     if options.decay == "l2" and W is not None and _nonzero(rates.weight_decay):
         return g + rates.weight_decay * W
     return g

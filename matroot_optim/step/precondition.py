@@ -1,4 +1,4 @@
-"""Stage 3: the direction. Every preconditioned dimension of a stack is multiplied by its root."""
+"""Stage 3, the direction: every preconditioned dimension of a stack is multiplied by its root."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matroot_optim.arrays import Array
 
 
 def multiply(P: Array, X: Array, axis: int, xp: Any) -> Array:
-    """Stacked blocks P (blocks, *shape) times symmetric roots X (blocks, n, n) along one dimension."""
+    """Multiply stacked blocks P (blocks, *shape) by symmetric roots X (blocks, n, n) along one dimension."""
     shape = tuple(P.shape)
     before, n, after = math.prod(shape[1 : axis + 1]), shape[axis + 1], math.prod(shape[axis + 2 :])
     if before == 1:
@@ -23,7 +23,7 @@ def multiply(P: Array, X: Array, axis: int, xp: Any) -> Array:
 
 
 def precondition(G: Array, roots: Sequence[Array], axes: Sequence[int], xp: Any) -> Array:
-    """The stack G multiplied by all its roots."""
+    """Multiply the stack G by all its roots."""
     P = G
     for axis, X in zip(axes, roots, strict=True):
         P = multiply(P, X, axis, xp)

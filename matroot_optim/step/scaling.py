@@ -1,9 +1,10 @@
 """The unit of every parameter's gradients: a power of two, so that no square of a finite gradient leaves the range.
 
-A float32 number has 8 bits of exponent and its square needs 9: of gradients of 1e-21 the second moment is rounded to
-nothing and a step becomes huge, of 1e21 it is infinite. So each parameter's gradients are divided by 2^e before
-anything else, and momentum, second moment and statistics are kept in these units. e is 0 as long as the largest norm
-of late, which decays as the second moment does, is between `LOW` and `HIGH`. Powers of two round nothing.
+A float32 number has 8 bits of exponent and its square needs 9. For gradients of 1e-21 the second moment underflows to
+zero and a step becomes huge; for 1e21 it is infinite. Therefore each parameter's gradients are first divided by 2^e,
+and momentum, second moment and statistics are kept in these units. e is 0 while the largest recent norm is between
+`LOW` and `HIGH`; this norm decays like the root of the second moment. A division by a power of two has no rounding
+error.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import numpy as np
 from matroot_optim.arrays import Array, copy, is_jax, namespace
 from matroot_optim.layout.layout import Layout, Leaf
 
-#: Norms in units of 2^e beyond which a new e is chosen. Below `LOW`, the square of an entry that the epsilon of the
-#: denominator does not hide yet would be subnormal; squares of `HIGH` can be summed for 2^47 steps.
+#: Range of norms, in units of 2^e; outside it a new e is chosen. Below `LOW`, an entry that is still larger than the
+#: epsilon of the denominator would have a subnormal square; squares of `HIGH` can be summed for 2^47 steps.
 LOW, HIGH = 2.0**-20, 2.0**40
 
-#: Above the exponent of every unit: no float64 is larger than 2^1024, or smaller than 2^-1074.
+#: Bound of every e: no float64 is larger than 2^1024 or smaller than 2^-1074.
 LARGEST = 1100
 
 #: Largest power of two that a float32 is multiplied by at once.
@@ -29,12 +30,12 @@ CHUNK = 100
 
 
 def decay(leaf: Leaf) -> float:
-    """Factor by which the largest norm is forgotten in a step: that of the root of the second moment."""
+    """Return the decay of the largest norm per step: that of the root of the second moment."""
     return math.sqrt(leaf.options.beta2_of_graft)
 
 
 def exponents(peak: Any, exponent: Any, xp: Any = np) -> Any:
-    """e of every parameter: what it was if that is good enough, else such that the peak is 1 to 2 in units of 2^e.
+    """Return e of every parameter: the old e if the peak is in range, else that which brings the peak to 1 to 2.
 
     Examples
     --------
@@ -49,7 +50,7 @@ def exponents(peak: Any, exponent: Any, xp: Any = np) -> Any:
 
 
 def scaled(x: Array, power: int) -> Array:
-    """``x * 2**power``, also where the factor itself is no float32."""
+    """Compute ``x * 2**power``, even if the factor itself is not a float32."""
     while power:
         part = max(-CHUNK, min(power, CHUNK))
         x = x * 2.0**part
@@ -58,7 +59,7 @@ def scaled(x: Array, power: int) -> Array:
 
 
 def scaled_traced(x: Array, power: Any, chunks: int = 2) -> Array:
-    """`scaled` by a traced power of at most ``CHUNK * chunks``, for every row of x or for all of it."""
+    """Compute `scaled` for a traced power of at most ``CHUNK * chunks``, one for all of x or one per row."""
     xp = namespace(x)
     for _ in range(chunks):
         part = xp.clip(power, -CHUNK, CHUNK)
@@ -69,7 +70,7 @@ def scaled_traced(x: Array, power: Any, chunks: int = 2) -> Array:
 
 
 def unit_of_direction(leaf: Leaf, axes: int) -> float:
-    """k, where the direction of gradients in units of 2^e has to be multiplied by 2^(k e)."""
+    """Return k such that 2^(k e) converts the direction of gradients in units of 2^e back."""
     o = leaf.options
     if o.graft == "sgd":
         return 1.0
@@ -77,9 +78,9 @@ def unit_of_direction(leaf: Leaf, axes: int) -> float:
 
 
 def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int]) -> dict[str, Array]:
-    """The arrays of parameters whose e grows by `shift`, where that is not 0; their roots are asked for at once.
+    """Convert the arrays of parameters whose e grows by `shift` (not 0), and request their roots.
 
-    The old roots are of other units. Under a graft that is no matter; without one they are not used again.
+    The old roots have other units. With a graft, a factor of the root has no effect; without a graft, they are zeroed.
     """
     new: dict[str, Array] = {}
     for i, leaf in enumerate(layout.leaves):
@@ -111,5 +112,5 @@ def _put(x: Array, rows: slice, values: Array) -> Array:
 
 
 def wanted_again(taken: Any, xp: Any = np) -> Any:
-    """The step of roots' statistics, -1 where there is a root: it is asked for anew."""
+    """Set the step of the statistics to -1 for existing roots, which requests new roots."""
     return xp.where(taken > 0, -1, taken)

@@ -1,8 +1,8 @@
 """Stages 1, 3 and 4 of a step, as functions of arrays.
 
-They run on values, and on arrays that jax traces. Everything that a parameter needs is per leaf; everything of cost
-n^3 is per stack, without a loop over its blocks. `active` says per leaf whether the gradient counts: True, False
-(missing, or not finite), or a traced boolean.
+They accept concrete arrays and arrays that jax traces. Work of a single parameter is per leaf; work of cost n^3 is per
+stack, without a loop over its blocks. `active` has, per leaf, True if the gradient counts, False if it is missing or
+not finite, or a traced boolean.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from matroot_optim.step.statistics import accumulate, gram
 
 Arrays = dict[str, Array]
 
-#: In units of 2^e: gradients below have no square in float32, and make no step that is larger than usual.
+#: Smallest epsilon, in units of 2^e: the squares of smaller gradients underflow in float32, and this bounds their step.
 UNDERFLOW = 2.0**-63
 
 
 @dataclass
 class Step:
-    """What one step works on: a gradient, a weight and rates for every leaf, and the arrays of the state."""
+    """The inputs of one step: a gradient, a weight and rates for every leaf, and the arrays of the state."""
 
     layout: Layout
     arrays: Arrays
@@ -39,19 +39,19 @@ class Step:
     weights: list[Array | None]
     active: Sequence[Any]
     rates: Sequence[Rates]
-    number: Any  # of the step, from 1
-    donate: bool  # whether arrays of the state may be overwritten
+    number: Any  # of the step, counted from 1
+    donate: bool  # arrays of the state may be overwritten
 
 
 def choose(active: Any, new: Array, old: Array) -> Array:
-    """`new` where active, else `old`."""
+    """Return `new` where active, else `old`."""
     if active is True:
         return new
     return old if active is False else namespace(new).where(active, new, old)
 
 
 def stacked_gradients(step: Step) -> list[Array]:
-    """The gradient of every stack of blocks, (blocks, *shape)."""
+    """Return the gradient of every stack of blocks, (blocks, *shape)."""
     return [_stacked(step.layout, s, step.g) for s in step.layout.stacks]
 
 
@@ -64,7 +64,7 @@ def _stacked(layout: Layout, s: Stack, leaves: Sequence[Array]) -> Array:
 
 
 def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
-    """Stage 1: the statistics of every stack with these gradients added."""
+    """Update the statistics of every stack with these gradients (stage 1)."""
     new: Arrays = {}
     for s, G in zip(step.layout.stacks, stacks, strict=True):
         xp, beta = namespace(G), s.options.betas[1]
@@ -79,7 +79,7 @@ def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
 
 
 def block_mask(s: Stack, active: Sequence[Any], x: Array) -> Array:
-    """Boolean (blocks,): whether the gradient of the block's leaf counts."""
+    """Return a boolean (blocks,), True if the gradient of the block's leaf counts."""
     xp = namespace(x)
     parts = []
     for member in s.members:
@@ -89,7 +89,7 @@ def block_mask(s: Stack, active: Sequence[Any], x: Array) -> Array:
 
 
 def mix_weight(options: Options, number: Any) -> Any:
-    """Weight of Shampoo against the first-order step at a step: 0 before its start, then a ramp, then 1."""
+    """Return the weight of Shampoo against the first-order step: 0 before Shampoo starts, then a ramp, then 1."""
     start, ramp = options.first_shampoo_step, options.mix_steps
     if is_traced(number):
         xp = namespace(number)
@@ -100,7 +100,7 @@ def mix_weight(options: Options, number: Any) -> Any:
 
 
 def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
-    """Stages 3 and 4: what is added to every weight, and the new arrays of the state."""
+    """Compute the update of every weight and the new arrays of the state (stages 3 and 4)."""
     layout = step.layout
     live = [i for i, leaf in enumerate(layout.leaves) if step.active[i] is not False and 0 not in leaf.shape]
     weight = [mix_weight(leaf.options, step.number) for leaf in layout.leaves]
@@ -133,7 +133,7 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
 
 
 def _alike(step: Step, indices: Sequence[int]) -> list[list[int]]:
-    """Leaves that one call can serve: of one place, one dtype and the same options of stages 3 and 4."""
+    """Group the leaves that one call can process: one place, one dtype and the same options of stages 3 and 4."""
     found: dict[Any, list[int]] = {}
     for i in indices:
         found.setdefault((step.layout.kinds[i], step.rates[i].beta), []).append(i)
@@ -146,7 +146,10 @@ def _count(step: Step, i: int) -> Any:
 
 
 def averaged(step: Step, live: Sequence[int]) -> tuple[list[Array], list[Any], Arrays]:
-    """What is preconditioned, for every leaf: its gradient, or a multiple of the mean of its gradients; the factors."""
+    """Return the arrays to precondition, their factors, and the new buffers.
+
+    For every leaf the array is the gradient, or the mean of the gradients up to the factor.
+    """
     averages, factors, new = list(step.g), [1.0] * len(step.g), {}
     leaves = step.layout.leaves
     for group in _alike(step, [i for i in live if leaves[i].averages_gradients]):
@@ -169,7 +172,7 @@ def averaged(step: Step, live: Sequence[int]) -> tuple[list[Array], list[Any], A
 def first_order_steps(
     step: Step, live: Sequence[int], averages: Sequence[Array], factors: Sequence[Any]
 ) -> tuple[dict[int, Array], Arrays]:
-    """The steps of the first-order method for the leaves that count, in arrays of their own, and the moments."""
+    """Compute the first-order steps of the leaves that count, in new arrays, and the moments."""
     leaves, new = step.layout.leaves, {}
     moves: dict[int, Array] = {}
     for group in _alike(step, live):
@@ -195,7 +198,7 @@ def first_order_steps(
 
 
 def _floor(step: Step, i: int) -> Any:
-    """What is added to the root of the second moment: `graft_epsilon` times the largest root mean square of late."""
+    """Return the epsilon beside the root of the second moment: `graft_epsilon` times the largest recent RMS."""
     leaf = step.layout.leaves[i]
     epsilon = leaf.options.graft_epsilon * math.prod(leaf.shape) ** -0.5
     if leaf.options.graft_normalize:
@@ -208,7 +211,7 @@ def _floor(step: Step, i: int) -> Any:
 
 
 def _momentum_of_directions(step: Step, live: Sequence[int], moves: dict[int, Array]) -> Arrays:
-    """Stage 4 where the momentum is not of the gradients; `moves` is updated."""
+    """Average the directions of leaves whose momentum is not of the gradients (stage 4); update `moves`."""
     leaves, new = step.layout.leaves, {}
     for group in _alike(step, [i for i in live if leaves[i].has_momentum and not leaves[i].averages_gradients]):
         names = [leaves[i].name("momentum") for i in group]
@@ -223,7 +226,7 @@ def _momentum_of_directions(step: Step, live: Sequence[int], moves: dict[int, Ar
 
 
 def to_updates(step: Step, live: Sequence[int], moves: dict[int, Array]) -> None:
-    """Clipping, weight decay and the rate; the arrays of `moves` are overwritten."""
+    """Apply clipping, weight decay and the rate; overwrite the arrays of `moves`."""
     leaves = step.layout.leaves
     for group in _alike(step, live):
         o, rates = leaves[group[0]].options, [step.rates[i] for i in group]
@@ -235,7 +238,7 @@ def to_updates(step: Step, live: Sequence[int], moves: dict[int, Array]) -> None
 
 
 def _in_units(x: Array, step: Step, i: int, k: float) -> Array:
-    """x times 2^(k e), e the exponent of the units of leaf i."""
+    """Multiply x by 2^(k e), e the exponent of the units of leaf i."""
     e = step.arrays["exponent"][i]
     if is_traced(e):
         whole = namespace(x).floor(k * e)
@@ -244,7 +247,7 @@ def _in_units(x: Array, step: Step, i: int, k: float) -> Array:
 
 
 def _direction(step: Step, i: int, F: Array, directions: Sequence[Any], factor: Any, weight: Any) -> tuple[Array, Any]:
-    """Stage 3 of one leaf: Shampoo's direction with the graft's norm, mixed with the first-order step F."""
+    """Scale Shampoo's direction of one leaf to the graft's norm and mix it with the first-order step F (stage 3)."""
     leaf, W = step.layout.leaves[i], step.weights[i]
     o, xp = leaf.options, namespace(F)
     first = rescale(o, F, F, W, xp)[0] if o.graft in ("sqrt_n", "trust_ratio") else F

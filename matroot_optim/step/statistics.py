@@ -1,7 +1,7 @@
 """Stage 1: the statistics of every preconditioned dimension, packed.
 
-A statistic is symmetric, so only its lower triangle is kept: n (n + 1) / 2 numbers. For a stack of blocks the
-triangle is one gather, whatever the number of blocks.
+A statistic is symmetric, so only its lower triangle is kept: n (n + 1) / 2 numbers. One gather extracts the triangles
+of a whole stack of blocks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matroot_optim.arrays import Array, is_cupy, is_jax, is_torch, lerp, like, n
 
 
 def packed_size(n: int) -> int:
-    """Numbers in the packed form of a symmetric n x n matrix.
+    """Return the number of entries in the packed form of a symmetric n x n matrix.
 
     >>> from matroot_optim.step.statistics import packed_size
     >>> packed_size(3)
@@ -28,14 +28,14 @@ def packed_size(n: int) -> int:
 
 @lru_cache(maxsize=64)
 def _lower(n: int) -> Any:
-    """Flat indices of the lower triangle, row by row."""
+    """Return the flat indices of the lower triangle, row by row."""
     rows, columns = np.tril_indices(n)
     return rows * n + columns
 
 
 @lru_cache(maxsize=64)
 def _full(n: int) -> Any:
-    """For every entry of the full matrix, its index in the packed form."""
+    """Return the index in the packed form of every entry of the full matrix."""
     i, j = np.indices((n, n))
     low, high = np.minimum(i, j), np.maximum(i, j)
     return (high * (high + 1) // 2 + low).ravel()
@@ -52,7 +52,7 @@ def _on_torch(kind: str, n: int, device: str) -> Any:
 @lru_cache(maxsize=64)
 def _on_cupy(kind: str, n: int, device: int) -> Any:
     index = sys.modules["cupy"].asarray(_INDEX[kind](n))
-    index.device.synchronize()  # once: the next to use it may be on another stream
+    index.device.synchronize()  # once, because the next use may be on another stream
     return index
 
 
@@ -68,7 +68,7 @@ def _take(x: Array, kind: str, n: int) -> Array:
 
 
 def pack(A: Array) -> Array:
-    """Lower triangles (..., n (n + 1) / 2) of symmetric matrices (..., n, n).
+    """Return the lower triangles (..., n (n + 1) / 2) of symmetric matrices (..., n, n).
 
     >>> import numpy as np
     >>> from matroot_optim.step.statistics import pack
@@ -80,7 +80,7 @@ def pack(A: Array) -> Array:
 
 
 def unpack(packed: Array) -> Array:
-    """Symmetric matrices (..., n, n) from their packed form.
+    """Return symmetric matrices (..., n, n) from their packed form.
 
     >>> import numpy as np
     >>> from matroot_optim.step.statistics import unpack
@@ -93,12 +93,12 @@ def unpack(packed: Array) -> Array:
 
 
 def order_of(size: int) -> int:
-    """n of a packed size n (n + 1) / 2."""
+    """Return n of a packed size n (n + 1) / 2."""
     return (math.isqrt(8 * size + 1) - 1) // 2
 
 
 def unfold(G: Array, axis: int, xp: Any) -> Array:
-    """Unfoldings (blocks, n, rest) of stacked blocks along one of their dimensions."""
+    """Unfold stacked blocks along one of their dimensions, to (blocks, n, rest)."""
     n = G.shape[axis + 1]
     if G.ndim == 3:
         return G if axis == 0 else xp.matrix_transpose(G)
@@ -108,15 +108,15 @@ def unfold(G: Array, axis: int, xp: Any) -> Array:
 
 
 def gram(G: Array, axis: int, xp: Any) -> Array:
-    """Packed G_(i) G_(i)^T of the unfolding of every block of a stack."""
+    """Compute the packed G_(i) G_(i)^T of the unfolding of every block of a stack."""
     U = unfold(G, axis, xp)
     return pack(xp.matmul(U, xp.matrix_transpose(U)))
 
 
 def accumulate(old: Array, new: Array, beta: float, donate: bool) -> Array:
-    """``beta * old + w * new``, w = 1 - beta, or 1 for the sum (beta = 1). `new` may be overwritten.
+    """Compute ``beta * old + w * new`` with w = 1 - beta, or 1 for the sum (beta = 1).
 
-    `old` is overwritten when `donate`; otherwise it is left alone.
+    `new` may be overwritten; `old` is overwritten only if `donate`.
     """
     if beta < 1.0:
         return lerp(old, new, beta, donate)
