@@ -1,1 +1,1 @@
-"""The step as jax traces it."""
+"""The step for jax tracing."""

@@ -1,9 +1,9 @@
-"""Roots inside a compiled graph: a minimax schedule, fixed beforehand, with no decision that depends on values.
+"""Roots inside a compiled graph: a minimax schedule, fixed beforehand, without decisions that depend on values.
 
     B = q_k(M);  X <- X B^a;  M <- B^b M      for A^{-a/b}
 
-in the dtype of A, float32 as a rule: at condition numbers of 1e6 some 4 bits are left, where a root on the host has
-all. See `matroot.methods.minimax_schedule` for the polynomials q_k.
+in the dtype of A, usually float32: at condition numbers of 1e6 about 4 bits remain, while a root on the host has all
+bits. See `matroot.methods.minimax_schedule` for the polynomials q_k.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 import matroot
 from matroot_optim.arrays import Array
 
-#: Relative accuracy asked of the schedule in each eigenvalue.
+#: Relative accuracy that the schedule must reach in each eigenvalue.
 TARGET = 1e-6
 
 
 def minimax_root(A: Array, exponent: Fraction, ridge: float, level: Array, xp: Any) -> tuple[Array, dict[str, Array]]:
-    """A^exponent of a stack with a relative ridge, by a fixed number of products.
+    """Compute A^exponent of a stack with a relative ridge, by a fixed number of products.
 
     Parameters
     ----------
@@ -30,16 +30,16 @@ def minimax_root(A: Array, exponent: Fraction, ridge: float, level: Array, xp: A
     exponent : Fraction
         Negative.
     ridge : float
-        Relative to an upper bound of the largest eigenvalue, at most n^{1/16} times it.
+        Relative to an upper bound of the largest eigenvalue, which is at most n^{1/16} times that eigenvalue.
     level : array (k,)
         The ridge is multiplied by 10^level, up to 1.
 
     Returns
     -------
     X : array (k, n, n)
-        For a zero matrix not finite, or without use.
+        For a zero matrix not finite, or meaningless.
     facts : dict of array (k,)
-        "residual", of full products in this precision, ``||X..A..X - I||_F / sqrt(n)``; "lambda_max" and "ridge".
+        "residual", ``||X..A..X - I||_F / sqrt(n)`` from full products in this precision; "lambda_max" and "ridge".
     """
     n = A.shape[-1]
     eps = float(np.finfo(np.dtype(str(A.dtype))).eps)
@@ -66,7 +66,7 @@ def minimax_root(A: Array, exponent: Fraction, ridge: float, level: Array, xp: A
 
 
 def largest_bound(A: Array, xp: Any) -> Array:
-    """Upper bound ||A^8||_F^{1/8} of the largest eigenvalue, at most n^{1/16} times it: three products."""
+    """Compute ||A^8||_F^{1/8}, an upper bound of the largest eigenvalue and at most n^{1/16} times as large."""
     log2_scale = xp.zeros(A.shape[0], dtype=A.dtype)
     for k in range(4):  # A is scaled to norm 1 before every squaring: neither overflow nor underflow
         peak = xp.max(xp.abs(A), axis=(-2, -1))
@@ -79,7 +79,7 @@ def largest_bound(A: Array, xp: Any) -> Array:
 
 
 def polynomial(M: Array, c: Any, eye: Array) -> Array:
-    """q(M) of degree 1, 2 or 4: 0, 1 or 2 products."""
+    """Evaluate q(M) of degree 1, 2 or 4 with 0, 1 or 2 products."""
     if len(c) == 2:
         return c[1] * M + c[0] * eye
     M2 = M @ M
@@ -89,8 +89,10 @@ def polynomial(M: Array, c: Any, eye: Array) -> Array:
 
 
 def interleaved(X: Array, A: Array, a: int, b: int) -> Array:
-    """The product of b factors X and a factors A, I when X = A^{-a/b}, in the order that keeps every partial
-    product as near to I as can be: X^b A^a itself would lose the digits of kappa^a in float32.
+    """Multiply b factors X and a factors A; the product is I if X = A^{-a/b}.
+
+    The order keeps every partial product as near to I as possible: X^b A^a itself would lose the digits of kappa^a in
+    float32.
     """
     R, exponent, left_x, left_a = None, Fraction(0), b, a
     while left_x or left_a:
@@ -104,7 +106,7 @@ def interleaved(X: Array, A: Array, a: int, b: int) -> Array:
 
 
 def power(B: Array, k: int) -> Array:
-    """B^k by squaring, k at least 1."""
+    """Compute B^k by squaring, k at least 1."""
     result = None
     while k:
         if k & 1:

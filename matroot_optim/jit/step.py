@@ -1,7 +1,7 @@
-"""One step of Shampoo as jax traces it: the core's stages, and the schedule of roots as a switch over phases.
+"""One step of Shampoo for jax tracing: the core's stages, and the schedule of roots as a switch over phases.
 
-Which roots are due at a phase is known before; that it is their turn is known only at run time. So every phase with
-roots is a branch, and a step runs one of them.
+The roots of each phase are known before compilation, the phase of a step only at run time. So every phase with roots
+is a branch, and a step runs one branch.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from matroot_optim.step.stages import Step, stacked_gradients, update_statistics
 from matroot_optim.step.statistics import pack, packed_size, unpack
 
 Arrays = dict[str, Array]
-#: Norms above are as good as this one.
+#: Larger norms are reduced to this value.
 LARGEST = 2.0**127
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All of the state that is no array."""
+    """The static part of the state."""
 
     options: Options
     layout: Layout
@@ -42,13 +42,13 @@ class Plan:
 
 
 def initial(plan: Plan, params: Sequence[Array]) -> Arrays:
-    """The core's fresh state as jax arrays, books included."""
+    """Return the core's fresh state as jax arrays, counters included."""
     arrays = fresh(plan.options, plan.layout, params).arrays
     return {**to_jax(arrays), "graft_ratio": jnp.ones(len(plan.layout.leaves), jnp.float32)}
 
 
 def to_jax(arrays: Arrays) -> Arrays:
-    """The core's arrays as jax arrays, books in 32 bits."""
+    """Convert the core's arrays to jax arrays, counters to 32 bits."""
     narrow = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}
     return {
         name: jnp.asarray(x.astype(narrow.get(x.dtype, x.dtype))) if isinstance(x, np.ndarray) else x
@@ -59,7 +59,7 @@ def to_jax(arrays: Arrays) -> Arrays:
 def advance(
     plan: Plan, arrays: Arrays, g: Sequence[Array | None], weights: Sequence[Array | None]
 ) -> tuple[list[Array], Arrays]:
-    """The directions (momentum included, rate 1) of one step, and the new arrays."""
+    """Compute the directions (momentum included, rate 1) of one step, and the new arrays."""
     options, layout = plan.options, plan.layout
     arrays = dict(arrays)
     t = arrays["step"] + 1
@@ -83,7 +83,7 @@ def advance(
 
 
 def now_with(step: Step, arrays: Arrays) -> Step:
-    """The same step with other arrays."""
+    """Return the same step with other arrays."""
     return Step(step.layout, arrays, step.g, step.weights, step.active, step.rates, step.number, step.donate)
 
 
@@ -95,7 +95,7 @@ def _screen(
     rates: Sequence[Rates],
     arrays: Arrays,
 ) -> tuple[list[Array], list[Any], Array]:
-    """The core's screen without a look at any value; units and peaks are entered into `arrays`."""
+    """Apply the core's screen without reading any value on the host; write units and peaks into `arrays`."""
     norms = [jnp.float32(0) if x is None else _norm(x) for x in g]
     finite = [False if x is None else jnp.isfinite(n) for x, n in zip(g, norms, strict=True)]
     skip = options.on_nonfinite == "skip"
@@ -132,7 +132,7 @@ def _screen(
 
 
 def _norm(x: Array) -> Array:
-    """Norm in float32, whatever the size of the entries; not finite where one of them is not."""
+    """Compute the norm in float32 without overflow or underflow; it is not finite if an entry is not."""
     if x.size == 0:
         return jnp.float32(0)
     largest = jnp.max(jnp.abs(x))
@@ -146,7 +146,7 @@ def _positive(x: Array) -> Array:
 
 
 def _in_new_units(layout: Layout, arrays: Arrays, shift: Array) -> Arrays:
-    """`matroot_optim.step.scaling.in_new_units` for all parameters, as there are no roots under way."""
+    """Apply `matroot_optim.step.scaling.in_new_units` to all parameters; there are no pending roots here."""
     new = dict(arrays)
     for i, leaf in enumerate(layout.leaves):
         if leaf.averages_gradients:
@@ -165,7 +165,7 @@ def _in_new_units(layout: Layout, arrays: Arrays, shift: Array) -> Arrays:
 
 
 def _statistics(options: Options, now: Step, stacks: Sequence[Array], accumulates: Any) -> Arrays:
-    """Stage 1, on the steps that are for it."""
+    """Update the statistics (stage 1) on the steps that accumulate."""
     if options.statistics_every == 1:
         return update_statistics(now, stacks)
     names = [f"{stack.axis_name(axis)}/statistic" for stack, axis in now.layout.factors]
@@ -177,7 +177,7 @@ def _statistics(options: Options, now: Step, stacks: Sequence[Array], accumulate
 
 
 def _refresh(plan: Plan, arrays: Arrays, t: Any) -> Arrays:
-    """Roots, and what is known of them, after those that are due at this step."""
+    """Renew the roots that are due at this step; return the roots, their facts and their counters."""
     if not plan.layout.factors:
         return {}
     table = turns(plan.options, plan.layout)
@@ -191,7 +191,7 @@ def _refresh(plan: Plan, arrays: Arrays, t: Any) -> Arrays:
 
 
 def _branch(plan: Plan, arrays: Arrays, items: Due, t: Any) -> Callable[[Arrays], Arrays]:
-    """The function that renews these roots."""
+    """Return the function that renews these roots."""
     solve = {"callback": _by_callback, "graph": _in_graph}[plan.roots]
 
     def renew(old: Arrays) -> Arrays:
@@ -208,7 +208,7 @@ def _branch(plan: Plan, arrays: Arrays, items: Due, t: Any) -> Callable[[Arrays]
 
 
 def _rows(layout: Layout, arrays: Arrays, stack: Stack, axis: int, index: Any) -> Array:
-    """Packed statistics of the blocks that are due, bias corrected."""
+    """Return the packed statistics of the blocks that are due, with bias correction."""
     rows = arrays[f"{stack.axis_name(axis)}/statistic"][index]
     beta = stack.options.betas[1]
     if not stack.options.bias_correction or beta == 1.0:
@@ -219,7 +219,7 @@ def _rows(layout: Layout, arrays: Arrays, stack: Stack, axis: int, index: Any) -
 
 
 def _install(old: Arrays, stack: Stack, axis: int, index: Any, row: Array, X: Array, facts: Arrays, t: Any) -> Arrays:
-    """The core's gate: good roots taken, the others kept and counted; zero statistics are left alone."""
+    """Take good roots, keep and count the others, as the core does; skip zero statistics."""
     key = stack.axis_name(axis)
     useful = jnp.sum(jnp.abs(row), axis=-1) > 0
     good = useful & (facts["residual"] <= stack.options.root_tolerance) & jnp.isfinite(jnp.sum(X, axis=(-2, -1)))
@@ -245,7 +245,7 @@ def _where(good: Array, X: Array, old: Array) -> Array:
 
 
 def _in_graph(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> list[tuple[Array, Arrays]]:
-    """Roots by a fixed schedule, equal orders and exponents in one stack."""
+    """Compute roots by a fixed schedule, with equal orders and exponents in one stack."""
     groups: dict[Any, list[int]] = {}
     for k, (stack, axis, _) in enumerate(items):
         groups.setdefault((stack.shape[axis], stack.exponent, stack.options.ridge), []).append(k)
@@ -253,7 +253,7 @@ def _in_graph(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> lis
     for (_, exponent, ridge), members in groups.items():
         A = unpack(jnp.concatenate([rows[k] for k in members]))
         level = jnp.concatenate([levels[k] for k in members])
-        with jax.default_matmul_precision("highest"):  # jax's own choice on a card has the digits of TF32
+        with jax.default_matmul_precision("highest"):  # jax's default on a GPU is TF32
             X, facts = minimax_root(A, exponent, ridge, level, jnp)
         start = 0
         for k in members:
@@ -264,7 +264,7 @@ def _in_graph(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> lis
 
 
 def _by_callback(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> list[tuple[Array, Arrays]]:
-    """Roots by matroot in numpy, in float64 even where jax has none."""
+    """Compute roots by matroot in numpy, in float64 even if jax runs without it."""
     shapes = []
     for (stack, axis, index), row in zip(items, rows, strict=True):
         shapes.append(jax.ShapeDtypeStruct((len(index), packed_size(stack.shape[axis])), row.dtype))
@@ -281,7 +281,7 @@ def _by_callback(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> 
 
 
 def _solve_on_host(items: Due, rows: Sequence[Any], levels: Sequence[Any]) -> list[Any]:
-    """Packed roots and facts of every item, in numpy alone."""
+    """Compute packed roots and facts of every item, in numpy only."""
     jobs, out = [], []
     for k, (stack, axis, _) in enumerate(items):
         o, n = stack.options, stack.shape[axis]

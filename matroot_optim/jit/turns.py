@@ -1,4 +1,4 @@
-"""The schedule of roots as a table, for steps that jax compiles: there a step is a number with no value yet."""
+"""The schedule of roots as a table, for compiled jax steps, in which the step number is traced."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ Due = list[tuple[Stack, int, Any]]
 
 @dataclass(frozen=True)
 class Turns:
-    """Which set of roots is due at a step: a table over the phases of every interval there will be.
+    """A table that gives the set of roots due at a step, over the phases of every interval.
 
     Attributes
     ----------
     sets : list of Due
         The different sets of roots.
     which : list of int
-        The set of every phase, interval after interval; then that of the step at which Shampoo starts, none, and all.
+        The set of every phase, interval after interval; then the sets of the step at which Shampoo starts, of no
+        roots, and of all roots.
     begins, bases, intervals, offsets : list of int
-        For every interval: its first step, a step of phase 0, its length, and where its phases begin in `which`.
+        For every interval: its first step, a step of phase 0, its length, and the index of its first phase in `which`.
     """
 
     sets: list[Due]
@@ -38,7 +39,7 @@ class Turns:
     offsets: list[int]
 
     def at(self, t: Any, start: int, everything: Any = False) -> Any:
-        """Number of the set that is due at step t; of all roots where `everything` is wanted."""
+        """Return the number of the set that is due at step t; if `everything`, that of all roots."""
         level = jnp.searchsorted(jnp.asarray(self.begins), t, side="right") - 1
         base, interval, offset = (jnp.asarray(x)[level] for x in (self.bases, self.intervals, self.offsets))
         place = jnp.where(t == start, len(self.which) - 3, offset + (t - base) % interval)
@@ -49,7 +50,7 @@ class Turns:
 
 
 def turns(options: Options, layout: Layout) -> Turns:
-    """The core's schedule as a table."""
+    """Return the core's schedule as a table."""
     sizes = [stack.shape[axis] for stack, axis in layout.factors for _ in range(stack.blocks)]
     masks: list[Any] = []
     begins: list[int] = []
@@ -65,7 +66,7 @@ def turns(options: Options, layout: Layout) -> Turns:
         intervals, offsets = [*intervals, interval], [*offsets, len(masks)]
         masks += [(j + 1 - marks) % interval == 0 for j in range(interval)]
     start, seen = options.first_shampoo_step, np.zeros(len(sizes), bool)
-    for t in range(1, start + 1):  # roots whose turn has not come before Shampoo starts have it then
+    for t in range(1, start + 1):  # roots without a turn before Shampoo starts are due at the start
         k = int(np.searchsorted(begins, t, side="right")) - 1
         mask = masks[offsets[k] + (t - bases[k]) % intervals[k]]
         first, seen = mask | ~seen, seen | mask

@@ -1,1 +1,1 @@
-"""When roots are renewed, and where."""
+"""The schedule of the roots, and the engines that compute them."""

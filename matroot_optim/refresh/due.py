@@ -1,4 +1,4 @@
-"""Stage 2: which roots are due, their jobs, and what is done with the answers."""
+"""Stage 2: the roots that are due, their jobs, and the installation of the answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Arrays = dict[str, Array]
 
 
 def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tuple[list[RootJob], Arrays]:
-    """The jobs of a step, and the books with them entered."""
+    """Return the jobs of a step, and the counters that they change."""
     jobs: list[RootJob] = []
     books: Arrays = {}
     interval = options.interval(step)
@@ -33,7 +33,7 @@ def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tup
         if grown:  # new phases, over all of the longer interval
             mark = books[f"{key}/mark"] = dealt[f"{key}/mark"] + step - 1
         on_time, start = due(mark, step, interval), stack.options.first_shampoo_step
-        useful = on_time & (step > start - options.lag - interval)  # none that Shampoo never uses
+        useful = on_time & (step > start - options.lag - interval)  # leave out roots that Shampoo never uses
         index = np.flatnonzero(useful | wanted(mark, taken, step, start, options.lag))
         if on_time.any():
             books[f"{key}/mark"] = np.where(on_time, step, mark)
@@ -47,13 +47,13 @@ def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tup
 def _jobs(
     options: Options, layout: Layout, arrays: Arrays, books: Arrays, stack: Stack, axis: int, index: Any, when: int
 ) -> list[RootJob]:
-    """Jobs for these blocks of a stack, one for every ridge."""
+    """Return the jobs for these blocks of a stack, one for every ridge."""
     o, key = stack.options, stack.axis_name(axis)
     accumulated = leaf_values(layout, stack, arrays["accumulated"])[index]
     rows = take_rows(arrays[f"{key}/statistic"], index)
     if o.root_device == "host":
         rows = to_host(rows)
-    useful = (accumulated > 0) & np.asarray(to_host(abs(rows).sum(-1)) > 0)  # zero has no inverse root, and needs none
+    useful = (accumulated > 0) & np.asarray(to_host(abs(rows).sum(-1)) > 0)  # a zero matrix has no inverse root
     if not useful.all():
         index, rows, accumulated = index[useful], take_rows(rows, np.flatnonzero(useful)), accumulated[useful]
     if o.bias_correction and o.betas[1] < 1.0:
@@ -74,7 +74,7 @@ def _jobs(
 def _stale_only(
     options: Options, arrays: Arrays, books: Arrays, stack: Stack, key: str, index: Any, rows: Array
 ) -> tuple[Any, Array]:
-    """Of the blocks that are due, those whose old root is no longer good enough."""
+    """Select the due blocks whose old root is no longer good enough; count the others as spared."""
     root = take_rows(arrays[f"{key}/root"], index)
     error = stale_error(
         root, rows, stack.exponent, arrays[f"{key}/ridge"][index], scale_free=stack.options.graft != "none"
@@ -102,7 +102,7 @@ def _without_matrix(job: RootJob) -> RootJob:
 
 
 def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str]) -> Arrays:
-    """What the answer of a batch changes: good roots taken, the others kept and counted.
+    """Return the arrays that the answer of a batch changes: take good roots, keep and count the others.
 
     `own` holds the names of the arrays that may be overwritten.
     """
@@ -130,9 +130,9 @@ def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str
 
 
 def enter(books: Arrays, job: RootJob, submitted: int, facts: Mapping[str, Any], certified: Any) -> Any:
-    """Enter the facts of a job's roots into the books of its stack; which of the roots are to be taken.
+    """Enter the facts of a job's roots into the counters of the stack; return the mask of the roots to take.
 
-    After a load with a shorter lag, a root may come that is older than the one in use: it counts as nothing.
+    After a load with a shorter lag, an answer may be older than the root in use; it is ignored.
     """
     newer = submitted > books["taken"][job.index]
     good, bad = newer & certified, newer & ~certified
@@ -149,23 +149,23 @@ def enter(books: Arrays, job: RootJob, submitted: int, facts: Mapping[str, Any],
 
 
 def gate(root: Array, residual: Any, tolerance: float) -> Any:
-    """Which roots are good: finite, and certified within the tolerance."""
+    """Return a mask of the good roots: finite, with a certified residual within the tolerance."""
     size = np.asarray(to_host(abs(root).sum(-1)))
     return np.isfinite(size) & (residual <= tolerance)
 
 
 def leaf_values(layout: Layout, stack: Stack, values: Any) -> Any:
-    """Per-leaf values spread over the blocks of a stack."""
+    """Repeat per-leaf values for the blocks of a stack."""
     return np.concatenate([np.full(m.stop - m.start, values[m.leaf]) for m in stack.members])
 
 
 def take_rows(x: Array, index: Any) -> Array:
-    """x[index], always a copy."""
+    """Return x[index], always a copy."""
     return x[like(index, x)] if not is_jax(x) else x[index]
 
 
 def put_rows(x: Array, index: Any, values: Array, donate: bool) -> Array:
-    """x with rows replaced; x itself when it may be overwritten."""
+    """Replace rows of x, in place if `donate`."""
     if is_jax(x):
         return x.at[index].set(values)
     if not donate:
@@ -177,11 +177,11 @@ def put_rows(x: Array, index: Any, values: Array, donate: bool) -> Array:
 
 
 def like_or_same(values: Array, x: Array) -> Array:
-    """Values on the host or already beside x, as an array beside x."""
+    """Return `values`, moved from the host to the device of x if needed."""
     return like(values, x) if isinstance(values, np.ndarray) else values
 
 
 def failure_reasons(pending: Sequence[Pending]) -> list[str]:
-    """Why answers of these batches did not come."""
+    """Return the reasons of failed answers of these batches."""
     answers = [p.answer() for p in pending]
     return [a.reason for a in answers if isinstance(a, Failure)]

@@ -1,7 +1,7 @@
-"""Where roots are computed. An engine takes batches and gives answers; it knows nothing of the optimizer.
+"""Engines, which compute roots. An engine takes batches and gives answers, without knowledge of the optimizer.
 
-The rule of determinism: what is submitted at step t is installed exactly at step t + lag, and waited for if it is
-late. So every engine gives the same numbers, and only the time differs.
+A batch submitted at step t is installed exactly at step t + lag; if it is late, the step waits. So every engine gives
+the same numbers, and only the time differs.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ __all__ = ["Clock", "Engine", "ExecutorEngine", "Failure", "InlineEngine"]
 
 
 class Engine(Protocol):
-    """Anything with these can compute roots."""
+    """Protocol of an object that computes roots."""
 
     lag: int
 
     def submit(self, batch: RootBatch) -> Any:
-        """Start on a batch and return a handle of it."""
+        """Start a batch and return a handle."""
 
     def collect(self, handle: Any) -> RootAnswer | Failure:
-        """The answer of a handle, waited for; asking twice gives the same."""
+        """Wait for the answer of a handle and return it; a second call gives the same answer."""
 
 
 class Clock:
-    """Seconds an engine has spent: computing roots anywhere, and waited for by the training thread."""
+    """Seconds spent computing roots in any thread or process, and seconds that the training thread waited."""
 
     def __init__(self) -> None:
         self.root_seconds = 0.0
@@ -55,12 +55,12 @@ class Clock:
 
 
 class InlineEngine:
-    """Roots in the training thread, at once; with a lag they are used later all the same.
+    """Engine that computes roots at once, in the training thread; with a lag they are still used later.
 
     Parameters
     ----------
     lag : int
-        Steps between submission and use: what an `ExecutorEngine` of the same lag gives, without the workers.
+        Steps between submission and use. The numbers are those of an `ExecutorEngine` of the same lag.
     """
 
     def __init__(self, lag: int = 0) -> None:
@@ -75,7 +75,7 @@ class InlineEngine:
         return answer
 
     def answer(self, batch: RootBatch) -> RootAnswer:
-        """The roots of a batch, computed here and now."""
+        """Compute the roots of a batch."""
         return compute(batch)
 
     def collect(self, handle: RootAnswer) -> RootAnswer:
@@ -86,35 +86,35 @@ class InlineEngine:
 
 
 class ExecutorEngine:
-    """Roots on any executor: threads, processes, loky, Dask's and mpi4py's, by `submit` and `result` alone.
+    """Engine on any executor: threads, processes, loky's, Dask's and mpi4py's. Needs only `submit` and `result`.
 
-    A worker, an executor or a client that raises, dies, gives something else than roots, or is later than `timeout`
-    costs the optimizer a counter and keeps the old root.
+    If a worker, an executor or a client raises, dies, returns anything but roots, or is later than `timeout`, the
+    failure is counted and the old root is kept.
 
     Parameters
     ----------
     executor : Executor, or a function that makes one
-        A function is called at the first job, and again when its executor breaks; the engine owns what it made
-        and shuts it down in `close`. An executor given as it is belongs to the caller.
+        A function is called at the first job, and again after its executor breaks; the engine owns this executor and
+        shuts it down in `close`. An executor that is passed directly belongs to the caller.
     lag : int
         Steps between submission and use. 0 waits for every root at once.
     timeout : float or None
-        Seconds that a step waits for all the jobs that are due in it; None waits for ever, for a worker that lives.
+        Seconds that a step waits for all jobs due in it; None waits without limit while the worker lives.
     shared_memory : bool or None
-        Pass matrices through shared memory instead of a pipe: for workers on the same machine, under Linux. None:
-        for a `ProcessPoolExecutor`.
+        Pass matrices through shared memory instead of a pipe, to workers on the same machine, under Linux. None
+        means True for a `ProcessPoolExecutor`.
 
     Raises
     ------
     TypeError
-        `executor` neither has `submit` nor can be called without arguments, or is a class of something else.
+        `executor` neither has `submit` nor can be called without arguments, or is a class without `submit`.
 
     Notes
     -----
-    The workers of a pool of processes end when the process that made the pool does, even if it is killed.
+    The workers of a process pool end with the process that made the pool, even if that process is killed.
 
-    A copy of an engine, and a forked process, make an executor of their own by the same function. An executor given
-    as it is is shared by copies; it cannot be pickled, and a forked process cannot use it: there, jobs fail.
+    A copy of an engine, and a forked process, make their own executor with the same function. Copies share an executor
+    that was passed directly; such an engine cannot be pickled, and in a forked process its jobs fail.
 
     Examples
     --------
@@ -125,7 +125,7 @@ class ExecutorEngine:
     ExecutorEngine(lag=10, timeout=60.0)
     """
 
-    #: A worker knows neither the stream nor the device that an array on a card was made on.
+    #: A worker knows neither the stream nor the device of a GPU array.
     host_only = True
 
     def __init__(
@@ -144,7 +144,7 @@ class ExecutorEngine:
         self._begin()
 
     def _begin(self) -> None:
-        """Start without jobs, in this process."""
+        """Reset the engine to no jobs, in this process."""
         self._process = os.getpid()
         self._open: weakref.WeakSet[Sent] = weakref.WeakSet()
         self._together: Together | None = None
@@ -159,7 +159,7 @@ class ExecutorEngine:
         try:
             self._start(batch, sent)
         except Exception as error:
-            # The job of this step is lost; an executor of our own is made anew for the next.
+            # The job of this step is lost; the next job gets a new executor if the engine makes it.
             sent.finish(Failure(f"could not submit: {told(error)}"))
             self.clock.failures += 1
             self._drop_executor()
@@ -174,7 +174,7 @@ class ExecutorEngine:
         matrix = batch.matrix
         wanted = isinstance(self._executor, ProcessPoolExecutor) if self._shared is None else self._shared
         if wanted and shared.AVAILABLE and isinstance(matrix, np.ndarray) and matrix.nbytes:
-            with suppress(OSError):  # nothing is left of memory or descriptors: the pipe will do
+            with suppress(OSError):  # out of memory or descriptors: use the pipe
                 sent.memory = shared.SharedArray(matrix)
                 batch = replace(batch, matrix=np.empty((0, 0), matrix.dtype))
         address = None if sent.memory is None else sent.memory.address
@@ -204,7 +204,7 @@ class ExecutorEngine:
         return answer
 
     def _leave_the_parent(self) -> None:
-        """Forget jobs and executor in a forked process: threads do not come along, and workers answer the parent."""
+        """Drop jobs and executor in a forked process: threads are not copied, and workers answer the parent."""
         if self._process != os.getpid():
             clock, self._executor = self.clock, None
             self._begin()
@@ -216,9 +216,9 @@ class ExecutorEngine:
             shut_down(executor, wait=wait, timeout=self.timeout)
 
     def close(self) -> None:
-        """Give up open jobs and shut down the executor if the engine made it: no thread or process stays.
+        """Cancel open jobs and shut down the executor if the engine made it: no thread or process remains.
 
-        A thread that hangs cannot be stopped by anyone: it is waited for as long as for its job, and left.
+        A thread that hangs cannot be stopped: `close` waits for it up to the timeout, then leaves it.
         """
         self._leave_the_parent()
         for sent in list(self._open):
@@ -235,7 +235,7 @@ class ExecutorEngine:
         self.close()
 
     def __copy__(self) -> Self:
-        """Copy the engine: with an executor of its own, or with the one that was given."""
+        """Copy the engine; the copy makes its own executor, or shares one that was passed directly."""
         copied = type(self).__new__(type(self))
         copied.__dict__.update(self.__dict__)
         if copied._make is not None:

@@ -1,4 +1,4 @@
-"""Executors that an engine makes: the function that does it is checked, workers end with this process, and all ends."""
+"""Executors that an engine makes: the check of the function, workers that end with this process, and the shutdown."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 
 from matroot_optim.refresh.worker import begin
 
-#: Seconds that killed processes get to be gone.
+#: Seconds to wait for killed processes to end.
 GRACE = 2.0
 
 
 def maker(executor: Any) -> Callable[[], Any] | None:
-    """Return the function that makes executors, or None for an executor as it is.
+    """Return the function that makes executors, or None if `executor` is an executor.
 
     Raises
     ------
     TypeError
-        It is neither, as far as can be seen without a call.
+        `executor` is neither, as far as this is known without a call.
     """
     if not isinstance(executor, type) and callable(getattr(executor, "submit", None)):
         return None
@@ -31,7 +31,7 @@ def maker(executor: Any) -> Callable[[], Any] | None:
         raise TypeError(f"executor must have submit or make an executor, got {executor!r}")
     try:
         signature = inspect.signature(executor)
-    except (ValueError, TypeError):  # not every callable says what it takes
+    except (ValueError, TypeError):  # not every callable has a signature
         return executor  # type: ignore[no-any-return]
     try:
         signature.bind()
@@ -41,7 +41,7 @@ def maker(executor: Any) -> Callable[[], Any] | None:
 
 
 def made(make: Callable[[], Any]) -> Any:
-    """Make an executor; if its workers are processes, they will end with this one."""
+    """Make an executor; if its workers are processes, they will end with this process."""
     executor = make()
     if not callable(getattr(executor, "submit", None)):
         raise TypeError(f"{make!r} made {executor!r}, which has no submit")
@@ -52,7 +52,7 @@ def made(make: Callable[[], Any]) -> Any:
 
 
 def shut_down(executor: Any, *, wait: bool, timeout: float | None) -> None:
-    """Stop an executor of our own: kill its processes; wait for its threads no longer than `timeout`, and leave them.
+    """Stop an executor that the engine made: kill its processes, wait for its threads at most `timeout` seconds.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def shut_down(executor: Any, *, wait: bool, timeout: float | None) -> None:
     wait : bool
         Wait for work in threads.
     timeout : float or None
-        Seconds, or None for ever.
+        Seconds; None waits without limit.
     """
     workers = list((getattr(executor, "_processes", None) or {}).values())
     threads = list(getattr(executor, "_threads", ()))
@@ -69,7 +69,7 @@ def shut_down(executor: Any, *, wait: bool, timeout: float | None) -> None:
             _kill(worker)
 
     def stop() -> None:
-        with suppress(Exception):  # a client that was closed before
+        with suppress(Exception):  # for example, a client that is already closed
             if threads:
                 executor.shutdown(wait=False, cancel_futures=True)
             else:
@@ -85,7 +85,7 @@ def shut_down(executor: Any, *, wait: bool, timeout: float | None) -> None:
 
 
 def _started(work: Callable[[], None]) -> threading.Thread | None:
-    """Start work in a thread; do it here when Python, which is about to exit, starts no more threads."""
+    """Start work in a thread; if Python is exiting and starts no more threads, do the work here."""
     thread = threading.Thread(target=work, name="matroot shutdown", daemon=True)
     try:
         thread.start()
@@ -98,6 +98,6 @@ def _started(work: Callable[[], None]) -> threading.Thread | None:
 def _kill(worker: Any) -> None:
     try:
         worker.kill()
-    except AttributeError:  # loky's has no kill, and a process that was stopped does not end by SIGTERM
+    except AttributeError:  # loky's worker has no kill, and SIGTERM does not end a stopped process
         if worker.exitcode is None:
             os.kill(worker.pid, signal.SIGKILL)

@@ -1,6 +1,6 @@
 """Stage 2 as data: root jobs, their stacking into matroot calls, and the answers.
 
-Matrices travel packed, n (n + 1) / 2 numbers each, both ways.
+Statistics and roots are sent packed, n (n + 1) / 2 numbers each.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from matroot import Ridge, RootResult, one_blas_thread, solve
 from matroot_optim.arrays import Array, cast, dtype_name, namespace, to_host
 from matroot_optim.step.statistics import order_of, pack, unpack
 
-#: Where a ridge of 0 begins when a root was bad.
+#: The escalation of a ridge of 0 starts from this value.
 EPS = float(np.finfo(np.float64).eps)
 
-#: What is known about every root, beside the root itself, with its dtype.
+#: The facts of every root, with their dtypes.
 FACTS = {
     "residual": np.float64,
     "cond": np.float64,
@@ -34,14 +34,14 @@ FACTS = {
 
 @dataclass(frozen=True)
 class RootJob:
-    """Some roots of one stack that are due: A^exponent of every matrix, ready at step `due`.
+    """Due roots of one stack: A^exponent of every matrix, ready at step `due`.
 
     Attributes
     ----------
     key : str
         The stack and the dimension, "stack0/axis1".
     index : int array, (k,)
-        Which blocks of the stack.
+        Numbers of the blocks in the stack.
     matrix : array, (k, n (n + 1) / 2)
         Packed statistics.
     exponent : Fraction
@@ -63,26 +63,26 @@ class RootJob:
 
     @property
     def p(self) -> int:
-        """The degree of the root that is taken: the denominator of the exponent."""
+        """Degree of the root, the denominator of the exponent."""
         return self.exponent.denominator
 
     @property
     def alike(self) -> Any:
-        """Jobs with the same value go into one call."""
+        """Key of the job; jobs with equal keys go into one call."""
         kind = (type(self.matrix).__module__, str(self.matrix.dtype), str(getattr(self.matrix, "device", "")))
         return (self.matrix.shape[-1], self.exponent, self.regularization, self.method, self.dtype, kind)
 
 
 @dataclass(frozen=True)
 class RootBatch:
-    """Jobs of equal order and exponent as one stack: the argument of `compute`, and all it needs."""
+    """Jobs of equal order and exponent as one stack: the complete argument of `compute`."""
 
     matrix: Array
     exponent: Fraction
     regularization: float
     method: str
     dtype: str
-    members: tuple[Any, ...] = ()  # (key, bytes of the index) of every job: the same matrices, at another time
+    members: tuple[Any, ...] = ()  # (key, bytes of the index) of every job: identifies the matrices over time
     due: int = 0  # the step that waits for the roots
 
     @property
@@ -93,7 +93,7 @@ class RootBatch:
 
 @dataclass(frozen=True)
 class RootAnswer:
-    """Packed roots in the dtype of the statistics, the `FACTS` of each, and the seconds it took."""
+    """Packed roots in the dtype of the statistics, the `FACTS` of each root, and the seconds of the computation."""
 
     root: Array
     facts: dict[str, Any]
@@ -102,15 +102,15 @@ class RootAnswer:
 
 @dataclass(frozen=True)
 class Failure:
-    """No answer came, and why."""
+    """The reason for a missing answer."""
 
     reason: str
 
 
 def escalated(ridge: float, level: int) -> float:
-    """The relative ridge after `level` bad roots in a row: ten times more for each, from eps on, and 1 at most.
+    """Return the relative ridge after `level` bad roots in a row: ten times more for each, at least eps, at most 1.
 
-    A ridge of 1 leaves little of the statistics; more is never tried.
+    A larger ridge than 1 would leave little of the statistics.
 
     Examples
     --------
@@ -124,7 +124,7 @@ def escalated(ridge: float, level: int) -> float:
 
 
 def stack_jobs(jobs: Sequence[RootJob]) -> list[tuple[RootBatch, list[RootJob]]]:
-    """Batches of jobs that can go into one matroot call, in the order of their first job."""
+    """Join jobs that can go into one matroot call into batches, in the order of their first job."""
     groups: dict[Any, list[RootJob]] = {}
     for job in jobs:
         groups.setdefault(job.alike, []).append(job)
@@ -140,17 +140,17 @@ def stack_jobs(jobs: Sequence[RootJob]) -> list[tuple[RootBatch, list[RootJob]]]
 
 
 def compute(batch: RootBatch) -> RootAnswer:
-    """The roots of a batch: one call of `matroot.solve`."""
+    """Compute the roots of a batch with one call of `matroot.solve`."""
     rule = Ridge(relative=batch.regularization) if batch.regularization else None
     p, method, dtype = batch.exponent.denominator, batch.method, batch.dtype
     return answered(batch, lambda A: solve(A, p, method=method, regularization=rule, compute_dtype=dtype))
 
 
 def answered(batch: RootBatch, root: Callable[[Array], RootResult[Any]]) -> RootAnswer:
-    """The answer to a batch, with a function that gives A^{-1/p}, p the denominator of the exponent."""
+    """Compute the answer to a batch with a function that gives A^{-1/p}, p the denominator of the exponent."""
     begin = time.perf_counter()
     own = dtype_name(batch.matrix)
-    with one_blas_thread():  # the products below, too: the bits are the same on every engine
+    with one_blas_thread():  # also for the products below, so that every engine gives the same bits
         result = root(cast(unpack(batch.matrix), batch.dtype))
         X = result.x
         for _ in range(-batch.exponent.numerator - 1):
@@ -164,9 +164,9 @@ def answered(batch: RootBatch, root: Callable[[Array], RootResult[Any]]) -> Root
 def stale_error(
     root: Array, packed: Array, exponent: Fraction, ridge: Any, *, scale_free: bool, probes: int = 8
 ) -> Any:
-    """How wrong old roots X are for new statistics A: ``||X^b A'^a - c I||_F / sqrt(n)``, estimated.
+    """Estimate the error of old roots X for new statistics A: ``||X^b A'^a - c I||_F / sqrt(n)``.
 
-    By `probes` fixed vectors of +-1, in O(n^2): the square of the estimate is unbiased. A' = A + ridge I with the
+    Uses `probes` fixed vectors of +-1, in O(n^2); the square of the estimate is unbiased. A' = A + ridge I with the
     ridge of the old root; exponent = -a/b.
 
     Parameters
@@ -176,7 +176,7 @@ def stale_error(
     ridge : float array (k,)
         Absolute.
     scale_free : bool
-        c is the best factor instead of 1: under a graft a multiple of the root is as good as the root.
+        Use the best factor c instead of 1, because with a graft a multiple of the root is as good as the root.
 
     Returns
     -------

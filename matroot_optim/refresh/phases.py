@@ -1,8 +1,8 @@
-"""When each root is renewed.
+"""Phases: the step within an interval at which each root is renewed.
 
-Every implementation that renews all roots on one step has a spike there. Here each root has its own phase of the
-interval, and the phases carry equal cost: jobs are dealt by longest processing time first (Graham 1969) to the
-phase that has the least, with the cost of one job a + b n^2 + c n^3.
+If all roots are renewed on one step, this step takes much longer than the others. Here each root has its own phase of
+the interval, and the phases have nearly equal cost: jobs are assigned by longest processing time first (Graham 1969)
+to the phase with the least cost so far. The cost of one job is a + b n^2 + c n^3.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ A, B, C = 4e5, 300.0, 1.0
 
 
 def cost(n: int) -> float:
-    """Relative cost of one root of order n."""
+    """Return the relative cost of one root of order n."""
     return A + B * n**2 + C * n**3
 
 
 def assign(costs: Sequence[float], phases: int) -> Any:
-    """Phase of each job, by longest processing time first; ties go to the lower phase.
+    """Assign a phase to each job, by longest processing time first; ties go to the lower phase.
 
     The heaviest phase is at most 4/3 of the best possible.
 
@@ -54,9 +54,9 @@ def assign(costs: Sequence[float], phases: int) -> Any:
 
 
 def deal(sizes: Sequence[int], phases: int) -> Any:
-    """Phase of each root, by its order: roots of one order stay together as far as a phase of mean cost holds them.
+    """Assign a phase to each root; roots of one order stay together while their cost fits a phase of mean cost.
 
-    One call for ten small roots costs little more than a call for one.
+    One call for ten small roots costs little more than a call for one root.
 
     Examples
     --------
@@ -77,9 +77,9 @@ def deal(sizes: Sequence[int], phases: int) -> Any:
 
 
 def first_marks(sizes: Sequence[int], interval: int, schedule: str) -> Any:
-    """The mark (last due step) each root starts with, so that a root is due when ``step - mark >= interval``.
+    """Return the first mark (last due step) of each root; a root is due when ``step - mark >= interval``.
 
-    Under "interval" all are due at step 1; else root j is due first at phase j + 1 of the first interval.
+    With "interval" all roots are due at step 1; otherwise a root of phase j is first due at step j + 1.
 
     Parameters
     ----------
@@ -92,9 +92,9 @@ def first_marks(sizes: Sequence[int], interval: int, schedule: str) -> Any:
 
 
 def levels(options: Options) -> list[tuple[int, int]]:
-    """The intervals between two roots of one matrix that there will be, each with the first step of it.
+    """Return the successive intervals between two roots of one matrix, each with its first step.
 
-    For a `refresh_every` that is a number.
+    `refresh_every` must be a number.
 
     Examples
     --------
@@ -116,11 +116,11 @@ def levels(options: Options) -> list[tuple[int, int]]:
 
 
 def due(marks: Any, step: int, interval: int) -> Any:
-    """Which roots are due at `step`: those whose mark is an interval old."""
+    """Return a mask of the roots due at `step`: those with a mark at least an interval old."""
     return step - marks >= interval
 
 
 def wanted(marks: Any, taken: Any, step: int, start: int, lag: int) -> Any:
-    """Roots due whatever their phase: asked for (-1), or never sent (a mark below 1) though Shampoo will start."""
+    """Return a mask of the roots due regardless of phase: requested (-1), or never sent by the start of Shampoo."""
     asked = taken < 0
     return asked | (marks < 1) if step == max(1, start - lag) else asked

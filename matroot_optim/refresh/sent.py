@@ -1,4 +1,4 @@
-"""A batch on its way to a worker and back. Nothing that comes back is trusted, and nothing is waited for too long."""
+"""Batches sent to workers. Every answer is checked, and every wait has a time limit."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from matroot_optim.refresh.shared import SharedArray, UnreachableError
 
 
 class Together:
-    """The batches that are due in one step: `timeout` is for all of them, from the first that is waited for."""
+    """The batches due in one step, which share `timeout`; it starts with the first wait."""
 
     def __init__(self, due: int) -> None:
         self.due = due
         self.deadline: float | None = None
 
     def left(self, timeout: float | None) -> float | None:
-        """Return the seconds that are left to wait; None is for ever."""
+        """Return the seconds left to wait; None means no limit."""
         if timeout is None:
             return None
         now = time.monotonic()
@@ -34,7 +34,7 @@ class Together:
 
 
 class Sent:
-    """A batch on its way: its future, the memory that holds it, and the answer once there is one."""
+    """A sent batch: its future, its shared memory, and finally its answer."""
 
     def __init__(self, batch: RootBatch, together: Together) -> None:
         self.together = together
@@ -52,7 +52,7 @@ class Sent:
         try:
             return self._checked(self.future.result(self.together.left(timeout)))
         except BaseException as error:
-            # What a worker raises is its failure, SystemExit too; a KeyboardInterrupt of this process is none.
+            # An error raised by the worker, SystemExit included, is a failure; a KeyboardInterrupt here is not.
             if not isinstance(error, Exception) and not self._came_back(error):
                 raise
             late = isinstance(error, TimeoutError) and not self._came_back(error)
@@ -61,7 +61,7 @@ class Sent:
             return Failure(f"not there after {timeout} s" if late else told(error))
 
     def _came_back(self, error: BaseException) -> bool:
-        """Return True for an error that the future holds, False for one that was raised here."""
+        """Return True if the future holds the error, False if the error was raised here."""
         future = self.future
         known: bool = hasattr(future, "exception") and future.done() and not future.cancelled()
         return known and future.exception() is error
@@ -83,12 +83,12 @@ class Sent:
         return answer
 
     def finish(self, answer: RootAnswer | Failure) -> RootAnswer | Failure:
-        """Keep the answer, and let go of everything else."""
+        """Keep the answer and release everything else."""
         self.answer = answer
         if self.home == os.getpid():  # a lock of the future may have been held when this process was forked
             if self.future is not None and not hasattr(self.executor, "_processes"):
                 with suppress(Exception):
-                    self.future.cancel()  # a pool of processes that breaks later trips over a cancelled future
+                    self.future.cancel()  # not for process pools: if one breaks later, a cancelled future is an error
             self.future = None
         if self.memory is not None:
             self.memory.close()
@@ -97,12 +97,12 @@ class Sent:
 
 
 def _kind(values: Any) -> tuple[str, str, tuple[int, ...]]:
-    """Describe an array: the library, the dtype, the shape."""
+    """Return the library, the dtype and the shape of an array."""
     return type(values).__module__.partition(".")[0], str(values.dtype), tuple(values.shape)
 
 
 def told(error: BaseException) -> str:
-    """Describe an error, whatever its repr does."""
+    """Describe an error, even if its repr raises."""
     try:
         return repr(error)
     except Exception:

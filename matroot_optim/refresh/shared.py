@@ -1,4 +1,4 @@
-"""Memory shared with workers on the same machine, without a name that could outlive them."""
+"""Anonymous memory shared with workers on the same machine; no name remains after the processes end."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-#: Linux with /proc. Elsewhere arrays travel through the pipe of the executor.
+#: Linux with /proc. Elsewhere arrays go through the pipe of the executor.
 AVAILABLE = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 
 
 class UnreachableError(OSError):
-    """A worker cannot open the memory: it is gone, or the worker is on another machine or another user's."""
+    """A worker cannot open the memory: the memory is freed, or the worker has another machine or another user."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a worker finds shared memory: a descriptor of the process that made it.
+    """The address of shared memory for a worker: a descriptor of the process that made the memory.
 
-    Descriptors are used again. `name` is unique, so nothing else can be taken for the memory.
+    Descriptors are reused, so `name` is unique and is compared.
     """
 
     path: str
@@ -47,7 +47,7 @@ class Address:
         return np.fromfile(file, self.dtype, count=int(np.prod(self.shape))).reshape(self.shape)
 
     def write(self, file: Any, values: Any) -> None:
-        """Replace the array by another of its shape and dtype."""
+        """Replace the array by another one of the same shape and dtype."""
         if values.shape != self.shape or values.dtype != self.dtype:
             raise ValueError(f"values must be {self.dtype} {self.shape}, got {values.dtype} {values.shape}")
         file.seek(0)
@@ -57,7 +57,7 @@ class Address:
 class SharedArray:
     """A copy of an array that one worker reads and overwrites.
 
-    An anonymous file in memory. The kernel frees it with the last process that has it open, however that ends.
+    The copy is an anonymous file in memory. The kernel frees the file when the last process that has it open ends.
 
     Raises
     ------

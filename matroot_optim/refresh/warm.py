@@ -1,4 +1,4 @@
-"""Roots that go on from the last ones: an engine on `matroot.RootTracker`."""
+"""Roots updated from the previous roots: an engine on `matroot.RootTracker`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from matroot_optim.refresh.jobs import RootAnswer, RootBatch, answered
 
 
 class WarmEngine(InlineEngine):
-    """Roots in the training thread, by first order from the eigenvectors of the last full solve while that is enough.
+    """Engine that updates roots to first order from the eigenvectors of the last full solve, in the training thread.
 
-    For large blocks and statistics that change little between two roots (n from 128 on, beta2 of 0.999): there an
-    update costs a few products. Each root is within `rtol` by a bound, or solved in full.
+    For large blocks and statistics that change little between two roots (n >= 128, beta2 = 0.999), an update costs a
+    few products. If a bound on the relative error of an update exceeds `rtol`, the root is solved in full.
 
-    The trackers belong to the engine and not to the state: a run that is resumed starts with full solves, and agrees
-    with the uninterrupted one to `rtol` and not to the bit. They hold 3 n^2 float64 numbers for every matrix.
+    The trackers belong to the engine and not to the state: a resumed run starts with full solves and agrees with the
+    uninterrupted run to `rtol`, not bitwise. The trackers hold 3 n^2 float64 numbers for every matrix.
 
     Parameters
     ----------
     lag : int
         Steps between submission and use.
     rtol : float
-        Relative error allowed to a root.
+        Allowed relative error of a root.
 
     Examples
     --------
@@ -34,16 +34,16 @@ class WarmEngine(InlineEngine):
 
     def __init__(self, lag: int = 0, *, rtol: float = 1e-3) -> None:
         super().__init__(lag)
-        RootTracker(2, rtol=rtol)  # checks it
+        RootTracker(2, rtol=rtol)  # checks rtol
         self.rtol = rtol
         self._trackers: dict[Any, tuple[float, RootTracker]] = {}
 
     def answer(self, batch: RootBatch) -> RootAnswer:
         key = (batch.members, batch.matrix.shape, batch.exponent, batch.dtype)
         ridge, tracker = self._trackers.get(key, (-1.0, None))
-        if tracker is None or ridge != batch.regularization:  # a raised ridge is another matrix
+        if tracker is None or ridge != batch.regularization:  # another ridge gives another matrix
             rule = Ridge(relative=batch.regularization) if batch.regularization else None
-            # A^{-a/p} is a power of the root A^{-1/p}, whose relative error it has a times.
+            # A^{-a/p} is the a-th power of the root A^{-1/p}, with a times its relative error.
             rtol = (1 + self.rtol) ** (-1 / batch.exponent.numerator) - 1
             tracker = RootTracker(batch.exponent.denominator, rtol=rtol, regularization=rule)
             self._trackers[key] = batch.regularization, tracker

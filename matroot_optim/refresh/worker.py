@@ -1,4 +1,4 @@
-"""What runs in a worker."""
+"""The functions that run in a worker."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 from matroot_optim.refresh.jobs import RootAnswer, RootBatch, compute
 from matroot_optim.refresh.shared import Address
 
-#: Seconds between two looks at a parent whose end is not told.
+#: Seconds between two checks of a parent without a sentinel.
 POLL = 0.5
 
 
 def compute_sent(batch: RootBatch, memory: Address | None, home: int) -> RootAnswer:
-    """Compute the roots of a batch; a process of its own uses one thread, whatever the machine has.
+    """Compute the roots of a batch; a worker process uses one thread.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def compute_sent(batch: RootBatch, memory: Address | None, home: int) -> RootAns
 
 
 def compute_in_pool(batch: RootBatch, memory: Address | None, home: int) -> RootAnswer:
-    """Compute the roots of a batch in a process that is of no use without `home`, which made it."""
+    """Compute the roots of a batch in a process that ends with `home`, the process that made it."""
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid == home:
         end_with_parent()
@@ -47,16 +47,16 @@ def compute_in_pool(batch: RootBatch, memory: Address | None, home: int) -> Root
 
 
 def begin(initializer: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
-    """Initialize a worker of a pool that an engine made: it ends with its parent."""
+    """Initialize a worker of a pool that an engine made, so that the worker ends with its parent."""
     end_with_parent()
     if initializer is not None:
         initializer(*arguments)
 
 
 def end_with_parent() -> None:
-    """End this process as soon as the process that made it is gone.
+    """End this process as soon as the process that made it has ended.
 
-    A worker of `concurrent.futures` or loky never notices by itself: it holds both ends of the pipe it reads from.
+    A worker of `concurrent.futures` or loky does not notice this, because it holds both ends of the pipe it reads from.
     """
     if multiprocessing.parent_process() is not None and _Watch.process != os.getpid():
         _Watch.process = os.getpid()
@@ -64,7 +64,7 @@ def end_with_parent() -> None:
 
 
 class _Watch:
-    """The process that is watched from; a fork copies this and not the thread."""
+    """The process that runs the watching thread; a fork copies this value but not the thread."""
 
     process = 0
 
