@@ -1,1 +1,1 @@
-"""The state in files."""
+"""Checkpoints: the state in files."""

@@ -1,4 +1,4 @@
-"""The state as names and numpy arrays, and back: any framework, block size and engine, with or without the roots."""
+"""Conversion of the state to names and numpy arrays and back, for any framework, block size and engine."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
 
 def export(state: State, *, roots: bool = True) -> tuple[Names, dict[str, Any]]:
-    """The state as numpy arrays by name, root jobs under way included, and what is needed to read it.
+    """Return the state as numpy arrays by name, with the pending root jobs, and the metadata to read it.
 
-    Root jobs are waited for. Without `roots`, they and all that is known of roots are left out; on load the
-    roots are computed at once.
+    Waits for the root jobs. Without `roots`, the jobs, the roots and their facts are left out, and a load requests
+    all roots at once.
     """
     arrays = {name: to_host(x) for name, x in state.arrays.items() if name != "graft_ratio"}
     names = {
@@ -60,7 +60,7 @@ def export(state: State, *, roots: bool = True) -> tuple[Names, dict[str, Any]]:
 
 
 def describe(leaf: Leaf) -> dict[str, Any]:
-    """What the metadata say of a parameter: its shape, how it is cut, and which arrays of its shape it has."""
+    """Return the metadata of a parameter: its shape, its cut, and the names of its arrays of that shape."""
     blocks = [[list(origin), list(size)] for origin, size in leaf.blocks]
     parts = leaf_parts(leaf)
     return {"shape": leaf.shape, "merged": leaf.merged, "axes": leaf.axes, "blocks": blocks, "parts": parts}
@@ -69,13 +69,13 @@ def describe(leaf: Leaf) -> dict[str, Any]:
 def restore(
     options: Options, layout: Layout, params: Sequence[Array], names: Names, meta: Mapping[str, Any]
 ) -> tuple[dict[str, Array], tuple[Pending, ...]]:
-    """The arrays and root jobs that `export` gave, in the layout, framework and dtypes of `params`.
+    """Convert the output of `export` to arrays and root jobs in the layout, framework and dtypes of `params`.
 
     Raises
     ------
     ValueError
-        An entry or the metadata are missing, not of this layout, or no values of a state: the message names the
-        entry. Numbers that are not finite are let through under ``on_nonfinite="propagate"`` alone.
+        An entry or the metadata are missing, not of this layout, or not valid values of a state: the message names
+        the entry. Numbers that are not finite are accepted only under ``on_nonfinite="propagate"``.
     """
     saved = read_meta(layout, meta)
     check_names(layout, saved, names)
@@ -136,12 +136,12 @@ def _restore_factor(
     step: int,
     finite: Sequence[Rule],
 ) -> None:
-    """The arrays of one dimension of a stack, beside x; roots that do not fit are asked for at once."""
+    """Restore the arrays of one dimension of a stack on the device of x; request roots that do not fit."""
     key, n = stack.axis_name(axis), stack.shape[axis]
     prefixes = [join(block, f"axis{axis}") for block in layout.block_names(stack)]
     statistics = _statistics(names, [f"{p}/statistic" for p in prefixes], n, stack.dtype, *finite)
     arrays[f"{key}/statistic"] = like(statistics, x)
-    arrays[f"{key}/mark"] += step  # phases go on from here, where no better is known
+    arrays[f"{key}/mark"] += step  # for roots whose mark is not restored, phases start at this step
     arrays[f"{key}/taken"][:] = -1
     at = np.flatnonzero(kept)
     if not at.size:
@@ -155,7 +155,7 @@ def _restore_factor(
 
 
 def _facts(names: Names, prefixes: Sequence[str], *, of_answer: bool = False) -> Names:
-    """The facts of roots; an answer that was not looked at yet may be a failure, and hold NaN."""
+    """Return the facts of roots; those of an answer that is not installed yet may be NaN."""
     facts = {}
     for fact, kind in FACTS.items():
         wanted = [f"{p}/{fact}" for p in prefixes]
@@ -169,13 +169,13 @@ def _facts(names: Names, prefixes: Sequence[str], *, of_answer: bool = False) ->
 
 def _books(names: Names, prefixes: Sequence[str], step: int) -> Names:
     low, high = {"mark": -FOREVER, "taken": -1}, {"taken": step}
-    return {  # the roots of the next step may be entered before it
+    return {  # under optax, the counters may already include the roots of the next step
         book: integers(names, [f"{p}/{book}" for p in prefixes], kind, low.get(book, 0), high.get(book, step + 1))
         for book, kind in BOOKS.items()
     }
 
 
-# Root jobs under way.
+# Pending root jobs.
 
 
 def _export_pending(layout: Layout, pending: Pending) -> Names:

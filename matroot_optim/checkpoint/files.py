@@ -1,8 +1,8 @@
 """Names, arrays and metadata in a .safetensors or .npz file, with a checksum of each.
 
 The checksum is a CRC-32, seeded with the name, the dtype and the shape. It finds every burst of up to 32 bits and every
-pair of flipped bits in 512 MB, and misses other damage once in 2^32; no hash that costs less is better, and the
-cryptographic ones cost two to four times as much. It is no signature: whoever edits a file can write its checksum.
+pair of flipped bits in 512 MB, and misses other damage once in 2^32; no cheaper hash is better, and cryptographic
+hashes cost two to four times as much. A checksum is not a signature: anyone who edits a file can write its checksum.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from matroot_optim.checkpoint.replacing import replacing
 
 META = "__metadata__"
 SUFFIXES = (".npz", ".safetensors")
-#: The longest header that the readers of safetensors take.
+#: The longest header that the readers of safetensors accept.
 HEADER_LIMIT = 100_000_000
 
 
 def write(path: str | os.PathLike[str], names: Names, meta: Mapping[str, Any]) -> None:
-    """Write arrays and metadata so that `path` holds the old file or the new one, whatever happens meanwhile."""
+    """Write arrays and metadata so that `path` always holds the complete old file or the complete new file."""
     kind = _kind(path)
     arrays = {name: np.array(x, order="C", copy=None) for name, x in names.items()}
     sums = {name: _checksum(name, x) for name, x in arrays.items()}
@@ -41,12 +41,12 @@ def write(path: str | os.PathLike[str], names: Names, meta: Mapping[str, Any]) -
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Names, dict[str, Any]]:
-    """Arrays and metadata of a file, whichever of the two kinds it is, verified.
+    """Read the arrays and metadata of a file of either format, and verify them.
 
     Raises
     ------
     ValueError
-        The file is no checkpoint, or it is damaged: the message names the file, and the entry where there is one.
+        The file is not a checkpoint, or is damaged: the message names the file, and the entry if one is wrong.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"{os.fspath(path)} must be a checkpoint written by save, got no file but another thing")
@@ -56,10 +56,10 @@ def read(path: str | os.PathLike[str]) -> tuple[Names, dict[str, Any]]:
             names, text = _read_npz(file) if start[:2] == b"PK" else _read_safetensors(path, start)
             return _verified(names, text)
         except (ImportError, OSError) as wrong:
-            if getattr(wrong, "errno", None) != errno.EINVAL:  # which is a place that no file has
+            if getattr(wrong, "errno", None) != errno.EINVAL:  # EINVAL: a damaged file gives an invalid offset
                 raise
             reason: Exception = wrong
-        except Exception as wrong:  # the readers raise a dozen kinds for a file that is damaged
+        except Exception as wrong:  # the readers raise a dozen types of errors for a damaged file
             reason = wrong
     what = reason if isinstance(reason, ValueError) else repr(reason)
     raise ValueError(f"{os.fspath(path)} must be a checkpoint written by save, got {what}") from reason
@@ -87,7 +87,7 @@ def _checksum_of_meta(meta: Mapping[str, Any], sums: Mapping[str, int] | None) -
 
 
 def _verified(names: Names, text: str) -> tuple[Names, dict[str, Any]]:
-    """The same, with the checksums, which files of format 1 had not, compared and taken out."""
+    """Verify the checksums, which files of format 1 lack, and return the arrays and the other metadata."""
     if not text:
         raise ValueError("a file without its metadata")
     meta = json.loads(text)
@@ -107,11 +107,11 @@ def _verified(names: Names, text: str) -> tuple[Names, dict[str, Any]]:
     return names, meta
 
 
-# The two kinds of files.
+# The two file formats.
 
 
 def _kind(path: str | os.PathLike[str]) -> str:
-    """The suffix of the file, of what a link leads to first; without one, that of the packages there are."""
+    """Return the format by the suffix of the link's target, of the path, or else by the installed packages."""
     for suffix in (Path(os.path.realpath(path)).suffix, Path(path).suffix):
         if suffix in SUFFIXES:
             return suffix
@@ -123,7 +123,7 @@ def _kind(path: str | os.PathLike[str]) -> str:
 
 
 def _write_npz(file: IO[bytes], arrays: Names, text: str) -> None:
-    # numpy.savez leaves its archive open after an error, to complain once more when it is collected.
+    # numpy.savez leaves its archive open after an error, which raises again when the archive is collected.
     with zipfile.ZipFile(file, "w") as archive:
         for name, x in {**arrays, META: np.frombuffer(text.encode(), np.uint8)}.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
@@ -134,7 +134,7 @@ def _read_npz(file: IO[bytes]) -> tuple[Names, str]:
     size, names = file.seek(0, os.SEEK_END), {}
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
-            # zipfile asks for as much memory as these sizes say.
+            # zipfile allocates as much memory as these sizes say.
             if entry.compress_type != zipfile.ZIP_STORED or not entry.compress_size == entry.file_size <= size:
                 raise ValueError(f"an entry {entry.filename!r} that is compressed or larger than the file")
             name = entry.filename.removesuffix(".npy")
@@ -146,7 +146,7 @@ def _read_npz(file: IO[bytes]) -> tuple[Names, str]:
 
 
 def _array(name: str, data: bytes) -> Any:
-    """The array of an .npy entry: a view of its bytes, so that no header can ask for more memory."""
+    """Return the array of an .npy entry as a view of its bytes, so that no header can request more memory."""
     stream = io.BytesIO(data)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError(f"an entry {name!r} that is no array of version 1.0")

@@ -1,7 +1,7 @@
-"""What is saved: the metadata and the names of a checkpoint, and the checks of both and of every entry.
+"""The metadata and the names of a checkpoint, and the checks of both and of every entry.
 
-A checkpoint comes from a file, or from a dict that a user could edit. Nothing of it is believed: each wrong value is a
-ValueError that names its entry.
+A checkpoint comes from a file, or from a dict that a user may have edited. So every value is checked, and a wrong
+value raises a ValueError that names its entry.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from matroot_optim.layout.trees import join
 from matroot_optim.refresh.jobs import FACTS
 from matroot_optim.step.statistics import order_of
 
-#: 1 had no checksums in files, no units of gradients, and did not say which parts a parameter has, nor how many root
-#: jobs there are.
+#: Format 1 had no checksums in files, no units of gradients, no list of a parameter's parts, and no number of root
+#: jobs.
 FORMAT = 2
 PARTS = ("momentum", "moment")
-#: Above every step: differences of two steps stay in int64.
+#: Larger than every step; differences of two steps fit in int64.
 FOREVER = 2**62
 
 Names = dict[str, Any]
@@ -44,15 +44,15 @@ def _must(what: str, got: Any) -> ValueError:
 
 @dataclass(frozen=True)
 class SavedLeaf:
-    """What the metadata say of one parameter: how it was cut, and which arrays of its shape it had."""
+    """The metadata of one parameter: its blocks, and the names of its arrays of that shape."""
 
     blocks: list[Block]
-    parts: Sequence[str] | None  # None: format 1, which did not say
+    parts: Sequence[str] | None  # None: format 1
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What the metadata say: the parameters by path, whether roots are saved, and how many jobs were under way."""
+    """The metadata: the parameters by path, a flag for saved roots, and the number of pending jobs."""
 
     leaves: dict[str, SavedLeaf]
     roots: bool
@@ -60,7 +60,7 @@ class Saved:
 
 
 def check_format(meta: Any) -> None:
-    """Refuse metadata of a format that this version does not know."""
+    """Raise if the metadata have a format that this version does not know."""
     if not isinstance(meta, Mapping):
         raise _must("have metadata", meta)
     version = meta.get("format")
@@ -71,7 +71,7 @@ def check_format(meta: Any) -> None:
 
 
 def read_meta(layout: Layout, meta: Any) -> Saved:
-    """The metadata of a checkpoint of the parameters of this layout."""
+    """Check and return the metadata of a checkpoint of this layout's parameters."""
     check_format(meta)
     wanted = {"format", "leaves", "roots"} | ({"jobs"} if meta["format"] > 1 else set())
     if set(meta) != wanted:
@@ -109,12 +109,12 @@ def _read_leaf(leaf: Leaf, saved: Any, version: int) -> SavedLeaf:
 
 
 def _read_blocks(leaf: Leaf, saved: Any) -> list[Block]:
-    """The blocks of the cutting: it is known by the size of the first block."""
+    """Return the blocks of the saved cutting, which the size of the first block determines."""
     blocks: list[Block] = []
     try:
         if leaf.axes:
             size = tuple(saved[0][1])
-            # Counted first: a wrong size could ask for more blocks than there is memory for.
+            # Compare the count first: a wrong size could give more blocks than fit in memory.
             if all(type(n) is int for n in size) and len(saved) == math.prod(map(_pieces, leaf.merged, size)):
                 parts = regions(leaf.merged, size)
                 blocks = sorted((origin, part.size) for part in parts for origin in part.origins())
@@ -134,7 +134,7 @@ def _pieces(n: int, size: int) -> int:
 
 
 def check_names(layout: Layout, saved: Saved, names: Collection[str]) -> None:
-    """Refuse names that are missing, or that a checkpoint with these metadata has not."""
+    """Raise if names are missing, or do not belong to a checkpoint with these metadata."""
     prefixes = {
         leaf.name(f"block{k}/axis{axis}")
         for leaf in layout.leaves
@@ -168,19 +168,19 @@ def check_names(layout: Layout, saved: Saved, names: Collection[str]) -> None:
 
 
 def on_host(name: str, x: Any) -> Any:
-    """An entry as numpy."""
+    """Return an entry as numpy."""
     try:
         if isinstance(x, np.ndarray | np.generic):
             return np.asarray(x)
         if is_torch(x):
             return to_host(x)
-    except (TypeError, RuntimeError, ValueError):  # of a dtype that numpy has not, sparse, without data
+    except (TypeError, RuntimeError, ValueError):  # sparse, without data, or a dtype that numpy lacks
         pass
     raise _must(f"have an array of numbers as {name!r}", f"{type(x).__name__} {getattr(x, 'dtype', '')}".strip())
 
 
 def integers(names: Names, wanted: Sequence[str], kind: Any, low: int, high: int = FOREVER) -> Any:
-    """The entries `wanted`, numbers from low to high, as one vector of this dtype."""
+    """Return the entries `wanted`, integers from low to high, as one vector of this dtype."""
     high = min(high, int(np.iinfo(kind).max))
     for name in wanted:
         x = names[name]
@@ -195,7 +195,7 @@ def integers(names: Names, wanted: Sequence[str], kind: Any, low: int, high: int
 
 
 class Rule(NamedTuple):
-    """What numbers must be: in words, which of the numbers, and the test of them."""
+    """A condition on numbers: in words, the function that selects the numbers, and the test."""
 
     words: str
     of: Callable[[Any], Any]
@@ -203,7 +203,7 @@ class Rule(NamedTuple):
 
 
 def reals(names: Names, wanted: Sequence[str], shape: tuple[int, ...], dtype: str, *rules: Rule) -> Any:
-    """The entries `wanted`, of this shape, as one stack in this dtype, in which the rules hold."""
+    """Return the entries `wanted`, of this shape, as one stack in this dtype; check the rules."""
     for name in wanted:
         x = names[name]
         if x.dtype.kind != "f" or x.dtype.itemsize not in (4, 8) or x.shape != shape:
@@ -222,7 +222,7 @@ def reals(names: Names, wanted: Sequence[str], shape: tuple[int, ...], dtype: st
 
 
 def diagonal(packed: Any) -> Any:
-    """The diagonals of packed symmetric matrices."""
+    """Return the diagonals of packed symmetric matrices."""
     k = np.arange(order_of(packed.shape[-1]))
     return packed[..., k * (k + 3) // 2]
 

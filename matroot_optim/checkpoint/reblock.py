@@ -1,9 +1,9 @@
-"""Statistics of one cutting of a tensor, turned into those of another.
+"""Conversion of statistics from one cutting of a tensor to another.
 
-What both cuttings know is kept: a new block's statistic has, on every stretch that lay in one old block, the old
-numbers. Where the other dimensions are cut finer, the old sum over them is split in proportion to their energy,
-which the old statistics of those dimensions have on their diagonals; where they are cut coarser, sums are added.
-What no old block knew, the products between two old stretches, is zero. Traces, summed over the blocks, are kept.
+On every index range that lay in one old block, a new block's statistic has the old numbers. If the other dimensions
+are cut finer, the old sum over them is split in proportion to their energy, which is on the diagonals of the old
+statistics of those dimensions; if they are cut coarser, sums are added. Products between the ranges of two old blocks
+are unknown and set to zero. Traces, summed over the blocks, are preserved.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Block = tuple[Shape, Shape]  # origin and size
 def reblock(
     old: Sequence[Block], statistics: Mapping[tuple[int, int], Any], new: Sequence[Block], axes: Sequence[int]
 ) -> dict[tuple[int, int], Any]:
-    """Packed statistics of the blocks `new` from those of the blocks `old` of the same tensor.
+    """Compute packed statistics of the blocks `new` from those of the blocks `old` of the same tensor.
 
     Parameters
     ----------
@@ -61,12 +61,12 @@ def _overlap(a: Block, b: Block) -> Block | None:
 
 
 def _local(common: Block, block: Block, axis: int) -> slice:
-    """The common stretch along one dimension, counted within a block."""
+    """Return the common index range along one dimension, relative to a block."""
     start = common[0][axis] - block[0][axis]
     return slice(start, start + common[1][axis])
 
 
 def _share(A: Any, part: slice) -> float:
-    """Part of the trace of A that lies in a stretch."""
+    """Return the fraction of the trace of A that lies in an index range."""
     total = float(np.trace(A))
     return float(np.trace(A[part, part])) / total if total > 0 else 0.0

@@ -1,4 +1,4 @@
-"""A file that is replaced as a whole or not at all."""
+"""Atomic replacement of a file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ except ImportError:  # Windows
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a new file that takes the place of `path` when the block ends without an error.
+    """Open a new file that replaces `path` when the block ends without an error.
 
-    A full disk, an error or a kill leaves the old file. A symbolic link is kept, and what it leads to is replaced.
-    The mode of an old file is kept. Temporary files that killed writers of `path` have left are removed.
+    After a full disk, an error or a kill, the old file is still there. A symbolic link is kept and its target is
+    replaced. The mode of an old file is kept. Temporary files of killed writers of `path` are removed.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if fcntl is None:  # Windows renames no open file; elsewhere the lock lasts until the file has its name
+            if fcntl is None:  # Windows cannot rename an open file; elsewhere the lock is held until the rename
                 file.close()
             os.replace(file.name, target)
     except BaseException:
@@ -50,15 +50,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def _beside(target: Path) -> IO[bytes]:
-    """A new file beside the target, locked while its writer lives."""
+    """Open a new file in the directory of the target, locked while its writer lives."""
     while True:
         file = open(target.with_name(f".{target.name}.{secrets.token_hex(8)}"), "xb")
         if fcntl is not None:
-            with suppress(OSError):  # a file system without locks: nobody removes anything there
+            with suppress(OSError):  # a file system without locks: temporary files are never removed
                 fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
             return file
-        file.close()  # taken for stale before it was locked
+        file.close()  # another writer removed it as stale before it was locked
 
 
 def _remove_stale(target: Path) -> None:
@@ -75,7 +75,7 @@ def _remove_stale(target: Path) -> None:
 
 
 def _keep_mode(file: IO[bytes], target: Path) -> None:
-    """Give the new file the mode of the old one, before anything is in it."""
+    """Give the new, empty file the mode of the old file."""
     if target.exists() and hasattr(os, "fchmod"):
         mode = stat.S_IMODE(target.stat().st_mode)
         if mode != stat.S_IMODE(os.fstat(file.fileno()).st_mode):
@@ -84,7 +84,7 @@ def _keep_mode(file: IO[bytes], target: Path) -> None:
 
 def _sync_directory(directory: Path) -> None:
     if os.name == "posix":
-        with suppress(PermissionError):  # a directory that may be written to but not read
+        with suppress(PermissionError):  # a directory with write but no read permission
             handle = os.open(directory, os.O_RDONLY)
             try:
                 os.fsync(handle)

@@ -1,4 +1,4 @@
-"""The demonstration's picture: held-out accuracy against steps and seconds, and what each step took."""
+"""The figure of the demonstration: held-out accuracy against steps and seconds, and the time of each step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLORS = ("#9a9a9a", "#0072b2", "#d55e00")
 
 
 def draw(path: Path, entries: Sequence[Entry], target: float) -> None:
-    """Three panels, one colour a method: medians over the starts, the runs themselves thin behind them."""
+    """Draw three panels, one colour per method: medians over the starts, and every run as a thin line."""
     import matplotlib
 
     matplotlib.use("Agg")

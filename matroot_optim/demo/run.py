@@ -1,7 +1,7 @@
-"""Shampoo beside SGD and Adam on real digits: steps and seconds to the same held-out accuracy.
+"""Comparison of Shampoo with SGD and Adam on real digits: steps and seconds to the same held-out accuracy.
 
-The same network, batches and starts for all three, and as many learning rates; of each method the rate is shown that
-was there first, in the median over a few starts. SGD and Adam are the ten-line references of this file.
+All three use the same network, batches and starts, and the same number of learning rates. For each method the rate is
+shown that needs the fewest steps, in the median over a few starts. SGD and Adam are the short references in this file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from matroot_optim import Shampoo, apply_updates
 SIZES = (64, 128, 128, 10)
 TRAIN = 1437
 BATCH, STEPS, EVERY, SEEDS = 128, 300, 5, 3
-#: Held-out accuracy to reach, and the rates to choose from: as many for each.
+#: Held-out accuracy to reach, and the learning rates to choose from, four per method.
 TARGET = 0.92
 RATES = {
     "SGD with momentum": (0.03, 0.1, 0.3, 1.0),
@@ -38,7 +38,7 @@ Rule = Callable[[Params, Params], Params]
 
 
 def sgd(rate: float) -> Rule:
-    """Heavy-ball momentum: v = 0.9 v + g, w = w - rate v."""
+    """Return a step of SGD with heavy-ball momentum: v = 0.9 v + g, w = w - rate v."""
     velocity: dict[tuple[int, str], Any] = {}
 
     def step(params: Params, grads: Params) -> Params:
@@ -51,7 +51,7 @@ def sgd(rate: float) -> Rule:
 
 
 def adam(rate: float) -> Rule:
-    """Kingma & Ba, 2015, algorithm 1, with its defaults."""
+    """Return a step of Adam: Kingma & Ba, 2015, algorithm 1, with its defaults."""
     m: dict[tuple[int, str], Any] = {}
     v: dict[tuple[int, str], Any] = {}
     t = 0
@@ -73,7 +73,7 @@ def adam(rate: float) -> Rule:
 
 
 def shampoo(rate: float) -> Rule:
-    """The defaults of `Shampoo`: Adam's rate, roots every 10 steps, each in its own phase."""
+    """Return a step of `Shampoo` with its defaults: Adam's rate, roots every 10 steps, each in its own phase."""
     opt = Shampoo(rate)
     state = None
 
@@ -92,7 +92,7 @@ METHODS: dict[str, Callable[[float], Rule]] = {"SGD with momentum": sgd, "Adam":
 
 @dataclass
 class Run:
-    """One training: the held-out loss and accuracy every few steps, and the seconds spent in steps so far."""
+    """One training run: held-out loss and accuracy every few steps, and the seconds spent in steps so far."""
 
     name: str
     rate: float
@@ -103,7 +103,7 @@ class Run:
     step_seconds: list[float] = field(default_factory=list)
 
     def reached(self, target: float) -> int | None:
-        """Index of the first look at which the held-out accuracy is at least `target`."""
+        """Return the index of the first evaluation with a held-out accuracy of at least `target`."""
         return next((i for i, accuracy in enumerate(self.accuracy) if accuracy >= target), None)
 
 
@@ -139,7 +139,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Of the method."""
+        """Name of the method."""
         return self.runs[0].name
 
     @property
@@ -148,13 +148,13 @@ class Entry:
         return self.runs[0].rate
 
     def to_target(self, what: str) -> float:
-        """Median "steps" or "seconds" to the target; infinite where most runs do not get there."""
+        """Return the median "steps" or "seconds" to the target; infinite if most runs do not reach it."""
         at = [(r, r.reached(TARGET)) for r in self.runs]
         return float(median(getattr(r, what)[i] if i is not None else np.inf for r, i in at))
 
     @property
     def best_loss(self) -> float:
-        """Median over the runs of the least held-out loss; infinite where a run found none."""
+        """Median over the runs of the least held-out loss; a run without a finite loss counts as infinite."""
         return float(median(min((x for x in r.loss if np.isfinite(x)), default=np.inf) for r in self.runs))
 
     @property
@@ -164,17 +164,17 @@ class Entry:
 
     @property
     def step_seconds(self) -> list[float]:
-        """Of every step, the median over the runs: a busy moment of the machine is no spike."""
+        """Seconds of every step, as medians over the runs, so that other load on the machine gives no spike."""
         return [float(median(times)) for times in zip(*(r.step_seconds for r in self.runs), strict=True)]
 
 
 def best(entries: Sequence[Entry]) -> Entry:
-    """The first at the target; between equals, the lower loss."""
+    """Return the entry with the fewest steps to the target; ties go to the lower loss."""
     return min(entries, key=lambda e: (e.to_target("steps"), e.best_loss))
 
 
 def table(chosen: Sequence[Entry]) -> str:
-    """A line for each method, for people."""
+    """Format a table with a line for each method."""
     lines = [f"{'':18}{'rate':>8}{'steps':>8}{'seconds':>9}{'ms/step':>9}{'best loss':>11}{'best accuracy':>15}"]
     for e in chosen:
         steps, seconds = e.to_target("steps"), e.to_target("seconds")
@@ -187,7 +187,7 @@ def table(chosen: Sequence[Entry]) -> str:
 
 
 def verdict(chosen: Sequence[Entry]) -> str:
-    """Who was first, by steps and by the clock."""
+    """Name the method with the fewest steps and the method with the least time."""
     there = [e for e in chosen if np.isfinite(e.to_target("steps"))]
     if not there:
         return f"None reached {TARGET:.0%}."
@@ -202,7 +202,7 @@ def verdict(chosen: Sequence[Entry]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demonstration; 0, or 1 when the picture cannot be drawn for want of matplotlib."""
+    """Run the demonstration; return 0, or 1 if the figure cannot be drawn without matplotlib."""
     parser = argparse.ArgumentParser(prog="matroot_optim demo", description=__doc__)
     parser.add_argument("--figure", type=Path, default=Path("matroot-optim-demo.png"), metavar="PNG")
     parser.add_argument("--no-figure", action="store_true", help="tables only")
@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     start = time.perf_counter()
     chosen = []
-    import scipy.linalg  # noqa: F401  its BLAS has to be loaded before it can be held
+    import scipy.linalg  # noqa: F401  its BLAS must be loaded before its threads can be limited
 
     with threadpool_limits(limits=1):  # the matrices are small: more threads would only wait for each other
         for name, rates in RATES.items():
@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _progress(text: str) -> None:
-    """One line that is written over, where there is a terminal to do so."""
+    """Print a progress line, which the next line overwrites if stderr is a terminal."""
     end = "" if sys.stderr.isatty() else "\n"
     if text or sys.stderr.isatty():
         print(f"\r{text:<60}\r{text}" if sys.stderr.isatty() else text, end=end, file=sys.stderr, flush=True)

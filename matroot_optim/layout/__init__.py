@@ -1,1 +1,1 @@
-"""How parameters are seen: trees, matrices, blocks and stacks."""
+"""The layout of parameters: trees, matrices, blocks and stacks."""

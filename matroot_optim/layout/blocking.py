@@ -1,8 +1,8 @@
-"""How a tensor is seen by Shampoo: small dimensions merged, large ones cut into blocks.
+"""Merging of small dimensions and cutting of large dimensions into blocks.
 
 A dimension larger than the block size is cut into equal blocks and one smaller remainder, so a tensor of order k
-falls into at most 2^k regions of equal-shaped blocks. A region is stacked, and put back, by one reshape and one
-transposition, whatever the number of its blocks.
+has at most 2^k regions of equal-shaped blocks. One reshape and one transposition stack or unstack a region with any
+number of blocks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 def merge_dims(shape: Sequence[int], limit: int) -> Shape:
     """Merge neighbouring dimensions, from the left, while their product is at most `limit`.
 
-    Dimensions of size 1 vanish. A tensor with a dimension of size 0 is left alone.
+    Dimensions of size 1 are removed. The shape of a tensor with a dimension of size 0 does not change.
 
     Examples
     --------
@@ -46,11 +46,11 @@ def merge_dims(shape: Sequence[int], limit: int) -> Shape:
 
 
 def as_matrix(shape: Sequence[int]) -> Shape:
-    """See a tensor as the matrix nearest to square that keeps the order of its numbers; a vector where it is one.
+    """Return the shape of the matrix nearest to square that keeps the order of the elements; vectors stay vectors.
 
-    Of all places where the dimensions can be cut in two, the one whose two products are nearest to each other. A
+    The dimensions are split into two groups, left and right, whose products are nearest to each other. A
     convolution becomes (out, in * kernel) in torch's order and (kernel * in, out) in that of jax and keras; heads
-    are joined with each other or with their features. Dimensions of size 1 vanish.
+    are merged with each other or with their features. Dimensions of size 1 are removed.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def as_matrix(shape: Sequence[int]) -> Shape:
 
 @dataclass(frozen=True)
 class Region:
-    """A box of equal-shaped blocks of a tensor: `count` blocks of `size` from `start`, per dimension."""
+    """A box of equal-shaped blocks of a tensor: per dimension, `count` blocks of `size` from `start`."""
 
     start: Shape
     count: Shape
@@ -82,22 +82,21 @@ class Region:
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """Where the box lies in the tensor."""
+        """Slices of the box in the tensor."""
         parts = zip(self.start, self.count, self.size, strict=True)
         return tuple(slice(a, a + c * s) for a, c, s in parts)
 
     def origins(self) -> list[Shape]:
-        """First index of every block, in the order of the stack."""
+        """Return the first index of every block, in the order of the stack."""
         steps = zip(self.start, self.count, self.size, strict=True)
         return list(itertools.product(*([a + j * s for j in range(c)] for a, c, s in steps)))
 
 
 def block_sizes(shape: Shape, limit: int, aspect: float | None, axes: Sequence[int]) -> Shape:
-    """Size of a block in each dimension: at most `limit`, and `aspect` times the shortest of the dimensions `axes`.
+    """Return the block size per dimension: at most `limit`, and `aspect` times the shortest of the dimensions `axes`.
 
-    With an aspect, blocks are equal where a dimension has a divisor that is nearly as large as allowed, and as equal
-    as they can be elsewhere; without one, all are of size `limit` but the last. Dimensions that are not in `axes`
-    stay whole.
+    With an aspect, blocks are equal if a dimension has a divisor nearly as large as allowed, and nearly equal
+    otherwise; without an aspect, all have size `limit` except the last. Dimensions not in `axes` stay whole.
 
     Examples
     --------
@@ -116,7 +115,7 @@ def block_sizes(shape: Shape, limit: int, aspect: float | None, axes: Sequence[i
 
 
 def _equal(n: int, longest: int) -> int:
-    """The size of blocks of at most `longest` that n is cut into, the last perhaps smaller."""
+    """Return a block size of at most `longest` for n; the last block may be smaller."""
     if n <= longest:
         return max(n, 1)
     fewest = -(-n // longest)
@@ -125,7 +124,7 @@ def _equal(n: int, longest: int) -> int:
 
 
 def regions(shape: Shape, sizes: Shape) -> tuple[Region, ...]:
-    """The regions of a tensor whose dimensions are cut into blocks of these sizes."""
+    """Return the regions of a tensor whose dimensions are cut into blocks of these sizes."""
     pieces = [_pieces(n, size) for n, size in zip(shape, sizes, strict=True)]
     boxes = itertools.product(*pieces)
     return tuple(Region(*(tuple(part[k] for part in box) for k in range(3))) for box in boxes)
@@ -140,7 +139,7 @@ def _pieces(n: int, size: int) -> list[tuple[int, int, int]]:
 
 
 def stack(x: Array, region: Region, xp: Any) -> Array:
-    """The blocks of a region as one array (blocks, *size)."""
+    """Stack the blocks of a region into one array (blocks, *size)."""
     if region.blocks == 1 and x.shape == region.size:
         return xp.reshape(x, (1, *region.size))
     k = x.ndim
@@ -151,7 +150,7 @@ def stack(x: Array, region: Region, xp: Any) -> Array:
 
 
 def unstack(blocks: Array, region: Region, xp: Any) -> Array:
-    """The box of the tensor that `stack` cut into these blocks."""
+    """Join blocks that `stack` has cut into the box of the tensor."""
     k = len(region.size)
     order = tuple(i for j in range(k) for i in (j, k + j))
     box = xp.permute_dims(xp.reshape(blocks, (*region.count, *region.size)), order)
@@ -159,7 +158,7 @@ def unstack(blocks: Array, region: Region, xp: Any) -> Array:
 
 
 def assemble(boxes: Sequence[Array], parts: Sequence[Region], shape: Shape, xp: Any) -> Array:
-    """The tensor from the boxes of all its regions."""
+    """Join the boxes of all regions into the tensor."""
     if len(boxes) == 1:
         return xp.reshape(boxes[0], shape)
     at = {region.start: box for region, box in zip(parts, boxes, strict=True)}

@@ -1,7 +1,7 @@
-"""The static plan of an optimizer: which parameters there are, and how their blocks are stacked.
+"""The static layout of an optimizer: its parameters, and the stacks of their blocks.
 
-Blocks of equal shape, of all parameters, that are treated alike form one `Stack`: one array (blocks, *shape) in
-stages 1 and 3, and one (blocks, n (n + 1) / 2) array of statistics per preconditioned dimension.
+Blocks of equal shape and equal options, of all parameters, form one `Stack`: one array (blocks, *shape) in stages 1
+and 3, and one (blocks, n (n + 1) / 2) array of statistics per preconditioned dimension.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TABLE = 10
 
 @dataclass(frozen=True)
 class Leaf:
-    """One parameter: its path, shape, and how it is cut."""
+    """One parameter: its path, shape and cut."""
 
     path: str
     shape: Shape
@@ -36,23 +36,23 @@ class Leaf:
     options: Options
 
     def name(self, part: str) -> str:
-        """Name of one of the parameter's arrays in the state."""
+        """Return the name of one of the parameter's arrays in the state."""
         return f"{self.path}/{part}" if self.path else part
 
     @cached_property
     def blocks(self) -> list[tuple[Shape, Shape]]:
-        """(origin, size) of every block in the order of the tensor: block k of the names is number k here."""
+        """(origin, size) of every block in the order of the tensor; "blockk" in names is entry k."""
         found = [(origin, region.size) for region in self.regions for origin in region.origins()]
         return sorted(found)
 
     @cached_property
     def block_number(self) -> dict[Shape, int]:
-        """Number of the block with a given origin."""
+        """Number of the block, by origin."""
         return {origin: k for k, (origin, _) in enumerate(self.blocks)}
 
     @property
     def has_moment(self) -> bool:
-        """Whether a second moment is kept for the first-order step."""
+        """True if a second moment is kept for the first-order step."""
         if self.options.graft == "sgd":
             return False
         if self.options.graft in ("adagrad", "rmsprop", "adam"):
@@ -61,18 +61,18 @@ class Leaf:
 
     @property
     def has_momentum(self) -> bool:
-        """Whether a momentum buffer is kept."""
+        """True if a momentum buffer is kept."""
         return self.options.momentum != "none"
 
     @property
     def exponent(self) -> Fraction:
-        """Of every root; -1/(2r), r the number of preconditioned dimensions, where the options have none."""
+        """Exponent of every root: that of the options, else -1/(2r) for r preconditioned dimensions."""
         override = self.options.exponent
         return override if isinstance(override, Fraction) else Fraction(-1, 2 * max(1, len(self.axes)))
 
     @property
     def averages_gradients(self) -> bool:
-        """Whether the momentum is of the gradients, and not of the directions."""
+        """True if the momentum averages gradients, not directions."""
         return self.has_momentum and self.options.momentum_of == "gradient"
 
 
@@ -104,7 +104,7 @@ class Stack:
         return self.members[-1].stop
 
     def axis_name(self, axis: int) -> str:
-        """Prefix of the arrays of one dimension."""
+        """Return the prefix of the arrays of one dimension."""
         return f"{self.name}/axis{axis}"
 
 
@@ -122,19 +122,19 @@ class Layout:
 
     @cached_property
     def kinds(self) -> list[Any]:
-        """For every leaf, a value that is equal where stages 3 and 4 treat leaves alike."""
+        """One value per leaf, equal for leaves that stages 3 and 4 treat alike."""
         keys = [_kind(leaf) for leaf in self.leaves]
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         return [numbers[key] for key in keys]
 
     @cached_property
     def factors(self) -> list[tuple[Stack, int]]:
-        """Every (stack, preconditioned dimension): one array of statistics each."""
+        """Every (stack, preconditioned dimension), each with one array of statistics."""
         return [(stack, axis) for stack in self.stacks for axis in stack.axes]
 
     @cached_property
     def stacks_of_leaf(self) -> list[list[tuple[int, Member]]]:
-        """For every leaf, where each of its regions is: (stack number, member), in the order of its regions."""
+        """(stack number, member) of each region of every leaf, in the order of the regions."""
         where: list[list[tuple[int, Member]]] = [[] for _ in self.leaves]
         for s, stack in enumerate(self.stacks):
             for member in stack.members:
@@ -144,19 +144,19 @@ class Layout:
         return where
 
     def block_names(self, stack: Stack) -> Iterator[str]:
-        """Name of every block of a stack, "layer/kernel/block3", in the order of the stack."""
+        """Iterate over the names of the blocks of a stack, "layer/kernel/block3", in the order of the stack."""
         for member in stack.members:
             leaf = self.leaves[member.leaf]
             for origin in leaf.regions[member.region].origins():
                 yield leaf.name(f"block{leaf.block_number[origin]}")
 
     def align(self, leaves: Mapping[str, Array], what: str) -> list[Array | None]:
-        """Arrays of a tree in the order of the layout, in the state's dtype; None where one is missing.
+        """Return arrays of a tree in the order of the layout, in the state's dtype; None for a missing array.
 
         Raises
         ------
         ValueError
-            A path that `init` did not see, or another shape there.
+            A path or a shape is not that of `init`.
         """
         for path, x in leaves.items():
             if path not in self.index:
@@ -169,7 +169,7 @@ class Layout:
 
 
 def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:
-    """The plan for these parameters.
+    """Return the layout of these parameters.
 
     Raises
     ------
@@ -178,10 +178,10 @@ def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:
     ValueError
         Options of one parameter do not fit its shape.
     """
-    known: dict[str, tuple[Options, Options]] = {}  # to check options again for every parameter takes long
+    known: dict[str, tuple[Options, Options]] = {}  # checking the options of every parameter again takes long
 
     def of(path: str) -> tuple[Options, Options]:
-        """The options of a parameter; and what of them is data: not the engine, nor the groups."""
+        """Return the options of a parameter, and the same without engine and groups."""
         key = repr(sorted(options.changes_for(path).items()))
         if key not in known:
             mine = options.for_path(path)
@@ -213,25 +213,25 @@ def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
 
 
 def _merged(options: Options, shape: Shape) -> Shape:
-    """The shape in which a tensor is seen."""
+    """Return the merged shape of a tensor."""
     if isinstance(options.merge, str):
         return as_matrix(shape)
     return merge_dims(shape, options.merge) if options.merge is not None and len(shape) > 2 else shape
 
 
 def is_table(shape: Shape) -> bool:
-    """Whether a matrix is a table by its shape: one dimension more than `TABLE` times the other.
+    """Return True if a shape is that of a table: a matrix with one dimension more than `TABLE` times the other.
 
-    Embeddings and output layers are; dense layers, attention and convolutions are not.
+    Embeddings and output layers are tables; dense layers, attention and convolutions are not.
     """
     return len(shape) == 2 and max(shape) > TABLE * min(shape)
 
 
 def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str) -> tuple[int, ...]:
-    """The dimensions of the merged shape that get a statistic.
+    """Return the dimensions of the merged shape that get a statistic.
 
-    None for tensors of order 0 and 1 (unless `precondition_vectors`) and for empty ones; never a dimension of
-    size 1 or one above `max_preconditioned_dim`.
+    Tensors of order 0 and 1 (unless `precondition_vectors`) and empty tensors have none. Dimensions of size 1 or
+    above `max_preconditioned_dim` are left out.
     """
     least = 1 if options.precondition_vectors else 2
     if len(merged if options.merge == "matrix" else shape) < least or 0 in shape:

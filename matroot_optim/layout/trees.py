@@ -14,27 +14,27 @@ Leaves = dict[str, Any]
 
 
 def flatten(tree: Tree, what: str = "params") -> tuple[Leaves, Callable[[Leaves], Tree]]:
-    """The arrays of a tree by path, and the function that rebuilds the tree around other leaves.
+    """Return the arrays of a tree by path, and a function that rebuilds the tree with other leaves.
 
-    A path joins dict keys, indices and field names by "/"; a lone array has the path "". None holds no leaf and
-    stays None. In a dataclass, fields that are neither arrays nor containers are left as they are.
+    A path joins dict keys, indices and field names by "/"; a single array has the path "". None has no leaf and
+    stays None. In a dataclass, fields that are neither arrays nor containers do not change.
 
     Parameters
     ----------
     tree : array, list, tuple, NamedTuple, mapping, dataclass, nested in any way
     what : str
-        What the tree is, for messages.
+        Name of the tree for messages.
 
     Returns
     -------
     leaves : dict of str to array
     rebuild : callable
-        Takes a mapping of the same paths; a path that it lacks becomes None.
+        Takes a mapping of the same paths; a missing path becomes None.
 
     Raises
     ------
     TypeError
-        A leaf is no array.
+        A leaf is not an array.
     ValueError
         Two leaves have the same path (a key that holds "/").
 
@@ -54,7 +54,7 @@ def flatten(tree: Tree, what: str = "params") -> tuple[Leaves, Callable[[Leaves]
 
 
 def join(*parts: str) -> str:
-    """Names joined by "/", empty ones left out."""
+    """Join the names that are not empty by "/"."""
     return "/".join(part for part in parts if part)
 
 
@@ -96,7 +96,7 @@ def _rebuild(node: Tree, values: dict[Any, Tree]) -> Tree:
         if type(node) is dict:
             return values
         rebuilt = copy.copy(node)
-        if hasattr(rebuilt, "update"):  # OrderedDict, defaultdict: keep what they are
+        if hasattr(rebuilt, "update"):  # OrderedDict, defaultdict: keep the type
             rebuilt.update(values)
             return rebuilt
         return type(node)(values)  # type: ignore[call-arg]

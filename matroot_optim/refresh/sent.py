@@ -1,4 +1,4 @@
-"""Batches sent to workers. Every answer is checked, and every wait has a time limit."""
+"""Batches sent to workers. Every answer is checked, and `timeout` limits the wait."""
 
 from __future__ import annotations
 

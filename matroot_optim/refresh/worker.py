@@ -13,7 +13,7 @@ from typing import Any
 from matroot_optim.refresh.jobs import RootAnswer, RootBatch, compute
 from matroot_optim.refresh.shared import Address
 
-#: Seconds between two checks of a parent without a sentinel.
+#: Seconds between two checks of the parent.
 POLL = 0.5
 
 
