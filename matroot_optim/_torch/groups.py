@@ -1,4 +1,4 @@
-"""Parameter groups of torch: which names are ours, what their values mean, and what holds for all groups."""
+"""Parameter groups of torch: the option names, their values, and the options that all groups share."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import torch
 
 from matroot_optim.options import RULES, SHARED, Options
 
-#: Key of a group whose value, in a state dict, says how its parameters were cut.
+#: Key of a group whose value, in a state dict, describes the cuts of its parameters.
 META = "matroot_optim"
-#: Options that a parameter group may set, beside lr, by their names in the core.
+#: Options that a parameter group may set in addition to lr, by their names in the core.
 OF_GROUP = {field.name for field in dataclasses.fields(Options)} - SHARED - {"learning_rate"}
 #: Options of a group that the layout depends on.
 OF_LAYOUT = sorted(OF_GROUP - {"betas", "weight_decay"})
 _OF_ALL = SHARED - {"groups"}
-#: What may have been meant, by what may have been written.
+#: Names in groups by the names that a user may write.
 _OURS = {**{name: name for name in (*OF_GROUP, *_OF_ALL, "lr")}, "learning_rate": "lr"}
 
 
 def check_keywords(names: Iterable[str]) -> None:
-    """Refuse a keyword that is no option; the message names the one that may have been meant.
+    """Raise if a keyword is not an option; the message suggests the nearest option.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def check_keywords(names: Iterable[str]) -> None:
 
 
 def check_names(group: Mapping[str, Any]) -> None:
-    """Refuse a name in a parameter group that is nearly one of ours; others are for whoever put them there.
+    """Raise if a name in a parameter group looks like a misspelled option; other unknown names are allowed.
 
     Raises
     ------
@@ -59,14 +59,14 @@ def _nearly(name: str) -> str | None:
     if name in _OURS:
         return _OURS[name] if _OURS[name] != name else None
     near = get_close_matches(name, _OURS, 1, 0.8)
-    # weight_decay_mult, max_momentum and fix_step are names of their own
+    # weight_decay_mult, max_momentum and fix_step are not misspellings
     if not near or near[0][0] != name[0] or f"_{near[0]}_" in f"_{name}_":
         return None
     return _OURS[near[0]]
 
 
 def plain(value: Any) -> Any:
-    """Numbers of numpy and tensors of one element as Python's; in tuples and lists as well."""
+    """Convert numpy numbers and 0-d arrays and tensors to Python numbers, in tuples and lists too."""
     if isinstance(value, np.generic) or (isinstance(value, torch.Tensor | np.ndarray) and value.ndim == 0):
         return value.item()
     if type(value) in (tuple, list):
@@ -75,14 +75,14 @@ def plain(value: Any) -> Any:
 
 
 def rate(value: Any) -> Any:
-    """The learning rate of a group as a number.
+    """Return the learning rate of a group as a number.
 
     Raises
     ------
     TypeError
-        It is a function.
+        The rate is a function.
     ValueError
-        It is no rate.
+        The rate is not a number >= 0.
     """
     if callable(value) and not isinstance(value, torch.Tensor):
         raise TypeError(f"lr must be a number, got {value!r}; use a scheduler of torch.optim.lr_scheduler")
@@ -93,12 +93,12 @@ def rate(value: Any) -> Any:
 
 
 def core_options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What a group says, as options of the core."""
+    """Return the options of a group as options of the core."""
     return {"learning_rate": rate(group["lr"]), **{name: plain(group[name]) for name in OF_GROUP if name in group}}
 
 
 def saved_options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group as ``torch.load(weights_only=True)`` reads it: no numbers of numpy, no fractions."""
+    """Convert a group for ``torch.load(weights_only=True)``: no numpy numbers, no fractions."""
 
     def safe(name: str, value: Any) -> Any:
         if isinstance(value, Fraction):
@@ -111,14 +111,14 @@ def saved_options(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def take_shared(options: Options, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Take options of the whole optimizer out of the groups; those that differ from `options`.
+    """Remove options of the whole optimizer from the groups; return those that differ from `options`.
 
-    A group that lacks one stands by `options`.
+    A group without such an option counts as having that of `options`.
 
     Raises
     ------
     ValueError
-        Groups do not agree.
+        The groups do not agree.
     """
     there = sorted({name for group in groups for name in _OF_ALL.intersection(group)})
     changes = {}

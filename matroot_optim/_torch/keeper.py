@@ -1,4 +1,4 @@
-"""The state of the torch adapter: it belongs to tensors, and is fitted to where they are in the groups."""
+"""The state of the torch adapter, which belongs to tensors and is fitted to their places in the groups."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Params = dict[str, Any]
 
 
 def parameters(groups: Groups) -> Params:
-    """Every parameter by its path "group/index"."""
+    """Return every parameter by its path "group/index"."""
     return {f"{g}/{i}": p for g, group in enumerate(groups) for i, p in enumerate(group["params"])}
 
 
 def names_of(groups: Groups) -> dict[str, str]:
-    """Names of the parameters that have one, by path."""
+    """Return the names of named parameters, by path."""
     named = [(g, group["params"], group.get("param_names") or ()) for g, group in enumerate(groups)]
     return {
         f"{g}/{i}": str(name) for g, params, names in named if len(names) == len(params) for i, name in enumerate(names)
@@ -33,21 +33,21 @@ def names_of(groups: Groups) -> dict[str, str]:
 
 
 class Keeper:
-    """The state of the parameters that were in the groups when it was fitted, and what other tensors have.
+    """The state of the parameters in the groups at the last fit, and the records of other tensors.
 
     Attributes
     ----------
     state : State, optional
         None before the first fit.
     tensors : list of tensors
-        The parameters of its leaves.
+        The parameters of the state's leaves.
     places : list
-        For every leaf, where its entries are in the state.
+        For every leaf, the places of its entries in the state.
     records : mapping of tensors to Record or None
-        What tensors have that left the groups, or that a parameter is to have from the next fit on; None: it starts
-        afresh.
+        Records of tensors that have left the groups, and records that parameters get at the next fit; None: the
+        parameter starts afresh.
     others : mapping of tensors to dict
-        Entries that others keep beside those of the optimizer.
+        Entries of other code, beside those of the optimizer.
     """
 
     def __init__(self) -> None:
@@ -60,12 +60,12 @@ class Keeper:
         self._numbers: dict[int, int] = {}
 
     def fit(self, core: Shampoo, groups: Groups) -> State:
-        """Fit the state to groups and options: a new tensor starts afresh, every other one keeps what it has."""
+        """Fit the state to groups and options: new tensors start afresh, all others keep their entries."""
         params = parameters(groups)
         plan = _plan(groups, params.values())
         if self.state is not None and self._planned == plan and self._is_of(params.values()):
             return self.state
-        with torch.inference_mode(False):  # what is made in that mode cannot be written to outside of it
+        with torch.inference_mode(False):  # a tensor made in that mode cannot be modified outside of it
             layout = layout_of(core, params)
             old, records = self.state, WeakTensorKeyDictionary(dict(self.records))
             come = any(p in records for p in params.values())
@@ -79,15 +79,15 @@ class Keeper:
         return self.state
 
     def load(self, core: Shampoo, groups: Groups, records: Sequence[Record | None]) -> None:
-        """Take over the records of all parameters.
+        """Load the records of all parameters.
 
         Raises
         ------
         ValueError
-            They do not fit the parameters, or are not of one step.
+            The records do not fit the parameters, or have different steps.
         """
         params = parameters(groups)
-        # torch may have put in what a new optimizer has for a frozen parameter.
+        # For a frozen parameter, torch may have put in the entries of a new optimizer.
         trained = [record for p, record in zip(params.values(), records, strict=True) if record and p.requires_grad]
         several = {id(step): step for step in (record.entries.get("step") for record in trained)}
         steps = set(map(str, several.values()))  # of one tensor for all, mostly: making its text is slow
@@ -107,11 +107,11 @@ class Keeper:
                 self.others.setdefault(p, {}).update(record.others)
 
     def take_apart(self, core: Shampoo) -> list[Entries]:
-        """Copies of the entries of all tensors of the state."""
+        """Copy the entries of all tensors of the state."""
         return take_apart(self.state, self.places, slots(core)) if self.state is not None else []
 
     def number(self, groups: Groups, p: Any) -> int | None:
-        """Number of the leaf of a parameter; None where the state is yet to be fitted to it."""
+        """Return the number of the leaf of a parameter; None if the state is not yet fitted to the parameter."""
         i = self._numbers.get(id(p))
         if self.state is None or self._planned is None or i is None:
             return None
@@ -120,7 +120,7 @@ class Keeper:
         return i if here and here[0] is p else None
 
     def give(self, p: Any, record: Record | None) -> None:
-        """Let a tensor have this record from the next fit on."""
+        """Give a tensor this record at the next fit."""
         self.records[p] = record
         self.others.pop(p, None)
         self._planned = None
@@ -141,7 +141,7 @@ class Keeper:
 
 
 def slots(core: Shampoo) -> int:
-    """How many jobs of one root may be under way."""
+    """Return the largest number of pending jobs of one root."""
     return -(-core.lag // core.interval(1)) + 1 if core.lag else 0
 
 
@@ -151,6 +151,6 @@ def layout_of(core: Shampoo, params: Params) -> Layout:
 
 
 def _plan(groups: Groups, params: Iterable[Any]) -> Any:
-    """What the layout is made from: all options but the rate, the weight decay and the momentum's beta."""
+    """Return the inputs of the layout: all options except the rate, the weight decay and the momentum's beta."""
     of_group = [(len(g["params"]), plain(g["betas"][1]), *map(g.get, OF_LAYOUT)) for g in groups]
     return of_group, [(p.device, p.dtype) for p in params]

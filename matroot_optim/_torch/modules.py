@@ -1,4 +1,4 @@
-"""Parameter groups of a torch module: its tables apart, whatever their shape."""
+"""Parameter groups of a torch module, with tables in a group of their own."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-#: Modules whose matrices are tables: a step sees few of their rows, and rows have little to do with each other.
+#: Modules whose matrices are tables: a step uses few of their rows, and the rows are nearly independent.
 TABLES = (torch.nn.Embedding, torch.nn.EmbeddingBag)
 
 
 def parameter_groups(
     model: torch.nn.Module, *, tables: Iterable[torch.nn.Module | torch.Tensor] = ()
 ) -> list[dict[str, Any]]:
-    """Parameter groups of a model for `Shampoo`: the tables, which get the first-order step, and all others.
+    """Return parameter groups of a model for `Shampoo`: the tables, which get the first-order step, and all others.
 
-    A table is the weight of a `torch.nn.Embedding` or `torch.nn.EmbeddingBag`, and so of a head tied to one, whatever
-    its shape; and what `tables` names. In the other group matrices are still told by their shape.
+    A table is the weight of a `torch.nn.Embedding` or `torch.nn.EmbeddingBag` of any shape, including that of a tied
+    head, and every matrix in `tables`. In the other group, tables are still found by their shape.
 
     Parameters
     ----------
     model : torch.nn.Module
     tables : iterable of modules and tensors, optional
-        Of the model: more modules whose matrices are tables, as an output layer that is not tied, or such matrices.
+        More tables of the model: matrices, or modules with such matrices, like an output layer that is not tied.
 
     Returns
     -------
     groups : list of dict
-        Named "dense" and "tables"; one without parameters is left out. They may be edited, or added to, before they
-        are given to an optimizer, with every option that `Shampoo` takes in a group. Parameters come with their names.
+        Named "dense" and "tables"; a group without parameters is left out. Before they are passed to an optimizer, the
+        groups may be edited with every option that `Shampoo` accepts in a group. Parameters come with their names.
 
     Raises
     ------
     TypeError
-        `model` is no module, or one of `tables` neither a module nor a tensor.
+        `model` is not a module, or one of `tables` is neither a module nor a tensor.
     ValueError
-        One of `tables` is not of the model.
+        One of `tables` does not belong to the model.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def parameter_groups(
 
 
 def _matrices(source: Any) -> Iterator[Any]:
-    """The parameters of a module that are no vectors; or the tensor."""
+    """Iterate over the parameters of a module that are not vectors, or over the given tensor."""
     if isinstance(source, torch.Tensor):
         return iter([source])
     if not isinstance(source, torch.nn.Module):

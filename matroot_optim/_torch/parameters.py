@@ -1,4 +1,4 @@
-"""The tensors that the torch adapter serves; any other is refused with what it is and what to do instead."""
+"""Check of the tensors given to the torch adapter; the error names an unsupported kind and the remedy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WHOLE = "keep the parameters whole on every rank, as torch.nn.parallel.Distribu
 
 
 def check_parameters(group: int, params: Iterable[Any]) -> None:
-    """Refuse a parameter that is not served, or that is given twice.
+    """Raise if a parameter is not supported, or is given twice.
 
     Parameters
     ----------
@@ -28,19 +28,19 @@ def check_parameters(group: int, params: Iterable[Any]) -> None:
     TypeError
         A parameter is sharded, sparse, nested, quantized, without values, or not real floating point.
     ValueError
-        A parameter is there twice.
+        A parameter is given twice.
     """
     seen: dict[int, str] = {}
     for i, given in enumerate(params):
         name, x = given if isinstance(given, tuple) else ("", given)
         if not isinstance(x, torch.Tensor):
-            continue  # torch has a message for it
+            continue  # torch raises for this
         title = f"{group}/{i}" + (f" ({name})" if name else "")
         if id(x) in seen:
             raise ValueError(f"each parameter must be given once, got {title!r}, which is {seen[id(x)]!r}")
         seen[id(x)] = title
         if is_lazy(x):
-            continue  # it has no shape yet
+            continue  # a lazy parameter has no shape yet
         found = refusal(x)
         if found is not None:
             raise TypeError(f"parameter {title!r} must be a plain dense tensor, got {found}")
@@ -48,14 +48,14 @@ def check_parameters(group: int, params: Iterable[Any]) -> None:
 
 
 def refusal(x: Any) -> str | None:
-    """Name the kind of a tensor that is not served, and the remedy; None for a tensor that is served."""
+    """Return the kind of an unsupported tensor and the remedy; None for a supported tensor."""
     if torch._C._functorch.is_functorch_wrapped_tensor(x):
         return "a tensor inside torch.func.vmap or torch.func.grad; call the optimizer outside of it"
     return next((f"{kind(x)}; {remedy}" for holds, kind, remedy in _UNSERVED if holds(x)), None)
 
 
 def _made_by(module: str, name: str) -> Callable[[Any], bool]:
-    """A test for a class of a module that is not imported for it: without the module there is no such tensor."""
+    """Return a test for a class that does not import its module: if the module is not loaded, no such tensor exists."""
 
     def holds(x: Any) -> bool:
         found = getattr(sys.modules.get(module), name, None)
@@ -68,7 +68,7 @@ def _is_flat(x: Any) -> bool:
     return bool(getattr(x, "_is_flat_param", False) or getattr(x, "_fsdp_flattened", False))
 
 
-#: Test, name and remedy of every kind that is not served; the first that holds is told.
+#: Test, name and remedy of every unsupported kind; the first match is reported.
 _UNSERVED: tuple[tuple[Callable[[Any], bool], Callable[[Any], str], str], ...] = (
     (
         _made_by("torch._subclasses.fake_tensor", "FakeTensor"),

@@ -1,7 +1,7 @@
-"""What is kept for one parameter, by name: to a record that outlives the layout, and back.
+"""Conversion of the state to one record per parameter, independent of the layout, and back.
 
-A record is what `optimizer.state_dict()` has for the parameter. Its names are those of `matroot_optim.State` without
-the path, and "step". Beside them it may have entries that others put there, as wrappers of optimizers do.
+A record holds the entries of `optimizer.state_dict()` for one parameter. Their names are those of `matroot_optim.State`
+without the path, and "step". A record may also hold entries of other code, for example of wrappers of optimizers.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from matroot_optim.refresh.jobs import FACTS, RootAnswer
 from matroot_optim.state import State, fresh
 
 Entries = dict[str, Any]
-#: How parameters were cut, by their shape.
+#: Cuts of parameters, by shape.
 Cuts = dict[tuple[int, ...], Any]
 
 _OWN = re.compile(r"step|momentum|moment|block\d+/axis\d+/.+|" + "|".join(OF_LEAF))
-#: A row of "pending" in front of the facts and the packed root: submitted at, due at, whether there is a root.
+#: Length of the head of a row of "pending", before the facts and the packed root: submitted at, due at, has a root.
 _HEAD = 3
 
 
 @dataclass
 class Record:
-    """The entries of a parameter, and how it was cut when they were taken; None: as it is cut now."""
+    """The entries of a parameter, and the parameter's cut when they were taken; None: the current cut."""
 
     entries: Entries
     cut: Leaf | Mapping[str, Any] | None = None
 
     @property
     def others(self) -> Entries:
-        """Entries that are not the optimizer's own."""
+        """Entries that do not belong to the optimizer."""
         return {name: x for name, x in self.entries.items() if not _OWN.fullmatch(str(name))}
 
 
@@ -51,9 +51,9 @@ class Record:
 
 
 def take_apart(state: State, places: Sequence[Places], slots: int) -> list[Entries]:
-    """Copies on the host of everything that each parameter has; `slots` as for `pending_entries`.
+    """Copy the entries of every parameter to the host; `slots` as for `pending_entries`.
 
-    The numbers of all parameters are views of a few tensors: a save writes as few.
+    The entries are views of a few tensors, so a save writes only these few.
     """
     copies = {
         name: torch.from_numpy(np.array(to_host(x)))
@@ -70,10 +70,10 @@ def take_apart(state: State, places: Sequence[Places], slots: int) -> list[Entri
 
 
 def pending_entries(state: State, places: Sequence[Places], slots: int) -> list[Entries]:
-    """Root jobs under way of every parameter, waited for: one tensor of `slots` rows for each root, zero where free.
+    """Wait for the pending root jobs and return, for each root, one tensor of `slots` rows; free rows are zero.
 
-    Its shape does not depend on how many jobs there are: `torch.distributed.checkpoint` loads into what a new
-    optimizer has.
+    The shape does not depend on the number of jobs, because `torch.distributed.checkpoint` loads into the tensors of a
+    new optimizer.
     """
     jobs = _answers(state.pending)
     slots = max(slots, *map(len, jobs.values()), 0)
@@ -92,12 +92,12 @@ def pending_entries(state: State, places: Sequence[Places], slots: int) -> list[
 
 
 def pending_names(places: Places) -> list[str]:
-    """Names of the entries of root jobs under way, one for each root."""
+    """Return the names of the entries of pending root jobs, one for each root."""
     return [name.replace("/statistic", "/pending") for name in places if name.endswith("/statistic")]
 
 
 def _answers(pending: Sequence[Pending]) -> dict[tuple[str, int | None], list[Any]]:
-    """Rows of the jobs under way for every (stack and dimension, block)."""
+    """Return the rows of the pending jobs for every (stack and dimension, block)."""
     found: dict[tuple[str, int | None], list[Any]] = {}
     for batch in settled(pending):
         answer, start = batch.answer(), 0
@@ -112,7 +112,7 @@ def _answers(pending: Sequence[Pending]) -> dict[tuple[str, int | None], list[An
     return found
 
 
-# And back.
+# From records.
 
 
 def put_together(
@@ -122,7 +122,7 @@ def put_together(
     records: Sequence[Record | None],
     places: Sequence[Places],
 ) -> State:
-    """The state with these records; a parameter without one starts afresh.
+    """Build the state from records; a parameter without a record starts afresh.
 
     Raises
     ------
@@ -156,7 +156,7 @@ def _step(path: str, step: Any) -> int:
 
 
 def _saved(name: str, x: Any) -> Entries:
-    """An entry of a record under the names of a checkpoint."""
+    """Convert an entry of a record to entries of a checkpoint."""
     if not isinstance(x, torch.Tensor | np.ndarray):
         raise ValueError(f"the state must have a tensor as {name!r}, got {type(x).__name__}")
     try:
@@ -186,17 +186,17 @@ def _cut(leaf: Leaf, record: Record) -> dict[str, Any]:
     return {"parts": parts, **(describe(cut) if isinstance(cut, Leaf) else cut)}
 
 
-# How parameters were cut. Within a group that follows from the shape alone.
+# Cuts of parameters. Within a group, the cut depends only on the shape.
 
 
 def cuts_to_text(leaves: Iterable[Leaf], pending: bool) -> str:
-    """How the parameters of a group are cut, as JSON, one entry for each shape; and whether jobs are beside them."""
+    """Write the cuts of a group's parameters as JSON, one entry for each shape, with the flag `pending`."""
     alike = {leaf.shape: {**describe(leaf), "pending": pending} for leaf in leaves}
     return json.dumps({"format": FORMAT, "leaves": list(alike.values())})
 
 
 def cuts_from_text(text: Any) -> Cuts | None:
-    """How the parameters of a group were cut, by shape; None where that was not written.
+    """Read the cuts of a group's parameters, by shape; None if they were not written.
 
     Raises
     ------
@@ -215,12 +215,12 @@ def cuts_from_text(text: Any) -> Cuts | None:
 
 
 def cuts_from_leaves(meta: Any, groups: int) -> list[Cuts | None]:
-    """The same for every group, from metadata that name the parameters.
+    """Read the cuts of every group from metadata that name the parameters.
 
     Raises
     ------
     ValueError
-        They are not what `matroot_optim.checkpoint.exchange.export` gives.
+        The metadata are not those of `matroot_optim.checkpoint.exchange.export`.
     """
     found: list[Cuts] = [{} for _ in range(groups)]
     try:
@@ -238,9 +238,9 @@ def _check_format(meta: Any) -> None:
 
 
 def record_of(path: str, shape: Iterable[int], entries: Any, cuts: Cuts | None, *, units: bool) -> Record | None:
-    """The record of a parameter from a dict; None where that has nothing of it.
+    """Return the record of a parameter from its entries in a dict; None without entries.
 
-    Dicts of format 1 had no `units`: gradients were taken as they are.
+    Dicts of format 1 have no `units`: gradients were not divided.
 
     Raises
     ------
@@ -263,15 +263,15 @@ def record_of(path: str, shape: Iterable[int], entries: Any, cuts: Cuts | None, 
 
 
 def _pending_of(cut: Mapping[str, Any]) -> list[str]:
-    """Names of the entries of root jobs under way, by the metadata of a parameter."""
+    """Return the names of the entries of pending root jobs from the metadata of a parameter."""
     try:
         return [f"block{k}/axis{axis}/pending" for k in range(len(cut["blocks"])) for axis in cut["axes"]]
     except (TypeError, KeyError):
-        return []  # `restore` says what is wrong with them
+        return []  # `restore` raises for wrong metadata
 
 
 def check_outline(found: Mapping[str, Any]) -> None:
-    """Refuse a dict that has not the containers of an optimizer's state dict.
+    """Raise if a dict lacks the containers of an optimizer's state dict.
 
     Raises
     ------

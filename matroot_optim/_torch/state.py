@@ -1,4 +1,4 @@
-"""`optimizer.state`: what is kept for every parameter, as torch shows it; values stay where the optimizer has them."""
+"""`optimizer.state`: torch's mapping of parameters to entries, as a view of the optimizer's arrays."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class ParameterStates(MutableMapping[Any, Any]):
         self._optimizer._keeper = Keeper()
 
     def _own(self, p: Any) -> Own:
-        """What the optimizer keeps for a parameter now.
+        """Return the optimizer's current entries of a parameter.
 
         Raises
         ------
         KeyError
-            It is in no group.
+            The parameter is in no group.
         """
         keeper, optimizer = self._keeper, self._optimizer
         number = keeper.number(optimizer.param_groups, p)
@@ -73,7 +73,7 @@ class ParameterStates(MutableMapping[Any, Any]):
 
 
 class Own(Mapping[str, Any]):
-    """What the optimizer itself keeps for one parameter: tensors that share memory with a state."""
+    """The optimizer's own entries of one parameter: tensors that share memory with a state."""
 
     def __init__(self, state: State, places: Places, slots: int) -> None:
         self._state = state
@@ -97,16 +97,16 @@ class Own(Mapping[str, Any]):
 
 
 class TensorState(MutableMapping[str, Any]):
-    """The entries of one parameter: the optimizer's own, as they are now, and those of others.
+    """The entries of one parameter: the optimizer's current entries, and those of other code.
 
-    What is set under a name of the optimizer is copied into its tensor. After the parameter has left the optimizer,
-    the last values stay.
+    A value set under a name of the optimizer is copied into the optimizer's tensor. After the parameter has left the
+    optimizer, the last values remain.
 
     Parameters
     ----------
     others : mapping
     look : callable
-        Gives what the optimizer keeps; a KeyError says that the parameter has left.
+        Returns the optimizer's entries; a KeyError means that the parameter has left.
     """
 
     def __init__(self, others: MutableMapping[str, Any], look: Callable[[], Mapping[str, Any]] = dict) -> None:
