@@ -316,7 +316,7 @@ class Shampoo(Options):
     ) -> tuple[list[Array], State]:
         """Make one step on lists in the order of the layout; `update`, `step` and the adapters call this."""
         # A root in another thread limits BLAS to one thread; with one thread here too, the products of the step do
-        # not depend on it. The copied context restores numpy's error state, whatever interrupts the step.
+        # not depend on it. The copied context restores numpy's error state after any interruption.
         with one_blas_thread():
             return copy_context().run(self._advance, g, state, weights, donate, rates)
 

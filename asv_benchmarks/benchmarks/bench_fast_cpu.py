@@ -1,7 +1,8 @@
 """Fast inverse roots on two cores: float32 to rtol 1e-3, float64 in full, B n^2 = 10^6, p = 4.
 
-The peers are numpy.linalg.eigh (N), torch.linalg.eigh on two threads (T), both with recombination and on the
-same stack, and optax.matrix_inverse_pth_root (jitted). Both sides are timed in turn in one process; medians.
+The peers are numpy.linalg.eigh (N) and torch.linalg.eigh on two threads (T), both with recombination and on the
+same stack, and optax.matrix_inverse_pth_root (jitted). matroot and the peer are timed in turn in one process;
+results are medians.
 """
 
 from functools import partial

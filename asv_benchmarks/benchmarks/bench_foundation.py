@@ -1,4 +1,4 @@
-"""What the three classic methods promise: counts, overheads, memory, import time."""
+"""Promises of the three classic methods: counts, overheads, memory, import time."""
 
 import subprocess
 import sys

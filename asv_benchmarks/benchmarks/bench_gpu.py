@@ -1,6 +1,6 @@
-"""On a card, timed by CUDA events: rates, ratios against peers, accuracy, memory. Without one, everything is skipped.
+"""GPU benchmarks, timed by CUDA events: rates, ratios to peers, accuracy, memory. Skipped without a GPU.
 
-``gpu_report.py`` prints the same promises as one table.
+``gpu_report.py`` prints the same figures as one table.
 """
 
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Steps of the optimizer: their evenness, what they cost beside roots, who waits, and pytorch_optimizer's.
+"""Steps of the optimizer: evenness, cost without roots, waiting for roots, and comparison with pytorch_optimizer.
 
 ``python -m benchmarks.bench_optim [evenness] [overhead] [waiting] [peers]``, in asv_benchmarks/, prints the tables of
 docs/guide/optimizer.rst. The peers need

@@ -1,4 +1,4 @@
-"""How many times faster than what people use today; both sides in turn, in one process, on two cores."""
+"""Speedups over commonly used code; both are timed in turn, in one process, on two cores."""
 
 import matroot
 

@@ -1,4 +1,4 @@
-"""RootTracker on the statistics of drifting gradients, beside a solve by "auto" each time.
+"""RootTracker on the statistics of drifting gradients, compared with a solve by "auto" for every matrix.
 
 ``python -m benchmarks.bench_warm``, in asv_benchmarks/, prints the tables of docs/guide/warm.rst.
 """

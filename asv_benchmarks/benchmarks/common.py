@@ -1,4 +1,4 @@
-"""What every benchmark shares: two cores, matrices from the gallery, and timing in turn.
+"""Helpers of all benchmarks: two cores, matrices from the gallery, and timing in turn.
 
 Import this module first: it pins the process before numpy starts its threads.
 """

@@ -1,4 +1,4 @@
-"""What people use today for A^{-1/p} of a stack, written the way they would write it."""
+"""Commonly used code for A^{-1/p} of a stack, written as its users write it."""
 
 from __future__ import annotations
 

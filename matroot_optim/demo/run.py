@@ -108,7 +108,7 @@ class Run:
 
 
 def run(name: str, rate: float, seed: int) -> Run:
-    """Train once; evaluation is not timed."""
+    """Train once; the time excludes evaluation."""
     rng = np.random.default_rng(seed)
     train, test = network.load_digits().split(TRAIN)
     params = network.init(SIZES, rng)

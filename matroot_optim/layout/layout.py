@@ -41,7 +41,7 @@ class Leaf:
 
     @cached_property
     def blocks(self) -> list[tuple[Shape, Shape]]:
-        """(origin, size) of every block in the order of the tensor; "blockk" in names is entry k."""
+        """(origin, size) of every block in the order of the tensor; block k of the names is entry k."""
         found = [(origin, region.size) for region in self.regions for origin in region.origins()]
         return sorted(found)
 

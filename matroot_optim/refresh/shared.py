@@ -47,7 +47,7 @@ class Address:
         return np.fromfile(file, self.dtype, count=int(np.prod(self.shape))).reshape(self.shape)
 
     def write(self, file: Any, values: Any) -> None:
-        """Replace the array by another one of the same shape and dtype."""
+        """Replace the array by `values` of the same shape and dtype."""
         if values.shape != self.shape or values.dtype != self.dtype:
             raise ValueError(f"values must be {self.dtype} {self.shape}, got {values.dtype} {values.shape}")
         file.seek(0)

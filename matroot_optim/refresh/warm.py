@@ -51,7 +51,7 @@ class WarmEngine(InlineEngine):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many roots came about in which way: "first order", "refined", "full", "failed"."""
+        """Number of roots by origin: "first order", "refined", "full", "failed"."""
         total: dict[str, int] = {}
         for _, tracker in self._trackers.values():
             for way, count in tracker.counts.items():
