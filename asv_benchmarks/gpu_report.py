@@ -1,8 +1,8 @@
 """Measure every promise about the GPU and print the table: ``python asv_benchmarks/gpu_report.py``.
 
-Sides of a ratio run in turn, timed by CUDA events on one stream; medians are compared. The JSON, written anew after
-every case, says on which card, with which driver and versions, and when. Under 8 minutes; a case that fails is named
-with its error, and the others go on.
+The sides of a ratio run in turn, timed by CUDA events on one stream; medians are compared. The JSON file is rewritten
+after every case and names the card, the driver, the versions and the time. The report takes under 8 minutes. A case
+that fails is named with its error, and the other cases still run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Report:
-    """What was found, and how long there is left."""
+    """The results so far, and the start of the measurement."""
 
     cupy: Any
     torch: Any
@@ -66,11 +66,11 @@ class Report:
     limits: dict[str, int] = field(default_factory=dict)
 
     def late(self) -> bool:
-        """Whether it is time to end."""
+        """Return True if the time limit is exceeded."""
         return time.monotonic() - self.begin > LIMIT
 
     def write(self, path: str) -> None:
-        """The JSON, whole at any time."""
+        """Write everything measured so far to a JSON file."""
         found = {
             "machine": self.machine,
             "seconds": round(time.monotonic() - self.begin, 1),
@@ -359,7 +359,7 @@ def waits(side: Side) -> int:
 
 
 def tuned(report: Report) -> Iterator[Row]:
-    """What ``matroot tune`` would choose here; nothing is kept."""
+    """Measure the choices of ``matroot tune`` on this machine, without saving them."""
     backend = gpu(report.cupy.cuda.Device().id)
     found = asdict(tune_gpu.measure(backend, lambda line: print(f"    {line}", flush=True)))
     report.limits.update(found)

@@ -1,6 +1,6 @@
 """Measure every promise and print the tables: ``python asv_benchmarks/report.py``.
 
-The numbers are those of the asv benchmarks, taken in one go, in one process, on two cores.
+The numbers are those of the asv benchmarks, measured in one process on two cores.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def counts() -> Iterator[Table]:
 
 
 def overheads() -> Iterator[Table]:
-    """What a solve costs beside the bare factorization."""
+    """Measure the cost of a solve relative to the bare factorization."""
     rows = [(n, dtype, f"{x:.2f}") for n, dtype, x in cells(foundation.EigenOverhead, "track_overhead")]
     yield Table(
         "A solve by eigen, in units of numpy.linalg.eigh and recombination",
@@ -249,7 +249,7 @@ def _cells(table: Table, bar: str) -> list[list[str]]:
 
 
 def machine() -> str:
-    """Where and when."""
+    """Describe the machine, the versions and the date."""
     known = facts()
     libraries = ", ".join(f"{name} {known[name]}" for name in ("numpy", "scipy", "numba", "torch", "jax", "optax"))
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

@@ -94,7 +94,7 @@ def place(x: Array) -> str:
     if isinstance(x, np.ndarray):
         return "numpy"
     if is_jax(x):
-        return "jax"  # jax moves arrays itself, and a traced one has no device
+        return "jax"  # jax moves arrays itself, and a traced array has no device
     return f"{type(x).__module__.partition('.')[0]}:{x.device}"
 
 

@@ -116,8 +116,8 @@ class Options:
             return 1 + self.lag
         if not self.refresh_growth:
             return self.interval(1) + self.lag
-        # Statistics of a few gradients span too few directions. With a lag, the first roots are computed `lag` steps
-        # before their use, so Shampoo starts later.
+        # Statistics of a few gradients span too few directions. The first roots used are `lag` steps old; 2 lag gives
+        # their statistics `lag` more gradients than without a lag.
         return math.ceil(0.5 / self.refresh_growth) + 2 * self.lag
 
     def interval(self, step: int) -> int:

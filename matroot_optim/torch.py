@@ -137,7 +137,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
             param_group["params"], param_group["param_names"] = [p for _, p in params], [name for name, _ in params]
         super().add_param_group(param_group)
         try:
-            self._core.for_path(f"{len(self.param_groups) - 1}/0")  # checks its options
+            self._core.for_path(f"{len(self.param_groups) - 1}/0")  # checks the options of the group
             if self._whole:
                 self._take_shared()
         except (TypeError, ValueError):
@@ -297,7 +297,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         def keep(_: Any, found: dict[str, Any]) -> dict[str, Any]:
             check_outline(found)
             loaded.update(found)
-            return {**found, "state": {}}  # torch would round it to the dtype of the parameters
+            return {**found, "state": {}}  # torch would round the state to the dtype of the parameters
 
         before = {**vars(self), "defaults": dict(self.defaults)}
         handle = self.register_load_state_dict_pre_hook(keep)

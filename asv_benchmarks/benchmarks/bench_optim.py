@@ -184,7 +184,7 @@ def waiting(sizes: Sequence[int], batch: int = 2048, steps: int = 100) -> dict[s
 
 
 class Waiting:
-    """What the training thread waits for roots in a thread pool, when a core is free; wanted under 0.05."""
+    """Wait for roots in a thread pool, with a free core, as a share of the seconds in roots; target: below 0.05."""
 
     params = [name for name in EQUAL if name in SMALL]
     param_names = ("network",)

@@ -44,7 +44,7 @@ def statistics(n: int, beta: float, columns: int, angle: float, dtype: str = "fl
 
 
 def cold(A: Any, rtol: float | None = None) -> Any:
-    """What the tracker is compared with."""
+    """Solve without a tracker, for comparison."""
     return matroot.solve(A, 4, regularization=RIDGE, rtol=rtol)
 
 

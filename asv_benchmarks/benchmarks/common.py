@@ -48,7 +48,7 @@ def forward_error(X: Any, exact: Any) -> float:
 
 
 def applies(method: str, p: int) -> bool:
-    """Whether `method` serves A^{-1/p}; a benchmark skips what it does not."""
+    """Return True if `method` computes A^{-1/p}; benchmarks skip other cases."""
     return method != "newton_db" or (p > 1 and p & (p - 1) == 0)
 
 
@@ -75,7 +75,7 @@ def in_turn(*functions: Callable[[], Any], rounds: int = 7, sample: float = 0.02
 
 
 def speedup(ours: Callable[[], Any], peer: Callable[[], Any], **how: Any) -> float:
-    """How many times faster than the peer we are."""
+    """Return the seconds of `peer` divided by those of `ours`, timed in turn."""
     mine, theirs = in_turn(ours, peer, **how)
     return theirs / mine
 

@@ -1,1 +1,1 @@
-"""Four workloads on real data, on which optimizers are compared: ``python -m training --help``."""
+"""Comparison of optimizers on four workloads with real data: ``python -m training --help``."""

@@ -1,4 +1,4 @@
-"""Images: residual networks with batch normalization (He et al. 2016) on 32 x 32 pictures (CIFAR-10)."""
+"""Images: residual networks with batch normalization (He et al. 2016) on 32 x 32 images (CIFAR-10)."""
 
 from __future__ import annotations
 

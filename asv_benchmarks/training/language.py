@@ -1,4 +1,4 @@
-"""Language models on running text (text8): causal, and masked as BERT's."""
+"""Language models on running text (text8): causal, and masked as in BERT."""
 
 from __future__ import annotations
 

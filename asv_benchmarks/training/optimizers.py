@@ -1,4 +1,4 @@
-"""The optimizers that are compared, by name, each from a model, the names of its tables, and a rate."""
+"""The compared optimizers by name; each is made from a model, the names of its tables, and a rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a workload gives to the training loop."""
+"""The interface between a workload and the training loop."""
 
 from __future__ import annotations
 

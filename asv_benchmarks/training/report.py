@@ -1,4 +1,4 @@
-"""Tables and pictures of the results: steps and seconds to the frozen target, and the curves."""
+"""Tables and figures of the results: steps and seconds to the fixed target, and the curves."""
 
 from __future__ import annotations
 

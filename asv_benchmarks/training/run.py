@@ -1,4 +1,4 @@
-"""One training run, and what is kept of it."""
+"""One training run and its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pre-norm Transformers: an encoder-decoder and a stack of blocks, with attention as two matrices of their own."""
+"""Pre-norm Transformers: an encoder-decoder and a stack of blocks, with separate matrices for q, k, v and output."""
 
 from __future__ import annotations
 

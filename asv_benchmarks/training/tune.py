@@ -1,4 +1,4 @@
-"""Equal tuning: every optimizer gets the same number of trials, its best rate more seeds, and nothing is run twice."""
+"""Equal tuning: every optimizer gets the same number of trials, its best rate gets more seeds, no run is repeated."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def run(name: str, rate: float, seed: int) -> Run:
     train, test = network.load_digits().split(TRAIN)
     params = network.init(SIZES, rng)
     rule, result, spent, done = METHODS[name](rate), Run(name, rate), 0.0, 0
-    with np.errstate(all="ignore"):  # a rate may be too large
+    with np.errstate(all="ignore"):  # a run with too large a rate may overflow
         while True:
             for batch in train.batches(BATCH, rng):
                 if done % EVERY == 0:

@@ -59,7 +59,7 @@ def turns(options: Options, layout: Layout) -> Turns:
     offsets: list[int] = []
     for begin, interval in levels(options):
         base = begin
-        if options.schedule == "interval" and bases:  # an interval after the last time
+        if options.schedule == "interval" and bases:  # one interval after the last refresh
             base = bases[-1] + (begin - 1 - bases[-1]) // intervals[-1] * intervals[-1] + interval
         marks = first_marks(sizes, interval, options.schedule)
         begins, bases = [*begins, begin], [*bases, base]

@@ -30,7 +30,7 @@ def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tup
     for stack, axis in layout.factors:
         key = stack.axis_name(axis)
         mark, taken = arrays[f"{key}/mark"], arrays[f"{key}/taken"]
-        if grown:  # new phases, over all of the longer interval
+        if grown:  # new phases for the longer interval
             mark = books[f"{key}/mark"] = dealt[f"{key}/mark"] + step - 1
         on_time, start = due(mark, step, interval), stack.options.first_shampoo_step
         useful = on_time & (step > start - options.lag - interval)  # leave out roots that Shampoo never uses
@@ -143,7 +143,7 @@ def enter(books: Arrays, job: RootJob, submitted: int, facts: Mapping[str, Any],
     books["taken"][taken] = submitted
     books["refreshes"][taken] += 1
     books["failures"][taken] = 0
-    books["failures"][refused] += 1  # the next try adds ten times more ridge
+    books["failures"][refused] += 1  # the next try has ten times the ridge
     books["skipped"][refused] += 1
     return good
 

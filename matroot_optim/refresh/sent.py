@@ -45,7 +45,7 @@ class Sent:
         self.memory: SharedArray | None = None
         self.answer: RootAnswer | Failure | None = None
         self.lost = False  # the executor broke, or hangs
-        self.unreachable = False  # the memory, for the worker
+        self.unreachable = False  # the worker could not open the memory
 
     def wait(self, timeout: float | None) -> RootAnswer | Failure:
         """Wait for the answer and check it."""
@@ -85,7 +85,7 @@ class Sent:
     def finish(self, answer: RootAnswer | Failure) -> RootAnswer | Failure:
         """Keep the answer and release everything else."""
         self.answer = answer
-        if self.home == os.getpid():  # a lock of the future may have been held when this process was forked
+        if self.home == os.getpid():  # in a forked process, a lock of the future may never be released
             if self.future is not None and not hasattr(self.executor, "_processes"):
                 with suppress(Exception):
                     self.future.cancel()  # not for process pools: if one breaks later, a cancelled future is an error
