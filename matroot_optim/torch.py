@@ -210,9 +210,13 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         g, W = layout.align(grads, "grads"), layout.align(weights, "params")
         with _full_precision(weights.values()):
             moves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=self._rates(layout))
-        for path, move in zip(weights, moves, strict=True):
-            if path in grads:
-                add_into(weights[path], move)
+        given = [(W, move) for (path, W), move in zip(weights.items(), moves, strict=True) if path in grads]
+        alike = [(W, move) for W, move in given if W.dtype == move.dtype]
+        if alike:
+            torch._foreach_add_([W for W, _ in alike], [move for _, move in alike])
+        for W, move in given:
+            if W.dtype != move.dtype:
+                add_into(W, move)
 
     def diagnostics(self, tracker: ConditionTracker | None = None) -> Diagnostics:
         """Return the diagnostics of every root; see `matroot_optim.Shampoo.diagnostics`.

@@ -30,9 +30,13 @@ def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tup
     for stack, axis in layout.factors:
         key = stack.axis_name(axis)
         mark, taken = arrays[f"{key}/mark"], arrays[f"{key}/taken"]
+        start = stack.options.first_shampoo_step
+        waiting = mark.min() > step - interval and taken.min() >= 0  # most stacks at most steps: skip the masks
+        if waiting and not grown and step != max(1, start - options.lag):
+            continue
         if grown:  # new phases for the longer interval
             mark = books[f"{key}/mark"] = dealt[f"{key}/mark"] + step - 1
-        on_time, start = due(mark, step, interval), stack.options.first_shampoo_step
+        on_time = due(mark, step, interval)
         useful = on_time & (step > start - options.lag - interval)  # leave out roots that Shampoo never uses
         index = np.flatnonzero(useful | wanted(mark, taken, step, start, options.lag))
         if on_time.any():
