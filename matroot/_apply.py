@@ -1,4 +1,4 @@
-"""A^{-1/p} B without the root: the iteration works on B, and A^{-1/p} is never formed."""
+"""A^{-1/p} B without forming A^{-1/p}: the iteration works on B."""
 
 from __future__ import annotations
 
@@ -48,13 +48,12 @@ def apply_inverse_pth_root(
     rtol: float | None = None,
     compute_dtype: Any = None,
 ) -> A:
-    """A^{-1/p} B for symmetric (Hermitian) positive definite A, without forming A^{-1/p}.
+    """Compute A^{-1/p} B for symmetric (Hermitian) positive definite A, without forming A^{-1/p}.
 
-    Whitening a few vectors, preconditioning one gradient: where the root is used once. By `Minimax` every
-    step costs a product of B with an n x n matrix instead of one more n x n product; by `Eigen` B goes
-    through the eigenbasis. It pays while B has fewer columns than n/4; for more of them, or for the same A
-    again, take `inverse_pth_root`. There is no certificate, since checking X^p A = I needs the root: use
-    `solve` for one.
+    Use it where the root is needed once: to whiten a few vectors, or to precondition one gradient. `Eigen`
+    multiplies B in the eigenbasis. `Minimax` replaces one n x n product of every step by a product of B with an
+    n x n matrix. This is faster than `inverse_pth_root` while B has fewer columns than n/4 and A is used once.
+    There is no certificate, since checking X^p A = I needs the root; `solve` gives one.
 
     Parameters
     ----------
@@ -77,14 +76,14 @@ def apply_inverse_pth_root(
     Raises
     ------
     ValueError
-        Shapes that do not fit, or a method that cannot do it.
+        The shapes do not fit, or the method does not support the problem.
     RootError
         A matrix is not positive definite, or not finite.
 
     Warns
     -----
     ConditionWarning
-        Conditioning left fewer than two digits certain.
+        Fewer than two digits are certain.
 
     See Also
     --------
@@ -148,11 +147,11 @@ def _chosen(method: str | Method) -> Method:
 
 
 def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, Array]:
-    """A^{-1/p} b for a few matrices, their statuses and condition numbers."""
+    """Return A^{-1/p} b for a chunk of matrices, their statuses and condition numbers."""
     backend, rule = job.backend, job.rule
     xp = backend.xp
     wide = np.result_type(job.dtype, np.float64)
-    if stack.dtype.kind in "iu":  # whose smallest number has no absolute value
+    if stack.dtype.kind in "iu":  # abs() of the smallest integer overflows
         stack = stack.astype(wide)
     finite = xp.isfinite(stack).all((-1, -2)) & xp.isfinite(columns).all((-1, -2))
     size = xp.where(finite, abs(stack).max((-1, -2)), 1)
@@ -162,7 +161,7 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
         A = hermitian_part(A)
     A = A.astype(job.dtype, copy=False)
 
-    # In rows, since the iteration multiplies from the right; a real A takes real and imaginary parts apart.
+    # Transpose b, since the iteration multiplies from the right; for a real A, split b into real and imaginary parts.
     W = xp.where(finite[:, None, None], columns, 0).conj().swapaxes(-1, -2)
     split = W.dtype.kind == "c" and A.dtype.kind != "c"
     if split:
@@ -191,7 +190,7 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
 
 
 def _by_eigen(A: Array, W: Array, scale: Array, job: Job) -> tuple[Array, Array, Array]:
-    """W Q w^{-1/p} Q^H."""
+    """Compute W Q w^{-1/p} Q^H."""
     backend, rule, s = job.backend, job.rule, float(job.problem.s)
     w, Q = backend.eigh(A)
     kept = w if rule is None else rule.spectrum(w, scale)[0]
@@ -204,7 +203,7 @@ def _by_eigen(A: Array, W: Array, scale: Array, job: Job) -> tuple[Array, Array,
 
 
 def _by_minimax(method: Minimax, A: Array, W: Array, scale: Array, job: Job) -> tuple[Array, Array, Array]:
-    """The schedule of `Minimax` applied to W."""
+    """Apply the schedule of `Minimax` to W."""
     backend, rule = job.backend, job.rule
     xp, B = backend.xp, len(A)
     largest = largest_eigenvalue(A, backend)
@@ -225,7 +224,7 @@ def _by_minimax(method: Minimax, A: Array, W: Array, scale: Array, job: Job) -> 
 
 
 def _report(status: Array, cond: Array, n: int, job: Job) -> None:
-    """Raise for failures and warn of lost digits: the one place where a device is waited for."""
+    """Raise for failures and warn of lost digits; only this function waits for the device."""
     status, cond = on_host(status), on_host(cond)
     if status.any():
         first = int(np.flatnonzero(status)[0])
@@ -245,5 +244,5 @@ def _report(status: Array, cond: Array, n: int, job: Job) -> None:
             f"ill-conditioned: cond {cond.max():.1e} leaves a relative error of up to {worst:.0e} in "
             f"{coarser}; add a ridge or use a wider dtype",
             ConditionWarning,
-            stacklevel=4,  # `confined` adds a frame
+            stacklevel=4,  # one frame more than usual, from `confined`
         )

@@ -1,4 +1,4 @@
-"""Replacing a file whole or not at all."""
+"""Atomic replacement of a file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import IO, Any
 fcntl: Any
 try:
     import fcntl
-except ImportError:  # Windows: it neither removes nor renames a file that a process has open
+except ImportError:  # Windows neither removes nor renames a file that a process has open
     fcntl = None
 
-#: Names of temporary files. They stand in the folder of the file that they become.
+#: Names of temporary files, which are created in the folder of the target file.
 TEMPORARY = re.compile(r"\.matroot-[0-9a-f]{16}\.tmp")
 
 
@@ -25,7 +25,7 @@ TEMPORARY = re.compile(r"\.matroot-[0-9a-f]{16}\.tmp")
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a stream whose bytes become the file `path` when the block ends without an exception.
 
-    After an exception, a full disk or a killed process the old file is as it was. Links are followed. An existing
+    After an exception, a full disk or a killed process the old file is unchanged. Links are followed. An existing
     file keeps its mode, and its owner where the system allows it; a new file gets the mode that ``open`` gives.
     Temporary files that killed processes left in the folder are removed.
 
@@ -94,7 +94,7 @@ def _create(folder: Path, mode: int) -> tuple[Path, IO[bytes]]:
 
 
 def _take_over(temporary: Path, old: os.stat_result) -> None:
-    with suppress(OSError, AttributeError):  # only root gives files away, and Windows has no chown
+    with suppress(OSError, AttributeError):  # only root may change the owner, and Windows has no chown
         os.chown(temporary, old.st_uid, old.st_gid)
     os.chmod(temporary, stat.S_IMODE(old.st_mode))
 
@@ -113,12 +113,12 @@ def _remove_unlocked(path: str) -> None:
         os.unlink(path)
         return
     with open(path, "rb") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: it is being written, or nobody can tell
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: in use, or the file system has no locks
         os.unlink(path)
 
 
 def _sync(folder: Path) -> None:
-    """Make the new name survive a loss of power, where the system can."""
+    """Flush the folder, so that the new name survives a loss of power, where the system supports it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

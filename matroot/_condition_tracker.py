@@ -1,4 +1,4 @@
-"""Conditioning over time: what happened to each named matrix, in bounded memory."""
+"""History of the conditioning of named matrices, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from matroot._result import RootResult, Status, on_host
 
-#: What is kept of every result, the worst over its batch.
+#: Fields kept of every result, each the worst over its batch.
 FIELDS = ("cond", "lambda_max", "residual", "bits_lost", "status", "n_iter")
 
 
@@ -19,7 +19,7 @@ class ConditionTracker:
     Parameters
     ----------
     max_records : int
-        Records kept per name; older ones are dropped, while their count and worst status are not forgotten.
+        Records kept per name. Older records are dropped; their count and worst status are kept.
 
     Examples
     --------
@@ -56,11 +56,11 @@ class ConditionTracker:
         return len(self._records)
 
     def to_dict(self) -> dict[str, dict[str, list[float]]]:
-        """``{name: {field: values over time}}``, of plain floats."""
+        """Return ``{name: {field: values over time}}``, of plain floats."""
         return {name: {f: [row[f] for row in rows] for f in FIELDS} for name, rows in self._records.items()}
 
     def summary(self) -> str:
-        """A table for people, a line a name."""
+        """Return a table as text, one line per name."""
         head = ("name", "records", "cond last", "cond max", "residual max", "bits lost max", "worst status")
         rows = [head]
         for name, values in self.to_dict().items():
@@ -84,7 +84,7 @@ class ConditionTracker:
         return "\n".join(map(line, rows))
 
     def plot(self, ax: Any = None) -> Any:
-        """Condition number of each name over its records; needs matplotlib. Returns the axes."""
+        """Plot the condition number of each name over its records and return the axes; needs matplotlib."""
         if ax is None:
             import matplotlib.pyplot as plt
 

@@ -1,4 +1,4 @@
-"""What to do about eigenvalues too small to invert.
+"""Regularization rules for eigenvalues too small to invert.
 
 Every rule is a frozen dataclass. All tolerances are relative to the largest eigenvalue unless the name says
 absolute, so that a rule means the same for 1e-30 A and for A. `Ridge`, `Shift` and `TargetCondition` add a multiple
@@ -20,26 +20,26 @@ Array = Any
 class Regularization:
     """Base of the rules; ``diagonal`` rules add ``shift`` to every eigenvalue."""
 
-    #: what a diagonal shift has to know: "lambda_max", "extremes", or "spectrum" for a rule that is no shift
+    #: input of a diagonal shift: "lambda_max" or "extremes"; "spectrum" for a rule that is not a shift
     needs: ClassVar[str]
-    #: whether eigenvalue 0 stays 0 in an inverse root
+    #: True if eigenvalue 0 stays 0 in an inverse root
     keeps_null_space: ClassVar[bool] = False
 
     def shift(self, largest: Array, smallest: Array, scale: Array) -> Array:
-        """The multiple of the identity to add, for matrices divided by `scale`."""
+        """Return the multiple of the identity to add, for matrices divided by `scale`."""
         raise NotImplementedError
 
     def spectrum(self, w: Array, scale: Array) -> tuple[Array, Array]:
-        """New eigenvalues and the shift they got, from ascending eigenvalues w (B, n)."""
+        """Return the new eigenvalues and the shift applied, given ascending eigenvalues w (B, n)."""
         delta = self.shift(w[..., -1], w[..., 0], scale)
         return w + delta[..., None], delta
 
     def floor(self) -> float:
-        """Lower bound that the rule promises for lambda_min / lambda_max of a semidefinite matrix; 0 for none."""
+        """Return a lower bound of lambda_min / lambda_max of a regularized semidefinite matrix; 0 for none."""
         return 0.0
 
     def absolute_size(self) -> float:
-        """The largest absolute quantity in the rule, for scaling."""
+        """Return the largest absolute quantity in the rule, for scaling."""
         return 0.0
 
 
@@ -56,9 +56,9 @@ def _check(owner: str, **values: Any) -> None:
 
 @dataclass(frozen=True)
 class Ridge(Regularization):
-    """A + (relative * lambda_max + absolute) I: the everyday choice, and the only one that costs nothing.
+    """A + (relative * lambda_max + absolute) I: the usual choice, and the only rule without extra cost.
 
-    Every direction is damped a little, the small ones most; kappa is at most ``1 + 1 / relative``. Use it for
+    Every direction is damped, the small eigenvalues most; kappa is at most ``1 + 1 / relative``. Use it for
     statistics that are noisy anyway (second-order optimizers, covariances of few samples): 1e-6 for float32
     statistics, down to 1e-12 for float64.
 
@@ -67,7 +67,7 @@ class Ridge(Regularization):
     relative : float
         Multiple of lambda_max. Under ``assume_a="gen"`` it is a multiple of the 2-norm.
     absolute : float
-        Added as it is, in the units of A.
+        Added unscaled, in the units of A.
     retries : int
         While the root fails or its certificate is bad, multiply the ridge by 10 and solve again, at most this often.
 
@@ -96,7 +96,7 @@ class Ridge(Regularization):
         return self.relative * largest + self.absolute / scale
 
     def raised(self) -> Ridge:
-        """The same rule, ten times as strong."""
+        """Return the rule with ten times the ridge."""
         return Ridge(relative=10 * self.relative, absolute=10 * self.absolute, retries=self.retries)
 
     def floor(self) -> float:
@@ -108,11 +108,11 @@ class Ridge(Regularization):
 
 @dataclass(frozen=True)
 class Floor(Regularization):
-    """Clamp the eigenvalues from below at relative * lambda_max, leaving the others exact.
+    """Clamp the eigenvalues from below at relative * lambda_max, leaving the larger ones exact.
 
-    Use it when the large and middle eigenvalues carry the meaning and must not be touched (whitening, Loewdin
-    orthogonalisation), and the small ones are noise that may still count a little. Mends indefinite matrices.
-    Needs the eigenvalues, hence `Eigen`.
+    Use it when the large and middle eigenvalues must not change (whitening, Loewdin orthogonalisation), and the small
+    eigenvalues are noise that may keep a little weight. It makes indefinite matrices positive definite. It needs the
+    eigenvalues, hence `Eigen`.
     """
 
     relative: float
@@ -131,11 +131,11 @@ class Floor(Regularization):
 
 @dataclass(frozen=True)
 class Shift(Regularization):
-    """Add what it takes to move the smallest eigenvalue up to a target; nothing if it is there already.
+    """Shift the spectrum so that the smallest eigenvalue reaches a target; do nothing if it is above already.
 
-    Use it to mend a matrix that rounding or averaging has made slightly indefinite, with the least change that
-    leaves the eigenvectors and the gaps alone. The target is ``relative * ||A||_2 + absolute``, the norm taken before
-    the shift.
+    Use it to repair a matrix that rounding or averaging has made slightly indefinite. The shift is the smallest that
+    reaches the target, and keeps the eigenvectors and the gaps. The target is ``relative * ||A||_2 + absolute``, with
+    the norm before the shift.
     """
 
     relative: float = 0.0
@@ -156,16 +156,16 @@ class Shift(Regularization):
 
 @dataclass(frozen=True)
 class PseudoInverse(Regularization):
-    """Eigenvalues at or below rtol * lambda_max give 0 in the root and in its inverse.
+    """Map eigenvalues at or below rtol * lambda_max to 0 in the root and in its inverse.
 
-    Use it when the matrix really is singular and the null space should stay empty: dead pixels, projected
+    Use it when the matrix is singular by construction and the null space should stay empty: dead pixels, projected
     covariances, low-rank Gram matrices. X is then the root of the Moore-Penrose inverse.
-    Needs the eigenvalues, hence `Eigen`.
+    It needs the eigenvalues, hence `Eigen`.
 
     Parameters
     ----------
     rtol : float or None
-        The cut, relative to lambda_max; None is ``n * eps`` of the input's precision.
+        The threshold, relative to lambda_max; None is ``n * eps`` of the input's precision.
     """
 
     rtol: float | None = None
@@ -185,9 +185,9 @@ class PseudoInverse(Regularization):
 
 @dataclass(frozen=True)
 class TargetCondition(Regularization):
-    """The smallest ridge that brings the condition number down to kappa; nothing if it is there already.
+    """Add the smallest ridge that reduces the condition number to kappa; do nothing if it is below already.
 
-    Use it when the accuracy is given: float32 keeps d digits of A^{-1/p} at kappa = p * 10^(7 - d).
+    Use it when the accuracy is prescribed: float32 keeps d digits of A^{-1/p} at kappa = p * 10^(7 - d).
     """
 
     kappa: float
@@ -207,7 +207,7 @@ class TargetCondition(Regularization):
 
 
 def as_regularization(value: Any) -> Regularization | None:
-    """None, a rule, or a float, which is ``Ridge(relative=value)``; 0 is None."""
+    """Convert to a rule: None and rules are kept, a float is ``Ridge(relative=value)``, and 0 is None."""
     if value is None or isinstance(value, Regularization):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):

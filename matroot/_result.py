@@ -1,6 +1,6 @@
-"""What a solve returns: the root, how good it is, and a sentence for people.
+"""The result of a solve: the root, its certified quality, and a status with a sentence.
 
-Status codes own their sentences, so that the message is part of the result and not of a log.
+Every status code has its sentence, so that the message is part of the result and not of a log.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Array = Any
 
 
 class Status(IntEnum):
-    """How the root of one matrix ended.
+    """Outcome of the solve for one matrix.
 
-    Each member owns its `sentence`, a format string over the numbers that matter.
-    `CONVERGED` is 0, so ``result.status.any()`` is "did anything go wrong".
+    Each member has a `sentence`, a format string over the relevant numbers.
+    `CONVERGED` is 0, so ``result.status.any()`` is True if any matrix has another status.
     """
 
     CONVERGED = 0
@@ -40,7 +40,7 @@ class Status(IntEnum):
 
     @property
     def sentence(self) -> str:
-        """What happened, the number that matters, and what to do."""
+        """The outcome, the relevant number, and a remedy."""
         return _SENTENCES[self]
 
 
@@ -75,12 +75,12 @@ _NUMBERS = ("residual", "cond", "bits_lost", "lambda_max", "lambda_min", "ridge"
 #: Unit roundoff of the least precise dtype that iterates are kept in.
 FLOAT32 = unit_roundoff("float32")
 
-#: Statuses whose x is the answer; every other is an error for the plain functions.
+#: Statuses whose x is the root; the plain functions raise for every other status.
 USABLE = (Status.CONVERGED, Status.ILL_CONDITIONED)
 
 
 class RootError(np.linalg.LinAlgError):
-    """A matrix of the batch has no root, or the iteration failed; the message says which and why."""
+    """A matrix of the batch has no root, or the iteration failed; the message says which matrix and why."""
 
 
 class ConditionWarning(UserWarning):
@@ -88,7 +88,7 @@ class ConditionWarning(UserWarning):
 
 
 class AnyArray(Protocol):
-    """What a type checker must know of an array of any library."""
+    """The attributes that a type checker must know of an array of any library."""
 
     @property
     def shape(self) -> Any: ...
@@ -97,20 +97,20 @@ class AnyArray(Protocol):
     def dtype(self) -> Any: ...
 
 
-#: An array of the caller: what goes in as one kind comes back as the same kind.
+#: An array of the caller: the result is of the same kind as the input.
 A = TypeVar("A", bound=AnyArray)
 
 
 @dataclass(frozen=True, repr=False)
 class RootResult(Generic[A]):
-    """A matrix root and everything known about its quality.
+    """A matrix root and its measured quality.
 
     Attributes
     ----------
     x : array, (..., n, n)
         The root, of the kind, dtype and device of the input. NaN where no root exists.
     companion : array or None, (..., n, n)
-        The opposite root (A^{1/p} beside A^{-1/p}) when the method has it for nothing.
+        The opposite root (A^{1/p} beside A^{-1/p}) when the method computes both.
     status : array of int8, (...)
         A `Status` per matrix; 0 is ``CONVERGED``.
     residual : array of float64, (...)
@@ -120,10 +120,10 @@ class RootResult(Generic[A]):
     cond : array of float64, (...)
         2-norm condition number of A'; exact for `Eigen`, an estimate (a lower bound) elsewhere.
     bits_lost : array of float64, (...)
-        ``log2(cond / p)``, at least 0: what the conditioning of A -> A^{-1/p} costs, of the bits in which the matrix
-        came or in which it was computed, whichever are fewer. Under ``assume_a="gen"`` log2 of the condition number
-        of A -> A^s, a bound that takes in the coupling of eigenvectors and how near eigenvalues are to the negative
-        axis, where the root jumps.
+        ``log2(cond / p)``, at least 0: the bits lost to the conditioning of A -> A^{-1/p}, out of the bits of the
+        input or of the arithmetic, whichever are fewer. Under ``assume_a="gen"`` log2 of the condition number of
+        A -> A^s. It is a bound that includes the coupling of eigenvectors and the distance of the eigenvalues from
+        the negative axis, where the root jumps.
     n_iter : array of int, (...)
         Iterations; 0 for a direct method.
     n_products : int
@@ -133,9 +133,9 @@ class RootResult(Generic[A]):
     lambda_min : array of float64, (...)
         Smallest eigenvalue of A', exact for `Eigen` and where the status is NOT_POSITIVE, else estimated.
     ridge : array of float64, (...)
-        What was added to the diagonal, absolute.
+        The multiple of the identity that was added, absolute.
     method : Method
-        What ran, with its options; its repr says why it was chosen.
+        The method used, with its options; its repr gives the reason for the choice.
     compute_dtype : str
         The precision of the arithmetic.
     certificate : str
@@ -144,7 +144,7 @@ class RootResult(Generic[A]):
     exponent : Fraction or float
         s of X = A'^s.
     rtol : float or None
-        What was asked for.
+        The accuracy requested.
     """
 
     x: A
@@ -166,11 +166,11 @@ class RootResult(Generic[A]):
 
     @property
     def converged(self) -> Array:
-        """Boolean array (...): status is ``CONVERGED``."""
+        """Boolean array (...), True where the status is ``CONVERGED``."""
         return self.status == int(Status.CONVERGED)
 
     def sentence(self, index: int) -> str:
-        """The status sentence of one matrix of the flattened batch, with its numbers."""
+        """Return the status sentence of one matrix of the flattened batch, with its numbers."""
         at = {f: float(on_host(getattr(self, f)).ravel()[index]) for f in _NUMBERS}
         n, name = self.x.shape[-1], dtype_name(self.x.dtype)
         arithmetic, given = unit_roundoff(self.compute_dtype), unit_roundoff(name)
@@ -180,7 +180,7 @@ class RootResult(Generic[A]):
         else:
             digits = digits_left(at["cond"], float(self.exponent), eps)
         status = Status(int(on_host(self.status).ravel()[index]))
-        # For a positive exponent the residual is the error, about; else it is larger, but for cond unexplained.
+        # For a positive exponent the residual is about the error. For a negative exponent it may be larger.
         if at["residual"] > 0 and (status is Status.ILL_CONDITIONED or self.exponent > 0):
             digits = min(digits, max(0.0, -math.log10(at["residual"])))
         numbers = {
@@ -197,7 +197,7 @@ class RootResult(Generic[A]):
         return status.sentence.format(**numbers)
 
     def _loss(self, at: dict[str, float], digits: float, eps: float, n: int) -> str:
-        """Why a root is not as good as was asked for."""
+        """Explain why a root is less accurate than requested."""
         name = dtype_name(self.x.dtype)
         end = at["lambda_min"] if self.exponent < 0 else at["lambda_max"] + at["ridge"]
         if end > 0 and float(self.exponent) * math.log2(end) < math.log2(n * smallest_normal(name)):
@@ -219,12 +219,12 @@ class RootResult(Generic[A]):
         )
 
     def _coarser(self) -> str:
-        """Of the dtypes of the arithmetic and of what came in, the one with fewer bits."""
+        """Return the dtype of the arithmetic or of the input, whichever has fewer bits."""
         name = dtype_name(self.x.dtype)
         return name if unit_roundoff(name) > unit_roundoff(self.compute_dtype) else self.compute_dtype
 
     def _remedy(self, cond: float, bits_lost: float, arithmetic: float, given: float) -> str:
-        """A ridge that leaves what is wanted, eps |s| / ridge; before it a wider dtype, where there is one."""
+        """Suggest a wider dtype where there is one, and a ridge with eps |s| / ridge at most the error wanted."""
         size = abs(float(self.exponent))
         if self.method.name == "schur_newton" and bits_lost > 3 + math.log2(max(1.0, cond * size)):
             return (
@@ -242,7 +242,7 @@ class RootResult(Generic[A]):
 
     @property
     def message(self) -> str:
-        """One line: the sentence of the worst matrix, and how many ended like it."""
+        """One line: the sentence of the worst matrix, and the number of matrices with the same status."""
         status = on_host(self.status).ravel()
         if status.size == 0:
             return "empty batch"
@@ -264,7 +264,7 @@ class RootResult(Generic[A]):
 
 
 def digits_left(cond: float, s: float, eps: float) -> float:
-    """Decimal digits of A^s that rounding of `eps`, in arithmetic or on arrival, leaves."""
+    """Return the decimal digits of A^s left by rounding of `eps`, in the arithmetic or of the input."""
     error = float(forward_error_bound(np.float64(cond), s, eps))
     return max(0.0, -math.log10(max(error, eps))) if error < 1 else 0.0
 
@@ -275,7 +275,7 @@ def _about(digits: float, one: str, many: str) -> str:
 
 
 def on_host(values: Array) -> np.ndarray:
-    """A small array of any kind, read on the host."""
+    """Copy a small array of any library to the host."""
     get = getattr(values, "get", None)
     if get is not None and not isinstance(values, np.ndarray):
         return np.asarray(get())

@@ -1,4 +1,4 @@
-"""Roots of a slowly changing matrix: what the last root cost is not spent again."""
+"""Roots of a slowly changing matrix, updated from the previous eigenbasis."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ from matroot.methods.base import Array
 from matroot.methods.eigen import Eigen
 from matroot.pipeline.call import Job
 
-#: float32 is enough where its rounding takes no more than this share of rtol, by what the regularization promises.
+#: float32 is enough where its rounding error, bounded by the regularization, is at most this share of rtol.
 FLOAT32_SHARE = 0.5
 
 
-#: What is saved of a basis.
+#: Fields of a basis in `state_dict`.
 FIELDS = tuple(field.name for field in fields(Basis))
 
 
 class RootTracker:
     """Roots of a matrix, or a batch, that changes a little from call to call.
 
-    For the statistics of a second-order optimizer, or a streaming covariance. `update` gives A^{-1/p} (or A^{1/p}) of
-    the matrix as it is now. It keeps the eigenvectors Q of the last full solve, and what they make of A:
+    Use it for the statistics of a second-order optimizer, or a streaming covariance. `update` returns A^{-1/p} (or
+    A^{1/p}) of the current matrix. The tracker keeps the eigenvectors Q of the last full solve, and takes for every
+    matrix the first of three ways whose error bound is within `rtol`:
 
-    - as long as first order in Q^H A Q is good enough, the root costs four products, two of which are Hermitian and
-      half done, of differences and hence in half the precision (Daleckii-Krein; Higham 2008, thm. 3.11);
-    - when that is not enough, Q is refined by products (Ogita & Aishima 2018) and made orthonormal again, where that
-      is cheaper than a decomposition;
-    - when that is not enough either, there is a full solve.
+    - first order in Q^H A Q (Daleckii-Krein; Higham 2008, thm. 3.11): four products. Two of them are Hermitian and
+      cost half, and all of them multiply differences, for which half the precision is enough;
+    - a refinement of Q by products (Ogita & Aishima 2018), followed by first order, where this is cheaper than a
+      decomposition;
+    - a full solve.
 
-    Which it is is decided for every matrix by a bound of the error, and never by the number of calls.
+    The number of calls has no influence on the choice.
 
     Parameters
     ----------
@@ -52,35 +53,35 @@ class RootTracker:
     inverse : bool
         A^{-1/p} (the default) or A^{1/p}.
     rtol : float
-        The relative error allowed, ``||X - A'^{-1/p}||_2 <= rtol ||A'^{-1/p}||_2``, A' being A with the reported
-        ridge. A root that cannot be had within it, because rounding costs more at that condition number, is
-        ``ILL_CONDITIONED``. What rounding X to the dtype of A adds is in `error`, but is not held against it.
+        The relative error allowed, ``||X - A'^{-1/p}||_2 <= rtol ||A'^{-1/p}||_2``, where A' is A with the reported
+        ridge. A root is ``ILL_CONDITIONED`` if rounding errors exceed `rtol` at its condition number. The error of
+        rounding X to the dtype of A is included in `error`, but does not count against `rtol`.
     regularization : float or Regularization, optional
-        As in `solve`. Under `Floor` and `PseudoInverse` every update is a full solve. The eigenvalues that `Ridge`,
-        `Shift` and `TargetCondition` go by come from small sections of Q^H A Q, and are right to second order.
+        As in `solve`. Under `Floor` and `PseudoInverse` every update is a full solve. `Ridge`, `Shift` and
+        `TargetCondition` use eigenvalues of small sections of Q^H A Q, which are right to second order.
     compute_dtype : dtype or str, optional
         ``"float32"`` or ``"float64"``. None: float64, unless the regularization bounds the condition number so that
-        float32 is good for half of `rtol`.
+        the rounding error of float32 is at most half of `rtol`.
     refine : bool
-        Whether a basis may be refined. Off by default: refining costs seven products, and so does LAPACK's
-        decomposition on a few cores (4 to 7, measured). Worth trying on many cores.
+        If True, a basis may be refined. Off by default: refining costs seven products, and LAPACK's decomposition
+        costs about as much on a few cores (4 to 7, measured). It may be faster on many cores.
     warm_from : int
-        Smaller matrices are solved in full each time by ``method="auto"``, which is as fast there. So are matrices on
-        a GPU.
+        Smaller matrices are solved in full at each update by ``method="auto"``, which is as fast for them. Matrices on
+        a GPU are always solved in full.
 
     Attributes
     ----------
     error : array of float64, (...)
         Bound of the relative error of each root of the last update; infinite where there is none.
     way : array of str, (...)
-        How each came about: "first order", "refined", "full" or "failed".
+        The way each root was computed: "first order", "refined", "full" or "failed".
     counts : dict
-        How often, over all updates and matrices, each of these happened.
+        Number of roots computed each way, over all updates and matrices.
 
     Notes
     -----
-    The state is 3 n^2 numbers in the precision of the arithmetic for every matrix (3.5 n^2 after a refinement), and an
-    update takes some 5 n^2 more for a while. A tracker can be copied, pickled, or saved by `state_dict`.
+    The state is 3 n^2 numbers in the precision of the arithmetic for every matrix (3.5 n^2 after a refinement); an
+    update temporarily allocates some 5 n^2 more. A tracker can be copied, pickled, or saved by `state_dict`.
 
     References
     ----------
@@ -133,7 +134,7 @@ class RootTracker:
         return (-1 if self.inverse else 1) / Fraction(self.p)
 
     def reset(self) -> None:
-        """Forget the matrix, so that another one, of any shape and dtype, can be followed; the counts go on."""
+        """Discard the state, so that the next matrix may have any shape and dtype; the counts are kept."""
         self._shape: tuple[int, ...] | None = None
         self._dtype: str | None = None
         self._bases: list[Basis | None] = []
@@ -142,7 +143,7 @@ class RootTracker:
 
     @confined
     def update(self, a: Array, /) -> RootResult[Any]:
-        """The root of the matrix as it is now.
+        """Compute the root of the current matrix.
 
         Parameters
         ----------
@@ -152,9 +153,9 @@ class RootTracker:
         Returns
         -------
         RootResult
-            As of `solve`. Its `method` says how many matrices went which way; `cond`, `lambda_max` and `lambda_min`
-            are Rayleigh quotients, exact after a full solve and right to second order else. A matrix that holds NaN or
-            has no root gets its status, and the state of its last good root is kept.
+            As of `solve`. Its `method` counts the matrices that were computed each way. `cond`, `lambda_max` and
+            `lambda_min` are Rayleigh quotients, exact after a full solve and right to second order otherwise. A matrix
+            that holds NaN or has no root gets its status, and the state of its last good root is kept.
 
         Raises
         ------
@@ -165,7 +166,7 @@ class RootTracker:
         self._follow(tuple(values.shape), origin.dtype_name)
         rule, n = self.regularization, values.shape[-1]
         options = {"regularization": rule, "compute_dtype": self._precision(values.dtype, n)}
-        # What rounding to the caller's dtype costs is not held against a root.
+        # The error of rounding to the caller's dtype does not count against rtol.
         given = unit_roundoff(origin.dtype_name)
         rtol = max(self.rtol, least_rtol(2.0**-24, given, n)) if given > 2.0**-24 else self.rtol
         job = plan(values, origin, self.exponent, method=Eigen(), rtol=rtol, **options)
@@ -204,14 +205,14 @@ class RootTracker:
             return replace(result, status=job.origin.give_back(backend.xp.asarray(status), as_input=False))
 
     def summary(self) -> str:
-        """A line for people: how many roots went which way, and the worst error bound of the last update."""
+        """Return one line of text: the counts of each way, and the worst error bound of the last update."""
         total = sum(self.counts.values())
         ways = ", ".join(f"{count} {way}" for way, count in self.counts.items())
         worst = f"{self.error.max(initial=0):.1e}"
         return f"{total} roots: {ways}; last error bound {worst} of {self.rtol:.0e} allowed"
 
     def orthogonality(self) -> Array:
-        """||Q^H Q - I||_F of every kept basis, measured now (one product each); NaN where there is none."""
+        """Measure ||Q^H Q - I||_F of every kept basis (one product each); NaN where there is none."""
         found = np.full(len(self._bases), np.nan)
         for i, basis in enumerate(self._bases):
             if basis is not None:
@@ -222,7 +223,7 @@ class RootTracker:
         return found.reshape(self._shape[:-2]) if self._shape else np.array(np.nan)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """The whole state as numpy arrays: a tracker that loads it goes on to the last bit like this one.
+        """Return the whole state as numpy arrays; a tracker that loads it continues with identical bits.
 
         Returns
         -------
@@ -249,12 +250,12 @@ class RootTracker:
         return state
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Go on from a `state_dict` of a tracker with the same p and inverse.
+        """Load a `state_dict` of a tracker with the same p and inverse.
 
         Raises
         ------
         ValueError
-            The state is that of another root, or arrays are missing or of the wrong shape.
+            The state belongs to another root, or arrays are missing or of the wrong shape.
         """
         arrays = {name: np.asarray(value) for name, value in state.items()}
         missing = {"counts", "exponent", "shape", "known"} - set(arrays)
@@ -289,7 +290,7 @@ class RootTracker:
             )
 
     def _precision(self, given: np.dtype[Any], n: int) -> Any:
-        """The precision to compute in, for a `given` one of the input."""
+        """Return the dtype to compute in, for an input of dtype `given`."""
         if self.compute_dtype is not None:
             return self.compute_dtype
         floor = self.regularization.floor() if self.regularization is not None else 0.0

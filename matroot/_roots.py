@@ -1,4 +1,4 @@
-"""The public functions: each a few lines over `solve`."""
+"""The public functions, each a short wrapper of `solve`."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def inverse_pth_root(
     max_iter: int | None = None,
     compute_dtype: Any = None,
 ) -> A:
-    """Inverse matrix p-th root, A^{-1/p}: the X with X^p A = I.
+    """Compute the inverse matrix p-th root A^{-1/p}, the X with X^p A = I.
 
-    For a symmetric positive definite A it is the symmetric positive definite one; under ``assume_a="gen"`` the
-    principal one, whose eigenvalues have arguments within pi/p. It does not exist for a singular matrix: regularize.
+    For a symmetric positive definite A, X is symmetric positive definite. Under ``assume_a="gen"`` X is the
+    principal root, whose eigenvalues have arguments within pi/p. A singular matrix has no inverse root: regularize it.
 
     Parameters
     ----------
@@ -60,12 +60,12 @@ def inverse_pth_root(
     Raises
     ------
     RootError
-        A matrix has no such root, or the method failed; says how many, the first index, and why.
+        A matrix has no such root, or the method failed; the message has the count, the first index, and the reason.
 
     Warns
     -----
     ConditionWarning
-        A root was computed, but conditioning left fewer than two digits certain.
+        A root was computed, but fewer than two digits are certain.
 
     See Also
     --------
@@ -110,10 +110,10 @@ def pth_root(
     max_iter: int | None = None,
     compute_dtype: Any = None,
 ) -> A:
-    """Matrix p-th root, A^{1/p}: the principal X with X^p = A.
+    """Compute the matrix p-th root A^{1/p}, the principal X with X^p = A.
 
-    Exists for every symmetric positive semidefinite A; eigenvalues that rounding has made slightly negative count
-    as 0. Under ``assume_a="gen"`` A must have no eigenvalue on the closed negative real axis.
+    X exists for every symmetric positive semidefinite A; slightly negative eigenvalues due to rounding count as 0.
+    Under ``assume_a="gen"`` A must have no eigenvalue on the closed negative real axis.
 
     Parameters, returns, errors and warnings are those of `inverse_pth_root`.
 
@@ -164,14 +164,14 @@ def fractional_power(
     max_iter: int | None = None,
     compute_dtype: Any = None,
 ) -> A:
-    """Matrix power A^s for real s.
+    """Compute the matrix power A^s for real s.
 
     Parameters
     ----------
     a : array (..., n, n)
     s : int, Fraction or float
-        A float that is a ratio of integers with a denominator up to 1024 (0.3, -0.75) is taken for that ratio. Any
-        other goes to the eigendecomposition, and is a ValueError under ``assume_a="gen"``. At most 2^46 in size:
+        A float that is a ratio of integers with a denominator up to 1024 (0.3, -0.75) is converted to that ratio. Any
+        other float needs the eigendecomposition, and is a ValueError under ``assume_a="gen"``. At most 2^46 in size:
         float64 holds fewer than two digits of higher powers.
     method, regularization, assume_a, rtol, max_iter, compute_dtype
         As in `solve`.
@@ -210,7 +210,7 @@ def fractional_power(
 
 
 def sqrtm(a: A, /, **options: Any) -> A:
-    """Principal square root, ``pth_root(a, 2)``; options as there.
+    """Compute the principal square root, ``pth_root(a, 2, **options)``.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def sqrtm(a: A, /, **options: Any) -> A:
 
 
 def inv_sqrtm(a: A, /, **options: Any) -> A:
-    """Inverse principal square root, ``inverse_pth_root(a, 2)``; options as there.
+    """Compute the inverse principal square root, ``inverse_pth_root(a, 2, **options)``.
 
     Parameters
     ----------
@@ -271,12 +271,12 @@ def select_method(
     max_iter: int | None = None,
     compute_dtype: Any = None,
 ) -> Method:
-    """The method that `solve` would take for this problem, all of whose options it has; its repr says why.
+    """Return the method that `solve` would use for the same arguments; its repr gives the reason.
 
     Parameters
     ----------
     a : array (..., n, n)
-        Only its shape, dtype and device are looked at.
+        Only its shape, dtype and device are used.
     p : int
     inverse, method, regularization, assume_a, rtol, max_iter, compute_dtype
         As in `solve`.
@@ -288,7 +288,7 @@ def select_method(
     Raises
     ------
     TypeError, ValueError
-        As `solve`: the method asked for by name cannot do the problem, say.
+        As `solve`, for example if the method requested does not support the problem.
 
     Examples
     --------
@@ -313,9 +313,9 @@ def select_method(
 
 
 def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
-    """Relative condition number of A -> A^{-1/p} in the Frobenius norm: about kappa / p for a positive definite A.
+    """Compute the relative condition number of A -> A^{-1/p} in the Frobenius norm, about kappa / p for "pos".
 
-    A relative perturbation eps of A moves the root by up to this times eps. For "pos" it is exact:
+    A relative perturbation eps of A changes the root by up to this number times eps. For "pos" the number is exact:
     ``max |Gamma_ij| ||A||_F / ||X||_F`` with the divided differences Gamma of x^{-1/p} over the eigenvalues. For "gen"
     it is estimated from below by a power method on the Frechet derivative.
 
@@ -331,12 +331,12 @@ def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
     array (...) of float64
         Infinite where the matrix has no such root, or is singular up to the rounding of its dtype (for "pos": where
         its smallest eigenvalue is below 2.2e-16 n of the largest, or below 8 unit roundoffs of the dtype). NaN where
-        it is not finite.
+        the matrix is not finite.
 
     Raises
     ------
     TypeError, ValueError
-        As `solve`; for one a matrix that is not symmetric under "pos".
+        As `solve`, for example for a matrix that is not symmetric under "pos".
 
     References
     ----------
@@ -351,7 +351,7 @@ def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
     """
     values, origin = take(a)
     p = check_degree(p)
-    plan(values, origin, Fraction(-1, p), assume_a=assume_a)  # its checks
+    plan(values, origin, Fraction(-1, p), assume_a=assume_a)  # for its checks of the arguments
     backend = backend_of(values)
     with backend.here(origin):
         return _condition(values, p, assume_a, origin, backend)
@@ -379,7 +379,7 @@ def _condition(values: Array, p: int, assume_a: str, origin: Origin, backend: Ba
 
 
 def exponent(s: Any) -> Fraction | float:
-    """`s` as a Fraction where it is one with a small denominator, else as a float."""
+    """Convert `s` to a Fraction if it is a ratio with a small denominator, else to a float."""
     if isinstance(s, bool | np.bool_) or not isinstance(s, int | float | Fraction | np.integer | np.floating):
         raise TypeError(f"s must be an int, a Fraction or a float, got {s!r}")
     if isinstance(s, int | Fraction | np.integer):
@@ -391,7 +391,7 @@ def exponent(s: Any) -> Fraction | float:
 
 
 def answer(result: RootResult[A]) -> A:
-    """x of a result; an error when a matrix failed, a warning when digits were lost."""
+    """Return x of a result; raise if a matrix failed, and warn if digits were lost."""
     status = on_host(result.status)
     if not status.any():
         return result.x
@@ -405,7 +405,7 @@ def answer(result: RootResult[A]) -> A:
 
 
 def _caller() -> int:
-    """The stacklevel of the first frame outside of matroot, which a warning should point at."""
+    """Return the stacklevel of the first frame outside of matroot, to which a warning should point."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and frame.f_globals.get("__name__", "").startswith("matroot."):
         frame, level = frame.f_back, level + 1

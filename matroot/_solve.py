@@ -1,4 +1,4 @@
-"""One call from argument to `RootResult`: check, scale, regularize, run, certify."""
+"""The function `solve`: check the arguments, plan, run, and return a `RootResult`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from matroot.pipeline.kernel import Fused, solve_fused, whole
 
 Array = Any
 
-#: An rtol from here on asks for speed: float32 input is then computed in float32.
+#: From this rtol on, float32 input is computed in float32 for speed.
 FAST_RTOL = 1e-3
-#: A regularization that bounds eps32 * kappa / p by this loses 7 of float32's 24 bits at most: no need of float64.
+#: If a regularization bounds eps32 * kappa / p by this, at most 7 of float32's 24 bits are lost: float64 is not needed.
 BOUNDED_FORWARD_ERROR = 2.0**-17
 
-#: An exponent with a larger numerator or denominator is served as a real number: nobody wants a million products.
+#: An exponent with a larger numerator or denominator is treated as a real number: it would take too many products.
 LARGEST_INTEGER = 1024
-#: A relative error eps of an eigenvalue is one of eps |s| in its power: beyond this, under two digits of float64 hold.
+#: A relative error eps of an eigenvalue gives eps |s| in its power: beyond this s, under two digits of float64 hold.
 LARGEST_EXPONENT = 2.0**46
 
 
@@ -52,10 +52,10 @@ def solve(
     max_iter: int | None = None,
     compute_dtype: Any = None,
 ) -> RootResult[A]:
-    """Matrix p-th root or inverse p-th root, with everything known about its quality.
+    """Compute the matrix p-th root or inverse p-th root, with a certificate of its quality.
 
-    The backend under `inverse_pth_root` and its kin. Numerical trouble is data here: a matrix without a root gets a
-    status and NaN, and leaves the rest of its batch as it is; only wrong arguments raise.
+    `inverse_pth_root` and `pth_root` call this function. A matrix without a root gets a status and NaN, and does not
+    affect the rest of its batch; only wrong arguments raise.
 
     Parameters
     ----------
@@ -73,18 +73,18 @@ def solve(
     assume_a : {"pos", "gen"}
         Symmetric (Hermitian) positive semidefinite, or general with a principal root.
     rtol : float, optional
-        Relative accuracy wanted, ``||X - A^s||_2 <= rtol ||A^s||_2`` for the matrix as it is given; None is what the
-        dtype can hold. ``CONVERGED`` says that it is kept; where the arithmetic or the dtype of `a` cannot hold it
-        (float32 and ``rtol=1e-8``), the status is ``ILL_CONDITIONED``. From 1e-3 on, float32 is computed in float32
-        where that can vouch for it: where 4 eps cond / p is below rtol.
+        Relative accuracy wanted, ``||X - A^s||_2 <= rtol ||A^s||_2`` for the matrix as given; None is the accuracy
+        that the dtype can hold. ``CONVERGED`` means that `rtol` is met. Where the arithmetic or the dtype of `a` is
+        too coarse (float32 and ``rtol=1e-8``), the status is ``ILL_CONDITIONED``. From 1e-3 on, float32 input is
+        computed in float32 where this is accurate enough, that is, where 4 eps cond / p is below rtol.
     max_iter : int, optional
     compute_dtype : dtype or str, optional
-        ``"float32"`` or ``"float64"`` (or their complex kin). None: float64, unless `rtol` or the regularization
-        makes float32 enough, or the input is float32 on a GPU whose float64 is slow. The relative condition number of
-        A -> A^{-1/p} is about kappa / p, so that float32 arithmetic would leave 4 bits of 24 at kappa = 1e6.
+        ``"float32"`` or ``"float64"`` (or the complex counterparts). None: float64, unless float32 is enough for
+        `rtol` or the regularization, or the input is float32 on a GPU with slow float64. The relative condition number
+        of A -> A^{-1/p} is about kappa / p, so that float32 arithmetic would leave 4 bits of 24 at kappa = 1e6.
         On a GPU also ``"tf32"`` and ``"bfloat16"``: float32 matrices that are rounded to 11 or 8 bits when they are
-        multiplied, on tensor cores. They ask for ``rtol >= 1e-3``, and are ``ILL_CONDITIONED`` where
-        ``4 u kappa / p`` is above it, u = 2^-11 or 2^-8.
+        multiplied, on tensor cores. These need ``rtol >= 1e-3``, and the status is ``ILL_CONDITIONED`` where
+        ``4 u kappa / p`` exceeds `rtol`, u = 2^-11 or 2^-8.
 
     Returns
     -------
@@ -92,19 +92,21 @@ def solve(
 
     Notes
     -----
-    What came in float32 or a half precision carries the rounding of that dtype, in whatever precision it is computed.
-    So with u its unit roundoff (6e-8, 5e-4 for float16, 4e-3 for bfloat16; 1e-16 for float64),
+    Input in float32 or a half precision carries the rounding of its dtype, whatever the precision of the arithmetic.
+    Let u be the unit roundoff of the input (6e-8, 5e-4 for float16, 4e-3 for bfloat16; 1e-16 for float64). Then
 
     - under "pos", negative eigenvalues within ``2 n u lambda_max`` of 0 count as 0 for positive exponents;
-    - an inverse root is ``ILL_CONDITIONED`` where ``u cond / p`` is above 10^-1.5, so that fewer than two digits hold,
-      and where the smallest eigenvalue is below ``8 u lambda_max``, or below n machine epsilons of the arithmetic (a
-      singular matrix), whatever p. `cond` is that of the regularized matrix, and what a regularization promises of
-      its smallest eigenvalue is believed where it is more than n machine epsilons of the arithmetic.
+    - an inverse root is ``ILL_CONDITIONED`` where ``u cond / p`` is above 10^-1.5, so that fewer than two digits hold;
+    - an inverse root is ``ILL_CONDITIONED`` for every p where the matrix is numerically singular: its smallest
+      eigenvalue is below ``8 u lambda_max``, or below n machine epsilons of the arithmetic. This test is skipped if a
+      regularization keeps the smallest eigenvalue above n machine epsilons of the arithmetic.
+
+    `cond` is the condition number of the regularized matrix.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is wrong: what came and what is wanted are in the message.
+        An argument is wrong; the message names the value and what is allowed.
 
     Examples
     --------
@@ -131,9 +133,20 @@ def solve(
 
 @confined
 def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options: Any) -> RootResult[Any]:
-    """`solve` for any exponent: X = A^s. Options as there.
+    """Compute X = A^s for any exponent, with the options of `solve`.
 
-    Who `waits` for the GPU anyway gets a second try in float64 for matrices that float32 has failed.
+    Parameters
+    ----------
+    a : array (..., n, n)
+    s : Fraction or float
+    waits : bool
+        The caller reads the result on the host anyway, so matrices that fail in float32 may be retried in float64.
+    **options
+        As in `solve`.
+
+    Returns
+    -------
+    RootResult
     """
     values, origin = take(a)
     job, fused = planned(values, origin, s, **options)
@@ -151,16 +164,16 @@ def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options
 
 
 def planned(values: Array, origin: Origin, s: Fraction | float, **options: Any) -> tuple[Job, Fused | None]:
-    """Plan a solve, and what the kernel needs if it does all of it; equal calls on the CPU are planned once."""
-    if not isinstance(values, np.ndarray) or origin.library == "dlpack":  # whose origin holds the array itself
+    """Plan a solve, with its `Fused` if the kernel can do the entire solve; cache the plan on the CPU."""
+    if not isinstance(values, np.ndarray) or origin.library == "dlpack":  # a DLPack origin holds the array
         return plan(values, origin, s, **options), None
     try:
         return _planned(values.shape, values.dtype, origin, s, limits(), runs_here(), **options)
-    except TypeError:  # an option that cannot be hashed: it may be a wrong one, which `plan` says
+    except TypeError:  # an option is not hashable; `plan` raises if it is wrong
         return whole(plan(values, origin, s, **options), values.shape[-1])
 
 
-@lru_cache(maxsize=256, typed=True)  # what equals each other may be of different types, and one of them wrong
+@lru_cache(maxsize=256, typed=True)  # equal options may have different types, only some of which are allowed
 def _planned(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
@@ -170,7 +183,7 @@ def _planned(
     compiled: bool,
     **options: Any,
 ) -> tuple[Job, Fused | None]:
-    values = np.broadcast_to(np.empty((), dtype), shape)  # all that is asked of it is shape and dtype
+    values = np.broadcast_to(np.empty((), dtype), shape)  # only the shape and dtype are used
     return whole(plan(values, origin, s, **options), shape[-1])
 
 
@@ -186,7 +199,7 @@ def plan(
     max_iter: int | None = None,
     compute_dtype: Any = None,
 ) -> Job:
-    """Check the arguments and decide method and precision; touches no number of the array."""
+    """Check the arguments and choose method and precision, without reading the values of the array."""
     shape = tuple(values.shape)
     if len(shape) < 2 or shape[-1] != shape[-2]:
         raise ValueError(f"a must be (..., n, n), got {shape}")
@@ -229,7 +242,7 @@ def plan(
 
 
 def exponent_of(p: Any, inverse: Any) -> Fraction:
-    """-1/p, or 1/p; an error for a p that is no positive integer, and for an `inverse` that is no bool."""
+    """Return -1/p, or 1/p; raise if p is not a positive integer or `inverse` is not a bool."""
     if not isinstance(inverse, bool | np.bool_):
         raise TypeError(f"inverse must be True or False, got {inverse!r}")
     return _unit_fraction(-1 if inverse else 1, check_degree(p))
@@ -241,7 +254,7 @@ def _unit_fraction(numerator: int, denominator: int) -> Fraction:
 
 
 def check_degree(p: Any) -> int:
-    """`p` as an int, or an error: a positive integer is wanted, and a bool is none."""
+    """Return `p` as an int; raise if it is not a positive integer, or is a bool."""
     try:
         if isinstance(p, bool | np.bool_):
             raise TypeError
@@ -263,7 +276,7 @@ def working_dtype(
     wanted: Any,
     backend: Backend,
 ) -> np.dtype[Any]:
-    """The precision to compute in; see `solve`."""
+    """Return the dtype to compute in; see `solve`."""
     is_complex = given.kind == "c"
     if wanted is not None:
         try:

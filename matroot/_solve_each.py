@@ -21,11 +21,11 @@ Array = Any
 
 
 def solve_each(arrays: Sequence[A], p: int, /, **options: Any) -> list[RootResult[A]]:
-    """`solve` for arrays of any sizes: equal ones are stacked and solved at once, and every array gets its own result.
+    """Solve for arrays of any sizes: arrays of equal size are stacked into one batch, and each gets its own result.
 
-    Without regard to sizes, a loop over `solve` would solve one matrix after the other. Here all matrices of one size,
-    dtype and device are one batch; on a GPU, batches of cupy arrays and torch tensors run side by side on streams of
-    their own, in order with the caller's.
+    All matrices of one size, dtype and device form one batch, whereas a loop over `solve` would solve the matrices one
+    by one. On a GPU, batches of cupy arrays and torch tensors run concurrently on separate streams, which are ordered
+    with the caller's stream.
 
     Parameters
     ----------
@@ -39,12 +39,12 @@ def solve_each(arrays: Sequence[A], p: int, /, **options: Any) -> list[RootResul
     Returns
     -------
     list of RootResult
-        In the order of `arrays`. What is one number for a batch (`n_products`, `method`) is that of the stack.
+        In the order of `arrays`. Fields with one value per batch (`n_products`, `method`) have the value of the stack.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is wrong: what came and what is wanted are in the message.
+        An argument is wrong; the message names the value and what is allowed.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def solve_each(arrays: Sequence[A], p: int, /, **options: Any) -> list[RootResul
 
 
 def _kind(a: Array, i: int) -> tuple[Any, ...]:
-    """What arrays of one batch have in common: library, device, dtype and n."""
+    """Return the key that arrays of one batch share: library, device, dtype and n."""
     library = library_of(a)
     if library is None:
         raise TypeError(f"arrays[{i}] must be an array (numpy, cupy, torch, jax or any DLPack array), got {a!r:.40}")
@@ -82,18 +82,18 @@ def _kind(a: Array, i: int) -> tuple[Any, ...]:
 
 
 def _stacked(arrays: list[Array]) -> Array:
-    """One stack (B, n, n) in the arrays' own library; a lone array as it is."""
+    """Stack the arrays to (B, n, n) in their own library; return a single array unchanged."""
     if len(arrays) == 1:
         return arrays[0]
     xp = _namespace(arrays[0])
     n = arrays[0].shape[-1]
     concat = xp.concatenate if hasattr(xp, "concatenate") else xp.concat
-    with arrays[0].device if library_of(arrays[0]) == "cupy" else nullcontext():  # cupy's current one may be another
+    with arrays[0].device if library_of(arrays[0]) == "cupy" else nullcontext():  # cupy's current device may differ
         return concat([xp.reshape(a, (math.prod(a.shape[:-2]), n, n)) for a in arrays], axis=0)
 
 
 def _split(result: RootResult[Any], batches: list[tuple[int, ...]]) -> list[RootResult[Any]]:
-    """The results of the arrays in a stack, by their batch dimensions."""
+    """Split the result of a stack into the results of its arrays, by their batch dimensions."""
     if len(batches) == 1:
         return [result]
     xp = _namespace(result.x)

@@ -1,4 +1,4 @@
-"""What a machine does fast; the only place that names numpy's, scipy's, numba's or cupy's machinery."""
+"""Products, factorizations and kernels: on the CPU by numpy, scipy and numba, on CUDA devices by cupy."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from matroot.backends.cpu.cpu import CPU
 
 @cache
 def cpu_backend() -> CPU:
-    """The CPU backend."""
+    """Return the CPU backend."""
     return CPU()
 
 
 def backend_of(values: Any) -> Any:
-    """The backend that computes where the array is: numpy's arrays on the CPU, cupy's on their own device."""
+    """Return the backend of the array's device: the CPU for numpy arrays, the array's own device for cupy arrays."""
     if isinstance(values, np.ndarray):
         return cpu_backend()
     cupy = sys.modules.get("cupy")

@@ -1,6 +1,7 @@
-"""From the caller's array to the one computed on, and back, by kind, dtype and device.
+"""Conversion of the caller's array to numpy or cupy, and of results back to its kind, dtype and device.
 
-A library is looked up in ``sys.modules`` and never imported for the caller: an array of it proves it is there.
+A library is looked up in ``sys.modules`` and never imported for the caller: if the caller has an array of the library,
+it is loaded already.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ import numpy as np
 
 Array = Any
 
-#: Bits of the significand, the hidden one included, of what is narrower than float64; tf32 is what tensor cores round
-#: float32 to.
+#: Bits of the significand, including the hidden bit, of dtypes narrower than float64. Tensor cores round float32 to
+#: tf32.
 _BITS = {"float16": 11, "bfloat16": 8, "tf32": 11, "float32": 24, "complex64": 24}
 
-#: What products of float32 matrices may be rounded to on tensor cores.
+#: Precisions to which tensor cores may round the factors of float32 products.
 ROUNDED = ("tf32", "bfloat16")
 
 #: Exponents of the smallest normal numbers.
 _LOWEST = {"float16": -14, "bfloat16": -126, "float32": -126, "complex64": -126}
 
-#: The dtype that holds everything a narrower one can, by name, for the dtypes numpy or BLAS cannot compute in.
+#: Wider dtype by name, for the dtypes in which numpy or BLAS cannot compute.
 _WIDER = {"float16": "float32", "bfloat16": "float32"}
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an array came from: enough to give a result back in the same kind, dtype and device."""
+    """Origin of an array: the information needed to return a result of the same kind, dtype and device."""
 
     library: str
     dtype: Any
@@ -38,29 +39,29 @@ class Origin:
 
     @property
     def dtype_name(self) -> str:
-        """The dtype's bare name: "float32", "bfloat16", ..."""
+        """Bare name of the dtype: "float32", "bfloat16", ..."""
         return dtype_name(self.dtype)
 
     def give_back(self, values: Array, *, as_input: bool = True) -> Array:
-        """`values` (numpy or cupy) as an array of the caller's library and, if `as_input`, of its dtype."""
+        """Convert `values` (numpy or cupy) to the caller's library and, if `as_input`, to the caller's dtype."""
         return _GIVE[self.library](values, self, as_input)
 
 
-@lru_cache(maxsize=128, typed=True)  # numpy puts the name together anew; dtypes of two libraries are not to be compared
+@lru_cache(maxsize=128, typed=True)  # numpy rebuilds the name each time; dtypes of two libraries must not compare
 def dtype_name(dtype: Any) -> str:
-    """Bare name of a dtype of any library."""
+    """Return the bare name of a dtype of any library."""
     return str(getattr(dtype, "name", None) or dtype).rsplit(".", 1)[-1]
 
 
 def unit_roundoff(name: str) -> float:
-    """Half the distance from 1 to the next number, by the name of a dtype."""
+    """Return half the distance from 1 to the next number, by the name of a dtype."""
     return 2.0 ** -_BITS.get(name, 53)
 
 
 def take(a: Array, name: str = "a") -> tuple[Array, Origin]:
-    """The array to compute on (a read-only view where possible) and its `Origin`.
+    """Convert `a` to the array to compute on (a read-only view where possible), and return it with its `Origin`.
 
-    CPU arrays come as numpy, CUDA arrays as cupy. Half precisions numpy cannot hold come as float32.
+    CPU arrays become numpy arrays, CUDA arrays cupy arrays. Half precisions unknown to numpy become float32.
 
     Raises
     ------
@@ -77,7 +78,7 @@ def take(a: Array, name: str = "a") -> tuple[Array, Origin]:
 
 
 def library_of(a: Array) -> str | None:
-    """Which library: "numpy", "cupy", "torch", "jax", "dlpack" for another array library, None for what is no array."""
+    """Return "numpy", "cupy", "torch", "jax", "dlpack" for another array library, or None if `a` is not an array."""
     if isinstance(a, np.ndarray):
         return "numpy"
     for module, attribute in (("torch", "Tensor"), ("cupy", "ndarray"), ("jax", "Array")):
@@ -88,7 +89,7 @@ def library_of(a: Array) -> str | None:
 
 
 def smallest_normal(name: str) -> float:
-    """The smallest number that has all its digits, by the name of a dtype."""
+    """Return the smallest normal number, by the name of a dtype."""
     return 2.0 ** _LOWEST.get(name, -1022)
 
 
@@ -166,7 +167,7 @@ def _cupy_from(a: Any) -> Any:
 
 
 def _typed(values: Array, origin: Origin, as_input: bool) -> Array:
-    """Cast to the caller's dtype and byte order where numpy (or cupy) can; integers stay the float they became."""
+    """Cast to the caller's dtype and byte order where numpy (or cupy) can; results of integer input stay float."""
     if not as_input or origin.dtype == values.dtype or not is_inexact(origin.dtype_name):
         return values
     with np.errstate(over="ignore"):
@@ -188,7 +189,7 @@ def _give_jax(values: Array, origin: Origin, as_input: bool) -> Array:
     if not isinstance(values, np.ndarray):
         array = jax.dlpack.from_dlpack(values)
         return array.astype(origin.dtype) if as_input and is_inexact(origin.dtype_name) else array
-    # Without x64, jax has no float64: the caller's own float32 is cast here, not silently by jax.
+    # Without x64, jax has no float64: cast to the caller's float32 here, before jax does it silently.
     typed = _typed(values, origin, as_input)
     if not jax.config.jax_enable_x64 and typed.dtype in (np.float64, np.complex128):
         with np.errstate(over="ignore"):
@@ -205,7 +206,7 @@ def _give_dlpack(values: Array, origin: Origin, as_input: bool) -> Array:
 
 
 def is_inexact(name: str) -> bool:
-    """Whether a dtype name is that of a real or complex float."""
+    """Return True if a dtype name is that of a real or complex float."""
     return name.startswith(("float", "bfloat", "complex"))
 
 
@@ -226,11 +227,11 @@ _GIVE = {
 
 
 def round_to(values: Array, name: str) -> Array:
-    """float32 `values` rounded to a half precision, still as float32; other precisions are left alone."""
+    """Round float32 `values` to a half precision, still as float32; other precisions are returned unchanged."""
     if name == "float16":
         with np.errstate(over="ignore"):
             return values.astype(name).astype("float32")
-    if name == "bfloat16":  # drop 16 bits, to nearest, ties to even; adding overflows into the exponent rightly
+    if name == "bfloat16":  # drop 16 bits, to nearest, ties to even; a carry into the exponent is correct
         bits = values.view("uint32")
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         return rounded.astype("uint32").view("float32")

@@ -1,8 +1,8 @@
-"""Settings of the whole process, held at one value while blocks run and put back after the last of them.
+"""Process-wide settings that are held at one value while blocks run and restored after the last of the blocks.
 
-A block begins and ends with a chain of C functions, and one call of `deque` runs the whole chain. Python calls signal
-handlers, such as the one that raises KeyboardInterrupt, and lets other threads run only between two bytecodes. There
-are none inside a chain: no exception can skip a part of it, and no lock is needed, which a fork could leave locked.
+A block begins and ends with a chain of C functions, and one call of `deque` runs the whole chain. Python runs signal
+handlers, such as the handler that raises KeyboardInterrupt, and other threads only between two bytecodes. A chain has
+no bytecodes inside: no exception can skip a part of it, and it needs no lock, which a fork could leave locked.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: A block under way: the thread that it runs in, and what tells it from others.
+#: A running block: its thread, and an object that identifies the block.
 Token = tuple[int, object]
 
 
 class Setting:
-    """Numbers that overlapping blocks hold at one value, whichever thread they run in.
+    """Numbers that overlapping blocks of any thread hold at one value.
 
     Parameters
     ----------
     readers, writers : sequences of C functions
-        ``reader()`` gives a number, ``writer(number)`` sets it. They must not let go of Python's global lock.
+        ``reader()`` returns a number, ``writer(number)`` sets it. They must not release Python's global lock.
     shared : bool
-        Whether all threads share the numbers. If so, a forked child drops the blocks of threads that it has not.
+        True if all threads share the numbers. A forked child then drops the blocks of threads that it does not have.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Setting:
             os.register_at_fork(after_in_child=self._forget_other_threads)
 
     def begin(self, token: Token, value: Any) -> Iterator[Any]:
-        """The chain that begins a block: remember what is found if nobody holds it, and set the value."""
+        """Return the chain that begins a block: store the numbers if no block is running, and set the value."""
         alone = map(not_, repeat(self.holders))
         return chain(
             map(self.found.append, map(call, compress(self.readers, alone))),
@@ -56,7 +56,7 @@ class Setting:
         )
 
     def end(self, tokens: Iterable[Token]) -> Iterator[Any]:
-        """The chain that ends blocks: put back what was found if nobody holds it any more."""
+        """Return the chain that ends blocks: restore the numbers if no block is running any more."""
         alone = map(not_, repeat(self.holders))
         return chain(
             map(self.holders.discard, tokens),
@@ -69,16 +69,16 @@ class Setting:
 
 
 class _Begin:
-    """``__enter__`` of a hold: not a function of Python, which a signal handler could end after the block began."""
+    """``__enter__`` of a hold. A Python function could be ended by a signal handler after the block began."""
 
     def __get__(self, hold: Any, kind: type) -> Any:
         return methodcaller("begin") if hold is None else hold.begin
 
 
 class Hold(io.IOBase):
-    """A block that holds settings. IOBase's ``__exit__`` is C, and all it does is to call `close`.
+    """A block that holds settings. IOBase's ``__exit__`` is C, and only calls `close`.
 
-    A chain runs once: to end a block twice, or one that never began, does nothing.
+    A chain runs once: ending a block twice, or before it began, does nothing.
     """
 
     __enter__ = _Begin()
@@ -92,7 +92,7 @@ class Hold(io.IOBase):
 
 
 def confined(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that runs in a copy of the context: numpy's error state ends with it, whatever interrupts it.
+    """Run a function in a copy of the context, so that numpy's error state is restored after any interruption.
 
     The ``__exit__`` of `numpy.errstate` is Python, and a signal handler that raises can skip it.
     """
@@ -105,9 +105,9 @@ def confined(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def held(settings: Iterable[Setting], value: Any) -> AbstractContextManager[Any]:
-    """A block that holds all of the settings at a value."""
+    """Return a block that holds all of the settings at a value."""
     return Hold(settings, value)
 
 
-#: Run a chain to its end. `partial` and `deque` are C, too.
+#: Run a chain to its end. `partial` and `deque` are written in C, too.
 run: Callable[[Iterable[Any]], Any] = partial(deque, maxlen=0)

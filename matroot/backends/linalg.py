@@ -1,4 +1,4 @@
-"""Sums of stacks of matrices, for arrays of any backend."""
+"""Linear combinations of stacks of matrices, for arrays of any backend."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Array = Any
 
 
 def combine(s: float, S: Array, m: float, M: Array, d: float, out: Array, scratch: Array, xp: Any) -> None:
-    """out = s S + m M + d I for C-ordered stacks (B, n, n); `out` may be S, and `scratch` is overwritten."""
+    """Compute out = s S + m M + d I for C-ordered stacks (B, n, n); `out` may be S, and `scratch` is overwritten."""
     B, n, _ = out.shape
     if s == 0:
         xp.multiply(M, m, out=out)
@@ -23,13 +23,13 @@ def combine(s: float, S: Array, m: float, M: Array, d: float, out: Array, scratc
 
 
 def add_to_diagonal(A: Array, value: Any) -> None:
-    """A += value I, in place, for C-ordered matrices or stacks; value is a number or an array (B,)."""
+    """Add value I to C-ordered matrices or stacks in place; value is a number or an array (B,)."""
     n = A.shape[-1]
     A.reshape(*A.shape[:-2], n * n)[..., :: n + 1] += value if np.ndim(value) == 0 else value[..., None]
 
 
 def hermitian_part(A: Array) -> Array:
-    """(A + A^H) / 2, Hermitian to the last bit."""
+    """Compute (A + A^H) / 2, Hermitian to the last bit."""
     other = A.swapaxes(-1, -2)
     H = A + (other.conj() if A.dtype.kind == "c" else other)
     H *= 0.5

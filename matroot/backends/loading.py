@@ -1,7 +1,7 @@
-"""Modules that are imported when they are first needed, by one thread at a time and never in the middle of a fork.
+"""Deferred imports, by one thread at a time and never during a fork.
 
-A child that was forked while another thread imported a module, or while numba compiled, has their locks but not the
-thread that would open them: it would wait for ever at its own first root. So a fork waits until that is done.
+A child that is forked while another thread imports a module, or while numba compiles, inherits their locks but not the
+thread that would release them: its first root would wait for ever. So a fork waits until the import is done.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from types import ModuleType
 from typing import Any
 
 _importing = RLock()
-#: What the thread that forks has locked, in order.
+#: Locks taken by the thread that forks, in order.
 _locked: list[Any] = []
 
 
 @cache
 def deferred(name: str) -> ModuleType:
-    """Import a module now, if that was not done before."""
+    """Import a module, unless it is imported already."""
     with _importing:
         return importlib.import_module(name)
 

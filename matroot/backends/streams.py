@@ -1,4 +1,4 @@
-"""Work side by side on one device: each piece on a stream of its own."""
+"""Concurrent work on one device, each piece on a separate stream."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 from matroot.backends.arrays import library_of
 
-#: Streams that pieces of one caller take in turn; cupy's pool keeps the memory of each apart.
+#: Number of streams that the pieces of one caller use in turn; cupy's pool has separate memory for each stream.
 STREAMS = 4
 
 
 def side_by_side(pieces: Sequence[Callable[[], Any]], like: Any) -> list[Any]:
-    """What every piece returns; on the GPU of `like` each begins on a stream of its own.
+    """Call every piece and return the results; on the GPU of `like` the pieces run on separate streams.
 
-    They all begin after what the caller's current stream was given before, and what it is given afterwards begins
-    after them all. On the host, and for one piece, the pieces simply run.
+    All pieces begin after the earlier work of the caller's current stream, and later work of this stream begins after
+    all pieces. On the host, and for a single piece, the pieces run in sequence.
     """
     library = library_of(like)
     if len(pieces) < 2 or library not in ("cupy", "torch") or not _on_a_card(like, library):

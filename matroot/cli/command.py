@@ -14,7 +14,7 @@ from importlib import import_module
 import matroot
 from matroot.cli.root import in_options
 
-#: Command, one line of help, and the module whose ``arguments(parser)`` and ``run(options) -> int`` are it.
+#: Command, one line of help, and the module with its ``arguments(parser)`` and ``run(options) -> int``.
 COMMANDS = {
     "root": ("the root of the matrices of a file", "matroot.cli.root"),
     "compare": ("every method that applies to a matrix, side by side", "matroot.cli.compare"),
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return int(options.run(options))
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+    except BrokenPipeError:  # the reader of the output has ended, as `head` does
         sys.stdout = open(os.devnull, "w")
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"matroot: error: {in_options(str(error))}", file=sys.stderr)
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (summary, module_name) in COMMANDS.items():
         module = import_module(module_name)
-        passes_on = name == "demo"  # its arguments are its own, --help too
+        passes_on = name == "demo"  # the demo parses its arguments itself, --help too
         command = commands.add_parser(name, help=summary, description=module.__doc__, add_help=not passes_on)
         module.arguments(command)
         command.set_defaults(run=module.run, passes_on=passes_on)

@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print one table per array; 1 if some array was solved by no method."""
+    """Print one table per array; return 1 if no method solved some array."""
     solved = True
     for name, a in files.read(options.file, options.key).items():
         print(cli_root.title(options, name, a))
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def compare(a: np.ndarray[Any, Any], p: int, **keywords: Any) -> tuple[list[tuple[str, ...]], dict[str, str], str]:
-    """Rows of the table, the sentence of every method that refused, and the name of the reference."""
+    """Return the rows of the table, the sentence of every method that refused, and the name of the reference."""
     import matroot
     from matroot._selection import METHODS
 
@@ -68,7 +68,7 @@ def compare(a: np.ndarray[Any, Any], p: int, **keywords: Any) -> tuple[list[tupl
 
 
 def timed(f: Callable[[], Any]) -> tuple[Any, float]:
-    """The value of `f` and its median time without the first run (it may compile), unless that is all."""
+    """Return the value of `f` and its median time, without the first run (it may compile) if there are more."""
     start = time.perf_counter()
     value = f()
     seconds = [time.perf_counter() - start]
@@ -82,14 +82,14 @@ def timed(f: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def forward_error(X: np.ndarray[Any, Any], exact: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """||X - X*||_F / ||X*||_F of every matrix of a batch."""
+    """Compute ||X - X*||_F / ||X*||_F of every matrix of a batch."""
     norm = np.linalg.norm(exact, axis=(-2, -1))
     error = np.linalg.norm(X - exact, axis=(-2, -1))
     return np.asarray(error / np.where(norm > 0, norm, 1))
 
 
 def worst_status(status: np.ndarray[Any, Any]) -> str:
-    """Name of the worst status of a batch, with how many ended so if not all did."""
+    """Return the name of the worst status of a batch, with the number of such matrices unless all have it."""
     from matroot._result import Status
 
     if status.size == 0:
@@ -100,7 +100,7 @@ def worst_status(status: np.ndarray[Any, Any]) -> str:
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    """Columns aligned: the first and the last to the left, numbers to the right."""
+    """Align the columns: the first and the last to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     last = len(widths) - 1
     return "\n".join(

@@ -6,11 +6,11 @@ import argparse
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """``matroot demo`` passes its arguments on to `matroot.demo.run`."""
+    """Do nothing: ``matroot demo`` passes its arguments on to `matroot.demo.run`."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Hand over to `matroot.demo.run`."""
+    """Call `matroot.demo.run`."""
     from matroot.demo.run import main
 
     return int(main(options.rest) or 0)

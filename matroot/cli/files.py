@@ -1,7 +1,7 @@
 """Matrices in files: .npy, .npz, .csv and Matrix Market .mtx.
 
 A file holds named arrays. Formats that hold one array give it the name ``""``. Writing is atomic: the file
-appears whole under its name, or what stood there before stays.
+appears whole under its name, or the old file stays.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
         The format is not one of the four, or the contents are not arrays of numbers: the file is damaged, for
         instance. Nothing that a file holds is executed.
     MemoryError
-        The arrays do not fit into memory. No size is believed that the file cannot hold.
+        The arrays do not fit into memory. Sizes announced in the file are compared with its length first.
 
     Examples
     --------
@@ -80,22 +80,22 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
 def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays, whole or not at all.
 
-    The bytes go to a temporary file beside `path`, which then takes its name in one step. A link is followed, and an
-    existing file keeps its mode.
+    The bytes are written to a temporary file in the folder of `path`, which then replaces `path` in one step. Links are
+    followed, and an existing file keeps its mode.
 
     Parameters
     ----------
     path : str or path-like
-        Where to write; the ending (.npy, .npz, .csv, .mtx) chooses the format.
+        The file to write; the ending (.npy, .npz, .csv, .mtx) chooses the format.
     arrays : mapping of str to ndarray
-        What to write. Only .npz takes more than one array; .csv and .mtx take only matrices.
+        The arrays to write. Only .npz takes more than one array; .csv and .mtx take only matrices.
 
     Raises
     ------
     ValueError
-        The format cannot hold these arrays, or `path` is no place for a file.
+        The format cannot hold these arrays, or `path` is not a possible path of a file.
     OSError
-        The file cannot be written; the old one is as it was.
+        The file cannot be written; the old file is unchanged.
     """
     path = Path(path)
     writer = _WRITERS[check_suffix(path)]
@@ -125,7 +125,7 @@ def check_fits(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]])
 
 
 def check_suffix(path: Path) -> str:
-    """The format that the name of `path` asks for; ValueError for one that is not ours."""
+    """Return the format that the name of `path` implies; raise ValueError for an unknown format."""
     suffix = path.suffix.lower()
     if suffix not in _READERS:
         raise ValueError(f"{shown(path)} ends in {path.suffix!r}; wanted is one of {', '.join(_READERS)}")
@@ -133,7 +133,7 @@ def check_suffix(path: Path) -> str:
 
 
 def shown(text: object) -> str:
-    """A name for people to read: what would move the cursor of a terminal or start a new line is escaped."""
+    """Escape characters of a name that would move the cursor of a terminal or start a new line."""
     return str(text) if str(text).isprintable() else repr(str(text))
 
 
@@ -142,19 +142,19 @@ def _kind(path: Path) -> str:
 
 
 def _line(reason: BaseException) -> str:
-    """A parser's message on one line, not longer than a line of text can be."""
+    """Return a parser's message on one line of limited length."""
     text = shown(" ".join(str(reason).split()))
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def _write_npy(stream: IO[bytes], arrays: Arrays) -> None:
     (a,) = arrays.values()
-    # To a real file numpy writes past Python's buffers, and does not notice when the last part finds no room.
+    # numpy bypasses Python's buffers for a real file, and does not notice if the disk is full at the last part.
     np.save(cast(Any, SimpleNamespace(write=stream.write)), a, allow_pickle=False)
 
 
 def _write_npz(stream: IO[bytes], arrays: Arrays) -> None:
-    # What numpy.savez does, which takes some names for keywords, and in numpy 2.0 its keywords for names.
+    # Like numpy.savez, which takes some names for keywords and, in numpy 2.0, its keywords for names.
     with zipfile.ZipFile(stream, "w") as archive:
         for name, a in arrays.items():
             with archive.open(f"{name or 'x'}.npy", "w", force_zip64=True) as entry:

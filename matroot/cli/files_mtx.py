@@ -1,4 +1,4 @@
-"""A reader of Matrix Market files. SciPy's is written in C++ and ends the process at some damaged ones."""
+"""A reader of Matrix Market files. SciPy's reader is written in C++, and some damaged files make it end the process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Numbers of an entry after its indices, and their type.
+#: Count and type of the numbers of an entry after its indices.
 FIELDS: dict[str, tuple[int, type]] = {
     "real": (1, np.float64),
     "complex": (2, np.float64),
@@ -50,7 +50,7 @@ def read(path: Path) -> NDArray[Any]:
 
 
 def _banner(line: str) -> tuple[str, str, str]:
-    """Layout, field and symmetry."""
+    """Parse layout, field and symmetry."""
     words = line.lower().split()
     if len(words) != 5 or words[:2] != ["%%matrixmarket", "matrix"]:
         raise ValueError('its first line is not "%%MatrixMarket matrix LAYOUT FIELD SYMMETRY"')
@@ -63,11 +63,11 @@ def _banner(line: str) -> tuple[str, str, str]:
 
 
 def _entries(body: list[str], indices: int, field: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The columns of indices, and the values."""
+    """Parse the columns of indices, and the values."""
     parts, dtype = FIELDS[field]
     table: NDArray[Any] = np.empty((0, indices + parts), dtype)
     if body:
-        with warnings.catch_warnings(action="error"):  # of integers that are none
+        with warnings.catch_warnings(action="error"):  # numpy only warns of bad integers
             table = np.loadtxt(body, dtype, comments=None, ndmin=2)
     if table.shape[1] != indices + parts:
         raise ValueError(f"its entries have {table.shape[1]} numbers, {indices + parts} are wanted")
@@ -86,7 +86,7 @@ def _indices(index: NDArray[Any], m: int, n: int) -> tuple[NDArray[Any], ...]:
 
 
 def _filled(m: int, n: int, i: NDArray[Any], j: NDArray[Any], values: NDArray[Any], symmetry: str) -> NDArray[Any]:
-    """A dense matrix; entries given twice are added, and those of one triangle stand for both."""
+    """Fill a dense matrix; duplicate entries are added, and entries of one triangle are mirrored by symmetry."""
     a = np.zeros((m, n), values.dtype)
     np.add.at(a, (i, j), values)
     if symmetry == "general":

@@ -1,4 +1,4 @@
-"""Readers of matrix files. They believe no size that a file announces before they have compared it with the file."""
+"""Readers of matrix files. They compare every size that a file announces with the file's length before they use it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matroot.cli import files_mtx
 
 Arrays = dict[str, NDArray[Any]]
 
-#: Longest .npy header in bytes; numpy's own limit for a header that nobody vouches for, and the magic before it.
+#: Longest .npy header in bytes: numpy's limit for the header of an untrusted file, and the magic before it.
 HEADER = 10_000 + 12
 #: Readers of headers; format 3.0 differs from 2.0 in the names of fields, which no array of numbers has.
 HEADERS = {
@@ -30,14 +30,14 @@ DIMENSIONS = 64
 #: A byte of deflated data becomes at most this many bytes.
 DEFLATED = 1032
 CHUNK = 1 << 20
-#: Bytes of the record that ends a zip archive, and what it says for more entries than it can count.
+#: Bytes of the record that ends a zip archive, and its value for more entries than it can count.
 END, MANY = 22, 0xFFFF
 #: Bit of a zip entry's flags.
 ENCRYPTED = 1
 
 
 class NoSuchArrayError(ValueError):
-    """A file does not hold the array that is asked for."""
+    """A file does not hold the requested array."""
 
 
 def npy(path: Path, key: str | None) -> Arrays:
@@ -87,7 +87,7 @@ def check_key(names: Iterable[str], key: str | None) -> None:
 
 
 def _check_contents(stream: IO[bytes], archive: zipfile.ZipFile) -> None:
-    """Raise ValueError if the table of contents cannot be right, in ways that `zipfile` does not look at."""
+    """Raise ValueError if the table of contents has an error that `zipfile` does not check."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(-END - len(archive.comment), io.SEEK_END)
     end = stream.read(END)
@@ -118,7 +118,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
 
 
 def _array(stream: IO[bytes], size: int) -> NDArray[Any]:
-    """Read an array in numpy's format from a stream of `size` bytes, to its end: there a zip archive checks its sum."""
+    """Read an array in numpy's format from a stream of `size` bytes, to the end, where a zip archive checks its sum."""
     start = stream.read(HEADER)
     shape, fortran, dtype, offset = _header(start)
     if dtype.kind not in "biufc":
@@ -139,10 +139,10 @@ def _array(stream: IO[bytes], size: int) -> NDArray[Any]:
 
 
 def _header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, Fortran order, dtype, and where the numbers start."""
+    """Parse shape, Fortran order, dtype, and the offset of the numbers."""
     stream = io.BytesIO(start)
     try:
-        with warnings.catch_warnings(action="ignore"):  # Python 2's headers, and literals that damage has made odd
+        with warnings.catch_warnings(action="ignore"):  # headers of Python 2, and odd literals in damaged files
             version = np.lib.format.read_magic(stream)
             if version not in HEADERS:
                 raise ValueError(f"format {version[0]}.{version[1]} is unknown")

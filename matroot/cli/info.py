@@ -12,18 +12,18 @@ PACKAGES = ("numpy", "scipy", "numba", "array_api_compat", "threadpoolctl", "cup
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """``matroot info`` takes none."""
+    """Do nothing: ``matroot info`` takes no arguments."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the facts, a line each."""
+    """Print the facts, one per line."""
     for name, text in facts().items():
         print(f"{name + ':':<18} {text}")
     return 0
 
 
 def facts() -> dict[str, str]:
-    """Everything ``matroot info`` prints."""
+    """Return everything ``matroot info`` prints."""
     from matroot.backends.cpu.cpu import usable_cores
 
     rows = {
@@ -40,7 +40,7 @@ def facts() -> dict[str, str]:
 
 
 def _profile() -> str:
-    """The tuned numbers in force, and where they come from."""
+    """Return the tuned numbers in force, and their source."""
     from matroot.backends import profile
 
     numbers = ", ".join(f"{name} {value}" for name, value in asdict(profile.limits()).items())
@@ -48,7 +48,7 @@ def _profile() -> str:
 
 
 def installed(package: str) -> str:
-    """Version of an importable package; distributions may have other names (cupy-cuda13x)."""
+    """Return the version of an importable package; distributions may have other names (cupy-cuda13x)."""
     for name in [package, *packages_distributions().get(package, [])]:
         try:
             return version(name)
@@ -58,7 +58,7 @@ def installed(package: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's name where Linux tells it."""
+    """Return the processor's name, as reported by Linux."""
     try:
         with open("/proc/cpuinfo") as lines:
             return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
@@ -67,7 +67,7 @@ def _processor() -> str:
 
 
 def _blas() -> dict[str, str]:
-    """Every BLAS and OpenMP runtime in the process after numpy and scipy.linalg are in."""
+    """List every BLAS and OpenMP runtime in the process after numpy and scipy.linalg are loaded."""
     import scipy.linalg  # noqa: F401  (SciPy brings a BLAS of its own)
     from threadpoolctl import threadpool_info
 

@@ -15,9 +15,9 @@ import numpy as np
 from matroot._selection import names
 from matroot.cli import files
 
-#: What ``--compute-dtype`` takes.
+#: Values of ``--compute-dtype``.
 DTYPES = ("float32", "float64", "complex64", "complex128")
-#: What the library's sentences call by a keyword, and the command line by an option.
+#: Keywords in the library's sentences, and the options of the command line for them.
 OPTIONS = {
     "pass assume_a='gen'": "give --general",
     "method='eigen'": "--method eigen",
@@ -38,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def problem(parser: argparse.ArgumentParser) -> None:
-    """Describe the arguments that say which root of what."""
+    """Describe the arguments that choose the root and the matrices."""
     parser.add_argument("file", metavar="FILE", type=Path, help=".npy, .npz, .csv or .mtx, (..., n, n)")
     parser.add_argument("-p", type=_degree, required=True, help="degree of the root, a positive integer")
     parser.add_argument("--pth-root", action="store_true", help="A^(1/p) instead of A^(-1/p)")
@@ -52,7 +52,7 @@ def problem(parser: argparse.ArgumentParser) -> None:
 
 
 def keywords(options: argparse.Namespace) -> dict[str, Any]:
-    """The keywords of `matroot.solve` that `problem` asked for."""
+    """Return the keywords of `matroot.solve` for the arguments of `problem`."""
     import matroot
 
     regularization: Any = options.ridge
@@ -70,7 +70,7 @@ def keywords(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_options(text: str) -> str:
-    """A sentence of the library for somebody at a shell."""
+    """Replace keywords in a sentence of the library by options of the command line."""
     for keyword, option in OPTIONS.items():
         text = text.replace(keyword, option)
     return text
@@ -106,7 +106,7 @@ def _output(text: str) -> Path:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Read, solve, report, and write if all went well."""
+    """Read, solve, report, and write if no matrix failed."""
     import matroot
 
     arrays = files.read(options.file, options.key)
@@ -136,20 +136,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def title(options: argparse.Namespace, name: str, a: np.ndarray[Any, Any]) -> str:
-    """What is computed: file, shape, dtype, exponent."""
+    """Return the title of a report: file, shape, dtype, exponent."""
     shape = " x ".join(map(str, a.shape))
     exponent = f"{'' if options.pth_root else '-'}1/{options.p}"
     return f"{source(options, name)}: {shape} {a.dtype}, A^({exponent})"
 
 
 def source(options: argparse.Namespace, name: str) -> str:
-    """File, and array if the file has several."""
+    """Return the file name, with the name of the array if the file has several."""
     return files.shown(f"{options.file}{f'[{name}]' if name else ''}")
 
 
 @contextmanager
 def errors_named(options: argparse.Namespace, name: str) -> Iterator[None]:
-    """Begin the sentences of errors with the file and the array that they are about."""
+    """Prefix error messages with the file and the array."""
     try:
         yield
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -159,7 +159,7 @@ def errors_named(options: argparse.Namespace, name: str) -> Iterator[None]:
 
 
 def report(result: Any, seconds: float) -> str:
-    """The result as lines of text: the worst of a batch stands for it."""
+    """Format the result as lines of text, with the worst values of a batch."""
     rows = {
         "status": _statuses(result.status),
         "": in_options(result.message),

@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Say where the profile goes."""
+    """Describe the arguments: the path of the profile, or a reset."""
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="instead of the user's profile")
     parser.add_argument("--reset", action="store_true", help="remove the user's profile: back to the built-in one")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and write, or reset."""
+    """Measure and write the profile, or reset it."""
     from matroot.backends import profile
     from matroot.backends.cuda import limits as gpu_limits
     from matroot.cli import tune_cpu as tune

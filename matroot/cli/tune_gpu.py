@@ -1,4 +1,4 @@
-"""Measure on this machine's cards which shortcuts of the GPU path are right there, and faster."""
+"""Measure which shortcuts of the GPU path are right and faster on this machine's cards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = Any
 Say = Callable[[str], None]
 
 KAPPA, P = 1e3, 4
-#: Sizes and batches of every question, in the order in which they are asked.
+#: Sizes and batches of every comparison, in the order in which they are measured.
 SMALL, MANY = (4, 8, 16, 32, 48, 64), 4096
 JACOBI = (16, 24, 32, 48, 64, 96, 128)
 BATCHED = (48, 64, 96, 128, 256, 512)
@@ -33,7 +33,7 @@ ROUNDS = 7
 
 
 def tune(say: Say, where: Path | None = None) -> None:
-    """Measure every card, and keep what was found; without a card, nothing happens."""
+    """Measure every card and save the limits; do nothing without a card."""
     try:
         import cupy
     except ImportError:
@@ -51,7 +51,7 @@ def tune(say: Say, where: Path | None = None) -> None:
 
 
 def measure(backend: GPU, say: Say) -> GPULimits:
-    """The limits of one card; its own stay as they were."""
+    """Measure the limits of one card; the limits of `backend` are unchanged at the end."""
     before, best = backend.limits, GPULimits()
     try:
         ask = partial(race, backend, say)
@@ -94,10 +94,10 @@ def race(
     method: str = "minimax",
     dtype: str = "float64",
 ) -> float:
-    """Time with the limits `one` over that with `other`; infinite where it fails or gives another root.
+    """Return the time with the limits `one` over the time with `other`; infinite if it fails or the roots differ.
 
-    `method` is what runs with `one`; with `other` it is "minimax", or the same where the limits differ. The arithmetic
-    is float64, whatever the `dtype` that goes in and out.
+    `method` runs with `one`. With `other` the method is "minimax", or `method` too if the limits differ. The arithmetic
+    is float64, whatever the `dtype` of input and output.
     """
     xp = backend.xp
     A, _ = gallery.spd(n, KAPPA, rng=0)
@@ -105,7 +105,7 @@ def race(
     rival = "minimax" if one == other else method
     try:
         X = at(backend, one, method, stack).x
-    except Exception as error:  # whatever a card has against it: then it goes the long way
+    except Exception as error:  # any failure of a shortcut keeps the default
         say(f"{what} fails: {type(error).__name__}: {error}")
         return float("inf")
     Y = at(backend, other, rival, stack).x
@@ -119,7 +119,7 @@ def race(
     for round_ in range(ROUNDS + 1):
         for mine, limits, name in zip(seconds, (one, other), (method, rival), strict=True):
             taken = milliseconds(xp, partial(at, backend, limits, name, stack))
-            if round_:  # the first warms up
+            if round_:  # the first round is a warm-up
                 mine.append(taken)
     ratio = float(np.median(seconds[0]) / np.median(seconds[1]))
     say(f"{what} takes {ratio:.2f} of the time")
@@ -127,13 +127,13 @@ def race(
 
 
 def at(backend: GPU, limits: GPULimits, method: str, stack: Array) -> Any:
-    """A solve with these limits."""
+    """Solve with these limits."""
     backend.limits = limits
     return solve(stack, P, method=method, compute_dtype="float64")
 
 
 def milliseconds(xp: Any, work: Callable[[], Any]) -> float:
-    """Of the card's time, by CUDA events on the current stream."""
+    """Measure the card's time of `work`, by CUDA events on the current stream."""
     start, end = xp.cuda.Event(), xp.cuda.Event()
     start.record()
     work()

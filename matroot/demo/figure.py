@@ -1,4 +1,4 @@
-"""The picture of the demonstration: digits, spectra before and after, methods, and the month."""
+"""The picture of the demonstration: digits, spectra before and after, methods, and the monthly root."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from matroot.gallery import RATINGS
 Array = NDArray[Any]
 
 INK, PALE, RED = "#202124", "#9aa0a6", "#c5221f"
-LAYERS = ("#0072b2", "#d55e00", "#009e73")  # Okabe and Ito: told apart by everybody
+LAYERS = ("#0072b2", "#d55e00", "#009e73")  # Okabe and Ito, safe for colour-blind readers
 PRECISIONS = {"float64": "#0072b2", "float32": "#d55e00"}
 MARKERS = "osDv^P*X"
 LOWEST = 1e-11  # the end of the axis; the zeros are far below
@@ -25,7 +25,7 @@ def draw(path: Path, found: Findings) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # a figure of its own and not pyplot's: no display, and nothing of the caller's is touched
+    # without pyplot: needs no display, and does not change the caller's figures
     figure: Any = Figure(figsize=(13.5, 9), dpi=120, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.3, 1), hspace=0.04)

@@ -1,7 +1,7 @@
-"""A small network on real digits, in numpy: where the demonstration's Kronecker statistics come from.
+"""A small network on real digits, in numpy, which supplies the demonstration's Kronecker statistics.
 
 Parameters are a list of ``{"W": (m, n), "b": (n,)}``, one per layer; gradients have the same structure.
-Every function is pure, so that any optimizer can stand in the loop.
+Every function is pure, so that any optimizer can be used.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,11 +23,11 @@ class Digits(NamedTuple):
     labels: NDArray[np.int64]  # (N,)
 
     def split(self, train: int) -> tuple["Digits", "Digits"]:
-        """The first `train` images, and the rest."""
+        """Split into the first `train` images, and the rest."""
         return Digits(self.images[:train], self.labels[:train]), Digits(self.images[train:], self.labels[train:])
 
     def batches(self, size: int, rng: np.random.Generator) -> Iterator["Digits"]:
-        """One pass in random order; a rest smaller than `size` is left for another pass."""
+        """Yield the batches of one pass in random order; a last batch smaller than `size` is dropped."""
         order = rng.permutation(len(self.labels))
         for start in range(0, len(order) - size + 1, size):
             rows = order[start : start + size]
@@ -58,12 +58,12 @@ def load_digits() -> Digits:
 
 
 def init(sizes: tuple[int, ...], rng: np.random.Generator) -> Params:
-    """Weights of variance 2/m (He et al., 2015, eq. 10) and zero biases for layers of these sizes."""
+    """Draw weights of variance 2/m (He et al., 2015, eq. 10) for layers of these sizes; biases are 0."""
     return [{"W": rng.standard_normal((m, n)) * np.sqrt(2 / m), "b": np.zeros(n)} for m, n in pairwise(sizes)]
 
 
 def forward(params: Params, X: Array) -> list[Array]:
-    """The input of every layer, rectified, and last the logits."""
+    """Return the rectified input of every layer, followed by the logits."""
     inputs = [X]
     for layer in params[:-1]:
         inputs.append(np.maximum(inputs[-1] @ layer["W"] + layer["b"], 0))
@@ -71,7 +71,7 @@ def forward(params: Params, X: Array) -> list[Array]:
 
 
 def loss_and_gradients(params: Params, batch: Digits) -> tuple[float, Params]:
-    """Mean cross-entropy of a batch, and its gradient by every parameter."""
+    """Compute the mean cross-entropy of a batch, and its gradient by every parameter."""
     X, y = batch
     *inputs, logits = forward(params, X)
     rows = np.arange(len(y))
@@ -88,19 +88,19 @@ def loss_and_gradients(params: Params, batch: Digits) -> tuple[float, Params]:
 
 
 def accuracy(params: Params, digits: Digits) -> float:
-    """Share of the images whose largest logit is their label."""
+    """Return the share of images whose largest logit is their label."""
     return float((forward(params, digits.images)[-1].argmax(axis=1) == digits.labels).mean())
 
 
 def momentum_step(params: Params, gradients: Params, velocity: Params, rate: float = 0.1) -> tuple[Params, Params]:
-    """Heavy-ball step: ``v = 0.9 v + g``, ``w = w - rate v``."""
+    """Take a heavy-ball step: ``v = 0.9 v + g``, ``w = w - rate v``."""
     velocity = [{k: 0.9 * v[k] + g[k] for k in g} for v, g in zip(velocity, gradients, strict=True)]
     params = [{k: w[k] - rate * v[k] for k in w} for w, v in zip(params, velocity, strict=True)]
     return params, velocity
 
 
 class Trained(NamedTuple):
-    """What training leaves behind."""
+    """Result of the training."""
 
     params: Params
     losses: list[float]  # one per step
@@ -140,7 +140,7 @@ def kronecker_statistics(G: Array) -> tuple[Array, Array]:
     Sum ``L = sum_t G_t G_t^T`` and ``R = sum_t G_t^T G_t`` over stacked gradients (steps, m, n), as in
     Shampoo.
 
-    V. Gupta, T. Koren and Y. Singer, Shampoo, ICML 2018, algorithm 1: it multiplies the gradient by
+    Shampoo (V. Gupta, T. Koren and Y. Singer, ICML 2018, algorithm 1) multiplies the gradient by
     ``L^{-1/4}`` on the left and by ``R^{-1/4}`` on the right.
     """
     rows, columns = np.concatenate(list(G), axis=1), np.concatenate(list(G), axis=0)

@@ -10,7 +10,7 @@ EPS = float(np.finfo(float).eps)
 
 
 def report(found: Findings) -> str:
-    """Everything that is printed."""
+    """Return the whole text."""
     parts = [
         found.network,
         statistics(found.before),
@@ -22,7 +22,7 @@ def report(found: Findings) -> str:
 
 
 def statistics(before: list[Statistic]) -> str:
-    """Size and conditioning of the Kronecker factors."""
+    """Describe size and conditioning of the Kronecker factors."""
     rows: list[tuple[str, ...]] = [("statistic", "n", "trace", "smallest / largest", "zero eigenvalues")]
     for S in before:
         w = S.spectrum()
@@ -32,7 +32,7 @@ def statistics(before: list[Statistic]) -> str:
 
 
 def methods(found: list[MethodRow], p: int, ridge: float) -> str:
-    """One line per method and precision."""
+    """Describe the roots, one line per method and precision."""
     rows: list[tuple[str, ...]] = [
         ("method", "seconds", "products", "residual", "forward error", "cond", "bits lost", "status")
     ]
@@ -58,7 +58,7 @@ def methods(found: list[MethodRow], p: int, ridge: float) -> str:
 
 
 def whitening(found: list[Whitening]) -> str:
-    """What the covariance of the whitened pixels is, and what it should be."""
+    """Compare the covariance of the whitened pixels with the exact covariance."""
     rows: list[tuple[str, ...]] = [
         ("rule", "variances of 1", "below 1", "of 0", "error", "the whitened covariance should be")
     ]
@@ -72,7 +72,7 @@ def whitening(found: list[Whitening]) -> str:
 
 
 def monthly(month: Monthly) -> str:
-    """The monthly root, and whether it is a matrix of probabilities."""
+    """Describe the monthly root, and its negative entries if it is not a matrix of probabilities."""
     lowest, where = month.lowest
     lines = [
         f"The month of a year of credit ratings: M = P^(1/12), n = {len(RATINGS)}",

@@ -1,4 +1,4 @@
-"""The three computations of the demonstration, each with a check that does not trust the library."""
+"""The three computations of the demonstration, each with a check that is independent of the library."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,23 +25,23 @@ class Statistic:
 
     @property
     def name(self) -> str:
-        """As people count."""
+        """Name for the reader, counting layers from 1."""
         return f"layer {self.layer + 1} {'left' if self.side == 'L' else 'right'}"
 
     def spectrum(self) -> Array:
-        """Eigenvalues over the largest, descending; rounding may make zeros slightly negative."""
+        """Compute the eigenvalues over the largest, descending; rounding may make zeros slightly negative."""
         return relative_spectrum(self.matrix)
 
 
 def relative_spectrum(A: Array) -> Array:
-    """Eigenvalues over the largest, descending."""
+    """Compute the eigenvalues over the largest, descending."""
     w = np.linalg.eigvalsh(A)[::-1]
     return np.asarray(w / w[0])
 
 
 @dataclass(frozen=True)
 class MethodRow:
-    """What one method made of all the statistics: the sum of seconds, the worst of everything else."""
+    """Result of one method for all statistics: the sum of the seconds, and the worst of every other number."""
 
     method: str
     dtype: str
@@ -58,7 +58,7 @@ class MethodRow:
 def inverse_roots(
     statistics: Sequence[Statistic], p: int, ridge: float, pairs: Sequence[tuple[str, str]]
 ) -> Iterator[MethodRow]:
-    """``A^{-1/p}`` of every statistic, by each pair of a method and a precision; equal sizes are one batch."""
+    """Compute ``A^{-1/p}`` of every statistic, by each pair of method and precision; equal sizes form one batch."""
     groups: dict[int, list[int]] = {}
     for i, S in enumerate(statistics):
         groups.setdefault(len(S.matrix), []).append(i)
@@ -84,7 +84,7 @@ def inverse_roots(
 
 
 def applicable(statistics: Sequence[Statistic], p: int, ridge: float, dtype: str) -> list[str]:
-    """The methods that serve symmetric matrices, this p and this precision; the others refuse in a ValueError."""
+    """List the methods that support symmetric matrices, this p and this precision; others raise ValueError."""
     smallest = min((S.matrix for S in statistics), key=len)
     found = []
     for method in METHODS:
@@ -106,7 +106,7 @@ def _worst(values: Any) -> float:
 
 @dataclass(frozen=True)
 class Whitening:
-    """Pixels whitened under one rule, and how far that is from what the rule promises."""
+    """Pixels whitened under one rule, and the distance of their covariance from theory."""
 
     rule: PseudoInverse | Floor
     pixels: Array  # (N, n), whitened
@@ -117,10 +117,10 @@ class Whitening:
 
 def whiten(X: Array, rule: PseudoInverse | Floor) -> Whitening:
     """
-    Whiten the rows of X, and hold the covariance of what comes out against theory.
+    Whiten the rows of X, and compare the covariance of the result with theory.
 
-    With `PseudoInverse` it must be the projector that drops the pixels which never change. With `Floor` it
-    must be ``f(C)``, ``f(x) = min(1, x/floor)``: the identity on every direction above the floor.
+    With `PseudoInverse` the covariance must be the projector that drops the pixels which never change. With `Floor`
+    it must be ``f(C)``, ``f(x) = min(1, x/floor)``: the identity on every direction above the floor.
     """
     C, centred = covariance(X)
     pixels = centred @ solve(C, 2, regularization=rule).x
@@ -137,14 +137,14 @@ def whiten(X: Array, rule: PseudoInverse | Floor) -> Whitening:
 
 
 def covariance(X: Array) -> tuple[Array, Array]:
-    """Sample covariance of the rows of X, and the centred rows."""
+    """Return the sample covariance of the rows of X, and the centred rows."""
     centred = X - X.mean(axis=0)
     return centred.T @ centred / (len(X) - 1), centred
 
 
 @dataclass(frozen=True)
 class Monthly:
-    """The monthly root M of yearly transitions P, and what keeps it from being probabilities."""
+    """The monthly root M of yearly transitions P, and its deviations from a matrix of probabilities."""
 
     P: Array
     M: Array
@@ -154,11 +154,11 @@ class Monthly:
     negative: int  # entries that are negative by more than rounding
     lowest: tuple[float, str]  # the lowest entry, and between which ratings
     mended_error: float  # largest entry of M^12 - P after setting negatives to 0 and scaling the rows
-    known_error: float  # relative, of another root, which is known: expm(Q/12)
+    known_error: float  # relative error of a root that is known exactly, expm(Q/12)
 
 
 def monthly_root(seed: int = 0) -> Monthly:
-    """Principal 12th root of the yearly ratings, multiplied back; and of a year whose month is known."""
+    """Compute the principal 12th root of the yearly ratings, and of a matrix whose root is known; check both."""
     P = gallery.rating_transitions()
     result = solve(P, 12, inverse=False, assume_a="gen")
     M = result.x
@@ -182,7 +182,7 @@ def monthly_root(seed: int = 0) -> Monthly:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that the report and the picture show."""
+    """The results that the report and the picture show."""
 
     network: str  # one sentence
     p: int
@@ -196,5 +196,5 @@ class Findings:
 
     @property
     def pixels(self) -> Array:
-        """Eigenvalues of the pixels' covariance, relative and descending."""
+        """Compute the eigenvalues of the pixels' covariance over the largest, descending."""
         return relative_spectrum(covariance(self.images)[0])

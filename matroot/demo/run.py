@@ -26,11 +26,11 @@ from matroot.demo import network, roots
 from matroot.demo.figure import draw
 from matroot.demo.report import report
 
-P = 4  # a matrix gradient is multiplied from two sides, by the inverse 4th root each
+P = 4  # a matrix gradient is multiplied by an inverse 4th root from each of two sides
 RIDGE = 1e-6
 FLOOR = 1e-3
 SIZES = (64, 256, 256, 10)
-TRAIN = 1437  # images, the rest is for the test
+TRAIN = 1437  # images; the others are for the test
 STEPS, EVERY = 300, 3
 DTYPES = ("float64", "float32")
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 1 when the picture cannot be drawn for want of matplotlib.
+        0, or 1 if the picture cannot be drawn because matplotlib is not installed.
     """
     options = _parser().parse_args(argv)
     if not options.no_figure and find_spec("matplotlib") is None:
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def explore(seed: int) -> roots.Findings:
-    """Do all the work, with a progress line; on one BLAS thread, as such small products are fastest."""
+    """Do all the work, with a progress line; on one BLAS thread, which is fastest for such small products."""
     with one_blas_thread():
         return _explore(seed)
 
@@ -144,7 +144,7 @@ class Progress(AbstractContextManager[Callable[[], None]]):
         return self.step
 
     def step(self) -> None:
-        """One more is done."""
+        """Count one more item as done."""
         self.done += 1
         if self.bar is not None:
             self.bar.update()

@@ -1,4 +1,4 @@
-"""What a `RootTracker` reports as its method, and the full solve that gives it a basis."""
+"""The method that a `RootTracker` reports, and the full solve that computes its basis."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from matroot.drift.first_order import Basis, full
 from matroot.methods.base import Array, Method, Problem, Raw
 from matroot.methods.eigen import Eigen
 
-#: How a root came about.
+#: The ways to compute a root.
 WAYS = FIRST_ORDER, REFINED, FULL, FAILED = "first order", "refined", "full", "failed"
-#: Products issued; the first two of a refined root are those that found first order wanting.
+#: Products issued; a refined root includes the two products that showed that first order was not enough.
 PRODUCTS = {FIRST_ORDER: 4, REFINED: 13}
 
 
 @dataclass(frozen=True, repr=False)
 class Warm(Method):
-    """What a `RootTracker` did in one update: how many matrices went which way.
+    """Method of a `RootTracker` in one update: the number of matrices computed each way.
 
     Parameters
     ----------
     first_order, refined, full, failed : int
-        Matrices whose root was taken to first order in the basis at hand, in that basis after refining it, and by
-        a full solve; and those that have none.
+        Number of matrices whose root was computed to first order in the kept basis, to first order in a refined
+        basis, and by a full solve; and of those without a root.
     """
 
     first_order: int = 0
@@ -39,7 +39,7 @@ class Warm(Method):
 
 @dataclass(frozen=True, repr=False)
 class KeptEigen(Eigen):
-    """`Eigen`, leaving the basis of every matrix in `found`."""
+    """`Eigen` that stores the basis of every matrix in `found`."""
 
     found: list[Basis] = field(default_factory=list, compare=False)
 
@@ -49,7 +49,7 @@ class KeptEigen(Eigen):
         w, Q = keeper.found
         scale = np.ones(len(A)) if problem.scale is None else problem.scale
         ridge = np.zeros(len(A)) if raw.ridge is None else raw.ridge
-        with np.errstate(all="ignore"):  # of what has no root, nothing is kept in the end
+        with np.errstate(all="ignore"):  # matrices without a root give NaN here; their bases are discarded
             s = problem.rational
             self.found[:] = [
                 full(A[i].copy(), Q[i].copy(), w[i], float(ridge[i]), raw.x[i].copy(), s, float(scale[i]))
@@ -68,8 +68,8 @@ class _Keeper:
         return getattr(self._backend, name)
 
     def eigh(self, A: Array) -> tuple[Array, Array]:
-        # numpy's LAPACK where it has the precision, since the products around it are numpy's: where scipy brings a
-        # BLAS of its own, the idle threads of the one spin and take the cores from the other.
+        # Use numpy's LAPACK for its precisions, since the products before and after use numpy's BLAS. If scipy has a
+        # separate BLAS, the idle threads of one library spin and take cores from the other.
         wide = A.dtype.itemsize == (16 if A.dtype.kind == "c" else 8)
         w, Q = self.found = np.linalg.eigh(A) if wide else self._backend.eigh(A)
         return w, Q

@@ -1,20 +1,20 @@
-"""The root of a matrix that moved a little, to first order, in the eigenbasis it had before.
+"""First-order root of a matrix that changed a little, in the eigenbasis of the earlier matrix.
 
-Of A, what is kept: Q with Q^H A Q = diag(w) + E, and X = Q diag(f) Q^H, f = (w + ridge)^s. Of A + D, asked for now,
+The basis keeps Q with Q^H A Q = diag(w) + E, and X = Q diag(f) Q^H, f = (w + ridge)^s. For the new matrix A + D,
 
     Q^H (A + D + ridge I) Q = diag(b) + E,      E <- E + offdiag(Q^H D Q)
     X <- X + Q (Gamma o E + diag(b^s - f)) Q^H,  Gamma_ij = f[b_i, b_j]        (Higham 2008, thm. 3.11)
 
-Only differences are multiplied, so that half the precision loses nothing of A's or X's digits.
+Only differences are multiplied, so that half the precision loses no digits of A or X.
 
-How good it is. With N = diag(b)^{-1/2} E diag(b)^{-1/2} and eta = ||N||_2 < 1,
+The error bound: with N = diag(b)^{-1/2} E diag(b)^{-1/2} and eta = ||N||_2 < 1,
 
     0 <= (X* - X) / sign(-s) <= |s| eta^2 / (1 - eta) diag(b)^s        in the basis Q, for -1 <= s <= 1.
 
-Proof: x^s is an integral over t > 0 of +-(x + t)^{-1} with positive weights, and what first order leaves of
+Proof: x^s is an integral over t > 0 of +-(x + t)^{-1} with positive weights, and the error of first order in
 (B + t)^{-1} is (b+t)^{-1} E (B+t)^{-1} E (b+t)^{-1}, which lies between 0 and eta^2 / (1 - eta) b (b+t)^{-2}, since
-|E| <= eta b <= eta (b + t). So half of the bound may be added to X, and the error is at most the other half; relative
-to X* in the 2-norm too, because the largest entry of diag(b)^s is no larger than ||X*||_2.
+|E| <= eta b <= eta (b + t). So if half of the bound is added to X, the error is at most the other half. The bound also
+holds relative to X* in the 2-norm, because the largest entry of diag(b)^s is at most ||X*||_2.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from matroot.methods.base import Array
 from matroot.methods.hermitian import hermitian_product, hermitian_sum
 from matroot.methods.ogita_aishima import polished, rotation
 
-#: What a Hermitian product in precision u does to Q^H D Q mostly, relative to u ||D||_F; and at worst, relative to
+#: Rounding error of Q^H D Q in precision u: the typical error relative to u ||D||_F, and the worst error relative to
 #: sqrt(n) u ||D||_F. Measured up to 1.3 and 0.4; in the 2-norm, 0.2 where D = 1 1^T, whose rows round alike.
 TYPICAL_ERROR, WORST_ERROR = 0.5, 0.5
-#: What LAPACK, or Q^H A Q, may do to the eigenvalues, relative to u lambda_max; see `eigen_error`.
+#: Error of eigenvalues from LAPACK, or from Q^H A Q, relative to u lambda_max; see `eigen_error`.
 EIGEN_ERROR = 10.0
-#: Share of rtol that the rounding of narrow products may take; beyond it, they are done in full precision.
+#: Share of rtol allowed for the rounding error of narrow products; beyond it, full precision is used.
 ROUNDING_SHARE = 0.25
 #: Gaussian vectors, and powers of the matrix, in the bound of a norm.
 PROBES = 8
@@ -52,7 +52,7 @@ RITZ = 32
 
 @dataclass
 class Basis:
-    """What is kept of one matrix; A, and with it all the rest, in units of `scale`, a power of two. Never written to.
+    """Kept eigenbasis, matrix and root of one matrix, all in units of `scale`, a power of two. Never written to.
 
     Attributes
     ----------
@@ -66,9 +66,9 @@ class Basis:
     age : int
         Refinements since the last full decomposition.
     misses : int
-        How many times in a row the matrix had moved too far for this basis.
+        Number of consecutive updates in which the matrix had changed too much for this basis.
     wait : int
-        Updates for which first order is not tried after these.
+        Number of updates before first order is tried again.
     """
 
     Q: Array
@@ -86,7 +86,7 @@ class Basis:
 
 @dataclass
 class Moved:
-    """Where a matrix has got to, seen from a basis: B = diag(b) + E, and how good first order is.
+    """A changed matrix in the coordinates of a basis, B = diag(b) + E, and the error of its first-order root.
 
     Attributes
     ----------
@@ -97,9 +97,9 @@ class Moved:
     eta : float
         Bound of ||b^{-1/2} E b^{-1/2}||_2.
     middle : float
-        To be added to the root, times b^s, on the side that the sign of -s tells.
+        Times b^s, the correction to add to the root; its sign is that of -s.
     error, noise : float
-        Bound of the relative error of the root, and what of it is due to rounding in E.
+        Bound of the relative error of the root, and the part of it due to rounding in E.
     """
 
     E: Array
@@ -114,23 +114,23 @@ class Moved:
 
 
 def eigen_error(dtype: np.dtype[Any], n: int) -> float:
-    """Relative to lambda_max, what rounding in `dtype` may do to the eigenvalues of an n x n matrix."""
+    """Bound the rounding error of the eigenvalues of an n x n matrix in `dtype`, relative to lambda_max."""
     return float(EIGEN_ERROR * _unit(dtype) * max(1.0, n**0.5 / 4))
 
 
 def full_error(cond: Array, s: Fraction, dtype: np.dtype[Any], n: int) -> Array:
-    """Bound of the relative error of a root from a full solve: of its eigenvalues, and of putting it together."""
+    """Bound the relative error of a root from a full solve: from the eigenvalues, and from forming the root."""
     u = eigen_error(dtype, n)
     return forward_error_bound(cond, s, u) + u
 
 
 def narrower(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Half the precision of a dtype; float32 and complex64 are narrow already."""
+    """Return the dtype of half the precision; float32 and complex64 are returned unchanged."""
     return np.dtype({"float64": "float32", "complex128": "complex64"}.get(dtype.name, dtype.name))
 
 
 def moved(basis: Basis, A: Array, rule: Regularization | None, s: Fraction, rtol: float, backend: Backend) -> Moved:
-    """A, in the units of the basis, seen from it: two products."""
+    """Express A, given in the units of the basis, in its coordinates; two products."""
     wide = basis.Q.dtype
     narrow = narrower(wide)
     D = np.empty(A.shape, narrow)
@@ -149,7 +149,7 @@ def moved(basis: Basis, A: Array, rule: Regularization | None, s: Fraction, rtol
 def _rotated(
     basis: Basis, A: Array, D: Array, rule: Regularization | None, s: Fraction, rtol: float, backend: Backend
 ) -> Moved:
-    """`moved`, in the precision of D = A - basis.A."""
+    """Do the work of `moved` in the precision of D = A - basis.A."""
     Q = basis.Q.astype(D.dtype, copy=False)
     E = hermitian_product(Q.conj().T, backend.matmul(D, Q), backend)
     if basis.E is not None:
@@ -160,7 +160,7 @@ def _rotated(
     noise = WORST_ERROR * len(E) ** 0.5 * _unit(D.dtype) * float(np.linalg.norm(D))
 
     def measured(weights: Array, enough: float) -> float:
-        """||W (E - Q^H D Q) W||_2, in float64."""
+        """Bound ||W (E - Q^H D Q) W||_2, in float64."""
         exact = np.result_type(E.dtype, np.float64)
         Q, G = basis.Q.astype(exact, copy=False), E.astype(exact)
         if basis.E is not None:
@@ -192,8 +192,8 @@ def seen(
 ) -> Moved:
     """Regularize diag(d) + E and bound the error of a first-order root.
 
-    The error of E is at most `noise` in the 2-norm; ``measured(weights, enough)`` is a better bound of it, between
-    weights.
+    The error of E is at most `noise` in the 2-norm. ``measured(weights, enough)`` returns a sharper bound of the error,
+    multiplied by the weights from both sides.
     """
     power, n = float(s), len(d)
     order = np.argsort(d)
@@ -208,17 +208,17 @@ def seen(
     f = b**power
     steepest = abs(power) * least ** (power - 1) / float(f.max())
 
-    # The decomposition has an error relative to the eigenvalues that there were then, and X to the root of then.
+    # The errors of the decomposition and of X are relative to the eigenvalues and the root of the earlier matrix.
     u = eigen_error(basis.Q.dtype, n) * max(1.0, float(abs(basis.w).max()) / most)
     cond = most / least
     rounding = float(forward_error_bound(np.asarray(cond), s, u)) + basis.defect * (1 + basis.defect * cond)
     rounding += WORST_ERROR * n**0.5 * _unit(basis.Q.dtype) * float(np.linalg.norm(basis.f)) / float(f.max())
-    # X keeps the error that it had, which was relative to what it was: larger, where the root has become smaller.
+    # X keeps its earlier error; relative to the new root, the error is larger if the root has become smaller.
     smaller = float(basis.f.max() / f.max())
     before = float((basis.f.max() / basis.f.min()) ** (1 / abs(power)))
     rounding += max(smaller - 1, 0.0) * float(forward_error_bound(np.asarray(before), s, eigen_error(basis.Q.dtype, n)))
 
-    # With a ridge that rests on lambda_min, which is known to second order, the bound counts once more.
+    # A ridge computed from lambda_min, which is right to second order, adds the bound once more.
     middle = 0.0 if s == 1 else abs(power) / 2
     extra = abs(power) if from_lowest else 0.0
     most_wanted = (1 - ROUNDING_SHARE) * rtol - rounding
@@ -229,26 +229,26 @@ def seen(
     drift = eta**2 / (1 - eta) if eta < 1 else np.inf
     middle, error = (middle * drift, rounding + extra * drift) if middle or extra else (0.0, rounding)
 
-    # An error of E shows in X by at most diag(g)^{1/2} (error) diag(g)^{1/2}, g = |f'(b)|: Gamma is semidefinite.
+    # An error of E changes X by at most diag(g)^{1/2} (error) diag(g)^{1/2}, g = |f'(b)|, since Gamma is semidefinite.
     noise *= steepest
     room = rtol - error - middle
     if measured is not None and room > 0 and noise > (room - middle if room > 2 * middle else room):
         noise = min(noise, steepest * measured((b / least) ** ((power - 1) / 2), room / steepest))
     error += noise
-    # Half of the bound is added to the root where that is needed; without it, roots are mostly better than with it.
+    # Add half of the bound to the root only if rtol needs it: without the correction most roots are more accurate.
     if error + 2 * middle <= rtol:
         return Moved(E, d, b, ridge, largest, eta, 0.0, noise, error + 2 * middle)
     return Moved(E, d, b, ridge, largest, eta, middle, noise, error + middle)
 
 
 def root(basis: Basis, at: Moved, s: Fraction, factor: float, out: Array, backend: Backend) -> float:
-    """out <- factor * X of the moved matrix, X in the units of the basis: two products; `at.E` is used up.
+    """Write factor * X of the changed matrix to `out`, X in the units of the basis; two products.
 
-    Returns what their rounding adds to the relative error.
+    `at.E` is overwritten. Return the relative error added by rounding in the products.
     """
     power, narrow = float(s), at.E.dtype
     Q = basis.Q.astype(narrow, copy=False)
-    # In units of the smallest b, so that nothing leaves the range of a narrow dtype.
+    # Use units of the smallest b, so that nothing overflows in a narrow dtype.
     least = float(at.b.min())
     u = ((at.b / least) ** (1 / s.denominator)).astype(narrow.type(0).real.dtype)
     slope = least ** (power - 1) / (u**-s.numerator if s < 0 else 1)
@@ -268,16 +268,16 @@ def root(basis: Basis, at: Moved, s: Fraction, factor: float, out: Array, backen
 
 
 def full(A: Array, Q: Array, w: Array, ridge: float, X: Array, s: Fraction, scale: float) -> Basis:
-    """The basis that a full decomposition of A gives; w are the eigenvalues without the ridge."""
+    """Return the basis from a full decomposition of A; w are the eigenvalues without the ridge."""
     f = (w.astype(np.float64) + ridge) ** float(s)
     eps = float(np.finfo(Q.dtype).eps)
     return Basis(Q, A, X, w.astype(np.float64), f, None, scale, eps * len(w))
 
 
 def refined(basis: Basis, A: Array, at: Moved, s: Fraction, backend: Backend) -> Basis | None:
-    """The basis turned towards the eigenvectors of A, which becomes the matrix it is kept for; about 6 products.
+    """Rotate the basis towards the eigenvectors of A, and return the basis of A; about 6 products.
 
-    None where Q cannot be made orthonormal, or A is not positive in it.
+    Return None if Q cannot be made orthonormal, or the diagonal of Q^H A Q with the ridge is not positive.
     """
     xp = backend.xp
     narrow = at.E.dtype
@@ -300,7 +300,7 @@ def _unit(dtype: np.dtype[Any]) -> float:
 
 
 def _ritz(E: Array, d: Array, rows: Array) -> Array:
-    """Eigenvalues of B restricted to a few of its rows and columns."""
+    """Compute the eigenvalues of B restricted to a few of its rows and columns."""
     block = E[rows[:, None], rows].astype(np.result_type(E.dtype, np.float64))
     return np.linalg.eigvalsh(block + np.diag(d[rows]))
 
@@ -315,10 +315,10 @@ def _probes(n: int, kind: str) -> np.ndarray:
 def norm_bound(
     apply: Callable[[Array], Array], V: Array, enough: float = 0.0, powers: tuple[int, ...] = POWERS
 ) -> float:
-    """Upper bound of ||N||_2 of a Hermitian N, V -> N V, from the first power of N that makes it at most `enough`.
+    """Bound ||N||_2 of a Hermitian N, V -> N V, from above, by powers of N until the bound is at most `enough`.
 
     With the 8 Gaussian vectors of `_probes`, P(||T|| > 10 sqrt(2/pi) max ||T v||) <= 10^-8 (Halko, Martinsson & Tropp,
-    SIAM Review 53(2), 2011, lemma 4.1); of that factor, N^16 leaves 1.14, N^4 leaves 1.68.
+    SIAM Review 53(2), 2011, lemma 4.1). The factor 10 sqrt(2/pi) shrinks to 1.14 for T = N^16, and to 1.68 for N^4.
     """
     log_size, bound = 0.0, np.inf
     with np.errstate(all="ignore"):
@@ -338,7 +338,7 @@ def norm_bound(
 
 
 def _power_sum(u: Array, v: Array, k: int) -> Any:
-    """sum_{j<k} u^j v^(k-1-j) = (u^k - v^k) / (u - v), without cancellation, by doubling."""
+    """Compute sum_{j<k} u^j v^(k-1-j) = (u^k - v^k) / (u - v), without cancellation, by doubling."""
     total, m = 1.0, 1
     for bit in bin(k)[3:]:
         step = u**m + v**m

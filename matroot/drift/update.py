@@ -1,4 +1,4 @@
-"""One update of a `RootTracker`: every matrix to first order while that is good enough, in full when it is not."""
+"""One update of a `RootTracker`: to first order where that is accurate enough, otherwise by a full solve."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from matroot.pipeline.reference import factor
 from matroot.pipeline.scaling import refuse_asymmetric
 from matroot.pipeline.status import certified, judge, within_range
 
-#: A refinement is tried up to this eta; it leaves about 0.7 eta^2.
+#: A refinement is tried up to this eta, and reduces it to about 0.7 eta^2.
 REFINABLE = 0.25
-#: A matrix that has moved too far k times in a row is solved in full 2^(k-1) - 1 times, and at most this often,
-#: before first order is tried again.
+#: A matrix that has changed too much k times in a row is solved in full 2^(k-1) - 1 times before first order is tried
+#: again, but at most this many times.
 LONGEST_WAIT = 31
 
 
@@ -35,7 +35,7 @@ class Update:
     Attributes
     ----------
     bases : list of Basis or None
-        What is kept of every matrix; replaced where it changes.
+        The kept basis of every matrix; updated in place.
     error : array (B,)
         Bound of the relative error of each root.
     way : array (B,) of str
@@ -52,8 +52,8 @@ class Update:
         self.way = np.full(B, FAILED, dtype=f"U{max(map(len, WAYS))}")
 
     def solve(self, part: slice) -> None:
-        """Solve some matrices: warm, then in full those that the bound refuses, then with more ridge."""
-        with np.errstate(all="ignore"):  # a jump may leave the range of the basis
+        """Solve a chunk from the kept bases, then the remaining matrices in full, then the failed with more ridge."""
+        with np.errstate(all="ignore"):  # a large change may overflow in the units of the basis
             rows = np.array([i for i in range(part.start, part.stop) if not self._warm(i)], dtype=np.intp)
         rule = self.job.rule
         rows = self._full(rows, rule)
@@ -63,7 +63,7 @@ class Update:
                 rows = self._full(rows, rule)
 
     def _warm(self, i: int) -> bool:
-        """Take the root from the kept basis, if that is to be had within rtol."""
+        """Compute the root from the kept basis, and return True if its error is within rtol."""
         basis = self.bases[i]
         if basis is None or basis.wait:
             return False
@@ -88,7 +88,7 @@ class Update:
         return True
 
     def _seen(self, basis: Basis, A: Array) -> tuple[Basis, Moved, str]:
-        """Where A has got to, in the basis at hand or in a refined one."""
+        """Express A in the kept basis or, if needed, in a refined basis; return basis, coordinates and way."""
         rule, s, backend = self.job.rule, self.s, self.job.backend
         at = moved(basis, A, rule, s, self.rtol, backend)
         if at.error <= self.rtol or not (self.refining and at.eta <= REFINABLE):
@@ -99,7 +99,7 @@ class Update:
         return new, seen(new, new.E.copy(), new.w, rule, s, self.rtol, backend), REFINED
 
     def _certified(self, i: int, basis: Basis, at: Moved, A: Array, X: Array) -> bool:
-        """Whether the residual of the returned root agrees; then it is written down, with what is known beside it."""
+        """Return True if the residual of the root is small enough; if so, write it and the facts to `out`."""
         job, n = self.job, len(A)
         wide = np.result_type(A.dtype, np.float64)
         A = A.astype(wide, copy=False)
@@ -122,7 +122,7 @@ class Update:
         return True
 
     def _full(self, rows: np.ndarray, rule: Regularization | None) -> np.ndarray:
-        """Solve some rows in full; those that have no good root."""
+        """Solve some rows in full, and return the rows without a good root."""
         if not len(rows):
             return rows
         method = KeptEigen()
@@ -146,12 +146,12 @@ class Update:
 
 
 def in_units_of(scale: float, a: Array, dtype: np.dtype[Any]) -> Array:
-    """a / scale, a power of two, in `dtype`: divided before it is cast."""
+    """Divide by `scale`, a power of two, before casting to `dtype`."""
     return np.divide(a, scale, dtype=np.result_type(a.dtype, dtype)).astype(dtype, copy=False)
 
 
 def _patient(new: Basis, old: Basis | None) -> Basis:
-    """The new basis, with the patience that the old one's misses ask for."""
+    """Return the new basis with the wait that follows from the misses of the old basis."""
     if old is None:
         return new
     if old.wait:

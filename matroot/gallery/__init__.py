@@ -1,8 +1,8 @@
-"""Test matrices whose roots are known.
+"""Test matrices with known roots.
 
-One generator for tests, benchmarks, documentation and users. Functions that know the exact powers of their
+The gallery serves tests, benchmarks, documentation and users. Functions that know the exact powers of their
 matrix return ``(A, root)``, where ``root(s)`` is ``A**s``; the others return the matrix. Random matrices take
-``rng``: anything that `numpy.random.default_rng` accepts, so an int repeats itself and None does not.
+``rng``, anything that `numpy.random.default_rng` accepts: an int gives the same matrix each time, None does not.
 
 >>> import numpy as np
 >>> from matroot import gallery

@@ -16,9 +16,9 @@ Array = NDArray[Any]
 
 def hilbert(n: int) -> NDArray[np.float64]:
     """
-    Hilbert matrix ``1/(i + j - 1)``: positive definite, cond about ``exp(3.5 n)``.
+    Return the Hilbert matrix ``1/(i + j - 1)``: positive definite, cond about ``exp(3.5 n)``.
 
-    In float64 it is a fair question up to n = 9 and numerically singular from n = 12.
+    In float64 the matrix is usable up to n = 9, and numerically singular from n = 12.
 
     Examples
     --------
@@ -33,7 +33,7 @@ def hilbert(n: int) -> NDArray[np.float64]:
 
 def frank(n: int) -> NDArray[np.float64]:
     """
-    Frank matrix: upper Hessenberg, determinant 1, with real positive eigenvalues in reciprocal pairs.
+    Return the Frank matrix: upper Hessenberg, determinant 1, with real positive eigenvalues in reciprocal pairs.
 
     The small eigenvalues are very sensitive: a general matrix that is hard for a Schur form from n = 12 on
     (W. L. Frank, J. SIAM 6, 1958).
@@ -54,10 +54,10 @@ def frank(n: int) -> NDArray[np.float64]:
 
 def kms(n: int, rho: float = 0.5) -> NDArray[np.float64]:
     """
-    Kac-Murdock-Szego matrix ``rho**|i - j|``, the covariance of a first-order autoregressive process.
+    Return the Kac-Murdock-Szego matrix ``rho**|i - j|``, the covariance of a first-order autoregressive process.
 
-    Positive definite for ``|rho| < 1``; its inverse is tridiagonal, and cond is below ``((1 + |rho|)/(1 -
-    |rho|))**2``.
+    The matrix is positive definite for ``|rho| < 1``; its inverse is tridiagonal, and cond is below
+    ``((1 + |rho|)/(1 - |rho|))**2``.
 
     Examples
     --------
@@ -75,8 +75,8 @@ def kms(n: int, rho: float = 0.5) -> NDArray[np.float64]:
 
 def lehmer(n: int) -> NDArray[np.float64]:
     """
-    Lehmer matrix ``min(i, j)/max(i, j)``: positive definite, cond between n and ``4 n**2``, inverse
-    tridiagonal.
+    Return the Lehmer matrix ``min(i, j)/max(i, j)``: positive definite, cond between n and ``4 n**2``,
+    inverse tridiagonal.
 
     Examples
     --------
@@ -91,8 +91,8 @@ def lehmer(n: int) -> NDArray[np.float64]:
 
 def pascal(n: int) -> NDArray[np.float64]:
     """
-    Symmetric Pascal matrix ``binomial(i + j, i)``: positive definite, determinant 1, eigenvalues in
-    reciprocal pairs.
+    Return the symmetric Pascal matrix ``binomial(i + j, i)``: positive definite, determinant 1, eigenvalues
+    in reciprocal pairs.
 
     The entries are exact in float64 up to n = 29; cond grows like ``16**n / (n pi)``.
 
@@ -113,11 +113,11 @@ def pascal(n: int) -> NDArray[np.float64]:
 
 def toeplitz(n: int, lower: float = -1.0, diagonal: float = 3.0, upper: float = -0.5) -> tuple[Array, Power]:
     """
-    Tridiagonal Toeplitz matrix, nonsymmetric, with known eigenvalues and powers.
+    Return a nonsymmetric tridiagonal Toeplitz matrix with known eigenvalues and powers.
 
-    The eigenvalues are ``diagonal + 2 sqrt(lower*upper) cos(k pi/(n + 1))``, k = 1..n, and the matrix is
-    similar to a symmetric one by ``diag(d**i)``, ``d = sqrt(lower/upper)``, so cond(V) is ``max(d, 1/d)**(n
-    - 1)``: it can be made as non-normal as wanted.
+    The eigenvalues are ``diagonal + 2 sqrt(lower*upper) cos(k pi/(n + 1))``, k = 1..n. The matrix is similar
+    to a symmetric matrix by ``diag(d**i)``, ``d = sqrt(lower/upper)``, so cond(V) is ``max(d, 1/d)**(n - 1)``:
+    the matrix can be made as non-normal as wanted.
 
     Parameters
     ----------
@@ -171,10 +171,10 @@ def wishart(
     rng: Seed = None,
 ) -> Array:
     """
-    Sample covariance ``G G^H / samples`` of white Gaussian noise, G of shape (n, samples).
+    Return a sample covariance ``G G^H / samples`` of white Gaussian noise, G of shape (n, samples).
 
-    The eigenvalues fill the Marchenko-Pastur interval ``(1 +- sqrt(n/samples))**2``; fewer samples than n
-    make it singular, of rank `samples`.
+    The eigenvalues fill the Marchenko-Pastur interval ``(1 +- sqrt(n/samples))**2``; with fewer samples than n
+    the matrix is singular, of rank `samples`.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ def general(
     rng: Seed = None,
 ) -> tuple[Array, Power]:
     """
-    Nonsymmetric ``A = V D V^{-1}`` with chosen eigenvalues and eigenvector condition, and its exact powers.
+    Return ``A = V D V^{-1}`` with chosen eigenvalues and eigenvector condition, and its exact powers.
 
     ``V = U diag(sigma) W^H`` with Haar U and W, so that ``V^{-1}`` needs no solve and cond(V) is exact. A
     real matrix has positive real eigenvalues and complex pairs in turn, the pairs as scaled 2 x 2 rotations
@@ -47,9 +47,8 @@ def general(
     -------
     A : numpy.ndarray, shape (..., n, n)
     root : callable
-        ``root(s)`` is the principal power ``A**s`` in float64 or complex128. It belongs to A before
-        rounding; the power of the rounded A differs by up to about ``eps * cond * eigenvector_cond**2 *
-        |s|``, relative.
+        ``root(s)`` is the principal power ``A**s`` in float64 or complex128, of A before rounding. The power of
+        the rounded A differs by up to about ``eps * cond * eigenvector_cond**2 * |s|``, relative.
 
     Examples
     --------
@@ -86,7 +85,7 @@ def general(
             return np.asarray((V * (r**s * np.exp(1j * s * theta))[..., None, :]) @ V_inverse)
     else:
         pairs = np.arange(1, n - 1, 3)  # rows (1, 2), (4, 5), ... are pairs; rows 0, 3, ... are real
-        r[pairs] = r[pairs + 1]  # both the smaller one: 1 stays in row 0, 1/cond in the last
+        r[pairs] = r[pairs + 1]  # both get the smaller modulus: 1 stays in row 0, 1/cond in the last
         theta = rng.uniform(0, max_angle, (*batch, len(pairs)))
 
         def root(s: Any) -> Array:
@@ -103,7 +102,7 @@ def general(
 
 def jordan(n: int, eigenvalue: float | complex) -> tuple[Array, Power]:
     """
-    One Jordan block, and its principal powers.
+    Return a Jordan block, and its principal powers.
 
     ``f(J)`` is upper triangular Toeplitz with ``f^(k)(lambda)/k!`` on the k-th superdiagonal (Higham,
     Functions of Matrices, 2008, eq. 1.4); for the power that is ``binomial(s, k) lambda**(s - k)``.
@@ -119,8 +118,8 @@ def jordan(n: int, eigenvalue: float | complex) -> tuple[Array, Power]:
     J : numpy.ndarray, shape (n, n)
         float64, or complex128 for a complex eigenvalue.
     root : callable
-        ``root(s)``, a ValueError where the principal power does not exist: an eigenvalue on the closed
-        negative real axis.
+        ``root(s)``; it raises ValueError if the principal power does not exist, that is, for an eigenvalue on
+        the closed negative real axis.
 
     Examples
     --------

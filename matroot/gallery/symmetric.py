@@ -15,12 +15,12 @@ SPECTRA: tuple[Spectrum, ...] = ("geometric", "two_cluster", "power_law", "arith
 
 def eigenvalues(n: int, cond: float, spectrum: Spectrum = "geometric") -> NDArray[np.float64]:
     """
-    Eigenvalues in descending order, from 1 down to 1/cond.
+    Return eigenvalues in descending order, from 1 down to 1/cond.
 
     Parameters
     ----------
     n : int
-        How many, at least 0. A single eigenvalue is 1, whatever `cond` is.
+        Number of eigenvalues, at least 0. A single eigenvalue is 1, whatever `cond` is.
     cond : float
         Largest over smallest eigenvalue (over the smallest that is not zero, for "low_rank"), at least 1.
     spectrum : str
@@ -70,10 +70,10 @@ def eigenvalues(n: int, cond: float, spectrum: Spectrum = "geometric") -> NDArra
 
 def orthogonal(n: int, *, batch: tuple[int, ...] = (), dtype: DTypeLike = np.float64, rng: Seed = None) -> Array:
     """
-    Orthogonal (unitary, for a complex dtype) matrices drawn from the Haar measure.
+    Draw orthogonal (unitary, for a complex dtype) matrices from the Haar measure.
 
-    The Q of a Gaussian matrix, with the phases of R's diagonal moved into Q; without that the distribution
-    depends on the QR code (F. Mezzadri, Notices of the AMS 54, 2007, section 5).
+    The result is the Q of a Gaussian matrix, with the phases of R's diagonal moved into Q. Without this step the
+    distribution would depend on the QR code (F. Mezzadri, Notices of the AMS 54, 2007, section 5).
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def spd(
     rng: Seed = None,
 ) -> tuple[Array, Power]:
     """
-    Symmetric positive definite ``A = Q diag(lambda) Q^H`` with a chosen spectrum, and its exact powers.
+    Return a positive definite ``A = Q diag(lambda) Q^H`` with a chosen spectrum, and its exact powers.
 
     Parameters
     ----------
@@ -142,9 +142,9 @@ def spd(
 
     Notes
     -----
-    `root` belongs to the matrix before it was rounded. Rounding moves A by about ``eps*norm(A)``, eps the
-    unit roundoff of `dtype`, so ``root(s)`` differs from the power of the A that is returned by up to about
-    ``eps * cond * |s|``, relative to its norm: no method that sees only A can be expected to come closer.
+    `root` belongs to the matrix before rounding. Rounding changes A by about ``eps*norm(A)``, eps the unit
+    roundoff of `dtype`, so ``root(s)`` differs from the power of the returned A by up to about
+    ``eps * cond * |s|``, relative to its norm. A method that only has A cannot be expected to come closer.
 
     Examples
     --------
@@ -171,11 +171,11 @@ def spd(
 
 
 def _recombine(Q: Array, w: Array) -> Array:
-    """``Q diag(w) Q^H``, Hermitian to the last bit and hardly worse than rounded once.
+    """Compute ``Q diag(w) Q^H``, Hermitian to the last bit, with an error close to a single rounding.
 
-    A plain product would add several eps*norm(A), and cond times that to the roots. Here the leading 25 bits
-    of both factors are multiplied first, which BLAS does without any rounding, and the rest is 2**-25 as
-    large.
+    A plain product would have an error of several eps*norm(A), and of cond times as much in the roots. Here the
+    leading 25 bits of both factors are multiplied first, which BLAS does without any rounding. The other
+    products are smaller by a factor 2**-25.
     """
     Q = Q.astype(np.result_type(Q, np.longdouble))
     scale = np.ldexp(1.0, np.frexp(np.max(w, initial=0.0))[1])
@@ -191,5 +191,5 @@ def _double(F: Array) -> Array:
 
 
 def _is_real_floating(dtype: np.dtype[Any]) -> bool:
-    # ml_dtypes' bfloat16 is a float to everybody but numpy, which calls it "V"
+    # numpy gives ml_dtypes' bfloat16 the kind "V", although it is a float
     return dtype.kind == "f" or dtype.name == "bfloat16"

@@ -10,8 +10,8 @@ from matroot.gallery.symmetric import Power, Seed
 RATINGS = ("AAA", "AA", "A", "BBB", "BB", "B", "CCC", "Default")
 
 # Per cent a year. Standard & Poor's CreditWeek, 15 April 1996, as printed in J.P. Morgan, CreditMetrics
-# Technical Document, 1997, table 1.1. Where printings differ (BBB to BBB and to CCC) these are the ones
-# whose row adds up to 100.
+# Technical Document, 1997, table 1.1. Where printings differ (BBB to BBB and to CCC), the numbers whose row
+# adds up to 100 are used.
 _PER_CENT = (
     (90.81, 8.33, 0.68, 0.06, 0.12, 0.00, 0.00, 0.00),
     (0.70, 90.65, 7.79, 0.64, 0.06, 0.14, 0.02, 0.00),
@@ -26,15 +26,15 @@ _PER_CENT = (
 
 def rating_transitions() -> NDArray[np.float64]:
     """
-    One-year probabilities of moving between the ratings of `RATINGS`, as published.
+    Return the published one-year probabilities of moving between the ratings of `RATINGS`.
 
     Row i is the rating at the start of the year, column j at its end; Default is absorbing. The published
     figures have two decimals and rows that add up to 99.99 to 100.01 per cent; here each row is divided by
     its sum.
 
-    It has no stochastic 12th root: the principal root has a few slightly negative entries, because zeros
-    such as AAA to CCC within a year do not fit any monthly process (Higham and Lin, Linear Algebra Appl.
-    435, 2011, "On pth roots of stochastic matrices").
+    The matrix has no stochastic 12th root: the principal root has a few slightly negative entries, because
+    zeros such as AAA to CCC within a year do not fit any monthly process (Higham and Lin, Linear Algebra
+    Appl. 435, 2011, "On pth roots of stochastic matrices").
 
     Returns
     -------
@@ -58,7 +58,7 @@ def rating_transitions() -> NDArray[np.float64]:
 
 def embeddable_transitions(n: int, *, rate: float = 0.5, rng: Seed = None) -> tuple[NDArray[np.float64], Power]:
     """
-    Random yearly transition matrix ``P = expm(Q)`` that does have stochastic roots of every order.
+    Return a random yearly transition matrix ``P = expm(Q)`` with stochastic roots of every order.
 
     Q is a generator: rates off the diagonal, rows that add up to 0, far ratings rarely reached, the last
     state absorbing.

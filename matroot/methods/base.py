@@ -1,4 +1,4 @@
-"""What solve asks of a method, and what a method returns."""
+"""The interface of a method: its input `Problem`, its output `Raw`, and the base class `Method`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class Problem:
-    """The facts of one call: X = A**s, how well, with what help.
+    """The problem that a method solves: X = A**s, with the accuracy and the regularization requested.
 
     Attributes
     ----------
@@ -30,14 +30,14 @@ class Problem:
     max_iter : int or None
         Iteration limit; None lets the method derive its own from the arithmetic.
     floor : array (B,) or None
-        A lower bound of lambda_min / lambda_max that the regularization promises.
+        A lower bound of lambda_min / lambda_max due to the regularization.
     regularization : Regularization or None
-        Still to be applied to the eigenvalues by the method; only `Eigen` sees one.
+        Rule that the method has to apply to the eigenvalues; None except for `Eigen`.
     scale : array (B,) or None
-        What the stack was divided by; absolute quantities in the regularization are in the units before.
+        Divisors of the stack; absolute quantities in the regularization are in the original units.
     assume_a : {"pos", "gen"}
     out_eps : float
-        Unit roundoff of the precision in which the matrix came, and which the caller gets.
+        Unit roundoff of the dtype of the input, which is that of the output.
     """
 
     s: Fraction | float
@@ -51,7 +51,7 @@ class Problem:
 
     @property
     def rational(self) -> Fraction:
-        """The exponent as a fraction; an error for an irrational one."""
+        """The exponent as a fraction; raises if it is irrational."""
         if not isinstance(self.s, Fraction):
             raise TypeError(f"an iteration needs a rational exponent, got {self.s!r}; use method='eigen'")
         return self.s
@@ -63,31 +63,31 @@ class Problem:
 
     @property
     def inverse(self) -> bool:
-        """Whether the exponent is negative."""
+        """True if the exponent is negative."""
         return self.s < 0
 
     def rounding(self, A: Array) -> float:
-        """How far below 0, in units of lambda_max, an eigenvalue of A may lie and count as 0: n machine epsilons.
+        """Return the size, in units of lambda_max, up to which a negative eigenvalue of A counts as 0.
 
-        Of the arithmetic or of the dtype that came in, whichever is larger. The powers s > 0 of a semidefinite matrix
-        exist, and no rounding of it is to deny that.
+        It is n machine epsilons of the arithmetic or of the input's dtype, whichever is larger. The powers s > 0 of a
+        semidefinite matrix exist, and rounding the matrix should not make them fail.
         """
         return float(A.shape[-1] * max(float(np.finfo(A.dtype).eps), 2 * self.out_eps))
 
     def tolerance(self, eps: float, n: int) -> float:
-        """Where an iteration may stop: on ||M - I||_F, p times a bound of X's relative error."""
+        """Return the value of ||M - I||_F, p times a bound of X's relative error, at which an iteration may stop."""
         full = n * eps
         return full if self.rtol is None else max(full, self.rtol / max(1.0, abs(float(self.s))))
 
 
 @dataclass
 class Raw:
-    """What a method returns for a stack (B, n, n), before scaling back and certification.
+    """Result of a method for a stack (B, n, n), before scaling back and certification.
 
-    `cond`, `lambda_max` and `lambda_min` (of the regularized matrix) are None when the method does not know them;
-    `amplification` and `jump` say how sensitive the power of a general matrix is (`schur_condition.Sensitivity`);
-    `ridge` is what the method itself added to the diagonal, `changed` how it changed single eigenvalues; `hermitian`
-    says that x is Hermitian to the last bit.
+    `cond`, `lambda_max` and `lambda_min` (of the regularized matrix) are None if the method does not compute them.
+    `amplification` and `jump` are the sensitivity of the power of a general matrix (`schur_condition.Sensitivity`).
+    `ridge` is the multiple of I that the method added, and `changed` its change of single eigenvalues. `hermitian` is
+    True if x is Hermitian to the last bit.
     """
 
     x: Array
@@ -108,8 +108,8 @@ class Raw:
 class Changed(NamedTuple):
     """A' = A + Q diag(delta) Q^H.
 
-    `kept` are its eigenvalues, ascending as those of A, and at least `least` by the rule; some eigenvectors are
-    `dropped`.
+    `kept` are the eigenvalues of A', in the ascending order of those of A, and at least `least` by the rule; `dropped`
+    marks the eigenvectors that are removed.
     """
 
     Q: Array
@@ -121,29 +121,29 @@ class Changed(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Method:
-    """A way to compute roots. Frozen and comparable; subclasses are ``@dataclass(frozen=True, repr=False)``.
+    """Base of the methods. Frozen and comparable; subclasses are ``@dataclass(frozen=True, repr=False)``.
 
-    The repr is the call that makes it, and why it was chosen: `reason` is filled in by ``select_method`` and
-    takes no part in comparisons.
+    The repr is the call that creates the method, and the `reason` for choosing it. ``select_method`` sets `reason`,
+    which is ignored in comparisons.
     """
 
     name: ClassVar[str]
-    #: which assume_a the method serves
+    #: values of assume_a that the method supports
     serves: ClassVar[frozenset[str]] = frozenset({"pos"})
-    #: whether the opposite root comes with the root, for nothing
+    #: True if the method computes the opposite root along with the root
     gives_companion: ClassVar[bool] = False
 
     reason: str = field(default="", compare=False, kw_only=True)
 
     def refuses(self, problem: Problem, n: int) -> str | None:
-        """A sentence why the method cannot do this problem, or None."""
+        """Return a sentence why the method does not support this problem, or None."""
         if problem.assume_a not in self.serves:
             other = "schur_newton" if problem.assume_a == "gen" else "eigen"
             return f"{self.name} does not serve assume_a={problem.assume_a!r}; use method={other!r} or 'auto'"
         return None
 
     def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
-        """The root of every matrix of the stack A (B, n, n), which the method may overwrite."""
+        """Compute the root of every matrix of the stack A (B, n, n); A may be overwritten."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -152,7 +152,7 @@ class Method:
 
 
 def iterative_refusal(problem: Problem) -> str | None:
-    """Why an iteration on products cannot do this problem: it needs a rational exponent."""
+    """Return why an iteration on products does not support this problem: it needs a rational exponent; or None."""
     if not isinstance(problem.s, Fraction):
         return f"exponent {problem.s!r} is not a ratio of integers below 1024; use method='eigen'"
     return None

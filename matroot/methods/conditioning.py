@@ -1,4 +1,4 @@
-"""How hard a matrix is and how good its root: extreme eigenvalues, condition numbers, the certificate."""
+"""Extreme eigenvalues, condition numbers, and the residual that certifies a root."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ PROBES = 8
 
 @lru_cache(maxsize=64)
 def signs(n: int, k: int) -> np.ndarray:
-    """n x k matrix of +-1: fixed, so that a solve can be repeated to the last bit."""
+    """Return a fixed n x k matrix of +-1, so that a repeated solve gives identical bits."""
     return np.random.default_rng([n, k]).choice([-1.0, 1.0], size=(n, k))
 
 
 def largest_eigenvalue(A: Array, backend: Backend, steps: int = 16) -> Array:
-    """Largest eigenvalue of each Hermitian matrix of a stack, from below, by Lanczos.
+    """Estimate the largest eigenvalue of each Hermitian matrix of a stack, from below, by Lanczos.
 
-    At most 16 steps with full reorthogonalization, O(16 n^2): exact for n <= 16, and beyond that within some 1e-3
-    for the spectra met in practice; the error is always on the low side.
+    At most 16 steps with full reorthogonalization, O(16 n^2): exact for n <= 16, and for larger n within some 1e-3
+    for usual spectra. The estimate is never too large.
 
     Parameters
     ----------
     A : array (B, n, n)
-    backend : backend whose arrays A's are
+    backend : backend of the arrays
     steps : int
 
     Returns
@@ -43,29 +43,29 @@ def largest_eigenvalue(A: Array, backend: Backend, steps: int = 16) -> Array:
 
 
 def norm2(A: Array, backend: Backend) -> Array:
-    """2-norm of each matrix of a stack, from below: Lanczos on A^H A, to some 1e-3 in O(32 n^2)."""
+    """Estimate the 2-norm of each matrix of a stack, from below: Lanczos on A^H A, to some 1e-3 in O(32 n^2)."""
     Ah = _h(A)
     top = lanczos(lambda v: backend.matmul(Ah, backend.matmul(A, v)), A.shape[0], A.shape[-1], A.dtype, backend)
     return backend.xp.sqrt(backend.xp.maximum(top, 0))
 
 
 def lanczos(apply: Any, B: int, n: int, dtype: Any, backend: Backend, steps: int = 16) -> Array:
-    """Largest eigenvalue (B,), from below, of the Hermitian operators ``apply``: (B, n, 1) -> (B, n, 1)."""
+    """Estimate the largest eigenvalue (B,), from below, of Hermitian operators ``apply``: (B, n, 1) -> (B, n, 1)."""
     return ritz_values(apply, B, n, dtype, backend, steps)[:, -1]
 
 
 def ritz_values(apply: Any, B: int, n: int, dtype: Any, backend: Backend, steps: int = 16) -> Array:
-    """Ritz values (B, k), ascending, of k = min(steps, n) Lanczos steps on ``apply``: (B, n, 1) -> (B, n, 1).
+    """Compute Ritz values (B, k), ascending, by k = min(steps, n) Lanczos steps on ``apply``: (B, n, 1) -> (B, n, 1).
 
-    They lie between the extreme eigenvalues, up to rounding, and the extreme ones converge to these. NaN where the
-    operator is not finite.
+    The Ritz values lie between the extreme eigenvalues, up to rounding, and the extreme Ritz values converge to the
+    extreme eigenvalues. NaN where the operator is not finite.
     """
     xp = backend.xp
     k = min(steps, n)
     V = xp.zeros((B, k, n), dtype)
     T = xp.zeros((B, k, k), xp.float64)
     tiny = np.finfo(dtype).tiny
-    # A start with no symmetry of its own; the same for every matrix, so that a batch equals a loop.
+    # The start vector has no symmetry, and is the same for every matrix, so that a batch equals a loop.
     start = xp.asarray(start_vector(n), dtype=dtype)
     v = xp.broadcast_to(start[:, None], (B, n, 1))
     for j in range(k):
@@ -73,15 +73,15 @@ def ritz_values(apply: Any, B: int, n: int, dtype: Any, backend: Backend, steps:
         w = apply(v)
         basis, rows = V[:, : j + 1].conj(), V[:, : j + 1].swapaxes(-1, -2)
         h = backend.matmul(basis, w)
-        # Where nothing is left to go on with, v is 0, and this Ritz value repeats the first.
+        # After breakdown v = 0; repeat T[0, 0] so that the extra Ritz value is harmless.
         T[:, j, j] = h[:, j, 0].real if j == 0 else xp.where(v[:, :, 0].any(-1), h[:, j, 0].real, T[:, 0, 0])
         if j + 1 == k:
             break
         w = w - backend.matmul(rows, h)
         beta = _norm(w, xp)
         T[:, j, j + 1] = T[:, j + 1, j] = beta
-        # Once the basis spans an invariant subspace, w is rounding noise, and only what is normalized first can be
-        # made orthogonal: the iteration goes on in a direction that is as good as random.
+        # Once the basis spans an invariant subspace, w is rounding noise. It has to be normalized before it can be made
+        # orthogonal; the iteration then continues in an arbitrary direction.
         v = w / xp.maximum(beta, tiny)[:, None, None]
         for _ in range(2):
             v = v - backend.matmul(rows, backend.matmul(basis, v))
@@ -106,16 +106,16 @@ def residual(
     changed: Changed | None = None,
     factor: Array | None = None,
 ) -> tuple[Array, str]:
-    """How well X = A^s satisfies its defining equation, in float64.
+    """Compute the residual of the defining equation of X = A^s, in float64.
 
-    It is ``||X^p A - I||_F / sqrt(n)`` for s = -1/p, and ``||X^b - A^(s b)||_F / ||A^(s b)||_F`` for every other
-    exponent: b is its denominator, or 1 for an irrational one. The latter is about b times the relative error of X.
-    (``X^b A^a - I`` for s = -a/b would be as large as ``eps cond^a``, whatever the quality of X.)
+    The residual is ``||X^p A - I||_F / sqrt(n)`` for s = -1/p. For every other exponent it is
+    ``||X^b - A^(s b)||_F / ||A^(s b)||_F``, about b times the relative error of X, where b is the denominator of s, or
+    1 for an irrational s. (``X^b A^a - I`` for s = -a/b would be as large as ``eps cond^a``, for the best X too.)
 
-    Up to n = 32 with whole products. Beyond, with `PROBES` = 8 fixed random vectors of +-1: the square of the
-    estimate is unbiased, with relative variance at most 2/8, reached when the error sits in one eigenvector. There
-    the estimate follows sqrt(chi^2_8 / 8): 90 % of the time within a factor 0.58 to 1.39, and below a tenth of the
-    truth less than once in 10^9.
+    Up to n = 32 whole products are used; for larger n `PROBES` = 8 fixed random vectors of +-1. The square of the
+    estimate is unbiased, with relative variance at most 2/8, reached when the error is in one eigenvector. In that
+    case the estimate follows sqrt(chi^2_8 / 8): 90 % of the time within a factor 0.58 to 1.39 of the residual, and
+    below a tenth of it less than once in 10^9.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def residual(
     changed : Changed or None
         How a regularization changed single eigenvalues of A.
     factor : array (B, n, n), optional
-        What there is in place of A: A^s itself for an irrational s, A^{-1} for s = -a/b with a > 1; see
+        Replaces A: A^s for an irrational s, A^{-1} for s = -a/b with a > 1; see
         `matroot.pipeline.reference.factor`.
 
     Returns
@@ -140,7 +140,7 @@ def residual(
     V = xp.eye(n) if full else xp.asarray(signs(n, PROBES))
     V = xp.broadcast_to(V.astype(A.dtype), (B, *V.shape))
 
-    # Where a rule drops everything, A' is 0, and not what rounding leaves of A - A.
+    # If a rule drops all eigenvalues, A' is exactly 0, whereas A - A computed by products has rounding errors.
     nothing = None if changed is None else changed.dropped.all(-1)[:, None, None]
 
     def apply_A(W: Array) -> Array:
@@ -176,13 +176,13 @@ def residual(
     return value, "full" if full else "probes"
 
 
-#: The steps of a certificate: multiply by A, multiply by X, keep what there is as the goal and begin anew.
+#: The steps of a certificate: multiply by A, multiply by X, store the columns as the goal and restart from V.
 MATRIX, ROOT, RESTART = range(3)
 
 
 @lru_cache(maxsize=64)
 def steps(s: Fraction | float) -> tuple[int, ...]:
-    """What is done to the columns V, so that they end at the goal: V itself, or what was kept of them on the way.
+    """Return the products that take the columns V to the goal: V itself, or the columns stored at RESTART.
 
     Examples
     --------
@@ -208,12 +208,12 @@ def _h(Q: Array) -> Array:
 
 
 def bits_lost(cond: Array, s: Fraction | float) -> Array:
-    """log2(cond |s|), at least 0: the bits that A -> A^s can lose."""
+    """Return log2(cond |s|), at least 0: the bits that A -> A^s can lose."""
     return np.log2(np.maximum(cond * abs(float(s)), 1))
 
 
 def divided_differences(w: Array, p: int) -> Array:
-    """Gamma_ij = f[w_i, w_j] of f(x) = x^{-1/p}, without cancellation.
+    """Compute Gamma_ij = f[w_i, w_j] of f(x) = x^{-1/p}, without cancellation.
 
     With u = w_i^{1/p}, v = w_j^{1/p}: -1 / (u v sum_{k<p} u^k v^{p-1-k}); equal eigenvalues need no special case.
 
@@ -238,9 +238,9 @@ def divided_differences(w: Array, p: int) -> Array:
 
 
 def cond_from_eigenvalues(w: Array, p: int, share: float = 0.0) -> Array:
-    """Relative condition number of A -> A^{-1/p} in the Frobenius norm from eigenvalues w (..., n), ascending.
+    """Compute the relative condition number of A -> A^{-1/p} in the Frobenius norm from ascending eigenvalues w.
 
-    Infinite where the smallest is no more than `share` of the largest.
+    w has shape (..., n). The result is infinite where the smallest eigenvalue is at most `share` of the largest.
     """
     n = w.shape[-1]
     if n == 0:

@@ -22,13 +22,13 @@ class CoupledNewton(Method):
     """Newton's method for X^{-p} = A, coupled with M = X^p A so that it is stable.
 
     Any p >= 1, any rational exponent. Prefer it for well-conditioned matrices (kappa below 1e4), for small matrices
-    in large batches, and where only matrix products are fast. Quadratic at the end, but before that an eigenvalue
-    far below the largest grows only by ((p + 1) / p)^p (2 to 2.7) a step: that phase is the cost.
+    in large batches, and where only matrix products are fast. Convergence is quadratic at the end. Before that, an
+    eigenvalue far below the largest grows only by ((p + 1) / p)^p (2 to 2.7) a step, and most steps are spent there.
     A step is ``floor(log2 p) + popcount(p) + 1`` products: p = 2, 4, 8 take 3, 4, 5.
 
     With T_k = ((p + 1) I - M_k) / p:  X_{k+1} = X_k T_k,  M_{k+1} = T_k^p M_k;
     M_0 = z A, X_0 = z^{1/p} I, z = min(4, (p + 1) / 2) / lambda_max. (For large p an eigenvalue y is mapped to about
-    y exp(1 - y): (p + 1) / 2 would be thrown down to where its digits are lost.)
+    y exp(1 - y), so that y = (p + 1) / 2 would become tiny and lose its digits.)
 
     References
     ----------
@@ -56,11 +56,11 @@ class CoupledNewton(Method):
 
 @dataclass(frozen=True, repr=False)
 class HigherOrder(Method):
-    """Lakic's iteration: T = sum_{i < order} b_i (I - M)^i, the binomial series of M^{-1/p} cut off.
+    """Lakic's iteration: T = sum_{i < order} b_i (I - M)^i, the truncated binomial series of M^{-1/p}.
 
     order 2 is Newton's method; order 3 costs one product more a step and takes about two thirds of the steps. Prefer it
-    to `CoupledNewton` for larger p, where a step is dominated by the p-th power and T itself is cheap.
-    b_i = prod_{j<i} (1 + j p) / ((j + 1) p). Starts from M_0 with eigenvalues in (0, 1], where the series
+    to `CoupledNewton` for larger p, where the p-th power dominates the cost of a step and T is cheap.
+    b_i = prod_{j<i} (1 + j p) / ((j + 1) p). The iteration starts from M_0 with eigenvalues in (0, 1], where the series
     increases towards M^{-1/p} and no eigenvalue can leave the interval.
 
     Parameters
@@ -101,7 +101,7 @@ class HigherOrder(Method):
                 work.T, work.S = work.S, work.T
                 add_to_diagonal(work.T, coefficient)
 
-        def near(e: np.ndarray) -> np.ndarray:  # the first term cut off, with room for those after it
+        def near(e: np.ndarray) -> np.ndarray:  # the first term omitted, with a margin for the following terms
             return np.asarray(4 * p * b[-1] * e**self.order)
 
         return coupled(A, problem, backend, into_T, near, top=1.0, growth=sum(b) ** p)
@@ -117,7 +117,7 @@ def coupled(
     top: float,
     growth: float,
 ) -> Raw:
-    """X <- X T^a, M <- T^p M for A^{-a/p}, with M_0's largest eigenvalue near `top`."""
+    """Iterate X <- X T^a, M <- T^p M for A^{-a/p}, with the largest eigenvalue of M_0 near `top`."""
     xp = backend.xp
     n = A.shape[-1]
     s, p = problem.rational, problem.p
@@ -161,7 +161,7 @@ def coupled(
 
 
 def top_eigenvalue(A: Array, backend: Backend) -> Array:
-    """The largest eigenvalue (B,) within a few per cent: Lanczos, held between the bounds that norms give."""
+    """Estimate the largest eigenvalue (B,) within a few per cent: Lanczos, clipped to bounds from norms."""
     size = abs(A)
     frobenius = backend.xp.sqrt((size * size).sum((-1, -2))).astype(np.float64)
     above = backend.xp.minimum(size.sum(-1).max(-1), frobenius)

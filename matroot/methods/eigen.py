@@ -13,12 +13,12 @@ from matroot.methods.base import Array, Changed, Method, Problem, Raw
 
 #: Up to this n the correction costs little beside the decomposition.
 REFINED = 128
-#: Relative gap below which a divided difference is taken as the derivative; as a factor of a small correction it
+#: Relative gap below which a divided difference is replaced by the derivative; as a factor of a small correction it
 #: needs two digits only.
 CLOSE = 0.02
 #: Relative size of the correction up to which first order is an improvement.
 SMALL = 0.5
-#: LAPACK's eigenvalues and subspaces are off by up to so many eps lambda_max: 19 was seen, for two clusters.
+#: LAPACK's eigenvalues and subspaces have errors up to this times eps lambda_max: 19 was measured, for two clusters.
 LAPACK_ERROR = 20
 #: The share of rtol that one uncorrected eigenvalue may use up.
 SHARE = 1 / 8
@@ -30,18 +30,18 @@ class Eigen(Method):
 
     The reference: any real exponent, every regularization exactly, the exact condition number, and no iteration
     that could fail. Prefer it for singular or very ill-conditioned matrices, and on the CPU for n above a few
-    hundred. Cost: the decomposition (about 9 n^3 flops and more, much of it bound by memory) and one symmetric
+    hundred. The cost is the decomposition (about 9 n^3 flops and more, much of it bound by memory) and one symmetric
     rank-k product (n^3 flops). SciPy's counterpart is ``Q @ diag(w**s) @ Q.T`` after ``scipy.linalg.eigh``.
 
-    LAPACK's eigenvalues are off by up to some 10 eps lambda_max, which is 10 eps kappa / p in the root. One
-    first-order correction in the computed basis takes that to about 1, for four products: see `corrected`. Where an
-    rtol is given, it is applied to the small eigenvalues that the rtol needs it for: see `sharpened`.
+    LAPACK's eigenvalues have errors up to some 10 eps lambda_max, which give 10 eps kappa / p in the root. One
+    first-order correction in the computed basis reduces the factor 10 to about 1, for four products: see `corrected`.
+    If an rtol is given, only the small eigenvalues that need the correction are corrected: see `sharpened`.
 
     Parameters
     ----------
     refine : bool or None
-        Apply the correction to all eigenvalues. None: up to n = 128, where it is cheap beside the decomposition, if the
-        root is wanted in the full precision of the arithmetic; to some, where an rtol asks for it.
+        True: correct all eigenvalues. None: up to n = 128, where the correction is cheap compared to the decomposition,
+        correct all if the full precision of the arithmetic is wanted, and those that need it if an rtol is given.
 
     References
     ----------
@@ -68,7 +68,7 @@ class Eigen(Method):
         kept, ridge = w, xp.zeros_like(largest)
         if rule is not None:
             kept, ridge = rule.spectrum(w, problem.scale)
-        if s > 0:  # the semidefinite boundary belongs to the domain, rounding errors included
+        if s > 0:  # semidefinite matrices are in the domain, also if rounding made an eigenvalue negative
             rounding = problem.rounding(A) * largest[:, None]
             kept = xp.where((kept < 0) & (kept >= -rounding), 0, kept)
         if s > 0 or (rule is not None and rule.keeps_null_space):
@@ -93,7 +93,7 @@ class Eigen(Method):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             cond = xp.where(smallest > 0, sizes.max(-1) / smallest, xp.inf)
         if rule is not None and rule.keeps_null_space:
-            cond = xp.where(positive.any(-1), cond, 1)  # nothing kept: the root of 0 is 0, exactly
+            cond = xp.where(positive.any(-1), cond, 1)  # if no eigenvalue is kept, the root of 0 is exactly 0
         status = xp.where(outside, int(Status.NOT_POSITIVE), int(Status.CONVERGED))
         status = xp.where(xp.isfinite(w).all(-1), status, int(Status.DIVERGED)).astype(xp.int8)
         changed = None
@@ -115,11 +115,11 @@ class Eigen(Method):
 
 
 def corrected(X: Array, A: Array, Q: Array, w: Array, ridge: Array, s: float, backend: Backend) -> Array:
-    """Correct X = Q w^s Q^H in place to first order in the error of Q and w; the better eigenvalues are returned.
+    """Correct X = Q w^s Q^H in place to first order in the error of Q and w, and return the corrected eigenvalues.
 
     With B = Q^H (A + ridge I) Q, which is almost diagonal: X = Q F Q^H with F_ii = B_ii^s and, off the diagonal,
     F_ij = f[B_ii, B_jj] B_ij, f[.,.] the divided difference of x^s (Daleckii-Krein; Higham 2008, thm. 3.11). The
-    error is of second order in B_ij / sqrt(B_ii B_jj); where that is not small, the matrix keeps its plain root.
+    error is of second order in B_ij / sqrt(B_ii B_jj); if these are not small, the matrix keeps its uncorrected root.
 
     Parameters
     ----------
@@ -160,11 +160,11 @@ def corrected(X: Array, A: Array, Q: Array, w: Array, ridge: Array, s: float, ba
 
 
 def sharpened(X: Array, A: Array, Q: Array, w: Array, ridge: float, s: float, rtol: float) -> None:
-    """`corrected` for one matrix, and for the m smallest eigenvalues alone: those whose error rtol does not allow.
+    """Correct one matrix like `corrected`, but only the m smallest eigenvalues, whose error exceeds rtol.
 
-    An eigenvalue's error of delta = 20 eps lambda_max is one of |s| lambda^(s-1) delta in X. The k >= m eigenvectors
-    that are coupled to them by more than rtol go with them. It takes (2 m + 2 k m / n) / n products: less than one at
-    cond 1e4 for eigenvalues spread evenly in their logarithm, where a fifth of them needs it.
+    An error delta = 20 eps lambda_max of an eigenvalue changes X by |s| lambda^(s-1) delta. The k >= m eigenvectors
+    that are coupled to the m eigenvalues by more than rtol are corrected too. The cost is (2 m + 2 k m / n) / n
+    products: less than one at cond 1e4 for geometric spectra, where a fifth of the eigenvalues needs the correction.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def sharpened(X: Array, A: Array, Q: Array, w: Array, ridge: float, s: float, rt
     close = abs(gap) < CLOSE * b[:m, None]
     B *= np.where(close, s * f / b, (f[:m, None] - f) / np.where(close, 1, gap))
     np.fill_diagonal(B, f[:m] - w[:m] ** s)
-    B[:, :m] /= 2  # the block of the m among themselves is in both halves of the sum below
+    B[:, :m] /= 2  # the m x m block is in both halves of the sum below
     half = some[:, :m] @ (B @ some.conj().T)
     X += half + half.conj().T
     w[:m] = b[:m]

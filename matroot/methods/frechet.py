@@ -3,7 +3,7 @@
 The derivative L(A, E) follows the computation A -> R^{2^{-k}} -> power series -> squarings, each stage
 differentiated (Higham & Lin, SIAM J. Matrix Anal. Appl. 34(3), 2013, 1341-1360): a square root U of R gives
 U L + L U = E, a triangular Sylvester equation, as stable as the square root itself. The Frobenius norm is
-unitarily invariant, so all of it stays in the basis of the Schur form.
+unitarily invariant, so the whole computation stays in the basis of the Schur form.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from matroot.methods.schur_newton import MAX_SQUARE_ROOTS, has_principal_power
 
 Matrix = NDArray[Any]
 
-#: The power series is cut where its derivative is good to some 1e-3, far better than an estimate needs.
+#: The power series is truncated so that its derivative has an error of some 1e-3, far less than an estimate needs.
 RADIUS, DEGREE = 0.25, 6
-#: The estimate is good when a Lanczos step adds no more than this.
+#: The iteration stops when a Lanczos step increases the estimate by less than this, relative.
 RTOL = 1e-2
 
 
 def cond_pth_root_general(A: Matrix, s: Fraction | float) -> float:
-    """Relative condition number of the principal power A -> A^s in the Frobenius norm, estimated.
+    """Estimate the relative condition number of the principal power A -> A^s in the Frobenius norm.
 
-    ``cond = ||L||_F ||A||_F / ||A^s||_F`` with the Frechet derivative L at A, of which the largest singular
-    value is estimated from below by Lanczos on L* L, usually to a few per cent. A relative perturbation eps
-    of A moves A^s by up to eps cond, relative. For whole s it is bounded by norms, exactly for s = -1.
+    ``cond = ||L||_F ||A||_F / ||A^s||_F`` with the Frechet derivative L at A. The largest singular value of L is
+    estimated from below by Lanczos on L* L, usually to a few per cent. A relative perturbation eps of A changes
+    A^s by up to eps cond, relative. For integer s the number is bounded by norms, exactly for s = -1.
 
-    It takes 3 to 16 Lanczos steps of one derivative and one adjoint each. With k square roots (5 to 10), a
-    derivative costs about 3 k + 6 full products: in all some 15 to 25 times the root itself. Memory is some
+    The estimate takes 3 to 16 Lanczos steps of one derivative and one adjoint each. With k square roots (5 to 10), a
+    derivative costs about 3 k + 6 full products: in total some 15 to 25 times the root. Memory is some
     2 k + 15 matrices.
 
     Parameters
@@ -77,7 +77,7 @@ def _condition(A: Matrix, s: Fraction | float) -> float:
     if not has_principal_power(tri.eigenvalues(R), s, largest, smallest, exact):
         return float("inf")
     norm_A = float(np.linalg.norm(R))
-    if float(s).is_integer():  # negative eigenvalues are allowed, and have no square roots
+    if float(s).is_integer():  # negative eigenvalues are allowed, but have no principal square roots
         X = np.linalg.matrix_power(R, int(s))
         return relative(whole_derivative_bound(int(s), largest, smallest) * norm_A, X)
     power = DifferentiablePower(R, float(s))
@@ -90,14 +90,14 @@ def _condition(A: Matrix, s: Fraction | float) -> float:
 
 
 def relative(size: float, X: Matrix) -> float:
-    """`size` over the norm of X, infinite where X is 0, as A^2 is for a nilpotent A."""
+    """Divide `size` by the norm of X; infinite where X is 0, as A^2 is for a nilpotent A."""
     return float(np.float64(size) / np.linalg.norm(X))
 
 
 class DifferentiablePower:
-    """R^s of an upper (quasi-)triangular R, with every intermediate its derivative needs; R is overwritten.
+    """R^s of an upper (quasi-)triangular R, with the intermediates that its derivative needs; R is overwritten.
 
-    ``value`` is R^s. Integer and large s are reached by squarings, as any other.
+    ``value`` is R^s. Integer and large s are computed by squarings, as any other s.
     """
 
     def __init__(self, R: Matrix, s: float) -> None:
@@ -123,7 +123,7 @@ class DifferentiablePower:
         self.value = self.squares.pop()
 
     def derivative(self, E: Matrix) -> Matrix:
-        """L(R, E), the term of first order in (R + E)^s - R^s."""
+        """Compute L(R, E), the term of first order in (R + E)^s - R^s."""
         E = E.copy(order="F")
         for U in self.roots:
             tri.sylvester(U, E, self.blocks)

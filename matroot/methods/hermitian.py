@@ -1,4 +1,4 @@
-"""Hermitian matrices by blocks: a product known to be Hermitian costs little more than half a product."""
+"""Blocked products that are known to be Hermitian, at little more than half the cost of a product."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from matroot.backends.base import Backend
 from matroot.methods.base import Array
 
-#: Tiles for what reads rows beside columns stay in the nearest cache. The row of a tile's copy is longer, since rows
-#: at a distance of a power of two would push each other out.
+#: Tile size of code that reads both rows and columns, so that a tile stays in the first-level cache. The rows of a
+#: copied tile are padded, since rows at a distance of a power of two would evict each other.
 TILE, PADDING = 128, 5
-#: A square block of a Hermitian product is halved down to between one and two times this.
+#: Square blocks of a Hermitian product are halved until their size is between one and two times this.
 LEAST = 64
 
 
 def asymmetry(a: Array) -> float:
-    """max |a - a^H| of a square matrix; 0 where it is Hermitian to the last bit, NaN where it holds NaN."""
+    """Return max |a - a^H| of a square matrix; 0 if it is Hermitian to the last bit, NaN if it holds NaN."""
     n, gap = len(a), 0.0
     space = np.empty((TILE, TILE + PADDING), a.dtype)
     for i in range(0, n, TILE):
@@ -31,7 +31,7 @@ def asymmetry(a: Array) -> float:
 
 
 def blocks(i: int, j: int) -> Iterator[tuple[slice, slice]]:
-    """The diagonal blocks of rows and columns i to j, and square blocks over them that cover the upper triangle."""
+    """Yield the diagonal blocks of rows and columns i to j, and square blocks that cover the upper triangle."""
     if j - i < 2 * LEAST:
         yield slice(i, j), slice(i, j)
     else:
@@ -42,14 +42,14 @@ def blocks(i: int, j: int) -> Iterator[tuple[slice, slice]]:
 
 
 def upper(Y: Array, Z: Array, backend: Backend) -> Iterator[tuple[slice, slice, Array]]:
-    """The `blocks` of the Hermitian product Y Z: for large n, little more than half of it."""
+    """Yield the `blocks` of the Hermitian product Y Z, for large n at little more than half the cost."""
     for rows, cols in blocks(0, len(Y)):
         block = backend.matmul(Y[rows], Z[:, cols])
         yield rows, cols, (block + block.conj().T) / 2 if rows == cols else block
 
 
 def hermitian_product(Y: Array, Z: Array, backend: Backend) -> Array:
-    """Y Z, known to be Hermitian, and Hermitian to the last bit."""
+    """Compute Y Z, which must be Hermitian in exact arithmetic; the result is Hermitian to the last bit."""
     H = np.empty((len(Y), len(Y)), Y.dtype)
     for rows, cols, block in upper(Y, Z, backend):
         H[cols, rows] = block.conj().T
@@ -58,7 +58,7 @@ def hermitian_product(Y: Array, Z: Array, backend: Backend) -> Array:
 
 
 def hermitian_sum(X: Array, Y: Array, Z: Array, factor: float, backend: Backend, out: Array) -> None:
-    """out <- factor * (X + Y Z), summed in the precision of X, scaled in that of `out`, for Hermitian X and Y Z."""
+    """Write factor * (X + Y Z) to `out` for Hermitian X and Y Z; sum in the precision of X, scale in that of `out`."""
     with np.errstate(over="ignore", under="ignore"):
         for rows, cols, block in upper(Y, Z, backend):
             part = (X[rows, cols] + block).astype(np.result_type(X, out), copy=False)

@@ -1,7 +1,7 @@
-"""The loop that the coupled iterations share: X -> A^s beside M -> I.
+"""The loop of the coupled iterations: X -> A^s while M -> I.
 
-A method says how to start and how to step; here is when to stop, per matrix. A matrix that has converged, or
-cannot, leaves the stack, so that it neither changes any more nor costs anything.
+A method supplies the start and the step; the loop decides for every matrix when to stop. A matrix that has converged
+or failed is removed from the stack, so that it does not change any more and costs nothing.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from matroot.backends.base import Backend
 from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Array
 
-#: An error that grows by this factor in one step, once it has begun to fall, ends the iteration.
+#: The iteration ends when the error grows by this factor in one step after it has begun to fall.
 GROWTH = 1.2
-#: Below this ||M - I||_F convergence is quadratic or better: an error that does not halve there has met rounding.
+#: Below this ||M - I||_F convergence is quadratic or better: an error that does not halve has reached rounding.
 QUADRATIC = 0.1
 
 
 @dataclass
 class Workspace:
-    """Stacks of one chunk: the iterate, its successor, M, and up to three to work in; 6 n^2 numbers a matrix."""
+    """Stacks of one chunk: the iterate, the next iterate, M, and up to three work arrays; 6 n^2 numbers a matrix."""
 
     backend: Backend
     X: Array
@@ -43,12 +43,12 @@ class Workspace:
         return cls(backend, X, empty(X), M, empty(M), empty(M), empty(M))
 
     def multiply(self, a: Array, b: Array, out: Array) -> None:
-        """out = a @ b for every matrix, counted."""
+        """Compute out = a @ b for every matrix, and count the product."""
         self.backend.matmul(a, b, out=out)
         self.products += 1
 
     def keep(self, rows: Array) -> None:
-        """Go on with some matrices only: copied to the front of every stack, so no new memory is taken."""
+        """Keep only some matrices, copied to the front of every stack without allocating memory."""
         for name in ("X", "X_next", "M", "T", "R", "S"):
             stack = getattr(self, name)
             if name in ("X", "M"):
@@ -65,25 +65,25 @@ def iterate(
     max_iter: int,
     near: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[Array, np.ndarray, np.ndarray]:
-    """Run `step` until ||M - I||_F of each matrix is at most `tol`, or nothing more can be had.
+    """Run `step` until ||M - I||_F of each matrix is at most `tol`, or does not improve any more.
 
     Parameters
     ----------
     work : Workspace
-        X and M as the method starts them.
+        X and M have the initial values of the method.
     step : callable
-        ``step(work, last)`` puts the next X into ``work.X_next`` and, unless it is the last step, overwrites
-        ``work.M``; may use T, R and S.
+        ``step(work, last)`` writes the next X to ``work.X_next`` and, unless `last` is True, overwrites ``work.M``.
+        It may use T, R and S.
     tol : float
     max_iter : int
     near : callable
-        Bound of ||M - I||_F after a step from one that is below 1/2: says when a step is the last, so that
-        its M need not be computed.
+        ``near(e)`` bounds ||M - I||_F after a step from ||M - I||_F = e < 1/2. It predicts the last step, whose M
+        need not be computed.
 
     Returns
     -------
     X : array (B, n, n)
-        Per matrix the best iterate: the one before, where the last step made it worse.
+        The best iterate of every matrix: the previous iterate where the last step increased the error.
     status, n_iter : array (B,)
     """
     xp = work.backend.xp
@@ -113,7 +113,7 @@ def iterate(
             previous = ~(new < error)[rows] & ~converged[rows]
             if previous.any():
                 work.X_next[rows[previous]] = work.X[rows[previous]]
-            if done is None and len(rows) == B:  # all at once, as a lone matrix is: nothing is copied
+            if done is None and len(rows) == B:  # all matrices finish together: nothing to copy
                 done = work.X_next
             else:
                 done = xp.empty_like(work.X) if done is None else done
@@ -136,7 +136,7 @@ def iterate(
 def _verdict(
     best: np.ndarray, converged: np.ndarray, rounding: np.ndarray, hopeless: np.ndarray, tol: float
 ) -> np.ndarray:
-    # Rounding that stops M within the square root of the target has left X where the next step could not move it.
+    # If rounding stalls M within the square root of the target, a further step would not change X.
     status = np.full(best.shape, Status.MAX_ITER, np.int8)
     status[hopeless] = Status.DIVERGED
     status[rounding] = Status.STAGNATED
@@ -145,9 +145,10 @@ def _verdict(
 
 
 def deviation(M: Array, buffer: Array, xp: Any) -> np.ndarray:
-    """||M - I||_F per matrix, on the host; `buffer` is overwritten.
+    """Compute ||M - I||_F per matrix, on the host; `buffer` is overwritten.
 
-    A norm that bounds the spectrum: one eigenvalue far from 1 hides from the largest entry when n is large.
+    The Frobenius norm bounds the spectrum. The largest entry would not: for large n it can be small although one
+    eigenvalue is far from 1.
     """
     xp.copyto(buffer, M)
     add_to_diagonal(buffer, -1)
@@ -157,9 +158,9 @@ def deviation(M: Array, buffer: Array, xp: Any) -> np.ndarray:
 
 
 def power_into(work: Workspace, q: int) -> None:
-    """work.R = work.T ** q by binary powering, left to right; S is scratch and T is kept.
+    """Compute work.R = work.T ** q by binary powering, left to right; S is scratch and T is kept.
 
-    ``floor(log2 q) + popcount(q) - 1`` products: the shortest addition chain for every q <= 14.
+    It takes ``floor(log2 q) + popcount(q) - 1`` products, the shortest addition chain for every q <= 14.
     """
     source = work.T
     for bit in bin(q)[3:]:
@@ -175,5 +176,5 @@ def power_into(work: Workspace, q: int) -> None:
 
 
 def default_max_iter(growth: float, eps: float) -> int:
-    """Steps that lift an eigenvalue from eps to 1, and ten for the quadratic end: more helps no matrix."""
+    """Return the steps that raise an eigenvalue from eps to 1, plus ten for the quadratic phase."""
     return math.ceil(-math.log(eps) / math.log(growth)) + 10

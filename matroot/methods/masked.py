@@ -1,7 +1,8 @@
-"""Every method without a look at the values: what runs where asking the device a question would stall it.
+"""The methods without reading values on the host, for devices where a read would stall the computation.
 
-The CPU's loops drop a matrix from the stack when it is done. Here the whole stack takes a fixed number of steps, and
-masks freeze the iterates of matrices that are done: the same root, by the same rule, whatever the batch.
+The CPU's loops remove a matrix from the stack when it is done. Here the whole stack takes a fixed number of steps, and
+masks freeze the iterates of matrices that are done. The stopping rule is the same, and the batch has no influence on
+the root.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SERVED = (Eigen, Minimax, CoupledNewton, HigherOrder, NewtonDB)
 
 
 def refuses(method: Method, problem: Problem) -> str | None:
-    """Why a method cannot run on the GPU, or None."""
+    """Return why a method cannot run on the GPU, or None."""
     if problem.assume_a == "gen":
         return "assume_a='gen' needs a Schur decomposition, which cuSOLVER has not: pass a.get(), or a.cpu() for torch"
     if not isinstance(method, SERVED):
@@ -45,7 +46,7 @@ def refuses(method: Method, problem: Problem) -> str | None:
 def run(
     method: Method, A: Array, again: Callable[[], Array], problem: Problem, backend: GPU
 ) -> tuple[Raw, tuple[Array, float] | None]:
-    """The root of every matrix of a stack, and beside it a power that shows the smallest eigenvalue.
+    """Compute the root of every matrix of a stack, and a negative power that gives the smallest eigenvalue.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ def run(
     A : array (B, n, n)
         Overwritten.
     again : callable
-        Makes A once more, for the whole part of a positive exponent.
+        Returns A again, for the integer part of a positive exponent.
     problem : Problem
         `floor` on the host, `scale` on the device.
     backend : backend
@@ -63,7 +64,7 @@ def run(
     -------
     raw : Raw
     negative : (array (B, n, n), float) or None
-        A power of A and its exponent, below 0; None where there is none.
+        A power of A and its negative exponent; None if none was computed.
     """
     if isinstance(method, Eigen):
         return method.run(A, problem, backend), None
@@ -74,7 +75,7 @@ def run(
     if s < 0:
         raw = inverse(method, A, problem, backend)
         return raw, (raw.x, float(s))
-    # A^h A^(s - 2h) A^h as in `powers.positive_power`; A^{-1/p}, whose condition is harmless, is inverted by products.
+    # A^h A^(s - 2h) A^h as in `powers.positive_power`; the well-conditioned A^{-1/p} is inverted by products.
     k = math.floor(s)
     if s.denominator == 1:
         done = _codes(len(A), Status.CONVERGED, backend)
@@ -93,12 +94,12 @@ def run(
 
 
 def inverted(H: Array, problem: Problem, raw: Raw, backend: GPU) -> Array:
-    """H^{-1} for H = A^{-1/p}, by a schedule for the inverse; `raw` is told how it went. NaN where `raw` failed."""
+    """Compute H^{-1} for H = A^{-1/p} by a schedule for the inverse, and update `raw`; NaN where `raw` failed."""
     xp = backend.xp
     n = H.shape[-1]
     finite = xp.isfinite(H).all((-1, -2))
     H = hermitian_part(xp.where(finite[:, None, None], H, xp.eye(n, dtype=H.dtype)))
-    # Where A has a zero, H has a large number that depends on the steps: room for it.
+    # If A has an eigenvalue 0, H has a large eigenvalue that depends on the steps; leave a margin for it.
     least = backend.eps(H.dtype) * math.sqrt(n) / 4
     promised = 0.0 if problem.floor is None else float(problem.floor.min(initial=1.0))
     floor = np.full(len(H), 0.1 * max(least, promised) ** (1 / problem.p))
@@ -109,8 +110,8 @@ def inverted(H: Array, problem: Problem, raw: Raw, backend: GPU) -> Array:
 
 
 def inverse(method: Method, A: Array, problem: Problem, backend: GPU) -> Raw:
-    """A^s for negative s; A is overwritten."""
-    if isinstance(method, Minimax):  # a fixed schedule: it never looks
+    """Compute A^s for negative s; A is overwritten."""
+    if isinstance(method, Minimax):  # a fixed schedule, which reads no values
         if fused.fits(A, backend):
             return fused.run(method, A, problem, backend)
         return fixed.run(method, A, problem, backend)
@@ -137,7 +138,7 @@ def coupled(
     growth: float,
     near: Callable[[Array], Array],
 ) -> Raw:
-    """T = sum_i b_i (I - M)^i, X <- X T^a, M <- T^p M for A^{-a/p}; see `matroot.methods.coupled_newton.coupled`."""
+    """Iterate T = sum_i b_i (I - M)^i, X <- X T^a, M <- T^p M for A^{-a/p}; see `coupled_newton.coupled`."""
     xp = backend.xp
     p, a = problem.p, -problem.rational.numerator
     z = top / top_eigenvalue(A, backend)
@@ -164,7 +165,7 @@ def coupled(
 
 
 def into_series(work: Workspace, b: list[float]) -> None:
-    """T = b_0 + b_1 E + ... with E = I - M, by Horner's rule; R and S are overwritten."""
+    """Compute T = b_0 + b_1 E + ... with E = I - M, by Horner's rule; R and S are overwritten."""
     combine, M = work.backend.combine, work.M
     combine(0.0, M, -b[-1], M, b[-1] + b[-2], work.T, work.S)
     if len(b) == 2:
@@ -177,7 +178,7 @@ def into_series(work: Workspace, b: list[float]) -> None:
 
 
 def newton_db(A: Array, problem: Problem, backend: GPU) -> Raw:
-    """Y <- Y E, Z <- E Z with E = (3 I - Z Y) / 2, once for every factor 2 of p; A is overwritten."""
+    """Iterate Y <- Y E, Z <- E Z with E = (3 I - Z Y) / 2, once for every factor 2 of p; A is overwritten."""
     xp = backend.xp
     B, n, _ = A.shape
     status, n_iter, products = _codes(B, Status.CONVERGED, backend), xp.zeros(B, xp.int64), 0
@@ -190,7 +191,7 @@ def newton_db(A: Array, problem: Problem, backend: GPU) -> Raw:
         status = xp.where(status == 0, stage, status)
         n_iter += steps
         products += issued
-        pair = xp.where(failed[:, None, None], eye, pair)  # what failed is kept out of the stages to come
+        pair = xp.where(failed[:, None, None], eye, pair)  # exclude failed matrices from later stages
         Y = pair[1].copy()
         floor = None if floor is None else floor**0.5
     Z, Y = pair
@@ -198,7 +199,7 @@ def newton_db(A: Array, problem: Problem, backend: GPU) -> Raw:
 
 
 def _square_roots(A: Array, problem: Problem, backend: GPU) -> tuple[Array, Array, Array, int]:
-    """The pair (A^{-1/2}, A^{1/2}) as one array (2, B, n, n)."""
+    """Compute the pair (A^{-1/2}, A^{1/2}) as one array (2, B, n, n)."""
     xp = backend.xp
     z = 1.5 / top_eigenvalue(A, backend)
     root = xp.sqrt(z).astype(A.real.dtype)[:, None, None]
@@ -224,16 +225,16 @@ def _square_roots(A: Array, problem: Problem, backend: GPU) -> tuple[Array, Arra
 def iterate(
     work: Workspace, step: Callable[[Workspace], None], near: Callable[[Array], Array], steps: int, tol: float, n: int
 ) -> tuple[Array, Array]:
-    """`steps` steps for every matrix, whose best iterate ends in ``work.X``; the rule is that of the CPU's loop.
+    """Run `steps` steps for every matrix, leaving the best iterate in ``work.X``; the stopping rule is the CPU's.
 
     Parameters
     ----------
     work : Workspace
         X is (..., B, n, n): masks over B broadcast from the right.
     step : callable
-        Puts the next X into ``work.X_next`` and overwrites ``work.M``.
+        Writes the next X to ``work.X_next`` and overwrites ``work.M``.
     near : callable
-        Bound of ||M - I||_F after a step from one below 1/2.
+        ``near(e)`` bounds ||M - I||_F after a step from ||M - I||_F = e < 1/2.
     steps : int
     tol : float
     n : int
@@ -258,7 +259,7 @@ def iterate(
         better = converged | (new < error)
         if k < steps:
             better = better | ~finished
-        # Rounding that stops M within the square root of the target has left X where no step could move it.
+        # If rounding stalls M within the square root of the target, a further step would not change X.
         good = converged | (finished & (xp.where(better, new, error) <= math.sqrt(tol)))
         verdict = xp.where(rounding, int(Status.STAGNATED), int(Status.DIVERGED))
         verdict = xp.where(good, int(Status.CONVERGED), verdict).astype(xp.int8)
@@ -273,14 +274,14 @@ def iterate(
 
 
 def deviation(M: Array, xp: Any) -> Array:
-    """||M - I||_F per matrix, in float64."""
+    """Compute ||M - I||_F per matrix, in float64."""
     D = M.copy()
     add_to_diagonal(D, -1)
     return xp.sqrt((abs(D) ** 2).sum((-1, -2)).astype(xp.float64))
 
 
 def count(problem: Problem, growth: float, A: Array, backend: GPU) -> int:
-    """Steps enough for every spectrum that the regularization, or the arithmetic, allows."""
+    """Return a number of steps that suffices for every spectrum allowed by the regularization or the arithmetic."""
     if problem.max_iter is not None:
         return problem.max_iter
     floor = 0.0 if problem.floor is None else float(problem.floor.min(initial=1.0))
@@ -288,7 +289,7 @@ def count(problem: Problem, growth: float, A: Array, backend: GPU) -> int:
 
 
 def tolerance(problem: Problem, A: Array) -> float:
-    """Where ||M - I||_F is small enough."""
+    """Return the ||M - I||_F at which an iteration stops."""
     return problem.tolerance(float(np.finfo(A.dtype).eps), A.shape[-1])
 
 

@@ -1,4 +1,4 @@
-"""The coupled iteration with the best polynomial at every step: the fewest products that reach a root."""
+"""The coupled iteration with the minimax polynomial at every step, which needs the fewest products."""
 
 from __future__ import annotations
 
@@ -19,34 +19,32 @@ from matroot.methods.conditioning import lanczos
 from matroot.methods.minimax_schedule import Coefficients, Schedule, schedule
 from matroot.methods.powers import positive_power, power, power_products
 
-#: Lanczos steps on the inverse for lambda_min. They end above it, by up to 6 % for geometric, power-law,
-#: arithmetic and clustered spectra to n = 2048, so schedules are designed for this much less.
+#: Lanczos steps on the inverse for lambda_min, and the safety factor. The estimate exceeds lambda_min by up to 6 % for
+#: geometric, power-law, arithmetic and clustered spectra to n = 2048; it is divided by the safety factor.
 LANCZOS_STEPS, SAFETY = 6, 1.25
 
 
 @dataclass(frozen=True, repr=False)
 class Minimax(Method):
-    """B = q_k(M), X <- X B, M <- B^p M with the best q_k of degree 1, 2 or 4 for the spectrum that is left.
+    """B = q_k(M), X <- X B, M <- B^p M with the best q_k of degree 1, 2 or 4 for the remaining spectrum.
 
-    Any p >= 1, any rational exponent. Prefer it wherever products are what the machine does fast: on a GPU,
-    and on a CPU for small matrices. At kappa = 1e6, p = 4 it takes 25 products in float32 and 29 in
-    float64, where coupled Newton takes 76. For p = 1 on the CPU it is the inverse by Cholesky, which no
-    polynomial beats.
+    Any p >= 1, any rational exponent. Prefer it wherever products are fast: on a GPU, and on a CPU for small
+    matrices. At kappa = 1e6, p = 4 it takes 25 products in float32 and 29 in float64, where coupled Newton takes
+    76. For p = 1 on the CPU the method is the inverse by Cholesky, which is faster than any polynomial.
 
-    The schedule of polynomials follows from p, the condition number and the accuracy asked for. The
-    condition number is what a Cholesky factorization and six Lanczos steps say (CPU) or what the
-    regularization promises. Without either the schedule serves every spectrum above ``eps sqrt(n) / 4``,
-    and is long. A is scaled by bounds of lambda_max from its rows and from A^2, which is the first product
-    anyway.
+    The schedule of polynomials depends on p, the condition number and the accuracy requested. The condition
+    number is estimated by a Cholesky factorization and six Lanczos steps (CPU), or bounded by the
+    regularization. Without either the schedule covers every spectrum above ``eps sqrt(n) / 4``, and is long. A is
+    scaled by bounds of lambda_max from its rows and from A^2, which is the first product anyway.
 
     The forward error is that of the other iterations. The residual X^p A - I is within a few times coupled
-    Newton's; at p = 8 and kappa = 1e10 that is 100 times `Eigen`'s, since some large eigenvalues pass
-    through the level of the smallest on their way to 1.
+    Newton's. At p = 8 and kappa = 1e10 the residual is 100 times that of `Eigen`, since some large eigenvalues
+    become as small as the smallest before they converge to 1.
 
     Parameters
     ----------
     accurate : bool
-        Keep the large eigenvalues larger on their way, for a residual nearer to coupled Newton's, at about
+        Keep the large eigenvalues larger during the iteration, for a residual nearer to coupled Newton's, at about
         a fifth more products.
 
     References
@@ -76,7 +74,7 @@ class Minimax(Method):
         return positive_power(A, s, lambda C: self.apply(C, None, 1, problem, backend), backend)
 
     def apply(self, A: Array, X: Array | None, a: int, problem: Problem, backend: Backend) -> Raw:
-        """X A^(-a/p) for X (B, m, n), or None for the identity; A and X are overwritten."""
+        """Compute X A^(-a/p) for X (B, m, n), or None for the identity; A and X are overwritten."""
         xp = backend.xp
         B, p = len(A), problem.p
         A2 = backend.matmul(A, A)
@@ -106,7 +104,7 @@ class Minimax(Method):
         return Raw(out, status, n_iter, products, lambda_min=smallest)
 
     def _groups(self, lower: FloatArray, a: int, problem: Problem, eps: float) -> dict[Schedule, list[int]]:
-        """The matrices of the stack by the schedule that serves them."""
+        """Group the matrices of the stack by schedule."""
         target = target_error(problem, eps)
         groups: dict[Schedule, list[int]] = {}
         for i, low in enumerate(lower.tolist()):
@@ -116,16 +114,16 @@ class Minimax(Method):
 
 
 def _whole_inverse(A: Array, a: int, backend: Backend) -> Raw:
-    """A^(-a) by Cholesky on the CPU, at the price of two products or less."""
+    """Compute A^(-a) by Cholesky on the CPU; the inverse costs two products or less."""
     X = inverse(A)
     status = np.where(np.isfinite(X).all((-1, -2)), int(Status.CONVERGED), int(Status.DIVERGED)).astype(np.int8)
     return Raw(power(X, a, backend), status, np.zeros(len(A), np.int64), 1 + power_products(a))
 
 
 def target_error(problem: Problem, eps: float) -> float:
-    """Relative error of the eigenvalues to design for: a tenth of rtol, in decades, or 8 machine epsilons.
+    """Return the relative error of the eigenvalues to design for: a tenth of rtol, in decades, or 8 machine epsilons.
 
-    Less than a tenth where the root is taken to a high power after it: the a-th has a times the error.
+    It is less than a tenth if the root is raised to a high power a afterwards, since the error grows a times.
     """
     s = problem.rational
     a = -s.numerator if s < 0 else min(s.numerator, s.denominator)
@@ -136,7 +134,7 @@ def target_error(problem: Problem, eps: float) -> float:
 def spectrum(
     A: Array, top: Array, reached: Array, problem: Problem, backend: Backend
 ) -> tuple[FloatArray, FloatArray | None]:
-    """Lower end of the spectrum of A/top to design for, on the host, and lambda_min(A) where it was estimated."""
+    """Return a lower bound of the spectrum of A/top, on the host, and lambda_min(A) if it was estimated."""
     B, n, _ = A.shape
     floor = np.zeros(B) if problem.floor is None else problem.floor
     rounding = backend.eps(A.dtype) * math.sqrt(n) / 4
@@ -149,10 +147,11 @@ def spectrum(
 
 
 def largest_between(A: Array, A2: Array, backend: Backend) -> tuple[Array, Array]:
-    """Bounds (B,) of lambda_max(A) by A and its square: from above, by which A is scaled, and from below.
+    """Compute bounds (B,) of lambda_max(A) from A and its square: an upper bound, which scales A, and a lower bound.
 
-    Above: the infinity norm of A, and the largest eigenvalue that A^2 can have with its trace and Frobenius
-    norm (Wolkowicz & Styan, Linear Algebra Appl. 29, 1980, eq. 2.4), which is ||A^2||_F^(1/2) or less.
+    The upper bound is the smaller of the infinity norm of A and the root of the largest eigenvalue that A^2 can have
+    with its trace and Frobenius norm (Wolkowicz & Styan, Linear Algebra Appl. 29, 1980, eq. 2.4). The latter is at
+    most ||A^2||_F^(1/2).
     """
     xp, n = backend.xp, A.shape[-1]
     second = (abs(A) ** 2).sum((-1, -2)) / n  # mean of lambda^2
@@ -174,12 +173,13 @@ def coupled(
     X: Array,
     started: bool = False,
 ) -> tuple[Array, Array]:
-    """X M^(-a/p) by the polynomials `steps`, and M before the last of them; S is M^2, and all five are overwritten.
+    """Compute X M^(-a/p) by the polynomials `steps`; return it and M before the last step.
 
-    Without `started` X is the identity, whatever it holds. Nothing is allocated where X is as large as M.
+    S is M^2, and all five arrays are overwritten. Unless `started`, X stands for the identity and its contents are
+    ignored. Nothing is allocated if X is as large as M.
 
-    Products keep their sides, and nothing is symmetrized on the way: that would couple errors of the large
-    eigenvalues into the small ones, and the residual would grow ten times or more.
+    The order of the factors is kept, and iterates are not symmetrized: symmetrizing would couple errors of large
+    eigenvalues into small eigenvalues, and the residual would grow ten times or more.
     """
     for i, c in enumerate(steps):
         if i and len(c) > 2:
@@ -210,9 +210,9 @@ def coupled(
 def into_polynomial(
     c: Coefficients, M: Array, M2: Array, T: Array, P: Array, product: Callable[..., Array], backend: Backend
 ) -> None:
-    """P = q(M) = M2 (c4 M2 + c3 M + c2 I) + c1 M + c0 I, M2 the square of M where the degree asks for it.
+    """Compute P = q(M) = M2 (c4 M2 + c3 M + c2 I) + c1 M + c0 I; T is overwritten.
 
-    T is overwritten.
+    M2 is the square of M, and is used only if the degree is above 1.
     """
     if len(c) == 5:
         backend.combine(c[4], M2, c[3], M, c[2], T, P)
@@ -223,11 +223,11 @@ def into_polynomial(
 
 
 def factors(a: int, p: int) -> list[tuple[int, int, int]]:
-    """How B^a reaches X and B^p reaches M: for each B^(2^j) how often to X, to M from the left and the right.
+    """Return for each B^(2^j) how often it multiplies X, M from the left, and M from the right.
 
-    Where the square of the top bit of p serves M alone, its half goes to M twice instead, once to each
-    side: as many products, and a smaller residual of the symmetrized root. (At p = 2 the right side alone
-    is better.)
+    The products multiply X by B^a and M by B^p. If only M needs the highest square, M is multiplied twice by the
+    power before it, once from each side. This takes as many products, and the residual of the symmetrized root is
+    smaller. (At p = 2 the right side alone is better.)
     """
     to_X = [a >> j & 1 for j in range(a.bit_length())]
     right = [p >> j & 1 for j in range(p.bit_length())]
@@ -240,7 +240,7 @@ def factors(a: int, p: int) -> list[tuple[int, int, int]]:
 
 
 def verdict(M: Array, plan: Schedule, steps: int, backend: Backend) -> Array:
-    """Status from M before the last step (overwritten): are its eigenvalues where the schedule says?"""
+    """Return the status from M before the last step: CONVERGED if its eigenvalues are as scheduled; overwrites M."""
     xp, n = backend.xp, M.shape[-1]
     rounding = n * backend.eps(M.dtype)
     add_to_diagonal(M, -1)

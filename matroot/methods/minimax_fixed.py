@@ -1,4 +1,4 @@
-"""Minimax on the GPU: one schedule for the whole stack, in arrays that are allocated once."""
+"""Minimax on the GPU with one schedule for the whole stack, in arrays that are allocated once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from matroot.methods.minimax_schedule import schedule
 if TYPE_CHECKING:
     from matroot.backends.cuda.gpu import GPU
 
-#: An output so many times coarser than the arithmetic hides what symmetric products lose.
+#: If the output is this many times coarser than the arithmetic, the extra error of symmetric products does not show.
 SPARE = 2**20
 
 
 def run(method: Minimax, A: Array, problem: Problem, backend: GPU) -> Raw:
-    """A^{-a/p} as `Minimax.apply` gives it, but planned once: nothing is known that could tell matrices apart.
+    """Compute A^{-a/p} like `Minimax.apply`, with one schedule for all matrices; A is overwritten.
 
-    A is overwritten.
+    The spectra are not read from the device, so all matrices get the same schedule.
     """
     xp = backend.xp
     B = len(A)

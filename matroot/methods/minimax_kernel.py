@@ -1,4 +1,4 @@
-"""Minimax for small matrices on the GPU: the whole schedule in one launch of ``backends/cuda/small.cu``."""
+"""Minimax for small matrices on the GPU, with the whole schedule in one launch of ``backends/cuda/small.cu``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TILES = 4
 
 
 def fits(A: Array, backend: GPU) -> bool:
-    """Whether one block can hold these matrices, and the backend wants it to."""
+    """Return True if one block can hold each matrix, and the tuned limits choose this kernel."""
     n = A.shape[-1]
     return bool(
         A.dtype.kind == "f" and n <= min(backend.limits.fused, EDGE * TILES) and shared(A) <= backend.shared_bytes
@@ -32,7 +32,7 @@ def fits(A: Array, backend: GPU) -> bool:
 
 
 def run(method: Minimax, A: Array, problem: Problem, backend: GPU) -> Raw:
-    """A^{-a/p} as `Minimax.apply` gives it; A is not written to."""
+    """Compute A^{-a/p} like `Minimax.apply`; A is not written to."""
     xp = backend.xp
     B, n, _ = A.shape
     p, a = problem.p, -problem.rational.numerator
@@ -52,21 +52,22 @@ def run(method: Minimax, A: Array, problem: Problem, backend: GPU) -> Raw:
 
 
 def tiles(n: int) -> int:
-    """Elements along each side that a thread owns."""
+    """Return the number of elements along each side that a thread owns."""
     return max(1, -(-n // EDGE))
 
 
 def shared(A: Array) -> int:
-    """Bytes of shared memory of a block: four padded matrices."""
+    """Return the bytes of shared memory of a block: four padded matrices."""
     m = EDGE * tiles(A.shape[-1])
     return int(4 * m * (m + 1) * A.dtype.itemsize)
 
 
 @lru_cache(maxsize=256)
 def on_device(backend: GPU, stream: int, plan: Schedule, steps: int) -> tuple[Array, Array]:
-    """The first `steps` of a schedule as the kernel reads them: coefficients, and degrees with factors.
+    """Copy the first `steps` of a schedule to the device in the kernel's format: coefficients, degrees with factors.
 
-    They are copied in the order of the current stream, whose address is `stream`: no other may read them unasked.
+    The copy is ordered with the current stream, whose address is `stream`. The address is part of the cache's key,
+    since another stream would have to wait for the copy.
     """
     program: list[int] = []
     for i, c in enumerate(plan.steps[:steps]):
@@ -79,7 +80,7 @@ def on_device(backend: GPU, stream: int, plan: Schedule, steps: int) -> tuple[Ar
 
 
 def verdict(off: Array, plan: Schedule, steps: int, n: int, eps: float, xp: Any) -> Array:
-    """Status from ||M - I||_F before the last step: are the eigenvalues where the schedule says?"""
+    """Return the status from ||M - I||_F before the last step: CONVERGED if the eigenvalues are as scheduled."""
     expected = math.sqrt(n) * (1.1 * plan.widths[steps - 1] + n * eps)
     ended = Status.CONVERGED if steps == len(plan.steps) else Status.MAX_ITER
     lagging = xp.where(off <= 2 * math.sqrt(n), int(Status.STAGNATED), int(Status.DIVERGED))

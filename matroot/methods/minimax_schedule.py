@@ -1,12 +1,12 @@
-"""Minimax schedules: which polynomial the coupled iteration applies at each step, and what it costs.
+"""Minimax schedules: the polynomials that the coupled iteration applies at each step, and their cost.
 
 The iteration ``B = q_k(M); X <- X B; M <- B^p M`` keeps M = X^p A and drives M to I. On one eigenvalue y of
 M, with x = y^(1/p), a step is the scalar map x -> x q_k(x^p). So the best q_k on an interval is the best
-relative approximation of y^(-1/p) there, and what it leaves of x is the interval [1 - E, 1 + E]. Taking the
+relative approximation of y^(-1/p) there, and it maps x into the interval [1 - E, 1 + E]. Taking the
 best polynomial at every step is optimal for the composition: the ratio of the interval's ends after a step
 grows with the ratio before it (Amsel, Persson, Musco & Gower, arXiv 2505.16932, argue this for the sign
-function; it carries over in x). What is left to choose is the degrees. Degrees 1, 2, 4 cost 0, 1, 2
-products, and dynamic programming over the number of products finds the cheapest mix.
+function; the argument carries over to x). It remains to choose the degrees. Degrees 1, 2, 4 cost 0, 1, 2
+products, and dynamic programming over the number of products finds the cheapest combination.
 
 Nothing here depends on an array library: a schedule is a few numbers.
 """
@@ -51,8 +51,8 @@ class Schedule:
     steps : tuple of tuple of float
         Ascending coefficients (c_0, ..., c_d) of each q; d is 1, 2 or 4.
     products : int
-        Products of n x n matrices issued. M_0^2, which bounds lambda_max, is always one; the first factor
-        of G is a copy, and the last step leaves M alone.
+        Products of n x n matrices issued. M_0^2, which bounds lambda_max, always counts; the first factor
+        of G is a copy, and the last step does not update M.
     error : float
         Bound of |x q(x^p) - 1| for the whole composition in exact arithmetic: the relative error of every
         eigenvalue of A^(-1/p).
@@ -74,7 +74,7 @@ class Schedule:
         return tuple(len(c) - 1 for c in self.steps)
 
     def table(self) -> FloatArray:
-        """Coefficients as an array (steps, 5), rows padded with zeros."""
+        """Return the coefficients as an array (steps, 5), rows padded with zeros."""
         out = np.zeros((len(self.steps), 5))
         for row, c in zip(out, self.steps, strict=True):
             row[: len(c)] = c
@@ -82,7 +82,7 @@ class Schedule:
 
 
 def schedule(p: int, lower: float, *, target: float, a: int = 1, accurate: bool = False) -> Schedule:
-    """Cheapest schedule for A^(-a/p) on the spectrum [lower, 1].
+    """Return the cheapest schedule for A^(-a/p) on the spectrum [lower, 1].
 
     Parameters
     ----------
@@ -94,10 +94,10 @@ def schedule(p: int, lower: float, *, target: float, a: int = 1, accurate: bool 
     target : float
         Relative error wanted in every eigenvalue of A^(-1/p), in [1e-16, 1).
     accurate : bool
-        Take the larger cushion, for a residual as small as coupled Newton's. Full equioscillation maps some
-        large eigenvalues down to the level of the smallest, and their digits go with them; designing each
-        step on [max(l, c^p u), u] keeps them above. c is 0.3, or 0.5 here, which costs about a third more
-        products; for p above 8 it is larger, see `cushion_of`.
+        Use the larger cushion, for a residual as small as coupled Newton's. Full equioscillation maps some
+        large eigenvalues to values as small as the smallest, and loses their digits; designing each
+        step on [max(l, c^p u), u] keeps them larger. c is 0.3 by default, and 0.5 if `accurate`, which costs about
+        a third more products; for p above 8 c is larger, see `cushion_of`.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def schedule(p: int, lower: float, *, target: float, a: int = 1, accurate: bool 
     Raises
     ------
     ValueError
-        p or a below 1, lower or target out of range, or more products needed than any use has.
+        p or a is below 1, lower or target is out of range, or the schedule would exceed 300 products.
 
     Examples
     --------
@@ -133,10 +133,10 @@ def schedule(p: int, lower: float, *, target: float, a: int = 1, accurate: bool 
 
 @lru_cache(maxsize=4096)
 def solve_schedule(p: int, a: int, bucket: int, target: float, accurate: bool) -> Schedule:
-    """The program behind `schedule`: dynamic programming over the products spent, for lower = 2^(-bucket/2).
+    """Compute `schedule` by dynamic programming over the number of products, for lower = 2^(-bucket/2).
 
-    Of two ways to spend the same products the one that leaves the larger low/high wins, since every later
-    step is monotone in it.
+    Of two sequences with the same number of products the sequence with the larger low/high is kept, since every later
+    step is monotone in low/high.
     """
     cushion = cushion_of(p, accurate)
     lower = 2.0 ** (-bucket / 2)
@@ -165,11 +165,11 @@ def solve_schedule(p: int, a: int, bucket: int, target: float, accurate: bool) -
 
 
 def cushion_of(p: int, accurate: bool) -> float:
-    """Smallest ratio of the ends of a design interval in x.
+    """Return the smallest ratio of the ends of a design interval in x.
 
-    M holds y = x^p, which falls to c^p where the eigenvalue is large: at p = 32 and c = 0.3 nothing is left of it. Only
-    the residual tells, since A^(-1/p) is close to I. So from p = 8 on, c^p stays what it is there, times p / 8 for the
-    rounding errors of B^p.
+    M holds y = x^p, which falls to c^p for large eigenvalues: at p = 32 and c = 0.3 all digits are lost. Only the
+    residual shows this loss, since A^(-1/p) is close to I. So for p above 8, c^p is kept at its value for p = 8, times
+    p / 8 for the rounding errors of B^p.
     """
     c = ACCURATE_CUSHION if accurate else CUSHION
     if p <= LARGE_P:
@@ -178,10 +178,10 @@ def cushion_of(p: int, accurate: bool) -> float:
 
 
 def step_products(degree: int, p: int, a: int = 1, *, first: bool = False, last: bool = False) -> int:
-    """Products of n x n matrices in one step: q(M), then G <- G B^a and M <- B^p M over shared squares of B.
+    """Count the n x n products of one step: q(M), then G <- G B^a and M <- B^p M with shared squares of B.
 
-    Binary powering applied to G and M themselves costs what the shortest addition chain does for p < 15.
-    The first step always has M^2, which bounds lambda_max, and its first factor of G is a copy.
+    Binary powering applied directly to G and M costs as much as the shortest addition chain for p < 15.
+    The first step always computes M^2, which bounds lambda_max, and its first factor of G is a copy.
     """
     powers = (a,) if last else (a, p)
     squarings = max(powers).bit_length() - 1
@@ -191,7 +191,7 @@ def step_products(degree: int, p: int, a: int = 1, *, first: bool = False, last:
 
 @dataclass(frozen=True)
 class _Path:
-    """Steps taken so far and the interval [low, high] of x = y^(1/p) that they leave."""
+    """Steps taken so far and the resulting interval [low, high] of x = y^(1/p)."""
 
     low: float
     high: float
@@ -204,7 +204,7 @@ class _Path:
         return self.low / self.high
 
     def extend(self, p: int, degree: int, cushion: float, pad: float) -> _Path:
-        """One step more; `pad` widens the interval for the rounding errors of the step before."""
+        """Append a step; `pad` widens the interval for the rounding errors of the step before."""
         low, high = self.low * (1 - pad), self.high * (1 + pad)
         design = max(low / high, cushion)
         unit, error = best_polynomial(p, degree, design)
@@ -218,7 +218,7 @@ class _Path:
 
 @lru_cache(maxsize=4096)
 def best_polynomial(p: int, degree: int, ratio: float) -> tuple[Coefficients, float]:
-    """Best relative polynomial approximation of y^(-1/p) on [ratio^p, 1], by Remez exchange.
+    """Compute the best relative polynomial approximation of y^(-1/p) on [ratio^p, 1], by Remez exchange.
 
     Parameters
     ----------
@@ -235,8 +235,8 @@ def best_polynomial(p: int, degree: int, ratio: float) -> tuple[Coefficients, fl
 
     Notes
     -----
-    The error alternates at degree + 2 points. Its derivative vanishes where q/p + y q' does, a polynomial
-    of the same degree: the interior extrema are the roots of a polynomial, and the exchange needs no
+    The error alternates at degree + 2 points. Its derivative vanishes at the zeros of q/p + y q', a polynomial
+    of the same degree. So the interior extrema are the roots of a polynomial, and the exchange needs no
     search.
 
     Examples
@@ -249,7 +249,7 @@ def best_polynomial(p: int, degree: int, ratio: float) -> tuple[Coefficients, fl
     h = -math.expm1(p * math.log(ratio)) / 2
     m = 1 - h
     economized, error = _economized(p, degree, m, h)
-    if error < 1e-13:  # here the exchange would chase rounding errors
+    if error < 1e-13:  # the exchange would fit rounding errors
         return _in_powers_of_y(economized, m, h), error
     # In t, y = m + h t with t in [-1, 1]: powers of t stay independent on a short interval, powers of y do
     # not.
@@ -271,7 +271,7 @@ def best_polynomial(p: int, degree: int, ratio: float) -> tuple[Coefficients, fl
 
 
 def _economized(p: int, degree: int, m: float, h: float) -> tuple[FloatArray, float]:
-    """Truncated Chebyshev series of (m + h t)^(-1/p) in powers of t, and what it drops; for small h."""
+    """Compute the truncated Chebyshev series of (m + h t)^(-1/p) in powers of t, and the remainder; for small h."""
     taylor = [m ** (-1 / p)]
     for j in range(degree + 2):
         taylor.append(-taylor[-1] * (1 / p + j) / (j + 1) * h / m)
@@ -292,7 +292,7 @@ _TABLE = "minimax_schedule.json"
 
 
 def tabulate() -> str:
-    """The text of the shipped table: every distinct polynomial once, and the schedules as indices to them."""
+    """Write the shipped table as text: every distinct polynomial once, and the schedules as indices to them."""
     index: dict[Coefficients, int] = {}
     rows = []
     for target in TARGETS:

@@ -1,4 +1,4 @@
-"""Square root and inverse square root together, and by repetition the 2^k-th roots."""
+"""Square root and inverse square root in one iteration, and 2^k-th roots by repetition."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class NewtonDB(Method):
     """Denman and Beavers' pair in product form (Newton-Schulz): A^{1/p} and A^{-1/p} for p = 2^k.
 
     Prefer it when both roots are wanted: ``solve(...).companion`` costs nothing. Three products a step; small
-    eigenvalues grow by 2.25 a step. For p = 4, 8, ... the pair is taken again of the square root before.
+    eigenvalues grow by 2.25 a step. For p = 4, 8, ... the iteration is repeated with the square root as its input.
 
     With E_k = (3 I - Z_k Y_k) / 2:  Y_{k+1} = Y_k E_k -> A^{1/2},  Z_{k+1} = E_k Z_k -> A^{-1/2};
     Y_0 = A / s, Z_0 = I.
 
-    The forward error is that of the other iterations, the residual X^p A - I of some eps kappa^{3/2} is not: beyond
-    kappa = 1e10 in float64 it vouches for nothing, and the status is ``ILL_CONDITIONED``.
+    The forward error is that of the other iterations, but the residual X^p A - I is larger, some eps kappa^{3/2}.
+    Beyond kappa = 1e10 in float64 the residual certifies no digits, and the status is ``ILL_CONDITIONED``.
 
     References
     ----------
@@ -55,7 +55,7 @@ class NewtonDB(Method):
             status = np.where(status == 0, stage, status)
             n_iter += steps
             n_products += issued
-            if failed.any():  # keep what failed out of the stages to come
+            if failed.any():  # exclude failed matrices from later stages
                 pair[np.flatnonzero(failed)] = xp.eye(A.shape[-1], dtype=A.dtype)
             if left:
                 xp.copyto(A, pair[:, 1])
@@ -64,7 +64,7 @@ class NewtonDB(Method):
         return Raw(Z if problem.inverse else Y, status, n_iter, n_products, companion=Y if problem.inverse else Z)
 
     def _square_roots(self, A: Array, problem: Problem, backend: Backend) -> tuple[Array, np.ndarray, np.ndarray, int]:
-        """The pair (A^{-1/2}, A^{1/2}) as a stack (B, 2, n, n); A is overwritten."""
+        """Compute the pair (A^{-1/2}, A^{1/2}) as a stack (B, 2, n, n); A is overwritten."""
         xp = backend.xp
         B, n, _ = A.shape
         z = 1.5 / top_eigenvalue(A, backend)

@@ -1,15 +1,15 @@
-"""A slightly wrong eigenbasis made right by products alone, and kept orthonormal.
+"""Refinement of an approximate eigenbasis by products alone, with re-orthonormalization.
 
 With d the diagonal of M = Q^H A Q and E the rest, Q (I + K), K_ij = E_ij / (d_j - d_i), diagonalizes A up to second
 order (Ogita & Aishima, Iterative refinement for symmetric eigenvalue decomposition, Japan J. Indust. Appl. Math. 35,
-2018, sec. 3). Where eigenvalues are close K is large and worth nothing; taken as it is, it destroys Q. Here
+2018, sec. 3). For close eigenvalues K is large and inaccurate, and Q (I + K) is far from orthonormal. So here
 
-- neighbours in the spectrum are diagonalized among themselves by small eigenproblems first;
-- what is still large in K is cut off;
-- I + K, orthogonal to first order only, becomes exp(K), and the new Q is polished by its own Gram matrix.
+- neighbours in the spectrum are diagonalized by small eigenproblems first;
+- entries of K that are still large are set to 0;
+- I + K, orthogonal to first order only, is replaced by exp(K), and the new Q is orthonormalized by its Gram matrix.
 
-For the root of a matrix, the vectors of a cluster need not be right: its divided differences are smooth. So cutting
-off costs nothing but zeros that are not made.
+The root of a matrix does not need the individual eigenvectors of a cluster, since the divided differences are smooth
+there. So dropping entries of K only leaves some entries of E nonzero.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import numpy as np
 from matroot.backends.base import Backend
 from matroot.methods.base import Array
 
-#: Largest entry of K that is used; with neighbours in the spectrum so far apart, ||K||_2 < pi CLIP (Hilbert's bound).
+#: Largest entry of K that is used. With the gaps that this implies, ||K||_2 < pi CLIP (Hilbert's bound).
 CLIP = 0.2
-#: The small eigenproblems have n / BLOCKS rows, but at least NEIGHBOURS: less than a product's time all together.
+#: The small eigenproblems have n / BLOCKS rows, but at least NEIGHBOURS; together they take less time than a product.
 BLOCKS = 8
 NEIGHBOURS = 64
-#: ||Q^H Q - I||_F from where one polishing step, of third order, ends at rounding error.
+#: ||Q^H Q - I||_F up to which one polishing step, of third order, reaches rounding error.
 NEAR = 1e-4
 
 
 def rotation(E: Array, d: Array, backend: Backend, turn: int = 0) -> Array:
-    """W, orthogonal to about the precision of E, that makes W^H (diag(d) + E) W more diagonal.
+    """Compute W, orthogonal to about the precision of E, that makes W^H (diag(d) + E) W more diagonal.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def rotation(E: Array, d: Array, backend: Backend, turn: int = 0) -> Array:
         Real, about ascending.
     backend : backend
     turn : int
-        Odd turns move the borders of the blocks by half a block, so that over two turns every neighbour is met.
+        Odd turns move the borders of the blocks by half a block, so that two turns cover every pair of neighbours.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def rotation(E: Array, d: Array, backend: Backend, turn: int = 0) -> Array:
     far = abs(E) <= CLIP * abs(gap)
     K = xp.where(far, E, 0) / xp.where(far & (gap != 0), gap, 1)
 
-    # exp(K), to fourth order: what it leaves of ||K||^5 / 120 is polished away.
+    # exp(K) to fourth order; polishing removes the remainder, about ||K||^5 / 120.
     K2 = backend.matmul(K, K)
     tail = K / 6 + K2 / 24
     tail.reshape(-1)[:: n + 1] += 0.5
@@ -80,10 +80,10 @@ def rotation(E: Array, d: Array, backend: Backend, turn: int = 0) -> Array:
 
 
 def polished(Q: Array, backend: Backend, narrow: Any) -> tuple[Array, float]:
-    """The orthonormal matrix next to Q, and a bound of ||Q^H Q - I||_F for it.
+    """Compute the orthonormal matrix nearest to Q, and a bound of its ||Q^H Q - I||_F.
 
-    Steps Q <- Q (I - R/2 + 3 R^2 / 8), R = Q^H Q - I: the polar factor up to 5/16 R^3. R is taken in the precision of
-    Q, the small correction in the precision `narrow`.
+    A step is Q <- Q (I - R/2 + 3 R^2 / 8), R = Q^H Q - I, the polar factor up to 5/16 R^3. R is computed in the
+    precision of Q, and the small correction in the precision `narrow`.
     """
     n = len(Q)
     eps = float(np.finfo(Q.dtype).eps)
@@ -91,7 +91,7 @@ def polished(Q: Array, backend: Backend, narrow: Any) -> tuple[Array, float]:
         R = backend.matmul(Q.conj().T, Q)
         R.reshape(-1)[:: n + 1] -= 1
         g = float(backend.xp.linalg.norm(R))
-        if not g < 0.5:  # not a basis any more, or NaN
+        if not g < 0.5:  # Q is too far from orthonormal, or NaN
             return Q, g
         R = R.astype(narrow)
         correction = backend.matmul(R, R)

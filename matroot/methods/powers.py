@@ -1,4 +1,4 @@
-"""Whole powers, and positive powers by way of the inverse root."""
+"""Integer powers, and positive powers from the inverse root."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matroot.methods.base import Array, Raw
 
 
 def power(A: Array, k: int, backend: Backend) -> Array:
-    """A^k as a new stack, by `power_products(k)` products."""
+    """Compute A^k as a new stack, by `power_products(k)` products."""
     X = A.copy()
     if k == 0:
         X *= 0
@@ -28,15 +28,16 @@ def power(A: Array, k: int, backend: Backend) -> Array:
 
 
 def power_products(k: int) -> int:
-    """Products that `power` issues."""
+    """Return the number of products that `power` issues."""
     return k.bit_length() + k.bit_count() - 2 if k else 0
 
 
 def positive_power(A: Array, s: Fraction, inverse_root: Callable[[Array], Raw], backend: Backend) -> Raw:
-    """A^s, s >= 0, from Z = ``inverse_root(A)`` = A^(-1/p), which may overwrite A.
+    """Compute A^s, s >= 0, from Z = ``inverse_root(A)`` = A^(-1/p); `inverse_root` may overwrite A.
 
-    With k the integer part of s, A^h A^(s - 2h) A^h, h = ceil(k / 2): the powers on both sides damp the errors that Z
-    has in the directions of the small eigenvalues. In the middle is a power of Z for odd k, of its inverse for even k.
+    With k the integer part of s and h = ceil(k / 2), the result is A^h A^(s - 2h) A^h. The powers on both sides damp
+    the errors of Z in the directions of the small eigenvalues. The factor in the middle is a power of Z for odd k, and
+    of its inverse for even k.
     """
     xp, n = backend.xp, A.shape[-1]
     k, p = math.floor(s), s.denominator

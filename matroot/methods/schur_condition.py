@@ -5,9 +5,9 @@ For 0 < |s| < 1 the Frechet derivative is
     L(E) = sin(pi |s|) / pi * integral over t > 0 of t^s (A + t I)^{-1} E (A + t I)^{-1} dt,
 
 up to its sign (Higham, Functions of Matrices, SIAM 2008, eq. 1.36, differentiated), so that the integral of
-t^s ||(A + t I)^{-1}||^2 bounds its norm: for a positive definite A exactly, and so for a conjugate pair of a
-normal one. 1 / ||(A + t I)^{-1}|| is the distance of A to the matrices with the eigenvalue -t. Where it is
-small, A^s is close to a jump, and whether eigenvalues near the axis or their coupling make it small is the same.
+t^s ||(A + t I)^{-1}||^2 bounds its norm. The bound is exact for a positive definite A, and for a conjugate pair of
+a normal A. 1 / ||(A + t I)^{-1}|| is the distance of A to the matrices with the eigenvalue -t. If this distance is
+small, A^s is close to a jump, whether the cause is an eigenvalue near the axis or coupling of eigenvectors.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from matroot.backends.cpu import triangular as tri
 Matrix = NDArray[Any]
 Reals = NDArray[np.float64]
 
-#: The integrand varies like a power of t but for peaks; a grid of this ratio integrates it to some 20 per cent.
+#: Apart from peaks, the integrand varies like a power of t; a grid of this ratio integrates it to some 20 per cent.
 RATIO = 2.0
-#: Most nodes of the grid, and most eigenvalues near the axis to which a node is given.
+#: Maximum number of nodes of the grid, and of eigenvalues near the axis that get a node.
 NODES, PEAKS = 64, 32
 
 
 class Sensitivity(NamedTuple):
-    """How A -> A^s answers to perturbations.
+    """Sensitivity of A -> A^s to perturbations.
 
-    A relative perturbation e of A moves A^s by up to e times `amplification`; one by n roundoffs of its data can
-    move A^s by `jump`, 0 where it moves no eigenvalue across the negative axis. Both are relative to A^s.
+    A relative perturbation e of A changes A^s by up to e times `amplification`. A perturbation by n unit roundoffs of
+    the data can change A^s by `jump`, which is 0 if no eigenvalue can cross the negative axis. Both are relative to
+    A^s.
     """
 
     amplification: float
     jump: float
 
     def relative_to(self, norm: float) -> Sensitivity:
-        """Both divided by the norm of A^s, which may be 0: that of a whole power of a nilpotent matrix."""
+        """Divide both by the norm of A^s, which may be 0 for an integer power of a nilpotent matrix."""
         if norm == 0:
             return Sensitivity(np.inf, np.inf if self.jump else 0.0)
         return Sensitivity(self.amplification / norm, self.jump / norm)
@@ -50,16 +51,16 @@ class Sensitivity(NamedTuple):
 def sensitivity(
     R: Matrix, lam: Matrix, s: Fraction | float, largest: float, smallest: float, eps: float
 ) -> Sensitivity:
-    """Bounds for an upper (quasi-)triangular R, absolute: still to be divided by the norm of R^s.
+    """Compute absolute bounds for an upper (quasi-)triangular R, to be divided by the norm of R^s.
 
     Parameters
     ----------
     R : array (n, n)
     lam : array (n,)
-        Its eigenvalues.
+        Eigenvalues of R.
     s : Fraction or float
     largest, smallest : float
-        Its singular values.
+        Extreme singular values of R.
     eps : float
         Unit roundoff of the data.
     """
@@ -75,9 +76,9 @@ def sensitivity(
 
 
 class Axis(NamedTuple):
-    """The resolvent on the negative axis: its norms at nodes t of weights w, all between `low` and `high`.
+    """Norms of the resolvent on the negative axis, at nodes t with weights w, all between `low` and `high`.
 
-    The last `peaks` nodes are at eigenvalues a + i y near the axis, and have the weight of their peak, pi y.
+    The last `peaks` nodes are at eigenvalues a + i y near the axis, with the weight of the peak, pi y.
     """
 
     t: Reals
@@ -88,13 +89,13 @@ class Axis(NamedTuple):
     peaks: int
 
     def jump(self, s: float, rounding: float) -> float:
-        """By how much A^s jumps when a perturbation of norm `rounding` moves an eigenvalue across the axis, or 0."""
+        """Bound the jump of A^s if a perturbation of norm `rounding` can move an eigenvalue across the axis; else 0."""
         first = len(self.t) - self.peaks
         crossing = self.t[first:][self.norms[first:] * rounding >= 1]
         return float(2 * abs(math.sin(math.pi * s)) * (crossing**s).max(initial=0.0))
 
     def integral(self, s: float, power: int) -> float:
-        """Integral of t^s ||(A + t I)^{-1}||^power over all t > 0, for -1 < s < power - 1."""
+        """Integrate t^s ||(A + t I)^{-1}||^power over all t > 0, for -1 < s < power - 1."""
         rest = s + 1 - power  # t ||(A + t I)^{-1}|| needs no scaling
         inside = (self.w / self.t * (self.t * self.norms) ** power * self.t**rest).sum()
         below = (self.low * self.norms[0]) ** power * np.float64(self.low) ** rest / (s + 1)
@@ -103,9 +104,10 @@ class Axis(NamedTuple):
 
 
 def negative_axis(R: Matrix, lam: Matrix, largest: float, smallest: float) -> Axis:
-    """Norms of (R + t I)^{-1} of an upper (quasi-)triangular R with eigenvalues lam; O(n^2) for each of 20 nodes or so.
+    """Compute norms of (R + t I)^{-1} of an upper (quasi-)triangular R with eigenvalues lam, at some 20 nodes t.
 
-    `largest` and `smallest` are singular values of R. Beyond four times their range the norm is 1 / t, or constant.
+    Each node costs O(n^2). `largest` and `smallest` are the extreme singular values of R. Beyond four times their range
+    the norm is 1 / t, or constant.
     """
     low, high = smallest / 4, 4 * largest
     count = min(NODES, 2 + math.ceil(math.log(high / low) / math.log(RATIO)))
@@ -122,9 +124,9 @@ def negative_axis(R: Matrix, lam: Matrix, largest: float, smallest: float) -> Ax
 
 
 def derivative_bound(s: Fraction | float, axis: Axis, largest: float, smallest: float) -> float:
-    """Upper bound, but for quadrature, of the norm of the Frechet derivative of A -> A^s, s not whole.
+    """Bound the norm of the Frechet derivative of A -> A^s from above, up to quadrature error, for non-integer s.
 
-    Beyond |s| = 1 the product rule is applied to A^k A^sigma, with k the whole part of s.
+    For |s| > 1 the product rule is applied to A^k A^sigma, with k the integer part of s.
     """
     k, sigma = divmod(abs(float(s)), 1)
     factor = math.sin(math.pi * sigma) / math.pi
@@ -137,7 +139,7 @@ def derivative_bound(s: Fraction | float, axis: Axis, largest: float, smallest: 
 
 
 def whole_derivative_bound(k: int, largest: float, smallest: float) -> float:
-    """Upper bound of the norm of the Frechet derivative of A -> A^k, from the singular values of A."""
+    """Bound the norm of the Frechet derivative of A -> A^k from above, from the singular values of A."""
     if k >= 0:
         return k * float(np.float64(largest) ** (k - 1))
     return -k * float(np.float64(smallest) ** (k - 1))

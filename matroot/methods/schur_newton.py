@@ -2,9 +2,12 @@
 
 Guo & Higham, SIAM J. Matrix Anal. Appl. 28(3), 2006, 788-804, algorithm 3.3: Schur form, square roots of the
 triangular factor until its spectrum is near 1, coupled Newton for the odd part q of p = 2^{k0} q, squarings
-back. Three changes save products and digits: square roots and the degrees of the steps are chosen by cost
-(`schur_plan`); from R_k = R^{2^{-k}} the iteration takes R_k^{r/q} with r a power of two, P^r being on the way
-to P^q, so that most squarings back vanish; the diagonal blocks of the result are set to their exact powers.
+back. Three changes save products and digits:
+
+- square roots and the degrees of the steps are chosen by cost (`schur_plan`);
+- from R_k = R^{2^{-k}} the iteration computes R_k^{r/q} with r a power of two. P^r is an intermediate of P^q, and most
+  squarings are saved;
+- the diagonal blocks of the result are set to their exact powers.
 """
 
 from __future__ import annotations
@@ -26,20 +29,20 @@ from matroot.methods.schur_condition import Sensitivity, sensitivity
 
 Matrix = NDArray[Any]
 
-#: Largest numerator and root degree that are iterated as such; beyond, the exponent is taken as a real.
+#: Largest numerator and root degree of rational exponents; larger ones are treated as real exponents.
 LARGEST_NUMERATOR, LARGEST_DEGREE = 64, 8192
-#: Square roots never exceed this: R^{2^{-k}} is I to rounding in every dtype.
+#: Maximum number of square roots: R^{2^{-k}} is then I up to rounding in every dtype.
 MAX_SQUARE_ROOTS = 60
-#: Of a matrix without the power.
+#: Sensitivity of a matrix without the power.
 UNKNOWN = Sensitivity(np.nan, np.nan)
 
 
 @dataclass(frozen=True, repr=False)
 class SchurNewton(Method):
-    """Principal power of a general real or complex matrix: SciPy's ``fractional_matrix_power``.
+    """Principal power of a general real or complex matrix, like SciPy's ``fractional_matrix_power``.
 
-    The method for matrices that are not symmetric, transition matrices for one. Real in, real out: real
-    matrices are never computed in complex arithmetic. About as dear as the Schur form alone.
+    Use it for matrices that are not symmetric, such as transition matrices. The root of a real matrix is real and
+    computed in real arithmetic. The whole method costs about as much as the Schur form alone.
     """
 
     name: ClassVar[str] = "schur_newton"
@@ -75,7 +78,7 @@ class SchurNewton(Method):
 
 
 class Power(NamedTuple):
-    """One matrix: the power (NaN when it failed), its status, steps, products, cond of A, and of A -> A^s."""
+    """Result for one matrix: the power (NaN if it failed), its status, steps, products, cond of A, and of A -> A^s."""
 
     x: Matrix
     status: Status
@@ -94,22 +97,22 @@ def schur_newton(
     positive: bool = False,
     out_eps: float = 0.0,
 ) -> Power:
-    """Principal power A^s of one matrix, in its own dtype.
+    """Compute the principal power A^s of one matrix, in its own dtype.
 
     Parameters
     ----------
     A : array (n, n), real or complex, single or double precision
         Finite, and not near the ends of the exponent range. Never written to.
     s : Fraction or float
-        A Fraction with a small numerator is iterated as a root; else the power series is summed at once.
+        A Fraction with a small numerator is computed by coupled steps; otherwise one power series is summed.
     rtol : float, optional
-        Relative accuracy asked of the iteration; full accuracy by default.
+        Relative accuracy of the iteration; full accuracy by default.
     max_iter : int, optional
         Limit of coupled steps.
     positive : bool
-        Whether A is said to be positive definite: then a negative eigenvalue is refused by A^{-1}, too.
+        True if A should be positive definite: a negative eigenvalue is then an error for A^{-1}, too.
     out_eps : float
-        Unit roundoff of the data in A, where A holds them in a wider precision.
+        Unit roundoff of the data in A, if A holds the data in a wider precision.
 
     Returns
     -------
@@ -161,12 +164,11 @@ def schur_newton(
 
 
 def has_principal_power(lam: Matrix, s: Fraction | float, largest: float, smallest: float, exact: bool) -> bool:
-    """Whether every eigenvalue is off the closed negative real axis by more than the Schur form's rounding.
+    """Return True if all eigenvalues are off the closed negative real axis by more than the Schur form's rounding.
 
-    The backward error of the Schur form is a few eps ||A||_2. A matrix whose smallest singular value is no
-    larger may be singular, however far its computed eigenvalues are from 0: eps^{1/m} for a Jordan block of
-    order m. A matrix that came triangular is its own Schur form, and exact. Integer powers need no branch,
-    only an inverse.
+    The backward error of the Schur form is a few eps ||A||_2. If the smallest singular value is at most this error, A
+    may be singular although its computed eigenvalues are as large as eps^{1/m}, for a Jordan block of order m. A
+    triangular matrix is its own Schur form, without error. Integer powers need no branch, only an inverse.
     """
     if exact:
         rounding, singular = 0.0, not lam.all()
@@ -189,7 +191,7 @@ class _Triangular:
         self.products = 0
 
     def power(self, s: Fraction | float, max_iter: int | None) -> tuple[Matrix, Status, int]:
-        """R^s, status and steps."""
+        """Compute R^s, and return it with status and steps."""
         a, b = (s.numerator, s.denominator) if isinstance(s, Fraction) else (0, 0)
         if abs(a) > LARGEST_NUMERATOR or b > LARGEST_DEGREE:
             a, b = 0, 0
@@ -210,7 +212,7 @@ class _Triangular:
         return F, status, steps
 
     def _more_roots(self, k: int, s: float, b: int) -> tuple[int, float, float]:
-        """Where R is far from normal, eigenvalues say too little: halve its radius while that saves products."""
+        """Take more square roots while this saves products: for a non-normal R eigenvalues underestimate the radius."""
         while True:
             e = plan.exponent(s, b, k)
             if e.q == 1:
@@ -226,7 +228,7 @@ class _Triangular:
             k += 1
 
     def _iterate(self, e: plan.Exponent, c: float, radius: float, max_iter: int | None) -> tuple[Matrix, Status, int]:
-        """R^sigma by coupled steps on M = c R = I - Z; overwrites R."""
+        """Compute R^sigma by coupled steps on M = c R = I - Z; overwrites R."""
         Z = self.R
         if e.q == 1:  # sigma = 1 or -1
             return (Z if e.sigma > 0 else self._inverse_times(Z, _identity_like(Z))), Status.CONVERGED, 0
@@ -253,7 +255,7 @@ class _Triangular:
         return F, Status.CONVERGED, steps
 
     def _step(self, Z: Matrix, T: Matrix, G: Matrix | None, e: plan.Exponent) -> Matrix:
-        """M = I - Z <- T^q M in place, T being overwritten by its powers; returns G T^r."""
+        """Update M = I - Z <- T^q M in place, overwriting T by its powers, and return G T^r."""
         np.negative(Z, out=Z)
         _add_to_diagonal(Z, 1)
         power = 1
@@ -267,11 +269,11 @@ class _Triangular:
                 self._multiply(T, T, out=T)
         np.negative(Z, out=Z)
         _add_to_diagonal(Z, 1)
-        assert G is not None  # r is a power of two no larger than q
+        assert G is not None  # since r is a power of two and at most q
         return G
 
     def _polynomial(self, Z: Matrix, c: list[float]) -> Matrix:
-        """Polynomial sum c_i Z^i of degree 1 or even, by Horner's rule in Z^2."""
+        """Evaluate sum c_i Z^i of degree 1 or even, by Horner's rule in Z^2."""
         if len(c) == 2:
             P = c[1] * Z
             _add_to_diagonal(P, c[0])
@@ -311,7 +313,7 @@ class _Triangular:
 
 
 def _add_to_diagonal(A: Matrix, value: float) -> None:
-    """A += value I, for a matrix in Fortran's order: `linalg.add_to_diagonal` would change a copy."""
+    """Add value I to a Fortran-ordered A, of which `linalg.add_to_diagonal` would change a copy."""
     np.einsum("ii->i", A)[...] += value
 
 

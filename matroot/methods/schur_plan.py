@@ -1,10 +1,10 @@
-"""How Schur-Newton spends its products: square roots, steps and their degrees, chosen by cost.
+"""Plan of Schur-Newton: square roots, steps and their degrees, chosen by cost.
 
 One step on M = I - Z, with P the Taylor polynomial of degree d of (1 - z)^{-1/q} and its coefficient c_d, is
-G <- G P(Z)^r, M <- P(Z)^q M; d = 1 is the coupled Newton iteration (Guo & Higham 2006, eq. 3.2), more is
-Lakic's (1998). As the derivative of 1 - (1 - z) P(z)^q is c_d (1 + q d) z^d P(z)^{q-1}, which has no negative
-coefficient, a radius alpha with ||Z^i|| <= alpha^i for i >= 2 shrinks at least as the scalar does. The last
-step need not update M, which is where large q save most.
+G <- G P(Z)^r, M <- P(Z)^q M; d = 1 is the coupled Newton iteration (Guo & Higham 2006, eq. 3.2), d > 1 is
+Lakic's (1998). The derivative of 1 - (1 - z) P(z)^q is c_d (1 + q d) z^d P(z)^{q-1}, which has no negative
+coefficient. So a radius alpha with ||Z^i|| <= alpha^i for i >= 2 shrinks at least as fast as for a scalar. The last
+step need not update M, which saves most for large q.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _RADII = np.concatenate((np.geomspace(1e-4, 0.1, 80), np.linspace(0.1, 0.95, 120
 
 
 class Schedule(NamedTuple):
-    """Degrees of the steps that bring a radius of at most `radius` to full accuracy for `cost` products."""
+    """Degrees of the steps that reduce a radius of at most `radius` to full accuracy, for `cost` products."""
 
     cost: float
     radius: float
@@ -35,7 +35,7 @@ class Schedule(NamedTuple):
 
 
 def binomial(sigma: float, degree: int) -> list[float]:
-    """Taylor coefficients c_0 .. c_degree of (1 - z)^sigma."""
+    """Return the Taylor coefficients c_0 .. c_degree of (1 - z)^sigma."""
     c = [1.0]
     for i in range(degree):
         c.append(c[-1] * (i - sigma) / (i + 1))
@@ -44,7 +44,7 @@ def binomial(sigma: float, degree: int) -> list[float]:
 
 @lru_cache(maxsize=64)
 def shrink(q: int, degree: int) -> Reals:
-    """Radius after one step of `degree` from each of `_RADII`."""
+    """Return the radius after one step of `degree` from each of `_RADII`."""
     P = np.polynomial.polynomial.polyval(_RADII, binomial(-1 / q, degree))
     return np.asarray(-np.expm1(np.log1p(-_RADII) + q * np.log(P)))
 
@@ -54,12 +54,12 @@ def _before(q: int, degree: int, radius: float) -> float:
 
 
 def after(e: Exponent, degree: int, radius: float) -> float:
-    """Radius that a step of `degree` leaves of `radius`."""
+    """Return the radius after one step of `degree` from `radius`."""
     return float(np.interp(radius, _RADII, shrink(e.q, degree)))
 
 
 def last_radius(sigma: float, degree: int, tol: float) -> float:
-    """Largest radius at which the Taylor polynomial of (1 - z)^sigma is good to tol.
+    """Return the largest radius at which the Taylor polynomial of (1 - z)^sigma has an error of at most tol.
 
     The tail is at most |c_{d+1}| alpha^{d+1} / (1 - alpha) for |sigma| <= 1, where the |c_i| never increase.
     """
@@ -74,14 +74,14 @@ def last_radius(sigma: float, degree: int, tol: float) -> float:
 
 @lru_cache(maxsize=256)
 def schedules(q: int, sigma: float, tol: float, longest: int = 6) -> tuple[Schedule, ...]:
-    """Schedules for exponent sigma = +-r/q, each dearer than the one before and good for a larger radius.
+    """Return the schedules for exponent sigma = +-r/q in increasing order of cost and of radius.
 
     q = 0 stands for an irrational exponent: a single step.
     """
     best = _frontier([Schedule(cost, last_radius(sigma, d, tol), (d,)) for d, cost in PRODUCTS.items()])
     if q == 0:
         return best
-    step = q.bit_length() - 1 + q.bit_count() + 1  # P^q M, and G P^r or the product that ends it
+    step = q.bit_length() - 1 + q.bit_count() + 1  # P^q M, and G P^r or the final product
     for _ in range(longest - 1):
         longer = [
             Schedule(PRODUCTS[d] + step + s.cost, _before(q, d, s.radius), (d, *s.degrees))
@@ -113,18 +113,18 @@ class Exponent(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """The relative error that a power may have, and that of the arithmetic, below which no step goes."""
+    """The relative error allowed for the power, and the smallest error that the arithmetic can reach."""
 
     power: float
     least: float
 
     def before(self, e: Exponent) -> float:
-        """Allowed before the squarings, each of which doubles it."""
+        """Return the error allowed before the squarings, each of which doubles the error."""
         return max(self.least, math.ldexp(self.power, -e.squarings))
 
 
 def exponent(s: float, b: int, k: int) -> Exponent:
-    """How to go on from R_k. `s` is +-1/b, or with b = 0 any number; |sigma| is at most 1."""
+    """Return the exponent of R_k. `s` is +-1/b, or with b = 0 any number; |sigma| is at most 1."""
     if b == 0:
         m = max(0, math.ceil(math.log2(abs(s)) + k))
         return Exponent(math.ldexp(s, k - m), 0, 0, m)
@@ -135,13 +135,13 @@ def exponent(s: float, b: int, k: int) -> Exponent:
 
 
 def cheapest(e: Exponent, radius: float, tol: float) -> Schedule | None:
-    """The cheapest schedule that serves `radius`, or None."""
+    """Return the cheapest schedule for `radius`, or None."""
     found = (s for s in schedules(e.q, e.sigma, tol) if s.radius >= radius)
     return next(found, None)
 
 
 def total(e: Exponent, radius: float, tol: float) -> float:
-    """Products still to come from R_k, infinite if more square roots must be taken first."""
+    """Count the remaining products from R_k; infinite if more square roots must be taken first."""
     if e.q == 1:
         return float(e.squarings)
     schedule = cheapest(e, radius, tol)
@@ -149,7 +149,7 @@ def total(e: Exponent, radius: float, tol: float) -> float:
 
 
 def square_roots(lam: NDArray[Any], s: float, b: int, accuracy: Accuracy) -> int:
-    """How many square roots to take of a matrix with eigenvalues `lam`, if it were normal."""
+    """Return the number of square roots to take of a normal matrix with eigenvalues `lam`."""
     k0 = (b & -b).bit_length() - 1 if b else 0
     if b and b >> k0 == 1:
         return k0
@@ -164,13 +164,13 @@ def square_roots(lam: NDArray[Any], s: float, b: int, accuracy: Accuracy) -> int
 
 
 def disc(mu: NDArray[Any]) -> tuple[float, float]:
-    """(c, radius) such that every |1 - c mu| <= radius; c centres the moduli."""
+    """Return (c, radius) such that every |1 - c mu| <= radius; c centres the moduli."""
     size = np.abs(mu)
     c = 2 / (float(size.max()) + float(size.min()))
     return c, float(np.abs(1 - c * mu).max())
 
 
 def principal_power(lam: NDArray[Any], s: float) -> NDArray[Any]:
-    """lam^s by modulus and argument, which keeps the relative accuracy of a small imaginary part."""
+    """Compute lam^s by modulus and argument, which keeps the relative accuracy of a small imaginary part."""
     theta = s * np.angle(lam)
     return np.asarray(np.abs(lam) ** s * (np.cos(theta) + 1j * np.sin(theta)), dtype=lam.dtype)

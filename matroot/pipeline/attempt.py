@@ -1,4 +1,4 @@
-"""One certified solve of a chunk of matrices: scale, regularize, run the method, scale back, certify, judge."""
+"""One certified solve of a chunk of matrices: scale, regularize, run the method, scale back, certify, set status."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Array = Any
 
 
 def solve_chunk(stack: Array, part: slice, job: Job, out: Output) -> None:
-    """Solve a few matrices and write them to `out`; a ridge with retries grows while the certificate is bad."""
+    """Solve a chunk and write it to `out`; retry failed matrices with a larger ridge if the rule has retries."""
     if job.may_widen:
         return solve_in_either(stack, part, job, out)
     first = attempt(stack, job, job.rule)
@@ -39,18 +39,18 @@ def solve_chunk(stack: Array, part: slice, job: Job, out: Output) -> None:
 
 
 def unsolved(status: Array) -> Array:
-    """Which matrices may do better at another try."""
+    """Return True for matrices that another attempt may improve."""
     return (status != Status.CONVERGED) & (status != Status.NONFINITE_INPUT)
 
 
 def settled(status: Array, job: Job) -> Array:
-    """Where NOT_POSITIVE is final: of an iteration that failed, the eigenvalues were computed in float64."""
+    """Return True where NOT_POSITIVE is final: after a failed iteration, eigenvalues in float64 confirmed it."""
     retried = isinstance(job.rule, Ridge) and job.rule.retries > 0
     return (status == Status.NOT_POSITIVE) & (not isinstance(job.method, Eigen) and not retried)
 
 
 def solve_in_either(stack: Array, part: slice, job: Job, out: Output) -> None:
-    """Solve a few matrices in float32, and in float64 those for which it cannot vouch for rtol."""
+    """Solve a chunk in float32, and repeat in float64 the matrices for which float32 does not guarantee rtol."""
     hard = beyond_single(stack, job)
     easy = np.flatnonzero(~hard)
     if len(easy):
@@ -67,12 +67,12 @@ def solve_in_either(stack: Array, part: slice, job: Job, out: Output) -> None:
 
 
 def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
-    """One solve of a chunk with one regularization, certified."""
+    """Solve a chunk once with the given regularization, and certify the result."""
     backend, problem = job.backend, job.problem
     xp = backend.xp
     B, n, _ = stack.shape
     wide = np.dtype("complex128" if job.dtype.kind == "c" else "float64")
-    if stack.dtype.kind in "iu":  # whose smallest number has no absolute value
+    if stack.dtype.kind in "iu":  # abs() of the smallest integer overflows
         stack = stack.astype(wide)
     finite = xp.isfinite(stack).all((-1, -2))
     size = xp.where(finite, abs(stack).max((-1, -2)), 1)
@@ -89,11 +89,11 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
         largest, smallest = extremes(A, rule.needs, problem.assume_a, backend)
         delta = rule.shift(largest, smallest, scale)
         add_to_diagonal(A, delta)
-    A = A.astype(job.dtype, copy=False)  # after the shift, which may leave little of A
+    A = A.astype(job.dtype, copy=False)  # after the shift, which may cancel most of A
     zero = ~A.any((-1, -2)) if not direct else xp.zeros(B, bool)
     if zero.any():
         A[zero] = xp.eye(n, dtype=A.dtype)
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # what leaves the range is told by a status
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # overflow gives a status
         raw = job.method.run(
             A,
             replace(
@@ -110,7 +110,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     if raw.ridge is not None:
         delta = raw.ridge
 
-    # In the units of the caller: X of 2^e A' is 2^(e s) X.
+    # Scale back to the units of the caller: the root of 2^e A' is 2^(e s) X.
     X = raw.x if problem.assume_a == "gen" or raw.hermitian else hermitian_part(raw.x)
     vanishes = problem.assume_a == "gen" or (rule is not None and rule.keeps_null_space)  # A^2 of a nilpotent A is 0
     present = X.any((-1, -2)) | ((size > 0) & (not vanishes))
@@ -122,7 +122,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     raw.x = raw.companion = X = None
     status = within_range(status, abs(x).max((-1, -2)), present, job)
 
-    # The certificate: the returned X, in float64, against the input prepared once more.
+    # The certificate: check the returned X in float64 against the input, which is prepared again.
     A = prepared(stack, finite, exponent, wide)
     if uneven:
         A = hermitian_part(A)
@@ -179,7 +179,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
 
 
 def extremes(A: Array, needs: str, assume_a: str, backend: Backend) -> tuple[Array, Array]:
-    """Largest (and, where needed, smallest) eigenvalue of each matrix; the 2-norm of a general one."""
+    """Compute the largest (and, where needed, smallest) eigenvalue of each matrix; the 2-norm of a general matrix."""
     if assume_a == "gen":
         return conditioning.norm2(A, backend), np.zeros(len(A))
     if needs == "extremes":

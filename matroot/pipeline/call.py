@@ -1,4 +1,4 @@
-"""What one call asks of every matrix, what a chunk finds, and where it is collected."""
+"""The options of one call (`Job`), the result of a chunk (`Attempt`), and the arrays that collect it (`Output`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = Any
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same for every matrix of one call."""
+    """The options that all matrices of one call share."""
 
     problem: Problem
     method: Method
@@ -28,12 +28,12 @@ class Job:
     dtype: np.dtype[Any]
     origin: Origin
     backend: Backend
-    #: float32 was not asked for, so that matrices for which it is not enough are computed in float64
+    #: float32 was chosen and not requested, so matrices for which it is not enough may be computed in float64
     may_widen: bool = False
 
     @cached_property
     def out_dtype(self) -> np.dtype[Any]:
-        """What X is held in until it is given back: half precisions in float32, integers in float64."""
+        """Dtype of X before conversion to the caller's: float32 for half precisions, float64 for integers."""
         name = self.origin.dtype_name
         if name in ("float16", "bfloat16"):
             return np.dtype("float32")
@@ -41,7 +41,7 @@ class Job:
 
     @cached_property
     def out_eps(self) -> float:
-        """Unit roundoff of what came in, and of what the caller gets; integers are exact, and come back in float64."""
+        """Unit roundoff of the input and the output; integers are exact, and their roots are float64."""
         name = self.origin.dtype_name
         return unit_roundoff(name) if is_inexact(name) else unit_roundoff(self.out_dtype.name)
 
@@ -68,7 +68,7 @@ class Output:
         self.dtype = job.dtype
 
     def write(self, at: Any, one: Attempt | Output) -> None:
-        """Take over what an attempt found for the matrices `at` (a slice or indices), uncopied where that is all."""
+        """Write the rows `at` (a slice or indices). If they are the whole batch, adopt the arrays without copying."""
         whole = isinstance(at, slice) and len(one.x) == len(self.x)
         for name in (
             "x",
@@ -128,5 +128,5 @@ class Attempt:
     lambda_min: Array
     ridge: Array
     certificate: str
-    #: of general matrices: the relative condition number of A -> A^s
+    #: relative condition number of A -> A^s for general matrices
     amplification: Array | None = None

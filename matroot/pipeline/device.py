@@ -1,7 +1,8 @@
-"""One certified solve of a stack on the GPU, without a look at any value: the twin of `matroot.pipeline.attempt`.
+"""One certified solve of a stack on the GPU, without reading values on the host; see `matroot.pipeline.attempt`.
 
-Everything that the CPU decides by asking an array is a mask here. What is left for the host are shapes, memory, and
-second tries, which ask the device once a round: larger ridges, and float64 for the plain functions, which wait anyway.
+Decisions that the CPU takes by reading an array are masks here. The host handles shapes, memory, and second attempts:
+larger ridges, and float64 for the plain functions, which wait for the result anyway. Each round of second attempts
+reads the status from the device once.
 """
 
 from __future__ import annotations
@@ -32,28 +33,28 @@ if TYPE_CHECKING:
 
 Array = Any
 
-#: Statuses of a matrix whose X is given out; of every other it is NaN.
+#: Statuses for which X is returned; for every other status X is NaN.
 GIVEN = (*USABLE, Status.MAX_ITER, Status.STAGNATED)
 
 
 @dataclass(frozen=True, repr=False)
 class DeviceResult(RootResult[Any]):
-    """A `RootResult` whose arrays are still being computed: the first one that is read waits for the device.
+    """A `RootResult` whose arrays may still be being computed; reading a value waits for the device.
 
     Attributes
     ----------
     asymmetry : array of float64, (...)
-        ``max|A - A^H| / max|A|``. Raising for it would have to wait, so a matrix that is not symmetric up to rounding
-        gets NaN, the status NOT_POSITIVE, and its own sentence.
+        ``max|A - A^H| / max|A|``. Raising an error would have to wait for the device. Instead, a matrix that is not
+        symmetric up to rounding gets NaN, the status NOT_POSITIVE, and a sentence of its own.
     tolerance : float
-        What counts as rounding.
+        Largest asymmetry that counts as rounding.
     """
 
     asymmetry: Array
     tolerance: float
 
     def sentence(self, index: int) -> str:
-        """The status sentence of one matrix of the flattened batch, with its numbers."""
+        """Return the status sentence of one matrix of the flattened batch, with its numbers."""
         gap = float(on_host(self.asymmetry).ravel()[index])
         if gap > self.tolerance:
             return (
@@ -64,7 +65,7 @@ class DeviceResult(RootResult[Any]):
 
 
 def solve_stack(values: Array, job: Job) -> RootResult[Any]:
-    """`matroot._solve.solve_power` after its checks, for arrays on a device; returns before the device is done."""
+    """Solve a planned job for arrays on a device; return before the device is done."""
     backend = job.backend
     batch, n = values.shape[:-2], values.shape[-1]
     B = math.prod(batch)
@@ -93,7 +94,7 @@ def _output(B: int, n: int, job: Job) -> tuple[Output, Array]:
 
 
 def _solve_chunk(stack: Array, part: slice, job: Job, out: Output, asymmetry: Array) -> None:
-    """Solve a few matrices and write them to `out`; those whose certificate is bad go again, where that may wait."""
+    """Solve a chunk and write it to `out`; retry failed matrices if the job allows waiting for the device."""
     first, gap = attempt(stack, job)
     out.write(part, first)
     asymmetry[part] = gap
@@ -112,7 +113,7 @@ def _solve_chunk(stack: Array, part: slice, job: Job, out: Output, asymmetry: Ar
 
 
 def _second_tries(job: Job) -> Iterator[Job]:
-    """The same in float64, where float32 was not asked for, and with the larger ridges of ``Ridge(retries=...)``."""
+    """Yield the job in float64 if float32 was not requested, then with the larger ridges of ``Ridge(retries=...)``."""
     if job.may_widen:
         job = replace(job, dtype=np.result_type(job.dtype, np.float64))
         yield job
@@ -124,7 +125,7 @@ def _second_tries(job: Job) -> Iterator[Job]:
 
 
 def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
-    """One solve of a stack, certified, and the asymmetry of each matrix."""
+    """Solve a stack once, and return the certified result and the asymmetry of each matrix."""
     backend: Any = job.backend  # a GPU
     problem, rule, xp = job.problem, job.rule, backend.xp
     B, n, _ = stack.shape
@@ -141,7 +142,7 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
     scale = power_of_two(exponent, xp)
 
     def scaled() -> Array:
-        """The input with its largest entry in [1/2, 1), a new array."""
+        """Return a copy of the input, scaled so that its largest entry is in [1/2, 1)."""
         A = xp.where(finite[:, None, None], stack, eye)
         shift_by_power_of_two(A, -exponent, xp)
         return A
@@ -164,7 +165,7 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
 
     if not direct:
         add_to_diagonal(A, delta)
-    A = A.astype(job.dtype, copy=False)  # after the shift, which may leave little of A
+    A = A.astype(job.dtype, copy=False)  # after the shift, which may cancel most of A
     zero = ~A.any((-1, -2)) if not direct else xp.zeros(B, bool)
     A = xp.where(zero[:, None, None], xp.eye(n, dtype=A.dtype), A)
     raw, negative = masked.run(
@@ -185,7 +186,7 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
     if raw.ridge is not None:
         delta = raw.ridge
 
-    # In the units of the caller: X of 2^e A' is 2^(e s) X.
+    # Scale back to the units of the caller: the root of 2^e A' is 2^(e s) X.
     X = hermitian_part(raw.x)
     something = X.any((-1, -2)) | ((size > 0) & (rule is None or not rule.keeps_null_space))
     x = _to_output(X, exponent, problem.s, job)
@@ -196,7 +197,7 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
         companion = _to_output(hermitian_part(raw.companion), exponent, -problem.s, job)
     raw.x = raw.companion = None
 
-    # The certificate: the returned X, in float64, against the input prepared once more.
+    # The certificate: check the returned X in float64 against the input, which is prepared again.
     A = regularized(wide)
     X = x.astype(wide)
     scale_root(X, exponent, -problem.s, xp)
@@ -245,7 +246,7 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
 
 
 def _asymmetry(A: Array, xp: Any) -> Array:
-    """max|A - A^H| / max|A| of every matrix, in float64."""
+    """Compute max|A - A^H| / max|A| of every matrix, in float64."""
     other = A.swapaxes(-1, -2)
     size = abs(A).max((-1, -2))
     gap = abs(A - (other.conj() if A.dtype.kind == "c" else other)).max((-1, -2))
@@ -257,12 +258,12 @@ def _asymmetry_bar(job: Job) -> float:
 
 
 def power_of_two(exponent: Array, xp: Any) -> Array:
-    """2^exponent in float64, exact."""
+    """Return 2^exponent in float64, exact."""
     return xp.ldexp(xp.ones(exponent.shape), exponent.astype(xp.int32))
 
 
 def shift_by_power_of_two(A: Array, exponent: Array, xp: Any) -> None:
-    """A *= 2^exponent, in place and exact, also where 2^exponent alone would overflow."""
+    """Multiply A by 2^exponent in place; exact, also where 2^exponent itself would overflow."""
     if A.dtype.kind == "f":
         xp.ldexp(A, exponent.astype(xp.int32)[:, None, None], out=A)
         return
@@ -272,7 +273,7 @@ def shift_by_power_of_two(A: Array, exponent: Array, xp: Any) -> None:
 
 
 def scale_root(X: Array, exponent: Array, s: Fraction | float, xp: Any) -> None:
-    """X *= 2^(exponent s), in place; exact where exponent * s is whole."""
+    """Multiply X by 2^(exponent s) in place; exact where exponent * s is an integer."""
     if isinstance(s, Fraction):
         power = exponent.astype(xp.int64) * s.numerator
         whole = power // s.denominator
@@ -288,7 +289,7 @@ def scale_root(X: Array, exponent: Array, s: Fraction | float, xp: Any) -> None:
 
 
 def _to_output(X: Array, exponent: Array, s: Fraction | float, job: Job) -> Array:
-    """The root in the caller's units and precision."""
+    """Convert the root to the caller's units and precision."""
     wide = X.astype(np.result_type(X.dtype, np.float64), copy=False)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         scale_root(wide, exponent, s, job.backend.xp)
@@ -296,9 +297,9 @@ def _to_output(X: Array, exponent: Array, s: Fraction | float, job: Job) -> Arra
 
 
 def _semidefinite(status: Array, residual: Array, n: int, job: Job) -> Array:
-    """A positive power exists for semidefinite matrices too: an iteration that stalls at a zero may have found it.
+    """Accept positive powers of semidefinite matrices on which the iteration stalled at a zero eigenvalue.
 
-    No better than eps^s can be had there (s < 1), since A is known to eps: a root as good as that is the answer.
+    Since A is known to eps, the error there is at least eps^s (s < 1). A root with an error of this size is accepted.
     """
     eps = job.eps + job.out_eps
     s = min(1.0, float(job.problem.s))

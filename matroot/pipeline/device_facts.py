@@ -1,4 +1,4 @@
-"""What the GPU path knows about spectra and statuses, without a look at any value."""
+"""Extreme eigenvalues and status masks on the GPU, without reading values on the host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = 16
 
 
 def extremes(A: Array, needs: str, backend: Backend) -> tuple[Array, Array]:
-    """Largest and smallest eigenvalue of each matrix; the smallest is only a Ritz value, above it, where not needed."""
+    """Compute the largest and smallest eigenvalue of each matrix; the latter only a Ritz value if it is not needed."""
     B, n, _ = A.shape
     if needs == "extremes":
         w = backend.eigvalsh(A.astype(np.result_type(A.dtype, np.float64)))
@@ -40,11 +40,11 @@ def facts(
     status: Array,
     backend: Backend,
 ) -> tuple[Array, Array, Array]:
-    """cond, lambda_max (of A) and lambda_min (of A'), of an iteration all estimated in one Lanczos sweep.
+    """Estimate cond, lambda_max (of A) and lambda_min (of A'), after an iteration in one Lanczos sweep.
 
-    A negative power tells the smallest eigenvalue: lambda_min(A') = lambda_max(A'^t)^{1/t}. Where there is none,
-    or the iteration failed, it is the smallest Ritz value of A', which lies above: 0 or less is a proof. `ends` are
-    the extreme Ritz values of A', (B,) each, where a rule has asked for them already.
+    A negative power gives the smallest eigenvalue: lambda_min(A') = lambda_max(A'^t)^{1/t}. Without such a power, or
+    if the iteration failed, lambda_min is the smallest Ritz value of A', an upper bound: if it is 0 or less, A' is not
+    positive definite. `ends` are the extreme Ritz values of A', (B,) each, if a rule has computed them already.
     """
     xp = backend.xp
     if raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
@@ -74,7 +74,7 @@ def facts(
 
 
 def among(status: Array, codes: tuple[Status, ...], xp: Any) -> Array:
-    """Where `status` is one of `codes`."""
+    """Return True where `status` is one of `codes`."""
     found = xp.zeros(status.shape, bool)
     for code in codes:
         found |= status == int(code)

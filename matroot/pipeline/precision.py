@@ -1,4 +1,4 @@
-"""Whether float32 arithmetic is enough for the accuracy that was asked for, before it is tried in vain."""
+"""Prediction of the matrices for which float32 arithmetic cannot reach the requested accuracy."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from matroot.pipeline.call import Job
 
 Array = Any
 
-#: Above this n, a look at the condition number (a Cholesky factorization and a few products with a vector) is
-#: cheap beside a decomposition or an inverse that would be in vain. Below, it is tried.
+#: Above this n, estimate cond first: one Cholesky factorization and a few products with a vector are cheaper than a
+#: float32 decomposition or inverse that has to be repeated. Up to this n, float32 is tried without an estimate.
 LOOK_ABOVE = 128
-#: Lanczos steps for each end of the spectrum: to some per cent.
+#: Lanczos steps for each end of the spectrum, accurate to some per cent.
 STEPS = 6
 
 
 def beyond_single(stack: Array, job: Job) -> Array:
-    """Which matrices (B,) are too ill-conditioned for float32, as far as that is worth knowing beforehand."""
+    """Return True (B,) for matrices too ill-conditioned for float32; False where an estimate costs too much."""
     B, n, _ = stack.shape
     floor = 0.0 if job.rule is None else job.rule.floor()
     eps = VOUCHED * job.eps
     s, rtol = job.problem.s, job.problem.rtol or 1.0
     promised = floor > 0 and forward_error_bound(np.float64(1 / floor), s, eps) <= rtol
-    inverse = isinstance(job.method, Minimax) and s == -1  # by Cholesky, which is not to be tried in vain either
+    inverse = isinstance(job.method, Minimax) and s == -1  # by Cholesky, also too expensive to repeat
     direct = isinstance(job.method, Eigen) or inverse
     if n <= LOOK_ABOVE or promised or not direct:
         return np.zeros(B, bool)

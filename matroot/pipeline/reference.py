@@ -1,4 +1,4 @@
-"""Powers of a matrix by a second computation, whose rounding errors are not those of the first: for certificates."""
+"""Powers of a matrix by a second computation with independent rounding errors, for certificates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = Any
 
 
 def factor(A: Array, s: Fraction | float, changed: Changed | None, assume_a: str, backend: Backend) -> Array | None:
-    """Return what `residual` multiplies by in place of A': its inverse, or A'^s where s is irrational.
+    """Return the factor that `residual` uses in place of A': its inverse, or A'^s for an irrational s.
 
     Parameters
     ----------
@@ -36,17 +36,16 @@ def factor(A: Array, s: Fraction | float, changed: Changed | None, assume_a: str
             return None
         if changed is None:
             return backend.xp.linalg.inv(A) if backend.sync_free() else inverses(A)
-    with np.errstate(all="ignore"):  # what leaves the range is told by a status
+    with np.errstate(all="ignore"):  # overflow gives a status
         return real_power(A, -1.0 if isinstance(s, Fraction) else s, changed, assume_a, backend)
 
 
 def real_power(A: Array, s: float, changed: Changed | None, assume_a: str, backend: Backend) -> Array:
-    """A'^s.
+    """Compute A'^s by a decomposition whose rounding errors are independent of the method's.
 
-    The same decomposition once more would repeat its errors, and a residual would not show them. Rows and columns in
-    reverse order (the transpose, for a general matrix) are the same matrix to the last bit, and round differently.
-    So the rule is applied once more: w + delta would have the rounding of the other decomposition, which may have been
-    one in float32.
+    Repeating the same decomposition would repeat its errors, and the residual would not show them. Reversing rows and
+    columns (transposing a general matrix) keeps the matrix exact, and changes the rounding errors. The rule is applied
+    again: w + delta would carry the errors of the first decomposition, which may have been in float32.
     """
     xp = backend.xp
     if assume_a == "gen":

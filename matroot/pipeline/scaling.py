@@ -1,4 +1,4 @@
-"""Before a solve and after it: symmetry checked, powers of two taken out and put back."""
+"""Preparation of the input and scaling of the root: check of symmetry, scaling by powers of two."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from matroot.pipeline.call import Job
 
 Array = Any
 
-#: A symmetric matrix may miss its transpose by this much of its largest entry, in units of sqrt(eps): rounding.
+#: Largest max|A - A^H| / max|A| that counts as rounding, in units of sqrt(eps).
 ASYMMETRY = 1.0
-#: Two to this power takes every number of float64 out of its range.
+#: Multiplying by 2 to this power overflows every nonzero float64.
 BEYOND = 5000
 #: Rows and columns of a tile that fits into the cache with its transpose.
 TILE = 128
 
 
 def check_symmetric(A: Array, size: Array, origin: Origin) -> bool:
-    """Whether A has to be symmetrized; an error when it is not symmetric up to rounding."""
+    """Return True if A has to be symmetrized; raise if it is not symmetric up to rounding."""
     gap = asymmetry(A)
     if not gap.any():
         return False
@@ -31,7 +31,7 @@ def check_symmetric(A: Array, size: Array, origin: Origin) -> bool:
 
 
 def asymmetry(A: Array) -> Array:
-    """max|A - A^H| of each matrix of a stack, by tiles: a transposed matrix is not read against the cache's grain."""
+    """Compute max|A - A^H| of each matrix of a stack, by tiles, so that reading the transpose stays in cache."""
     n = A.shape[-1]
     gap = np.zeros(A.shape[:-2])
     for i in range(0, n, TILE):
@@ -43,7 +43,7 @@ def asymmetry(A: Array) -> Array:
 
 
 def refuse_asymmetric(gap: float, is_complex: bool, origin: Origin) -> None:
-    """An error when max|A - A^H| is more than rounding; `gap` is relative to max|A|."""
+    """Raise if max|A - A^H| is more than rounding; `gap` is relative to max|A|."""
     if gap > ASYMMETRY * unit_roundoff(origin.dtype_name) ** 0.5:
         kind = "Hermitian" if is_complex else "symmetric"
         raise ValueError(
@@ -52,14 +52,14 @@ def refuse_asymmetric(gap: float, is_complex: bool, origin: Origin) -> None:
 
 
 def scale_exponent(size: Array, rule: Regularization | None) -> Array:
-    """e such that A / 2^e has its largest entry in [1/2, 1); 0 for a zero matrix."""
+    """Return e such that A / 2^e has its largest entry in [1/2, 1); 0 for a zero matrix."""
     absolute = rule.absolute_size() if rule is not None else 0.0
     _, exponent = np.frexp(np.maximum(np.asarray(size, dtype=np.float64), absolute))
     return np.minimum(exponent, 1023)
 
 
 def prepared(stack: Array, finite: Array, exponent: Array, dtype: Any) -> Array:
-    """The matrices over 2^exponent as a new stack of `dtype`, scaled before they are cast; I for what is not finite."""
+    """Return a new stack of `dtype` with the matrices divided by 2^exponent before the cast; I if not finite."""
     A = np.array(stack, dtype=np.result_type(stack.dtype, dtype), order="C")
     if not finite.all():
         A[~finite] = np.eye(A.shape[-1], dtype=A.dtype)
@@ -69,7 +69,7 @@ def prepared(stack: Array, finite: Array, exponent: Array, dtype: Any) -> Array:
 
 
 def shift_by_power_of_two(A: Array, exponent: Array) -> None:
-    """A *= 2^exponent, in place and exact, also where 2^exponent alone would overflow."""
+    """Multiply A by 2^exponent in place; exact, also where 2^exponent itself would overflow."""
     most = 1000 if A.real.dtype.itemsize == 8 else 120
     while exponent.any():
         part = np.clip(exponent, -most, most)
@@ -78,8 +78,8 @@ def shift_by_power_of_two(A: Array, exponent: Array) -> None:
 
 
 def scale_root(X: Array, exponent: Array, s: Any) -> None:
-    """X *= 2^(exponent s), in place; exact where exponent * s is whole."""
-    power = [Fraction(s) * int(e) for e in exponent]  # of a float, too, without rounding
+    """Multiply X by 2^(exponent s) in place; exact where exponent * s is an integer."""
+    power = [Fraction(s) * int(e) for e in exponent]  # a Fraction of a float is exact too
     whole = np.array([e.__floor__() for e in power])
     rest = np.array([2.0 ** float(e - int(w)) for e, w in zip(power, whole, strict=True)])
     if (rest != 1).any():
@@ -88,7 +88,7 @@ def scale_root(X: Array, exponent: Array, s: Any) -> None:
 
 
 def to_output(X: Array, exponent: Array, s: Any, job: Job) -> Array:
-    """The root in the caller's units and precision, scaled before it is rounded; X may be overwritten."""
+    """Convert the root to the caller's units and precision, scaling before rounding; X may be overwritten."""
     wide = X.astype(np.result_type(X.dtype, np.float64), copy=False)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         scale_root(wide, exponent, s)

@@ -1,4 +1,4 @@
-"""What is known of a solve: cond, extreme eigenvalues, and the status that follows."""
+"""Condition number, extreme eigenvalues and status of a solve."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from matroot.pipeline.call import Job
 
 Array = Any
 
-#: Residuals of nearly all roots are below MARGIN times what rounding explains; those of coupled iterations at large
-#: cond can be RARE times that.
+#: Residuals of nearly all roots are below MARGIN times the first-order effect of rounding. For coupled iterations at
+#: large cond they can be RARE times larger.
 MARGIN, RARE = 50, 20
 
 
@@ -42,12 +42,12 @@ def facts_of(
     problem: Problem,
     backend: Backend,
 ) -> dict[str, Array]:
-    """cond, lambda_max (of A) and lambda_min (of A'), measured or estimated; settles NOT_POSITIVE in `status`.
+    """Measure or estimate cond, lambda_max (of A) and lambda_min (of A'); set NOT_POSITIVE in `status`.
 
-    An inverse root tells the smallest eigenvalue: lambda_min(A') = lambda_max(X)^{1/s}.
+    An inverse root gives the smallest eigenvalue: lambda_min(A') = lambda_max(X)^{1/s}.
     """
     if raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
-        ridge = 0 if raw.ridge is not None else delta  # a ridge that the method did not add itself
+        ridge = 0 if raw.ridge is not None else delta  # zero if the method added the ridge itself
         return {"cond": raw.cond, "lambda_max": raw.lambda_max - ridge, "lambda_min": raw.lambda_min}
     if problem.assume_a == "gen":
         norm = conditioning.norm2(A, backend)
@@ -61,7 +61,7 @@ def facts_of(
         else:
             lambda_min = 1 / conditioning.norm2(inverses(A), backend)  # rounding may have made it negative
             lambda_min[np.isnan(lambda_min)] = 0
-    if failed.any():  # a failure is looked into: is it the matrix, or the iteration?
+    if failed.any():  # find out by eigenvalues if the matrix or the iteration is at fault
         w = backend.eigvalsh(A[failed])
         lambda_min[failed], top[failed] = w[:, 0], w[:, -1]
         outside = w[:, 0] <= 0 if problem.inverse else w[:, 0] < -problem.rounding(A) * w[:, -1]
@@ -76,7 +76,7 @@ def facts_of(
 
 
 def inverses(A: Array) -> Array:
-    """The inverse of each matrix of a stack, infinite where there is none."""
+    """Compute the inverse of each matrix of a stack, infinite where there is none."""
     try:
         return np.asarray(np.linalg.inv(A))
     except np.linalg.LinAlgError:
@@ -88,10 +88,10 @@ def inverses(A: Array) -> Array:
 def excess_of(
     lambda_max: Array, lambda_min: Array, delta: Array, changed: Changed | None, s: Fraction | float
 ) -> Array:
-    """How many times as much as `cond` says rounding of A comes to in A'^s after a rule, at least 1.
+    """Return the factor, at least 1, by which rounding of A changes A'^s more than `cond` predicts after a rule.
 
-    A rule may leave little of a negative A: ||A|| / ||A'||. And a power jumps from 0 to lambda^s between what is
-    dropped and what is kept, which is conditioned as lambda over their gap, whatever s.
+    A rule may cancel most of a negative A: the factor is ||A|| / ||A'||. If a rule drops eigenvalues, the power jumps
+    from 0 to lambda^s between dropped and kept eigenvalues: its condition is lambda over their gap for every s.
 
     `lambda_max` is that of A, `lambda_min` that of A' = A + delta I, unless single eigenvalues are `changed`.
     """
@@ -109,9 +109,10 @@ def excess_of(
 
 
 def judge(status: Array, residual: Array, cond: Array, n: int, job: Job, excess: Array | float = 1.0) -> Array:
-    """ILL_CONDITIONED where rtol, or two digits, cannot be vouched for; or the certificate contradicts it.
+    """Set ILL_CONDITIONED where rtol, or two digits, is not guaranteed, or where the residual is too large.
 
-    A was rounded before the rule, and if the method decomposed it, by the arithmetic as well: `excess` times as much.
+    A was rounded before the rule was applied; a method that decomposes A rounds it again in the arithmetic. Both errors
+    grow by the factor `excess`.
     """
     decomposed = cond * excess if isinstance(job.method, Eigen) else cond
     ill = ~certified(residual, decomposed, n, job) | input_lost(cond * excess, job)
@@ -119,48 +120,49 @@ def judge(status: Array, residual: Array, cond: Array, n: int, job: Job, excess:
 
 
 def certified(residual: Array, cond: Array, n: int, job: Job) -> Array:
-    """Where arithmetic and residual vouch for rtol, or two digits, of the root of the matrix as given."""
+    """Return True where arithmetic and residual guarantee rtol, or two digits, for the matrix as given."""
     problem = job.problem
     with np.errstate(all="ignore"):
         explained = explained_residual(cond, problem.s, n, job.eps + job.out_eps, problem.rtol or 0.0)
-        if job.backend.rounding:  # some 20 units at any cond: not the bound, but the residual tells what they came to
+        if job.backend.rounding:  # at any cond some 20 units: the residual shows their effect, the bound does not
             explained = np.minimum(explained, degree_of(problem.s) * (problem.rtol or 0.0) / VOUCHED)
         explained = np.minimum(explained, tolerated_residual(problem.s, problem.rtol))
     return vouched(cond, n, job) & (residual <= explained)
 
 
 def vouched(cond: Array, n: int, job: Job) -> Array:
-    """Where the arithmetic is enough for rtol, or two digits, and for telling the smallest eigenvalue from 0."""
+    """Return True where the arithmetic guarantees rtol, or two digits, and separates the smallest eigenvalue from 0."""
     rtol = job.problem.rtol
     with np.errstate(all="ignore"):
         enough = forward_error_bound(cond, job.problem.s, job.eps) <= allowed_error(rtol)
-    machine = float(np.finfo(job.dtype).eps)  # of what is kept; products on tensor cores round to less
+    machine = float(np.finfo(job.dtype).eps)  # of stored matrices; products on tensor cores are coarser
     if rtol is not None and rtol < least_rtol(machine / 2, job.out_eps, n):
         enough = enough & False
     return enough & (cond * n * machine < 1) if may_be_singular(job, n * machine) else enough
 
 
 def input_lost(cond: Array, job: Job) -> Array:
-    """Where the rounding of the input, in the dtype it came in, leaves under two digits of the root."""
+    """Return True where rounding the input to its dtype leaves fewer than two digits of the root."""
     with np.errstate(all="ignore"):
         lost = ~(forward_error_bound(cond, job.problem.s, job.out_eps) <= ILL_INPUT_ERROR)
     return lost | ~(cond * INPUT_UNITS * job.out_eps < 1) if may_be_singular(job) else lost
 
 
 def may_be_singular(job: Job, rounding: float = 0.0) -> bool:
-    """Whether an eigenvalue may be nothing but rounding, so that an inverse root of any degree is worth nothing.
+    """Return True if the smallest eigenvalue may be pure rounding error, which invalidates every inverse root.
 
-    Not where a regularization promises that none is, and more than the `rounding` of the arithmetic, in which it may
-    take noise for more than it promises. For general matrices, the Schur form has its own measure.
+    It cannot if a regularization bounds the smallest eigenvalue from below by more than `rounding`. A smaller bound
+    does not count, since the rule computes with that error. General matrices are tested by their Schur form instead.
     """
     floor = 0.0 if job.rule is None else job.rule.floor()
     return job.problem.inverse and job.problem.assume_a == "pos" and floor <= rounding
 
 
 def within_range(status: Array, size: Array, present: Array, job: Job) -> Array:
-    """The status where the largest entry of the root, `size` (B,), leaves the normal range of the caller's dtype.
+    """Update the status where the largest entry of the root, `size` (B,), is outside the caller's normal range.
 
-    DIVERGED where it is infinite, or 0 though the root is not (`present`); ILL_CONDITIONED where it is subnormal.
+    The status is DIVERGED where `size` is infinite, or 0 although the root is not (`present`), and ILL_CONDITIONED
+    where `size` is subnormal.
     """
     name = job.origin.dtype_name
     tiny = smallest_normal(name if is_inexact(name) else job.out_dtype.name)
@@ -172,11 +174,11 @@ def within_range(status: Array, size: Array, present: Array, job: Job) -> Array:
 
 
 def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rtol: float) -> Array:
-    """The largest residual that a root as good as its arithmetic may have, with a margin for every method; below 1.
+    """Return the largest residual that rounding and rtol explain, with a margin for every method; at most 1.
 
-    A product rounds like sqrt(n) eps in the 2-norm. Where the residual is of X^b A = I, that is multiplied by cond, b
-    times over; else the residual is the relative error, times the degree (of an iteration for s > 1, that can be eps
-    cond^(1/2)). An error of rtol shows as it is. A residual of 1 is that of X = 0.
+    A product has a rounding error of about sqrt(n) eps in the 2-norm. For s < 0 the residual is that of X^b A = I and
+    this error is multiplied by b cond. For s > 0 the residual is b times the relative error (eps cond^(1/2) for an
+    iteration with s > 1). An error of rtol enters without amplification. The residual of X = 0 is 1.
     """
     degree = degree_of(s)
     eps *= max(1.0, n**0.5 / 4)
@@ -190,23 +192,23 @@ def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rto
 
 
 def tolerated_residual(s: Fraction | float, rtol: float | None) -> float:
-    """What contradicts CONVERGED, whatever explains it: of a power that is compared with itself, twice its error.
+    """Return the residual above which CONVERGED is refused even if rounding explains it: twice the error allowed.
 
-    No bound for s = -1/p, of which X^p A - I is multiplied by cond.
+    It applies to powers that are compared with A'^(s b). For s = -1/p it is infinite, since cond multiplies X^p A - I.
     """
     if isinstance(s, Fraction) and s.numerator == -1:
         return math.inf
     growth = degree_of(s) * math.log1p(2 * (ILL_FORWARD_ERROR if rtol is None else rtol))
-    return math.expm1(growth) if growth < 1 else math.inf  # no more than X = 0 has is ever explained
+    return math.expm1(growth) if growth < 1 else math.inf  # X = 0 has residual 1
 
 
 def degree_of(s: Fraction | float) -> int:
-    """p of an exponent a/p."""
+    """Return p of an exponent a/p."""
     return s.denominator if isinstance(s, Fraction) else 1
 
 
 def zero_status(problem: Problem) -> int:
-    """The status of a zero matrix: a root has it, no inverse root has."""
+    """Return the status of a zero matrix, which has a root but no inverse root."""
     if problem.s > 0:
         return int(Status.CONVERGED)
     return int(Status.NO_PRINCIPAL_ROOT if problem.assume_a == "gen" else Status.NOT_POSITIVE)

@@ -17,10 +17,10 @@ Array = Any
 
 
 def judge_general(status: Array, residual: Array, A: Array, raw: Raw, cond: Array, job: Job) -> tuple[Array, Array]:
-    """Status and amplification of rounding errors (B,), for A (B, n, n) in float64 as it was solved.
+    """Return the status and the amplification of rounding errors (B,), for the regularized A (B, n, n) in float64.
 
-    ``CONVERGED`` says that the arithmetic keeps rtol, that rounding the data moves the power by less than
-    `ILL_FORWARD_ERROR`, be it across the negative axis, and that the residual is explained by both.
+    ``CONVERGED`` means three things. The arithmetic keeps rtol. Rounding the data changes the power by less than
+    `ILL_FORWARD_ERROR`, including jumps across the negative axis. Both together explain the residual.
     """
     s, n, rtol = job.problem.s, A.shape[-1], job.problem.rtol
     amplification, jump = raw.amplification, raw.jump
@@ -35,10 +35,10 @@ def judge_general(status: Array, residual: Array, A: Array, raw: Raw, cond: Arra
     converged = status == int(Status.CONVERGED)
     with np.errstate(all="ignore"):
         for i in np.flatnonzero(converged & ~trusted(amplification) & (jump <= ILL_FORWARD_ERROR)):
-            amplification[i] = min(amplification[i], estimate(A[i], s))  # the bound decides nothing that it may miss
+            amplification[i] = min(amplification[i], estimate(A[i], s))  # the bound may be far too large
         eps = job.eps + job.out_eps
         rounding = explained_residual(cond, s, n, eps, 0.0)
-        # Beside the axis, and of coupled eigenvalues, the residual shows the error of the power itself.
+        # Near the axis, and for coupled eigenvalues, the residual shows the error of the power.
         coupled = np.expm1(degree_of(s) * np.log1p(MARGIN * eps * amplification))
         rounding = np.fmax(rounding, np.fmin(coupled, ILL_FORWARD_ERROR))
         truncation = np.expm1(degree_of(s) * np.log1p(rtol or 0.0))
@@ -50,13 +50,13 @@ def judge_general(status: Array, residual: Array, A: Array, raw: Raw, cond: Arra
 
 
 def error_bound(amplification: Array, n: int, job: Job) -> Array:
-    """What the arithmetic and rounding to the output may come to, relative."""
+    """Bound the relative error from the arithmetic and from rounding to the output."""
     rounded = job.out_eps if job.out_eps > job.eps else 0.0
     return VOUCHED * job.eps * (amplification + n**0.5) + rounded
 
 
 def estimate(A: Array, s: Any) -> float:
-    """The condition number itself, at the price of some twenty roots."""
+    """Estimate the condition number of A -> A^s, at the cost of some twenty roots."""
     from matroot.methods.frechet import cond_pth_root_general
 
     return cond_pth_root_general(A, s)

@@ -1,8 +1,8 @@
-"""How many threads BLAS has while a root is computed: one, whatever the caller and other threads have set.
+"""One BLAS thread while a root is computed, whatever the caller and other threads have set.
 
-OpenBLAS splits a product by its number of threads, and the last bits of the result follow the split. The number is one
-setting of the whole process, and a pool that solves a batch needs one thread. So every root is computed on one thread:
-the bits do not depend on what runs beside it, and are the same inline, in a thread and in another process.
+OpenBLAS splits a product by its number of threads, and the last bits of the result depend on the split. The number of
+threads is a setting of the whole process, and a pool that solves a batch needs it to be one. So every root is computed
+on one thread: the bits do not depend on concurrent work, and are the same inline, in a thread and in another process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from matroot.backends.holds import Setting, held
 from matroot.backends.loading import deferred
 
-#: What reads and what sets the number of threads, by the name that threadpoolctl gives to a kind of library.
+#: Functions that read and set the number of threads, by threadpoolctl's name of the kind of library.
 FUNCTIONS = {
     "openblas": ("openblas_get_num_threads", "openblas_set_num_threads"),
     "blis": ("bli_thread_get_num_threads", "bli_thread_set_num_threads"),
@@ -27,22 +27,22 @@ FUNCTIONS = {
     "mkl": ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads_Local"),
     "openmp": ("omp_get_max_threads", "omp_set_num_threads"),
 }
-#: One that reads and one that sets.
+#: A function that reads and a function that sets.
 Functions = tuple[Callable[[], Any], Callable[[Any], Any]]
-#: Where every thread has a number of its own.
+#: Kinds of library in which every thread has its own number.
 OF_A_THREAD = ("mkl", "openmp")
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:
-    """BLAS at one thread while the block runs, put back after the last of nested or concurrent blocks.
+    """Return a block in which BLAS has one thread; the setting is restored after the last concurrent block.
 
-    Every root is computed in such a block. It is public for those who compute roots in threads of their own, or need
-    the bits of their own products not to depend on the roots beside them: the number of threads is one setting of the
-    whole process, whichever thread asks. No signal handler that raises, such as Ctrl-C's, can skip the end of the
-    block, and a forked child drops the blocks of threads that it has not.
+    Every root is computed in such a block. Since the number of threads is a setting of the whole process, the block is
+    also of use to programs that compute roots in their own threads, or whose own products should have the same bits
+    whether or not roots are computed at the same time. Blocks may be nested. No signal handler that raises, such as
+    Ctrl-C's, can skip the end of the block. A forked child drops the blocks of threads that it does not have.
 
-    The environment variable ``MATROOT_BLAS_THREADS`` is the number of threads, if set. More than one can pay for lone
-    matrices from n = 500 on, on idle cores; give all processes the same number for the same bits.
+    The environment variable ``MATROOT_BLAS_THREADS`` is the number of threads, if set. More than one thread can be
+    faster for single matrices from n = 500 on, on idle cores. All processes need the same number for the same bits.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def one_blas_thread() -> AbstractContextManager[Any]:
 
 
 def held_in_its_thread(work: Callable[[slice], None]) -> Callable[[slice], None]:
-    """`work` for a thread of a pool, whose numbers are held where BLAS has some for each thread."""
+    """Wrap `work` for the threads of a pool: hold the thread's own numbers, if BLAS has one for each thread."""
     _, own = _libraries()
     if own is None:
         return work
@@ -80,7 +80,7 @@ def _wanted() -> int:
 
 
 class _OfThisThread(threading.local):
-    """The numbers that each thread has for itself."""
+    """The settings that each thread has for itself."""
 
     def __init__(self, functions: list[Functions]) -> None:
         self.setting = Setting(*_columns(functions), shared=False)
@@ -88,7 +88,7 @@ class _OfThisThread(threading.local):
 
 @cache
 def _libraries() -> tuple[Setting, _OfThisThread | None]:
-    """The settings of every BLAS in the process once numpy's and scipy's are there."""
+    """Return the settings of every BLAS in the process, after loading numpy's and scipy's."""
     deferred("scipy.linalg")
     controllers = deferred("threadpoolctl").ThreadpoolController().select(user_api="blas").lib_controllers
     shared: list[Functions] = []
@@ -103,7 +103,7 @@ def _libraries() -> tuple[Setting, _OfThisThread | None]:
 
 
 def _function(library: Any, name: str) -> Callable[..., Any] | None:
-    """A function of a library, to be given its types. It keeps Python's lock, as `Setting` asks."""
+    """Look up a function of a library, to be called with its types. It keeps Python's lock, as `Setting` requires."""
     for prefix, suffix in product(("", "scipy_"), ("", "64_", "_64")):
         found = getattr(library, f"{prefix}{name}{suffix}", None) if name else None
         if found is not None:

@@ -1,7 +1,7 @@
 """Inverses of positive definite matrices by Cholesky's factorization, on the CPU.
 
-LAPACK is scipy's here, and numpy has a BLAS of its own. Both are held at one thread: where threads of both wait for
-each other, an inverse of n = 768 takes 50 to 160 ms on two cores and up to 1.5 s on four, instead of 25 to 50.
+LAPACK is scipy's here, and numpy has a BLAS of its own. Both are held at one thread: if threads of both wait for
+each other, an inverse of n = 768 takes 50 to 160 ms on two cores and up to 1.5 s on four, instead of 25 to 50 ms.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ NDArray = np.ndarray
 
 
 def inverses(A: NDArray) -> Callable[[NDArray], NDArray]:
-    """The map v -> A^{-1} v of stacks (B, n, n) and (B, n, 1): one Cholesky factorization.
+    """Factorize A (B, n, n) by Cholesky, and return the map v -> A^{-1} v of stacks (B, n, 1).
 
-    NaN where A is not positive definite in its precision. A is not written to.
+    The map gives NaN where A is not positive definite in its precision. A is not written to.
     """
     from scipy.linalg import get_lapack_funcs
 
@@ -34,7 +34,7 @@ def inverses(A: NDArray) -> Callable[[NDArray], NDArray]:
 
 
 def inverse(A: NDArray) -> NDArray:
-    """A^{-1} of positive definite stacks, Hermitian to the last bit; NaN where A is not positive definite."""
+    """Compute A^{-1} of positive definite stacks, Hermitian to the last bit; NaN where A is not positive definite."""
     from scipy.linalg import get_lapack_funcs
 
     potrf, potri = get_lapack_funcs(("potrf", "potri"), (A,))
@@ -42,7 +42,7 @@ def inverse(A: NDArray) -> NDArray:
     for a, x in zip(A, X, strict=True):
         L, failed = potrf(a.T, lower=1, clean=0)
         V, _ = (np.full_like(a, np.nan), 0) if failed else potri(L, lower=1, overwrite_c=1)
-        # The lower triangle of a transpose is filled: the upper one of V.T.
+        # LAPACK fills the lower triangle of the transpose, which is the upper triangle of V.T.
         upper = np.triu(V.T)
         np.conj(upper.T, out=x)
         np.fill_diagonal(upper, 0)

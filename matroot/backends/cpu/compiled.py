@@ -1,4 +1,4 @@
-"""numba's compiler, as far as there is one, and its cache on disk, as far as there is a place for it."""
+"""numba's compiler and its cache on disk, each of them optional."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 try:
     from numba import njit
-except Exception:  # whatever is wrong with a compiler, there is Python
+except Exception:  # a broken numba must not break the import; Python runs the loops
 
     def njit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Leave a function as it is."""
+        """Return a decorator that leaves a function unchanged."""
         return lambda function: function
 
 
 def compiled(*signatures: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``njit(signatures, cache=True, **options)``, whose cache may fail: then the process compiles anew.
+    """Apply ``njit(signatures, cache=True, **options)``; if the cache fails, compile in every process.
 
-    So it is for a user without a home beside an installation that is read-only, on a full disk, and where a file of
-    the cache is damaged. ``NUMBA_CACHE_DIR`` names another folder. Without numba, and under ``NUMBA_DISABLE_JIT``, the
-    function stays as it is.
+    The cache fails on a full disk, if a file of the cache is damaged, and for a user without a home if the
+    installation is read-only. ``NUMBA_CACHE_DIR`` names another folder. Without numba, and under
+    ``NUMBA_DISABLE_JIT``, the function is unchanged.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -40,13 +40,13 @@ def compiled(*signatures: Any, **options: Any) -> Callable[[Callable[..., Any]],
 
 
 class Forgiving:
-    """A cache of numba that knows nothing where it cannot read, and keeps nothing where it cannot write."""
+    """A cache of numba that ignores errors: reading then finds nothing, and writing has no effect."""
 
     def __init__(self, cache: Any) -> None:
         self.cache = cache
 
     def load_overload(self, *signature: Any) -> Any:
-        """The compiled function, or None. A damaged index is emptied: nothing could be saved beside it."""
+        """Return the compiled function, or None. A damaged index is emptied, since nothing can be added to it."""
         try:
             return self.cache.load_overload(*signature)
         except Exception:
@@ -55,7 +55,7 @@ class Forgiving:
             return None
 
     def save_overload(self, *compiled: Any) -> None:
-        """Keep a compiled function, if there is a place."""
+        """Save a compiled function, if possible."""
         with suppress(Exception):
             self.cache.save_overload(*compiled)
 

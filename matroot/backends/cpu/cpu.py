@@ -1,8 +1,8 @@
 """The CPU: LAPACK and BLAS through numpy and scipy, and a thread pool over the batch.
 
-A batch is worked on in chunks small enough to stay in cache; with several chunks, each thread takes one at a
-time. BLAS is held at one thread, see `matroot.backends.cpu.blas`: many small products on many threads beat one product
-on many, and the bits of a root do not depend on what else runs.
+A batch is divided into chunks small enough to stay in cache, and each thread works on one chunk at a time. BLAS is
+held at one thread, see `matroot.backends.cpu.blas`: many small products, one per thread, are faster than one product
+on many threads, and the bits of a root do not depend on concurrent work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from matroot.backends.linalg import combine, hermitian_part
 
 NDArray = np.ndarray
 
-#: Bytes of one n x n stack that a chunk may hold: a few of them fit in a core's second-level cache.
+#: Bytes of one n x n stack of a chunk, so that a few such stacks fit in a core's second-level cache.
 CHUNK_BYTES = 1 << 17
 
 
@@ -32,40 +32,40 @@ class CPU:
 
     xp: Any = np
     name = "cpu"
-    #: what matrices are rounded to when they are multiplied: nothing
+    #: precision to which factors of products are rounded: none
     rounding = ""
     fast_float64 = True
 
     def matmul(self, a: NDArray, b: NDArray, out: NDArray | None = None) -> NDArray:
-        """Product of stacks, into `out` if given."""
+        """Multiply stacks, into `out` if given."""
         product: NDArray = np.matmul(a, b, out=out)
         return product
 
     def rank_k(self, a: NDArray) -> NDArray:
-        """``a @ a^H``, exactly Hermitian; numpy hands the real case to BLAS syrk at half the work."""
+        """Compute ``a @ a^H``, exactly Hermitian; for real matrices numpy calls BLAS syrk, at half the work."""
         if a.dtype.kind != "c":
             return self.matmul(a, a.swapaxes(-1, -2))
         return np.asarray(hermitian_part(np.matmul(a, a.conj().swapaxes(-1, -2))))
 
     def eigh(self, A: NDArray) -> tuple[NDArray, NDArray]:
-        """Eigenvalues ascending (B, n) and eigenvectors (B, n, n), in the dtype of A, which is overwritten.
+        """Compute ascending eigenvalues (B, n) and eigenvectors (B, n, n) in the dtype of A, which is overwritten.
 
-        LAPACK's divide and conquer (syevd, heevd): of the drivers that give all vectors, the fast one. NaN where it
-        fails.
+        LAPACK's divide and conquer (syevd, heevd) is used, the fastest driver that computes all vectors. NaN where the
+        driver fails.
         """
-        if A.dtype in (np.float32, np.complex64):  # which numpy would compute in double precision
+        if A.dtype in (np.float32, np.complex64):  # numpy would compute these in double precision
             return eigh_single(A)
         try:
             w, Q = np.linalg.eigh(A)
             return w, Q
-        except np.linalg.LinAlgError:  # of one matrix: the others are not lost with it
+        except np.linalg.LinAlgError:  # one matrix failed: solve the others one by one
             if len(A) == 1:
                 return np.full(A.shape[:-1], np.nan), np.full_like(A, np.nan)
             each = [self.eigh(A[i : i + 1]) for i in range(len(A))]
             return np.concatenate([w for w, _ in each]), np.concatenate([Q for _, Q in each])
 
     def eigvalsh(self, A: NDArray) -> NDArray:
-        """Eigenvalues ascending (B, n)."""
+        """Compute ascending eigenvalues (B, n)."""
         return np.linalg.eigvalsh(A)
 
     def run_chunks(self, work: Callable[[slice], None], B: int, n: int, itemsize: int) -> None:
@@ -77,31 +77,31 @@ class CPU:
             in_threads(held_in_its_thread(work), slices)
 
     def combine(self, s: float, S: NDArray, m: float, M: NDArray, d: float, out: NDArray, scratch: NDArray) -> None:
-        """out = s S + m M + d I; see `matroot.backends.combine`."""
+        """Compute out = s S + m M + d I; see `matroot.backends.linalg.combine`."""
         combine(s, S, m, M, d, out, scratch, np)
 
     def eps(self, dtype: Any) -> float:
-        """Machine epsilon of products in a dtype: twice their unit roundoff."""
+        """Return the machine epsilon of products in a dtype: twice their unit roundoff."""
         return float(np.finfo(dtype).eps)
 
     def here(self, origin: Any) -> AbstractContextManager[Any]:
-        """On one BLAS thread; where arrays are is where work is done."""
+        """Return a block with one BLAS thread; CPU arrays need no device context. See `GPU.here`."""
         return one_blas_thread()
 
     def sync_free(self) -> bool:
-        """Whether the loop must avoid reading values on the host; never on a CPU."""
+        """Return True if loops must not read values on the host; always False on the CPU."""
         return False
 
 
 def usable_cores() -> int:
-    """Cores this process may run on; ``MATROOT_NUM_THREADS`` lowers it."""
+    """Return the number of cores this process may run on; ``MATROOT_NUM_THREADS`` lowers it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = os.environ.get("MATROOT_NUM_THREADS", "")
     return max(1, min(cores, int(limit))) if limit.isdigit() else cores
 
 
 def threads() -> int:
-    """Threads that a batch may have: one for each usable core; where torch is loaded, no more than torch has."""
+    """Return the number of threads for a batch: one per usable core, but if torch is loaded at most torch's number."""
     told = getattr(sys.modules.get("torch"), "get_num_threads", None)
     return usable_cores() if told is None else max(1, min(usable_cores(), told()))
 
@@ -122,5 +122,5 @@ def _pool(cores: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores, thread_name_prefix="matroot")
 
 
-if hasattr(os, "register_at_fork"):  # threads do not survive a fork: the child makes its own pool
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork: the child starts its own pool
     os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -1,8 +1,8 @@
-"""LAPACK's divide and conquer in single precision, called so that other threads run meanwhile.
+"""LAPACK's divide and conquer in single precision, called without Python's global lock.
 
-numpy computes eigenvectors in double precision alone, and scipy's wrappers of syevd and heevd hold Python's global
-lock: a thread pool over a batch would gain nothing. Here the same routines are called through the pointers that scipy
-publishes for Cython (`scipy.linalg.cython_lapack`), in place.
+numpy computes eigenvectors in double precision only, and scipy's wrappers of syevd and heevd hold the lock, so that a
+thread pool over a batch would not be faster. Here the same routines are called in place, through the pointers that
+scipy publishes for Cython (`scipy.linalg.cython_lapack`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ NDArray = np.ndarray
 
 
 def eigh_single(A: NDArray) -> tuple[NDArray, NDArray]:
-    """Eigenvalues ascending (B, n) and eigenvectors (B, n, n) of float32 or complex64 A, in whose memory they lie.
+    """Compute ascending eigenvalues (B, n) and eigenvectors (B, n, n) of a float32 or complex64 A.
 
-    NaN where LAPACK fails.
+    The eigenvectors overwrite A. NaN where LAPACK fails.
     """
     A = np.ascontiguousarray(A)
     B, n, _ = A.shape
@@ -37,7 +37,7 @@ def eigh_single(A: NDArray) -> tuple[NDArray, NDArray]:
     lengths = [argument for array, size in zip(work, at[2:], strict=True) for argument in (array.ctypes.data, size)]
     driver = routine("cheevd" if is_complex else "ssyevd")
     for a, values in zip(A, w, strict=True):
-        # LAPACK reads a C-ordered matrix as its conjugate, and leaves the eigenvectors of that in its rows.
+        # LAPACK reads a C-ordered matrix as its conjugate, and writes the eigenvectors of the conjugate to the rows.
         driver(b"V", b"L", at[0], a.ctypes.data, at[0], values.ctypes.data, *lengths, at[1])
         if sizes[1] != 0:
             a[...], values[...] = np.nan, np.nan
@@ -46,7 +46,7 @@ def eigh_single(A: NDArray) -> tuple[NDArray, NDArray]:
 
 @cache
 def routine(name: str) -> Callable[..., None]:
-    """A routine of the LAPACK that scipy brings; ctypes lets go of the global lock while it runs."""
+    """Return a routine of scipy's LAPACK; ctypes releases the global lock while it runs."""
     capsule: Any = deferred("scipy.linalg.cython_lapack").__pyx_capi__[name]
     name_of, pointer_of = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
     name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]

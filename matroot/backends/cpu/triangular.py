@@ -1,8 +1,8 @@
-"""Blocked arithmetic of upper (quasi-)triangular matrices, as LAPACK's Schur form delivers them.
+"""Blocked arithmetic of upper (quasi-)triangular matrices, as in LAPACK's Schur form.
 
 A real Schur form has 1 x 1 blocks and standardized 2 x 2 blocks [[a, b], [c, a]], b c < 0, on its diagonal.
-Matrices are Fortran-ordered, so that columns are contiguous. Most work goes through GEMM; what remains on the
-diagonal are the loops of `triangular_numba`, imported on first use.
+Matrices are Fortran-ordered, so that columns are contiguous. Most work is done by GEMM; the diagonal blocks are
+handled by the loops of `triangular_numba`, imported on first use.
 
 Square roots: Bjorck & Hammarling, Linear Algebra Appl. 52/53, 1983, 127-140; the real one is Higham, Linear
 Algebra Appl. 88/89, 1987, 405-430; blocking after Deadman, Higham & Ralha, PARA 2012, LNCS 7782.
@@ -20,7 +20,7 @@ from matroot.backends.loading import deferred
 
 Matrix = NDArray[Any]
 
-WIDTH = 48  # of a block: its three operands stay in the first-level cache
+WIDTH = 48  # of a block, so that the three operands stay in the first-level cache
 
 
 #: The module of the loops, compiled on first use.
@@ -28,7 +28,7 @@ LOOPS = "matroot.backends.cpu.triangular_numba"
 
 
 def cuts(R: Matrix, width: int = WIDTH) -> list[int]:
-    """Boundaries 0 = c_0 < ... < c_m = n of diagonal blocks about `width` wide that split no 2 x 2 block."""
+    """Return boundaries 0 = c_0 < ... < c_m = n of diagonal blocks about `width` wide that split no 2 x 2 block."""
     n = R.shape[0]
     inner = (c + int(R[c, c - 1] != 0) for c in range(width, n, width))
     return [0, *(c for c in inner if c < n), n]
@@ -47,13 +47,13 @@ class Pairs(NamedTuple):
 
 
 def pairs(R: Matrix) -> Pairs:
-    """The 2 x 2 diagonal blocks of R, copied."""
+    """Return a copy of the 2 x 2 diagonal blocks of R."""
     i = np.flatnonzero(np.diagonal(R, -1))
     return Pairs(i, R[i, i + 1], R[i + 1, i])
 
 
 def eigenvalues(R: Matrix) -> Matrix:
-    """Eigenvalues in the order of the diagonal; a 2 x 2 block gives a + i mu, a - i mu."""
+    """Return the eigenvalues in the order of the diagonal; a 2 x 2 block gives a + i mu, a - i mu."""
     lam = np.diagonal(R).astype(np.result_type(R.dtype, np.complex64))
     i, b, c = pairs(R)
     mu = np.sqrt(np.abs(b)) * np.sqrt(np.abs(c))
@@ -107,7 +107,7 @@ def sylvester(U: Matrix, C: Matrix, blocks: list[int]) -> None:
 
 
 def inverse_norms(R: Matrix, t: NDArray[np.float64], steps: int = 3) -> NDArray[np.float64]:
-    """2-norm of (R + t_k I)^{-1} for every t_k, R upper (quasi-)triangular; from below, by a few power steps."""
+    """Estimate the 2-norm of (R + t_k I)^{-1} for every t_k from below, by a few power steps."""
     loops = deferred(LOOPS)
     R = np.asfortranarray(R, np.result_type(R.dtype, np.float64))
     v: Matrix = np.random.default_rng(0).standard_normal((R.shape[0],))
@@ -115,9 +115,9 @@ def inverse_norms(R: Matrix, t: NDArray[np.float64], steps: int = 3) -> NDArray[
 
 
 def multiply(A: Matrix, B: Matrix, blocks: list[int], out: Matrix | None = None) -> Matrix:
-    """A B of upper (quasi-)triangular matrices at a third of a full product; `out` may be A, B or both.
+    """Multiply upper (quasi-)triangular A and B at a third of a full product; `out` may be A, B or both.
 
-    Rows downwards, columns backwards: a block is overwritten only when nothing later needs it.
+    Rows are computed downwards and columns backwards, so that no block is overwritten before its last use.
     """
     if out is None:
         out = np.zeros_like(A)
@@ -129,7 +129,7 @@ def multiply(A: Matrix, B: Matrix, blocks: list[int], out: Matrix | None = None)
 
 
 def add_multiple(A: Matrix, c: float, B: Matrix, blocks: list[int]) -> None:
-    """A += c B for upper (quasi-)triangular matrices, a block column at a time to spare memory."""
+    """Add c B to A for upper (quasi-)triangular matrices, a block column at a time to save memory."""
     for j0, j1 in pairwise(blocks):
         A[:j1, j0:j1] += c * B[:j1, j0:j1]
 
@@ -143,7 +143,7 @@ def solve(A: Matrix, B: Matrix, blocks: list[int]) -> None:
 
 
 def left(T: Matrix, E: Matrix, blocks: list[int]) -> Matrix:
-    """T E with T upper (quasi-)triangular, E full, at half of a full product."""
+    """Compute T E with T upper (quasi-)triangular and E full, at half of a full product."""
     out = np.empty_like(E)
     for i0, i1 in pairwise(blocks):
         out[i0:i1] = T[i0:i1, i0:] @ E[i0:]
@@ -151,7 +151,7 @@ def left(T: Matrix, E: Matrix, blocks: list[int]) -> Matrix:
 
 
 def right(E: Matrix, T: Matrix, blocks: list[int]) -> Matrix:
-    """E T with T upper (quasi-)triangular, E full, at half of a full product."""
+    """Compute E T with T upper (quasi-)triangular and E full, at half of a full product."""
     out = np.empty_like(E)
     for j0, j1 in pairwise(blocks):
         out[:, j0:j1] = E[:, :j1] @ T[:j1, j0:j1]
@@ -159,5 +159,5 @@ def right(E: Matrix, T: Matrix, blocks: list[int]) -> Matrix:
 
 
 def transform(Q: Matrix, X: Matrix, blocks: list[int]) -> Matrix:
-    """Q X Q^H with X upper (quasi-)triangular."""
+    """Compute Q X Q^H with X upper (quasi-)triangular."""
     return np.asarray(right(Q, X, blocks) @ Q.conj().T)

@@ -1,4 +1,4 @@
-"""Norms of triangular matrices, their inverses and powers in O(n^2), from a few matrix-vector products."""
+"""Norms of triangular matrices, of their inverses and powers, in O(n^2) by a few matrix-vector products."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[Any]
 
-#: Up to here an SVD costs no more than the estimate.
+#: Up to this n an SVD costs no more than the estimate.
 SMALL = 48
-#: Lanczos steps: they give the largest singular value to a few per cent, in practice far better.
+#: Lanczos steps, which give the largest singular value to a few per cent, in practice far better.
 LANCZOS_STEPS = 16
 
 
 def extreme_singular_values(R: Matrix) -> tuple[float, float]:
-    """2-norm of the upper (quasi-)triangular R, and 1 over that of its inverse (0 if R is singular).
+    """Return the 2-norm of the upper (quasi-)triangular R, and 1 / ||R^{-1}||_2 (0 if R is singular).
 
-    Exact for small n. Otherwise by Lanczos on R^H R and on its inverse: the first is a lower bound, the
-    second an upper one.
+    Both are exact for small n. Otherwise they are computed by Lanczos on R^H R and on its inverse: the first is a
+    lower bound, the second an upper bound.
     """
     from scipy.linalg import get_blas_funcs
 
@@ -41,7 +41,7 @@ def extreme_singular_values(R: Matrix) -> tuple[float, float]:
 
 
 def without_subdiagonal(R: Matrix) -> Matrix:
-    """G R, upper triangular: one Givens rotation for each 2 x 2 diagonal block, all on disjoint rows."""
+    """Return the upper triangular G R: one Givens rotation for each 2 x 2 diagonal block, all on disjoint rows."""
     T = R.copy(order="F")
     i = np.flatnonzero(np.diagonal(R, -1))
     if not len(i):
@@ -59,9 +59,10 @@ def without_subdiagonal(R: Matrix) -> Matrix:
 def norm_from_gram(
     gram: Callable[[Matrix], Matrix], v: Matrix, *, steps: int = LANCZOS_STEPS, rtol: float = 0.0
 ) -> float:
-    """2-norm of a linear map L from v -> L^H L v, by Lanczos from the unit vector v; a lower bound.
+    """Estimate the 2-norm of a linear map L from v -> L^H L v, from below, by Lanczos from the unit vector v.
 
-    It ends early when a step raised the estimate by less than `rtol`, relative; infinite after an overflow.
+    The iteration stops early when a step raises the estimate by less than `rtol`, relative. The estimate is infinite
+    after an overflow.
     """
     before = np.zeros_like(v)
     alpha: list[float] = []
@@ -88,11 +89,11 @@ def _largest_eigenvalue(alpha: list[float], beta: list[float]) -> float:
 
 
 def power_radius(Z: Matrix, enough: float, c: float | None = None, steps: int = 3) -> float:
-    """max(||Z^2||^{1/2}, ||Z^3||^{1/3}), estimated; with `c`, of I - c Z instead of Z.
+    """Estimate max(||Z^2||^{1/2}, ||Z^3||^{1/3}); with `c`, of I - c Z instead of Z.
 
-    It bounds ||Z^i||^{1/i} for every i >= 2 (Al-Mohy & Higham, SIAM J. Matrix Anal. Appl. 31(3), 2009, thm.
-    4.2). A few power steps find a norm to within some 20 per cent; the root of it is as good as needed.
-    Where ||Z||, which is cheaper, is no more than `enough`, it is the answer.
+    The maximum bounds ||Z^i||^{1/i} for every i >= 2 (Al-Mohy & Higham, SIAM J. Matrix Anal. Appl. 31(3), 2009, thm.
+    4.2). A few power steps give the norms to within some 20 per cent, and taking roots reduces this error.
+    If ||Z||, which is cheaper, is at most `enough`, it is returned instead.
     """
 
     def times(v: Matrix) -> Matrix:
@@ -120,6 +121,6 @@ def power_radius(Z: Matrix, enough: float, c: float | None = None, steps: int = 
 
 
 def start(shape: int | tuple[int, ...], dtype: Any) -> Matrix:
-    """A fixed random array of Frobenius norm 1."""
+    """Return a fixed random array of Frobenius norm 1."""
     v = np.random.default_rng(0).standard_normal(shape).astype(dtype)
     return np.asarray(v / np.linalg.norm(v))

@@ -3,8 +3,8 @@
 
 Every routine solves U X + X V = C for diagonal blocks U, V of one matrix by substitution, one block column at
 a time. A 2 x 2 block is a I + M with M^2 = -mu^2 I, so that the inverse of X -> U X + X V is a polynomial in M
-and N (`_pair`). Nothing is ever eliminated, and no block is balanced: in a nearly defective block the
-off-diagonal elements differ by many powers of ten, and mixing their multiples would cost as many digits.
+and N (`_pair`). There is no elimination and no balancing of blocks: in a nearly defective block the
+off-diagonal elements differ by many powers of ten, and mixing their multiples would lose as many digits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ jit = compiled(error_model="numpy", fastmath={"contract"}, nogil=True)
 
 
 def frequencies(U: Matrix) -> Matrix:
-    """mu of the diagonal blocks [[a, b], [c, a]] with eigenvalues a +- i mu; 0 of a 1 x 1 block."""
+    """Return mu of the diagonal blocks [[a, b], [c, a]] with eigenvalues a +- i mu; 0 for a 1 x 1 block."""
     mu = np.zeros(U.shape[0], U.real.dtype)
     if not np.iscomplexobj(U):
         i = np.flatnonzero(np.diagonal(U, -1))
@@ -83,7 +83,7 @@ def _substitute(U, mu, C, i0, i1, j):
 
 @jit
 def _substitute_pair(U, mu, C, i0, i1, j):
-    """The same for the two columns j, j + 1 over a 2 x 2 block."""
+    """Do the work of `_substitute` for the two columns j, j + 1 over a 2 x 2 block."""
     r = j + 1
     d, nu, f, g = U[j, j], mu[j], U[j, r], U[r, j]
     i = i1 - 1
@@ -128,7 +128,7 @@ def sqrt_block(U, mu, j0, j1):
 
 @jit
 def _subtract(U, C, i0, i1, j0, j, c):
-    """C[i0:i1, c] -= C[i0:i1, j0:j] U[j0:j, c], four columns at a time to spare loads."""
+    """Update C[i0:i1, c] -= C[i0:i1, j0:j] U[j0:j, c], four columns at a time to save loads."""
     m = j0
     while m + 4 <= j:
         v0, v1, v2, v3 = U[m, c], U[m + 1, c], U[m + 2, c], U[m + 3, c]
@@ -155,7 +155,7 @@ def sylvester_block(U, mu, C, i0, i1, j0, j1):
 
 @jit
 def _shifted_solve(R, mu, t, X):
-    """X[:, k] <- (R + t[k] I)^{-1} X[:, k]."""
+    """Overwrite X[:, k] by (R + t[k] I)^{-1} X[:, k]."""
     i = R.shape[0] - 1
     while i >= 0:
         if mu[i] == 0:
@@ -178,7 +178,7 @@ def _shifted_solve(R, mu, t, X):
 
 @jit
 def _shifted_solve_adjoint(R, mu, t, X):
-    """X[:, k] <- (R + t[k] I)^{-H} X[:, k]."""
+    """Overwrite X[:, k] by (R + t[k] I)^{-H} X[:, k]."""
     i, n = 0, R.shape[0]
     while i < n:
         for k in range(i):
@@ -201,7 +201,7 @@ def _shifted_solve_adjoint(R, mu, t, X):
 
 @jit
 def inverse_norms(R, mu, t, v, steps):
-    """2-norm of (R + t[k] I)^{-1}, from below by power steps from the vector v."""
+    """Estimate the 2-norm of (R + t[k] I)^{-1}, from below, by power steps from the vector v."""
     X = np.empty((R.shape[0], t.size), R.dtype)
     norms = np.zeros(t.size)
     for k in range(t.size):

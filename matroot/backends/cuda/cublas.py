@@ -1,6 +1,6 @@
-"""Batched products straight from cuBLAS: of rounded numbers, and of parts of matrices.
+"""Batched products by direct calls of cuBLAS, with rounded factors or with parts of matrices.
 
-cupy.matmul does neither: float32 stacks are multiplied in float32 proper, and what is not contiguous is copied.
+cupy.matmul supports neither: it multiplies float32 stacks in full float32, and copies arrays that are not contiguous.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ Array = Any
 
 #: cudaDataType_t and cublasComputeType_t of a dtype.
 TYPES = {"float32": (0, 68), "float64": (1, 70), "complex64": (4, 68), "complex128": (5, 70)}
-#: cublasComputeType_t that rounds what it multiplies, and adds up in float32.
+#: cublasComputeType_t that rounds the factors, and accumulates in float32.
 ROUNDING = {"tf32": 77, "bfloat16": 75}
-#: A symmetric product is computed in so many panels of rows, each up to the diagonal: (1 + 1 / PANELS) / 2 of the work.
+#: Number of row panels of a symmetric product, each computed up to the diagonal: (1 + 1 / PANELS) / 2 of the work.
 PANELS = 4
-#: Panels begin at multiples of this, where tensor cores and caches like them to.
+#: Panels begin at multiples of this, for the alignment that tensor cores and caches need.
 GRID = 32
 
 
 def gemm(a: Array, b: Array, out: Array, backend: Any, rounding: str = "") -> None:
-    """out = a @ b for stacks (B, m, k), (B, k, n) and (B, m, n) of one dtype, each row contiguous.
+    """Compute out = a @ b for stacks (B, m, k), (B, k, n) and (B, m, n) of one dtype, with contiguous rows.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def gemm(a: Array, b: Array, out: Array, backend: Any, rounding: str = "") -> No
     def stored(x: Array) -> tuple[int, int, int, int]:
         return x.data.ptr, kind, x.strides[1] // size, x.strides[0] // size
 
-    # Rows are cuBLAS's columns: it computes out^T = b^T a^T.
+    # cuBLAS reads rows as columns, and computes out^T = b^T a^T.
     call = _by_cupy(backend.xp.cuda) if backend.recording is None else backend.recording.gemm
     call(
         *(0, 0, n, m, k, one.ctypes.data),
@@ -61,7 +61,7 @@ def _by_cupy(cuda: Any) -> Callable[..., None]:
 
 
 def symmetric_gemm(a: Array, b: Array, out: Array, backend: Any) -> None:
-    """out = a @ b for real symmetric stacks (B, n, n) that commute: the lower triangle, and its mirror image."""
+    """Compute out = a @ b for real symmetric stacks (B, n, n) that commute, by mirroring the lower triangle."""
     n = out.shape[-1]
     height = -(-n // (PANELS * GRID)) * GRID
     for first in range(0, n, height):

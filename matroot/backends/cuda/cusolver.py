@@ -23,13 +23,13 @@ SIGNATURES = {
     "cusolverDnXsyevBatched_bufferSize": (*_problem, _sizes, _sizes, c_int64),
     "cusolverDnXsyevBatched": (*_problem, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p, c_int64),
 }
-#: Numbers that one call may be given.
+#: Maximum number of elements of one call.
 MOST = (1 << 31) - 1
 LOWER = 0
 
 
 def eigh(A: Array, xp: Any) -> tuple[Array, Array]:
-    """Eigenvalues ascending (B, n) and eigenvectors (B, n, n) of Hermitian matrices; NaN where cuSOLVER has failed.
+    """Compute ascending eigenvalues (B, n) and eigenvectors (B, n, n) of Hermitian matrices; NaN if cuSOLVER fails.
 
     Raises
     ------
@@ -37,14 +37,14 @@ def eigh(A: Array, xp: Any) -> tuple[Array, Array]:
         This cuSOLVER has no such function.
     """
     w, E, failed = _decomposed(A, True, xp)
-    # By columns, A was read as its conjugate, and eigenvectors were left in what are rows here.
+    # cuSOLVER read A as its conjugate, and wrote the eigenvectors to the rows.
     Q = xp.ascontiguousarray(E.swapaxes(-1, -2).conj())
     Q[...] = xp.where(failed[:, None, None], xp.nan, Q)
     return w, Q
 
 
 def eigvalsh(A: Array, xp: Any) -> Array:
-    """Eigenvalues ascending (B, n) of Hermitian matrices; errors as in `eigh`."""
+    """Compute ascending eigenvalues (B, n) of Hermitian matrices; errors as in `eigh`."""
     return _decomposed(A, False, xp)[0]
 
 

@@ -1,7 +1,7 @@
 """A CUDA device through cupy: batched products by cuBLAS, eigenvalues by cuSOLVER, work sized from free memory.
 
-Nothing here waits for the device, but for cuSOLVER, which may do so inside. cupy is imported by whoever makes an array
-of it, or by `gpu`, never at the top.
+Nothing here waits for the device, except that cuSOLVER may do so internally. cupy is imported by the caller who creates
+its arrays, or by `gpu`, never at the top.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from matroot.backends.linalg import combine, hermitian_part
 
 Array = Any
 
-#: n x n stacks that a chunk holds at its peak, beside the input and the root: six of the iteration, with room for
-#: temporaries of elementwise work and for the blocks that cupy's pool rounds up.
+#: n x n stacks that a chunk holds at its peak, in addition to the input and the root: six of the iteration, with a
+#: margin for temporaries of elementwise work and for the rounding of block sizes by cupy's pool.
 WORK_STACKS = 10
-#: Share of the free memory that a chunk may plan for; cuBLAS and cuSOLVER keep workspaces of their own.
+#: Share of the free memory planned for a chunk; cuBLAS and cuSOLVER need workspaces too.
 PLANNED = 0.8
 #: A card whose float32 rate is at most this many times its float64 rate computes float32 input in float64.
 FAST_FLOAT64 = 4
@@ -34,7 +34,7 @@ FAST_FLOAT64 = 4
 
 @cache
 def gpu(device: int = 0, rounding: str = "") -> GPU:
-    """The backend of a CUDA device; see `GPU`.
+    """Return the backend of a CUDA device; see `GPU`.
 
     Raises
     ------
@@ -58,9 +58,9 @@ class GPU:
     ----------
     cupy : module
     device : int
-        Its number.
+        Number of the device.
     rounding : str, optional
-        ``"tf32"`` or ``"bfloat16"``: what single precision matrices are rounded to when they are multiplied.
+        ``"tf32"`` or ``"bfloat16"``: precision to which the factors of single precision products are rounded.
     """
 
     name = "gpu"
@@ -69,19 +69,19 @@ class GPU:
         self.xp = cupy
         self.device = device
         self.rounding = rounding
-        #: how cuBLAS is called while a graph is captured, else None
+        #: the cuBLAS handle used while a graph is captured, else None
         self.recording: Recording | None = None
-        #: which shortcuts are taken where
+        #: tuned limits of the shortcuts
         self.limits = gpu_limits.limits(gpu_limits.card(cupy, device))
         attributes = cupy.cuda.Device(device).attributes
         ratio = attributes.get("SingleToDoublePrecisionPerfRatio", 1)
-        #: whether float64 costs about what float32 does: A100, H100, H200, B200, and no card made for games
+        #: True if float64 is about as fast as float32: A100, H100, H200, B200, but not consumer cards
         self.fast_float64 = ratio <= FAST_FLOAT64
-        #: bytes of shared memory that one block can have
+        #: maximum bytes of shared memory of one block
         self.shared_bytes = attributes.get("MaxSharedMemoryPerBlockOptin", 48 << 10)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """Product of stacks, into `out` if given: one strided batched GEMM."""
+        """Multiply stacks, into `out` if given, by one strided batched GEMM."""
         rounding = self.rounding if a.shape == b.shape and a.dtype.name in ("float32", "complex64") else ""
         if not rounding and self.recording is None:
             return self.xp.matmul(a, b, out=out)
@@ -91,11 +91,11 @@ class GPU:
         return out
 
     def symmetric_matmul(self, a: Array, b: Array, out: Array) -> Array:
-        """``matmul(a, b, out)`` for symmetric stacks that commute; where n is large, at 5/8 of the work.
+        """Compute ``matmul(a, b, out)`` for symmetric stacks that commute, for large n at 5/8 of the work.
 
-        The result is symmetric to the last bit, which a coupled iteration does not like: errors of large eigenvalues
-        reach the small ones. (n = 128, float64, cond 1e6, p from 1 to 8: forward errors grow up to 4 times, residuals
-        2 to 14 times.) For those who compute with digits to spare.
+        The result is symmetric to the last bit. In a coupled iteration this carries errors of large eigenvalues to
+        small eigenvalues (n = 128, float64, cond 1e6, p from 1 to 8: forward errors grow up to 4 times, residuals
+        2 to 14 times). Use it only if the arithmetic has digits to spare.
         """
         halves = self.limits.halves
         if not halves or a.shape[-1] < halves or a.dtype.kind == "c":
@@ -104,29 +104,29 @@ class GPU:
         return out
 
     def combine(self, s: float, S: Array, m: float, M: Array, d: float, out: Array, scratch: Array) -> None:
-        """out = s S + m M + d I; see `matroot.backends.combine`."""
+        """Compute out = s S + m M + d I; see `matroot.backends.linalg.combine`."""
         if self.limits.kernels and out.dtype.kind == "f":
             stacks.combine(s, S, m, M, d, out, self)
         else:
             combine(s, S, m, M, d, out, scratch, self.xp)
 
     def eps(self, dtype: Any) -> float:
-        """Machine epsilon of products in a dtype: twice their unit roundoff."""
+        """Return the machine epsilon of products in a dtype: twice their unit roundoff."""
         single = dtype.name in ("float32", "complex64")
         return 2 * unit_roundoff(self.rounding if self.rounding and single else dtype.name)
 
     def rounded(self, rounding: str) -> GPU:
-        """The backend of the same device whose single precision products are rounded."""
+        """Return a backend of the same device with rounded single precision products."""
         backend = gpu(self.device, rounding)
         backend.limits = replace(self.limits, fused=0, eigen=0)
         return backend
 
     def rank_k(self, a: Array) -> Array:
-        """``a @ a^H``, Hermitian to the last bit; cuBLAS has no batched syrk."""
+        """Compute ``a @ a^H``, Hermitian to the last bit; cuBLAS has no batched syrk."""
         return hermitian_part(self.xp.matmul(a, a.conj().swapaxes(-1, -2)))
 
     def eigh(self, A: Array) -> tuple[Array, Array]:
-        """Eigenvalues ascending (B, n) and eigenvectors (B, n, n); NaN in, NaN out."""
+        """Compute ascending eigenvalues (B, n) and eigenvectors (B, n, n); NaN for matrices that hold NaN."""
         xp = self.xp
         if A.shape[-1] <= self.limits.jacobi:
             w, Q = xp.linalg.eigh(A)
@@ -139,7 +139,7 @@ class GPU:
         return w, Q
 
     def eigvalsh(self, A: Array) -> Array:
-        """Eigenvalues ascending (B, n)."""
+        """Compute ascending eigenvalues (B, n)."""
         xp = self.xp
         if A.shape[-1] <= self.limits.jacobi:
             return xp.linalg.eigvalsh(A)
@@ -156,12 +156,12 @@ class GPU:
     def run_chunks(self, work: Callable[[slice], None], B: int, n: int, itemsize: int) -> None:
         """Call `work` on slices of the batch that cover it, each small enough for the free memory.
 
-        `itemsize` is that of the certificate's dtype, the widest there is.
+        `itemsize` is that of the certificate's dtype, the widest in use.
 
         Raises
         ------
         MemoryError
-            Not even one matrix fits, or the device ran out on the way; says what would fit. Inputs are as they were.
+            A single matrix does not fit, or memory ran out later; the message says what would fit. Inputs are intact.
         """
         cupy = self.xp
         each = WORK_STACKS * n * n * itemsize
@@ -176,7 +176,7 @@ class GPU:
                 raise MemoryError(self.too_large(n, each, self.free_bytes(), min(size, B - i))) from full
 
     def free_bytes(self) -> int:
-        """What can still be allocated: the device's free memory and what cupy's pool holds unused."""
+        """Return the bytes that can be allocated: the device's free memory and the unused blocks of cupy's pool."""
         cupy = self.xp
         free, _ = cupy.cuda.Device(self.device).mem_info
         pool = cupy.get_default_memory_pool()
@@ -185,7 +185,7 @@ class GPU:
         return int(min(free, limit - pool.used_bytes()) if limit else free)
 
     def too_large(self, n: int, each: int, free: int, tried: int = 1) -> str:
-        """What did not fit on the device, and what would."""
+        """Return an error message that says what did not fit on the device, and what would."""
         fitting = int(PLANNED * free) // each
         largest = int((PLANNED * free * n * n / each) ** 0.5)
         what_fits = f"{fitting} at a time would fit" if fitting else f"n = {largest} would fit"
@@ -196,22 +196,22 @@ class GPU:
 
     @contextmanager
     def here(self, origin: Origin) -> Iterator[None]:
-        """On this device and the caller's current stream, with products in the full precision of their dtype."""
+        """Enter this device and the caller's current stream, with products in the full precision of their dtype."""
         cupy = self.xp
         with ExitStack() as stack:
             stack.enter_context(cupy.cuda.Device(self.device))
             torch = sys.modules.get("torch")
             if origin.library == "torch" and torch is not None:
                 stream = torch.cuda.current_stream(self.device)
-                if stream.cuda_stream:  # torch's default is the device's default stream, and so is cupy's
+                if stream.cuda_stream:  # torch's and cupy's default streams are the same
                     stack.enter_context(cupy.cuda.Stream.from_external(_Torchs(stream)))
             stack.enter_context(held([_float32_products(cupy)], FULL))
             yield
 
     def replayed(self, key: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> Any:
-        """``work(backend, *given, T, P, X)``, three more stacks like the first: from a CUDA graph where one is wanted.
+        """Run ``work(backend, *given, T, P, X)``, with three more stacks like the first; by a CUDA graph if small.
 
-        `work` writes into these stacks only, and returns some of them; `key` tells one `work` from another.
+        `work` writes only to these stacks, and returns some of them. `key` identifies `work`.
         """
         first = given[0]
         if first.nbytes <= self.limits.graphs:
@@ -222,18 +222,18 @@ class GPU:
 
     @cached_property
     def recorder(self) -> GPU:
-        """The same backend for work that is captured; one thread at a time."""
+        """Copy of the backend for work that is captured; for one thread at a time."""
         backend = copy(self)
         backend.recording = Recording(self.xp)
         return backend
 
     def sync_free(self) -> bool:
-        """Whether loops must avoid reading values on the host: always here."""
+        """Return True if loops must not read values on the host; always True on the GPU."""
         return True
 
 
 class _Torchs(NamedTuple):
-    """A stream of torch's by the CUDA stream protocol, which torch has not spoken always."""
+    """A torch stream with the CUDA stream protocol, which older versions of torch lack."""
 
     stream: Any
 
@@ -241,12 +241,12 @@ class _Torchs(NamedTuple):
         return 0, int(self.stream.cuda_stream)
 
 
-#: cupy's COMPUTE_TYPE_DEFAULT: float32 products in float32 proper.
+#: cupy's COMPUTE_TYPE_DEFAULT: float32 products in full float32.
 FULL = 1
 
 
 @cache
 def _float32_products(cupy: Any) -> Setting:
-    """What CUPY_TF32 sets: whether float32 products round to 11 bits. The switch is the whole process's."""
+    """Return the process-wide setting of CUPY_TF32, which rounds the factors of float32 products to 11 bits."""
     core = cupy._core
     return Setting([partial(core.get_compute_type, "f")], [partial(core.set_compute_type, "f")])

@@ -1,4 +1,4 @@
-"""A fixed sequence of launches as one CUDA graph, captured at the first call of its kind and replayed at the others."""
+"""A fixed sequence of launches as one CUDA graph, captured at the first call and replayed at later calls."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 Array = Any
 
-#: Graphs that are kept, each with its five stacks. When they are full nothing is captured any more, and nothing is
-#: dropped: shapes that take turns would be captured at every call.
+#: Maximum number of kept graphs, each with its five stacks. Once it is reached, no more graphs are captured. None is
+#: dropped either: alternating shapes would be captured again at every call.
 KEPT = 32
 #: Share of the free memory that a new graph may keep.
 SHARE = 1 / 16
 
 
 class Captured(NamedTuple):
-    """A graph, the arrays that it works in, and those of them that are its results."""
+    """A graph, its arrays, and those of the arrays that hold its results."""
 
     graph: Any
     stacks: tuple[Array, ...]
@@ -28,11 +28,11 @@ _lock = Lock()
 
 
 def replay(backend: Any, key: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> tuple[Array, ...] | None:
-    """What ``work(backend, *given, T, P, X)`` returns, as copies, or None where there is no room for one more graph.
+    """Replay ``work(backend, *given, T, P, X)`` and return copies of its results; None if no more graphs can be kept.
 
     See `matroot.backends.cuda.gpu.GPU.replayed`.
 
-    A graph belongs to a stream, so that two streams never share its arrays; threads take turns.
+    A graph belongs to a stream, so that two streams never share its arrays; a lock serializes threads.
     """
     xp = backend.xp
     stream = xp.cuda.get_current_stream()
@@ -50,12 +50,12 @@ def replay(backend: Any, key: Any, work: Callable[..., Any], given: tuple[Array,
 
 
 def capture(backend: Any, work: Callable[..., Any], given: tuple[Array, ...]) -> Captured:
-    """The graph of `work`, on arrays of its own."""
+    """Capture `work` as a graph with its own arrays."""
     xp, recorder = backend.xp, backend.recorder
     recorder.limits, stream = backend.limits, xp.cuda.get_current_stream()
     stacks = (*(g.copy() for g in given), *(xp.empty_like(given[0]) for _ in range(3)))
     recorder.recording.use(stream, stream)
-    work(recorder, *stacks)  # loads every kernel: that may not be captured
+    work(recorder, *stacks)  # load every kernel first: loading cannot be captured
     side = xp.cuda.Stream(non_blocking=True)
     with side:
         side.begin_capture()
@@ -68,6 +68,6 @@ def capture(backend: Any, work: Callable[..., Any], given: tuple[Array, ...]) ->
 
 
 def forget() -> None:
-    """Let go of every graph and its memory."""
+    """Release every graph and its memory."""
     with _lock:
         _known.clear()

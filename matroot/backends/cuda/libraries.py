@@ -8,12 +8,12 @@ from typing import Any
 
 
 def caller(extension: Any, signatures: dict[str, tuple[Any, ...]]) -> Callable[..., None]:
-    """``call(name, *arguments)`` for C functions that return a status, which is an error unless it is 0.
+    """Return ``call(name, *arguments)`` for C functions that return a status; it raises unless the status is 0.
 
     Parameters
     ----------
     extension : module
-        cupy's own binding, such as ``cupy.cuda.cublas``: symbols of what it was linked with are found through it.
+        cupy's binding, such as ``cupy.cuda.cublas``: symbols of the libraries linked to it are found through it.
     signatures : dict
         Types of the arguments by name.
 

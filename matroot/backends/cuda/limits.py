@@ -1,4 +1,4 @@
-"""The tuned numbers of a card, measured by ``matroot tune`` on the machine that has it, and kept beside the profile."""
+"""The tuned numbers of a card, measured by ``matroot tune`` and stored in the folder of the profile."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from matroot.backends import profile
 
 @dataclass(frozen=True)
 class GPULimits:
-    """What the GPU path takes where.
+    """Sizes at which the GPU path takes each shortcut.
 
-    The defaults take nothing that has not run on a card: `matroot tune` compares every shortcut with the long way on
-    yours, result and time, and turns on those that are right and faster there.
+    The defaults leave the shortcuts off that have not been tested on the card. `matroot tune` compares every shortcut
+    with the default, in result and time, and turns on the shortcuts that are right and faster.
     """
 
     #: largest n that small.cu solves, one block a matrix
@@ -28,24 +28,24 @@ class GPULimits:
     #: up to this n `Eigen` gives a whole stack to batched Jacobi (syevjBatched); above it, one matrix at a time to
     #: divide and conquer
     jacobi: int = 32
-    #: above that and up to this n a stack of several goes to cuSOLVER's XsyevBatched, which needs CUDA 12.6
+    #: above `jacobi` and up to this n a stack of several goes to cuSOLVER's XsyevBatched, which needs CUDA 12.6
     batched: int = 0
-    #: whether stack.cu does the work between products
+    #: 1 if stack.cu does the work between products, else 0
     kernels: int = 0
     #: largest stack, in bytes, whose schedule is captured as a CUDA graph and replayed
     graphs: int = 0
-    #: smallest n whose products are computed by halves, where float32 input is computed in float64; 0: none
+    #: smallest n whose products are computed by halves if float32 input is computed in float64; 0: none
     halves: int = 0
 
 
 def card(cupy: Any, device: int) -> str:
-    """What limits are good for: another card, cupy or matroot has to be measured anew."""
+    """Return the name under which limits are stored; another card or version of cupy has to be measured again."""
     found = cupy.cuda.runtime.getDeviceProperties(device)
     return f"{found['name'].decode()}, sm_{found['major']}{found['minor']}, cupy {cupy.__version__}"
 
 
 def described(cupy: Any, device: int) -> str:
-    """One line about a card: its name, its rates, and what is taken where."""
+    """Describe a card in one line: its name, its rates, and its limits."""
     name = card(cupy, device)
     ratio = cupy.cuda.Device(device).attributes.get("SingleToDoublePrecisionPerfRatio", 1)
     numbers = ", ".join(f"{key} {value}" for key, value in asdict(limits(name)).items())
@@ -53,13 +53,13 @@ def described(cupy: Any, device: int) -> str:
 
 
 def path() -> Path:
-    """Where the limits of this user's cards are kept."""
+    """Return the path of the file with the limits of this user's cards."""
     where = profile.path()
     return where.with_name(f"{where.stem}-gpu.json")
 
 
 def save(name: str, limits: GPULimits, where: Path) -> None:
-    """Write the limits of one card, and keep those of the others."""
+    """Write the limits of one card, and keep the limits of the others."""
     known = _cards(where) if where.exists() else {}
     known[name] = asdict(limits)
     where.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def save(name: str, limits: GPULimits, where: Path) -> None:
 
 
 def read(name: str, where: Path) -> GPULimits:
-    """The limits of a card; the built-in ones where it has none.
+    """Read the limits of a card; return the built-in limits if the file has none for it.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def _cards(where: Path) -> dict[str, Any]:
 
 @cache
 def limits(name: str) -> GPULimits:
-    """The limits in force for a card; a bad file is warned of, once."""
+    """Return the limits in force for a card, with one warning if the file is bad."""
     try:
         return read(name, path()) if profile.present(path) else GPULimits()
     except (ValueError, OSError) as error:

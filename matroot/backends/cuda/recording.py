@@ -1,4 +1,4 @@
-"""cuBLAS as CUDA graphs can record it: cupy refuses every call of cuBLAS on a stream that is being captured."""
+"""cuBLAS calls that CUDA graphs can record; cupy refuses every call of cuBLAS on a stream that is being captured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matroot.backends.cuda.libraries import caller
 
 Array = Any
 
-#: Bytes of work space for each stream: what NVIDIA's guide asks for on Hopper, more than it asks for elsewhere.
+#: Bytes of work space for each stream, as NVIDIA's guide recommends for Hopper; other cards need less.
 WORK_SPACE = 32 << 20
 _matrix = (c_void_p, c_int, c_int, c_longlong)  # address, type, leading dimension, stride
 SIGNATURES = {
@@ -28,7 +28,7 @@ SIGNATURES = {
 
 
 class Recording:
-    """A cuBLAS handle of its own, on the library that cupy has loaded; for one thread at a time.
+    """A separate cuBLAS handle of the library that cupy has loaded; for one thread at a time.
 
     Parameters
     ----------
@@ -43,13 +43,13 @@ class Recording:
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
 
     def use(self, stream: Any, for_stream: Any) -> None:
-        """Give the calls that follow to `stream`, with the work space of all graphs that will run on `for_stream`."""
+        """Send the following calls to `stream`, with the work space shared by all graphs that run on `for_stream`."""
         space = self._spaces.get(for_stream.ptr)
         if space is None:
             space = self._spaces[for_stream.ptr] = self.xp.empty(WORK_SPACE, self.xp.int8)
-        self._call("cublasSetStream_v2", self._handle, stream.ptr)  # takes the work space away
+        self._call("cublasSetStream_v2", self._handle, stream.ptr)  # resets the work space
         self._call("cublasSetWorkspace_v2", self._handle, space.data.ptr, WORK_SPACE)
 
     def gemm(self, *arguments: int) -> None:
-        """``cublasGemmStridedBatchedEx`` without its handle; the two factors are read from the host at once."""
+        """Call ``cublasGemmStridedBatchedEx`` without the handle; the two scalar factors are read on the host."""
         self._call("cublasGemmStridedBatchedEx", self._handle, *arguments)

@@ -1,6 +1,6 @@
-"""The kernels of ``stack.cu``: what happens to whole stacks between products, each in one launch.
+"""The kernels of ``stack.cu`` for the work on whole stacks between products, each in one launch.
 
-Every function has a longer way round through cupy; `GPULimits.kernels` says which is taken.
+Every function has a slower counterpart in cupy; `GPULimits.kernels` chooses between them.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 
 Array = Any
 
-#: As in stack.cu: threads of a block of `ritz`, its steps, the largest n whose Lanczos vectors are all kept.
+#: As in stack.cu: threads of a block of `ritz`, its steps, and the largest n for which all Lanczos vectors are kept.
 THREADS, STEPS, BASIS = 512, 16, 256
 #: Edge of the tiles of `mirror`.
 TILE = 32
-#: Up to this n one block goes through a matrix fast enough; above it, there have to be as many matrices as this.
+#: Up to this n one block per matrix is fast enough; for larger n there have to be at least this many matrices.
 ALONE, TOGETHER = 512, 32
-#: Blocks side by side in a stack: the most that a grid can have.
+#: Maximum number of blocks of a grid in the dimension of the stack.
 GRID_Y = 65535
 
 
 def fits_lanczos(A: Array, backend: Any) -> bool:
-    """Whether `extreme_ritz` takes these matrices, and the backend wants it to."""
+    """Return True if `extreme_ritz` supports these matrices, and the tuned limits choose it."""
     B, n, _ = A.shape
     return bool(
         backend.limits.kernels
@@ -35,19 +35,19 @@ def fits_lanczos(A: Array, backend: Any) -> bool:
 
 
 def vectors(n: int) -> int:
-    """Bytes of shared memory of a block of `ritz`."""
+    """Return the bytes of shared memory of a block of `ritz`."""
     scratch = 2 * STEPS + max(THREADS + 32, STEPS * 33)
     return 8 * (3 * n + scratch + (STEPS * n if n <= BASIS else 0))
 
 
 def extreme_ritz(A: Array, start: np.ndarray, steps: int, backend: Any) -> tuple[Array, Array]:
-    """Largest and smallest Ritz value (B,) of each symmetric matrix, NaN where it is not finite.
+    """Compute the largest and smallest Ritz value (B,) of each symmetric matrix, NaN where it is not finite.
 
     Parameters
     ----------
     A : array (B, n, n), float32 or float64
     start : numpy array (n,)
-        Where Lanczos starts, of norm 1.
+        Start vector of Lanczos, of norm 1.
     steps : int
         `STEPS` at most.
     backend : GPU
@@ -62,7 +62,7 @@ def extreme_ritz(A: Array, start: np.ndarray, steps: int, backend: Any) -> tuple
 
 
 def combine(s: float, S: Array, m: float, M: Array, d: float, out: Array, backend: Any) -> None:
-    """out = s S + m M + d I, for C-ordered stacks (B, n, n); `out` may be S or M."""
+    """Compute out = s S + m M + d I, for C-ordered stacks (B, n, n); `out` may be S or M."""
     B, n, _ = S.shape
     grid = (max(1, min(-(-n * n // (4 * 256)), 1024)), min(B, GRID_Y))
     numbers = (np.float64(s), np.float64(m), np.float64(d), np.int32(B), np.int32(n))
@@ -70,7 +70,7 @@ def combine(s: float, S: Array, m: float, M: Array, d: float, out: Array, backen
 
 
 def mirror(A: Array, backend: Any) -> None:
-    """Copy what lies below the diagonal of real C-ordered stacks (B, n, n) to above it."""
+    """Copy the lower triangles of real C-ordered stacks (B, n, n) to the upper triangles."""
     B, n, _ = A.shape
     tiles = -(-n // TILE)
     grid = (tiles * (tiles + 1) // 2, min(B, GRID_Y))
@@ -84,12 +84,12 @@ def _real(A: Array) -> str:
 
 @cache
 def kernel(backend: Any, file: str, name: str, shared: int = 0) -> Any:
-    """A kernel by its C++ name, allowed `shared` bytes of dynamic shared memory.
+    """Return a kernel by its C++ name, allowed `shared` bytes of dynamic shared memory.
 
-    Compiled at the first launch on a device, and kept on disk by cupy.
+    The kernel is compiled at the first launch on a device; cupy caches it on disk.
     """
     code = files("matroot.backends.cuda").joinpath(file).read_text()
     launch = backend.xp.RawModule(code=code, options=("-std=c++17",), name_expressions=(name,)).get_function(name)
-    if shared > 48 << 10:  # what every kernel may have without asking
+    if shared > 48 << 10:  # every kernel may have this much without the attribute
         launch.max_dynamic_shared_size_bytes = shared
     return launch
