@@ -1,4 +1,4 @@
-"""Backend: everything a method may ask of a machine."""
+"""The interface of a backend, the only operations of a machine that methods use."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ class Backend(Protocol):
     fast_float64: bool
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """Product of stacks, into `out` if given."""
+        """Multiply stacks, into `out` if given."""
 
     def rank_k(self, a: Array) -> Array:
-        """``a @ a^H``, exactly Hermitian."""
+        """Compute ``a @ a^H``, exactly Hermitian."""
 
     def eigh(self, A: Array) -> tuple[Array, Array]:
-        """Eigenvalues ascending (B, n) and eigenvectors (B, n, n); NaN where it fails. A is overwritten."""
+        """Compute ascending eigenvalues (B, n) and eigenvectors (B, n, n); NaN on failure. A is overwritten."""
 
     def eigvalsh(self, A: Array) -> Array:
-        """Eigenvalues ascending (B, n)."""
+        """Compute ascending eigenvalues (B, n)."""
 
     def combine(self, s: float, S: Array, m: float, M: Array, d: float, out: Array, scratch: Array) -> None:
         """Set out = s S + m M + d I; see `matroot.backends.linalg.combine`."""
 
     def eps(self, dtype: Any) -> float:
-        """Machine epsilon of products in a dtype: twice their unit roundoff."""
+        """Return the machine epsilon of products in a dtype: twice their unit roundoff."""
 
     def run_chunks(self, work: Callable[[slice], None], B: int, n: int, itemsize: int) -> None:
         """Call `work` on slices that cover a batch of B matrices of order n."""
