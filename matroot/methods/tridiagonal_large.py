@@ -40,7 +40,7 @@ LARGEST_LANES = SIZES[-1]
 
 
 def lanes_are_faster(B: int, n: int) -> bool:
-    """Whether B real matrices are solved faster side by side in lanes; does not depend on the cores of the machine."""
+    """Return True if lanes solve B real matrices faster; independent of the number of cores."""
     a_group = B / -(-B // 8)
     return n <= SIZES[0] or (n <= LARGEST_LANES and a_group >= float(np.interp(n, SIZES, WORTH)))
 
@@ -56,7 +56,7 @@ def large_roots(
     twofold: bool = False,
     alone: bool = False,
 ) -> Report:
-    """(A + (relative lambda_max + absolute) I)^s for a stack of real symmetric matrices, as `small_roots` gives it.
+    """Compute (A + (relative lambda_max + absolute) I)^s for a stack of real symmetric matrices, like `small_roots`.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def large_roots(
         -1 <= s <= 1, not 0.
     relative, absolute : float
     rtol : float, optional
-        A matrix for which the reduction may err by more is not served.
+        A matrix is not served if the error of the reduction may exceed `rtol`.
     twofold : bool
         The matrices are twice the size of complex ones that they stand for.
     alone : bool
@@ -92,7 +92,7 @@ def large_roots(
 
 
 def halves_of(S: Array, absolute: float) -> tuple[FloatArray, int]:
-    """Two factors that scale S to about 1, and the exponent of what they take out."""
+    """Return two factors that scale S to about 1, and the exponent of the inverse of their product."""
     with np.errstate(all="ignore"):
         size = max(float(abs(S.diagonal()).max()), absolute)  # no entry of a positive matrix is larger
     exponent = math.frexp(size)[1]
@@ -101,7 +101,7 @@ def halves_of(S: Array, absolute: float) -> tuple[FloatArray, int]:
 
 
 class Solver:
-    """What is the same for all matrices of a stack."""
+    """The options that all matrices of a stack share."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class Solver:
         )
 
     def errs_by(self, d: FloatArray, e: FloatArray, bottom: float, top: float) -> float:
-        """What the forward error may be; 0 where the certificate refuses the rtol anyway, whatever the method."""
+        """Bound the forward error; return 0 if the certificate refuses the rtol for every method."""
         share, size = self.compiled.smallest_share(d, e, CLUSTER * bottom)
         bound = float(forward_error_bound(np.float64(top / bottom), self.s, 2.0**-53))
         if VOUCHED * bound > (self.rtol or 0.0):
@@ -168,12 +168,12 @@ class Solver:
 
 
 def readable(a: Array) -> bool:
-    """Whether the compiled loops take an array as it is; numba has another type for those that are read-only."""
+    """Return True if the compiled loops take an array as it is; numba has another type for read-only arrays."""
     return a.dtype in (np.float64, np.float32) and a.flags.c_contiguous and a.flags.aligned and a.flags.writeable
 
 
 def poles(s: Fraction, low: float, high: float, single: bool) -> tuple[FloatArray, FloatArray, int] | None:
-    """Poles and weights for eigenvalues in [low, high], and how many lie above; None where they do not reach."""
+    """Return poles and weights for eigenvalues in [low, high], and the number of poles above; None if out of reach."""
     if not (0 < low <= high < math.inf):
         return None
     b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
@@ -186,7 +186,7 @@ def poles(s: Fraction, low: float, high: float, single: bool) -> tuple[FloatArra
 
 
 def root_of(exponent: int, s: Fraction) -> float:
-    """2^(exponent s / 2); in integers, since an exponent may be a thousand times the error of s."""
+    """Compute 2^(exponent s / 2); in integers, since an exponent may be a thousand times the error of s."""
     numerator, denominator = exponent * s.numerator, 2 * s.denominator
     whole, rest = divmod(numerator, denominator)
     return math.ldexp(2.0 ** (rest / denominator), whole)

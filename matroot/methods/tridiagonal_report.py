@@ -1,4 +1,4 @@
-"""What `Tridiagonal` says about every matrix of a stack, by whichever way it was solved."""
+"""The report of `Tridiagonal` on every matrix of a stack, for each of its kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LANES = 8
 
 
 class Report(NamedTuple):
-    """What is known of every matrix, arrays (B,)."""
+    """The facts about every matrix, arrays (B,)."""
 
     served: FloatArray
     asymmetry: FloatArray
@@ -28,9 +28,9 @@ class Report(NamedTuple):
 
 @lru_cache(maxsize=64)
 def probes(n: int, twofold: bool = False) -> FloatArray:
-    """The columns by which a root is tested: all unit vectors for n <= 8, else fixed random signs.
+    """Return the columns that test a root: all unit vectors for n <= 8, else fixed random signs.
 
-    The matrices of twice the size that stand for complex ones have n columns that tell everything.
+    For matrices of twice the size that represent complex matrices, n unit vectors suffice.
     """
     size = 2 * n if twofold else n
     return np.eye(size, LANES) * (np.arange(LANES) < n) if n <= PROBES else np.ascontiguousarray(signs(size, PROBES))

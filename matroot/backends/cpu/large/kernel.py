@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
-"""The root of one large matrix: LAPACK's reduction, poles of the tridiagonal matrix, and a symmetric way back.
+"""The root of one large matrix: LAPACK's reduction, poles of the tridiagonal matrix, and back transformation.
 
 A = Q T Q^T, X = Q F Q^T with F = sum over k of w_k (T + b_k)^{-1}. Below the diagonal the inverse of a tridiagonal
 matrix is semiseparable (Meurant 1992): G_ij = G_jj q_j ... q_{i-1} for i > j. So whatever couples the rows from c on to
@@ -38,15 +38,15 @@ from matroot.backends.cpu.tridiagonal.stage import stage
 
 jit = compiled(error_model="numpy", fastmath={"contract"}, nogil=True)
 
-#: Of matrices with eigenvalues from 1e-14 to 1, products of q below this are nothing.
+#: Products of q below this are negligible for matrices with eigenvalues from 1e-14 to 1.
 NOTHING = 1e-120
-#: Columns of LAPACK's work space, as its blocked reduction wants.
+#: Columns of LAPACK's work space for its blocked reduction.
 WORK = 32
 
 
 @stage(float64, float64)
 def extremes(d, e):
-    """Smallest and largest eigenvalue of the tridiagonal matrix: two of eight lanes."""
+    """Compute the smallest and largest eigenvalue of the tridiagonal matrix, in two of eight lanes."""
     n = d.size
     room = np.empty((3, 8 * max(n, 2)))
     D, E = address(room[0]), address(room[1])
@@ -58,12 +58,12 @@ def extremes(d, e):
         put(sign, t, 1.0 if t % 2 == 0 else -1.0)
     store(sign, 1, smallest_eigenvalue(D, E, load(sign, 0), n))
     low, high = number(sign, 8), -number(sign, 9)
-    return (low, high) if room[0, 0] == room[0, 0] else (np.nan, np.nan)  # what keeps the room until here
+    return (low, high) if room[0, 0] == room[0, 0] else (np.nan, np.nan)  # keeps `room` alive until here
 
 
 @jit
 def smallest_share(d, e, x):
-    """The share of eigenvalues below x (Sturm), and the root of the mean square of all."""
+    """Compute the share of eigenvalues below x (Sturm), and the root of the mean square of all eigenvalues."""
     below, squares, c = 0, 0.0, 0.0
     for i in range(d.size):
         pivot = d[i] - x - c
@@ -114,7 +114,7 @@ def ratios(d, e, b, w, direct, positive, q, g, f):
 
 @stage()
 def diagonal_block(q, g, f, x, V, X, c0, c1):
-    """The upper triangle of the block of F at rows and columns [c0, c1), and V: products of the q up to row c1 - 1."""
+    """Fill the upper triangle of the block of F at rows and columns [c0, c1), and V, products of q to row c1 - 1."""
     K = q.shape[1]
     for i in range(c0, c1):
         m = i - c0
@@ -188,7 +188,7 @@ def panel_of(A, Z, row, p0, p1):
 
 @stage()
 def assemble(blas, A, tau, q, g, f, X, width):
-    """The upper triangle of X = Q F Q^T, panel by panel of `width` reflectors, from the last.
+    """Compute the upper triangle of X = Q F Q^T, by panels of `width` reflectors, beginning with the last.
 
     Z holds the panel V, W = S V and U side by side, S the part of X that is there. Q S Q^T for Q = I - V T V^T is
     S - V W^T - W V^T with W = S V T^T - V M / 2 and M = T V^T S V T^T: one product with S and one update of it.
@@ -229,7 +229,7 @@ def assemble(blas, A, tau, q, g, f, X, width):
 
 
 def _entries(sources):
-    """The two parts of a solve for Python. numba's cache on disk knows a function by what it closes over."""
+    """Return the two parts of a solve; `sources` is in their closure, which numba's cache on disk uses as a key."""
 
     @jit
     def reduced(blas, S, A, d, e, tau, halves):
@@ -260,7 +260,7 @@ def _entries(sources):
 
 
 def _digest() -> int:
-    """Of this file and those that it is made of."""
+    """Return a checksum of the sources of the kernel."""
     here = Path(__file__).parent
     files = sorted(path for folder in (here, here.parent / "tridiagonal") for path in folder.glob("*.py"))
     return zlib.crc32(b"".join(path.read_bytes() for path in files))

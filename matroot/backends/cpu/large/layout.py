@@ -18,7 +18,7 @@ PROBES = 8
 
 @stage(boolean)
 def scaled(S, A, first, second):
-    """The upper triangle of A becomes that of S times both factors. Returns whether S is symmetric to the last bit."""
+    """Write the upper triangle of S times both factors to A; return True if S is symmetric to the last bit."""
     n = S.shape[0]
     symmetric = True
     for i in range(0, n, TILE):
@@ -36,7 +36,7 @@ def scaled(S, A, first, second):
 
 @stage()
 def write(X, out, factor):
-    """Both triangles of `out`: the upper one of X times factor^2, rounded to its precision, which X becomes."""
+    """Write X times factor^2, from its upper triangle, to both triangles of `out`; X gets the rounded values."""
     n = X.shape[0]
     for i in range(0, n, TILE):
         for j in range(i, n, TILE):
@@ -51,7 +51,7 @@ def write(X, out, factor):
 
 @stage()
 def times(S, n, W, Y, one, two):
-    """Y = S W times both factors, W and Y with a vector of eight numbers a row; four rows at a time."""
+    """Compute Y = S W times both factors, W and Y with a vector of eight numbers a row; four rows at a time."""
     w, y = address(W), address(Y)
     before, behind = full(one), full(two)
     for i in range(0, n, 4):
