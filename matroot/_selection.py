@@ -1,4 +1,4 @@
-"""Which method "auto" takes, and why; the tuned numbers are in `matroot.backends.profile`."""
+"""The method that "auto" takes, with the reason; the tuned numbers are in `matroot.backends.profile`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def choose(
     is_complex: bool = False,
     single: bool = False,
 ) -> Method:
-    """The method to run: the one asked for, if it can do the problem, or the one "auto" stands for.
+    """Return the method to run: the requested one if it can do the problem, or the one that "auto" stands for.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def automatic(
     is_complex: bool = False,
     single: bool = False,
 ) -> Method:
-    """What "auto" takes, with its reason; `single` when float32 arithmetic was asked for by name."""
+    """Return what "auto" takes, with its reason; `single` if float32 arithmetic was requested by name."""
     if problem.assume_a == "gen":
         reason = "the one method for general matrices: the Schur form, then some triangular products"
         return replace(SchurNewton(), reason=reason)

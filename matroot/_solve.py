@@ -152,7 +152,8 @@ def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options
     job, fused = planned(values, origin, s, **options)
     if job.backend.sync_free():
         on_device = deferred("matroot.pipeline.device")  # with cupy's calls and kernels
-        return on_device.solve_stack(values, replace(job, may_widen=job.may_widen and waits))  # type: ignore[no-any-return]
+        result: RootResult[Any] = on_device.solve_stack(values, replace(job, may_widen=job.may_widen and waits))
+        return result
     batch, n = values.shape[:-2], values.shape[-1]
     stack = values.reshape(math.prod(batch), n, n)
     out = Output(len(stack), n, job)

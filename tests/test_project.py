@@ -182,6 +182,17 @@ def test_files_stay_small():
         assert code_lines(path) <= 300, f"{path.relative_to(ROOT)} holds two ideas"
 
 
+OPENINGS = ("What", "Whether", "Where", "Who", "Which", "How", "When")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_docstring_opens_with_a_question_word(module):
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            words = (ast.get_docstring(node) or "").split()
+            assert not words or words[0] not in OPENINGS, f"{module}: {' '.join(words[:8])}"
+
+
 class TestReadme:
     text = (ROOT / "README.md").read_text()
 

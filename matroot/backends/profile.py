@@ -24,7 +24,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Limits:
-    """Where one method overtakes another on the CPU.
+    """Sizes at which one method overtakes another on the CPU.
 
     The defaults were measured on an AMD EPYC of family 26 (Zen 5, AVX-512), 2 cores, by ``matroot tune``.
     """
@@ -38,7 +38,7 @@ class Limits:
 
 
 def path() -> Path:
-    """Where the profile of this user is kept; ``MATROOT_PROFILE`` names another file.
+    """Return the path of this user's profile; ``MATROOT_PROFILE`` names another file.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def present(where: Callable[[], Path] | None = None) -> bool:
 
 
 def machine() -> dict[str, Any]:
-    """What a profile is only good for: another count of cores or another library makes it stale."""
+    """Describe the machine a profile is good for: another count of cores or another library makes it stale."""
     return {"cores": usable_cores(), "numpy": np.__version__, "scipy": deferred("scipy").__version__}
 
 
@@ -99,7 +99,7 @@ def contents(where: Path) -> dict[str, Any]:
 
 
 def read(where: Path) -> Limits:
-    """The limits of a profile.
+    """Read the limits of a profile.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def read(where: Path) -> Limits:
 
 @cache
 def limits() -> Limits:
-    """The user's profile if there is a good one, else the defaults; a bad one is warned of, once."""
+    """Return the user's profile if there is a good one, else the defaults; warn of a bad one, once."""
     try:
         return read(path()) if present() else Limits()
     except (ValueError, OSError) as error:

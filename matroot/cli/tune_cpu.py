@@ -20,7 +20,7 @@ ROUNDS = 7
 
 
 def measure(say: Callable[[str], None] = lambda line: None) -> Limits:
-    """The limits of this machine, from the median of seven rounds in which the methods take turns.
+    """Measure the limits of this machine by the median of seven rounds in which the methods take turns.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def race(n: int, batch: int, p: int, methods: tuple[str, str], say: Callable[[st
 
 
 def last_win(ratios: Iterator[tuple[int, float]], start: int) -> int:
-    """The last size before two losses in a row: one alone may be noise."""
+    """Return the last size before two losses in a row: one alone may be noise."""
     won, lost = start, 0
     for n, ratio in ratios:
         if ratio < 1:

@@ -75,7 +75,7 @@ class Tridiagonal(Method):
         return super().refuses(problem, n) or wrong
 
     def in_lanes(self, A: Array) -> bool:
-        """Whether the stack A is solved in lanes."""
+        """Return True if the stack A is solved in lanes."""
         if self.lanes is not None:
             return self.lanes
         return A.dtype.kind == "c" or lanes_are_faster(len(A), A.shape[-1])
@@ -102,7 +102,7 @@ class Tridiagonal(Method):
 
 @cache
 def kernel() -> Callable[..., None] | None:
-    """The compiled loops, or None where numba cannot compile: a warning says why, unless numba is switched off."""
+    """Return the compiled loops, or None if numba cannot compile; warn why, unless numba is switched off."""
     try:
         if deferred("numba").config.DISABLE_JIT:
             return None
@@ -114,7 +114,7 @@ def kernel() -> Callable[..., None] | None:
 
 
 def runs_here() -> bool:
-    """Whether there is a kernel, as far as that is known without compiling it."""
+    """Return True if there is a kernel, as far as that is known without compiling it."""
     if kernel.cache_info().currsize:
         return kernel() is not None
     return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
@@ -146,7 +146,7 @@ def roots(
 def small_roots(
     stack: Array, out: Array, s: Fraction, relative: float = 0.0, absolute: float = 0.0, *, alone: bool = False
 ) -> Report:
-    """(A + (relative lambda_max + absolute) I)^s for a stack of symmetric or Hermitian matrices, in float64.
+    """Compute (A + (relative lambda_max + absolute) I)^s for a stack of symmetric or Hermitian matrices, in float64.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def constants(numerator: int, denominator: int, n: int, twofold: bool, single: b
 
 
 def as_real(A: Array) -> FloatArray:
-    """The real symmetric matrices [[R, -S], [S, R]] of twice the size, for A = R + i S."""
+    """Return the real symmetric matrices [[R, -S], [S, R]] of twice the size, for A = R + i S."""
     B, n, _ = A.shape
     E = np.empty((B, 2 * n, 2 * n))
     E[:, :n, :n] = E[:, n:, n:] = A.real
@@ -225,7 +225,7 @@ def as_real(A: Array) -> FloatArray:
 
 
 def as_complex(E: FloatArray) -> Array:
-    """The inverse of `as_real`; of the two copies of each part, the mean, exact where they agree."""
+    """Undo `as_real`: take the mean of the two copies of each part, exact if they agree."""
     n = E.shape[-1] // 2
     A = np.empty((len(E), n, n), np.complex128)
     with np.errstate(invalid="ignore", over="ignore"):  # of matrices not served

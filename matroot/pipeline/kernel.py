@@ -74,7 +74,7 @@ class Fused:
 
 
 def whole(job: Job, n: int) -> tuple[Job, Fused | None]:
-    """The job as it will be done, and how the kernel does the whole of it; None where `attempt` is around it.
+    """Return the job as it will be done, and how the kernel does all of it; None if `attempt` is needed.
 
     `Tridiagonal` computes in double precision, whatever was asked for.
     """

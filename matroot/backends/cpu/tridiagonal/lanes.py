@@ -26,7 +26,7 @@ VECTOR, WIDE = (ir.VectorType(DOUBLE, LANES * k) for k in (1, PARTS))
 
 
 def new_type(name: str, model: Any) -> Any:
-    """A numba type whose values are LLVM values of type `model`."""
+    """Make a numba type whose values are LLVM values of type `model`."""
     kind = type(name, (types.Type,), {})
 
     @register_model(kind)
@@ -41,7 +41,7 @@ lanes, wide = new_type("Lanes", VECTOR), new_type("Wide", WIDE)
 
 
 def shuffle(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
-    """The vector of the numbers of a and b at `places`."""
+    """Return the vector of the numbers of a and b at `places`."""
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INDEX, len(places)), places))
 
 
@@ -54,13 +54,13 @@ def joined(builder: Any, parts: list[Any]) -> Any:
 
 
 def parts_of(builder: Any, value: Any, count: int) -> list[Any]:
-    """The `count` equal parts of a vector."""
+    """Return the `count` equal parts of a vector."""
     size = value.type.count // count
     return [shuffle(builder, value, value, list(range(size * k, size * (k + 1)))) for k in range(count)]
 
 
 def matched(builder: Any, values: Any) -> list[Any]:
-    """The values, of one type: lanes beside a wide value are repeated."""
+    """Bring the values to one type: repeat lanes beside a wide value."""
     longest = max(value.type.count for value in values)
     places = list(range(LANES)) * (longest // LANES)
     return [v if v.type.count == longest else shuffle(builder, v, v, places) for v in values]
@@ -101,7 +101,7 @@ def _call(name: str, builder: Any, *args: Any) -> Any:
 
 @intrinsic
 def fma(typingctx, a, b, c):
-    """a b + c, rounded once where the machine can."""
+    """Compute a b + c, rounded once if the machine can."""
 
     def codegen(context, builder, sig, args):
         return _call("fmuladd", builder, *args)
@@ -111,7 +111,7 @@ def fma(typingctx, a, b, c):
 
 @intrinsic
 def less(typingctx, a, v, wj, w, vj):
-    """a - (v wj + w vj): the sum is small beside a, so that there is one rounding error that matters."""
+    """Compute a - (v wj + w vj): the sum is small beside a, so that there is one rounding error that matters."""
 
     def codegen(context, builder, sig, args):
         a, v, wj, w, vj = matched(builder, args)
@@ -122,7 +122,7 @@ def less(typingctx, a, v, wj, w, vj):
 
 @intrinsic
 def total(typingctx, a):
-    """The sum of a wide value's four vectors."""
+    """Add up a wide value's four vectors."""
 
     def codegen(context, builder, sig, args):
         pair = builder.fadd(*parts_of(builder, args[0], 2))
@@ -133,7 +133,7 @@ def total(typingctx, a):
 
 @intrinsic
 def inner(typingctx, a, b):
-    """The sum of the four products of two wide values' vectors."""
+    """Add up the four products of two wide values' vectors."""
 
     def codegen(context, builder, sig, args):
         (a, c), (b, d) = (parts_of(builder, x, 2) for x in args)
@@ -157,7 +157,7 @@ def size(typingctx, a):
 
 @intrinsic
 def signed(typingctx, a, b):
-    """|a| with the sign of b."""
+    """Return |a| with the sign of b."""
     return lanes(a, b), lambda context, builder, sig, args: _call("copysign", builder, *args)
 
 
@@ -174,7 +174,7 @@ def where_less(typingctx, a, b, x, y):
 
 @intrinsic
 def any_less(typingctx, a, b):
-    """Whether a < b in any lane."""
+    """Return True if a < b in any lane."""
 
     def codegen(context, builder, sig, args):
         less = builder.bitcast(builder.fcmp_ordered("<", *args), ir.IntType(LANES))
@@ -185,7 +185,7 @@ def any_less(typingctx, a, b):
 
 @intrinsic
 def to_single(typingctx, a):
-    """Rounded to float32."""
+    """Round to float32."""
 
     def codegen(context, builder, sig, args):
         short = builder.fptrunc(args[0], ir.VectorType(ir.FloatType(), LANES))
@@ -196,7 +196,7 @@ def to_single(typingctx, a):
 
 @intrinsic
 def full(typingctx, number):
-    """The same number in all lanes."""
+    """Put the same number in all lanes."""
 
     def codegen(context, builder, sig, args):
         x = context.cast(builder, args[0], sig.args[0], types.float64)
@@ -208,7 +208,7 @@ def full(typingctx, number):
 
 @intrinsic
 def full_wide(typingctx, number):
-    """The same number in all lanes of four vectors."""
+    """Put the same number in all lanes of four vectors."""
 
     def codegen(context, builder, sig, args):
         x = context.cast(builder, args[0], sig.args[0], types.float64)

@@ -44,7 +44,7 @@ def gather(stack, first, count, n, A, U, work):
 
 @stage()
 def scatter(X, first, count, n, out, work):
-    """The symmetric lanes X to matrices first, first + 1, ... of out."""
+    """Write the symmetric lanes X to matrices first, first + 1, ... of out."""
     step = n * n
     for i in range(n):
         row, at = triangle(i), (first * n + i) * n
@@ -112,7 +112,7 @@ def in_units(X, Y, n, factor, single):
 
 @stage()
 def move_diagonal(A, n, shift):
-    """A += shift I."""
+    """Add shift I to A."""
     for i in range(n):
         at = triangle(i) + i
         store(A, at, load(A, at) + shift)

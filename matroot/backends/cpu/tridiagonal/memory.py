@@ -38,7 +38,7 @@ def _doubles(builder: Any, place: Any, k: Any) -> Any:
 
 @intrinsic
 def address(typingctx, array):
-    """Where a C-ordered float64 array begins."""
+    """Return the address of a C-ordered float64 array."""
 
     def codegen(context, builder, sig, args):
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
@@ -49,13 +49,13 @@ def address(typingctx, array):
 
 @intrinsic
 def after(typingctx, place, k):
-    """The memory k vectors later."""
+    """Return the memory k vectors later."""
     return memory(place, types.intp), lambda context, builder, sig, args: builder.gep(args[0], [args[1]])
 
 
 @intrinsic
 def load(typingctx, place, k):
-    """The k-th vector."""
+    """Load the k-th vector."""
 
     def codegen(context, builder, sig, args):
         return builder.load(builder.gep(args[0], [args[1]]), align=8)
@@ -76,13 +76,13 @@ def store(typingctx, place, k, value):
 
 @intrinsic
 def number(typingctx, place, k):
-    """The k-th number: that of lane k % 8 in vector k // 8."""
+    """Load the k-th number: that of lane k % 8 in vector k // 8."""
     return types.float64(place, types.intp), lambda context, builder, sig, args: builder.load(_doubles(builder, *args))
 
 
 @intrinsic
 def index(typingctx, place, k):
-    """The k-th number, a whole one, as an index."""
+    """Load the k-th number, a whole one, as an index."""
 
     def codegen(context, builder, sig, args):
         return builder.fptosi(builder.load(_doubles(builder, *args)), args[1].type)
@@ -103,7 +103,7 @@ def put(typingctx, place, k, value):
 
 @intrinsic
 def triangle(typingctx, i):
-    """Where row i of a lower triangle, kept row by row, begins: i (i + 1) / 2."""
+    """Return the start of row i of a lower triangle kept row by row: i (i + 1) / 2."""
 
     def codegen(context, builder, sig, args):
         one = ir.Constant(args[0].type, 1)
@@ -172,7 +172,7 @@ def store_rows(typingctx, place, i, j, value):
 
 
 def _transposed(builder: Any, v: list[Any]) -> list[Any]:
-    """The transpose of eight vectors: off-diagonal blocks of 4, 2, 1 change places (Eklundh 1972)."""
+    """Transpose eight vectors: off-diagonal blocks of 4, 2, 1 change places (Eklundh 1972)."""
     d = LANES // 2
     while d:
         for i in (i for i in range(LANES) if not i & d):
@@ -209,7 +209,7 @@ def to_lanes(typingctx, source, at, step, count, target):
 
 @intrinsic
 def from_lanes(typingctx, source, target, at, step, count):
-    """The inverse of `to_lanes`."""
+    """Undo `to_lanes`."""
 
     def codegen(context, builder, sig, args):
         source, target, at, step, count = args

@@ -72,7 +72,7 @@ def _weight(alpha: float, h: float) -> float:
 
 @lru_cache(maxsize=64)
 def tails(alpha: float, target: float) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray], float]:
-    """What replaces the rule's terms above e^MARGIN, and below 1, and its step h."""
+    """Return what replaces the rule's terms above e^MARGIN and below 1, and its step h."""
     # A short binary number, so that the grid is exact: a rounding error of t is one of e^t, t times as large.
     h = math.floor(2**20 * 2 * math.pi**2 / math.log(2 / target)) / 2**20
     # On u in (0, e^-(MARGIN + h)) of 1 / (1 + x u), whose pole is at -1: convergence as rho^(-2 m).
@@ -92,7 +92,7 @@ def tails(alpha: float, target: float) -> tuple[tuple[FloatArray, FloatArray], t
 
 @lru_cache(maxsize=64)
 def table(alpha: float, target: float) -> tuple[FloatArray, FloatArray, IntArray, int]:
-    """The poles of all classes of condition numbers.
+    """Return the poles of all classes of condition numbers.
 
     Returns
     -------

@@ -43,7 +43,7 @@ HALVINGS, NARROW = 70, 1e-14
 
 @stage()
 def update_and_multiply(A, m, v, w, u, y):
-    """A -= v w^T + w v^T on the leading m x m block, and y = A u, in one passage over memory.
+    """Set A -= v w^T + w v^T on the leading m x m block, and y = A u, in one passage over memory.
 
     Four rows at a time, so that a load of v, w, u, y serves four entries; the rows' own columns come one by one.
     """
@@ -234,7 +234,7 @@ def slopes(d, e, x, sign, n):
 
 @stage(lanes)
 def positive_pivots(d, e, x, sign, n):
-    """How many eigenvalues of sign T are above x (Sturm)."""
+    """Count the eigenvalues of sign T above x (Sturm)."""
     zero, one = full(0.0), full(1.0)
     count, c = zero, zero
     for i in range(n):
