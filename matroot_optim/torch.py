@@ -210,13 +210,18 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         g, W = layout.align(grads, "grads"), layout.align(weights, "params")
         with _full_precision(weights.values()):
             moves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=self._rates(layout))
-        given = [(W, move) for (path, W), move in zip(weights.items(), moves, strict=True) if path in grads]
-        alike = [(W, move) for W, move in given if W.dtype == move.dtype]
-        if alike:
-            torch._foreach_add_([W for W, _ in alike], [move for _, move in alike])
-        for W, move in given:
+        alike: dict[Any, tuple[list[Any], list[Any]]] = {}  # by device, for one call each
+        for (path, W), move in zip(weights.items(), moves, strict=True):
+            if path not in grads:
+                continue
             if W.dtype != move.dtype:
                 add_into(W, move)
+            else:
+                pair = alike.setdefault((W.device, W.dtype), ([], []))
+                pair[0].append(W)
+                pair[1].append(move)
+        for pair in alike.values():
+            torch._foreach_add_(*pair)
 
     def diagnostics(self, tracker: ConditionTracker | None = None) -> Diagnostics:
         """Return the diagnostics of every root; see `matroot_optim.Shampoo.diagnostics`.

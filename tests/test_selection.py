@@ -283,7 +283,7 @@ def test_what_tune_writes_auto_takes_and_info_shows(where, monkeypatch, capsys):
     where.unlink()
     profile.limits.cache_clear()
     mine = Limits(tridiagonal_alone=7, tridiagonal_batch=9, cholesky_from=11)
-    monkeypatch.setattr("matroot.cli.main.tune_cpu.measure", lambda say: mine)
+    monkeypatch.setattr("matroot.cli.tune_cpu.measure", lambda say: mine)
     assert main(["tune"]) == 0
     assert profile.read(where) == mine
     profile.limits.cache_clear()
