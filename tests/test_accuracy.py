@@ -51,6 +51,7 @@ def test_inverse_root_reaches_the_bar(row, p, dtype):
             assert (result.residual <= row.residual * row.bar(p * cond, -1, n, EPS[dtype])).all(), what
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["complex128", "complex64"])
 @pytest.mark.parametrize("row", METHODS, ids=str)
 def test_hermitian(row, dtype):

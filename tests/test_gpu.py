@@ -89,6 +89,7 @@ def test_the_double_refuses_questions():
         np.asarray(a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", range(1, 9))
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_forward_error_of_inverse_roots(p, method):

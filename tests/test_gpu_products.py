@@ -67,6 +67,7 @@ class TestGemm:
 
 
 class TestRounding:
+    @pytest.mark.slow
     @pytest.mark.parametrize("rounding", UNIT)
     @pytest.mark.parametrize("method", ["auto", "minimax", "coupled_newton", "higher_order", "newton_db"])
     @pytest.mark.parametrize("p", [1, 2, 3, 4, 8])

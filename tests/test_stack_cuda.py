@@ -122,6 +122,7 @@ class TestGraphs:
         yield gpu(0)
         graphs.forget()
 
+    @pytest.mark.slow
     def test_same_root(self, backend, monkeypatch):
         A = np.stack([gallery.spd(30, 1e3, rng=k)[0] for k in range(6)])
         for p, inverse in ((4, True), (3, True), (2, False)):

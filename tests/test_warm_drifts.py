@@ -144,6 +144,7 @@ TRACKERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drift", DRIFTS)
 @pytest.mark.parametrize("name", TRACKERS)
 def test_the_true_error_is_at_most_what_is_reported(drift, name):

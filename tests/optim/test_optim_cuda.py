@@ -57,6 +57,7 @@ def assert_same(got, want):
         assert torch.equal(off_card(x), off_card(y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(
     "options",

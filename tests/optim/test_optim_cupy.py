@@ -273,6 +273,7 @@ def test_the_real_names_are_there():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.slow
 def test_cupy_takes_all_that_steps_do(monkeypatch):
     """What device arrays met in steps, every combination of kinds, asked of the installed cupy; no card is needed."""
     if installed is None or installed.is_available():

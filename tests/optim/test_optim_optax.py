@@ -61,6 +61,7 @@ def assert_close(a, b, tol):
         np.testing.assert_allclose(np.asarray(a[k]), np.asarray(b[k]), rtol=tol, atol=tol, err_msg=k)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("roots", "tol", "jit", "start"),
     [
@@ -81,6 +82,7 @@ def test_same_numbers_as_the_core(roots, tol, jit, start):
     np.testing.assert_array_equal(mine.roots["refreshes"], theirs.roots["refreshes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -118,6 +120,7 @@ def test_float64_roots_though_jax_has_none():
     assert diagnostics(state).worst_residual < 1e-6
 
 
+@pytest.mark.slow
 def test_chain_masked_and_injected_rates():
     grads = gradients(6)
     g = [{k: jnp.asarray(v) for k, v in x.items()} for x in grads]
@@ -224,6 +227,7 @@ def test_bfloat16_parameters():
     assert shampoo_state.core["w/block0/axis0/statistic"].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_state_keeps_its_structure_under_scan():
     tx = shampoo(0.1, **OPTIONS)
     params = ones()
@@ -336,6 +340,7 @@ def test_power(k):
     np.testing.assert_allclose(power(B, k), np.linalg.matrix_power(B, k))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [4, 3])
 def test_load_of_a_file_that_numpy_wrote(tmp_path, block_size):
     """Six steps in numpy, four more under jit."""

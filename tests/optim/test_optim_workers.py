@@ -28,6 +28,8 @@ from matroot_optim.step.statistics import pack
 from optim.problems import assert_same, run
 from optim.test_optim_engines import OPTIONS
 
+pytestmark = pytest.mark.slow  # processes started, stopped and killed
+
 ROOT = Path(__file__).parents[2]
 MARGIN = 8.0  # seconds: killed processes get 2, and the machine may be busy; the faults took 20, or for ever
 
