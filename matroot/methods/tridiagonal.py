@@ -102,12 +102,16 @@ class Tridiagonal(Method):
 
 @cache
 def kernel() -> Callable[..., None] | None:
-    """Return the compiled loops, or None if numba cannot compile; warn why, unless numba is switched off."""
+    """Return the compiled loops of the lanes, or None if numba cannot compile."""
+    module = compiled("matroot.backends.cpu.tridiagonal.kernel")
+    return None if module is None else module.roots
+
+
+@cache
+def compiled(name: str) -> Any:
+    """Import and so compile a module of loops; None if numba cannot, with a warning unless numba is switched off."""
     try:
-        if deferred("numba").config.DISABLE_JIT:
-            return None
-        roots: Callable[..., None] = deferred("matroot.backends.cpu.tridiagonal.kernel").roots
-        return roots
+        return None if deferred("numba").config.DISABLE_JIT else deferred(name)
     except Exception as error:  # whatever is wrong with a compiler, there is LAPACK
         warnings.warn(f"numba cannot compile ({error!r}); small matrices are left to LAPACK", UserWarning, stacklevel=2)
         return None
@@ -132,8 +136,10 @@ def roots(
     alone: bool = False,
 ) -> Report:
     """`small_roots` in lanes, else `large_roots`; without a compiler, nothing is served."""
-    if lanes or kernel() is None:
+    if lanes:
         return small_roots(stack, out, s, relative, absolute, alone=alone)
+    if compiled("matroot.backends.cpu.large.kernel") is None:  # not the lanes' kernel, which takes as long to compile
+        return Report(*np.zeros((len(Report._fields), len(stack))))
     if stack.dtype.kind != "c":
         return large_roots(stack, out, s, relative, absolute, rtol=rtol, alone=alone)
     E = as_real(stack)
