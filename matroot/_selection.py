@@ -7,7 +7,6 @@ from fractions import Fraction
 
 from matroot._regularization import Regularization
 from matroot.backends.base import Backend
-from matroot.backends.loading import deferred
 from matroot.backends.profile import limits
 from matroot.methods.base import Method, Problem
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
@@ -61,13 +60,21 @@ def choose(
     if single and isinstance(chosen, Tridiagonal):
         refusal = refusal or "tridiagonal computes in float64 only; leave compute_dtype out, or use another method"
     if backend.sync_free():
-        refusal = deferred("matroot.methods.masked").refuses(chosen, problem) or refusal
+        refusal = _refused_on_device(chosen, problem) or refusal
     if backend.rounding and isinstance(chosen, Eigen):
         why = chosen.reason or "eigen decomposes"
         refusal = f"compute_dtype={backend.rounding!r} rounds products, and this takes a decomposition ({why})"
     if refusal is not None:
         raise ValueError(refusal)
     return chosen
+
+
+def _refused_on_device(method: Method, problem: Problem) -> str | None:
+    if problem.assume_a == "gen":
+        return "assume_a='gen' needs a Schur decomposition, which cuSOLVER has not: pass a.get(), or a.cpu() for torch"
+    if not method.on_device:
+        return f"{method.name} runs on the CPU only: pass a.get(), or a.cpu() for torch, or use method='minimax'"
+    return None
 
 
 def automatic(

@@ -19,8 +19,9 @@ from matroot.backends.cpu.cpu import CPU
 from matroot.methods import minimax
 from matroot.methods import minimax_schedule as schedules
 from matroot.methods.base import Problem
-from matroot.methods.minimax import Minimax, factors, largest_between
+from matroot.methods.minimax import Minimax
 from matroot.methods.minimax_schedule import schedule, step_products
+from matroot.methods.minimax_steps import factors, largest_between
 
 SPECTRA = ("geometric", "two_cluster", "power_law")
 
@@ -69,7 +70,7 @@ def test_products_follow_the_schedule(p):
         w = np.geomspace(10.0**-j, 1, 16)
         count = 0
         floor = np.array([10.0**-j * 16**0.25])
-        raw = Minimax().run(np.diag(w)[None], Problem(s=Fraction(-1, p), floor=floor), Counting())
+        raw = Minimax().apply(np.diag(w)[None], None, 1, Problem(s=Fraction(-1, p), floor=floor), Counting())
         assert raw.n_products == count
         ideal = schedule(p, 10.0**-j, target=8 * 2.0**-52).products
         assert abs(raw.n_products - ideal) <= 1
@@ -187,10 +188,10 @@ def test_no_host_value_decides_on_a_device():
 
     A, root = gallery.spd(16, 1e5, batch=(3,), rng=0)
     problem = Problem(s=Fraction(-1, 4), floor=np.full(3, 1e-5))
-    raw = Minimax().run(A.copy(), problem, Device())
+    raw = Minimax().apply(A.copy(), None, 1, problem, Device())
     for X, Y in zip(raw.x, root(Fraction(-1, 4)), strict=True):
         assert distance(X, Y) <= 1e5 * 2.0**-53
-    blind = Minimax().run(A.copy(), replace(problem, floor=None), Device())
+    blind = Minimax().apply(A.copy(), None, 1, replace(problem, floor=None), Device())
     assert blind.n_products > raw.n_products and not blind.status.any()
 
 

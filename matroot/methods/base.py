@@ -87,7 +87,8 @@ class Raw:
     `cond`, `lambda_max` and `lambda_min` (of the regularized matrix) are None if the method does not compute them.
     `amplification` and `jump` are the sensitivity of the power of a general matrix (`schur_condition.Sensitivity`).
     `ridge` is the multiple of I that the method added, and `changed` its change of single eigenvalues. `hermitian` is
-    True if x is Hermitian to the last bit.
+    True if x is Hermitian to the last bit. `negative` is a power of A with its negative exponent, which gives the
+    smallest eigenvalue.
     """
 
     x: Array
@@ -103,6 +104,7 @@ class Raw:
     ridge: FloatArray | None = None
     changed: Changed | None = None
     hermitian: bool = False
+    negative: tuple[Array, float] | None = None
 
 
 class Changed(NamedTuple):
@@ -132,6 +134,8 @@ class Method:
     serves: ClassVar[frozenset[str]] = frozenset({"pos"})
     #: True if the method computes the opposite root along with the root
     gives_companion: ClassVar[bool] = False
+    #: True if `run` reads no values of the arrays where ``backend.sync_free()``
+    on_device: ClassVar[bool] = False
 
     reason: str = field(default="", compare=False, kw_only=True)
 

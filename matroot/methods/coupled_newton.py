@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from matroot.backends.base import Backend
 from matroot.backends.linalg import add_to_diagonal
-from matroot.methods.base import Array, Method, Problem, Raw, iterative_refusal
+from matroot.methods.base import Array, Problem, Raw
 from matroot.methods.conditioning import largest_eigenvalue
-from matroot.methods.loop import Workspace, default_max_iter, iterate, power_into
-from matroot.methods.powers import positive_power
+from matroot.methods.loop import Near, Workspace, iterate, power_into, step_limit
+from matroot.methods.powers import InverseRoot
 
 
 @dataclass(frozen=True, repr=False)
-class CoupledNewton(Method):
+class CoupledNewton(InverseRoot):
     """Newton's method for X^{-p} = A, coupled with M = X^p A so that it is stable.
 
     Any p >= 1, any rational exponent. Prefer it for well-conditioned matrices (kappa below 1e4), for small matrices
@@ -38,24 +36,15 @@ class CoupledNewton(Method):
 
     name: ClassVar[str] = "coupled_newton"
 
-    def refuses(self, problem: Problem, n: int) -> str | None:
-        return super().refuses(problem, n) or iterative_refusal(problem)
-
-    def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
+    def inverse_root(self, A: Array, problem: Problem, backend: Backend) -> Raw:
         p = problem.p
-
-        def into_T(work: Workspace) -> None:
-            np.multiply(work.M, -1 / p, out=work.T)
-            add_to_diagonal(work.T, (p + 1) / p)
-
-        def near(e: np.ndarray) -> np.ndarray:
-            return np.asarray((p + 1) / p * e**2)
-
-        return coupled(A, problem, backend, into_T, near, top=min(4.0, (p + 1) / 2), growth=((p + 1) / p) ** p)
+        first = (p + 1) / p
+        top = min(4.0, (p + 1) / 2)
+        return coupled(A, [1.0, 1 / p], problem, backend, top=top, growth=first**p, near=lambda e: first * e**2)
 
 
 @dataclass(frozen=True, repr=False)
-class HigherOrder(Method):
+class HigherOrder(InverseRoot):
     """Lakic's iteration: T = sum_{i < order} b_i (I - M)^i, the truncated binomial series of M^{-1/p}.
 
     order 2 is Newton's method; order 3 costs one product more a step and takes about two thirds of the steps. Prefer it
@@ -81,62 +70,33 @@ class HigherOrder(Method):
         if isinstance(self.order, bool) or not isinstance(self.order, int) or not 2 <= self.order <= 16:
             raise ValueError(f"HigherOrder(order=...) must be an int from 2 to 16, got {self.order!r}")
 
-    def refuses(self, problem: Problem, n: int) -> str | None:
-        return super().refuses(problem, n) or iterative_refusal(problem)
-
-    def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
-        p = problem.p
+    def inverse_root(self, A: Array, problem: Problem, backend: Backend) -> Raw:
+        p, order = problem.p, self.order
         b = [1.0]
-        for j in range(self.order - 1):
+        for j in range(order - 1):
             b.append(b[-1] * (1 + j * p) / ((j + 1) * p))
-
-        def into_T(work: Workspace) -> None:
-            # Horner in E = I - M, kept in R: T = (...(b_m E + b_{m-1}) E + ...) E + b_0
-            np.negative(work.M, out=work.R)
-            add_to_diagonal(work.R, 1)
-            np.multiply(work.R, b[-1], out=work.T)
-            add_to_diagonal(work.T, b[-2])
-            for coefficient in b[-3::-1]:
-                work.multiply(work.T, work.R, out=work.S)
-                work.T, work.S = work.S, work.T
-                add_to_diagonal(work.T, coefficient)
-
-        def near(e: np.ndarray) -> np.ndarray:  # the first term omitted, with a margin for the following terms
-            return np.asarray(4 * p * b[-1] * e**self.order)
-
-        return coupled(A, problem, backend, into_T, near, top=1.0, growth=sum(b) ** p)
+        last = 4 * p * b[-1]  # the first term omitted, with a margin for the following terms
+        return coupled(A, b, problem, backend, top=1.0, growth=sum(b) ** p, near=lambda e: last * e**order)
 
 
 def coupled(
-    A: Array,
-    problem: Problem,
-    backend: Backend,
-    into_T: Callable[[Workspace], None],
-    near: Callable[[np.ndarray], np.ndarray],
-    *,
-    top: float,
-    growth: float,
+    A: Array, b: list[float], problem: Problem, backend: Backend, *, top: float, growth: float, near: Near
 ) -> Raw:
-    """Iterate X <- X T^a, M <- T^p M for A^{-a/p}, with the largest eigenvalue of M_0 near `top`."""
-    xp = backend.xp
-    n = A.shape[-1]
-    s, p = problem.rational, problem.p
-    if s >= 0:
-        root = replace(problem, s=Fraction(-1, p))
-        return positive_power(A, s, lambda C: coupled(C, root, backend, into_T, near, top=top, growth=growth), backend)
-    a = -s.numerator
+    """Iterate T = sum_i b_i (I - M)^i, X <- X T^a, M <- T^p M for A^{-a/p}; A is overwritten.
 
+    The largest eigenvalue of M_0 is near `top`, and small eigenvalues grow by the factor `growth` a step.
+    """
+    p, a = problem.p, -problem.rational.numerator
     z = top / top_eigenvalue(A, backend)
     scale = (z ** (a / p)).astype(A.real.dtype)
-    X = xp.zeros_like(A)
+    A *= z[:, None, None].astype(A.real.dtype)
+    X = backend.xp.zeros_like(A)
     add_to_diagonal(X, scale)
-    M = A
-    M *= z[:, None, None].astype(M.real.dtype)
     scaled_identity = True
 
     def step(work: Workspace, last: bool) -> None:
         nonlocal scaled_identity
-        into_T(work)
+        into_series(work, b)
         power_into(work, a)
         if scaled_identity:
             np.multiply(work.R, scale[:, None, None], out=work.X_next)
@@ -153,11 +113,24 @@ def coupled(
         work.multiply(work.R, work.M, out=work.S)
         work.M, work.S = work.S, work.M
 
-    eps = float(np.finfo(A.dtype).eps)
-    limit = problem.max_iter if problem.max_iter is not None else default_max_iter(growth, eps)
-    work = Workspace.like(X, M, backend)
-    X, status, n_iter = iterate(work, step, tol=problem.tolerance(eps, n), max_iter=limit, near=near)
+    work = Workspace.like(X, A, backend)
+    tol = problem.tolerance(float(np.finfo(A.dtype).eps), A.shape[-1])
+    limit = step_limit(problem, growth, A, backend)
+    X, status, n_iter = iterate(work, step, tol=tol, max_iter=limit, near=near)
     return Raw(X, status, n_iter, work.products)
+
+
+def into_series(work: Workspace, b: list[float]) -> None:
+    """Compute T = b_0 + b_1 E + ... with E = I - M, by Horner's rule; R and S are overwritten."""
+    combine, M = work.backend.combine, work.M
+    combine(0.0, M, -b[-1], M, b[-1] + b[-2], work.T, work.S)
+    if len(b) == 2:
+        return
+    combine(0.0, M, -1.0, M, 1.0, work.R, work.S)
+    for coefficient in b[-3::-1]:
+        work.multiply(work.T, work.R, out=work.S)
+        work.T, work.S = work.S, work.T
+        add_to_diagonal(work.T, coefficient)
 
 
 def top_eigenvalue(A: Array, backend: Backend) -> Array:

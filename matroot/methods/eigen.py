@@ -51,6 +51,7 @@ class Eigen(Method):
     refine: bool | None = None
 
     name: ClassVar[str] = "eigen"
+    on_device: ClassVar[bool] = True
 
     def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
         xp = backend.xp

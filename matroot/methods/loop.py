@@ -1,7 +1,9 @@
 """The loop of the coupled iterations: X -> A^s while M -> I.
 
-A method supplies the start and the step; the loop decides for every matrix when to stop. A matrix that has converged
-or failed is removed from the stack, so that it does not change any more and costs nothing.
+A method supplies the start and the step; the loop decides for every matrix when to stop. Two drivers share the stopping
+rule. On the host, a matrix that has converged or failed is removed from the stack, so that it does not change any more
+and costs nothing. On a device, where reading a value would stall the computation, the stack takes a fixed number of
+steps, and masks freeze the iterates that are done.
 """
 
 from __future__ import annotations
@@ -16,17 +18,26 @@ import numpy as np
 from matroot._result import Status
 from matroot.backends.base import Backend
 from matroot.backends.linalg import add_to_diagonal
-from matroot.methods.base import Array
+from matroot.methods.base import Array, Problem
 
 #: The iteration ends when the error grows by this factor in one step after it has begun to fall.
 GROWTH = 1.2
 #: Below this ||M - I||_F convergence is quadratic or better: an error that does not halve has reached rounding.
 QUADRATIC = 0.1
 
+#: ``near(e)`` bounds ||M - I||_F after a step from ||M - I||_F = e < 1/2.
+Near = Callable[[Array], Array]
+#: ``step(work, last)`` writes the next X to ``work.X_next`` and, unless `last` is True, overwrites ``work.M``. It may
+#: use T, R and S.
+Step = Callable[["Workspace", bool], None]
+
 
 @dataclass
 class Workspace:
-    """Stacks of one chunk: the iterate, the next iterate, M, and up to three work arrays; 6 n^2 numbers a matrix."""
+    """Stacks of one chunk: the iterate, the next iterate, M, and up to three work arrays; 6 n^2 numbers a matrix.
+
+    The iterate is (..., B, n, n), all other arrays are (B, n, n).
+    """
 
     backend: Backend
     X: Array
@@ -52,19 +63,43 @@ class Workspace:
         for name in ("X", "X_next", "M", "T", "R", "S"):
             stack = getattr(self, name)
             if name in ("X", "M"):
-                stack[: len(rows)] = stack[rows]
+                stack[..., : len(rows), :, :] = stack[..., rows, :, :]
             if stack is not None:
-                setattr(self, name, stack[: len(rows)])
+                setattr(self, name, stack[..., : len(rows), :, :])
 
 
-def iterate(
-    work: Workspace,
-    step: Callable[[Workspace, bool], None],
-    *,
-    tol: float,
-    max_iter: int,
-    near: Callable[[np.ndarray], np.ndarray],
-) -> tuple[Array, np.ndarray, np.ndarray]:
+@dataclass
+class Progress:
+    """The matrices (B,) that a step ends, by the reason."""
+
+    converged: Array
+    rounding: Array
+    hopeless: Array
+
+    @classmethod
+    def of(cls, error: Array, new: Array, last: Array, falling: Array, tol: float, xp: Any) -> Progress:
+        """Compare ||M - I||_F before and after a step; `last` predicts the target, `falling` marks progress before."""
+        converged = last | (new <= tol)
+        worse = ~(new <= GROWTH * error)
+        rounding = ~converged & (error < QUADRATIC) & ~(new < error / 2)
+        # The error may rise before it falls: while small eigenvalues are far from 1, only an overflow is final.
+        hopeless = ~converged & (~xp.isfinite(new) | (worse & falling))
+        return cls(converged, rounding, hopeless)
+
+    @property
+    def finished(self) -> Array:
+        return self.converged | self.rounding | self.hopeless
+
+    def status(self, best: Array, tol: float, xp: Any) -> Array:
+        """Return the status of matrices that stop here, whose best iterate has the error `best`."""
+        # If rounding stalls M within the square root of the target, a further step would not change X.
+        good = self.converged | (self.finished & (best <= math.sqrt(tol)))
+        status = xp.where(self.hopeless, int(Status.DIVERGED), int(Status.MAX_ITER))
+        status = xp.where(self.rounding, int(Status.STAGNATED), status)
+        return xp.where(good, int(Status.CONVERGED), status).astype(xp.int8)
+
+
+def iterate(work: Workspace, step: Step, *, tol: float, max_iter: int, near: Near) -> tuple[Array, Array, Array]:
     """Run `step` until ||M - I||_F of each matrix is at most `tol`, or does not improve any more.
 
     Parameters
@@ -72,80 +107,87 @@ def iterate(
     work : Workspace
         X and M have the initial values of the method.
     step : callable
-        ``step(work, last)`` writes the next X to ``work.X_next`` and, unless `last` is True, overwrites ``work.M``.
-        It may use T, R and S.
+        See `Step`.
     tol : float
     max_iter : int
     near : callable
-        ``near(e)`` bounds ||M - I||_F after a step from ||M - I||_F = e < 1/2. It predicts the last step, whose M
-        need not be computed.
+        See `Near`. It predicts the last step, whose M need not be computed.
 
     Returns
     -------
-    X : array (B, n, n)
+    X : array (..., B, n, n)
         The best iterate of every matrix: the previous iterate where the last step increased the error.
     status, n_iter : array (B,)
     """
-    xp = work.backend.xp
-    B = work.X.shape[0]
+    driver = _on_device if work.backend.sync_free() else _on_host
+    return driver(work, step, tol, max_iter, near)
+
+
+def _on_host(work: Workspace, step: Step, tol: float, max_iter: int, near: Near) -> tuple[Array, Array, Array]:
+    B = len(work.M)
     done = None
-    status = np.full(B, Status.MAX_ITER, np.int8)
-    n_iter = np.zeros(B, np.int64)
-    active = np.arange(B)
-    error = deviation(work.M, work.T, xp)
-    falling = np.zeros(B, bool)
+    status, n_iter, active = np.zeros(B, np.int8), np.zeros(B, np.int64), np.arange(B)
+    error, falling = deviation(work.M, work.T, np), np.zeros(B, bool)
 
     for k in range(1, max_iter + 1):
         with np.errstate(all="ignore"):
             last = (error < 0.5) & (near(error) <= tol)
             step(work, bool(last.all()))
-            new = np.where(last, 0.0, tol) if last.all() else deviation(work.M, work.T, xp)
-        converged = last | (new <= tol)
-        worse = ~(new <= GROWTH * error)
-        rounding = ~converged & (error < QUADRATIC) & ~(new < error / 2)
-        # The error may rise before it falls: while small eigenvalues are far from 1, only an overflow is final.
-        hopeless = ~converged & (~np.isfinite(new) | (worse & falling))
-        finished = converged | rounding | hopeless | (k == max_iter)
+            new = np.zeros(len(error)) if last.all() else deviation(work.M, work.T, np)
+        found = Progress.of(error, new, last, falling, tol, np)
+        finished = found.finished | (k == max_iter)
         falling |= new < error
 
         if finished.any():
             rows = np.flatnonzero(finished)
-            previous = ~(new < error)[rows] & ~converged[rows]
+            previous = finished & ~(new < error) & ~found.converged
             if previous.any():
-                work.X_next[rows[previous]] = work.X[rows[previous]]
+                back = np.flatnonzero(previous)
+                work.X_next[..., back, :, :] = work.X[..., back, :, :]
             if done is None and len(rows) == B:  # all matrices finish together: nothing to copy
                 done = work.X_next
             else:
-                done = xp.empty_like(work.X) if done is None else done
-                done[active[rows]] = work.X_next[rows]
-            best = np.where(previous, error[rows], new[rows])
+                done = np.empty((*work.X.shape[:-3], B, *work.X.shape[-2:]), work.X.dtype) if done is None else done
+                done[..., active[rows], :, :] = work.X_next[..., rows, :, :]
             n_iter[active[rows]] = k
-            status[active[rows]] = _verdict(best, converged[rows], rounding[rows], hopeless[rows], tol)
+            status[active[rows]] = found.status(np.where(previous, error, new), tol, np)[rows]
             if finished.all():
                 break
+        work.X, work.X_next = work.X_next, work.X
+        if finished.any():
             left = np.flatnonzero(~finished)
-            work.X, work.X_next = work.X_next, work.X
             work.keep(left)
-            active, error, falling = active[left], new[left], falling[left]
-        else:
-            work.X, work.X_next = work.X_next, work.X
-            error = new
+            active, new, falling = active[left], new[left], falling[left]
+        error = new
     return done, status, n_iter
 
 
-def _verdict(
-    best: np.ndarray, converged: np.ndarray, rounding: np.ndarray, hopeless: np.ndarray, tol: float
-) -> np.ndarray:
-    # If rounding stalls M within the square root of the target, a further step would not change X.
-    status = np.full(best.shape, Status.MAX_ITER, np.int8)
-    status[hopeless] = Status.DIVERGED
-    status[rounding] = Status.STAGNATED
-    status[converged | ((rounding | hopeless) & (best <= math.sqrt(tol)))] = Status.CONVERGED
-    return status
+def _on_device(work: Workspace, step: Step, tol: float, max_iter: int, near: Near) -> tuple[Array, Array, Array]:
+    xp, B = work.backend.xp, len(work.M)
+    status, n_iter = xp.full(B, int(Status.MAX_ITER), xp.int8), xp.zeros(B, xp.int64)
+    active, falling = xp.ones(B, bool), xp.zeros(B, bool)
+    error = deviation(work.M, work.T, xp)
+
+    for k in range(1, max_iter + 1):
+        step(work, False)
+        new = deviation(work.M, work.T, xp)
+        found = Progress.of(error, new, (error < 0.5) & (near(error) <= tol), falling, tol, xp)
+        better = found.converged | (new < error)
+        if k < max_iter:
+            better = better | ~found.finished
+        verdict = found.status(xp.where(better, new, error), tol, xp)
+
+        xp.copyto(work.X, work.X_next, where=(active & better)[:, None, None])
+        status = xp.where(active & found.finished, verdict, status)
+        n_iter = xp.where(active, k, n_iter)
+        falling = falling | (new < error)
+        active = active & ~found.finished
+        error = new
+    return work.X, status, n_iter
 
 
-def deviation(M: Array, buffer: Array, xp: Any) -> np.ndarray:
-    """Compute ||M - I||_F per matrix, on the host; `buffer` is overwritten.
+def deviation(M: Array, buffer: Array, xp: Any) -> Array:
+    """Compute ||M - I||_F per matrix, in float64; `buffer` is overwritten.
 
     The Frobenius norm bounds the spectrum. The largest entry would not: for large n it can be small although one
     eigenvalue is far from 1.
@@ -153,8 +195,11 @@ def deviation(M: Array, buffer: Array, xp: Any) -> np.ndarray:
     xp.copyto(buffer, M)
     add_to_diagonal(buffer, -1)
     flat = buffer.reshape(len(buffer), -1)
-    square = xp.einsum("bi,bi->b", flat, flat.conj() if flat.dtype.kind == "c" else flat).real
-    return np.sqrt(np.asarray(square, dtype=np.float64))
+    if xp is np:  # without a temporary array
+        square = np.einsum("bi,bi->b", flat, flat.conj() if flat.dtype.kind == "c" else flat).real
+    else:
+        square = (abs(flat) ** 2).sum(-1)
+    return xp.sqrt(square.astype(xp.float64))
 
 
 def power_into(work: Workspace, q: int) -> None:
@@ -173,6 +218,20 @@ def power_into(work: Workspace, q: int) -> None:
             source = work.R
     if q == 1:
         work.backend.xp.copyto(work.R, work.T)
+
+
+def step_limit(problem: Problem, growth: float, A: Array, backend: Backend) -> int:
+    """Return the largest number of steps of an iteration that raises small eigenvalues by the factor `growth` a step.
+
+    They suffice for an eigenvalue of the size of one rounding. A device, which takes them all, takes no more than the
+    regularization leaves necessary.
+    """
+    if problem.max_iter is not None:
+        return problem.max_iter
+    least = backend.eps(A.dtype)
+    if backend.sync_free() and problem.floor is not None:
+        least = max(least, float(problem.floor.min(initial=1.0)))
+    return default_max_iter(growth, least)
 
 
 def default_max_iter(growth: float, eps: float) -> int:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matroot.methods.base import Array, Problem, Raw
-from matroot.methods.minimax import Minimax, coupled, largest_between, spectrum, target_error, verdict
 from matroot.methods.minimax_schedule import schedule
+from matroot.methods.minimax_steps import coupled, largest_between, spectrum, target_error, verdict
 
 if TYPE_CHECKING:
     from matroot.backends.cuda.gpu import GPU
+    from matroot.methods.minimax import Minimax
 
 #: If the output is this many times coarser than the arithmetic, the extra error of symmetric products does not show.
 SPARE = 2**20

@@ -11,11 +11,12 @@ import numpy as np
 from matroot._result import Status
 from matroot.backends.cuda.stacks import kernel
 from matroot.methods.base import Array, Problem, Raw
-from matroot.methods.minimax import Minimax, factors, spectrum, target_error
 from matroot.methods.minimax_schedule import Schedule, schedule
+from matroot.methods.minimax_steps import factors, spectrum, target_error
 
 if TYPE_CHECKING:
     from matroot.backends.cuda.gpu import GPU
+    from matroot.methods.minimax import Minimax
 
 #: Threads along each side of a block; thread (i, j) owns the elements EDGE apart from (i, j).
 EDGE = 16

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from matroot.backends.base import Backend
 from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Array, Method, Problem, Raw, iterative_refusal
 from matroot.methods.coupled_newton import top_eigenvalue
-from matroot.methods.loop import Workspace, default_max_iter, iterate
+from matroot.methods.loop import Workspace, iterate, step_limit
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,6 +35,7 @@ class NewtonDB(Method):
 
     name: ClassVar[str] = "newton_db"
     gives_companion: ClassVar[bool] = True
+    on_device: ClassVar[bool] = True
 
     def refuses(self, problem: Problem, n: int) -> str | None:
         refusal = super().refuses(problem, n) or iterative_refusal(problem)
@@ -43,61 +44,55 @@ class NewtonDB(Method):
         return refusal
 
     def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
-        xp = backend.xp
-        B = A.shape[0]
-        status = np.zeros(B, np.int8)
-        n_iter = np.zeros(B, np.int64)
-        n_products = 0
-        stages = problem.p.bit_length() - 1
-        for left in reversed(range(stages)):
-            pair, stage, steps, issued = self._square_roots(A, problem, backend)
-            failed = stage != Status.CONVERGED
-            status = np.where(status == 0, stage, status)
+        xp, B = backend.xp, len(A)
+        status, n_iter, products = xp.zeros(B, xp.int8), xp.zeros(B, xp.int64), 0
+        eye, floor = xp.eye(A.shape[-1], dtype=A.dtype), problem.floor
+        root, pair = A, A
+        for _ in range(problem.p.bit_length() - 1):
+            pair, stage, steps, issued = _square_roots(root, replace(problem, floor=floor), backend)
+            status = xp.where(status == int(Status.CONVERGED), stage, status)
             n_iter += steps
-            n_products += issued
-            if failed.any():  # exclude failed matrices from later stages
-                pair[np.flatnonzero(failed)] = xp.eye(A.shape[-1], dtype=A.dtype)
-            if left:
-                xp.copyto(A, pair[:, 1])
-                del pair
-        Z, Y = pair[:, 0], pair[:, 1]
-        return Raw(Z if problem.inverse else Y, status, n_iter, n_products, companion=Y if problem.inverse else Z)
+            products += issued
+            failed = stage != int(Status.CONVERGED)  # excluded from later stages
+            xp.copyto(pair, eye, where=failed[:, None, None])
+            root = pair[1].copy()
+            floor = None if floor is None else floor**0.5
+        x, companion = pair if problem.inverse else pair[::-1]
+        return Raw(x, status, n_iter, products, companion=companion, negative=(pair[0], -1 / problem.p))
 
-    def _square_roots(self, A: Array, problem: Problem, backend: Backend) -> tuple[Array, np.ndarray, np.ndarray, int]:
-        """Compute the pair (A^{-1/2}, A^{1/2}) as a stack (B, 2, n, n); A is overwritten."""
-        xp = backend.xp
-        B, n, _ = A.shape
-        z = 1.5 / top_eigenvalue(A, backend)
-        root = xp.sqrt(z).astype(A.real.dtype)[:, None, None]
-        M = A
-        M *= z[:, None, None].astype(A.real.dtype)
-        X = xp.zeros((B, 2, n, n), A.dtype)
-        add_to_diagonal(X[:, 0], 1)
-        X[:, 1] = M
 
-        first = True
+def _square_roots(A: Array, problem: Problem, backend: Backend) -> tuple[Array, Array, Array, int]:
+    """Compute the pair A^{-1/2}, A^{1/2} as one array (2, B, n, n); A is overwritten."""
+    xp = backend.xp
+    z = 1.5 / top_eigenvalue(A, backend)
+    root = xp.sqrt(z).astype(A.real.dtype)[:, None, None]
+    A *= z[:, None, None].astype(A.real.dtype)
+    X = xp.zeros((2, *A.shape), A.dtype)
+    add_to_diagonal(X[0], 1)
+    X[1] = A
+    first = True
 
-        def step(work: Workspace, last: bool) -> None:
-            nonlocal first
-            np.multiply(work.M, -0.5, out=work.T)
-            add_to_diagonal(work.T, 1.5)
-            Z, Y, Z_next, Y_next = work.X[:, 0], work.X[:, 1], work.X_next[:, 0], work.X_next[:, 1]
-            work.multiply(Y, work.T, out=Y_next)
-            if first:
-                xp.copyto(Z_next, work.T)
-                first = False
-            else:
-                work.multiply(work.T, Z, out=Z_next)
-            if not last:
-                work.multiply(Z_next, Y_next, out=work.M)
+    def step(work: Workspace, last: bool) -> None:
+        nonlocal first
+        work.backend.combine(0.0, work.M, -0.5, work.M, 1.5, work.T, work.T)
+        (Z, Y), (Z_next, Y_next) = work.X, work.X_next
+        work.multiply(Y, work.T, out=Y_next)
+        if first:
+            xp.copyto(Z_next, work.T)
+            first = False
+        else:
+            work.multiply(work.T, Z, out=Z_next)
+        if not last:
+            work.multiply(Z_next, Y_next, out=work.M)
 
-        def near(e: np.ndarray) -> np.ndarray:  # y (3 - y)^2 / 4 - 1 = (y - 1)^2 (y - 4) / 4
-            return np.asarray(e**2)
-
-        eps = float(np.finfo(A.dtype).eps)
-        limit = problem.max_iter if problem.max_iter is not None else default_max_iter(2.25, eps)
-        work = Workspace(backend, X, xp.empty_like(X), M, xp.empty_like(M))
-        pair, status, n_iter = iterate(work, step, tol=problem.tolerance(eps, n), max_iter=limit, near=near)
-        pair[:, 0] *= root
-        pair[:, 1] /= root
-        return pair, status, n_iter, work.products
+    work = Workspace(backend, X, xp.empty_like(X), A, xp.empty_like(A))
+    X, status, n_iter = iterate(
+        work,
+        step,
+        tol=problem.tolerance(float(np.finfo(A.dtype).eps), A.shape[-1]),
+        max_iter=step_limit(problem, 2.25, A, backend),
+        near=lambda e: e**2,  # y (3 - y)^2 / 4 - 1 = (y - 1)^2 (y - 4) / 4
+    )
+    X[0] *= root
+    X[1] /= root
+    return X, status, n_iter, work.products

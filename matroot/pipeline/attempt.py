@@ -119,7 +119,7 @@ def attempt(stack: Array, job: Job, rule: Regularization | None) -> Attempt:
     if raw.companion is not None:
         opposite = raw.companion if problem.assume_a == "gen" else hermitian_part(raw.companion)
         companion = to_output(opposite, exponent, -problem.s, job)
-    raw.x = raw.companion = X = None
+    raw.x = raw.companion = raw.negative = X = None
     status = within_range(status, abs(x).max((-1, -2)), present, job)
 
     # The certificate: check the returned X in float64 against the input, which is prepared again.

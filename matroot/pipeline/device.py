@@ -20,7 +20,7 @@ from matroot._regularization import Ridge
 from matroot._result import USABLE, RootResult, Status, on_host
 from matroot.backends.arrays import is_inexact, round_to, unit_roundoff
 from matroot.backends.linalg import add_to_diagonal, hermitian_part
-from matroot.methods import conditioning, masked
+from matroot.methods import conditioning
 from matroot.methods.eigen import Eigen
 from matroot.pipeline.call import Attempt, Job, Output
 from matroot.pipeline.device_facts import among, extremes, facts
@@ -168,10 +168,8 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
     A = A.astype(job.dtype, copy=False)  # after the shift, which may cancel most of A
     zero = ~A.any((-1, -2)) if not direct else xp.zeros(B, bool)
     A = xp.where(zero[:, None, None], xp.eye(n, dtype=A.dtype), A)
-    raw, negative = masked.run(
-        job.method,
+    raw = job.method.run(
         A,
-        lambda: regularized(job.dtype),
         replace(
             problem,
             regularization=rule if direct else None,
@@ -204,7 +202,7 @@ def attempt(stack: Array, job: Job) -> tuple[Attempt, Array]:
     other = factor(A, problem.s, raw.changed, problem.assume_a, backend)
     residual, certificate = conditioning.residual(A, X, problem.s, backend, raw.changed, other)
     del X
-    cond, highest, lowest = facts(A, raw, negative, delta, ends, status, backend)
+    cond, highest, lowest = facts(A, raw, delta, ends, status, backend)
     if problem.s > 0:
         status = _semidefinite(status, residual, n, job)
     rounding = 8 * job.eps if ends is not None else 0.0

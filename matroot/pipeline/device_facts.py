@@ -34,7 +34,6 @@ def extremes(A: Array, needs: str, backend: Backend) -> tuple[Array, Array]:
 def facts(
     A: Array,
     raw: Raw,
-    negative: tuple[Array, float] | None,
     delta: Array,
     ends: tuple[Array, Array] | None,
     status: Array,
@@ -42,7 +41,7 @@ def facts(
 ) -> tuple[Array, Array, Array]:
     """Estimate cond, lambda_max (of A) and lambda_min (of A'), after an iteration in one Lanczos sweep.
 
-    A negative power gives the smallest eigenvalue: lambda_min(A') = lambda_max(A'^t)^{1/t}. Without such a power, or
+    The negative power of `raw` gives the smallest eigenvalue: lambda_min(A') = lambda_max(A'^t)^{1/t}. Without one, or
     if the iteration failed, lambda_min is the smallest Ritz value of A', an upper bound: if it is 0 or less, A' is not
     positive definite. `ends` are the extreme Ritz values of A', (B,) each, if a rule has computed them already.
     """
@@ -51,10 +50,10 @@ def facts(
         return raw.cond, raw.lambda_max, raw.lambda_min
     B, n, _ = A.shape
     with np.errstate(all="ignore"):
-        if negative is None:
+        if raw.negative is None:
             top, low = ends or extremes(A, "lambda_max", backend)
         else:
-            X, t = negative
+            X, t = raw.negative
             X = hermitian_part(X).astype(A.dtype)
 
             def both(v: Array) -> Array:
