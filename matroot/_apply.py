@@ -17,19 +17,19 @@ from matroot._solve import check_degree, plan
 from matroot.backends import backend_of
 from matroot.backends.arrays import take
 from matroot.backends.holds import confined
-from matroot.backends.linalg import add_to_diagonal, hermitian_part
+from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Method
 from matroot.methods.conditioning import largest_eigenvalue
 from matroot.methods.eigen import Eigen
 from matroot.methods.minimax import Minimax
-from matroot.pipeline.attempt import extremes
 from matroot.pipeline.call import Job
+from matroot.pipeline.facts import extremes
 from matroot.pipeline.scaling import (
-    check_symmetric,
     prepared,
     scale_exponent,
     scale_root,
     shift_by_power_of_two,
+    symmetrized,
 )
 from matroot.pipeline.status import input_lost, vouched
 
@@ -155,10 +155,9 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
         stack = stack.astype(wide)
     finite = xp.isfinite(stack).all((-1, -2)) & xp.isfinite(columns).all((-1, -2))
     size = xp.where(finite, abs(stack).max((-1, -2)), 1)
-    exponent = scale_exponent(size, rule)
-    A = prepared(stack, finite, exponent, np.result_type(stack.dtype, job.dtype))
-    if check_symmetric(A, np.ldexp(size, -exponent), job.origin):
-        A = hermitian_part(A)
+    exponent = scale_exponent(size, rule, xp)
+    A = prepared(stack, finite, exponent, np.result_type(stack.dtype, job.dtype), backend)
+    A, _ = symmetrized(A, job.origin, backend)
     A = A.astype(job.dtype, copy=False)
 
     # Transpose b, since the iteration multiplies from the right; for a real A, split b into real and imaginary parts.
@@ -168,7 +167,7 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
         W = xp.concatenate([W.real, W.imag], axis=1)
     W = xp.array(W, dtype=np.result_type(A.dtype, W.dtype), order="C")
     _, size_exponent = np.frexp(abs(W).max((-1, -2)))
-    shift_by_power_of_two(W, -size_exponent)
+    shift_by_power_of_two(W, -size_exponent, backend)
     W = W.astype(A.dtype, copy=False)
 
     scale = np.ldexp(1.0, exponent)
@@ -178,8 +177,8 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
         W, status, cond = _by_eigen(A, W, scale, job)
     status = xp.where(finite, status, int(Status.NONFINITE_INPUT))
     W = W.astype(np.result_type(np.float64, W.dtype), copy=False)
-    scale_root(W, exponent, job.problem.s)
-    shift_by_power_of_two(W, size_exponent)
+    scale_root(W, exponent, job.problem.s, backend)
+    shift_by_power_of_two(W, size_exponent, backend)
     if split:
         W = W[:, : len(W[0]) // 2] + 1j * W[:, len(W[0]) // 2 :]
     given = np.result_type(job.out_dtype, columns.dtype)

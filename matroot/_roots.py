@@ -18,10 +18,9 @@ from matroot.backends import backend_of
 from matroot.backends.arrays import Origin, is_inexact, take, unit_roundoff
 from matroot.backends.base import Backend
 from matroot.backends.holds import confined
-from matroot.backends.linalg import hermitian_part
 from matroot.methods import conditioning
 from matroot.methods.base import Method
-from matroot.pipeline.scaling import check_symmetric
+from matroot.pipeline.scaling import symmetrized
 
 Array = Any
 
@@ -370,8 +369,7 @@ def _condition(values: Array, p: int, assume_a: str, origin: Origin, backend: Ba
 
         cond = np.array([cond_pth_root_general(A, Fraction(-1, p)) for A in stack], dtype=np.float64)
     else:
-        if stack.size and not backend.sync_free() and check_symmetric(stack, abs(stack).max((-1, -2)), origin):
-            stack = hermitian_part(stack)
+        stack, _ = symmetrized(stack, origin, backend)
         given = unit_roundoff(origin.dtype_name) if is_inexact(origin.dtype_name) else 0.0
         cond = conditioning.cond_from_eigenvalues(backend.eigvalsh(stack), p, smallest_share(n, 2.0**-52, given))
     cond = xp.where(finite, cond, xp.nan)

@@ -22,9 +22,9 @@ from matroot.backends.loading import deferred
 from matroot.backends.profile import Limits, limits
 from matroot.methods.base import Method, Problem
 from matroot.methods.tridiagonal import runs_here
-from matroot.pipeline.attempt import solve_chunk
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.kernel import Fused, solve_fused, whole
+from matroot.pipeline.retries import solve_chunk
 
 Array = Any
 

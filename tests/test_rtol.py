@@ -10,7 +10,7 @@ from matroot import Ridge, Status, gallery, solve
 from matroot._solve import solve_power
 from matroot.methods.base import Problem
 from matroot.methods.eigen import sharpened
-from matroot.pipeline import attempt, precision
+from matroot.pipeline import precision, retries
 
 RTOL = 1e-3
 
@@ -80,8 +80,8 @@ def test_each_matrix_of_a_stack_gets_its_own_precision(n):
 @pytest.mark.parametrize("method", ("eigen", "minimax"))
 def test_a_look_spares_an_inverse_in_vain(method, monkeypatch):
     tried = []
-    once = attempt.attempt
-    monkeypatch.setattr(attempt, "attempt", lambda A, job, rule: tried.append(job.dtype.name) or once(A, job, rule))
+    once = retries.attempt
+    monkeypatch.setattr(retries, "attempt", lambda A, job: tried.append(job.dtype.name) or once(A, job))
     for cond, wanted in ((1e1, "float32"), (1e5, "float64")):  # 1e6 leaves one digit of the inverse of a float32 matrix
         A, _ = gallery.spd(200, cond, rng=4, dtype="float32")
         assert solve(A, 1, rtol=RTOL, method=method).status == Status.CONVERGED

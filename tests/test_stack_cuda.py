@@ -13,7 +13,7 @@ from matroot.backends.cuda import graphs, stacks
 from matroot.backends.cuda.gpu import gpu
 from matroot.backends.cuda.limits import GPULimits
 from matroot.methods.conditioning import start_vector
-from matroot.pipeline.device_facts import extremes
+from matroot.pipeline.device_facts import ritz
 
 __all__ = ["kernels"]
 
@@ -63,9 +63,9 @@ class TestBetweenProducts:
 
     def test_same_ends_as_with_products(self, backend, monkeypatch):
         A = ndarray(np.stack([gallery.spd(100, 1e6, s, rng=2)[0] for s in ("geometric", "two_cluster", "power_law")]))
-        ours = [v.get() for v in extremes(A, "lambda_max", backend)]
+        ours = [v.get() for v in ritz(A, backend)]
         backend.limits = GPULimits()
-        theirs = [v.get() for v in extremes(A, "lambda_max", backend)]
+        theirs = [v.get() for v in ritz(A, backend)]
         assert np.allclose(ours[0], theirs[0], rtol=1e-10) and np.allclose(ours[1], theirs[1], rtol=1e-6)
 
     def test_matrices_without_much_of_a_spectrum(self, backend):

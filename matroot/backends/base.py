@@ -53,5 +53,8 @@ class Backend(Protocol):
     def here(self, origin: Any) -> AbstractContextManager[Any]:
         """Return a block in which work is done where the caller's arrays are: device, stream, BLAS threads."""
 
+    def any(self, mask: Array) -> bool:
+        """Return True if `mask` has a True, or if it must not be read on the host, so that no work can be left out."""
+
     def sync_free(self) -> bool:
         """Return True if reading values on the host must be avoided, as on a GPU."""

@@ -128,7 +128,7 @@ class Update:
         method = KeptEigen()
         whole = len(rows) == rows[-1] + 1 - rows[0]
         at = slice(rows[0], rows[-1] + 1) if whole else rows
-        one = attempt(self.stack[at], replace(self.job, method=method), rule)
+        one = attempt(self.stack[at], replace(self.job, method=method, rule=rule))
         usable = np.isin(one.status, USABLE)
         bound = full_error(one.cond, self.s, self.job.dtype, self.stack.shape[-1])
         one.status[usable & ~(bound <= self.rtol)] = Status.ILL_CONDITIONED

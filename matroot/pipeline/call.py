@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class Output:
         self.companion = xp.empty_like(self.x) if job.method.gives_companion else None
         self.status = xp.zeros(B, xp.int8)
         self.n_iter = xp.zeros(B, xp.int64)
-        self.residual, self.lambda_max, self.lambda_min, self.ridge, self.cond = xp.zeros((5, B))
+        self.residual, self.lambda_max, self.lambda_min, self.ridge, self.asymmetry, self.cond = xp.zeros((6, B))
         self.cond += 1
         self.amplification = xp.zeros(B) if job.problem.assume_a == "gen" else None
         self.n_products = 0
@@ -80,6 +80,7 @@ class Output:
             "lambda_min",
             "ridge",
             "cond",
+            "asymmetry",
             "amplification",
         ):
             if whole:
@@ -113,6 +114,15 @@ class Output:
         )
 
 
+class Facts(NamedTuple):
+    """Numbers known of every matrix (B,): `lambda_max` is that of A, `lambda_min` that of the regularized A'."""
+
+    status: Array
+    cond: Array
+    lambda_max: Array
+    lambda_min: Array
+
+
 @dataclass
 class Attempt:
     """One certified solve of a chunk, in the caller's units."""
@@ -127,6 +137,7 @@ class Attempt:
     lambda_max: Array
     lambda_min: Array
     ridge: Array
+    asymmetry: Array
     certificate: str
     #: relative condition number of A -> A^s for general matrices
     amplification: Array | None = None

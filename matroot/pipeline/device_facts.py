@@ -1,4 +1,4 @@
-"""Extreme eigenvalues and status masks on the GPU, without reading values on the host."""
+"""Condition number and extreme eigenvalues on the GPU, without reading values on the host; see `facts`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from matroot._bars import ILL_FORWARD_ERROR
 from matroot._result import USABLE, Status
 from matroot.backends.base import Backend
 from matroot.backends.cuda import stacks
 from matroot.backends.linalg import hermitian_part
 from matroot.methods import conditioning
 from matroot.methods.base import Raw
+from matroot.pipeline.call import Facts, Job
 
 Array = Any
 
@@ -19,39 +21,30 @@ Array = Any
 STEPS = 16
 
 
-def extremes(A: Array, needs: str, backend: Backend) -> tuple[Array, Array]:
-    """Compute the largest and smallest eigenvalue of each matrix; the latter only a Ritz value if it is not needed."""
+def ritz(A: Array, backend: Backend) -> tuple[Array, Array]:
+    """Compute the largest and the smallest Ritz value of each matrix; the latter is only an upper bound."""
     B, n, _ = A.shape
-    if needs == "extremes":
-        w = backend.eigvalsh(A.astype(np.result_type(A.dtype, np.float64)))
-    elif stacks.fits_lanczos(A, backend):
+    if stacks.fits_lanczos(A, backend):
         return stacks.extreme_ritz(A, conditioning.start_vector(n), STEPS, backend)
-    else:
-        w = conditioning.ritz_values(lambda v: backend.matmul(A, v), B, n, A.dtype, backend)
+    w = conditioning.ritz_values(lambda v: backend.matmul(A, v), B, n, A.dtype, backend)
     return w[:, -1], w[:, 0]
 
 
-def facts(
-    A: Array,
-    raw: Raw,
-    delta: Array,
-    ends: tuple[Array, Array] | None,
-    status: Array,
-    backend: Backend,
-) -> tuple[Array, Array, Array]:
-    """Estimate cond, lambda_max (of A) and lambda_min (of A'), after an iteration in one Lanczos sweep.
+def facts_of(
+    A: Array, raw: Raw, delta: Array, ends: tuple[Array, Array] | None, status: Array, residual: Array, job: Job
+) -> Facts:
+    """Estimate cond, lambda_max and lambda_min, after an iteration in one Lanczos sweep, and correct `status`.
 
     The negative power of `raw` gives the smallest eigenvalue: lambda_min(A') = lambda_max(A'^t)^{1/t}. Without one, or
     if the iteration failed, lambda_min is the smallest Ritz value of A', an upper bound: if it is 0 or less, A' is not
-    positive definite. `ends` are the extreme Ritz values of A', (B,) each, if a rule has computed them already.
+    positive definite.
     """
-    xp = backend.xp
-    if raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
-        return raw.cond, raw.lambda_max, raw.lambda_min
+    backend, xp = job.backend, job.backend.xp
     B, n, _ = A.shape
+    known = ends is not None
     with np.errstate(all="ignore"):
         if raw.negative is None:
-            top, low = ends or extremes(A, "lambda_max", backend)
+            top, low = ends or ritz(A, backend)
         else:
             X, t = raw.negative
             X = hermitian_part(X).astype(A.dtype)
@@ -60,16 +53,35 @@ def facts(
                 return xp.concatenate([backend.matmul(A, v[:B]), backend.matmul(X, v[B:])])
 
             if ends is None and stacks.fits_lanczos(A, backend):
-                ends = extremes(A, "lambda_max", backend)
+                ends = ritz(A, backend)
             if ends is None:
                 w = conditioning.ritz_values(both, 2 * B, n, A.dtype, backend)
-                top, ritz, inverse = w[:B, -1], w[:B, 0], w[B:, -1]
+                top, least, inverse = w[:B, -1], w[:B, 0], w[B:, -1]
             else:
-                (top, ritz), (inverse, _) = ends, extremes(X, "lambda_max", backend)
+                (top, least), (inverse, _) = ends, ritz(X, backend)
             low = inverse ** (1 / t)
-            low = xp.where(among(status, USABLE, xp), low, xp.where(xp.isnan(low), ritz, xp.minimum(low, ritz)))
+            low = xp.where(among(status, USABLE, xp), low, xp.where(xp.isnan(low), least, xp.minimum(low, least)))
         cond = xp.maximum(abs(top / low), 1)
-    return xp.where(xp.isnan(cond), xp.inf, cond), top - delta, low
+    cond = xp.where(xp.isnan(cond), xp.inf, cond)
+
+    rounding = 8 * job.eps if known else 0.0
+    if job.problem.s > 0:
+        status = _semidefinite(status, residual, n, job)
+        rounding = n * max(2 * job.eps, 2 * job.out_eps)
+    proven = ~among(status, USABLE, xp) & (low <= -rounding * abs(top - delta))
+    return Facts(xp.where(proven, int(Status.NOT_POSITIVE), status), cond, top - delta, low)
+
+
+def _semidefinite(status: Array, residual: Array, n: int, job: Job) -> Array:
+    """Accept positive powers of semidefinite matrices on which the iteration stalled at a zero eigenvalue.
+
+    Since A is known to eps, the error there is at least eps^s (s < 1). A root with an error of this size is accepted.
+    """
+    eps = job.eps + job.out_eps
+    s = min(1.0, float(job.problem.s))
+    good = residual <= max(min(10 * n**0.5 * eps**s, ILL_FORWARD_ERROR), job.problem.rtol or 0.0)
+    stalled = among(status, (Status.STAGNATED, Status.MAX_ITER), job.backend.xp)
+    return job.backend.xp.where(stalled & good, int(Status.CONVERGED), status)
 
 
 def among(status: Array, codes: tuple[Status, ...], xp: Any) -> Array:

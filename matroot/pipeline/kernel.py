@@ -15,8 +15,8 @@ from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
 from matroot.methods.eigen import Eigen
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, roots
-from matroot.pipeline.attempt import solve_chunk
 from matroot.pipeline.call import Job, Output
+from matroot.pipeline.retries import solve_chunk
 from matroot.pipeline.scaling import refuse_asymmetric
 from matroot.pipeline.status import (
     excess_of,

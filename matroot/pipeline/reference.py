@@ -10,7 +10,7 @@ import numpy as np
 from matroot.backends.base import Backend
 from matroot.methods.base import Changed
 from matroot.methods.eigen import corrected
-from matroot.pipeline.status import inverses
+from matroot.pipeline.facts import inverses
 
 Array = Any
 

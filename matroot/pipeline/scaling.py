@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from matroot._regularization import Regularization
 from matroot.backends.arrays import Origin, round_to, unit_roundoff
+from matroot.backends.base import Backend
+from matroot.backends.linalg import hermitian_part
 from matroot.pipeline.call import Job
 
 Array = Any
@@ -21,75 +24,115 @@ BEYOND = 5000
 TILE = 128
 
 
-def check_symmetric(A: Array, size: Array, origin: Origin) -> bool:
-    """Return True if A has to be symmetrized; raise if it is not symmetric up to rounding."""
-    gap = asymmetry(A)
-    if not gap.any():
-        return False
-    refuse_asymmetric(float((gap / np.where(size > 0, size, 1)).max()), A.dtype.kind == "c", origin)
-    return True
-
-
-def asymmetry(A: Array) -> Array:
-    """Compute max|A - A^H| of each matrix of a stack, by tiles, so that reading the transpose stays in cache."""
+def asymmetry(A: Array, backend: Backend) -> Array:
+    """Compute max|A - A^H| / max|A| of each matrix of a stack; 0 for a zero matrix."""
     n = A.shape[-1]
-    gap = np.zeros(A.shape[:-2])
-    for i in range(0, n, TILE):
-        for j in range(0, i + 1, TILE):
-            other = A[..., j : j + TILE, i : i + TILE].swapaxes(-1, -2)
-            D = A[..., i : i + TILE, j : j + TILE] - (other.conj() if A.dtype.kind == "c" else other)
-            gap = np.maximum(gap, abs(D).max((-1, -2)))
-    return gap
+    tile = n if backend.sync_free() else TILE  # on a CPU by tiles, so that reading the transpose stays in cache
+    gap = backend.xp.zeros(A.shape[:-2])
+    for i in range(0, n, tile):
+        for j in range(0, i + 1, tile):
+            other = A[..., j : j + tile, i : i + tile].swapaxes(-1, -2)
+            D = A[..., i : i + tile, j : j + tile] - (other.conj() if A.dtype.kind == "c" else other)
+            gap = backend.xp.maximum(gap, abs(D).max((-1, -2)))
+    if not backend.any(gap > 0):
+        return gap
+    size = abs(A).max((-1, -2))
+    return gap / backend.xp.where(size > 0, size, 1)
+
+
+def asymmetry_bar(origin: Origin) -> float:
+    """Return the largest relative asymmetry that counts as rounding."""
+    return float(ASYMMETRY * unit_roundoff(origin.dtype_name) ** 0.5)
 
 
 def refuse_asymmetric(gap: float, is_complex: bool, origin: Origin) -> None:
     """Raise if max|A - A^H| is more than rounding; `gap` is relative to max|A|."""
-    if gap > ASYMMETRY * unit_roundoff(origin.dtype_name) ** 0.5:
+    if gap > asymmetry_bar(origin):
         kind = "Hermitian" if is_complex else "symmetric"
         raise ValueError(
             f"a is not {kind}: max|A - A^H| is {gap:.1e} of max|A|; for a general matrix pass assume_a='gen'"
         )
 
 
-def scale_exponent(size: Array, rule: Regularization | None) -> Array:
+def symmetrized(A: Array, origin: Origin, backend: Backend) -> tuple[Array, Array]:
+    """Return the Hermitian part of a stack, which may be the stack itself, and the relative asymmetry (B,).
+
+    Raises
+    ------
+    ValueError
+        On the CPU: a matrix is not symmetric up to rounding.
+    """
+    gap = asymmetry(A, backend)
+    if not backend.any(gap > 0):
+        return A, gap
+    if not backend.sync_free():
+        refuse_asymmetric(float(gap.max()), A.dtype.kind == "c", origin)
+    return hermitian_part(A), gap
+
+
+def scale_exponent(size: Array, rule: Regularization | None, xp: Any) -> Array:
     """Return e such that A / 2^e has its largest entry in [1/2, 1); 0 for a zero matrix."""
     absolute = rule.absolute_size() if rule is not None else 0.0
-    _, exponent = np.frexp(np.maximum(np.asarray(size, dtype=np.float64), absolute))
-    return np.minimum(exponent, 1023)
+    _, exponent = xp.frexp(xp.maximum(size.astype(xp.float64), absolute))
+    return xp.minimum(exponent, 1023)
 
 
-def prepared(stack: Array, finite: Array, exponent: Array, dtype: Any) -> Array:
+def prepared(stack: Array, finite: Array, exponent: Array, dtype: Any, backend: Backend) -> Array:
     """Return a new stack of `dtype` with the matrices divided by 2^exponent before the cast; I if not finite."""
-    A = np.array(stack, dtype=np.result_type(stack.dtype, dtype), order="C")
-    if not finite.all():
-        A[~finite] = np.eye(A.shape[-1], dtype=A.dtype)
-    shift_by_power_of_two(A, -exponent)
+    xp = backend.xp
+    A = xp.array(stack, dtype=np.result_type(stack.dtype, dtype), order="C")
+    if backend.any(~finite):
+        xp.copyto(A, xp.eye(A.shape[-1], dtype=A.dtype), where=~finite[:, None, None])
+    shift_by_power_of_two(A, -exponent, backend)
     with np.errstate(under="ignore"):
         return A.astype(dtype, copy=False)
 
 
-def shift_by_power_of_two(A: Array, exponent: Array) -> None:
+def power_of_two(exponent: Array, xp: Any) -> Array:
+    """Return 2^exponent in float64, exact."""
+    return xp.ldexp(xp.ones(exponent.shape), exponent.astype(xp.int32))
+
+
+def shift_by_power_of_two(A: Array, exponent: Array, backend: Backend) -> None:
     """Multiply A by 2^exponent in place; exact, also where 2^exponent itself would overflow."""
+    xp = backend.xp
+    if backend.sync_free():
+        real = A.view(A.real.dtype)
+        xp.ldexp(real, exponent.astype(xp.int32)[:, None, None], out=real)
+        return
     most = 1000 if A.real.dtype.itemsize == 8 else 120
-    while exponent.any():
+    while exponent.any():  # a product is faster than ldexp
         part = np.clip(exponent, -most, most)
-        A *= np.ldexp(1.0, part).astype(A.real.dtype)[:, None, None]
+        A *= power_of_two(part, xp).astype(A.real.dtype)[:, None, None]
         exponent = exponent - part
 
 
-def scale_root(X: Array, exponent: Array, s: Any) -> None:
+def scale_root(X: Array, exponent: Array, s: Fraction | float, backend: Backend) -> None:
     """Multiply X by 2^(exponent s) in place; exact where exponent * s is an integer."""
-    power = [Fraction(s) * int(e) for e in exponent]  # a Fraction of a float is exact too
-    whole = np.array([e.__floor__() for e in power])
-    rest = np.array([2.0 ** float(e - int(w)) for e, w in zip(power, whole, strict=True)])
-    if (rest != 1).any():
-        X *= rest.astype(X.real.dtype)[:, None, None]
-    shift_by_power_of_two(X, np.clip(whole, -BEYOND, BEYOND))
+    xp = backend.xp
+    if isinstance(s, Fraction):
+        power = exponent.astype(xp.int64) * s.numerator
+        whole = power // s.denominator
+        if s.denominator > 1:
+            fractions = xp.asarray([2.0 ** (k / s.denominator) for k in range(s.denominator)])
+            X *= fractions[power - whole * s.denominator].astype(X.real.dtype)[:, None, None]
+    else:
+        high = _leading(s)  # exponent * high is exact
+        power = exponent * high
+        whole = xp.floor(power)
+        X *= xp.exp2(power - whole + exponent * (s - high)).astype(X.real.dtype)[:, None, None]
+    shift_by_power_of_two(X, xp.clip(whole, -BEYOND, BEYOND), backend)
 
 
-def to_output(X: Array, exponent: Array, s: Any, job: Job) -> Array:
+def _leading(s: float) -> float:
+    """Return `s` to its leading 40 bits."""
+    mantissa, exponent = math.frexp(s)
+    return math.ldexp(round(math.ldexp(mantissa, 40)), exponent - 40)
+
+
+def to_output(X: Array, exponent: Array, s: Fraction | float, job: Job) -> Array:
     """Convert the root to the caller's units and precision, scaling before rounding; X may be overwritten."""
     wide = X.astype(np.result_type(X.dtype, np.float64), copy=False)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        scale_root(wide, exponent, s)
+        scale_root(wide, exponent, s, job.backend)
         return round_to(wide.astype(job.out_dtype, copy=False), job.origin.dtype_name)

@@ -1,4 +1,4 @@
-"""Condition number, extreme eigenvalues and status of a solve."""
+"""The status of a solve."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from matroot._bars import (
     forward_error_bound,
     least_rtol,
 )
-from matroot._result import USABLE, Status
+from matroot._result import Status
 from matroot.backends.arrays import is_inexact, smallest_normal
-from matroot.backends.base import Backend
-from matroot.methods import conditioning
-from matroot.methods.base import Changed, Problem, Raw
+from matroot.methods.base import Changed, Problem
 from matroot.methods.eigen import Eigen
 from matroot.pipeline.call import Job
 
@@ -30,59 +28,6 @@ Array = Any
 #: Residuals of nearly all roots are below MARGIN times the first-order effect of rounding. For coupled iterations at
 #: large cond they can be RARE times larger.
 MARGIN, RARE = 50, 20
-
-
-def facts_of(
-    A: Array,
-    X: Array,
-    raw: Raw,
-    delta: Array,
-    largest: Array | None,
-    status: Array,
-    problem: Problem,
-    backend: Backend,
-) -> dict[str, Array]:
-    """Measure or estimate cond, lambda_max (of A) and lambda_min (of A'); set NOT_POSITIVE in `status`.
-
-    An inverse root gives the smallest eigenvalue: lambda_min(A') = lambda_max(X)^{1/s}.
-    """
-    if raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
-        ridge = 0 if raw.ridge is not None else delta  # zero if the method added the ridge itself
-        return {"cond": raw.cond, "lambda_max": raw.lambda_max - ridge, "lambda_min": raw.lambda_min}
-    if problem.assume_a == "gen":
-        norm = conditioning.norm2(A, backend)
-        cond = np.full(len(A), np.nan) if raw.cond is None else raw.cond
-        return {"cond": cond, "lambda_max": norm - delta, "lambda_min": norm / cond}
-    top = conditioning.largest_eigenvalue(A, backend) if largest is None else largest + delta
-    failed = ~np.isin(status, [*USABLE])
-    with np.errstate(all="ignore"):
-        if problem.inverse:
-            lambda_min = conditioning.largest_eigenvalue(X, backend) ** (1 / float(problem.s))
-        else:
-            lambda_min = 1 / conditioning.norm2(inverses(A), backend)  # rounding may have made it negative
-            lambda_min[np.isnan(lambda_min)] = 0
-    if failed.any():  # find out by eigenvalues if the matrix or the iteration is at fault
-        w = backend.eigvalsh(A[failed])
-        lambda_min[failed], top[failed] = w[:, 0], w[:, -1]
-        outside = w[:, 0] <= 0 if problem.inverse else w[:, 0] < -problem.rounding(A) * w[:, -1]
-        status[np.flatnonzero(failed)[outside]] = Status.NOT_POSITIVE
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        cond = np.maximum(abs(top / lambda_min), 1)
-    return {
-        "cond": np.where(np.isnan(cond), np.inf, cond),
-        "lambda_max": top - delta,
-        "lambda_min": lambda_min,
-    }
-
-
-def inverses(A: Array) -> Array:
-    """Compute the inverse of each matrix of a stack, infinite where there is none."""
-    try:
-        return np.asarray(np.linalg.inv(A))
-    except np.linalg.LinAlgError:
-        if len(A) == 1:
-            return np.full_like(A, np.inf)
-        return np.concatenate([inverses(A[i : i + 1]) for i in range(len(A))])
 
 
 def excess_of(

@@ -88,6 +88,10 @@ class CPU:
         """Return a block with one BLAS thread; CPU arrays need no device context. See `GPU.here`."""
         return one_blas_thread()
 
+    def any(self, mask: NDArray) -> bool:
+        """Return True if `mask` has a True."""
+        return bool(mask.any())
+
     def sync_free(self) -> bool:
         """Return True if loops must not read values on the host; always False on the CPU."""
         return False
