@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 EXAMPLES = sorted((DOCS / "examples").glob("*/*.py"))
 PAGES = {
-    "matroot": ("roots", "results", "methods", "regularization"),
+    "matroot": ("roots", "rectangular", "results", "methods", "regularization"),
     "matroot.gallery": ("gallery",),
     "matroot_optim": ("optimizer",),
     "matroot_optim.torch": ("torch",),

@@ -1,0 +1,40 @@
+"""Rectangular matrices: the polar factor beside the SVDs of numpy and torch, SciPy's polar, and Muon's iteration."""
+
+import matroot
+
+from . import peers
+from .common import speedup, unit
+
+
+class Polar:
+    """Random matrices, one or a batch; the factor U alone is timed as ``spectral_power(a, 0)``."""
+
+    params = ([(512, 256), (256, 256), (1000, 32, 16)], ["float32", "float64"])
+    param_names = ("shape", "dtype")
+    timeout = 120
+
+    def setup(self, shape, dtype):
+        self.A = peers.random_matrices(shape, dtype)
+
+    def time_polar(self, shape, dtype):
+        matroot.polar(self.A)
+
+    @unit("times faster")
+    def track_numpy_svd(self, shape, dtype):
+        return speedup(lambda: matroot.polar(self.A), peers.numpy_polar(self.A))
+
+    @unit("times faster")
+    def track_torch_svd(self, shape, dtype):
+        return speedup(lambda: matroot.polar(self.A), peers.torch_polar(self.A))
+
+    @unit("times faster")
+    def track_scipy_polar(self, shape, dtype):
+        return speedup(lambda: matroot.polar(self.A), peers.scipy_polar(self.A), rounds=3)
+
+    @unit("times faster")
+    def track_muon(self, shape, dtype):
+        return speedup(lambda: matroot.spectral_power(self.A, 0), peers.muon(self.A))
+
+    @unit("||U^H U - I||_F / sqrt(n)")
+    def track_orthogonality(self, shape, dtype):
+        return float(matroot.polar(self.A).orthogonality.max())

@@ -1,0 +1,221 @@
+"""Public functions of rectangular matrices: `polar` and `spectral_power`."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from matroot._result import A, Status
+from matroot.backends.holds import confined
+from matroot.backends.linalg import hermitian_part
+from matroot.rectangular import certificate
+from matroot.rectangular.powers import Found, adjoint, spectral
+from matroot.rectangular.result import PolarResult, SpectralResult
+from matroot.rectangular.stack import Stack, gathered
+
+Array = Any
+
+#: Largest numerator and denominator of an exponent.
+LARGEST = 64
+
+
+@confined
+def polar(a: A, /, *, rtol: float | None = None, method: str = "auto") -> PolarResult[A]:
+    """Compute the polar decomposition A = U H: the nearest matrix with orthonormal columns, and (A^H A)^{1/2}.
+
+    U is U V^H of the singular value decomposition A = U S V^H: the orthogonal (unitary) matrix nearest to A, and the
+    direction of the Muon optimizer. A matrix without full rank has a partial isometry U with the null space of A; its
+    status and `rank` say so.
+
+    Parameters
+    ----------
+    a : array (..., m, n)
+        numpy, cupy, torch, jax or another DLPack array, real or complex. Not written to. For m < n the rows of U are
+        orthonormal, and H = (A^H A)^{1/2} (n, n) is singular, as that of ``scipy.linalg.polar(a, side="right")``.
+    rtol : float, optional
+        Singular values up to rtol times the largest count as 0. None: those that rounding of the input or of LAPACK
+        may have made, up to 16 u (1/sqrt(m) + 1/sqrt(n)) ||A||_F + 16 sqrt(m) 1e-16 sigma_max for m >= n, u the unit
+        roundoff of the dtype.
+    method : {"auto", "products", "svd"}
+        ``"products"`` computes U = A (A^H A)^{-1/2} with `solve`, ``"svd"`` decomposes A. "auto" is "products" for
+        matrices that are conditioned well enough for their dtype, and "svd" for all others. float64 input is tried by
+        products for m >= 2 n only, and kept for condition numbers up to 16: beyond, squaring A would lose digits.
+
+    Returns
+    -------
+    PolarResult
+        With `u`, `h`, `status`, `orthogonality`, `residual`, `rank` and `cond`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong.
+
+    See Also
+    --------
+    spectral_power : other powers of the singular values.
+
+    References
+    ----------
+    Higham, Functions of Matrices, SIAM 2008, ch. 8; Higham, SIAM J. Sci. Stat. Comput. 7 (1986), for the sensitivity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import polar
+    >>> A = np.array([[3.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
+    >>> result = polar(A)
+    >>> print(result.u.round(12))
+    [[0.6 0. ]
+     [0.8 0. ]
+     [0.  1. ]]
+    >>> np.allclose(result.u @ result.h, A)
+    True
+    """
+    stack = gathered(a)
+    xp = stack.backend.xp
+    with stack.backend.here(stack.origin):
+        found = spectral(stack, Fraction(0), checked_rtol(rtol), checked_method(method), wants_h=True)
+        B, m, n = found.x.shape
+        u = xp.empty(found.x.shape, stack.out_dtype)
+        h = xp.empty((B, m, m) if stack.flipped else (B, n, n), u.dtype)
+        orthogonality, residual = xp.zeros((2, B))
+
+        def finish(rows: slice) -> None:
+            part, X, H = stack.part(rows), found.x[rows], found.h[rows]
+            if stack.flipped:
+                H = hermitian_part(X @ (H @ adjoint(X)))
+            u[rows], h[rows] = part.rounded(X, 0), part.rounded(H, 1)
+            U = part.scaled(u[rows], 0)
+            orthogonality[rows] = certificate.orthogonality(part, U, found.kept[rows])
+            residual[rows] = certificate.polar_residual(part, U, part.scaled(h[rows], 1))
+
+        if stack.A.size:
+            stack.backend.run_chunks(finish, B, m, stack.A.dtype.itemsize)
+        else:
+            h[...] = 0
+        explained = certificate.explained_residual(stack, Fraction(0), found)
+        worst = xp.maximum(orthogonality, residual - found.dropped)
+        status = certificate.statuses(stack, Fraction(0), found, u, worst, explained)
+        overflow = ~xp.isfinite(h).all((-1, -2)) & (status < int(Status.DIVERGED))
+        status = xp.where(overflow, int(Status.DIVERGED), status).astype(xp.int8)
+        facts = _facts(stack, found, status, residual=residual, orthogonality=orthogonality)
+        _erase(status, u, h)
+        if stack.flipped:
+            u = xp.ascontiguousarray(adjoint(u))
+        return PolarResult(u=stack.give_back(u), h=stack.give_back(h), **facts)
+
+
+@confined
+def spectral_power(
+    a: A, s: int | Fraction | float, /, *, rtol: float | None = None, method: str = "auto"
+) -> SpectralResult[A]:
+    """Compute U S^s V^H of the singular value decomposition A = U S V^H: a power of the singular values.
+
+    s = 0 is the factor U of `polar`, s = 1 is A, s = -1 the conjugate transpose of the pseudo-inverse. Singular
+    values that count as 0 give 0, for negative s too.
+
+    Parameters
+    ----------
+    a : array (..., m, n)
+        As for `polar`.
+    s : int, Fraction or float
+        A ratio of integers up to 64, at least -1.
+    rtol, method
+        As for `polar`.
+
+    Returns
+    -------
+    SpectralResult
+        With `x`, `status`, `residual`, `rank` and `cond`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import spectral_power
+    >>> A = np.array([[3.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
+    >>> print(spectral_power(A, 0.5).x.round(4))
+    [[1.3416 0.    ]
+     [1.7889 0.    ]
+     [0.     2.    ]]
+    >>> np.allclose(spectral_power(A, -1).x.T, np.linalg.pinv(A))
+    True
+    """
+    s = checked_exponent(s)
+    stack = gathered(a)
+    xp = stack.backend.xp
+    with stack.backend.here(stack.origin):
+        found = spectral(stack, s, checked_rtol(rtol), checked_method(method), wants_h=False)
+        x = xp.empty(found.x.shape, stack.out_dtype)
+        residual = xp.zeros(len(x))
+
+        def finish(rows: slice) -> None:
+            part = stack.part(rows)
+            x[rows] = part.rounded(found.x[rows], s)
+            residual[rows] = certificate.power_residual(part, part.scaled(x[rows], s), s, found.part(rows))
+
+        if x.size:
+            stack.backend.run_chunks(finish, len(x), x.shape[1], stack.A.dtype.itemsize)
+        explained = certificate.explained_residual(stack, s, found)
+        status = certificate.statuses(stack, s, found, x, residual, explained)
+        facts = _facts(stack, found, status, residual=residual)
+        _erase(status, x)
+        if stack.flipped:
+            x = xp.ascontiguousarray(adjoint(x))
+        return SpectralResult(x=stack.give_back(x), exponent=s, **facts)
+
+
+def checked_exponent(s: Any) -> Fraction:
+    """Return s as a ratio of small integers."""
+    if isinstance(s, bool | np.bool_) or not isinstance(s, int | float | Fraction | np.integer | np.floating):
+        raise TypeError(f"s must be an int, a Fraction or a float, got {s!r}")
+    near = None
+    if not isinstance(s, float | np.floating):
+        near = Fraction(int(s) if isinstance(s, np.integer) else s).limit_denominator(LARGEST)
+    elif np.isfinite(s):
+        near = Fraction(float(s)).limit_denominator(LARGEST)
+    exact = near is not None and (near == s or (isinstance(s, float | np.floating) and float(near) == s))
+    if near is None or not exact or not -1 <= near <= LARGEST or near.numerator > LARGEST:
+        raise ValueError(f"s must be at least -1 and a ratio of integers up to {LARGEST}, got {s!r:.40}")
+    return near
+
+
+def checked_rtol(rtol: Any) -> float | None:
+    """Return `rtol`; raise if it is no number in [0, 1)."""
+    if rtol is not None and not (isinstance(rtol, int | float | np.floating) and 0 <= rtol < 1):
+        raise ValueError(f"rtol must be None or a number in [0, 1), got {rtol!r}")
+    return None if rtol is None else float(rtol)
+
+
+def checked_method(method: Any) -> str:
+    """Return `method`; raise if it is unknown."""
+    if method not in ("auto", "products", "svd"):
+        raise ValueError(f"method must be 'auto', 'products' or 'svd', got {method!r}")
+    return str(method)
+
+
+def _facts(stack: Stack, found: Found, status: Array, **measured: Array) -> dict[str, Any]:
+    """Return the fields that both results have, in the caller's kind of array."""
+    xp = stack.backend.xp
+    numbers = {**measured, "cond": found.cond}
+    numbers = {name: xp.where(stack.finite & ~found.failed, v, xp.nan) for name, v in numbers.items()}
+    numbers |= {"status": status, "rank": found.kept}
+    methods = {bool(one): None for one in found.by_svd.tolist()}
+    return {
+        "method": ", ".join("svd" if one else "products" for one in sorted(methods)) or "svd",
+        "certificate": certificate.kind(stack.A.shape[-1]),
+        **{name: stack.give_facts(values) for name, values in numbers.items()},
+    }
+
+
+def _erase(status: Array, *results: Array) -> None:
+    """Set the matrices without a result to NaN."""
+    for values in results:
+        values[status > int(Status.STAGNATED)] = np.nan

@@ -1,0 +1,1 @@
+"""Functions of rectangular matrices through their singular values."""
