@@ -3,7 +3,7 @@
 from matroot import gallery
 from matroot._apply import apply_inverse_pth_root
 from matroot._condition_tracker import ConditionTracker
-from matroot._rectangular import polar, spectral_power
+from matroot._rectangular import orthogonalizer, polar, spectral_power
 from matroot._regularization import Floor, PseudoInverse, Ridge, Shift, TargetCondition
 from matroot._result import ConditionWarning, RootError, RootResult, Status
 from matroot._root_tracker import RootTracker
@@ -25,7 +25,7 @@ from matroot.methods.minimax import Minimax
 from matroot.methods.newton_db import NewtonDB
 from matroot.methods.schur_newton import SchurNewton
 from matroot.methods.tridiagonal import Tridiagonal
-from matroot.rectangular.result import PolarResult, SpectralResult
+from matroot.rectangular.result import OrthogonalizerResult, PolarResult, SpectralResult
 
 __version__ = "0.1.0"
 
@@ -38,6 +38,7 @@ __all__ = [
     "HigherOrder",
     "Minimax",
     "NewtonDB",
+    "OrthogonalizerResult",
     "PolarResult",
     "PseudoInverse",
     "Ridge",
@@ -57,6 +58,7 @@ __all__ = [
     "inv_sqrtm",
     "inverse_pth_root",
     "one_blas_thread",
+    "orthogonalizer",
     "polar",
     "pth_root",
     "select_method",

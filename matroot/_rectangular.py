@@ -1,4 +1,4 @@
-"""Public functions of rectangular matrices: `polar` and `spectral_power`."""
+"""Public functions through singular values and eigenvalues: `polar`, `spectral_power` and `orthogonalizer`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from matroot._result import A, Status
 from matroot.backends.holds import confined
 from matroot.backends.linalg import hermitian_part
 from matroot.rectangular import certificate
+from matroot.rectangular.orthogonal import orthogonalizers
 from matroot.rectangular.powers import Found, adjoint, spectral
-from matroot.rectangular.result import PolarResult, SpectralResult
+from matroot.rectangular.result import OrthogonalizerResult, PolarResult, SpectralResult
 from matroot.rectangular.stack import Stack, gathered
 
 Array = Any
@@ -170,6 +171,77 @@ def spectral_power(
         if stack.flipped:
             x = xp.ascontiguousarray(adjoint(x))
         return SpectralResult(x=stack.give_back(x), exponent=s, **facts)
+
+
+@confined
+def orthogonalizer(a: A, /, *, rtol: float | None = None, absolute: float = 0.0) -> OrthogonalizerResult[A]:
+    """Compute X = Q_k L_k^{-1/2} of symmetric A = Q L Q^H, n x k: X^H A X = I on the directions that are kept.
+
+    This is Loewdin's canonical orthogonalisation of the basis functions whose overlaps are in A. Directions with small
+    eigenvalues, in which the functions are nearly dependent, are left out. `inv_sqrtm` with `PseudoInverse` is the
+    square counterpart, Loewdin's symmetric orthogonalisation.
+
+    Parameters
+    ----------
+    a : array (..., n, n)
+        Symmetric (Hermitian) positive semidefinite. A lone matrix that is not symmetric is a ValueError; in a batch it
+        gets the status ``NOT_SYMMETRIC``.
+    rtol : float, optional
+        Eigenvalues up to rtol times the largest are left out. None: 2 n u, u the unit roundoff of the dtype.
+    absolute : float
+        Eigenvalues up to this size are left out, too.
+
+    Returns
+    -------
+    OrthogonalizerResult
+        With `x`, `mask`, `rank`, `kept_least`, `dropped_most`, `residual` and `status`. A batch has as many columns as
+        its largest rank; the others are 0, and False in `mask`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong.
+
+    References
+    ----------
+    Loewdin, Adv. Quantum Chem. 5 (1970), 185-199.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import orthogonalizer
+    >>> S = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 4.0]])        # the first two are the same function
+    >>> result = orthogonalizer(S)
+    >>> result.x.shape, int(result.rank)
+    ((3, 2), 2)
+    >>> np.allclose(result.x.T @ S @ result.x, np.eye(2))
+    True
+    """
+    if not isinstance(absolute, int | float | np.floating) or not 0 <= absolute < np.inf:
+        raise ValueError(f"absolute must be a finite number, at least 0, got {absolute!r}")
+    stack = gathered(a)
+    xp = stack.backend.xp
+    n = stack.A.shape[-1]
+    if stack.A.shape[-2] != n:
+        raise ValueError(f"a must be (..., n, n), got {tuple(a.shape)}")
+    with stack.backend.here(stack.origin):
+        kept = orthogonalizers(stack, checked_rtol(rtol), float(absolute))
+        failed = (kept.status > int(Status.STAGNATED)) & stack.finite
+        rank = xp.where(kept.status > int(Status.STAGNATED), 0, kept.rank)
+        k = int(rank.max()) if len(rank) else n
+        x = xp.ascontiguousarray(kept.x[:, :, :k])
+        _erase(kept.status, x)
+        mask = xp.arange(k) < rank[:, None]
+        numbers = {name: getattr(kept, name) for name in ("residual", "cond", "kept_least", "dropped_most")}
+        numbers = {name: xp.where(failed | ~stack.finite, xp.nan, values) for name, values in numbers.items()}
+        numbers |= {"status": kept.status, "rank": rank, "smallest": kept.smallest}
+        return OrthogonalizerResult(
+            x=stack.give_back(x),
+            mask=stack.origin.give_back(mask.reshape(*stack.batch, k), as_input=False),
+            method="eigen",
+            certificate=certificate.kind(n),
+            **{name: stack.give_facts(values) for name, values in numbers.items()},
+        )
 
 
 def checked_exponent(s: Any) -> Fraction:

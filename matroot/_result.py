@@ -37,6 +37,7 @@ class Status(IntEnum):
     NOT_POSITIVE = 5
     NO_PRINCIPAL_ROOT = 6
     NONFINITE_INPUT = 7
+    NOT_SYMMETRIC = 8
 
     @property
     def sentence(self) -> str:
@@ -68,6 +69,10 @@ _SENTENCES = {
         "shift it with regularization=Ridge(absolute=...), or pass a complex matrix rotated off the axis"
     ),
     Status.NONFINITE_INPUT: "holds NaN or infinity; the input must be finite",
+    Status.NOT_SYMMETRIC: (
+        "is not symmetric (Hermitian) up to rounding; pass (A + A^T) / 2 if the difference is rounding of your own, or "
+        "assume_a='gen' for a general matrix"
+    ),
 }
 
 _NUMBERS = ("residual", "cond", "bits_lost", "lambda_max", "lambda_min", "ridge")

@@ -1,9 +1,9 @@
-"""Rectangular matrices: the polar factor beside the SVDs of numpy and torch, SciPy's polar, and Muon's iteration."""
+"""The polar factor beside the SVDs of numpy and torch, SciPy's polar, and Muon's iteration; orthonormal bases."""
 
 import matroot
 
 from . import peers
-from .common import speedup, unit
+from .common import speedup, stack, unit
 
 
 class Polar:
@@ -38,3 +38,21 @@ class Polar:
     @unit("||U^H U - I||_F / sqrt(n)")
     def track_orthogonality(self, shape, dtype):
         return float(matroot.polar(self.A).orthogonality.max())
+
+
+class Orthogonalizer:
+    """Canonical orthogonalisation beside the same by numpy.linalg.eigh; the certificate is the difference."""
+
+    params = [64, 256, 1024]
+    param_names = ("n",)
+
+    def setup(self, n):
+        self.A, _ = stack(n, 1, 1e9)
+
+    @unit("times faster")
+    def track_numpy(self, n):
+        return speedup(lambda: matroot.orthogonalizer(self.A, rtol=1e-7), peers.numpy_orthogonalizer(self.A, 1e-7))
+
+    @unit("||X^H A X - I||_F / sqrt(rank)")
+    def track_residual(self, n):
+        return float(matroot.orthogonalizer(self.A, rtol=1e-7).residual.max())

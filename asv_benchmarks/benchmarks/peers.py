@@ -106,3 +106,14 @@ def muon(A: Array, steps: int = 5) -> Callable[[], Array]:
         return X
 
     return run
+
+
+def numpy_orthogonalizer(A: Array, rtol: float) -> Callable[[], Array]:
+    """Canonical orthogonalisation by numpy.linalg.eigh."""
+
+    def run() -> Array:
+        w, Q = np.linalg.eigh(A[0])
+        keep = w > rtol * w[-1]
+        return Q[:, keep] * w[keep] ** -0.5
+
+    return run

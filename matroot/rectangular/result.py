@@ -1,16 +1,19 @@
-"""Results of `polar` and `spectral_power`, and their sentences."""
+"""Results of `polar`, `spectral_power` and `orthogonalizer`, and their sentences."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import numpy as np
 
 from matroot._result import A, Status, on_host
 
 Array = Any
+
+#: Fields with one number for every matrix that sentences use.
+_NUMBERS = ("residual", "cond", "rank", "smallest")
 
 _SENTENCES = {
     Status.CONVERGED: "converged: residual {residual:.1e}, rank {rank} at cond {cond:.1e}",
@@ -22,6 +25,20 @@ _SENTENCES = {
         "has a residual of {residual:.1e}, more than rounding explains at cond {cond:.1e}; use method='svd'"
     ),
     Status.DIVERGED: "has left the range of its dtype, or the SVD has failed (cond {cond:.1e})",
+    Status.NONFINITE_INPUT: "holds NaN or infinity; the input must be finite",
+}
+
+
+_OF_OVERLAPS = {
+    Status.CONVERGED: "converged: residual {residual:.1e}, {rank} of {n} directions kept at cond {cond:.1e}",
+    Status.ILL_CONDITIONED: (
+        "keeps {rank} of {n} directions, some of which are rounding of the input at cond {cond:.1e} "
+        "(residual {residual:.1e}); use a larger rtol, or a matrix with more digits"
+    ),
+    Status.STAGNATED: "has a residual of {residual:.1e}, more than rounding explains at cond {cond:.1e}",
+    Status.DIVERGED: "has left the range of its dtype, or the decomposition has failed (cond {cond:.1e})",
+    Status.NOT_POSITIVE: "has an eigenvalue of {smallest:.1e}, which is no rounding of 0: it is no overlap matrix",
+    Status.NOT_SYMMETRIC: "is not symmetric (Hermitian) up to rounding; pass (A + A^T) / 2 if that is what you mean",
     Status.NONFINITE_INPUT: "holds NaN or infinity; the input must be finite",
 }
 
@@ -52,6 +69,8 @@ class Measured(Generic[A]):
     method: str
     certificate: str
 
+    _sentences: ClassVar[dict[Status, str]] = _SENTENCES
+
     @property
     def converged(self) -> Array:
         """Boolean array (...), True where the status is ``CONVERGED``."""
@@ -59,12 +78,13 @@ class Measured(Generic[A]):
 
     def sentence(self, index: int) -> str:
         """Return the status sentence of one matrix of the flattened batch, with its numbers."""
-        at = {name: on_host(getattr(self, name)).ravel()[index] for name in ("residual", "cond", "rank")}
-        return _SENTENCES[Status(int(on_host(self.status).ravel()[index]))].format(**at, n=self._full_rank())
+        names = [f.name for f in fields(self) if f.name in _NUMBERS]
+        at = {name: on_host(getattr(self, name)).ravel()[index] for name in names}
+        return self._sentences[Status(int(on_host(self.status).ravel()[index]))].format(**at, n=self._full_rank())
 
     def _full_rank(self) -> int:
-        first = getattr(self, fields(self)[-1].name)
-        return int(min(first.shape[-2:]))
+        matrices = getattr(self, fields(self)[-1].name)
+        return int(min(matrices.shape[-2:]))
 
     @property
     def message(self) -> str:
@@ -146,3 +166,42 @@ class SpectralResult(Measured[A]):
 
     exponent: Fraction
     x: A
+
+
+@dataclass(frozen=True, repr=False)
+class OrthogonalizerResult(Measured[A]):
+    """Canonical orthogonalizers X = Q_k L_k^{-1/2} and their measured quality.
+
+    Attributes
+    ----------
+    x : array, (..., n, k)
+        k is the largest rank of the batch. A matrix of lower rank has columns of zeros at the end. Columns are in the
+        order of descending eigenvalues.
+    mask : array of bool, (..., k)
+        True for the columns that are not padding.
+    rank : array of int, (...)
+        Directions kept, the columns of X.
+    kept_least, dropped_most, smallest : array of float64, (...)
+        The smallest eigenvalue of A that was kept, the largest that was dropped (NaN where there is none), and the
+        smallest of all.
+    residual : array of float64, (...)
+        ``||X^H A X - I||_F / sqrt(rank)`` of the returned (rounded) X, in float64.
+    cond : array of float64, (...)
+        Largest eigenvalue over `kept_least`.
+    status : array of int8, (...)
+        A `Status` per matrix. Dropped directions are no fault: ``ILL_CONDITIONED`` means that fewer than two digits are
+        certain in a direction kept, ``NOT_POSITIVE`` that an eigenvalue is negative beyond rounding and beyond the cut.
+    method, certificate : str
+        ``"eigen"``; ``"full"`` or ``"probes"`` as in `SpectralResult`.
+    """
+
+    mask: Array
+    kept_least: Array
+    dropped_most: Array
+    smallest: Array
+    x: A
+
+    _sentences: ClassVar[dict[Status, str]] = _OF_OVERLAPS
+
+    def _full_rank(self) -> int:
+        return int(self.x.shape[-2])

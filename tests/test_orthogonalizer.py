@@ -1,0 +1,168 @@
+"""orthogonalizer: X^H A X = I on the directions that are kept, and what was dropped."""
+
+import sys
+
+import mpmath
+import numpy as np
+import pytest
+from conftest import dtype_of, read
+from table import EPS
+
+from matroot import PseudoInverse, Status, gallery, inv_sqrtm, orthogonalizer
+
+
+def overlaps(exponents, n_atoms):
+    """Overlap matrix of normalized Gaussians on a chain of atoms, one of every exponent on every atom."""
+    a, x = (v.ravel() for v in np.meshgrid(exponents, np.arange(float(n_atoms))))
+    total = a[:, None] + a
+    return np.sqrt(2 * np.sqrt(a[:, None] * a) / total) * np.exp(-a[:, None] * a / total * (x[:, None] - x) ** 2)
+
+
+def defect(X, A):
+    """||X^H A X - I||_F / sqrt(k) in 50 digits."""
+    with mpmath.workdps(50):
+        X, A = mpmath.matrix(X.tolist()), mpmath.matrix(A.tolist())
+        R = X.H * A * X - mpmath.eye(X.cols)
+        return float(mpmath.mnorm(R, "f")) / X.cols**0.5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("n", [1, 2, 9, 60])
+def test_full_rank_is_an_inverse_square_root(n, dtype):
+    for cond in (1.5, 1e3, 1e6):
+        A, root = gallery.spd(n, cond, dtype=dtype, rng=n)
+        result = orthogonalizer(A, rtol=1e-9)
+        X = result.x.astype(np.result_type(A, np.float64))
+        assert result.x.dtype == A.dtype and X.shape == (n, n) and result.mask.all()
+        bar = 20 * (EPS[dtype] + n**0.5 * EPS["float64"]) * max(cond, 1)
+        assert np.linalg.norm(X.conj().T @ A @ X - np.eye(n)) / n**0.5 <= bar
+        assert result.residual <= bar
+        assert (result.status == Status.CONVERGED) == (EPS[dtype] * result.cond <= 10**-1.5)
+        norms = np.linalg.norm(X, axis=0)
+        assert (np.diff(norms) >= -1e-3 * norms.max()).all()  # descending eigenvalues
+        S = root(-0.5)
+        assert np.linalg.norm(X @ X.conj().T - S @ S) <= (100 * EPS[dtype] * cond + 1e-13) * np.linalg.norm(S @ S)
+
+
+def test_overlaps_of_a_rich_basis():
+    """What quantum chemistry does with a threshold of 1e-7: fewer functions, orthonormal."""
+    S = overlaps([1.5, 0.4, 0.1, 0.025], 8)
+    w = np.linalg.eigvalsh(S)[::-1]
+    for cut, options in (
+        (1e-7 * w[0], {"rtol": 1e-7}),
+        (1e-7, {"rtol": 0.0, "absolute": 1e-7}),
+        (1e-3, {"absolute": 1e-3}),
+    ):
+        result = orthogonalizer(S, **options)
+        k = int((w > cut).sum())
+        assert result.rank == k < 32 and result.x.shape == (32, k) and result.converged
+        assert np.isclose(result.kept_least, w[k - 1], rtol=1e-6) and result.kept_least > cut
+        assert np.isclose(result.dropped_most, w[k], rtol=1e-6) and result.dropped_most <= cut
+        assert np.isclose(result.cond, w[0] / w[k - 1], rtol=1e-6)
+        assert defect(result.x, S) <= 20 * 6 * 2.0**-53 * result.cond
+        assert 0.1 <= result.residual / defect(result.x, S) <= 10
+        assert f"{k} of 32 directions" in result.message and "OrthogonalizerResult" in repr(result)
+    square = inv_sqrtm(S, regularization=PseudoInverse(rtol=1e-7))
+    X = orthogonalizer(S, rtol=1e-7).x
+    assert np.linalg.norm(X @ X.T - square @ square) <= 1e-8 * np.linalg.norm(square @ square)
+
+
+def test_rank_without_a_cut():
+    """Dependent functions are found by the rounding of their dtype."""
+    rng = np.random.default_rng(0)
+    for dtype in ("float32", "float64"):
+        B = rng.standard_normal((50, 6))
+        A = (B @ B.T).astype(dtype)
+        result = orthogonalizer(A)
+        assert result.rank == 6 and result.x.shape == (50, 6) and result.converged
+        assert np.linalg.norm(result.x.T.astype(float) @ A @ result.x - np.eye(6)) < 1e3 * EPS[dtype]
+    full = orthogonalizer(np.eye(4))
+    assert full.rank == 4 and np.isnan(full.dropped_most) and full.smallest == 1
+    zero = orthogonalizer(np.zeros((3, 3)))
+    assert zero.rank == 0 and zero.x.shape == (3, 0) and np.isnan(zero.kept_least) and zero.converged
+
+
+def test_batch_of_unequal_rank():
+    rng = np.random.default_rng(0)
+    B = rng.standard_normal((2, 3, 10, 10))
+    for i, k in enumerate((3, 10, 7, 5, 10, 1)):
+        B[i // 3, i % 3, :, k:] = 0
+    A = B @ B.mT
+    A[1, 1, 2, 2] = np.nan
+    result = orthogonalizer(A)
+    ranks = [3, 10, 7, 5, 0, 1]
+    assert result.rank.ravel().tolist()[:4] == ranks[:4] and result.rank[1, 2] == 1
+    assert result.x.shape == (2, 3, 10, 10) and result.mask.shape == (2, 3, 10)
+    assert result.status.ravel().tolist() == [0, 0, 0, 0, Status.NONFINITE_INPUT, 0]
+    for i in np.ndindex(2, 3):
+        X, mask = result.x[i], result.mask[i]
+        if i == (1, 1):
+            assert np.isnan(X).all() and not mask.any()
+            continue
+        assert mask.sum() == result.rank[i] and (X[:, ~mask] == 0).all()
+        assert np.allclose(X.T @ A[i] @ X, np.diag(mask * 1.0), atol=1e-9)
+        one = orthogonalizer(A[i])
+        assert (one.x == X[:, mask]).all() and one.residual == result.residual[i]
+    assert orthogonalizer(A[0, :1]).x.shape == (1, 10, 3)
+
+
+def test_what_is_no_overlap_matrix():
+    A = np.stack([np.eye(4), np.diag([1.0, 1, 1, -0.5]), np.eye(4), np.diag([1.0, 1, 1, -1e-17])])
+    A[2, 0, 1] = 0.3
+    result = orthogonalizer(A)
+    assert result.status.tolist() == [0, Status.NOT_POSITIVE, Status.NOT_SYMMETRIC, 0]
+    assert result.rank.tolist() == [4, 0, 0, 3] and result.smallest[1] == -0.5
+    assert np.isnan(result.x[1:3]).all() and "-5.0e-01" in orthogonalizer(A[1]).message
+    with pytest.raises(ValueError, match=r"not symmetric: .* 3\.0e-01"):
+        orthogonalizer(A[2])
+    assert orthogonalizer(A[1], absolute=0.6).converged  # beyond rounding, but not beyond the cut
+
+
+def test_scales():
+    A, _ = gallery.spd(6, 100.0, rng=0)
+    X = orthogonalizer(A).x
+    for scale in (1e-300, 1e-30, 1e30, 1e300):
+        result = orthogonalizer(A * scale, absolute=0.05 * scale)
+        k = int(orthogonalizer(A, absolute=0.05).rank)
+        assert k < 6 and result.rank == k
+        assert np.allclose(abs(result.x) * scale**0.5, abs(X[:, :k]), rtol=1e-10)
+        assert np.isclose(result.kept_least / scale, orthogonalizer(A, absolute=0.05).kept_least)
+
+
+def test_kinds(kind):
+    values = np.array([[2.0, 2.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 8.0]])
+    if kind.complex:
+        values = values + 1j * np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 0]]) * 0
+    a = kind.make(np.stack([values, values]))
+    result = orthogonalizer(a)
+    assert kind.is_mine(result.x) and dtype_of(result.x) == kind.result_dtype and tuple(result.x.shape) == (2, 3, 2)
+    X = read(result.x)[1]
+    assert np.allclose(X.conj().T @ values @ X, np.eye(2), atol=20 * EPS[kind.result_dtype])
+    for name in ("status", "rank", "mask", "kept_least", "dropped_most", "smallest", "residual", "cond"):
+        assert kind.is_mine(getattr(result, name)), name
+
+
+def test_on_a_double_of_a_gpu(monkeypatch):
+    import cupy_double
+    from cupy_double import ndarray
+
+    from matroot.backends.cuda.gpu import gpu
+
+    monkeypatch.setitem(sys.modules, "cupy", cupy_double.MODULE)
+    gpu.cache_clear()
+    A, _ = gallery.spd(8, 100.0, batch=(2,), rng=0)
+    result = orthogonalizer(ndarray(A.copy()), absolute=0.05)
+    same = orthogonalizer(A, absolute=0.05)
+    assert isinstance(result.x, ndarray) and np.allclose(abs(result.x.get()), abs(same.x))
+    gpu.cache_clear()
+
+
+def test_arguments_and_empty():
+    for absolute in (-1, np.nan, np.inf, "1"):
+        with pytest.raises(ValueError, match="absolute must be"):
+            orthogonalizer(np.eye(2), absolute=absolute)
+    with pytest.raises(ValueError, match=r"must be \(..., n, n\), got \(2, 3\)"):
+        orthogonalizer(np.ones((2, 3)))
+    for shape, wanted in (((0, 0), (0, 0)), ((2, 0, 0), (2, 0, 0)), ((0, 3, 3), (0, 3, 3))):
+        result = orthogonalizer(np.zeros(shape))
+        assert result.x.shape == wanted and isinstance(repr(result), str)
