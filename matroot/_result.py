@@ -6,7 +6,7 @@ Every status code has its sentence, so that the message is part of the result an
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -150,6 +150,8 @@ class RootResult(Generic[A]):
         s of X = A'^s.
     rtol : float or None
         The accuracy requested.
+    rank : array of int, (...), or None
+        Under ``assume_a="gen"`` how many eigenvalues were not taken for 0, for positive exponents; None otherwise.
     """
 
     x: A
@@ -168,6 +170,7 @@ class RootResult(Generic[A]):
     certificate: str
     exponent: Fraction | float
     rtol: float | None
+    rank: Array | None = field(default=None, kw_only=True)
 
     @property
     def converged(self) -> Array:
@@ -199,7 +202,19 @@ class RootResult(Generic[A]):
             if at["lambda_max"] != 0
             else "only Ridge(absolute=...), Shift(absolute=...) or PseudoInverse helps",
         }
-        return status.sentence.format(**numbers)
+        return status.sentence.format(**numbers) + self._zeros(index)
+
+    def _zeros(self, index: int) -> str:
+        """Say which eigenvalues were taken for 0."""
+        n = self.x.shape[-1]
+        rank = n if self.rank is None else int(on_host(self.rank).ravel()[index])
+        status = Status(int(on_host(self.status).ravel()[index]))
+        if rank == n or status not in (*USABLE, Status.NO_PRINCIPAL_ROOT):
+            return ""
+        if status is Status.NO_PRINCIPAL_ROOT:
+            return f" (0 has a Jordan block: the matrix has rank {rank} of {n}, and its square a lower one)"
+        zeros = f"; {n - rank} of {n} eigenvalues count as 0"
+        return f"{zeros} (digits are counted for zeros known up to rounding; if they are exact, more hold)"
 
     def _loss(self, at: dict[str, float], digits: float, eps: float, n: int) -> str:
         """Explain why a root is less accurate than requested."""
@@ -261,9 +276,8 @@ class RootResult(Generic[A]):
 
     def __repr__(self) -> str:
         rows = [("message", self.message)]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            rows.append((field.name, _summary(field.name, value)))
+        for one in fields(self):
+            rows.append((one.name, _summary(one.name, getattr(self, one.name))))
         width = max(len(name) for name, _ in rows)
         return "RootResult\n" + "\n".join(f"  {name:>{width}}: {text}" for name, text in rows)
 

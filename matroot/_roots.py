@@ -112,7 +112,8 @@ def pth_root(
     """Compute the matrix p-th root A^{1/p}, the principal X with X^p = A.
 
     X exists for every symmetric positive semidefinite A; slightly negative eigenvalues due to rounding count as 0.
-    Under ``assume_a="gen"`` A must have no eigenvalue on the closed negative real axis.
+    Under ``assume_a="gen"`` A must have no eigenvalue on the closed negative real axis, except a 0 without a Jordan
+    block; ``solve(...).rank`` says how many eigenvalues were not taken for 0.
 
     Parameters, returns, errors and warnings are those of `inverse_pth_root`.
 

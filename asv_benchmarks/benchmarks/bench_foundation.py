@@ -104,6 +104,29 @@ class General:
         return (solve - schur) / schur
 
 
+class SingularGeneral:
+    """Square roots of products of two covariances of few samples, beside SciPy's."""
+
+    params = [50, 200]
+    param_names = ("n",)
+    timeout = 300
+
+    def setup(self, n):
+        X, Y = np.random.default_rng(n).standard_normal((2, n, n // 4))
+        self.A = (X @ X.T) @ (Y @ Y.T)
+
+    def ours(self):
+        return matroot.solve(self.A, 2, inverse=False, assume_a="gen")
+
+    @unit("times faster")
+    def track_speedup(self, n):
+        return speedup(self.ours, peers.scipy_power(self.A[None], 1 / 2), rounds=3)
+
+    @unit("||X^2 - A||_F / ||A||_F")
+    def track_residual(self, n):
+        return float(self.ours().residual)
+
+
 class Batch:
     """One call on a batch beside a Python loop of calls."""
 

@@ -86,6 +86,7 @@ class Raw:
 
     `cond`, `lambda_max` and `lambda_min` (of the regularized matrix) are None if the method does not compute them.
     `amplification` and `jump` are the sensitivity of the power of a general matrix (`schur_condition.Sensitivity`).
+    `rank` counts the eigenvalues of a general matrix that were not taken for 0.
     `ridge` is the multiple of I that the method added, and `changed` its change of single eigenvalues. `hermitian` is
     True if x is Hermitian to the last bit. `negative` is a power of A with its negative exponent, which gives the
     smallest eigenvalue.
@@ -101,6 +102,7 @@ class Raw:
     lambda_min: FloatArray | None = None
     amplification: FloatArray | None = None
     jump: FloatArray | None = None
+    rank: np.ndarray | None = None
     ridge: FloatArray | None = None
     changed: Changed | None = None
     hermitian: bool = False

@@ -26,6 +26,7 @@ from matroot.backends.cpu.triangular_norms import extreme_singular_values, power
 from matroot.methods import schur_plan as plan
 from matroot.methods.base import Method, Problem, Raw
 from matroot.methods.schur_condition import Sensitivity, sensitivity
+from matroot.methods.schur_singular import Deflated, deflated
 
 Matrix = NDArray[Any]
 
@@ -53,6 +54,7 @@ class SchurNewton(Method):
         x = np.empty_like(A)
         status, n_iter = np.empty(B, np.int8), np.zeros(B, np.int64)
         cond, amplification, jump = np.empty((3, B))
+        rank = np.full(B, A.shape[-1])
         products = 0
         for i in range(B):
             one = schur_newton(
@@ -65,6 +67,7 @@ class SchurNewton(Method):
             )
             x[i], status[i], n_iter[i], cond[i] = one.x, one.status, one.n_iter, one.cond
             amplification[i], jump[i] = one.sensitivity
+            rank[i] = A.shape[-1] if one.rank is None else one.rank
             products = max(products, one.n_products)
         return Raw(
             x=x,
@@ -74,11 +77,15 @@ class SchurNewton(Method):
             cond=cond,
             amplification=amplification,
             jump=jump,
+            rank=rank,
         )
 
 
 class Power(NamedTuple):
-    """Result for one matrix: the power (NaN if it failed), its status, steps, products, cond of A, and of A -> A^s."""
+    """Result for one matrix: the power (NaN if it failed), its status, steps, products, cond of A, and of A -> A^s.
+
+    `rank` is None if no eigenvalue was taken for 0. It is given beside NO_PRINCIPAL_ROOT where 0 has a Jordan block.
+    """
 
     x: Matrix
     status: Status
@@ -86,6 +93,7 @@ class Power(NamedTuple):
     n_products: int
     cond: float
     sensitivity: Sensitivity
+    rank: int | None = None
 
 
 def schur_newton(
@@ -118,8 +126,8 @@ def schur_newton(
     -------
     Power
         ``NO_PRINCIPAL_ROOT`` if an eigenvalue is no further from the closed negative real axis than the
-        rounding error of the Schur form. Triangular products and square roots count as products, though
-        they cost a third of one or less.
+        rounding error of the Schur form. Semisimple eigenvalues 0 have the power 0 for s > 0. Triangular products
+        and square roots count as products, though they cost a third of one or less.
 
     Examples
     --------
@@ -146,11 +154,19 @@ def schur_newton(
     largest, smallest = extreme_singular_values(R)
     cond = largest / smallest if smallest > 0 else np.inf
     exact = not np.tril(A, -1).any()
-    if not has_principal_power(lam, -0.5 if positive and s < 0 else s, largest, smallest, exact):
+    eps = float(np.finfo(A.dtype).eps)
+    data = max(eps / 2, out_eps)
+    exists = has_principal_power(lam, -0.5 if positive and s < 0 else s, largest, smallest, exact)
+    if s > 0 and not float(s).is_integer() and (not exists or (data > eps and smallest <= 2 * n * data * largest)):
+        factors = deflated(A, data)
+        if factors is not None and factors.semisimple:
+            return singular_power(factors, s, rtol, max_iter, out_eps)
+        if factors is not None and not exists:
+            return Power(failed, Status.NO_PRINCIPAL_ROOT, 0, 0, cond, UNKNOWN, factors.rank)
+    if not exists:
         return Power(failed, Status.NO_PRINCIPAL_ROOT, 0, 0, cond, UNKNOWN)
 
-    eps = float(np.finfo(A.dtype).eps)
-    sensitive = sensitivity(R, lam, s, largest, smallest, max(eps / 2, out_eps))
+    sensitive = sensitivity(R, lam, s, largest, smallest, data)
     work = _Triangular(R, lam, plan.Accuracy(eps / 2 if rtol is None else rtol / 4, eps / 2))
     with np.errstate(all="ignore"):
         F, status, steps = work.power(s, max_iter)
@@ -161,6 +177,22 @@ def schur_newton(
     if status != Status.CONVERGED:
         return Power(failed, status, steps, work.products, cond, UNKNOWN)
     return Power(x, status, steps, work.products + 2, cond, sensitive.relative_to(float(np.linalg.norm(F))))
+
+
+def singular_power(
+    factors: Deflated, s: Fraction | float, rtol: float | None, max_iter: int | None, out_eps: float
+) -> Power:
+    """Compute the power of a singular matrix whose eigenvalue 0 is semisimple."""
+    one = schur_newton(factors.M, s, rtol=rtol, max_iter=max_iter, out_eps=out_eps)
+    n, cond = len(factors.B), float(factors.S[0] / factors.S[-1])
+    if one.status != Status.CONVERGED or one.rank is not None:
+        failed = np.full((n, n), np.nan, factors.M.dtype)
+        status = one.status if one.rank is None else Status.NO_PRINCIPAL_ROOT
+        return Power(failed, status, one.n_iter, one.n_products, cond, UNKNOWN)
+    size = float(np.linalg.norm(one.x))
+    x, sensitive = factors.lifted(one.x, float(s), Sensitivity(*(size * number for number in one.sensitivity)))
+    relative = sensitive.relative_to(float(np.linalg.norm(x)))
+    return Power(x, one.status, one.n_iter, one.n_products + 4, cond, relative, factors.rank)
 
 
 def has_principal_power(lam: Matrix, s: Fraction | float, largest: float, smallest: float, exact: bool) -> bool:

@@ -142,4 +142,5 @@ def attempt(stack: Array, job: Job) -> Attempt:
             asymmetry=gap,
             certificate=certificate,
             amplification=amplification,
+            rank=None if raw.rank is None else np.where(zero, 0, raw.rank),
         )

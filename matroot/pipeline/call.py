@@ -63,6 +63,7 @@ class Output:
         self.residual, self.lambda_max, self.lambda_min, self.ridge, self.asymmetry, self.cond = xp.zeros((6, B))
         self.cond += 1
         self.amplification = xp.zeros(B) if job.problem.assume_a == "gen" else None
+        self.rank = xp.full(B, n) if self.amplification is not None else None
         self.n_products = 0
         self.certificate = "full"
         self.dtype = job.dtype
@@ -82,6 +83,7 @@ class Output:
             "cond",
             "asymmetry",
             "amplification",
+            "rank",
         ):
             if whole:
                 setattr(self, name, getattr(one, name))
@@ -101,6 +103,8 @@ class Output:
         facts["bits_lost"] = lost.reshape(batch)
         if job.origin.library != "numpy":
             facts = {name: give(values, as_input=False) for name, values in facts.items()}
+        if self.rank is not None and job.problem.s > 0:
+            facts["rank"] = give(self.rank.reshape(batch), as_input=False)
         return RootResult(
             x=give(self.x.reshape(*batch, n, n)),
             companion=None if self.companion is None else give(self.companion.reshape(*batch, n, n)),
@@ -141,3 +145,5 @@ class Attempt:
     certificate: str
     #: relative condition number of A -> A^s for general matrices
     amplification: Array | None = None
+    #: eigenvalues of general matrices that were not taken for 0
+    rank: Array | None = None

@@ -30,7 +30,10 @@ def judge_general(status: Array, residual: Array, A: Array, raw: Raw, cond: Arra
 
     def trusted(amplification: Array) -> Array:
         known = np.maximum(data * amplification, jump) <= ILL_FORWARD_ERROR
-        return known if rtol is None else known & (error_bound(amplification, n, job) <= rtol)
+        if rtol is None:
+            return known
+        zeros = np.zeros_like(jump) if raw.rank is None else np.where(raw.rank < n, jump, 0)  # their error
+        return known & (np.maximum(error_bound(amplification, n, job), zeros) <= rtol)
 
     converged = status == int(Status.CONVERGED)
     with np.errstate(all="ignore"):
