@@ -18,6 +18,7 @@ from matroot._roots import (
 )
 from matroot._solve import solve
 from matroot._solve_each import solve_each
+from matroot._stochastic import StochasticResult, stochastic_root
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
 from matroot.methods.eigen import Eigen
@@ -49,6 +50,7 @@ __all__ = [
     "Shift",
     "SpectralResult",
     "Status",
+    "StochasticResult",
     "TargetCondition",
     "Tridiagonal",
     "apply_inverse_pth_root",
@@ -66,4 +68,5 @@ __all__ = [
     "solve_each",
     "spectral_power",
     "sqrtm",
+    "stochastic_root",
 ]

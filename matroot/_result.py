@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from matroot._bars import ILL_INPUT_ERROR, VOUCHED, forward_error_bound, least_rtol, smallest_share
-from matroot.backends.arrays import dtype_name, smallest_normal, unit_roundoff
+from matroot.backends.arrays import dtype_name, smallest_normal, take, unit_roundoff
 
 if TYPE_CHECKING:
     from matroot.methods.base import Method
@@ -202,7 +202,7 @@ class RootResult(Generic[A]):
             if at["lambda_max"] != 0
             else "only Ridge(absolute=...), Shift(absolute=...) or PseudoInverse helps",
         }
-        return status.sentence.format(**numbers) + self._zeros(index)
+        return status.sentence.format(**numbers) + self._zeros(index) + self._negative(index)
 
     def _zeros(self, index: int) -> str:
         """Say which eigenvalues were taken for 0."""
@@ -215,6 +215,20 @@ class RootResult(Generic[A]):
             return f" (0 has a Jordan block: the matrix has rank {rank} of {n}, and its square a lower one)"
         zeros = f"; {n - rank} of {n} eigenvalues count as 0"
         return f"{zeros} (digits are counted for zeros known up to rounding; if they are exact, more hold)"
+
+    def _negative(self, index: int) -> str:
+        """Say that the root of a stochastic matrix is not stochastic: the rows of both add up to 1."""
+        n = self.x.shape[-1]
+        if self.method.name != "schur_newton" or not self.exponent > 0 or n < 2:
+            return ""
+        x: Any = self.x
+        values, _ = take(x.detach() if hasattr(x, "detach") else x)
+        X = values.reshape(-1, n, n)[index].astype(np.complex128)
+        rounding = 1000 * n * unit_roundoff(dtype_name(self.x.dtype))
+        least = float(X.real.min())
+        if X.imag.any() or not (abs(X.sum(-1) - 1).max() <= rounding and least < -rounding):
+            return ""
+        return f"; its rows add up to 1, but entries down to {least:.1e} are no probabilities: see stochastic_root"
 
     def _loss(self, at: dict[str, float], digits: float, eps: float, n: int) -> str:
         """Explain why a root is less accurate than requested."""

@@ -27,7 +27,7 @@ FLOORS = {
         {"matroot._solve"},
         {"matroot.rectangular"},
         {
-            *("matroot._roots", "matroot._solve_each", "matroot._apply", "matroot._rectangular"),
+            *("matroot._roots", "matroot._solve_each", "matroot._apply", "matroot._rectangular", "matroot._stochastic"),
             *("matroot._root_tracker", "matroot._condition_tracker"),
         },
         {"matroot"},

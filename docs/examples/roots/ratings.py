@@ -21,13 +21,12 @@ print(f"rows add up to 1 within {abs(month.sum(axis=1) - 1).max():.0e}; smallest
 
 # %%
 # The smallest entry is negative: no matrix of probabilities has this year as its twelfth power, because transitions
-# such as AAA to CCC did not occur within the year at all. The usual repair sets negative entries to 0 and divides
-# each row by its sum. It changes no entry of the year by more than 0.03 per cent; the year is published to 0.01 per
-# cent.
+# such as AAA to CCC did not occur within the year at all. The nearest matrix of probabilities changes no entry of the
+# year by more than 0.03 per cent; the year is published to 0.01 per cent.
 
-repaired = np.maximum(month, 0)
-repaired /= repaired.sum(axis=1, keepdims=True)
-print(f"the year of the repaired month is off by {abs(np.linalg.matrix_power(repaired, 12) - year).max():.1e}")
+nearest = matroot.stochastic_root(year, 12)
+print(nearest.message)
+print(f"the year of the nearest month is off by {abs(np.linalg.matrix_power(nearest.x, 12) - year).max():.1e}")
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
 for axis, P, title in ((axes[0], year, "a year, per cent"), (axes[1], month, "a month, per cent (red: negative)")):
