@@ -6,7 +6,7 @@ Every status code has its sentence, so that the message is part of the result an
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -145,6 +145,10 @@ class RootResult(Generic[A]):
         s of X = A'^s.
     rtol : float or None
         The accuracy requested.
+    changed : array of int, (...), or None
+        How many eigenvalues `Floor` has raised, or `PseudoInverse` has dropped; None for other rules.
+    rank : array of int, (...), or None
+        How many eigenvalues `PseudoInverse` has kept; None for other rules.
     """
 
     x: A
@@ -163,6 +167,8 @@ class RootResult(Generic[A]):
     certificate: str
     exponent: Fraction | float
     rtol: float | None
+    changed: Array | None = field(default=None, kw_only=True)
+    rank: Array | None = field(default=None, kw_only=True)
 
     @property
     def converged(self) -> Array:
@@ -256,9 +262,8 @@ class RootResult(Generic[A]):
 
     def __repr__(self) -> str:
         rows = [("message", self.message)]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            rows.append((field.name, _summary(field.name, value)))
+        for one in fields(self):
+            rows.append((one.name, _summary(one.name, getattr(self, one.name))))
         width = max(len(name) for name, _ in rows)
         return "RootResult\n" + "\n".join(f"  {name:>{width}}: {text}" for name, text in rows)
 

@@ -166,8 +166,10 @@ def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options
 
 def planned(values: Array, origin: Origin, s: Fraction | float, **options: Any) -> tuple[Job, Fused | None]:
     """Plan a solve, with its `Fused` if the kernel can do the entire solve; cache the plan on the CPU."""
-    if not isinstance(values, np.ndarray) or origin.library == "dlpack":  # a DLPack origin holds the array
+    if not isinstance(values, np.ndarray):
         return plan(values, origin, s, **options), None
+    if origin.library == "dlpack":  # its origin holds the array, which no cache may
+        return whole(plan(values, origin, s, **options), values.shape[-1])
     try:
         return _planned(values.shape, values.dtype, origin, s, limits(), runs_here(), **options)
     except TypeError:  # an option is not hashable; `plan` raises if it is wrong

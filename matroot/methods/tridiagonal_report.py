@@ -7,9 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from matroot._regularization import Coefficients
 from matroot.methods.base import FloatArray
 from matroot.methods.conditioning import PROBES, signs
 
+#: `served` in a report: the root is there, or a rule may change eigenvalues of the matrix; else 0.
+SERVED, CUT = 1.0, 2.0
+#: No regularization.
+NONE = Coefficients()
 #: Columns of probes: as many as a vector register of the kernels holds.
 LANES = 8
 

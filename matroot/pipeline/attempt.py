@@ -142,4 +142,5 @@ def attempt(stack: Array, job: Job) -> Attempt:
             asymmetry=gap,
             certificate=certificate,
             amplification=amplification,
+            changed=None if raw.changed is None else raw.changed.number(),
         )

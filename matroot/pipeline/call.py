@@ -63,6 +63,8 @@ class Output:
         self.residual, self.lambda_max, self.lambda_min, self.ridge, self.asymmetry, self.cond = xp.zeros((6, B))
         self.cond += 1
         self.amplification = xp.zeros(B) if job.problem.assume_a == "gen" else None
+        cuts = job.rule is not None and job.rule.needs == "spectrum"
+        self.changed = xp.zeros(B, xp.int64) if cuts else None
         self.n_products = 0
         self.certificate = "full"
         self.dtype = job.dtype
@@ -82,6 +84,7 @@ class Output:
             "cond",
             "asymmetry",
             "amplification",
+            "changed",
         ):
             if whole:
                 setattr(self, name, getattr(one, name))
@@ -101,6 +104,10 @@ class Output:
         facts["bits_lost"] = lost.reshape(batch)
         if job.origin.library != "numpy":
             facts = {name: give(values, as_input=False) for name, values in facts.items()}
+        if self.changed is not None and job.rule is not None:
+            facts["changed"] = give(self.changed.reshape(batch), as_input=False)
+            if job.rule.keeps_null_space:
+                facts["rank"] = give((n - self.changed).reshape(batch), as_input=False)
         return RootResult(
             x=give(self.x.reshape(*batch, n, n)),
             companion=None if self.companion is None else give(self.companion.reshape(*batch, n, n)),
@@ -141,3 +148,5 @@ class Attempt:
     certificate: str
     #: relative condition number of A -> A^s for general matrices
     amplification: Array | None = None
+    #: how many eigenvalues a rule has changed
+    changed: Array | None = None
