@@ -58,7 +58,7 @@ def choose(
     refusal = chosen.refuses(problem, n)
     cuts = rule is not None and rule.needs == "spectrum"
     if refusal is None and cuts and not isinstance(chosen, Eigen | Tridiagonal):
-        refusal = f"{type(rule).__name__} changes single eigenvalues, which {chosen.name} has not; use 'auto' or Ridge"
+        refusal = f"{type(rule).__name__} changes single eigenvalues, which {chosen.name} has not; use 'eigen' or Ridge"
     if single and isinstance(chosen, Tridiagonal):
         refusal = refusal or "tridiagonal computes in float64 only; leave compute_dtype out, or use another method"
     if backend.sync_free():

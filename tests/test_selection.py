@@ -213,7 +213,7 @@ REFUSED = [
     (
         "coupled_newton",
         {"regularization": Floor(1e-3)},
-        "Floor changes single eigenvalues, which coupled_newton has not; use 'auto' or Ridge",
+        "Floor changes single eigenvalues, which coupled_newton has not; use 'eigen' or Ridge",
     ),
     ("tridiagonal", {"compute_dtype": "float32"}, "tridiagonal computes in float64 only"),
 ]

@@ -68,7 +68,7 @@ def transform_back(F, A, n, tau, work):
 
 @njit
 def multiply(A, W, Y, n):
-    certificate.multiply(address(A), address(W), address(Y), n)
+    certificate.multiply(address(A), address(W), address(Y), n, 8)
 
 
 @njit
@@ -133,7 +133,7 @@ def test_gather_and_scatter(n):
     rng = np.random.default_rng(n)
     stack = rng.standard_normal((11, n, n))
     A, U = np.empty((2, 4 * n * (n + 1)))
-    work = np.empty(8 * (n + 8))
+    work = np.empty(8 * (n + 50))
     for first, count in ((0, 8), (8, 3)):
         gather(stack, first, count, n, A, U, work)
         chosen = stack[np.minimum(first + np.arange(8), first + count - 1)]

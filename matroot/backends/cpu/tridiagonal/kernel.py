@@ -163,7 +163,7 @@ def solve(
         for end in range(2):  # `high` comes after `low`
             sign = one if end == 0 else -one
             store(low, end, sign * smallest_eigenvalue(d, e, sign, n))
-        longest, some = 0, 0
+        longest, some, alike = 0, 0, True
         for t in range(8):
             one_half, other_half = number(halves, t), number(halves, 8 + t)
             top = number(high, t)
@@ -204,6 +204,7 @@ def solve(
             if longest < index(counts, row):
                 longest = index(counts, row)
             put(rows, t, float(row))
+            alike = alike and row == index(rows, 0)
             put(tops, t, top)
             put(scales, t, top**power)
             put(shift, t, moved)
@@ -212,7 +213,12 @@ def solve(
                 put(out, first * n * n + k, 0.0)
             continue
         constant, unit, scale = zero, load(tops, 0), load(scales, 0)
-        for t in range(8):
+        if alike:
+            at = K * index(rows, 0)
+            for k in range(longest):
+                store(lane_poles, k, full(number(poles, at + k)))
+                store(lane_weights, k, full(number(weights, at + k)))
+        for t in range(0 if alike else 8):
             at = K * index(rows, t)
             for k in range(longest):
                 put(lane_poles, 8 * k + t, number(poles, at + k))
