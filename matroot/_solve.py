@@ -24,6 +24,7 @@ from matroot.methods.base import Method, Problem
 from matroot.methods.tridiagonal import runs_here
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.kernel import Fused, solve_fused, whole
+from matroot.pipeline.lone import lone
 from matroot.pipeline.retries import solve_chunk
 
 Array = Any
@@ -155,6 +156,11 @@ def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options
         result: RootResult[Any] = on_device.solve_stack(values, replace(job, may_widen=job.may_widen and waits))
         return result
     batch, n = values.shape[:-2], values.shape[-1]
+    if fused is not None and not batch and origin.library != "dlpack":  # whose plan is not kept
+        one = lone(fused)
+        found = None if one is None else one.solve(values, origin)
+        if found is not None:
+            return found
     stack = values.reshape(math.prod(batch), n, n)
     out = Output(len(stack), n, job)
     if stack.size and fused is not None:
