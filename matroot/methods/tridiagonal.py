@@ -20,8 +20,8 @@ from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw
 from matroot.methods.conditioning import steps
 from matroot.methods.eigen import Eigen
-from matroot.methods.tridiagonal_large import FULL, SINGLE, lanes_are_faster, large_roots
-from matroot.methods.tridiagonal_report import LANES, NONE, SERVED, Report, probes
+from matroot.methods.tridiagonal_large import lanes_are_faster, large_roots
+from matroot.methods.tridiagonal_report import LANES, NONE, SERVED, Report, pole_accuracy, probes
 
 #: Seconds that a call may take on one thread; what is longer pays for waking the others.
 LONG = 2e-4
@@ -141,7 +141,7 @@ def roots(
 ) -> Report:
     """`small_roots` in lanes, else `large_roots`; without a compiler, nothing is served."""
     if lanes:
-        return small_roots(stack, out, s, rule, alone=alone)
+        return small_roots(stack, out, s, rule, rtol=rtol, alone=alone)
     if compiled("matroot.backends.cpu.large.kernel") is None:  # not the lanes' kernel, which takes as long to compile
         return Report(*np.zeros((len(Report._fields), len(stack))))
     if stack.dtype.kind != "c":
@@ -153,7 +153,15 @@ def roots(
     return report
 
 
-def small_roots(stack: Array, out: Array, s: Fraction, rule: Coefficients = NONE, *, alone: bool = False) -> Report:
+def small_roots(
+    stack: Array,
+    out: Array,
+    s: Fraction,
+    rule: Coefficients = NONE,
+    *,
+    rtol: float | None = None,
+    alone: bool = False,
+) -> Report:
     """Compute A'^s for a stack of symmetric or Hermitian matrices, in float64; A' is A shifted by a rule.
 
     Parameters
@@ -165,6 +173,8 @@ def small_roots(stack: Array, out: Array, s: Fraction, rule: Coefficients = NONE
         -1 <= s <= 1, not 0.
     rule : Coefficients
         Its `smallest` and `cuts` are not used together.
+    rtol : float, optional
+        Fewer poles are enough for it.
     alone : bool
         On this thread only.
 
@@ -182,7 +192,7 @@ def small_roots(stack: Array, out: Array, s: Fraction, rule: Coefficients = NONE
         return Report(*np.zeros((len(Report._fields), B)))
     twofold = stack.dtype.kind == "c"
     single = out.dtype.char in "fF"
-    V, poles, order, vectors = constants(s.numerator, s.denominator, n, twofold, single)
+    V, poles, order, vectors = constants(s.numerator, s.denominator, n, twofold, pole_accuracy(single, rtol))
     report = np.empty((B, len(Report._fields)))
 
     def solve(A: FloatArray, X: FloatArray, part: slice) -> None:
@@ -221,14 +231,14 @@ def by_groups(
 
 
 @lru_cache(maxsize=256)
-def constants(numerator: int, denominator: int, n: int, twofold: bool, single: bool) -> tuple[Any, Any, Any, int]:
+def constants(numerator: int, denominator: int, n: int, twofold: bool, accuracy: float) -> tuple[Any, Any, Any, int]:
     """Return what the kernel needs for an exponent and an order: probes, poles, steps of the certificate, work space.
 
     Poles as the kernel takes them; work space in vectors of eight numbers.
     """
     s = Fraction(numerator, denominator)
     V = probes(n, twofold)
-    b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
+    b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), accuracy)
     n = len(V)
     vectors = 3 * (n * (n + 1) // 2) + 4 * n + 2 * b.shape[1] + 12 + 24 * n + 8
     return V, (b, w, counts.astype(np.float64), beyond), np.array(steps(s), np.float64), vectors

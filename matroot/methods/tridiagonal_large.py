@@ -18,10 +18,8 @@ from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
 from matroot.methods.hermitian import asymmetry
-from matroot.methods.tridiagonal_report import CUT, NONE, Report, probes
+from matroot.methods.tridiagonal_report import CUT, NONE, Report, pole_accuracy, probes
 
-#: Relative accuracy of the sum of poles: what float64 holds, and well below what float32 holds.
-FULL, SINGLE = 5e-17, 1e-9
 #: Numbers by which a row of the reflectors is longer than n: rows at a distance of a power of two push each other out
 #: of the cache.
 PADDING = 8
@@ -145,7 +143,7 @@ class Solver:
                 return (CUT, *none[1:])
             shift = 0.0
         bottom, top = low + shift, high + shift
-        rule = poles(self.s, bottom, top, out.dtype == np.float32)
+        rule = poles(self.s, bottom, top, pole_accuracy(out.dtype == np.float32, self.rtol))
         if rule is None:
             return none
         b, w, direct = rule
@@ -180,11 +178,11 @@ def readable(a: Array) -> bool:
     return a.dtype in (np.float64, np.float32) and a.flags.c_contiguous and a.flags.aligned and a.flags.writeable
 
 
-def poles(s: Fraction, low: float, high: float, single: bool) -> tuple[FloatArray, FloatArray, int] | None:
+def poles(s: Fraction, low: float, high: float, accuracy: float) -> tuple[FloatArray, FloatArray, int] | None:
     """Return poles and weights for eigenvalues in [low, high], and the number of poles above; None if out of reach."""
     if not (0 < low <= high < math.inf):
         return None
-    b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
+    b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), accuracy)
     row = max(0, math.ceil(math.log(high / low, 4)) - 1)
     if row >= len(counts):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,6 +20,10 @@ NONE = Coefficients()
 LANES = 8
 
 
+#: Relative accuracy of a sum of poles: what float64 holds, and well below what float32 holds.
+FULL, SINGLE = 5e-17, 1e-9
+
+
 class Report(NamedTuple):
     """The facts about every matrix, arrays (B,)."""
 
@@ -29,6 +34,12 @@ class Report(NamedTuple):
     lambda_max: FloatArray
     ridge: FloatArray
     cond: FloatArray
+
+
+def pole_accuracy(single: bool, rtol: float | None) -> float:
+    """Return the relative accuracy that poles need for roots in a dtype, or for an rtol: a thousandth, rounded down."""
+    full = SINGLE if single else FULL
+    return full if rtol is None else max(full, 10.0 ** (math.floor(math.log10(rtol)) - 3))
 
 
 @lru_cache(maxsize=64)
