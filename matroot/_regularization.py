@@ -2,18 +2,33 @@
 
 Every rule is a frozen dataclass. All tolerances are relative to the largest eigenvalue unless the name says
 absolute, so that a rule means the same for 1e-30 A and for A. `Ridge`, `Shift` and `TargetCondition` add a multiple
-of the identity and serve every method; `Floor` and `PseudoInverse` change single eigenvalues, which only `Eigen` can.
+of the identity and serve every method; `Floor` and `PseudoInverse` change single eigenvalues, for which `Eigen` and
+`Tridiagonal` serve.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 Array = Any
+
+
+class Coefficients(NamedTuple):
+    """A rule in numbers, as compiled kernels take it.
+
+    The shift is ``max(relative * lambda_max + absolute - smallest * lambda_min, 0)``. If `cuts`, nothing is shifted,
+    and eigenvalues below ``relative * lambda_max + absolute`` are raised to it, or dropped if `drops`.
+    """
+
+    relative: float = 0.0
+    absolute: float = 0.0
+    smallest: float = 0.0
+    cuts: bool = False
+    drops: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,9 +49,17 @@ class Regularization:
         delta = self.shift(w[..., -1], w[..., 0], scale)
         return w + delta[..., None], delta
 
+    def coefficients(self) -> Coefficients:
+        """Return the rule in numbers."""
+        raise NotImplementedError
+
     def floor(self) -> float:
         """Return a lower bound of lambda_min / lambda_max of a regularized semidefinite matrix; 0 for none."""
         return 0.0
+
+    def least(self, largest: Array, scale: Array) -> Array:
+        """Return what no eigenvalue that is kept lies below, given the largest; 0 for none."""
+        return self.floor() * largest
 
     def absolute_size(self) -> float:
         """Return the largest absolute quantity in the rule, for scaling."""
@@ -95,6 +118,9 @@ class Ridge(Regularization):
     def shift(self, largest: Array, smallest: Array, scale: Array) -> Array:
         return self.relative * largest + self.absolute / scale
 
+    def coefficients(self) -> Coefficients:
+        return Coefficients(self.relative, self.absolute)
+
     def raised(self) -> Ridge:
         """Return the rule with ten times the ridge."""
         return Ridge(relative=10 * self.relative, absolute=10 * self.absolute, retries=self.retries)
@@ -108,25 +134,50 @@ class Ridge(Regularization):
 
 @dataclass(frozen=True)
 class Floor(Regularization):
-    """Clamp the eigenvalues from below at relative * lambda_max, leaving the larger ones exact.
+    """Raise the eigenvalues below relative * lambda_max + absolute to it, leaving the larger ones exact.
 
     Use it when the large and middle eigenvalues must not change (whitening, Loewdin orthogonalisation), and the small
-    eigenvalues are noise that may keep a little weight. It makes indefinite matrices positive definite. It needs the
-    eigenvalues, hence `Eigen`.
+    eigenvalues are noise that may keep a little weight. It makes indefinite matrices positive definite. Only the
+    matrices that have such eigenvalues are decomposed. ``result.changed`` counts the eigenvalues that were raised.
+
+    Parameters
+    ----------
+    relative : float
+        Multiple of lambda_max.
+    absolute : float
+        Added unscaled, in the units of A.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import Floor, solve
+    >>> result = solve(np.diag([4.0, 1.0, 0.0]), 2, regularization=Floor(absolute=0.25))
+    >>> print(np.diag(result.x).round(12), result.changed)
+    [0.5 1.  2. ] 1
     """
 
-    relative: float
+    relative: float = 0.0
+    absolute: float = 0.0
 
     needs: ClassVar[str] = "spectrum"
 
     def __post_init__(self) -> None:
-        _check("Floor", relative=self.relative)
+        _check("Floor", relative=self.relative, absolute=self.absolute)
 
     def spectrum(self, w: Array, scale: Array) -> tuple[Array, Array]:
-        return np.maximum(w, self.relative * w[..., -1:]), np.zeros_like(w[..., 0])
+        return np.maximum(w, self.least(w[..., -1], scale)[..., None]), np.zeros_like(w[..., 0])
+
+    def least(self, largest: Array, scale: Array) -> Array:
+        return self.relative * largest + self.absolute / scale
+
+    def coefficients(self) -> Coefficients:
+        return Coefficients(self.relative, self.absolute, cuts=True)
 
     def floor(self) -> float:
         return self.relative
+
+    def absolute_size(self) -> float:
+        return self.absolute
 
 
 @dataclass(frozen=True)
@@ -150,37 +201,56 @@ class Shift(Regularization):
         size = np.maximum(abs(largest), abs(smallest))
         return np.maximum(self.relative * size + self.absolute / scale - smallest, 0)
 
+    def coefficients(self) -> Coefficients:
+        return Coefficients(self.relative, self.absolute, smallest=1.0)
+
     def absolute_size(self) -> float:
         return self.absolute
 
 
 @dataclass(frozen=True)
 class PseudoInverse(Regularization):
-    """Map eigenvalues at or below rtol * lambda_max to 0 in the root and in its inverse.
+    """Map eigenvalues at or below rtol * lambda_max + absolute to 0 in the root and in its inverse.
 
     Use it when the matrix is singular by construction and the null space should stay empty: dead pixels, projected
-    covariances, low-rank Gram matrices. X is then the root of the Moore-Penrose inverse.
-    It needs the eigenvalues, hence `Eigen`.
+    covariances, low-rank Gram matrices. X is then the root of the Moore-Penrose inverse. Only the matrices that have
+    such eigenvalues are decomposed. ``result.changed`` counts those that were dropped, ``result.rank`` the others.
 
     Parameters
     ----------
     rtol : float or None
-        The threshold, relative to lambda_max; None is ``n * eps`` of the input's precision.
+        Multiple of lambda_max; None is ``n * eps`` of the input's precision.
+    absolute : float
+        Added unscaled, in the units of A.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import PseudoInverse, solve
+    >>> result = solve(np.diag([4.0, 1.0, 1e-20]), 2, regularization=PseudoInverse())
+    >>> print(np.diag(result.x), result.rank)
+    [0.5 1.  0. ] 2
     """
 
     rtol: float | None = None
+    absolute: float = 0.0
 
     needs: ClassVar[str] = "spectrum"
     keeps_null_space: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.rtol is not None:
-            _check("PseudoInverse", rtol=self.rtol)
+        _check("PseudoInverse", rtol=0.0 if self.rtol is None else self.rtol, absolute=self.absolute)
 
     def spectrum(self, w: Array, scale: Array) -> tuple[Array, Array]:
         cut = w.shape[-1] * np.finfo(w.dtype).eps if self.rtol is None else self.rtol
-        kept = w > cut * np.maximum(w[..., -1:], 0)
-        return np.where(kept, w, 0), np.zeros_like(w[..., 0])
+        cut = cut * np.maximum(w[..., -1], 0) + self.absolute / scale
+        return np.where(w > cut[..., None], w, 0), np.zeros_like(w[..., 0])
+
+    def coefficients(self) -> Coefficients:
+        return Coefficients(self.rtol or 0.0, self.absolute, cuts=True, drops=True)
+
+    def absolute_size(self) -> float:
+        return self.absolute
 
 
 @dataclass(frozen=True)
@@ -201,6 +271,9 @@ class TargetCondition(Regularization):
     def shift(self, largest: Array, smallest: Array, scale: Array) -> Array:
         # (largest + d) / (smallest + d) = kappa
         return np.maximum((largest - self.kappa * smallest) / (self.kappa - 1), 0)
+
+    def coefficients(self) -> Coefficients:
+        return Coefficients(1 / (self.kappa - 1), smallest=self.kappa / (self.kappa - 1))
 
     def floor(self) -> float:
         return 1 / self.kappa

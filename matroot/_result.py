@@ -150,8 +150,11 @@ class RootResult(Generic[A]):
         s of X = A'^s.
     rtol : float or None
         The accuracy requested.
+    changed : array of int, (...), or None
+        How many eigenvalues `Floor` has raised, or `PseudoInverse` has dropped; None for other rules.
     rank : array of int, (...), or None
-        Under ``assume_a="gen"`` how many eigenvalues were not taken for 0, for positive exponents; None otherwise.
+        How many eigenvalues `PseudoInverse` has kept, or, under ``assume_a="gen"`` for positive exponents, how many
+        were not taken for 0; None otherwise.
     """
 
     x: A
@@ -170,6 +173,7 @@ class RootResult(Generic[A]):
     certificate: str
     exponent: Fraction | float
     rtol: float | None
+    changed: Array | None = field(default=None, kw_only=True)
     rank: Array | None = field(default=None, kw_only=True)
 
     @property

@@ -15,6 +15,7 @@ from matroot.methods.minimax import Minimax
 from matroot.methods.newton_db import NewtonDB
 from matroot.methods.schur_newton import SchurNewton
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, runs_here
+from matroot.methods.tridiagonal_cut import cuts_in_lanes
 from matroot.methods.tridiagonal_large import lanes_are_faster
 
 #: From this many matrices on, `Tridiagonal` fills half of its lanes or more.
@@ -55,7 +56,8 @@ def choose(
     else:
         raise ValueError(f"method must be one of {['auto', *METHODS]} or a method object, got {method!r}")
     refusal = chosen.refuses(problem, n)
-    if refusal is None and rule is not None and rule.needs == "spectrum" and not isinstance(chosen, Eigen):
+    cuts = rule is not None and rule.needs == "spectrum"
+    if refusal is None and cuts and not isinstance(chosen, Eigen | Tridiagonal):
         refusal = f"{type(rule).__name__} changes single eigenvalues, which {chosen.name} has not; use 'eigen' or Ridge"
     if single and isinstance(chosen, Tridiagonal):
         refusal = refusal or "tridiagonal computes in float64 only; leave compute_dtype out, or use another method"
@@ -104,8 +106,9 @@ def automatic(
     most = tuned.tridiagonal_batch if batch >= TOGETHER else tuned.tridiagonal_alone
     if is_complex:
         most = min(most, COMPLEX_BATCH if batch >= TOGETHER else COMPLEX_ALONE)
-    serves = 1 < n <= most and Tridiagonal().refuses(problem, n) is None
-    serves = serves and diagonal and not single and runs_here()
+    serves = 1 < n <= most and Tridiagonal().refuses(problem, n) is None and not single and runs_here()
+    if serves and not diagonal:
+        serves = cuts_in_lanes(problem.s, 2 * n if is_complex else n) and (is_complex or lanes_are_faster(batch, n))
     # Eight inverses side by side are the faster ones for about twice as long as a lone one is.
     lone = tuned.cholesky_from if serves else min(tuned.cholesky_from, CHOLESKY_OVER_EIGEN)
     if diagonal and problem.s == -1 and n >= lone * (2 if batch >= TOGETHER else 1):

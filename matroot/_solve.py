@@ -24,6 +24,7 @@ from matroot.methods.base import Method, Problem
 from matroot.methods.tridiagonal import runs_here
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.kernel import Fused, solve_fused, whole
+from matroot.pipeline.lone import lone
 from matroot.pipeline.retries import solve_chunk
 
 Array = Any
@@ -155,6 +156,11 @@ def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options
         result: RootResult[Any] = on_device.solve_stack(values, replace(job, may_widen=job.may_widen and waits))
         return result
     batch, n = values.shape[:-2], values.shape[-1]
+    if fused is not None and not batch and origin.library != "dlpack":  # whose plan is not kept
+        one = lone(fused)
+        found = None if one is None else one.solve(values, origin)
+        if found is not None:
+            return found
     stack = values.reshape(math.prod(batch), n, n)
     out = Output(len(stack), n, job)
     if stack.size and fused is not None:
@@ -166,8 +172,10 @@ def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options
 
 def planned(values: Array, origin: Origin, s: Fraction | float, **options: Any) -> tuple[Job, Fused | None]:
     """Plan a solve, with its `Fused` if the kernel can do the entire solve; cache the plan on the CPU."""
-    if not isinstance(values, np.ndarray) or origin.library == "dlpack":  # a DLPack origin holds the array
+    if not isinstance(values, np.ndarray):
         return plan(values, origin, s, **options), None
+    if origin.library == "dlpack":  # its origin holds the array, which no cache may
+        return whole(plan(values, origin, s, **options), values.shape[-1])
     try:
         return _planned(values.shape, values.dtype, origin, s, limits(), runs_here(), **options)
     except TypeError:  # an option is not hashable; `plan` raises if it is wrong

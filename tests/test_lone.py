@@ -1,13 +1,15 @@
 """Lone small matrices: what is planned once for equal calls, and the numbers asked instead of arrays of one."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from matroot import Ridge, Status, gallery, solve
-from matroot._solve import plan, planned
+from matroot import Floor, PseudoInverse, Ridge, Status, gallery, solve
+from matroot._solve import plan, planned, solve_power
 from matroot.backends.arrays import take
 from matroot.backends.profile import Limits
 from matroot.pipeline.kernel import OCTAVES, whole
@@ -63,6 +65,73 @@ def test_alone_as_in_a_batch(n, p, cond):
         for name in ("x", "status", "residual", "cond", "bits_lost", "lambda_min", "lambda_max"):
             assert np.array_equal(getattr(one, name), getattr(every, name)[k], equal_nan=True), name
         assert one.status.shape == one.cond.shape == ()
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "int64", ">f8", "transposed", "read-only", "torch"])
+@pytest.mark.parametrize("n", [1, 2, 5, 12, 32])
+@pytest.mark.parametrize(
+    ("s", "rule"),
+    [
+        (Fraction(-1, 2), 1e-9),
+        (Fraction(2, 3), None),
+        (Fraction(-1, 4), PseudoInverse(1e-9)),
+        (Fraction(1, 2), Floor(1e-9)),
+    ],
+    ids=str,
+)
+def test_the_short_way_gives_what_the_general_way_gives(s, rule, n, kind, monkeypatch):
+    """Every field, of the same type, shape and bits."""
+    A = gallery.spd(n, 1e3 if n > 1 else 1.0, rng=n)[0]
+    if kind in ("float64", "float32", ">f8"):
+        A = A.astype(kind)
+    elif kind == "int64":
+        A = np.rint(A * 9).astype(int) + 9 * np.eye(n, dtype=int)
+    elif kind == "transposed":
+        A = np.repeat(A, 2, axis=0)[::2].T
+    elif kind == "read-only":
+        A.flags.writeable = False
+    else:
+        A = pytest.importorskip("torch").from_numpy(A)
+    options = {"method": "tridiagonal", "regularization": rule, "rtol": 1e-3}
+    with monkeypatch.context() as changed:
+        changed.setattr(sys.modules["matroot._solve"], "solve_fused", None)
+        short = solve_power(A, s, **options)
+    with monkeypatch.context() as changed:
+        changed.setattr(sys.modules["matroot._solve"], "lone", lambda fused: None)
+        general = solve_power(A, s, **options)
+    assert {f.name for f in fields(short)} == set(vars(short)) == set(vars(general))
+    for name, value in vars(general).items():
+        mine = getattr(short, name)
+        assert type(mine) is type(value), name
+        if hasattr(value, "shape"):
+            assert mine.shape == value.shape and mine.dtype == value.dtype, name
+            assert (np.asarray(mine) == np.asarray(value)).all(), name
+        else:
+            assert mine == value, name
+
+
+@pytest.mark.parametrize("change", ["ill", "negative", "nan", "uneven"])
+def test_what_is_not_sure_takes_the_general_way(change):
+    A = gallery.spd(6, 1e3, rng=0)[0]
+    if change == "ill":
+        A = gallery.spd(6, 1e13, rng=0)[0]
+    elif change == "negative":
+        A -= np.eye(6)
+    elif change == "nan":
+        A[2, 2] = np.nan
+    else:
+        A[3, 1] *= 1 + 1e-15
+    one, every = solve(A, 4), solve(np.stack([A, np.eye(6)]), 4)
+    assert one.status == every.status[0]
+    assert np.array_equal(one.x, every.x[0], equal_nan=True)
+
+
+def test_threads_do_not_share_their_work_space():
+    A = gallery.spd(16, 1e4, batch=(64,), rng=0)[0]
+    alone = [solve(a, 2).x for a in A]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            assert all(map(np.array_equal, alone, pool.map(lambda a: solve(a, 2).x, A)))
 
 
 def test_equal_calls_are_planned_once():

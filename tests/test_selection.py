@@ -32,6 +32,7 @@ from matroot.backends.cpu.cpu import CPU
 from matroot.backends.profile import Limits
 from matroot.cli.command import main
 from matroot.methods.base import Problem
+from matroot.methods.tridiagonal_cut import LARGEST
 
 ALONE, BATCH, CHOLESKY = 100, 300, 150
 
@@ -84,8 +85,12 @@ TABLE = [
     (20, (), 4, {"regularization": Ridge(absolute=1e-6, retries=3)}, "tridiagonal"),
     (20, (), 4, {"regularization": Shift(1e-6)}, "tridiagonal"),
     (20, (), 4, {"regularization": TargetCondition(1e6)}, "tridiagonal"),
-    (20, (), 4, {"regularization": Floor(1e-6)}, "eigen"),
-    (20, (9,), 4, {"regularization": PseudoInverse()}, "eigen"),
+    (20, (), 4, {"regularization": Floor(1e-6)}, "tridiagonal"),
+    (20, (9,), 4, {"regularization": PseudoInverse()}, "tridiagonal"),
+    (20, (9,), 4, {"regularization": PseudoInverse(), "compute_dtype": "float32"}, "eigen"),
+    (LARGEST, (), 4, {"regularization": Floor(1e-6)}, "eigen"),
+    (LARGEST, (8,), 4, {"regularization": Floor(1e-6)}, "tridiagonal"),
+    (LARGEST + 1, (8,), 4, {"regularization": Floor(1e-6)}, "eigen"),
     # general matrices
     (20, (), 4, {"assume_a": "gen"}, "schur_newton"),
     (20, (9,), 1, {"assume_a": "gen", "regularization": 1e-6}, "schur_newton"),
@@ -187,7 +192,7 @@ def test_every_choice_says_why():
         assert repr(select_method(np.eye(n), p)) == text
     batch = select_method(np.empty((5, 200, 200)), 4)
     assert f"5 of n = 200 on the CPU, up to {BATCH}: eight of them side by side" in repr(batch)
-    assert "Floor changes single eigenvalues" in repr(select_method(np.eye(8), 4, regularization=Floor(1e-3)))
+    assert "Floor changes single eigenvalues" in repr(select_method(np.eye(99), 4, regularization=Floor(1e-3)))
     assert "general matrices" in repr(select_method(np.eye(8), 4, assume_a="gen"))
     assert "#" not in repr(solve(np.eye(8), 4, method="eigen").method)  # asked for: nothing to explain
 
@@ -208,9 +213,8 @@ REFUSED = [
     (
         "coupled_newton",
         {"regularization": Floor(1e-3)},
-        "Floor changes single eigenvalues, which coupled_newton has not",
+        "Floor changes single eigenvalues, which coupled_newton has not; use 'eigen' or Ridge",
     ),
-    ("tridiagonal", {"regularization": PseudoInverse()}, "PseudoInverse changes single eigenvalues"),
     ("tridiagonal", {"compute_dtype": "float32"}, "tridiagonal computes in float64 only"),
 ]
 

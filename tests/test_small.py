@@ -11,8 +11,10 @@ from numba import njit
 from table import EPS, distance, forward_bar, problem
 
 from matroot import Ridge, Shift, Status, gallery, solve
+from matroot._regularization import Coefficients
 from matroot._solve import solve_power
 from matroot.backends.cpu.tridiagonal import (
+    certificate,
     kernel,
     layout,
     reduction,
@@ -66,7 +68,7 @@ def transform_back(F, A, n, tau, work):
 
 @njit
 def multiply(A, W, Y, n):
-    kernel.multiply(address(A), address(W), address(Y), n)
+    certificate.multiply(address(A), address(W), address(Y), n, 8)
 
 
 @njit
@@ -131,7 +133,7 @@ def test_gather_and_scatter(n):
     rng = np.random.default_rng(n)
     stack = rng.standard_normal((11, n, n))
     A, U = np.empty((2, 4 * n * (n + 1)))
-    work = np.empty(8 * (n + 8))
+    work = np.empty(8 * (n + 50))
     for first, count in ((0, 8), (8, 3)):
         gather(stack, first, count, n, A, U, work)
         chosen = stack[np.minimum(first + np.arange(8), first + count - 1)]
@@ -215,7 +217,7 @@ def test_extreme_eigenvalues(name):
     A = (Q * w) @ Q.swapaxes(1, 2)
     A = (A + A.swapaxes(1, 2)) / 2
     shift = 1.0 if w[0] <= 0 else 0.0  # a ridge makes it positive, so that it is served
-    report = small_roots(A, np.empty_like(A), Fraction(-1, 2), absolute=shift)
+    report = small_roots(A, np.empty_like(A), Fraction(-1, 2), Coefficients(absolute=shift))
     assert (report.served == 1).all()
     assert np.allclose(report.lambda_max, w[-1], rtol=1e-11)
     assert np.allclose(report.lambda_min, w[0] + shift, rtol=1e-11, atol=30 * EPS64)
@@ -249,7 +251,7 @@ def test_extreme_eigenvalues_in_a_crowd(name, n):
     A = (Q * w) @ Q.swapaxes(1, 2)
     A = (A + A.swapaxes(1, 2)) / 2
     X = np.empty_like(A)
-    report = small_roots(A, X, Fraction(-1, 4), relative=1e-6)
+    report = small_roots(A, X, Fraction(-1, 4), Coefficients(relative=1e-6))
     assert (report.served == 1).all()
     assert np.allclose(report.lambda_max, w[-1], rtol=1e-9)
     assert np.allclose(report.lambda_min, w[0] + report.ridge, rtol=1e-6)
@@ -521,16 +523,16 @@ def test_refusals():
 
 def test_the_cache_on_disk_knows_every_source(tmp_path, monkeypatch):
     """numba looks at one file, and at what a function closes over: the kernel does so over a digest of them all."""
-    digest = kernel._digest()
+    digest = kernel.digest()
     assert digest in [cell.cell_contents for cell in kernel.roots.py_func.__closure__]
     folder = Path(kernel.__file__).parent
     shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(kernel, "__file__", str(tmp_path / "copy" / "kernel.py"))
-    assert kernel._digest() == digest
+    assert kernel.digest() == digest
     for name in ("kernel", "lanes", "layout", "memory", "reduction", "stage"):
         source = tmp_path / "copy" / f"{name}.py"
         source.write_text(source.read_text() + "# changed\n")
-        before, digest = digest, kernel._digest()
+        before, digest = digest, kernel.digest()
         assert digest != before
 
 

@@ -101,7 +101,12 @@ def _readable(a: np.ndarray) -> np.ndarray:
 
 
 def _take_numpy(a: Any) -> tuple[Array, Origin]:
-    return _readable(np.asarray(a)), Origin("numpy", a.dtype, None)
+    return _readable(np.asarray(a)), _numpy_origin(a.dtype)
+
+
+@lru_cache(maxsize=64, typed=True)
+def _numpy_origin(dtype: np.dtype[Any]) -> Origin:
+    return Origin("numpy", dtype, None)
 
 
 def _take_cupy(a: Any) -> tuple[Array, Origin]:

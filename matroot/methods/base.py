@@ -122,6 +122,10 @@ class Changed(NamedTuple):
     least: Array
     dropped: Array
 
+    def number(self) -> Array:
+        """Return how many eigenvalues of each matrix were changed."""
+        return ((self.delta != 0) | self.dropped).sum(-1)
+
 
 @dataclass(frozen=True, repr=False)
 class Method:

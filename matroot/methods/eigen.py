@@ -99,7 +99,7 @@ class Eigen(Method):
         status = xp.where(xp.isfinite(w).all(-1), status, int(Status.DIVERGED)).astype(xp.int8)
         changed = None
         if rule is not None and rule.needs == "spectrum":
-            least = rule.floor() * kept[:, -1:]
+            least = rule.least(largest, problem.scale)[:, None]
             changed = Changed(Q, kept - w, kept, least, (kept == 0) & rule.keeps_null_space)
         return Raw(
             x=X,

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from matroot._regularization import Coefficients
 from matroot.backends.base import Backend
 from matroot.backends.cpu.cpu import in_threads, threads
 from matroot.backends.cpu.tridiagonal.poles import table
@@ -19,8 +20,8 @@ from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw
 from matroot.methods.conditioning import steps
 from matroot.methods.eigen import Eigen
-from matroot.methods.tridiagonal_large import FULL, SINGLE, lanes_are_faster, large_roots
-from matroot.methods.tridiagonal_report import LANES, Report, probes
+from matroot.methods.tridiagonal_large import lanes_are_faster, large_roots
+from matroot.methods.tridiagonal_report import LANES, NONE, SERVED, Report, pole_accuracy, probes
 
 #: Seconds that a call may take on one thread; what is longer pays for waking the others.
 LONG = 2e-4
@@ -42,6 +43,10 @@ class Tridiagonal(Method):
     - By LAPACK's reduction, one matrix after the other: less than half of the time of a decomposition from n = 512 on.
       Between blocks of rows, r(T) is the product of two matrices with a column for every pole. It is never formed, and
       the reflectors are applied to both sides at once: 4/3 n^3 operations, as many as the reduction.
+
+    `Shift` and `TargetCondition` use the extreme eigenvalues of T, which it computes anyway. Under `Floor` and
+    `PseudoInverse` matrices without an eigenvalue below the cut are solved like others; the rest are decomposed: in
+    lanes up to n = 96, by the QR iteration, else by `Eigen`.
 
     r has 34 poles at cond 1e4 in float64, one more for every factor 1.7: the trapezoidal rule for
     x^(-alpha) = sin(pi alpha)/pi * integral of e^((1-alpha) t) / (e^t + x) dt, with Gauss rules for its two ends. The
@@ -92,7 +97,7 @@ class Tridiagonal(Method):
             lambda_max=report.lambda_max,
             cond=report.cond,
         )
-        hard = np.flatnonzero(report.served == 0)
+        hard = np.flatnonzero(report.served != SERVED)
         if len(hard):
             other = Eigen().run(A[hard], replace(problem, regularization=None), backend)
             for name in ("x", "status", "lambda_min", "lambda_max", "cond"):
@@ -128,8 +133,7 @@ def roots(
     stack: Array,
     out: Array,
     s: Fraction,
-    relative: float = 0.0,
-    absolute: float = 0.0,
+    rule: Coefficients = NONE,
     *,
     lanes: bool,
     rtol: float | None = None,
@@ -137,22 +141,28 @@ def roots(
 ) -> Report:
     """`small_roots` in lanes, else `large_roots`; without a compiler, nothing is served."""
     if lanes:
-        return small_roots(stack, out, s, relative, absolute, alone=alone)
+        return small_roots(stack, out, s, rule, rtol=rtol, alone=alone)
     if compiled("matroot.backends.cpu.large.kernel") is None:  # not the lanes' kernel, which takes as long to compile
         return Report(*np.zeros((len(Report._fields), len(stack))))
     if stack.dtype.kind != "c":
-        return large_roots(stack, out, s, relative, absolute, rtol=rtol, alone=alone)
+        return large_roots(stack, out, s, rule, rtol=rtol, alone=alone)
     E = as_real(stack)
     X = np.empty_like(E)
-    report = large_roots(E, X, s, relative, absolute, rtol=rtol, twofold=True, alone=alone)
+    report = large_roots(E, X, s, rule, rtol=rtol, twofold=True, alone=alone)
     out[...] = as_complex(X)
     return report
 
 
 def small_roots(
-    stack: Array, out: Array, s: Fraction, relative: float = 0.0, absolute: float = 0.0, *, alone: bool = False
+    stack: Array,
+    out: Array,
+    s: Fraction,
+    rule: Coefficients = NONE,
+    *,
+    rtol: float | None = None,
+    alone: bool = False,
 ) -> Report:
-    """Compute (A + (relative lambda_max + absolute) I)^s for a stack of symmetric or Hermitian matrices, in float64.
+    """Compute A'^s for a stack of symmetric or Hermitian matrices, in float64; A' is A shifted by a rule.
 
     Parameters
     ----------
@@ -161,7 +171,10 @@ def small_roots(
         Filled in; single or double precision, complex if `stack` is. Of matrices not served, it holds nothing of use.
     s : Fraction
         -1 <= s <= 1, not 0.
-    relative, absolute : float
+    rule : Coefficients
+        Its `smallest` and `cuts` are not used together.
+    rtol : float, optional
+        Fewer poles are enough for it.
     alone : bool
         On this thread only.
 
@@ -171,7 +184,7 @@ def small_roots(
         lambda_min is that of the matrix served, lambda_max that of the one given; asymmetry is relative to the
         largest entry, and the residual that of `out` (as `conditioning.residual` defines it, with probes for n > 8).
         A matrix is not served when it is not finite or not positive, its condition number is above 1e14, or its
-        root overflows; and none is where there is no kernel.
+        root overflows; and none is where there is no kernel. `served` is CUT where the rule may change eigenvalues.
     """
     B, n, _ = stack.shape
     roots = kernel()
@@ -179,20 +192,32 @@ def small_roots(
         return Report(*np.zeros((len(Report._fields), B)))
     twofold = stack.dtype.kind == "c"
     single = out.dtype.char in "fF"
-    V, rule, order, vectors = constants(s.numerator, s.denominator, n, twofold, single)
-    n = len(V)
+    V, poles, order, vectors = constants(s.numerator, s.denominator, n, twofold, pole_accuracy(single, rtol))
     report = np.empty((B, len(Report._fields)))
+
+    def solve(A: FloatArray, X: FloatArray, part: slice) -> None:
+        exponent, numbers = (s.numerator, s.denominator), rule[:4]
+        roots(A, X, report[part], *exponent, *numbers, *poles, V, order, single, room(vectors))
+
+    by_groups(solve, stack, out, len(V), alone)
+    return Report._make(report.T)
+
+
+def by_groups(
+    solve: Callable[[FloatArray, FloatArray, slice], None], stack: Array, out: Array, n: int, alone: bool
+) -> None:
+    """Call `solve` on parts of the stack as real float64 matrices of order n, and fill `out`; on several threads."""
+    B = len(stack)
     flags = stack.flags
     ready = stack.dtype.char == out.dtype.char == "d" and flags.c_contiguous and flags.aligned
+    twofold = stack.dtype.kind == "c"
 
     def work(part: slice) -> None:
         A, X = stack[part], out[part]
         if not ready:
             A = as_real(A) if twofold else np.array(A, np.float64, order="C")
             X = np.empty_like(A)
-        roots(
-            A, X, report[part], s.numerator, s.denominator, relative, absolute, *rule, V, order, single, room(vectors)
-        )
+        solve(A, X, part)
         if not ready:
             out[part] = as_complex(X) if twofold else X
 
@@ -203,18 +228,17 @@ def small_roots(
             work(part)
     else:
         in_threads(work, slices)
-    return Report._make(report.T)
 
 
 @lru_cache(maxsize=256)
-def constants(numerator: int, denominator: int, n: int, twofold: bool, single: bool) -> tuple[Any, Any, Any, int]:
+def constants(numerator: int, denominator: int, n: int, twofold: bool, accuracy: float) -> tuple[Any, Any, Any, int]:
     """Return what the kernel needs for an exponent and an order: probes, poles, steps of the certificate, work space.
 
     Poles as the kernel takes them; work space in vectors of eight numbers.
     """
     s = Fraction(numerator, denominator)
     V = probes(n, twofold)
-    b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
+    b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), accuracy)
     n = len(V)
     vectors = 3 * (n * (n + 1) // 2) + 4 * n + 2 * b.shape[1] + 12 + 24 * n + 8
     return V, (b, w, counts.astype(np.float64), beyond), np.array(steps(s), np.float64), vectors

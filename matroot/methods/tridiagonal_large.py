@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from matroot._bars import VOUCHED, forward_error_bound
+from matroot._regularization import Coefficients
 from matroot.backends.cpu.blas import held_in_its_thread, one_blas_thread
 from matroot.backends.cpu.cpu import in_threads
 from matroot.backends.cpu.tridiagonal.poles import table
@@ -17,10 +18,8 @@ from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
 from matroot.methods.hermitian import asymmetry
-from matroot.methods.tridiagonal_report import Report, probes
+from matroot.methods.tridiagonal_report import CUT, NONE, Report, pole_accuracy, probes
 
-#: Relative accuracy of the sum of poles: what float64 holds, and well below what float32 holds.
-FULL, SINGLE = 5e-17, 1e-9
 #: Numbers by which a row of the reflectors is longer than n: rows at a distance of a power of two push each other out
 #: of the cache.
 PADDING = 8
@@ -49,21 +48,20 @@ def large_roots(
     stack: Array,
     out: Array,
     s: Fraction,
-    relative: float = 0.0,
-    absolute: float = 0.0,
+    rule: Coefficients = NONE,
     *,
     rtol: float | None = None,
     twofold: bool = False,
     alone: bool = False,
 ) -> Report:
-    """Compute (A + (relative lambda_max + absolute) I)^s for a stack of real symmetric matrices, like `small_roots`.
+    """Compute A'^s for a stack of real symmetric matrices, like `small_roots`.
 
     Parameters
     ----------
     stack, out : array (B, n, n), real
     s : Fraction
         -1 <= s <= 1, not 0.
-    relative, absolute : float
+    rule : Coefficients
     rtol : float, optional
         A matrix is not served if the error of the reduction may exceed `rtol`.
     twofold : bool
@@ -77,7 +75,7 @@ def large_roots(
     """
     B, n, _ = stack.shape
     report = np.zeros((len(Report._fields), B))
-    one = Solver(probes(n // 2, True) if twofold else probes(n), s, relative, absolute, rtol)
+    one = Solver(probes(n // 2, True) if twofold else probes(n), s, rule, rtol)
 
     def work(part: slice) -> None:
         for i in range(part.start, part.stop):
@@ -107,13 +105,12 @@ class Solver:
         self,
         V: FloatArray,
         s: Fraction,
-        relative: float,
-        absolute: float,
+        rule: Coefficients,
         rtol: float | None,
     ) -> None:
         self.compiled: Any = deferred("matroot.backends.cpu.large.kernel")
         self.blas = deferred("matroot.backends.cpu.large.blas").routines()
-        self.s, self.relative, self.absolute, self.rtol = s, relative, absolute, rtol
+        self.s, self.rule, self.rtol = s, rule, rtol
         self.width = next(width for most, width in PANELS if len(V) <= most)
         self.order = np.array(steps(s), np.int64)
         self.probes = V
@@ -122,7 +119,7 @@ class Solver:
         """Fill `out` and return the fields of `Report`; zeros where the matrix is not served."""
         n, none = len(a), (0.0,) * len(Report._fields)
         S = a if readable(a) else np.array(a, np.float64, order="C")
-        halves, exponent = halves_of(S, self.absolute)
+        halves, exponent = halves_of(S, self.rule.absolute)
         unit = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
         A = np.empty((n, n + PADDING))
         d, e, tau = np.empty(n), np.zeros(n), np.zeros(n)
@@ -135,9 +132,18 @@ class Solver:
             if not gap < math.inf:
                 return none
             symmetric, low, high = self.compiled.reduced(self.blas, S, A, d, e, tau, halves)
-        shift = self.relative * high + self.absolute * halves[0] * halves[1]
+        relative, absolute, smallest, cuts, _ = self.rule
+        shift = relative * high + absolute * halves[0] * halves[1]
+        if smallest:
+            if low < -high:
+                return none
+            shift = max(shift - smallest * low, 0.0)
+        if cuts:
+            if low <= shift + 4 * n * 2.0**-53 * high:
+                return (CUT, *none[1:])
+            shift = 0.0
         bottom, top = low + shift, high + shift
-        rule = poles(self.s, bottom, top, out.dtype == np.float32)
+        rule = poles(self.s, bottom, top, pole_accuracy(out.dtype == np.float32, self.rtol))
         if rule is None:
             return none
         b, w, direct = rule
@@ -172,11 +178,11 @@ def readable(a: Array) -> bool:
     return a.dtype in (np.float64, np.float32) and a.flags.c_contiguous and a.flags.aligned and a.flags.writeable
 
 
-def poles(s: Fraction, low: float, high: float, single: bool) -> tuple[FloatArray, FloatArray, int] | None:
+def poles(s: Fraction, low: float, high: float, accuracy: float) -> tuple[FloatArray, FloatArray, int] | None:
     """Return poles and weights for eigenvalues in [low, high], and the number of poles above; None if out of reach."""
     if not (0 < low <= high < math.inf):
         return None
-    b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), SINGLE if single else FULL)
+    b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), accuracy)
     row = max(0, math.ceil(math.log(high / low, 4)) - 1)
     if row >= len(counts):
         return None

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from matroot._regularization import Coefficients
 from matroot.methods.base import FloatArray
 from matroot.methods.conditioning import PROBES, signs
 
+#: `served` in a report: the root is there, or a rule may change eigenvalues of the matrix; else 0.
+SERVED, CUT = 1.0, 2.0
+#: No regularization.
+NONE = Coefficients()
 #: Columns of probes: as many as a vector register of the kernels holds.
 LANES = 8
+
+
+#: Relative accuracy of a sum of poles: what float64 holds, and well below what float32 holds.
+FULL, SINGLE = 5e-17, 1e-9
 
 
 class Report(NamedTuple):
@@ -24,6 +34,12 @@ class Report(NamedTuple):
     lambda_max: FloatArray
     ridge: FloatArray
     cond: FloatArray
+
+
+def pole_accuracy(single: bool, rtol: float | None) -> float:
+    """Return the relative accuracy that poles need for roots in a dtype, or for an rtol: a thousandth, rounded down."""
+    full = SINGLE if single else FULL
+    return full if rtol is None else max(full, 10.0 ** (math.floor(math.log10(rtol)) - 3))
 
 
 @lru_cache(maxsize=64)

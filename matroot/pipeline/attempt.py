@@ -143,4 +143,5 @@ def attempt(stack: Array, job: Job) -> Attempt:
             certificate=certificate,
             amplification=amplification,
             rank=None if raw.rank is None else np.where(zero, 0, raw.rank),
+            changed=None if raw.changed is None else raw.changed.number(),
         )

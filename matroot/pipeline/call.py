@@ -64,6 +64,8 @@ class Output:
         self.cond += 1
         self.amplification = xp.zeros(B) if job.problem.assume_a == "gen" else None
         self.rank = xp.full(B, n) if self.amplification is not None else None
+        cuts = job.rule is not None and job.rule.needs == "spectrum"
+        self.changed = xp.zeros(B, xp.int64) if cuts else None
         self.n_products = 0
         self.certificate = "full"
         self.dtype = job.dtype
@@ -84,6 +86,7 @@ class Output:
             "asymmetry",
             "amplification",
             "rank",
+            "changed",
         ):
             if whole:
                 setattr(self, name, getattr(one, name))
@@ -105,6 +108,10 @@ class Output:
             facts = {name: give(values, as_input=False) for name, values in facts.items()}
         if self.rank is not None and job.problem.s > 0:
             facts["rank"] = give(self.rank.reshape(batch), as_input=False)
+        if self.changed is not None and job.rule is not None:
+            facts["changed"] = give(self.changed.reshape(batch), as_input=False)
+            if job.rule.keeps_null_space:
+                facts["rank"] = give((n - self.changed).reshape(batch), as_input=False)
         return RootResult(
             x=give(self.x.reshape(*batch, n, n)),
             companion=None if self.companion is None else give(self.companion.reshape(*batch, n, n)),
@@ -147,3 +154,5 @@ class Attempt:
     amplification: Array | None = None
     #: eigenvalues of general matrices that were not taken for 0
     rank: Array | None = None
+    #: how many eigenvalues a rule has changed
+    changed: Array | None = None

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from matroot._regularization import Ridge
+from matroot._regularization import Coefficients, Ridge
 from matroot._result import Status
 from matroot.backends.arrays import smallest_normal
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
 from matroot.methods.eigen import Eigen
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, roots
+from matroot.methods.tridiagonal_cut import cut_roots, cuts_in_lanes
+from matroot.methods.tridiagonal_report import CUT, NONE, SERVED, Report
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.retries import solve_chunk
 from matroot.pipeline.scaling import refuse_asymmetric
@@ -34,7 +36,7 @@ Array = Any
 OCTAVES = 60
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: equal calls share one
 class Fused:
     """A job for matrices of order n that the kernel does whole, and what follows from its options.
 
@@ -49,8 +51,7 @@ class Fused:
 
     job: Job
     n: int
-    relative: float
-    absolute: float
+    rule: Coefficients
     allowed: Array
     faint: float
     inverse: bool
@@ -70,7 +71,7 @@ class Fused:
         if lambda_max < -lambda_min:  # `excess_of` is beyond 1
             return False
         octave = min(math.frexp(cond)[1], OCTAVES - 1)
-        return served != 0 and asymmetry == 0 and inside and residual <= self.allowed[octave]
+        return served == SERVED and asymmetry == 0 and inside and residual <= self.allowed[octave]
 
 
 def whole(job: Job, n: int) -> tuple[Job, Fused | None]:
@@ -83,18 +84,13 @@ def whole(job: Job, n: int) -> tuple[Job, Fused | None]:
         return job, None
     if job.dtype != double:
         job = replace(job, dtype=double, may_widen=False)
-    s, rule = job.problem.rational, job.rule
-    if (
-        job.origin.dtype_name in ("float16", "bfloat16")
-        or (rule is not None and type(rule) is not Ridge)
-        or (s < 0 and s.numerator != -1)  # the certificate takes an inverse
-    ):
-        return job, None
-    relative, absolute = (rule.relative, rule.absolute) if isinstance(rule, Ridge) else (0.0, 0.0)
+    s, rule = job.problem.rational, NONE if job.rule is None else job.rule.coefficients()
+    if job.origin.dtype_name in ("float16", "bfloat16") or (s < 0 and s.numerator != -1):  # whose certificate inverts
+        return replace(job, method=Eigen()) if rule.cuts else job, None
     least = max(n, 1) * smallest_normal(job.out_dtype.name)
     with np.errstate(over="ignore"):
         faint = float(np.float64(least) ** (1 / float(s)))
-    return job, Fused(job, n, relative, absolute, allowed_residuals(n, job), faint, s < 0)
+    return job, Fused(job, n, rule, allowed_residuals(n, job), faint, s < 0)
 
 
 def allowed_residuals(n: int, job: Job) -> Array:
@@ -109,21 +105,25 @@ def allowed_residuals(n: int, job: Job) -> Array:
 
 
 def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
-    """Solve the stack (B, n, n) and fill `out`; matrices that the kernel does not serve go to `Eigen`."""
+    """Solve the stack (B, n, n) and fill `out`; matrices that the kernels do not serve go to `Eigen`."""
     job, n = fused.job, fused.n
     s, rule = job.problem.rational, job.rule
     lanes = isinstance(job.method, Tridiagonal) and job.method.in_lanes(stack)
-    report = roots(stack, out.x, s, fused.relative, fused.absolute, lanes=lanes, rtol=job.problem.rtol)
+    report = roots(stack, out.x, s, fused.rule, lanes=lanes, rtol=job.problem.rtol)
     out.residual, out.lambda_min, out.lambda_max, out.ridge, out.cond = np.array(report[2:])
     out.n_products, out.certificate = PRODUCTS, "full" if n <= PROBES else "probes"
     if len(stack) == 1 and fused.sure(*(float(fact[0]) for fact in report)):
         return
-    hard = report.served == 0
+    excess: Array | float = 1.0
+    if fused.rule.cuts:
+        excess = solve_cut(stack, report, fused, lanes, out)
+    elif rule is not None:
+        excess = excess_of(out.lambda_max, out.lambda_min, out.ridge, None, s)
+    hard = report.served != SERVED
     if report.asymmetry.any():
         gap = report.asymmetry.max(initial=0.0, where=~hard)
         refuse_asymmetric(float(gap), stack.dtype.kind == "c", job.origin)
 
-    excess = 1.0 if rule is None else excess_of(out.lambda_max, out.lambda_min, out.ridge, None, s)
     cond = out.cond * excess  # the ridge is added to T
     if not (out.residual <= fused.allowed.take(np.frexp(cond)[1], mode="clip")).all():
         out.status = judge(out.status, out.residual, cond, n, job)
@@ -140,3 +140,20 @@ def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
             solve_chunk(stack[rows], slice(0, len(rows)), other, found)
         found.certificate = out.certificate
         out.write(rows, found)
+
+
+def solve_cut(stack: Array, report: Report, fused: Fused, lanes: bool, out: Output) -> Array:
+    """Solve the matrices whose spectrum the rule may cut, and return the excess of all; see `excess_of`."""
+    s, excess = fused.job.problem.rational, np.ones(len(stack))
+    rows = np.flatnonzero(report.served == CUT)
+    n = 2 * fused.n if stack.dtype.kind == "c" else fused.n
+    if not (lanes and len(rows) and cuts_in_lanes(s, n)):
+        return excess
+    x = np.empty((len(rows), *out.x.shape[1:]), out.x.dtype)
+    found = cut_roots(stack[rows], x, s, fused.rule)
+    out.x[rows] = x
+    report.served[rows], excess[rows] = found.served, found.excess
+    if out.changed is not None:
+        out.changed[rows] = found.changed
+    out.residual[rows], out.lambda_min[rows], out.cond[rows] = found.residual, found.lambda_min, found.cond
+    return excess

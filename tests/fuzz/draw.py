@@ -80,7 +80,7 @@ def serves(method: str, s: Fraction | float, chosen: Any, single: str | None) ->
     """What the documentation says that a method does."""
     if method in ("auto", "eigen"):
         return True
-    if isinstance(chosen, Floor | PseudoInverse):
+    if isinstance(chosen, Floor | PseudoInverse) and method != "tridiagonal":
         return False
     if method == "schur_newton":
         return True

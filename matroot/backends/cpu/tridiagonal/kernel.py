@@ -15,7 +15,8 @@ from numba import types
 from numba.types import boolean, float64, int64
 
 from matroot.backends.cpu.compiled import compiled
-from matroot.backends.cpu.tridiagonal.lanes import fma, full, full_wide, lanes, sqrt, total
+from matroot.backends.cpu.tridiagonal.certificate import distance, products
+from matroot.backends.cpu.tridiagonal.lanes import fma, full, full_wide, total
 from matroot.backends.cpu.tridiagonal.layout import gather, in_units, move_diagonal, scaled, scatter
 from matroot.backends.cpu.tridiagonal.memory import (
     address,
@@ -32,8 +33,12 @@ from matroot.backends.cpu.tridiagonal.memory import (
 from matroot.backends.cpu.tridiagonal.reduction import smallest_eigenvalue, transform_back, tridiagonalize
 from matroot.backends.cpu.tridiagonal.stage import stage
 
-#: Columns of a report: 1 if served here, asymmetry, residual, lambda_min(A'), lambda_max(A), ridge, cond.
+#: Columns of a report: `ROOT` if served here, asymmetry, residual, lambda_min(A'), lambda_max(A), ridge, cond.
 SERVED, ASYMMETRY, RESIDUAL, LOW, HIGH, RIDGE, COND = range(7)
+#: What became of a matrix: it is not served, its root is there, or a rule may cut its spectrum.
+REFUSED, ROOT, CUT = 0.0, 1.0, 2.0
+#: Beside a cut, n epsilons of lambda_max are rounding errors.
+ROUNDING = 2.0**-51
 #: The largest number.
 LARGEST = sys.float_info.max
 
@@ -74,23 +79,6 @@ def add_poles(F, d, e, b, w, first, last, n, work):
 
 
 @stage()
-def multiply(A, W, Y, n):
-    """Y = A W for n x 8 matrices of lanes, by blocks of two rows and four columns."""
-    for t in range(0, 8, 4):
-        for i in range(0, n, 2):
-            second = 1 if i + 1 < n else 0  # 0 where the last row has no partner
-            at = triangle(i)
-            y, z = full_wide(0.0), full_wide(0.0)
-            for j in range(n):
-                x = load_four(W, 8 * j + t)
-                y = fma(load(A, at), x, y)
-                z = fma(load(A, at + (second * (i + 1) if j <= i else second)), x, z)
-                at += 1 if j < i else j + 1
-            store_four(Y, 8 * (i + second) + t, z)
-            store_four(Y, 8 * i + t, y)
-
-
-@stage()
 def times_tridiagonal(F, d, e, n):
     """F = T F for F = r(T), which commutes with T; from the last column, so that F's neighbours are still old."""
     zero = full(0.0)
@@ -106,37 +94,6 @@ def times_tridiagonal(F, d, e, n):
             at += i + 1
 
 
-@stage(lanes)
-def residual(A, X, n, probes, order, steps, work):
-    """||W - G|| / ||G||, where the steps take the probes V (n, 8) to W, and to G on the way.
-
-    Their codes in `order` are those of `conditioning.steps`: a product with A (0), with X (1), or W is kept as G and
-    begins anew at V (2). Where it is not, G is V.
-    """
-    W, G, Y = work, after(work, 8 * n), after(work, 16 * n)
-    for k in range(8 * n):
-        v = full(number(probes, k))
-        store(W, k, v)
-        store(G, k, v)
-    for k in range(steps):
-        code = number(order, k)
-        if code > 1.0:
-            for i in range(8 * n):
-                store(G, i, load(W, i))
-                store(W, i, full(number(probes, i)))
-        else:
-            multiply(X if code > 0.0 else A, W, Y, n)
-            for i in range(8 * n):
-                store(W, i, load(Y, i))
-    error, whole = full(0.0), full(0.0)
-    for k in range(8 * n):
-        goal = load(G, k)
-        gap = load(W, k) - goal
-        error = fma(gap, gap, error)
-        whole = fma(goal, goal, whole)
-    return sqrt(error / whole)
-
-
 @stage()
 def solve(
     stack,
@@ -148,6 +105,8 @@ def solve(
     b,
     relative,
     absolute,
+    smallest,
+    cuts,
     poles,
     weights,
     counts,
@@ -169,8 +128,8 @@ def solve(
         Filled in; its columns are named at the top of this file.
     a, b : int
         -b <= a <= b and not 0.
-    relative, absolute : float
-        A + (relative lambda_max + absolute) I is what is served.
+    relative, absolute, smallest, cuts : float, float, float, bool
+        See `matroot._regularization.Coefficients`.
     poles, weights, counts, direct : classes x K, classes x K, classes, and int
         See `poles.table`; the first `direct` poles lie beyond lambda_max.
     probes, order : n x 8, steps
@@ -204,23 +163,34 @@ def solve(
         for end in range(2):  # `high` comes after `low`
             sign = one if end == 0 else -one
             store(low, end, sign * smallest_eigenvalue(d, e, sign, n))
-        longest = 0
+        longest, some, alike = 0, 0, True
         for t in range(8):
             one_half, other_half = number(halves, t), number(halves, 8 + t)
             top = number(high, t)
+            bottom = number(low, t)
             moved = relative * top + absolute * one_half * other_half
-            bottom = number(low, t) + moved
+            cut = moved + n * ROUNDING * top
+            if cuts:
+                moved = 0.0
+            elif smallest > 0.0:
+                moved -= smallest * bottom
+                moved = moved if moved > 0.0 else 0.0
+            fine = number(finite, t) == 0.0 and (smallest == 0.0 or bottom >= -top)
+            apart = not cuts or bottom > cut
+            bottom += moved
             largest = top / one_half / other_half
             top += moved
             cond = top / bottom
             row, bound = 0, 4.0
             while row < classes and not cond <= bound:
                 row, bound = row + 1, 4.0 * bound
-            served = number(finite, t) == 0.0 and bottom > 0.0 and row < classes
+            served = fine and apart and bottom > 0.0 and row < classes
+            some += served
             if t < count:
                 line = 7 * (first + t)
-                put(report, line + SERVED, 1.0 if served else 0.0)
+                put(report, line + SERVED, ROOT if served else REFUSED if apart or not fine else CUT)
                 put(report, line + ASYMMETRY, number(gap, t))
+                put(report, line + RESIDUAL, 0.0)
                 put(report, line + LOW, bottom / one_half / other_half)
                 put(report, line + HIGH, largest)
                 put(report, line + COND, 1.0 if cond < 1.0 else cond)
@@ -234,11 +204,21 @@ def solve(
             if longest < index(counts, row):
                 longest = index(counts, row)
             put(rows, t, float(row))
+            alike = alike and row == index(rows, 0)
             put(tops, t, top)
             put(scales, t, top**power)
             put(shift, t, moved)
+        if some == 0:
+            for k in range(count * n * n):
+                put(out, first * n * n + k, 0.0)
+            continue
         constant, unit, scale = zero, load(tops, 0), load(scales, 0)
-        for t in range(8):
+        if alike:
+            at = K * index(rows, 0)
+            for k in range(longest):
+                store(lane_poles, k, full(number(poles, at + k)))
+                store(lane_weights, k, full(number(weights, at + k)))
+        for t in range(0 if alike else 8):
             at = K * index(rows, t)
             for k in range(longest):
                 put(lane_poles, 8 * k + t, number(poles, at + k))
@@ -266,34 +246,52 @@ def solve(
         transform_back(F, A, n, tau, work)
         in_units(F, A, n, load(factor, 0), single)
         scatter(F, first, count, n, out, work)
-        store(finite, 0, residual(A0, A, n, probes, order, steps, work))
+        products(A0, A, n, probes, order, steps, work)
+        store(finite, 0, distance(work, after(work, 8 * n), n))
         for t in range(count):
             line = 7 * (first + t)
             put(report, line + RESIDUAL, number(finite, t))
-            if not number(finite, t) <= LARGEST:  # a root that overflows, say
-                put(report, line + SERVED, 0.0)
+            if number(report, line + SERVED) == ROOT and not number(finite, t) <= LARGEST:  # a root that overflows, say
+                put(report, line + SERVED, REFUSED)
 
 
-def _array(kind, ndim, readonly=True):
+def array(kind, ndim, readonly=True):
+    """Return the type of a C-ordered array; one that may be written also passes for a read-only one."""
     return types.Array(kind, ndim, "C", readonly=readonly)
 
 
 def _kernel(sources):
     """`solve` for Python. numba's cache on disk knows a function by its file and by what it closes over."""
 
-    # One signature, so that nothing is compiled twice: an array that can be written also passes for one that cannot.
+    # One signature, so that nothing is compiled twice.
     @compiled(
         types.void(
-            *(_array(float64, 3), _array(float64, 3, False), _array(float64, 2, False)),
-            *(int64, int64, float64, float64),
-            *(_array(float64, 2), _array(float64, 2), _array(float64, 1), int64),
-            *(_array(float64, 2), _array(float64, 1), boolean, _array(float64, 1, False)),
+            *(array(float64, 3), array(float64, 3, False), array(float64, 2, False)),
+            *(int64, int64, float64, float64, float64, boolean),
+            *(array(float64, 2), array(float64, 2), array(float64, 1), int64),
+            *(array(float64, 2), array(float64, 1), boolean, array(float64, 1, False)),
         ),
         error_model="numpy",
         nogil=True,
     )
     def roots(
-        stack, out, report, a, b, relative, absolute, poles, weights, counts, direct, probes, order, single, room
+        stack,
+        out,
+        report,
+        a,
+        b,
+        relative,
+        absolute,
+        smallest,
+        cuts,
+        poles,
+        weights,
+        counts,
+        direct,
+        probes,
+        order,
+        single,
+        room,
     ):
         sources  # noqa: B018
         solve(
@@ -306,6 +304,8 @@ def _kernel(sources):
             b,
             relative,
             absolute,
+            smallest,
+            cuts,
             address(poles),
             address(weights),
             address(counts),
@@ -322,10 +322,10 @@ def _kernel(sources):
     return roots
 
 
-def _digest() -> int:
+def digest() -> int:
     """Of this file and those that it is made of."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return zlib.crc32(b"".join(path.read_bytes() for path in files))
 
 
-roots = _kernel(_digest())
+roots = _kernel(digest())

@@ -23,42 +23,61 @@ from matroot.backends.cpu.tridiagonal.stage import stage
 
 
 @stage()
+def read(stack, at, length, step, count, target):
+    """Take `length` neighbours, from the at-th number on, of matrices `step` numbers apart; see `to_lanes`."""
+    for k in range(0, length if length < 8 else 0):
+        for t in range(8):
+            put(target, 8 * k + t, number(stack, at + k + step * (t if t < count else count - 1)))
+    for k in range(0, length if length >= 8 else 0, 8):
+        block = k if k + 8 <= length else length - 8  # the last block may begin in the one before
+        to_lanes(stack, at + block, step, count, after(target, block))
+
+
+@stage()
+def write(source, out, at, length, step, count):
+    """Undo `read`."""
+    for k in range(0, length if length < 8 else 0):
+        for t in range(count):
+            put(out, at + k + step * t, number(source, 8 * k + t))
+    for k in range(0, length if length >= 8 else 0, 8):
+        block = k if k + 8 <= length else length - 8
+        from_lanes(after(source, block), out, at + block, step, count)
+
+
+@stage()
 def gather(stack, first, count, n, A, U, work):
-    """Lower triangles of matrices first, first + 1, ... as lanes of A, upper ones of U; spare lanes repeat the last."""
-    step = n * n
+    """Lower triangles of matrices first, first + 1, ... as lanes of A, upper ones of U; spare lanes repeat the last.
+
+    Rows of less than eight numbers go together.
+    """
+    step, together = n * n, n < 8
+    if together:
+        read(stack, first * step, step, step, count, work)
     for i in range(n):
-        row, at = triangle(i), (first * n + i) * n
-        for j in range(n):
-            if n < 8:
-                for t in range(8):
-                    x = number(stack, at + j + step * (t if t < count else count - 1))
-                    put(work, 8 * j + t, x)
-            elif j & 7 == 0:
-                block = j if j + 8 <= n else n - 8  # the last block may begin in the one before
-                to_lanes(stack, at + block, step, count, after(work, block))
+        line = after(work, n * i if together else 0)
+        if not together:
+            read(stack, (first * n + i) * n, n, step, count, work)
+        row = triangle(i)
         for j in range(i + 1):
-            store(A, row + j, load(work, j))
+            store(A, row + j, load(line, j))
         for j in range(i, n):
-            store(U, triangle(j) + i, load(work, j))
+            store(U, triangle(j) + i, load(line, j))
 
 
 @stage()
 def scatter(X, first, count, n, out, work):
     """Write the symmetric lanes X to matrices first, first + 1, ... of out."""
-    step = n * n
+    step, together = n * n, n < 8
     for i in range(n):
-        row, at = triangle(i), (first * n + i) * n
+        row, line = triangle(i), after(work, n * i if together else 0)
         for j in range(i + 1):
-            store(work, j, load(X, row + j))
+            store(line, j, load(X, row + j))
         for j in range(i + 1, n):
-            store(work, j, load(X, triangle(j) + i))
-        for j in range(n):
-            if n < 8:
-                for t in range(count):
-                    put(out, at + j + step * t, number(work, 8 * j + t))
-            elif j & 7 == 0:
-                block = j if j + 8 <= n else n - 8
-                from_lanes(after(work, block), out, at + block, step, count)
+            store(line, j, load(X, triangle(j) + i))
+        if not together:
+            write(work, out, (first * n + i) * n, n, step, count)
+    if together:
+        write(work, out, first * step, step, step, count)
 
 
 @stage(lanes)
