@@ -27,6 +27,7 @@ from matroot_optim.options import Options
 from matroot_optim.plan import Plan, Row, make_plan, warn_if_large
 from matroot_optim.refresh.due import due_jobs, install, submit
 from matroot_optim.refresh.jobs import FACTS
+from matroot_optim.rules import relative_ridge
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.state import State
 
@@ -147,6 +148,7 @@ def _check(config: Options, roots: str) -> None:
         "schedule": config.schedule == "residual" and roots != "host",
         "on_nonfinite": config.on_nonfinite == "raise",
         "engine": config.engine is not None and (roots != "host" or config.engine.lag != 0),
+        "regularization": relative_ridge(config.rule) is None and roots == "graph",
         "root_device": config.root_device == "device" and roots != "host",
         "weight_decay": config.weight_decay != 0 and config.decay != "l2",
     }
@@ -155,6 +157,7 @@ def _check(config: Options, roots: str) -> None:
         "schedule": "'staggered' or 'interval' under jit",
         "on_nonfinite": "'skip' or 'propagate' under jit",
         "engine": "None under jit, and of lag 0 with roots='host'",
+        "regularization": "a number, or a Ridge without an absolute size, with roots='graph'",
         "root_device": "'host' with roots='callback' or 'graph', which say themselves where roots are computed",
         "weight_decay": "given to shampoo, or chained as optax.add_decayed_weights, unless decay is 'l2'",
     }

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Self
 
+from matroot_optim.rules import Rule, as_plain, as_rule
+
 GRAFTS = ("none", "sgd", "adagrad", "rmsprop", "adam", "sqrt_n", "trust_ratio")
 MOMENTA = ("none", "heavy_ball", "nesterov", "ema")
 MOMENTUM_OF = ("gradient", "direction")
@@ -44,7 +46,7 @@ class Options:
     max_preconditioned_dim: int | None = 8192
     preconditioned_dims: str | tuple[int, ...] = "auto"
     precondition_vectors: bool = False
-    exponent: Fraction | float | str | None = Fraction(-1, 3)
+    exponent: Fraction | float | str | tuple[Any, ...] | None = Fraction(-1, 3)
     statistics_every: int = 1
 
     refresh_every: int | Callable[[int], int] = 10
@@ -52,6 +54,7 @@ class Options:
     schedule: str = "staggered"
     stale_tolerance: float = 0.1
     ridge: float = 1e-6
+    regularization: Any = None
     root_tolerance: float = 0.1
     root_method: str = "auto"
     root_dtype: str = "float64"
@@ -81,8 +84,10 @@ class Options:
         put = object.__setattr__
         for name in RULES:
             value = getattr(self, name)
-            if name == "exponent" and value is not None:
-                put(self, name, _fraction(value))
+            if name == "exponent":
+                put(self, name, _exponent(value))
+            elif name == "regularization" and value is not None:
+                put(self, name, as_rule(value))
             elif isinstance(value, Fraction):
                 put(self, name, float(value))
         put(self, "betas", tuple(float(beta) for beta in self.betas))
@@ -90,6 +95,11 @@ class Options:
             put(self, "preconditioned_dims", tuple(self.preconditioned_dims))
 
     # Derived values.
+
+    @property
+    def rule(self) -> Rule:
+        """Regularization of the roots: `regularization`, or the relative ridge."""
+        return float(self.ridge) if self.regularization is None else self.regularization
 
     @property
     def beta2_of_graft(self) -> float:
@@ -179,7 +189,7 @@ class Options:
                     f"{field.name} must be plain data to be written as JSON, got {value!r}; "
                     f"use dataclasses.replace(opt, {field.name}=...) first and give it back to from_json"
                 )
-            values[field.name] = str(value) if isinstance(value, Fraction) else value
+            values[field.name] = plain_option(value)
         return json.dumps(values)
 
     @classmethod
@@ -193,6 +203,13 @@ class Options:
         if unknown:
             raise ValueError(f"text must hold only options of {cls.__name__}, got {', '.join(unknown)}")
         return cls(**{**values, **changes})
+
+
+def plain_option(value: Any) -> Any:
+    """Return the value of an option as numbers, strings, lists and dicts, which the options accept too."""
+    if isinstance(value, Fraction):
+        return str(value)
+    return type(value)(map(plain_option, value)) if type(value) in (tuple, list) else as_plain(value)
 
 
 def _is_int(value: Any) -> bool:
@@ -211,8 +228,23 @@ def _fraction(value: Any) -> Fraction:
     return near
 
 
+def _exponent(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(map(_exponent, value))
+    return None if value is None else _fraction(value)
+
+
 def _is_exponent(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(not isinstance(x, tuple | list) and _is_exponent(x) for x in value)
     return value is None or (not isinstance(value, bool) and -1 <= _fraction(value) < 0)
+
+
+def _is_rule(value: Any) -> bool:
+    try:
+        return value is None or as_rule(value) is not None
+    except LookupError:
+        return False
 
 
 def _is_dims(value: Any) -> bool:
@@ -259,13 +291,17 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "max_preconditioned_dim": _COUNT_OR_NONE,
     "preconditioned_dims": ("'auto', 'all', 'one_sided', 'none' or a tuple of different dimensions", _is_dims),
     "precondition_vectors": _FLAG,
-    "exponent": ("None or a fraction in [-1, 0) with a denominator up to 64", _is_exponent),
+    "exponent": ("None or a fraction in [-1, 0) with a denominator up to 64, or a tuple of these", _is_exponent),
     "statistics_every": _COUNT,
     "refresh_every": ("an int >= 1 or a function of the step", lambda v: callable(v) or (_is_int(v) and v >= 1)),
     "refresh_growth": ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1),
     "schedule": _one_of(SCHEDULES),
     "stale_tolerance": _POSITIVE,
     "ridge": ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1),
+    "regularization": (
+        "None, a number in [0, 1], Ridge, Floor, Shift, PseudoInverse or TargetCondition",
+        _is_rule,
+    ),
     "root_tolerance": _POSITIVE,
     "root_method": ("the name of a method of matroot.solve", lambda v: isinstance(v, str) and v != ""),
     "root_dtype": _one_of(("float64", "float32")),

@@ -75,8 +75,9 @@ class Shampoo(Options):
         first-order step; a tuple names dimensions of the merged shape.
     precondition_vectors : bool
         Precondition tensors of order 1 too; by default they get the first-order step.
-    exponent : float, Fraction or str, optional
-        Exponent of every root; None gives -1/(2r) for r preconditioned dimensions, as in the theory.
+    exponent : float, Fraction, str, or tuple of them, optional
+        Exponent of every root; None gives -1/(2r) for r preconditioned dimensions, as in the theory. A tuple has one
+        entry for each dimension of the merged shape.
     statistics_every : int
         Steps between two gradients that enter the statistics.
     refresh_every : int or callable
@@ -91,6 +92,10 @@ class Shampoo(Options):
         Largest residual, for the new statistics, of an old root that "residual" keeps.
     ridge : float
         Relative to the largest eigenvalue. Each bad root multiplies the ridge of the next try by ten.
+    regularization : float, Ridge, Floor, Shift, PseudoInverse or TargetCondition, optional
+        Rule of `matroot` for eigenvalues too small to invert, instead of `ridge`; a number is a relative ridge, 0 is no
+        rule. Each bad root makes the rule ten times stronger. A `PseudoInverse` without ``rtol`` gets (n + sqrt(t)) eps
+        for t gradients in statistics of this eps. Absolute sizes are in units of the squared gradient.
     root_tolerance : float
         Largest certified residual of a root that is used. A worse root is counted, and the last good root is kept.
     root_method : str

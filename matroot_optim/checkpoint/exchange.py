@@ -212,7 +212,7 @@ def _restore_pending(layout: Layout, names: Names, step: int) -> tuple[Pending, 
                 found.setdefault((submitted, due, f"{prefix}/root" in names), []).append((b, prefix))
         for (submitted, due, there), rows in found.items():
             index = np.array([b for b, _ in rows])
-            job = RootJob(stack.axis_name(axis), index, None, stack.exponent, stack.options.ridge, due)
+            job = RootJob(stack.axis_name(axis), index, None, stack.exponent(axis), stack.options.rule, due)
             lost = Failure("lost before the save")
             answer = _restore_answer(stack, stack.shape[axis], [p for _, p in rows], names) if there else lost
             batches.append(Pending(submitted, (job,), Settled(answer)))

@@ -19,7 +19,9 @@ from matroot_optim.jit.roots import minimax_root
 from matroot_optim.jit.turns import Due, turns
 from matroot_optim.layout.layout import Layout, Stack
 from matroot_optim.options import Options
-from matroot_optim.refresh.jobs import FACTS, RootJob, compute, escalated, stack_jobs
+from matroot_optim.refresh.due import rules_of
+from matroot_optim.refresh.jobs import FACTS, RootJob, compute, stack_jobs
+from matroot_optim.rules import relative_ridge
 from matroot_optim.state import fresh
 from matroot_optim.step.grafting import bias_correction
 from matroot_optim.step.momentum import Rates, with_l2
@@ -199,8 +201,8 @@ def _branch(plan: Plan, arrays: Arrays, items: Due, t: Any) -> Callable[[Arrays]
             return old
         new = dict(old)
         rows = [_rows(plan.layout, arrays, *item) for item in items]
-        levels = [old[f"{stack.axis_name(axis)}/failures"][index] for stack, axis, index in items]
-        for (stack, axis, index), row, (X, facts) in zip(items, rows, solve(items, rows, levels), strict=True):
+        histories = [_history(plan.layout, arrays, *item) for item in items]
+        for (stack, axis, index), row, (X, facts) in zip(items, rows, solve(items, rows, histories), strict=True):
             new.update(_install(old, stack, axis, index, row, X, facts, t))
         return new
 
@@ -213,9 +215,20 @@ def _rows(layout: Layout, arrays: Arrays, stack: Stack, axis: int, index: Any) -
     beta = stack.options.betas[1]
     if not stack.options.bias_correction or beta == 1.0:
         return rows
-    leaf = np.concatenate([np.full(m.stop - m.start, m.leaf) for m in stack.members])[index]
-    count = jnp.maximum(arrays["accumulated"][leaf], 1)
+    count = jnp.maximum(arrays["accumulated"][_leaves(stack)[index]], 1)
     return rows / bias_correction(beta, count.astype(rows.dtype))[:, None]
+
+
+def _leaves(stack: Stack) -> Any:
+    """Return the leaf of every block of a stack."""
+    return np.concatenate([np.full(m.stop - m.start, m.leaf) for m in stack.members])
+
+
+def _history(layout: Layout, arrays: Arrays, stack: Stack, axis: int, index: Any) -> Array:
+    """Return what the regularization depends on, (3, k): failures, gradients in the statistic, units."""
+    leaf = _leaves(stack)[index]
+    failures = arrays[f"{stack.axis_name(axis)}/failures"][index]
+    return jnp.stack([failures, arrays["accumulated"][leaf], arrays["exponent"][leaf]])
 
 
 def _install(old: Arrays, stack: Stack, axis: int, index: Any, row: Array, X: Array, facts: Arrays, t: Any) -> Arrays:
@@ -244,15 +257,15 @@ def _where(good: Array, X: Array, old: Array) -> Array:
     return jnp.where(good[:, None, None], X, old)
 
 
-def _in_graph(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> list[tuple[Array, Arrays]]:
+def _in_graph(items: Due, rows: Sequence[Array], histories: Sequence[Array]) -> list[tuple[Array, Arrays]]:
     """Compute roots by a fixed schedule, with equal orders and exponents in one stack."""
     groups: dict[Any, list[int]] = {}
     for k, (stack, axis, _) in enumerate(items):
-        groups.setdefault((stack.shape[axis], stack.exponent, stack.options.ridge), []).append(k)
+        groups.setdefault((stack.shape[axis], stack.exponent(axis), relative_ridge(stack.options.rule)), []).append(k)
     answers: dict[int, tuple[Array, Arrays]] = {}
     for (_, exponent, ridge), members in groups.items():
         A = unpack(jnp.concatenate([rows[k] for k in members]))
-        level = jnp.concatenate([levels[k] for k in members])
+        level = jnp.concatenate([histories[k][0] for k in members])
         with jax.default_matmul_precision("highest"):  # jax's default on a GPU is TF32
             X, facts = minimax_root(A, exponent, ridge, level, jnp)
         start = 0
@@ -263,38 +276,34 @@ def _in_graph(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> lis
     return [answers[k] for k in range(len(items))]
 
 
-def _by_callback(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> list[tuple[Array, Arrays]]:
+def _by_callback(items: Due, rows: Sequence[Array], histories: Sequence[Array]) -> list[tuple[Array, Arrays]]:
     """Compute roots by matroot in numpy, in float64 even if jax runs without it."""
     shapes = []
     for (stack, axis, index), row in zip(items, rows, strict=True):
         shapes.append(jax.ShapeDtypeStruct((len(index), packed_size(stack.shape[axis])), row.dtype))
         shapes.append(jax.ShapeDtypeStruct((len(index), len(FACTS)), jnp.float32))
 
-    def host(rows: Any, levels: Any) -> list[Any]:
-        return _solve_on_host(items, [np.asarray(x) for x in rows], [np.asarray(x) for x in levels])
+    def host(rows: Any, histories: Any) -> list[Any]:
+        return _solve_on_host(items, [np.asarray(x) for x in rows], [np.asarray(x) for x in histories])
 
-    flat = jax.pure_callback(host, shapes, list(rows), list(levels), vmap_method="sequential")
+    flat = jax.pure_callback(host, shapes, list(rows), list(histories), vmap_method="sequential")
     return [
         (unpack(X), {name: facts[:, k] for k, name in enumerate(FACTS)})
         for X, facts in zip(flat[::2], flat[1::2], strict=True)
     ]
 
 
-def _solve_on_host(items: Due, rows: Sequence[Any], levels: Sequence[Any]) -> list[Any]:
+def _solve_on_host(items: Due, rows: Sequence[Any], histories: Sequence[Any]) -> list[Any]:
     """Compute packed roots and facts of every item, in numpy only."""
     jobs, out = [], []
     for k, (stack, axis, _) in enumerate(items):
         o, n = stack.options, stack.shape[axis]
         X = np.broadcast_to(pack(np.eye(n, dtype=rows[k].dtype)), rows[k].shape).copy()
         out += [X, np.full((len(X), len(FACTS)), np.nan, np.float32)]
-        useful = abs(rows[k]).sum(-1) > 0
-        for level in np.unique(levels[k]):
-            index = np.flatnonzero(useful & (levels[k] == level))
-            if index.size:
-                ridge = escalated(o.ridge, int(level))
-                jobs.append(
-                    RootJob(str(k), index, rows[k][index], stack.exponent, ridge, 0, o.root_method, o.root_dtype)
-                )
+        useful = np.flatnonzero(abs(rows[k]).sum(-1) > 0)
+        for rule, at in rules_of(stack, axis, *histories[k][:, useful]) if useful.size else ():
+            index, s = useful[at], stack.exponent(axis)
+            jobs.append(RootJob(str(k), index, rows[k][index], s, rule, 0, o.root_method, o.root_dtype))
     for batch, group in stack_jobs(jobs):
         answer, start = compute(batch), 0
         for job in group:

@@ -64,11 +64,12 @@ class Leaf:
         """True if a momentum buffer is kept."""
         return self.options.momentum != "none"
 
-    @property
-    def exponent(self) -> Fraction:
-        """Exponent of every root: that of the options, else -1/(2r) for r preconditioned dimensions."""
-        override = self.options.exponent
-        return override if isinstance(override, Fraction) else Fraction(-1, 2 * max(1, len(self.axes)))
+    @cached_property
+    def exponents(self) -> tuple[Fraction, ...]:
+        """Exponent of the root of every preconditioned dimension: -1/(2r) for r of them, if the options have none."""
+        given, usual = self.options.exponent, Fraction(-1, 2 * max(1, len(self.axes)))
+        chosen = [given[axis] if isinstance(given, tuple) else given for axis in self.axes]
+        return tuple(exponent if isinstance(exponent, Fraction) else usual for exponent in chosen)
 
     @property
     def averages_gradients(self) -> bool:
@@ -93,7 +94,7 @@ class Stack:
     name: str
     shape: Shape
     axes: tuple[int, ...]
-    exponent: Fraction
+    exponents: tuple[Fraction, ...]  # of the roots of these dimensions
     options: Options
     dtype: str
     members: tuple[Member, ...]
@@ -102,6 +103,10 @@ class Stack:
     def blocks(self) -> int:
         """Number of blocks."""
         return self.members[-1].stop
+
+    def exponent(self, axis: int) -> Fraction:
+        """Return the exponent of the roots of one dimension."""
+        return self.exponents[self.axes.index(axis)]
 
     def axis_name(self, axis: int) -> str:
         """Return the prefix of the arrays of one dimension."""
@@ -208,6 +213,11 @@ def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
     shape = tuple(int(n) for n in x.shape)
     merged = _merged(options, shape)
     axes = preconditioned_axes(options, shape, merged, path)
+    if axes and isinstance(options.exponent, tuple) and len(options.exponent) != len(merged):
+        raise ValueError(
+            f"exponent must have one entry for each dimension of the merged shape {merged} of {path!r}, "
+            f"got {len(options.exponent)}"
+        )
     parts = regions(merged, block_sizes(merged, options.block_size, options.block_aspect, axes)) if axes else ()
     return Leaf(path, shape, merged, axes, parts, state_dtype(x, path), place(x), options)
 
@@ -261,8 +271,8 @@ def _kind(leaf: Leaf) -> Any:
 
 def _stack_key(leaf: Leaf, region: Region) -> Any:
     o = leaf.options
-    treated = (o.betas[1], o.bias_correction, o.ridge, o.root_tolerance, o.root_method, o.root_dtype, o.root_device)
-    return (leaf.place, leaf.dtype, region.size, leaf.axes, leaf.exponent, treated)
+    treated = (o.betas[1], o.bias_correction, o.rule, o.root_tolerance, o.root_method, o.root_dtype, o.root_device)
+    return (leaf.place, leaf.dtype, region.size, leaf.axes, leaf.exponents, treated)
 
 
 def _stack(name: str, leaves: Sequence[Leaf], where: Sequence[tuple[int, int]]) -> Stack:
@@ -271,4 +281,4 @@ def _stack(name: str, leaves: Sequence[Leaf], where: Sequence[tuple[int, int]]) 
     members = tuple(Member(i, r, stop - size, stop) for (i, r), size, stop in zip(where, sizes, stops, strict=True))
     i, r = where[0]
     leaf = leaves[i]
-    return Stack(name, leaf.regions[r].size, leaf.axes, leaf.exponent, leaf.options, leaf.dtype, members)
+    return Stack(name, leaf.regions[r].size, leaf.axes, leaf.exponents, leaf.options, leaf.dtype, members)

@@ -12,8 +12,9 @@ from matroot_optim.entries import BOOKS, Pending, fresh_marks
 from matroot_optim.layout.layout import Layout, Stack
 from matroot_optim.options import Options
 from matroot_optim.refresh.engines import Engine, Failure
-from matroot_optim.refresh.jobs import FACTS, RootJob, escalated, stack_jobs, stale_error
+from matroot_optim.refresh.jobs import FACTS, RootJob, stack_jobs, stale_error
 from matroot_optim.refresh.phases import due, wanted
+from matroot_optim.rules import Rule, in_units, stronger, with_cut
 from matroot_optim.step.grafting import bias_correction
 from matroot_optim.step.statistics import unpack
 
@@ -51,7 +52,7 @@ def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tup
 def _jobs(
     options: Options, layout: Layout, arrays: Arrays, books: Arrays, stack: Stack, axis: int, index: Any, when: int
 ) -> list[RootJob]:
-    """Return the jobs for these blocks of a stack, one for every ridge."""
+    """Return the jobs for these blocks of a stack, one for every regularization."""
     o, key = stack.options, stack.axis_name(axis)
     accumulated = leaf_values(layout, stack, arrays["accumulated"])[index]
     rows = take_rows(arrays[f"{key}/statistic"], index)
@@ -64,24 +65,49 @@ def _jobs(
         scale = bias_correction(o.betas[1], accumulated.astype(np.float64))
         rows = rows / like(scale.astype(stack.dtype), rows)[:, None]
     if options.schedule == "residual":
-        index, rows = _stale_only(options, arrays, books, stack, key, index, rows)
-    failures = arrays[f"{key}/failures"][index]
+        index, rows = _stale_only(options, arrays, books, stack, axis, index, rows)
     jobs = []
-    for level in np.unique(failures):
-        at = np.flatnonzero(failures == level)
-        ridge = escalated(o.ridge, int(level))
+    units = leaf_values(layout, stack, arrays["exponent"])[index]
+    for rule, at in rules_of(stack, axis, arrays[f"{key}/failures"][index], accumulated, units):
         matrix = rows if len(at) == len(index) else take_rows(rows, at)
-        jobs.append(RootJob(key, index[at], matrix, stack.exponent, ridge, when, o.root_method, o.root_dtype))
+        jobs.append(RootJob(key, index[at], matrix, stack.exponent(axis), rule, when, o.root_method, o.root_dtype))
     return jobs
 
 
+def rules_of(stack: Stack, axis: int, failures: Any, gradients: Any, units: Any) -> list[tuple[Rule, Any]]:
+    """Return the regularizations of some blocks of a stack, each with the positions of its blocks.
+
+    Parameters
+    ----------
+    failures : int array
+        Bad roots in a row.
+    gradients : int array
+        Gradients in the statistic.
+    units : int array
+        Exponents of the units of the gradients.
+    """
+    beta = stack.options.betas[1]
+    if beta < 1.0:  # older gradients have no weight
+        gradients = np.minimum(gradients, round(1 / (1 - beta)))
+    steps = np.maximum(gradients, 1)
+    buckets = 2 ** np.ceil(np.log2(steps)).astype(np.int64)  # of few sizes, so that one call serves many blocks
+    n, rule = stack.shape[axis], stack.options.rule
+    kinds, which = np.unique(np.stack([failures, buckets, units]), axis=1, return_inverse=True)
+    found: dict[Rule, list[int]] = {}
+    for k, (level, count, e) in enumerate(kinds.T.tolist()):
+        mine = in_units(stronger(with_cut(rule, n, stack.dtype, count), level), 2 * e)
+        found.setdefault(mine, []).append(k)
+    return [(mine, np.flatnonzero(np.isin(which.reshape(-1), ks))) for mine, ks in found.items()]
+
+
 def _stale_only(
-    options: Options, arrays: Arrays, books: Arrays, stack: Stack, key: str, index: Any, rows: Array
+    options: Options, arrays: Arrays, books: Arrays, stack: Stack, axis: int, index: Any, rows: Array
 ) -> tuple[Any, Array]:
     """Select the due blocks whose old root is no longer good enough; count the others as spared."""
+    key = stack.axis_name(axis)
     root = take_rows(arrays[f"{key}/root"], index)
     error = stale_error(
-        root, rows, stack.exponent, arrays[f"{key}/ridge"][index], scale_free=stack.options.graft != "none"
+        root, rows, stack.exponent(axis), arrays[f"{key}/ridge"][index], scale_free=stack.options.graft != "none"
     )
     good = (error <= options.stale_tolerance) & (arrays[f"{key}/taken"][index] > 0)
     spared = arrays[f"{key}/spared"].copy()

@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from matroot import Ridge, RootResult, one_blas_thread, solve
+from matroot import RootResult, one_blas_thread, solve
 from matroot_optim.arrays import Array, cast, dtype_name, namespace, to_host
+from matroot_optim.rules import Rule
 from matroot_optim.step.statistics import order_of, pack, unpack
-
-#: The escalation of a ridge of 0 starts from this value.
-EPS = float(np.finfo(np.float64).eps)
 
 #: The facts of every root, with their dtypes.
 FACTS = {
@@ -46,8 +44,8 @@ class RootJob:
         Packed statistics.
     exponent : Fraction
         Negative.
-    regularization : float
-        Relative ridge.
+    regularization : float or rule
+        As in `matroot.solve`; a number is a relative ridge.
     due : int
         The step at which the roots are installed.
     """
@@ -56,7 +54,7 @@ class RootJob:
     index: Any
     matrix: Array
     exponent: Fraction
-    regularization: float
+    regularization: Rule
     due: int
     method: str = "auto"
     dtype: str = "float64"
@@ -79,7 +77,7 @@ class RootBatch:
 
     matrix: Array
     exponent: Fraction
-    regularization: float
+    regularization: Rule
     method: str
     dtype: str
     members: tuple[Any, ...] = ()  # (key, bytes of the index) of every job: identifies the matrices over time
@@ -107,22 +105,6 @@ class Failure:
     reason: str
 
 
-def escalated(ridge: float, level: int) -> float:
-    """Return the relative ridge after `level` bad roots in a row: ten times more for each, at least eps, at most 1.
-
-    A larger ridge than 1 would leave little of the statistics.
-
-    Examples
-    --------
-    >>> from matroot_optim.refresh.jobs import escalated
-    >>> [escalated(1e-6, level) for level in (0, 1, 100)]
-    [1e-06, 1e-05, 1.0]
-    """
-    if level == 0:
-        return ridge
-    return min(max(ridge, EPS) * 10.0 ** min(level, 16), 1.0)
-
-
 def stack_jobs(jobs: Sequence[RootJob]) -> list[tuple[RootBatch, list[RootJob]]]:
     """Join jobs that can go into one matroot call into batches, in the order of their first job."""
     groups: dict[Any, list[RootJob]] = {}
@@ -141,8 +123,8 @@ def stack_jobs(jobs: Sequence[RootJob]) -> list[tuple[RootBatch, list[RootJob]]]
 
 def compute(batch: RootBatch) -> RootAnswer:
     """Compute the roots of a batch with one call of `matroot.solve`."""
-    rule = Ridge(relative=batch.regularization) if batch.regularization else None
     p, method, dtype = batch.exponent.denominator, batch.method, batch.dtype
+    rule = batch.regularization
     return answered(batch, lambda A: solve(A, p, method=method, regularization=rule, compute_dtype=dtype))
 
 

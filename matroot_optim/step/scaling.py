@@ -69,12 +69,12 @@ def scaled_traced(x: Array, power: Any, chunks: int = 2) -> Array:
     return x
 
 
-def unit_of_direction(leaf: Leaf, axes: int) -> float:
+def unit_of_direction(leaf: Leaf, *, preconditioned: bool) -> float:
     """Return k such that 2^(k e) converts the direction of gradients in units of 2^e back."""
     o = leaf.options
     if o.graft == "sgd":
         return 1.0
-    return 1.0 + 2.0 * axes * float(leaf.exponent) if o.graft == "none" and axes else 0.0
+    return 1.0 + 2.0 * float(sum(leaf.exponents)) if o.graft == "none" and preconditioned else 0.0
 
 
 def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int]) -> dict[str, Array]:

@@ -192,7 +192,10 @@ def first_order_steps(
             found = over_roots(o, mean, moments, floors, scales, [_count(step, i) for i in group])
             new.update({n: choose(step.active[i], v, w) for n, i, v, w in zip(names, group, moments, old, strict=True)})
         if o.graft == "sgd":
-            found = [_in_units(x, step, i, unit_of_direction(leaves[i], 0)) for x, i in zip(found, group, strict=True)]
+            found = [
+                _in_units(x, step, i, unit_of_direction(leaves[i], preconditioned=False))
+                for x, i in zip(found, group, strict=True)
+            ]
         moves.update(zip(group, found, strict=True))
     return moves, new
 
@@ -266,7 +269,7 @@ def _direction(step: Step, i: int, F: Array, directions: Sequence[Any], factor: 
         boxes.append(unstack(P, region, xp))
     D = assemble(boxes, leaf.regions, leaf.merged, xp).reshape(leaf.shape)
     if o.graft == "none":
-        D = _in_units(D * factor, step, i, unit_of_direction(leaf, len(leaf.axes)))
+        D = _in_units(D * factor, step, i, unit_of_direction(leaf, preconditioned=True))
     elif not o.graft_per_block:
         D, ratio = rescale(o, D, F, W, xp)
     if isinstance(weight, float) and weight == 1.0:

@@ -35,6 +35,7 @@ WRONG = {
     "schedule": ["sometimes"],
     "stale_tolerance": [0.0],
     "ridge": [-1e-6, 2.0, None],
+    "regularization": (-0.1, 1.5, "ridge", True, {"rule": "Ride"}),
     "root_tolerance": [0.0, -1],
     "root_method": ["", 3],
     "root_dtype": ["float16", np.float64],
