@@ -6,12 +6,13 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.parameter import is_lazy
 
 from matroot import ConditionTracker
+from matroot_optim import soap
 from matroot_optim._torch.groups import (
     META,
     OF_GROUP,
@@ -43,7 +44,7 @@ from matroot_optim.shampoo import add_into
 from matroot_optim.state import State
 from matroot_optim.step.momentum import Rates
 
-__all__ = ["Shampoo", "parameter_groups"]
+__all__ = ["SOAP", "Shampoo", "parameter_groups"]
 
 
 class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
@@ -98,6 +99,8 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     >>> optimizer.step()
     """
 
+    _kind: ClassVar[type[Core]] = Core
+
     def __init__(
         self,
         params: torch.nn.Module | Iterable[Any],
@@ -109,10 +112,10 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     ) -> None:
         check_keywords(options)
         given = {"betas": betas, "weight_decay": weight_decay, **options}
-        Core(rate(lr), **{name: plain(value) for name, value in given.items()})  # checks all options
+        self._kind(rate(lr), **{name: plain(value) for name, value in given.items()})  # checks all options
         shared = {name: plain(value) for name, value in options.items() if name in SHARED}
         own = {name: value for name, value in given.items() if name not in SHARED}
-        self._core: Core = Core(rate(lr), groups=self._options_of, **shared)
+        self._core: Core = self._kind(rate(lr), groups=self._options_of, **shared)
         self._whole = False  # until all groups are added
         self._keeper = Keeper()
         if isinstance(params, torch.nn.Module):
@@ -368,6 +371,38 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({name: value for name, value in state.items() if name != "state"})
         self._core = dataclasses.replace(self._core, groups=self._options_of)
+
+
+class SOAP(Shampoo):
+    """SOAP for torch, with the keywords of `matroot_optim.SOAP`; in all else like `Shampoo`.
+
+    Parameters
+    ----------
+    params : torch.nn.Module; or iterable of tensors, of pairs of a name and a tensor, or of dicts that define groups
+    lr : float, or tensor of one element
+        Take Adam's, or twice that.
+    betas : (float, float)
+    weight_decay : float
+    **options
+        Options of `matroot_optim.SOAP`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from matroot_optim.torch import SOAP
+    >>> model = torch.nn.Linear(3, 2)
+    >>> optimizer = SOAP(model, lr=3e-3)
+    >>> loss = model(torch.ones(4, 3)).square().mean()
+    >>> loss.backward()
+    >>> optimizer.step()
+    """
+
+    _kind = soap.SOAP
+
+    def __init__(
+        self, params: Any, lr: Any = 3e-3, *, betas: tuple[float, float] = (0.95, 0.95), **options: Any
+    ) -> None:
+        super().__init__(params, lr, betas=betas, **options)
 
 
 def _fill(optimizer: Shampoo, found: dict[str, Any]) -> None:

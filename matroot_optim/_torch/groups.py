@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from matroot_optim.options import RULES, SHARED, Options
+from matroot_optim.allowed import RULES
+from matroot_optim.options import SHARED, Options
 from matroot_optim.rules import as_plain
 
 #: Key of a group whose value, in a state dict, describes the cuts of its parameters.

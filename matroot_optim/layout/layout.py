@@ -72,6 +72,11 @@ class Leaf:
         return tuple(exponent if isinstance(exponent, Fraction) else usual for exponent in chosen)
 
     @property
+    def in_basis(self) -> bool:
+        """True if the second moment is kept in eigenbases of the statistics."""
+        return self.options.algorithm == "soap" and bool(self.axes)
+
+    @property
     def averages_gradients(self) -> bool:
         """True if the momentum averages gradients, not directions."""
         return self.has_momentum and self.options.momentum_of == "gradient"
@@ -103,6 +108,11 @@ class Stack:
     def blocks(self) -> int:
         """Number of blocks."""
         return self.members[-1].stop
+
+    @property
+    def in_basis(self) -> bool:
+        """True if the array "root" of a dimension holds the eigenbases of its statistics, and no roots."""
+        return self.options.algorithm == "soap"
 
     def exponent(self, axis: int) -> Fraction:
         """Return the exponent of the roots of one dimension."""
@@ -265,13 +275,23 @@ def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str
 
 def _kind(leaf: Leaf) -> Any:
     o = leaf.options
-    first_order = (o.graft, o.graft_normalize, o.beta2_of_graft, leaf.has_moment)
+    first_order = (leaf.in_basis, o.graft, o.graft_normalize, o.beta2_of_graft, leaf.has_moment)
     return (leaf.place, leaf.dtype, o.momentum, o.momentum_of, o.bias_correction, o.decay, o.clip_rms, *first_order)
 
 
 def _stack_key(leaf: Leaf, region: Region) -> Any:
     o = leaf.options
-    treated = (o.betas[1], o.bias_correction, o.rule, o.root_tolerance, o.root_method, o.root_dtype, o.root_device)
+    treated = (
+        o.algorithm,
+        o.basis,
+        o.betas[1],
+        o.bias_correction,
+        o.rule,
+        o.root_tolerance,
+        o.root_method,
+        o.root_dtype,
+        o.root_device,
+    )
     return (leaf.place, leaf.dtype, region.size, leaf.axes, leaf.exponents, treated)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, copy, is_jax, like, to_host
+from matroot_optim.arrays import Array, copy, is_jax, like, namespace, to_host
 from matroot_optim.entries import BOOKS, Pending, fresh_marks
 from matroot_optim.layout.layout import Layout, Stack
 from matroot_optim.options import Options
@@ -15,6 +17,7 @@ from matroot_optim.refresh.engines import Engine, Failure
 from matroot_optim.refresh.jobs import FACTS, RootJob, stack_jobs, stale_error
 from matroot_optim.refresh.phases import due, wanted
 from matroot_optim.rules import Rule, in_units, stronger, with_cut
+from matroot_optim.step.bases import moved_moments, overlaps
 from matroot_optim.step.grafting import bias_correction
 from matroot_optim.step.statistics import unpack
 
@@ -61,6 +64,8 @@ def _jobs(
     useful = (accumulated > 0) & np.asarray(to_host(abs(rows).sum(-1)) > 0)  # a zero matrix has no inverse root
     if not useful.all():
         index, rows, accumulated = index[useful], take_rows(rows, np.flatnonzero(useful)), accumulated[useful]
+    if stack.in_basis:
+        return _basis_jobs(arrays, stack, axis, index, rows, when)
     if o.bias_correction and o.betas[1] < 1.0:
         scale = bias_correction(o.betas[1], accumulated.astype(np.float64))
         rows = rows / like(scale.astype(stack.dtype), rows)[:, None]
@@ -71,6 +76,31 @@ def _jobs(
     for rule, at in rules_of(stack, axis, arrays[f"{key}/failures"][index], accumulated, units):
         matrix = rows if len(at) == len(index) else take_rows(rows, at)
         jobs.append(RootJob(key, index[at], matrix, stack.exponent(axis), rule, when, o.root_method, o.root_dtype))
+    return jobs
+
+
+def _basis_jobs(arrays: Arrays, stack: Stack, axis: int, index: Any, rows: Array, when: int) -> list[RootJob]:
+    """Return the jobs for the eigenbases of these blocks."""
+    key = stack.axis_name(axis)
+    Q = take_rows(arrays[f"{key}/root"], index)
+    Q = to_host(Q) if stack.options.root_device == "host" else Q
+    tasks = basis_tasks(key, stack, rows, Q, arrays[f"{key}/taken"][index], when)
+    return [replace(job, index=index[job.index]) for job in tasks]
+
+
+def basis_tasks(key: str, stack: Stack, rows: Array, Q: Array, taken: Any, when: int) -> list[RootJob]:
+    """Return jobs for bases, decompositions and refinements of the old Q; their indices are positions in `rows`."""
+    o, jobs = stack.options, []
+    first = (taken <= 0) | (o.basis == "eigh")
+    for task, mask in {"eigh": first, "qr": ~first}.items():
+        at = np.flatnonzero(mask)
+        if not at.size:
+            continue
+        matrix = take_rows(rows, at)
+        if task == "qr":
+            old = take_rows(Q, at)
+            matrix = namespace(matrix).concat([matrix, old.reshape(len(at), -1)], axis=1)
+        jobs.append(RootJob(key, at, matrix, Fraction(-1), 0.0, when, o.root_method, o.root_dtype, task))
     return jobs
 
 
@@ -128,7 +158,7 @@ def submit(engine: Engine, jobs: Sequence[RootJob], step: int) -> list[Pending]:
 
 
 def _without_matrix(job: RootJob) -> RootJob:
-    return RootJob(job.key, job.index, None, job.exponent, job.regularization, job.due, job.method, job.dtype)
+    return replace(job, matrix=None)
 
 
 def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str]) -> Arrays:
@@ -137,7 +167,7 @@ def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str
     `own` holds the names of the arrays that may be overwritten.
     """
     answer = pending.answer()
-    tolerance = {s.axis_name(axis): s.options.root_tolerance for s, axis in layout.factors}
+    factors = {s.axis_name(axis): (s, axis) for s, axis in layout.factors}
     new: Arrays = {}
     start = 0
     for job in pending.jobs:
@@ -148,13 +178,21 @@ def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str
             books["skipped"][job.index] += 1
         else:
             facts = {name: values[part] for name, values in answer.facts.items()}
-            certified = gate(answer.root[part], facts["residual"], tolerance[job.key])
+            stack, axis = factors[job.key]
+            certified = gate(answer.root[part], facts["residual"], stack.options.root_tolerance)
             good = enter(books, job, pending.submitted, facts, certified)
             if good.any():
                 name = f"{job.key}/root"
                 root = answer.root[part] if good.all() else take_rows(answer.root[part], np.flatnonzero(good))
-                values = like_or_same(unpack(root), arrays[name])
-                new[name] = put_rows(arrays[name], job.index[good], values, name in own)
+                n, rows = stack.shape[axis], job.index[good]
+                values = like_or_same(root.reshape(-1, n, n) if stack.in_basis else unpack(root), arrays[name])
+                decomposed = np.flatnonzero(facts["n_iter"][good] == 0) if stack.in_basis else ()
+                if len(decomposed):  # columns of refined bases stay where they were
+                    old = take_rows(arrays[name], rows[decomposed])
+                    now = values if len(decomposed) == len(rows) else take_rows(values, decomposed)
+                    squares = overlaps(old, now)
+                    new.update(moved_moments(layout, {**arrays, **new}, stack, axis, rows[decomposed], squares))
+                new[name] = put_rows(arrays[name], rows, values, name in own)
         new.update({f"{job.key}/{name}": values for name, values in books.items()})
     return new
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from matroot import RootTracker
 from matroot_optim.refresh.engines import InlineEngine
-from matroot_optim.refresh.jobs import RootAnswer, RootBatch, answered
+from matroot_optim.refresh.jobs import RootAnswer, RootBatch, answered, compute
 
 
 class WarmEngine(InlineEngine):
@@ -39,6 +39,8 @@ class WarmEngine(InlineEngine):
         self._trackers: dict[Any, tuple[Any, RootTracker]] = {}
 
     def answer(self, batch: RootBatch) -> RootAnswer:
+        if batch.task != "root":
+            return compute(batch)
         key = (batch.members, batch.matrix.shape, batch.exponent, batch.dtype)
         rule, tracker = self._trackers.get(key, (None, None))
         if tracker is None or rule != batch.regularization:  # another ridge gives another matrix

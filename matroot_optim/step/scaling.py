@@ -95,7 +95,9 @@ def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int])
             for axis in stack.axes:
                 key = stack.axis_name(axis)
                 now = {part: arrays[f"{key}/{part}"][rows] for part in ("statistic", "taken", "root")}
-                changed = {"statistic": scaled(now["statistic"], -2 * shift[i]), "taken": wanted_again(now["taken"])}
+                changed = {"statistic": scaled(now["statistic"], -2 * shift[i])}
+                if not stack.in_basis:  # a basis has no unit
+                    changed["taken"] = wanted_again(now["taken"])
                 if leaf.options.graft == "none":
                     changed["root"] = now["root"] * 0
                 for part, values in changed.items():

@@ -14,6 +14,7 @@ from matroot_optim.options import RULES
 
 WRONG = {
     "learning_rate": ["fast", -1.0, float("nan"), True],
+    "algorithm": ["adam", None],
     "betas": [(0.9,), (1.0, 0.9), (0.9, 1.1), 0.9, (-0.1, 0.9), None],
     "momentum": ["adam", None, 0.9],
     "momentum_of": ["step", None],
@@ -35,7 +36,8 @@ WRONG = {
     "schedule": ["sometimes"],
     "stale_tolerance": [0.0],
     "ridge": [-1e-6, 2.0, None],
-    "regularization": (-0.1, 1.5, "ridge", True, {"rule": "Ride"}),
+    "regularization": [-0.1, 1.5, "ridge", True, {"rule": "Ride"}],
+    "basis": ["svd", None],
     "root_tolerance": [0.0, -1],
     "root_method": ["", 3],
     "root_dtype": ["float16", np.float64],
