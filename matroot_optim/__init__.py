@@ -1,6 +1,7 @@
 """matroot_optim: Shampoo and its kin for any array framework, on matroot's certified roots."""
 
 from matroot_optim.diagnostics import Diagnostics
+from matroot_optim.kl_shampoo import KLShampoo
 from matroot_optim.options import Options
 from matroot_optim.refresh.engines import ExecutorEngine, InlineEngine
 from matroot_optim.refresh.jobs import RootAnswer, RootBatch, RootJob
@@ -14,6 +15,7 @@ __all__ = [
     "Diagnostics",
     "ExecutorEngine",
     "InlineEngine",
+    "KLShampoo",
     "Options",
     "RootAnswer",
     "RootBatch",

@@ -12,6 +12,7 @@ from matroot_optim.rules import as_rule
 GRAFTS = ("none", "sgd", "adagrad", "rmsprop", "adam", "sqrt_n", "trust_ratio")
 MOMENTA = ("none", "heavy_ball", "nesterov", "ema")
 MOMENTUM_OF = ("gradient", "direction")
+STATISTICS_OF = ("gradient", "whitened")
 ALGORITHMS = ("shampoo", "soap")
 BASES = ("qr", "eigh")
 #: First-order methods that SOAP can apply in the eigenbasis: those with a second moment.
@@ -105,6 +106,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "preconditioned_dims": ("'auto', 'all', 'one_sided', 'none' or a tuple of different dimensions", _is_dims),
     "precondition_vectors": _FLAG,
     "exponent": ("None or a fraction in [-1, 0) with a denominator up to 64, or a tuple of these", _is_exponent),
+    "statistics_of": one_of(STATISTICS_OF),
     "statistics_every": _COUNT,
     "refresh_every": ("an int >= 1 or a function of the step", lambda v: callable(v) or (is_int(v) and v >= 1)),
     "refresh_growth": ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1),

@@ -21,6 +21,7 @@ from matroot_optim.diagnostics import Diagnostics, diagnose
 from matroot_optim.entries import BOOKS, OF_LEAF
 from matroot_optim.jit.step import Plan as Static
 from matroot_optim.jit.step import advance, initial, to_jax
+from matroot_optim.kl_shampoo import KLShampoo
 from matroot_optim.layout.layout import make_layout
 from matroot_optim.layout.trees import flatten
 from matroot_optim.options import Options
@@ -91,6 +92,24 @@ def scale_by_soap(*, roots: str = "callback", **options: Any) -> optax.GradientT
         An option is wrong, or not possible under jit.
     """
     return _transformation(SOAP(1.0, **options), roots)
+
+
+def scale_by_kl_shampoo(*, roots: str = "callback", **options: Any) -> optax.GradientTransformation:
+    """Scale gradients to KL-Shampoo's direction, momentum included; chain with a learning rate.
+
+    Parameters
+    ----------
+    roots : {"callback", "graph", "host"}
+        As in `scale_by_shampoo`. With "host", roots that the first steps want are there from the second step on.
+    **options
+        Options of `matroot_optim.KLShampoo`, except learning_rate, weight_decay and engine.
+
+    Raises
+    ------
+    ValueError
+        An option is wrong, or not possible under jit.
+    """
+    return _transformation(KLShampoo(1.0, **options), roots)
 
 
 def _transformation(config: Shampoo, roots: str) -> optax.GradientTransformation:

@@ -42,6 +42,7 @@ class Options:
     preconditioned_dims: str | tuple[int, ...] = "auto"
     precondition_vectors: bool = False
     exponent: Fraction | float | str | tuple[Any, ...] | None = Fraction(-1, 3)
+    statistics_of: str = "gradient"
     statistics_every: int = 1
 
     refresh_every: int | Callable[[int], int] = 10
@@ -113,6 +114,11 @@ class Options:
     def lag(self) -> int:
         """Steps between the submission of a root and its use."""
         return int(self.engine.lag) if self.engine is not None else 0
+
+    @property
+    def first_root_step(self) -> int:
+        """The step from which roots are used, if only for the statistics."""
+        return 1 if self.statistics_of == "whitened" else self.first_shampoo_step
 
     @property
     def first_shampoo_step(self) -> int:
@@ -205,7 +211,14 @@ class Options:
 
 
 def _check_together(options: Options) -> None:
-    """Raise for options that SOAP has no use for."""
+    """Raise for options that exclude each other."""
+    exponents = options.exponent if isinstance(options.exponent, tuple) else (options.exponent,)
+    half = {Fraction(-1, 2), None}.issuperset(exponents)
+    if options.statistics_of == "whitened" and not (half and options.algorithm == "shampoo"):
+        raise ValueError(
+            f"statistics_of must be 'gradient' under SOAP, and for exponents other than -1/2, got 'whitened' for the "
+            f"exponent {options.exponent}"
+        )
     if options.algorithm != "soap":
         return
     for name, allowed in {"graft": IN_BASIS, "momentum_of": ("gradient",), "schedule": SCHEDULES[:2]}.items():

@@ -81,6 +81,9 @@ class Shampoo(Options):
     exponent : float, Fraction, str, or tuple of them, optional
         Exponent of every root; None gives -1/(2r) for r preconditioned dimensions, as in the theory. A tuple has one
         entry for each dimension of the merged shape.
+    statistics_of : {"gradient", "whitened"}
+        "whitened" is KL-Shampoo: products of the gradient that the roots of the other dimensions have whitened, divided
+        by the number of summands. The exponent must be -1/2 or None, which is -1/2 then.
     statistics_every : int
         Steps between two gradients that enter the statistics.
     refresh_every : int or callable

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, ClassVar
 
 import torch
 from torch.nn.parameter import is_lazy
 
 from matroot import ConditionTracker
-from matroot_optim import soap
+from matroot_optim import kl_shampoo, soap
 from matroot_optim._torch.groups import (
     META,
     OF_GROUP,
@@ -26,7 +25,7 @@ from matroot_optim._torch.groups import (
 )
 from matroot_optim._torch.keeper import Keeper, layout_of, names_of, parameters
 from matroot_optim._torch.modules import parameter_groups
-from matroot_optim._torch.parameters import check_parameters, refusal
+from matroot_optim._torch.parameters import check_parameters, dense, full_precision
 from matroot_optim._torch.records import (
     check_outline,
     cuts_from_leaves,
@@ -44,7 +43,7 @@ from matroot_optim.shampoo import add_into
 from matroot_optim.state import State
 from matroot_optim.step.momentum import Rates
 
-__all__ = ["SOAP", "Shampoo", "parameter_groups"]
+__all__ = ["SOAP", "KLShampoo", "Shampoo", "parameter_groups"]
 
 
 class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
@@ -207,11 +206,11 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     def _step(self) -> None:
         state = self._current()
         params = parameters(self.param_groups)
-        grads = {path: _dense(path, p.grad) for path, p in params.items() if p.grad is not None}
+        grads = {path: dense(path, p.grad) for path, p in params.items() if p.grad is not None}
         weights = {path: p.detach() for path, p in params.items()}
         layout = state.layout
         g, W = layout.align(grads, "grads"), layout.align(weights, "params")
-        with _full_precision(weights.values()):
+        with full_precision(weights.values()):
             moves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=self._rates(layout))
         alike: dict[Any, tuple[list[Any], list[Any]]] = {}  # by device, for one call each
         for (path, W), move in zip(weights.items(), moves, strict=True):
@@ -405,6 +404,12 @@ class SOAP(Shampoo):
         super().__init__(params, lr, betas=betas, **options)
 
 
+class KLShampoo(Shampoo):
+    """KL-Shampoo for torch, with the keywords of `matroot_optim.KLShampoo`; in all else like `Shampoo`."""
+
+    _kind = kl_shampoo.KLShampoo
+
+
 def _fill(optimizer: Shampoo, found: dict[str, Any]) -> None:
     """Put the state and the cuts of the parameters into the dict that torch has made."""
     layout, keeper, groups = optimizer._current().layout, optimizer._keeper, found["param_groups"]
@@ -416,21 +421,3 @@ def _fill(optimizer: Shampoo, found: dict[str, Any]) -> None:
     for group in groups:
         group.update(saved_options(group))
         group[META] = cuts_to_text([next(leaves) for _ in group["params"]], pending)
-
-
-@contextmanager
-def _full_precision(tensors: Iterable[Any]) -> Iterator[None]:
-    """Turn autocast off on the devices of these tensors, so that ``torch.autocast`` does not change a step."""
-    with ExitStack() as stack:
-        for kind in {x.device.type for x in tensors}:
-            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        yield
-
-
-def _dense(path: str, grad: Any) -> Any:
-    if grad.layout != torch.strided:
-        raise TypeError(f"the gradient of parameter {path!r} must be dense, got layout {grad.layout}; use sparse=False")
-    if type(grad) is not torch.Tensor and (found := refusal(grad)) is not None:
-        raise TypeError(f"the gradient of parameter {path!r} must be a plain dense tensor, got {found}")
-    return grad.detach()

@@ -26,6 +26,7 @@ from matroot_optim.step.grafting import bias_correction
 from matroot_optim.step.momentum import Rates, with_l2
 from matroot_optim.step.scaling import decay, exponents, scaled_traced, wanted_again
 from matroot_optim.step.stages import Step, stacked_gradients, update_statistics, updates
+from matroot_optim.step.whitening import share_of_units
 
 Arrays = dict[str, Array]
 #: Larger norms are reduced to this value.
@@ -159,13 +160,19 @@ def _in_new_units(layout: Layout, arrays: Arrays, shift: Array) -> Arrays:
     for stack, axis in layout.factors:
         key = stack.axis_name(axis)
         rows = jnp.concatenate([jnp.full(m.stop - m.start, shift[m.leaf]) for m in stack.members])
-        new[f"{key}/statistic"] = scaled_traced(arrays[f"{key}/statistic"], -2 * rows, 6)
+        power = share_of_units(stack, axis, rows) if stack.whitened else -2 * rows
+        new[f"{key}/statistic"] = scaled_traced(arrays[f"{key}/statistic"], power, 6)
         if stack.in_basis:
             continue
         taken = arrays[f"{key}/taken"]
         new[f"{key}/taken"] = jnp.where(rows != 0, wanted_again(taken, jnp), taken)
-        if stack.options.graft == "none":
-            new[f"{key}/root"] = arrays[f"{key}/root"] * (rows == 0)[:, None, None]
+        root = arrays[f"{key}/root"]
+        if stack.whitened:
+            half = 2.0 ** (-power % 2 / 2).astype(root.dtype)[:, None, None]
+            there = (taken != 0)[:, None, None]  # before that it is I
+            new[f"{key}/root"] = jnp.where(there, scaled_traced(root * half, -power // 2, 6), root)
+        elif stack.options.graft == "none":
+            new[f"{key}/root"] = root * (rows == 0)[:, None, None]
     return new
 
 
@@ -192,7 +199,7 @@ def _refresh(plan: Plan, arrays: Arrays, t: Any) -> Arrays:
     old = {name: arrays[name] for name in names}
     run = [_branch(plan, arrays, items, t) for items in table.sets]
     asked = [jnp.any(arrays[f"{stack.axis_name(axis)}/taken"] < 0) for stack, axis in plan.layout.factors]
-    number = table.at(t, plan.options.first_shampoo_step, jnp.any(jnp.stack(asked)))
+    number = table.at(t, plan.options.first_root_step, jnp.any(jnp.stack(asked)))
     return dict(jax.lax.switch(number, run, old))
 
 

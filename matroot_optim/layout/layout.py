@@ -68,6 +68,8 @@ class Leaf:
     def exponents(self) -> tuple[Fraction, ...]:
         """Exponent of the root of every preconditioned dimension: -1/(2r) for r of them, if the options have none."""
         given, usual = self.options.exponent, Fraction(-1, 2 * max(1, len(self.axes)))
+        if self.options.statistics_of == "whitened":
+            return (Fraction(-1, 2),) * len(self.axes)
         chosen = [given[axis] if isinstance(given, tuple) else given for axis in self.axes]
         return tuple(exponent if isinstance(exponent, Fraction) else usual for exponent in chosen)
 
@@ -113,6 +115,11 @@ class Stack:
     def in_basis(self) -> bool:
         """True if the array "root" of a dimension holds the eigenbases of its statistics, and no roots."""
         return self.options.algorithm == "soap"
+
+    @property
+    def whitened(self) -> bool:
+        """True if the statistics are of the gradient whitened by the roots of the other dimensions."""
+        return self.options.statistics_of == "whitened"
 
     def exponent(self, axis: int) -> Fraction:
         """Return the exponent of the roots of one dimension."""
@@ -284,6 +291,7 @@ def _stack_key(leaf: Leaf, region: Region) -> Any:
     treated = (
         o.algorithm,
         o.basis,
+        o.statistics_of,
         o.betas[1],
         o.bias_correction,
         o.rule,

@@ -34,7 +34,7 @@ def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tup
     for stack, axis in layout.factors:
         key = stack.axis_name(axis)
         mark, taken = arrays[f"{key}/mark"], arrays[f"{key}/taken"]
-        start = stack.options.first_shampoo_step
+        start = stack.options.first_root_step
         waiting = mark.min() > step - interval and taken.min() >= 0  # most stacks at most steps: skip the masks
         if waiting and not grown and step != max(1, start - options.lag):
             continue

@@ -23,6 +23,7 @@ from matroot_optim.step.momentum import Rates, clip_rms, momentum, with_decay
 from matroot_optim.step.precondition import precondition
 from matroot_optim.step.scaling import scaled, scaled_traced, unit_of_direction
 from matroot_optim.step.statistics import accumulate, gram
+from matroot_optim.step.whitening import whitened_gram
 
 Arrays = dict[str, Array]
 
@@ -74,7 +75,8 @@ def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
         for axis in s.axes:
             name = f"{s.axis_name(axis)}/statistic"
             old = step.arrays[name]
-            A = accumulate(old, gram(G, axis, xp), beta, step.donate and keep_all)
+            new_gram = whitened_gram(s, step.arrays, G, axis, xp) if s.whitened else gram(G, axis, xp)
+            A = accumulate(old, new_gram, beta, step.donate and keep_all)
             new[name] = A if keep_all else xp.where(block_mask(s, step.active, G)[:, None], A, old)
     return new
 
