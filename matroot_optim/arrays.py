@@ -71,6 +71,11 @@ def _torch() -> Any:
     )
 
 
+def linalg(x: Array) -> Any:
+    """Return the module with `eigh` and `qr` for stacks of matrices like `x`."""
+    return sys.modules["torch"].linalg if is_torch(x) else namespace(x).linalg
+
+
 def dtype_name(x: Array) -> str:
     """Return the bare name of the dtype of `x`: "float32", "bfloat16", ..."""
     return _bare_name(x.dtype)

@@ -118,6 +118,12 @@ def fresh_factor(stack: Stack, axis: int, x: Array) -> dict[str, Array]:
     return arrays
 
 
+def answer_size(stack: Stack, axis: int) -> int:
+    """Return the length of a root of one dimension in an answer: packed, or n^2 for a basis."""
+    n = stack.shape[axis]
+    return n**2 if stack.in_basis else packed_size(n)
+
+
 def fresh_marks(layout: Layout, interval: int, schedule: str) -> dict[str, Array]:
     """Return the first mark of every root, with phases distributed over the roots of all stacks."""
     sizes = [stack.shape[axis] for stack, axis in layout.factors for _ in range(stack.blocks)]

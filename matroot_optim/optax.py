@@ -21,13 +21,16 @@ from matroot_optim.diagnostics import Diagnostics, diagnose
 from matroot_optim.entries import BOOKS, OF_LEAF
 from matroot_optim.jit.step import Plan as Static
 from matroot_optim.jit.step import advance, initial, to_jax
+from matroot_optim.kl_shampoo import KLShampoo
 from matroot_optim.layout.layout import make_layout
 from matroot_optim.layout.trees import flatten
 from matroot_optim.options import Options
 from matroot_optim.plan import Plan, Row, make_plan, warn_if_large
 from matroot_optim.refresh.due import due_jobs, install, submit
 from matroot_optim.refresh.jobs import FACTS
+from matroot_optim.rules import relative_ridge
 from matroot_optim.shampoo import Shampoo
+from matroot_optim.soap import SOAP
 from matroot_optim.state import State
 
 ROOTS = ("callback", "graph", "host")
@@ -70,9 +73,48 @@ def scale_by_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gradie
     ValueError
         An option is wrong, or not possible under jit.
     """
+    return _transformation(Shampoo(1.0, **options), roots)
+
+
+def scale_by_soap(*, roots: str = "callback", **options: Any) -> optax.GradientTransformation:
+    """Scale gradients to SOAP's direction, momentum included; chain with a learning rate.
+
+    Parameters
+    ----------
+    roots : {"callback", "graph", "host"}
+        Place of the bases' computation, as in `scale_by_shampoo`; "graph" has the precision of the statistics.
+    **options
+        Options of `matroot_optim.SOAP`, except learning_rate, weight_decay and engine.
+
+    Raises
+    ------
+    ValueError
+        An option is wrong, or not possible under jit.
+    """
+    return _transformation(SOAP(1.0, **options), roots)
+
+
+def scale_by_kl_shampoo(*, roots: str = "callback", **options: Any) -> optax.GradientTransformation:
+    """Scale gradients to KL-Shampoo's direction, momentum included; chain with a learning rate.
+
+    Parameters
+    ----------
+    roots : {"callback", "graph", "host"}
+        As in `scale_by_shampoo`. With "host", roots that the first steps want are there from the second step on.
+    **options
+        Options of `matroot_optim.KLShampoo`, except learning_rate, weight_decay and engine.
+
+    Raises
+    ------
+    ValueError
+        An option is wrong, or not possible under jit.
+    """
+    return _transformation(KLShampoo(1.0, **options), roots)
+
+
+def _transformation(config: Shampoo, roots: str) -> optax.GradientTransformation:
     if roots not in ROOTS:
         raise ValueError(f"roots must be one of {', '.join(map(repr, ROOTS))}, got {roots!r}")
-    config = Shampoo(1.0, **options)
     _check(config, roots)
 
     def init(params: Any) -> ShampooState:
@@ -129,15 +171,43 @@ def shampoo(
     >>> params = optax.apply_updates(params, updates)
     """
     options = {**options.pop("options", {}), **options}  # inject_hyperparams passes keywords on as one dict
+    return _chained(scale_by_shampoo(roots=roots, **options), learning_rate, weight_decay, mask)
+
+
+def soap(
+    learning_rate: Any, weight_decay: Any = 0.0, *, mask: Any = None, roots: str = "callback", **options: Any
+) -> optax.GradientTransformation:
+    """Chain `scale_by_soap` with decoupled weight decay and a learning rate.
+
+    Parameters
+    ----------
+    learning_rate : float, array or schedule
+        Take Adam's, or twice that.
+    weight_decay, mask, roots
+        As for `shampoo`.
+    **options
+        Options of `matroot_optim.SOAP`.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from matroot_optim.optax import soap
+    >>> tx = soap(1e-2)
+    >>> params = {"w": jnp.ones((3, 2))}
+    >>> state = tx.init(params)
+    >>> grads = jax.grad(lambda p: (p["w"] ** 2).sum())(params)
+    >>> updates, state = jax.jit(tx.update)(grads, state, params)
+    """
+    options = {**options.pop("options", {}), **options}
+    return _chained(scale_by_soap(roots=roots, **options), learning_rate, weight_decay, mask)
+
+
+def _chained(direction: Any, learning_rate: Any, weight_decay: Any, mask: Any) -> optax.GradientTransformation:
     if callable(learning_rate):
         rate = optax.scale_by_schedule(lambda count: -learning_rate(count))
     else:
         rate = optax.scale(-learning_rate)
-    return optax.chain(
-        scale_by_shampoo(roots=roots, **options),
-        optax.add_decayed_weights(weight_decay, mask),
-        rate,
-    )
+    return optax.chain(direction, optax.add_decayed_weights(weight_decay, mask), rate)
 
 
 def _check(config: Options, roots: str) -> None:
@@ -147,6 +217,7 @@ def _check(config: Options, roots: str) -> None:
         "schedule": config.schedule == "residual" and roots != "host",
         "on_nonfinite": config.on_nonfinite == "raise",
         "engine": config.engine is not None and (roots != "host" or config.engine.lag != 0),
+        "regularization": relative_ridge(config.rule) is None and roots == "graph",
         "root_device": config.root_device == "device" and roots != "host",
         "weight_decay": config.weight_decay != 0 and config.decay != "l2",
     }
@@ -155,6 +226,7 @@ def _check(config: Options, roots: str) -> None:
         "schedule": "'staggered' or 'interval' under jit",
         "on_nonfinite": "'skip' or 'propagate' under jit",
         "engine": "None under jit, and of lag 0 with roots='host'",
+        "regularization": "a number, or a Ridge without an absolute size, with roots='graph'",
         "root_device": "'host' with roots='callback' or 'graph', which say themselves where roots are computed",
         "weight_decay": "given to shampoo, or chained as optax.add_decayed_weights, unless decay is 'l2'",
     }
@@ -194,7 +266,7 @@ def refresh_roots(opt_state: Any) -> Any:
 
     def change(state: ShampooState) -> ShampooState:
         options, core = state.plan.options, state.core
-        t = core.step + 1
+        t = core.step + (options.algorithm != "soap")  # SOAP renews its bases at the end of a step
         jobs, books = due_jobs(options, core.layout, core.arrays, t)
         arrays = {**core.arrays, **books}
         engine = options.running_engine  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The options of Shampoo: defaults, allowed values, and conversion to and from JSON."""
+"""The options of Shampoo: defaults, derived values, and conversion to and from JSON."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Self
 
-GRAFTS = ("none", "sgd", "adagrad", "rmsprop", "adam", "sqrt_n", "trust_ratio")
-MOMENTA = ("none", "heavy_ball", "nesterov", "ema")
-MOMENTUM_OF = ("gradient", "direction")
-DECAYS = ("decoupled", "l2", "independent")
-SCHEDULES = ("staggered", "interval", "residual")
-NONFINITE = ("skip", "raise", "propagate")
+from matroot_optim.allowed import IN_BASIS, RULES, SCHEDULES, as_exponent, is_int, one_of
+from matroot_optim.rules import Rule, as_plain, as_rule
 
 #: Options that hold for the whole optimizer and cannot be set for one parameter.
 SHARED = frozenset(
-    "refresh_every refresh_growth schedule stale_tolerance statistics_every start_step mix_steps clip_norm "
+    "algorithm refresh_every refresh_growth schedule stale_tolerance statistics_every start_step mix_steps clip_norm "
     "on_nonfinite groups engine".split()
 )
 
@@ -29,6 +25,7 @@ class Options:
     """Options of Shampoo, checked on construction. `Shampoo` documents each option."""
 
     learning_rate: float | Callable[[int], float] = dataclasses.field(kw_only=False)
+    algorithm: str = "shampoo"
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: str = "ema"
     momentum_of: str = "gradient"
@@ -44,7 +41,8 @@ class Options:
     max_preconditioned_dim: int | None = 8192
     preconditioned_dims: str | tuple[int, ...] = "auto"
     precondition_vectors: bool = False
-    exponent: Fraction | float | str | None = Fraction(-1, 3)
+    exponent: Fraction | float | str | tuple[Any, ...] | None = Fraction(-1, 3)
+    statistics_of: str = "gradient"
     statistics_every: int = 1
 
     refresh_every: int | Callable[[int], int] = 10
@@ -52,6 +50,8 @@ class Options:
     schedule: str = "staggered"
     stale_tolerance: float = 0.1
     ridge: float = 1e-6
+    regularization: Any = None
+    basis: str = "qr"
     root_tolerance: float = 0.1
     root_method: str = "auto"
     root_dtype: str = "float64"
@@ -81,15 +81,23 @@ class Options:
         put = object.__setattr__
         for name in RULES:
             value = getattr(self, name)
-            if name == "exponent" and value is not None:
-                put(self, name, _fraction(value))
+            if name == "exponent":
+                put(self, name, as_exponent(value))
+            elif name == "regularization" and value is not None:
+                put(self, name, as_rule(value))
             elif isinstance(value, Fraction):
                 put(self, name, float(value))
+        _check_together(self)
         put(self, "betas", tuple(float(beta) for beta in self.betas))
         if not isinstance(self.preconditioned_dims, str):
             put(self, "preconditioned_dims", tuple(self.preconditioned_dims))
 
     # Derived values.
+
+    @property
+    def rule(self) -> Rule:
+        """Regularization of the roots: `regularization`, or the relative ridge."""
+        return float(self.ridge) if self.regularization is None else self.regularization
 
     @property
     def beta2_of_graft(self) -> float:
@@ -108,8 +116,15 @@ class Options:
         return int(self.engine.lag) if self.engine is not None else 0
 
     @property
+    def first_root_step(self) -> int:
+        """The step from which roots are used, if only for the statistics."""
+        return 1 if self.statistics_of == "whitened" else self.first_shampoo_step
+
+    @property
     def first_shampoo_step(self) -> int:
         """The step, counted from 1, from which Shampoo moves the weights."""
+        if self.algorithm == "soap":
+            return 1
         if self.start_step is not None:
             return self.start_step
         if self.graft == "none":
@@ -128,7 +143,7 @@ class Options:
         """
         every = self.refresh_every
         value = every(step) if callable(every) else every
-        if not _is_int(value) or value < 1:
+        if not is_int(value) or value < 1:
             raise ValueError(f"refresh_every must give an int >= 1, got {value!r} at step {step}")
         while value > 1 and value > self.refresh_growth * step and self.refresh_growth:
             value //= 2
@@ -179,7 +194,7 @@ class Options:
                     f"{field.name} must be plain data to be written as JSON, got {value!r}; "
                     f"use dataclasses.replace(opt, {field.name}=...) first and give it back to from_json"
                 )
-            values[field.name] = str(value) if isinstance(value, Fraction) else value
+            values[field.name] = plain_option(value)
         return json.dumps(values)
 
     @classmethod
@@ -195,89 +210,24 @@ class Options:
         return cls(**{**values, **changes})
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _check_together(options: Options) -> None:
+    """Raise for options that exclude each other."""
+    exponents = options.exponent if isinstance(options.exponent, tuple) else (options.exponent,)
+    half = {Fraction(-1, 2), None}.issuperset(exponents)
+    if options.statistics_of == "whitened" and not (half and options.algorithm == "shampoo"):
+        raise ValueError(
+            f"statistics_of must be 'gradient' under SOAP, and for exponents other than -1/2, got 'whitened' for the "
+            f"exponent {options.exponent}"
+        )
+    if options.algorithm != "soap":
+        return
+    for name, allowed in {"graft": IN_BASIS, "momentum_of": ("gradient",), "schedule": SCHEDULES[:2]}.items():
+        if getattr(options, name) not in allowed:
+            raise ValueError(f"{name} must be {one_of(allowed)[0]} under SOAP, got {getattr(options, name)!r}")
 
 
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int | float | Fraction) and math.isfinite(value)
-
-
-def _fraction(value: Any) -> Fraction:
-    exact = Fraction(value)
-    near = exact.limit_denominator(64)
-    if abs(near - exact) > Fraction(1, 10**6):  # accepts -0.3333333 as -1/3, refuses -0.123457
-        raise ValueError
-    return near
-
-
-def _is_exponent(value: Any) -> bool:
-    return value is None or (not isinstance(value, bool) and -1 <= _fraction(value) < 0)
-
-
-def _is_dims(value: Any) -> bool:
-    if isinstance(value, str):
-        return value in ("auto", "all", "one_sided", "none")
-    return isinstance(value, tuple | list) and all(_is_int(i) for i in value) and len(set(value)) == len(value)
-
-
-def _is_engine(value: Any) -> bool:
-    complete = all(callable(getattr(value, name, None)) for name in ("submit", "collect"))
-    return value is None or (complete and _is_int(getattr(value, "lag", None)) and value.lag >= 0)
-
-
-def _one_of(names: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
-    return "one of " + ", ".join(map(repr, names)), lambda value: value in names
-
-
-_FLAG = ("True or False", lambda value: isinstance(value, bool))
-_POSITIVE = ("a number > 0", lambda value: _is_number(value) and value > 0)
-_POSITIVE_OR_NONE = ("a number > 0 or None", lambda value: value is None or (_is_number(value) and value > 0))
-_COUNT = ("an int >= 1", lambda value: _is_int(value) and value >= 1)
-_COUNT_OR_NONE = ("an int >= 1 or None", lambda value: value is None or (_is_int(value) and value >= 1))
-
-#: The allowed values of every option, in words and as a test.
-RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "learning_rate": ("a number >= 0 or a function of the step", lambda v: callable(v) or (_is_number(v) and v >= 0)),
-    "betas": (
-        "two numbers, the first in [0, 1), the second in [0, 1] (1 is the sum)",
-        lambda v: len(v) == 2 and all(map(_is_number, v)) and 0 <= v[0] < 1 and 0 <= v[1] <= 1,
-    ),
-    "momentum": _one_of(MOMENTA),
-    "momentum_of": _one_of(MOMENTUM_OF),
-    "bias_correction": _FLAG,
-    "weight_decay": ("a number >= 0", lambda v: _is_number(v) and v >= 0),
-    "decay": _one_of(DECAYS),
-    "clip_norm": _POSITIVE_OR_NONE,
-    "clip_rms": _POSITIVE_OR_NONE,
-    "block_size": _COUNT,
-    "block_aspect": ("None or a number >= 1", lambda v: v is None or (_is_number(v) and v >= 1)),
-    "merge": (
-        "'matrix', an int >= 1 or None",
-        lambda v: v == "matrix" if isinstance(v, str) else v is None or (_is_int(v) and v >= 1),
-    ),
-    "max_preconditioned_dim": _COUNT_OR_NONE,
-    "preconditioned_dims": ("'auto', 'all', 'one_sided', 'none' or a tuple of different dimensions", _is_dims),
-    "precondition_vectors": _FLAG,
-    "exponent": ("None or a fraction in [-1, 0) with a denominator up to 64", _is_exponent),
-    "statistics_every": _COUNT,
-    "refresh_every": ("an int >= 1 or a function of the step", lambda v: callable(v) or (_is_int(v) and v >= 1)),
-    "refresh_growth": ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1),
-    "schedule": _one_of(SCHEDULES),
-    "stale_tolerance": _POSITIVE,
-    "ridge": ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1),
-    "root_tolerance": _POSITIVE,
-    "root_method": ("the name of a method of matroot.solve", lambda v: isinstance(v, str) and v != ""),
-    "root_dtype": _one_of(("float64", "float32")),
-    "root_device": _one_of(("host", "device")),
-    "engine": ("None or an engine (an int lag >= 0, submit, collect)", _is_engine),
-    "graft": _one_of(GRAFTS),
-    "graft_normalize": _FLAG,
-    "graft_per_block": _FLAG,
-    "graft_beta": ("None or a number in [0, 1)", lambda v: v is None or (_is_number(v) and 0 <= v < 1)),
-    "graft_epsilon": ("a number in [0, 1)", lambda v: _is_number(v) and 0 <= v < 1),
-    "start_step": _COUNT_OR_NONE,
-    "mix_steps": ("an int >= 0", lambda v: _is_int(v) and v >= 0),
-    "on_nonfinite": _one_of(NONFINITE),
-    "groups": ("None or a function of the path", lambda v: v is None or callable(v)),
-}
+def plain_option(value: Any) -> Any:
+    """Return the value of an option as numbers, strings, lists and dicts, which the options accept too."""
+    if isinstance(value, Fraction):
+        return str(value)
+    return type(value)(map(plain_option, value)) if type(value) in (tuple, list) else as_plain(value)

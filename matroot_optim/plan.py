@@ -39,7 +39,8 @@ class Row:
     blocks : str
         "3 of 96 x 192", for each size.
     exponent : str
-        Exponent of every root, "" without roots.
+        Exponent of every root, "" without roots, "basis" under SOAP; where they differ, one for each preconditioned
+        dimension.
     numbers : float
         Numbers of state for each number of the parameter; Adam has 2.
     state_bytes, adam_bytes : int
@@ -152,22 +153,23 @@ def make_plan(layout: Layout, interval: int, *, measure: bool = False) -> Plan:
 
 def _row(leaf: Leaf, interval: int, seconds: Mapping[Any, float]) -> Row:
     size, sizes = math.prod(leaf.shape), Counter(block for _, block in leaf.blocks)
-    orders = [block[axis] for _, block in leaf.blocks for axis in leaf.axes]
+    roots = [(block[i], s) for _, block in leaf.blocks for i, s in zip(leaf.axes, leaf.exponents, strict=True)]
     state_bytes, adam_bytes = _state_bytes(leaf), _adam_bytes(leaf)
-    products = sum(4.0 * block[axis] * math.prod(block) for _, block in leaf.blocks for axis in leaf.axes)
+    each = 8.0 if leaf.in_basis else 4.0  # the statistic; the root, or into the basis twice and out of it
+    products = sum(each * block[axis] * math.prod(block) for _, block in leaf.blocks for axis in leaf.axes)
     return Row(
         leaf.path,
         leaf.shape,
         leaf.merged,
         _treatment(leaf),
         ", ".join(f"{count} of {' x '.join(map(str, block))}" for block, count in sizes.items()),
-        str(leaf.exponent) if leaf.axes else "",
+        "basis" if leaf.in_basis else ", ".join(map(str, dict.fromkeys(leaf.exponents))),
         2 * state_bytes / adam_bytes if size else 0.0,
         state_bytes,
         adam_bytes,
         products,
-        ROOT * sum(float(n) ** 3 for n in orders) / interval,
-        sum(seconds[n, leaf.exponent] for n in orders) / interval if seconds or not orders else math.nan,
+        ROOT * sum(float(n) ** 3 for n, _ in roots) / interval,
+        sum(seconds[root] for root in roots) / interval if seconds or not roots else math.nan,
     )
 
 
@@ -192,12 +194,15 @@ def _seconds(layout: Layout) -> dict[Any, float]:
     """Measure the seconds of one root for every order and exponent of the layout, on a matrix of the gallery."""
     found: dict[Any, float] = {}
     for stack, axis in layout.factors:
-        key = (stack.shape[axis], stack.exponent)
+        key = (stack.shape[axis], stack.exponent(axis))
         if key in found:
             continue
         A, _ = gallery.spd(key[0], 1e6, batch=(1,), rng=0)
-        o = stack.options
-        batch = RootBatch(pack(A), stack.exponent, o.ridge, o.root_method, o.root_dtype)
+        o, matrix, task = stack.options, pack(A), "root"
+        if stack.in_basis:
+            task = o.basis
+            matrix = matrix if task == "eigh" else np.concatenate([matrix, A.reshape(1, -1)], axis=1)
+        batch = RootBatch(matrix, stack.exponent(axis), o.rule, o.root_method, o.root_dtype, task=task)
         compute(batch)  # the first call of a size may compile
         begin = time.perf_counter()
         compute(batch)

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ from matroot_optim.presets import preset_options
 from matroot_optim.refresh.due import due_jobs, install, submit
 from matroot_optim.refresh.engines import Engine, InlineEngine
 from matroot_optim.state import State, fresh
+from matroot_optim.step.bases import moving
 from matroot_optim.step.momentum import Rates, with_l2
 from matroot_optim.step.scaling import decay, exponents, in_new_units, scaled
 from matroot_optim.step.stages import Step, stacked_gradients, update_statistics, updates
@@ -43,6 +44,8 @@ class Shampoo(Options):
     ----------
     learning_rate : float or callable
         A number, or a function of the step counted from 0. With the default graft, take Adam's.
+    algorithm : {"shampoo", "soap"}
+        See `SOAP`, which has other defaults.
     betas : (float, float)
         Decay of the momentum, and of the statistics; 1.0 for the second gives a sum, as in AdaGrad.
     momentum : {"ema", "heavy_ball", "nesterov", "none"}
@@ -75,8 +78,12 @@ class Shampoo(Options):
         first-order step; a tuple names dimensions of the merged shape.
     precondition_vectors : bool
         Precondition tensors of order 1 too; by default they get the first-order step.
-    exponent : float, Fraction or str, optional
-        Exponent of every root; None gives -1/(2r) for r preconditioned dimensions, as in the theory.
+    exponent : float, Fraction, str, or tuple of them, optional
+        Exponent of every root; None gives -1/(2r) for r preconditioned dimensions, as in the theory. A tuple has one
+        entry for each dimension of the merged shape.
+    statistics_of : {"gradient", "whitened"}
+        "whitened" is KL-Shampoo: products of the gradient that the roots of the other dimensions have whitened, divided
+        by the number of summands. The exponent must be -1/2 or None, which is -1/2 then.
     statistics_every : int
         Steps between two gradients that enter the statistics.
     refresh_every : int or callable
@@ -91,6 +98,12 @@ class Shampoo(Options):
         Largest residual, for the new statistics, of an old root that "residual" keeps.
     ridge : float
         Relative to the largest eigenvalue. Each bad root multiplies the ridge of the next try by ten.
+    regularization : float, Ridge, Floor, Shift, PseudoInverse or TargetCondition, optional
+        Rule of `matroot` for eigenvalues too small to invert, instead of `ridge`; a number is a relative ridge, 0 is no
+        rule. Each bad root makes the rule ten times stronger. A `PseudoInverse` without ``rtol`` gets (n + sqrt(t)) eps
+        for t gradients in statistics of this eps. Absolute sizes are in units of the squared gradient.
+    basis : {"qr", "eigh"}
+        Renewal of the eigenbases of `SOAP`.
     root_tolerance : float
         Largest certified residual of a root that is used. A worse root is counted, and the last good root is kept.
     root_method : str
@@ -333,14 +346,20 @@ class Shampoo(Options):
         _check_weights(layout, weights, rates)
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             clean, active, bad = self._screen(layout, arrays, g, weights, rates)
-            _count(arrays, active, bad, accumulate=(t - 1) % self.statistics_every == 0)
+            accumulate, soap = (t - 1) % self.statistics_every == 0, self.algorithm == "soap"
+            moved = moving(layout, active, arrays["accumulated"], self.lag) if soap else active
+            _count(arrays, moved, active, bad, accumulate=accumulate)
             now = Step(layout, arrays, clean, list(weights), active, rates, t, donate)
             stacks = stacked_gradients(now)
-            if (t - 1) % self.statistics_every == 0:
+            if soap:  # whose bases have not seen the gradient of the step
+                moves, changed = updates(replace(now, active=moved), stacks)
+                arrays.update(changed)
+            if accumulate:
                 arrays.update(update_statistics(now, stacks))  # stage 1
             pending = self._refresh(state.pending, layout, arrays, t, donate)  # stage 2
-            moves, changed = updates(now, stacks)  # stages 3 and 4
-        arrays.update(changed)
+            if not soap:
+                moves, changed = updates(now, stacks)  # stages 3 and 4
+                arrays.update(changed)
         arrays["step"] = np.asarray(t, np.int64)
         return moves, State(layout, arrays, pending)
 
@@ -444,9 +463,11 @@ def _zeros(x: Any, arrays: Arrays, leaf: Any, W: Any) -> Array:
     return namespace(like).zeros_like(like)
 
 
-def _count(arrays: Arrays, active: Sequence[bool], bad: Sequence[bool], *, accumulate: bool) -> None:
+def _count(
+    arrays: Arrays, moved: Sequence[bool], active: Sequence[bool], bad: Sequence[bool], *, accumulate: bool
+) -> None:
     good = np.asarray(active, np.int64)
-    arrays["count"] = arrays["count"] + good
+    arrays["count"] = arrays["count"] + np.asarray(moved, np.int64)
     arrays["accumulated"] = arrays["accumulated"] + good * accumulate
     arrays["skipped"] = arrays["skipped"] + np.asarray(bad, np.int64)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.parameter import is_lazy
 
 from matroot import ConditionTracker
+from matroot_optim import kl_shampoo, soap
 from matroot_optim._torch.groups import (
     META,
     OF_GROUP,
@@ -25,7 +25,7 @@ from matroot_optim._torch.groups import (
 )
 from matroot_optim._torch.keeper import Keeper, layout_of, names_of, parameters
 from matroot_optim._torch.modules import parameter_groups
-from matroot_optim._torch.parameters import check_parameters, refusal
+from matroot_optim._torch.parameters import check_parameters, dense, full_precision
 from matroot_optim._torch.records import (
     check_outline,
     cuts_from_leaves,
@@ -43,7 +43,7 @@ from matroot_optim.shampoo import add_into
 from matroot_optim.state import State
 from matroot_optim.step.momentum import Rates
 
-__all__ = ["Shampoo", "parameter_groups"]
+__all__ = ["SOAP", "KLShampoo", "Shampoo", "parameter_groups"]
 
 
 class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
@@ -98,6 +98,8 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     >>> optimizer.step()
     """
 
+    _kind: ClassVar[type[Core]] = Core
+
     def __init__(
         self,
         params: torch.nn.Module | Iterable[Any],
@@ -109,10 +111,10 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     ) -> None:
         check_keywords(options)
         given = {"betas": betas, "weight_decay": weight_decay, **options}
-        Core(rate(lr), **{name: plain(value) for name, value in given.items()})  # checks all options
+        self._kind(rate(lr), **{name: plain(value) for name, value in given.items()})  # checks all options
         shared = {name: plain(value) for name, value in options.items() if name in SHARED}
         own = {name: value for name, value in given.items() if name not in SHARED}
-        self._core: Core = Core(rate(lr), groups=self._options_of, **shared)
+        self._core: Core = self._kind(rate(lr), groups=self._options_of, **shared)
         self._whole = False  # until all groups are added
         self._keeper = Keeper()
         if isinstance(params, torch.nn.Module):
@@ -204,11 +206,11 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     def _step(self) -> None:
         state = self._current()
         params = parameters(self.param_groups)
-        grads = {path: _dense(path, p.grad) for path, p in params.items() if p.grad is not None}
+        grads = {path: dense(path, p.grad) for path, p in params.items() if p.grad is not None}
         weights = {path: p.detach() for path, p in params.items()}
         layout = state.layout
         g, W = layout.align(grads, "grads"), layout.align(weights, "params")
-        with _full_precision(weights.values()):
+        with full_precision(weights.values()):
             moves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=self._rates(layout))
         alike: dict[Any, tuple[list[Any], list[Any]]] = {}  # by device, for one call each
         for (path, W), move in zip(weights.items(), moves, strict=True):
@@ -370,6 +372,44 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         self._core = dataclasses.replace(self._core, groups=self._options_of)
 
 
+class SOAP(Shampoo):
+    """SOAP for torch, with the keywords of `matroot_optim.SOAP`; in all else like `Shampoo`.
+
+    Parameters
+    ----------
+    params : torch.nn.Module; or iterable of tensors, of pairs of a name and a tensor, or of dicts that define groups
+    lr : float, or tensor of one element
+        Take Adam's, or twice that.
+    betas : (float, float)
+    weight_decay : float
+    **options
+        Options of `matroot_optim.SOAP`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from matroot_optim.torch import SOAP
+    >>> model = torch.nn.Linear(3, 2)
+    >>> optimizer = SOAP(model, lr=3e-3)
+    >>> loss = model(torch.ones(4, 3)).square().mean()
+    >>> loss.backward()
+    >>> optimizer.step()
+    """
+
+    _kind = soap.SOAP
+
+    def __init__(
+        self, params: Any, lr: Any = 3e-3, *, betas: tuple[float, float] = (0.95, 0.95), **options: Any
+    ) -> None:
+        super().__init__(params, lr, betas=betas, **options)
+
+
+class KLShampoo(Shampoo):
+    """KL-Shampoo for torch, with the keywords of `matroot_optim.KLShampoo`; in all else like `Shampoo`."""
+
+    _kind = kl_shampoo.KLShampoo
+
+
 def _fill(optimizer: Shampoo, found: dict[str, Any]) -> None:
     """Put the state and the cuts of the parameters into the dict that torch has made."""
     layout, keeper, groups = optimizer._current().layout, optimizer._keeper, found["param_groups"]
@@ -381,21 +421,3 @@ def _fill(optimizer: Shampoo, found: dict[str, Any]) -> None:
     for group in groups:
         group.update(saved_options(group))
         group[META] = cuts_to_text([next(leaves) for _ in group["params"]], pending)
-
-
-@contextmanager
-def _full_precision(tensors: Iterable[Any]) -> Iterator[None]:
-    """Turn autocast off on the devices of these tensors, so that ``torch.autocast`` does not change a step."""
-    with ExitStack() as stack:
-        for kind in {x.device.type for x in tensors}:
-            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        yield
-
-
-def _dense(path: str, grad: Any) -> Any:
-    if grad.layout != torch.strided:
-        raise TypeError(f"the gradient of parameter {path!r} must be dense, got layout {grad.layout}; use sparse=False")
-    if type(grad) is not torch.Tensor and (found := refusal(grad)) is not None:
-        raise TypeError(f"the gradient of parameter {path!r} must be a plain dense tensor, got {found}")
-    return grad.detach()

@@ -37,7 +37,7 @@ FLOORS = {
         {"matroot.__main__"},
     ),
     "matroot_optim": (
-        {"matroot_optim.arrays", "matroot_optim.checkpoint.replacing"},
+        {"matroot_optim.arrays", "matroot_optim.rules", "matroot_optim.allowed", "matroot_optim.checkpoint.replacing"},
         {"matroot_optim.options", "matroot_optim.layout.trees", "matroot_optim.layout.blocking"},
         {"matroot_optim.layout", "matroot_optim.presets"},
         {"matroot_optim.step"},
@@ -48,6 +48,7 @@ FLOORS = {
         {"matroot_optim.state"},
         {"matroot_optim.diagnostics"},
         {"matroot_optim.shampoo"},
+        {"matroot_optim.soap", "matroot_optim.kl_shampoo"},
         {"matroot_optim.jit", "matroot_optim._torch"},
         {"matroot_optim", "matroot_optim.torch", "matroot_optim.optax"},
         {"matroot_optim.demo"},

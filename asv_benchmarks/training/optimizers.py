@@ -16,6 +16,7 @@ RATES = {
     "muon": (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2),
     "soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "shampoo": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "our_soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
 }
 FIRST_ORDER = ("adamw", "sgd", "adagrad")
 
@@ -104,6 +105,12 @@ def _shampoo(model: Any, tables: Any, rate: float, options: Any) -> Any:
     return Shampoo(model.parameters(), rate, weight_decay=WEIGHT_DECAY, **options)
 
 
+def _our_soap(model: Any, tables: Any, rate: float, options: Any) -> Any:
+    from matroot_optim.torch import SOAP
+
+    return SOAP(model.parameters(), rate, weight_decay=WEIGHT_DECAY, **options)
+
+
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adamw": _adamw,
     "sgd": _sgd,
@@ -111,4 +118,5 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "muon": _muon,
     "soap": _soap,
     "shampoo": _shampoo,
+    "our_soap": _our_soap,
 }

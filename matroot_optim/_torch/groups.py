@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from matroot_optim.options import RULES, SHARED, Options
+from matroot_optim.allowed import RULES
+from matroot_optim.options import SHARED, Options
+from matroot_optim.rules import as_plain
 
 #: Key of a group whose value, in a state dict, describes the cuts of its parameters.
 META = "matroot_optim"
@@ -98,14 +100,14 @@ def core_options(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def saved_options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a group for ``torch.load(weights_only=True)``: no numpy numbers, no fractions."""
+    """Convert a group for ``torch.load(weights_only=True)``: no numpy numbers, no fractions, no rules."""
 
     def safe(name: str, value: Any) -> Any:
         if isinstance(value, Fraction):
             return str(value) if name == "exponent" else float(value)
         if type(value) in (tuple, list):
             return type(value)(safe(name, x) for x in value)
-        return value if isinstance(value, torch.Tensor) else plain(value)
+        return value if isinstance(value, torch.Tensor) else as_plain(plain(value))
 
     return {name: value if name == "params" else safe(name, value) for name, value in group.items()}
 

@@ -1,9 +1,10 @@
-"""Check of the tensors given to the torch adapter; the error names an unsupported kind and the remedy."""
+"""Check of the tensors given to the torch adapter, whose errors name an unsupported kind and the remedy; precision."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -96,3 +97,31 @@ _UNSERVED: tuple[tuple[Callable[[Any], bool], Callable[[Any], str], str], ...] =
     ),
     (lambda x: x.is_inference(), lambda x: "a tensor made in inference mode", "clone it outside of inference mode"),
 )
+
+
+# Of a step.
+
+
+@contextmanager
+def full_precision(tensors: Iterable[Any]) -> Iterator[None]:
+    """Turn autocast off on the devices of these tensors, so that ``torch.autocast`` does not change a step."""
+    with ExitStack() as stack:
+        for kind in {x.device.type for x in tensors}:
+            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def dense(path: str, grad: Any) -> Any:
+    """Return a gradient without its graph.
+
+    Raises
+    ------
+    TypeError
+        The gradient is not a plain dense tensor.
+    """
+    if grad.layout != torch.strided:
+        raise TypeError(f"the gradient of parameter {path!r} must be dense, got layout {grad.layout}; use sparse=False")
+    if type(grad) is not torch.Tensor and (found := refusal(grad)) is not None:
+        raise TypeError(f"the gradient of parameter {path!r} must be a plain dense tensor, got {found}")
+    return grad.detach()

@@ -19,7 +19,7 @@ from matroot_optim._torch.groups import META
 from matroot_optim.arrays import Array, to_host
 from matroot_optim.checkpoint.exchange import describe, restore
 from matroot_optim.checkpoint.metadata import FORMAT
-from matroot_optim.entries import OF_LEAF, UNITS, Pending, Places, leaf_parts, settled
+from matroot_optim.entries import OF_LEAF, UNITS, Pending, Places, answer_size, leaf_parts, settled
 from matroot_optim.layout.layout import Layout, Leaf
 from matroot_optim.options import Options
 from matroot_optim.refresh.jobs import FACTS, RootAnswer
@@ -78,12 +78,13 @@ def pending_entries(state: State, places: Sequence[Places], slots: int) -> list[
     jobs = _answers(state.pending)
     slots = max(slots, *map(len, jobs.values()), 0)
     found: list[Entries] = [{} for _ in places]
+    sizes = {stack.axis_name(axis): answer_size(stack, axis) for stack, axis in state.layout.factors}
     if not slots:
         return found
     for entries, mine in zip(found, places, strict=True):
         for name in pending_names(mine):
             array, k = mine[name.replace("/pending", "/statistic")]
-            size = state.arrays[array].shape[-1]
+            size = sizes[array.removesuffix("/statistic")]
             table = np.zeros((slots, _HEAD + len(FACTS) + size))
             for row, job in zip(table, jobs.get((array.removesuffix("/statistic"), k), []), strict=False):
                 row[: len(job)] = job

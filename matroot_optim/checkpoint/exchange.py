@@ -19,6 +19,7 @@ from matroot_optim.checkpoint.metadata import (
     OF_SQUARES,
     Names,
     Rule,
+    Saved,
     check_names,
     integers,
     on_host,
@@ -26,12 +27,24 @@ from matroot_optim.checkpoint.metadata import (
     reals,
 )
 from matroot_optim.checkpoint.reblock import Block, reblock
-from matroot_optim.entries import BOOKS, COUNTS, UNITS, Pending, Settled, fresh_arrays, fresh_marks, leaf_parts, settled
+from matroot_optim.entries import (
+    BOOKS,
+    COUNTS,
+    UNITS,
+    Pending,
+    Settled,
+    answer_size,
+    fresh_arrays,
+    fresh_marks,
+    leaf_parts,
+    settled,
+)
 from matroot_optim.layout.layout import Layout, Leaf, Stack
 from matroot_optim.layout.trees import join
 from matroot_optim.options import Options
 from matroot_optim.refresh.engines import Failure
 from matroot_optim.refresh.jobs import FACTS, RootAnswer, RootJob
+from matroot_optim.step.precondition import along
 from matroot_optim.step.scaling import LARGEST
 from matroot_optim.step.statistics import packed_size
 
@@ -47,6 +60,8 @@ def export(state: State, *, roots: bool = True) -> tuple[Names, dict[str, Any]]:
     Waits for the root jobs. Without `roots`, the jobs, the roots and their facts are left out, and a load requests
     all roots at once.
     """
+    if not roots and any(leaf.in_basis for leaf in state.layout.leaves):
+        raise ValueError("roots must be True under SOAP, whose second moments are in the eigenbases, got False")
     arrays = {name: to_host(x) for name, x in state.arrays.items() if name != "graft_ratio"}
     names = {
         name: np.asarray(x) for name, x in replace(state, arrays=arrays).items() if roots or not state.of_root(name)
@@ -63,7 +78,8 @@ def describe(leaf: Leaf) -> dict[str, Any]:
     """Return the metadata of a parameter: its shape, its cut, and the names of its arrays of that shape."""
     blocks = [[list(origin), list(size)] for origin, size in leaf.blocks]
     parts = leaf_parts(leaf)
-    return {"shape": leaf.shape, "merged": leaf.merged, "axes": leaf.axes, "blocks": blocks, "parts": parts}
+    known = {"shape": leaf.shape, "merged": leaf.merged, "axes": leaf.axes, "blocks": blocks, "parts": parts}
+    return {**known, "bases": True} if leaf.in_basis else known
 
 
 def restore(
@@ -102,6 +118,7 @@ def restore(
         if saved.leaves[leaf.path].blocks != leaf.blocks:
             recut.update(_recut(leaf, names, saved.leaves[leaf.path].blocks, finite))
     names = {**names, **recut}
+    arrays.update(_out_of_old_bases(layout, saved, names, arrays, params))
     for stack, axis in layout.factors:
         kept = [same[layout.leaves[m.leaf].path] for m in stack.members for _ in range(m.start, m.stop)]
         x = params[stack.members[0].leaf]
@@ -119,6 +136,26 @@ def _recut(leaf: Leaf, names: Names, blocks: Sequence[Block], finite: Sequence[R
         for axis in leaf.axes
     }
     return {name(*key): value for key, value in reblock(blocks, statistics, leaf.blocks, leaf.axes).items()}
+
+
+def _out_of_old_bases(
+    layout: Layout, saved: Saved, names: Names, arrays: dict[str, Array], params: Sequence[Array]
+) -> dict[str, Array]:
+    """Return the second moments of re-cut parameters in the original space, where SOAP's new bases begin."""
+    found = {}
+    for leaf, x in zip(layout.leaves, params, strict=True):
+        blocks = saved.leaves[leaf.path].blocks
+        if not leaf.in_basis or blocks == leaf.blocks:
+            continue
+        moment = np.array(to_host(arrays[leaf.name("moment")]))
+        whole = moment.reshape(leaf.merged)
+        for k, (origin, size) in enumerate(blocks):
+            box = tuple(slice(a, a + n) for a, n in zip(origin, size, strict=True))
+            for axis in leaf.axes:
+                Q = reals(names, [leaf.name(f"block{k}/axis{axis}/root")], (size[axis],) * 2, leaf.dtype, FINITE)
+                whole[box] = along(whole[box][None], Q * Q, axis, np)[0]
+        found[leaf.name("moment")] = like(moment, x)
+    return found
 
 
 def _statistics(names: Names, wanted: Sequence[str], n: int, dtype: str, *rules: Rule) -> Any:
@@ -212,13 +249,13 @@ def _restore_pending(layout: Layout, names: Names, step: int) -> tuple[Pending, 
                 found.setdefault((submitted, due, f"{prefix}/root" in names), []).append((b, prefix))
         for (submitted, due, there), rows in found.items():
             index = np.array([b for b, _ in rows])
-            job = RootJob(stack.axis_name(axis), index, None, stack.exponent, stack.options.ridge, due)
+            job = RootJob(stack.axis_name(axis), index, None, stack.exponent(axis), stack.options.rule, due)
             lost = Failure("lost before the save")
-            answer = _restore_answer(stack, stack.shape[axis], [p for _, p in rows], names) if there else lost
+            answer = _restore_answer(stack, axis, [p for _, p in rows], names) if there else lost
             batches.append(Pending(submitted, (job,), Settled(answer)))
     return tuple(sorted(batches, key=lambda p: p.submitted))
 
 
-def _restore_answer(stack: Stack, n: int, prefixes: Sequence[str], names: Names) -> RootAnswer:
-    root = reals(names, [f"{p}/root" for p in prefixes], (packed_size(n),), stack.dtype)
+def _restore_answer(stack: Stack, axis: int, prefixes: Sequence[str], names: Names) -> RootAnswer:
+    root = reals(names, [f"{p}/root" for p in prefixes], (answer_size(stack, axis),), stack.dtype)
     return RootAnswer(root, _facts(names, prefixes, of_answer=True), 0.0)

@@ -95,6 +95,10 @@ def read_meta(layout: Layout, meta: Any) -> Saved:
 
 def _read_leaf(leaf: Leaf, saved: Any, version: int) -> SavedLeaf:
     wanted = {"shape", "merged", "axes", "blocks"} | ({"parts"} if version > 1 else set())
+    if isinstance(saved, Mapping) and saved.get("bases", False) is not leaf.in_basis:
+        kinds = ("roots, of Shampoo,", "eigenbases, of SOAP,")
+        raise ValueError(f"the checkpoint must have {kinds[leaf.in_basis]} for {leaf.path!r}, got the other")
+    wanted |= {"bases"} if leaf.in_basis else set()
     if not isinstance(saved, Mapping) or set(saved) != wanted:
         raise _must(f"have {', '.join(sorted(wanted))} for {leaf.path!r}", saved)
     for what in ("shape", "merged", "axes"):

@@ -7,7 +7,7 @@ is a branch, and a step runs one branch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -15,17 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from matroot_optim.arrays import Array, squared_norm
-from matroot_optim.jit.roots import minimax_root
+from matroot_optim.jit.solves import bases_by_callback, bases_in_graph, by_callback, in_graph
 from matroot_optim.jit.turns import Due, turns
 from matroot_optim.layout.layout import Layout, Stack
 from matroot_optim.options import Options
-from matroot_optim.refresh.jobs import FACTS, RootJob, compute, escalated, stack_jobs
+from matroot_optim.refresh.jobs import FACTS
 from matroot_optim.state import fresh
+from matroot_optim.step.bases import moved_moments, moving, overlaps
 from matroot_optim.step.grafting import bias_correction
 from matroot_optim.step.momentum import Rates, with_l2
 from matroot_optim.step.scaling import decay, exponents, scaled_traced, wanted_again
 from matroot_optim.step.stages import Step, stacked_gradients, update_statistics, updates
-from matroot_optim.step.statistics import pack, packed_size, unpack
+from matroot_optim.step.whitening import share_of_units
 
 Arrays = dict[str, Array]
 #: Larger norms are reduced to this value.
@@ -67,24 +68,27 @@ def advance(
     clean, active, bad = _screen(options, layout, g, weights, rates, arrays)
     good = jnp.stack([jnp.asarray(a) for a in active]).astype(jnp.int32) if active else jnp.zeros(0, jnp.int32)
     accumulates = (t - 1) % options.statistics_every == 0
-    arrays["count"] = arrays["count"] + good
+    soap = options.algorithm == "soap"
+    moved = moving(layout, active, arrays["accumulated"], 0) if soap else active
+    counted = jnp.stack([jnp.asarray(a) for a in moved]).astype(jnp.int32) if moved else good
+    arrays["count"] = arrays["count"] + counted
     arrays["accumulated"] = arrays["accumulated"] + good * accumulates
     arrays["skipped"] = arrays["skipped"] + bad
     now = Step(layout, arrays, clean, list(weights), active, rates, t, donate=False)
     stacks = stacked_gradients(now)
+    if soap:  # whose bases have not seen the gradient of the step
+        moves, changed = updates(replace(now, active=moved), stacks)
+        arrays.update(changed)
+        now = replace(now, arrays=arrays)
     arrays.update(_statistics(options, now, stacks, accumulates))
     if plan.roots != "host":
         arrays.update(_refresh(plan, arrays, t))
-    moves, changed = updates(now_with(now, arrays), stacks)
-    arrays.update(changed)
+    if not soap:
+        moves, changed = updates(replace(now, arrays=arrays), stacks)
+        arrays.update(changed)
     arrays["graft_ratio"] = jnp.asarray([jnp.asarray(r, jnp.float32) for r in changed["graft_ratio"]])
     arrays["step"] = t
     return moves, arrays
-
-
-def now_with(step: Step, arrays: Arrays) -> Step:
-    """Return the same step with other arrays."""
-    return Step(step.layout, arrays, step.g, step.weights, step.active, step.rates, step.number, step.donate)
 
 
 def _screen(
@@ -156,11 +160,19 @@ def _in_new_units(layout: Layout, arrays: Arrays, shift: Array) -> Arrays:
     for stack, axis in layout.factors:
         key = stack.axis_name(axis)
         rows = jnp.concatenate([jnp.full(m.stop - m.start, shift[m.leaf]) for m in stack.members])
-        new[f"{key}/statistic"] = scaled_traced(arrays[f"{key}/statistic"], -2 * rows, 6)
+        power = share_of_units(stack, axis, rows) if stack.whitened else -2 * rows
+        new[f"{key}/statistic"] = scaled_traced(arrays[f"{key}/statistic"], power, 6)
+        if stack.in_basis:
+            continue
         taken = arrays[f"{key}/taken"]
         new[f"{key}/taken"] = jnp.where(rows != 0, wanted_again(taken, jnp), taken)
-        if stack.options.graft == "none":
-            new[f"{key}/root"] = arrays[f"{key}/root"] * (rows == 0)[:, None, None]
+        root = arrays[f"{key}/root"]
+        if stack.whitened:
+            half = 2.0 ** (-power % 2 / 2).astype(root.dtype)[:, None, None]
+            there = (taken != 0)[:, None, None]  # before that it is I
+            new[f"{key}/root"] = jnp.where(there, scaled_traced(root * half, -power // 2, 6), root)
+        elif stack.options.graft == "none":
+            new[f"{key}/root"] = root * (rows == 0)[:, None, None]
     return new
 
 
@@ -183,28 +195,51 @@ def _refresh(plan: Plan, arrays: Arrays, t: Any) -> Arrays:
     table = turns(plan.options, plan.layout)
     parts = ("root", "taken", "refreshes", "skipped", "failures", *FACTS)
     names = [f"{stack.axis_name(axis)}/{part}" for stack, axis in plan.layout.factors for part in parts]
+    names += [leaf.name("moment") for leaf in plan.layout.leaves if leaf.in_basis]
     old = {name: arrays[name] for name in names}
     run = [_branch(plan, arrays, items, t) for items in table.sets]
     asked = [jnp.any(arrays[f"{stack.axis_name(axis)}/taken"] < 0) for stack, axis in plan.layout.factors]
-    number = table.at(t, plan.options.first_shampoo_step, jnp.any(jnp.stack(asked)))
+    number = table.at(t, plan.options.first_root_step, jnp.any(jnp.stack(asked)))
     return dict(jax.lax.switch(number, run, old))
 
 
 def _branch(plan: Plan, arrays: Arrays, items: Due, t: Any) -> Callable[[Arrays], Arrays]:
     """Return the function that renews these roots."""
-    solve = {"callback": _by_callback, "graph": _in_graph}[plan.roots]
+    if plan.options.algorithm == "soap":
+        return lambda old: _renew_bases(plan, arrays, items, old, t)
+    solve = {"callback": by_callback, "graph": in_graph}[plan.roots]
 
     def renew(old: Arrays) -> Arrays:
         if not items:
             return old
         new = dict(old)
         rows = [_rows(plan.layout, arrays, *item) for item in items]
-        levels = [old[f"{stack.axis_name(axis)}/failures"][index] for stack, axis, index in items]
-        for (stack, axis, index), row, (X, facts) in zip(items, rows, solve(items, rows, levels), strict=True):
+        histories = [_history(plan.layout, arrays, *item) for item in items]
+        for (stack, axis, index), row, (X, facts) in zip(items, rows, solve(items, rows, histories), strict=True):
             new.update(_install(old, stack, axis, index, row, X, facts, t))
         return new
 
     return renew
+
+
+def _renew_bases(plan: Plan, arrays: Arrays, items: Due, old: Arrays, t: Any) -> Arrays:
+    """Renew bases; where a basis is decomposed, move the second moment along."""
+    if not items:
+        return old
+    solve = {"callback": bases_by_callback, "graph": bases_in_graph}[plan.roots]
+    keys = [stack.axis_name(axis) for stack, axis, _ in items]
+    indices = [index for _, _, index in items]
+    rows = [arrays[f"{key}/statistic"][index] for key, index in zip(keys, indices, strict=True)]
+    Q, taken = ([old[f"{k}/{part}"][i] for k, i in zip(keys, indices, strict=True)] for part in ("root", "taken"))
+    new = dict(old)
+    for k, ((stack, axis, index), (X, facts)) in enumerate(zip(items, solve(items, rows, Q, taken), strict=True)):
+        new.update(_install(old, stack, axis, index, rows[k], X, facts, t))
+        X = new[f"{keys[k]}/root"][index]
+        eye = jnp.eye(X.shape[-1], dtype=X.dtype)
+        decomposed = (facts["n_iter"] == 0) & (new[f"{keys[k]}/taken"][index] == t)
+        squares = jnp.where(decomposed[:, None, None], overlaps(Q[k], X), eye)
+        new.update(moved_moments(plan.layout, {**arrays, **new}, stack, axis, index, squares))
+    return new
 
 
 def _rows(layout: Layout, arrays: Arrays, stack: Stack, axis: int, index: Any) -> Array:
@@ -213,9 +248,20 @@ def _rows(layout: Layout, arrays: Arrays, stack: Stack, axis: int, index: Any) -
     beta = stack.options.betas[1]
     if not stack.options.bias_correction or beta == 1.0:
         return rows
-    leaf = np.concatenate([np.full(m.stop - m.start, m.leaf) for m in stack.members])[index]
-    count = jnp.maximum(arrays["accumulated"][leaf], 1)
+    count = jnp.maximum(arrays["accumulated"][_leaves(stack)[index]], 1)
     return rows / bias_correction(beta, count.astype(rows.dtype))[:, None]
+
+
+def _leaves(stack: Stack) -> Any:
+    """Return the leaf of every block of a stack."""
+    return np.concatenate([np.full(m.stop - m.start, m.leaf) for m in stack.members])
+
+
+def _history(layout: Layout, arrays: Arrays, stack: Stack, axis: int, index: Any) -> Array:
+    """Return what the regularization depends on, (3, k): failures, gradients in the statistic, units."""
+    leaf = _leaves(stack)[index]
+    failures = arrays[f"{stack.axis_name(axis)}/failures"][index]
+    return jnp.stack([failures, arrays["accumulated"][leaf], arrays["exponent"][leaf]])
 
 
 def _install(old: Arrays, stack: Stack, axis: int, index: Any, row: Array, X: Array, facts: Arrays, t: Any) -> Arrays:
@@ -242,65 +288,3 @@ def _install(old: Arrays, stack: Stack, axis: int, index: Any, row: Array, X: Ar
 
 def _where(good: Array, X: Array, old: Array) -> Array:
     return jnp.where(good[:, None, None], X, old)
-
-
-def _in_graph(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> list[tuple[Array, Arrays]]:
-    """Compute roots by a fixed schedule, with equal orders and exponents in one stack."""
-    groups: dict[Any, list[int]] = {}
-    for k, (stack, axis, _) in enumerate(items):
-        groups.setdefault((stack.shape[axis], stack.exponent, stack.options.ridge), []).append(k)
-    answers: dict[int, tuple[Array, Arrays]] = {}
-    for (_, exponent, ridge), members in groups.items():
-        A = unpack(jnp.concatenate([rows[k] for k in members]))
-        level = jnp.concatenate([levels[k] for k in members])
-        with jax.default_matmul_precision("highest"):  # jax's default on a GPU is TF32
-            X, facts = minimax_root(A, exponent, ridge, level, jnp)
-        start = 0
-        for k in members:
-            part = slice(start, start + len(rows[k]))
-            answers[k] = X[part], {name: value[part] for name, value in facts.items()}
-            start = part.stop
-    return [answers[k] for k in range(len(items))]
-
-
-def _by_callback(items: Due, rows: Sequence[Array], levels: Sequence[Array]) -> list[tuple[Array, Arrays]]:
-    """Compute roots by matroot in numpy, in float64 even if jax runs without it."""
-    shapes = []
-    for (stack, axis, index), row in zip(items, rows, strict=True):
-        shapes.append(jax.ShapeDtypeStruct((len(index), packed_size(stack.shape[axis])), row.dtype))
-        shapes.append(jax.ShapeDtypeStruct((len(index), len(FACTS)), jnp.float32))
-
-    def host(rows: Any, levels: Any) -> list[Any]:
-        return _solve_on_host(items, [np.asarray(x) for x in rows], [np.asarray(x) for x in levels])
-
-    flat = jax.pure_callback(host, shapes, list(rows), list(levels), vmap_method="sequential")
-    return [
-        (unpack(X), {name: facts[:, k] for k, name in enumerate(FACTS)})
-        for X, facts in zip(flat[::2], flat[1::2], strict=True)
-    ]
-
-
-def _solve_on_host(items: Due, rows: Sequence[Any], levels: Sequence[Any]) -> list[Any]:
-    """Compute packed roots and facts of every item, in numpy only."""
-    jobs, out = [], []
-    for k, (stack, axis, _) in enumerate(items):
-        o, n = stack.options, stack.shape[axis]
-        X = np.broadcast_to(pack(np.eye(n, dtype=rows[k].dtype)), rows[k].shape).copy()
-        out += [X, np.full((len(X), len(FACTS)), np.nan, np.float32)]
-        useful = abs(rows[k]).sum(-1) > 0
-        for level in np.unique(levels[k]):
-            index = np.flatnonzero(useful & (levels[k] == level))
-            if index.size:
-                ridge = escalated(o.ridge, int(level))
-                jobs.append(
-                    RootJob(str(k), index, rows[k][index], stack.exponent, ridge, 0, o.root_method, o.root_dtype)
-                )
-    for batch, group in stack_jobs(jobs):
-        answer, start = compute(batch), 0
-        for job in group:
-            part = slice(start, start + len(job.index))
-            k = int(job.key)
-            out[2 * k][job.index] = answer.root[part]
-            out[2 * k + 1][job.index] = np.stack([values[part] for values in answer.facts.values()], axis=1)
-            start = part.stop
-    return out

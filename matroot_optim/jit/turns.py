@@ -65,7 +65,7 @@ def turns(options: Options, layout: Layout) -> Turns:
         begins, bases = [*begins, begin], [*bases, base]
         intervals, offsets = [*intervals, interval], [*offsets, len(masks)]
         masks += [(j + 1 - marks) % interval == 0 for j in range(interval)]
-    start, seen = options.first_shampoo_step, np.zeros(len(sizes), bool)
+    start, seen = options.first_root_step, np.zeros(len(sizes), bool)
     for t in range(1, start + 1):  # roots without a turn before Shampoo starts are due at the start
         k = int(np.searchsorted(begins, t, side="right")) - 1
         mask = masks[offsets[k] + (t - bases[k]) % intervals[k]]

@@ -64,11 +64,19 @@ class Leaf:
         """True if a momentum buffer is kept."""
         return self.options.momentum != "none"
 
+    @cached_property
+    def exponents(self) -> tuple[Fraction, ...]:
+        """Exponent of the root of every preconditioned dimension: -1/(2r) for r of them, if the options have none."""
+        given, usual = self.options.exponent, Fraction(-1, 2 * max(1, len(self.axes)))
+        if self.options.statistics_of == "whitened":
+            return (Fraction(-1, 2),) * len(self.axes)
+        chosen = [given[axis] if isinstance(given, tuple) else given for axis in self.axes]
+        return tuple(exponent if isinstance(exponent, Fraction) else usual for exponent in chosen)
+
     @property
-    def exponent(self) -> Fraction:
-        """Exponent of every root: that of the options, else -1/(2r) for r preconditioned dimensions."""
-        override = self.options.exponent
-        return override if isinstance(override, Fraction) else Fraction(-1, 2 * max(1, len(self.axes)))
+    def in_basis(self) -> bool:
+        """True if the second moment is kept in eigenbases of the statistics."""
+        return self.options.algorithm == "soap" and bool(self.axes)
 
     @property
     def averages_gradients(self) -> bool:
@@ -93,7 +101,7 @@ class Stack:
     name: str
     shape: Shape
     axes: tuple[int, ...]
-    exponent: Fraction
+    exponents: tuple[Fraction, ...]  # of the roots of these dimensions
     options: Options
     dtype: str
     members: tuple[Member, ...]
@@ -102,6 +110,20 @@ class Stack:
     def blocks(self) -> int:
         """Number of blocks."""
         return self.members[-1].stop
+
+    @property
+    def in_basis(self) -> bool:
+        """True if the array "root" of a dimension holds the eigenbases of its statistics, and no roots."""
+        return self.options.algorithm == "soap"
+
+    @property
+    def whitened(self) -> bool:
+        """True if the statistics are of the gradient whitened by the roots of the other dimensions."""
+        return self.options.statistics_of == "whitened"
+
+    def exponent(self, axis: int) -> Fraction:
+        """Return the exponent of the roots of one dimension."""
+        return self.exponents[self.axes.index(axis)]
 
     def axis_name(self, axis: int) -> str:
         """Return the prefix of the arrays of one dimension."""
@@ -208,6 +230,11 @@ def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
     shape = tuple(int(n) for n in x.shape)
     merged = _merged(options, shape)
     axes = preconditioned_axes(options, shape, merged, path)
+    if axes and isinstance(options.exponent, tuple) and len(options.exponent) != len(merged):
+        raise ValueError(
+            f"exponent must have one entry for each dimension of the merged shape {merged} of {path!r}, "
+            f"got {len(options.exponent)}"
+        )
     parts = regions(merged, block_sizes(merged, options.block_size, options.block_aspect, axes)) if axes else ()
     return Leaf(path, shape, merged, axes, parts, state_dtype(x, path), place(x), options)
 
@@ -255,14 +282,25 @@ def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str
 
 def _kind(leaf: Leaf) -> Any:
     o = leaf.options
-    first_order = (o.graft, o.graft_normalize, o.beta2_of_graft, leaf.has_moment)
+    first_order = (leaf.in_basis, o.graft, o.graft_normalize, o.beta2_of_graft, leaf.has_moment)
     return (leaf.place, leaf.dtype, o.momentum, o.momentum_of, o.bias_correction, o.decay, o.clip_rms, *first_order)
 
 
 def _stack_key(leaf: Leaf, region: Region) -> Any:
     o = leaf.options
-    treated = (o.betas[1], o.bias_correction, o.ridge, o.root_tolerance, o.root_method, o.root_dtype, o.root_device)
-    return (leaf.place, leaf.dtype, region.size, leaf.axes, leaf.exponent, treated)
+    treated = (
+        o.algorithm,
+        o.basis,
+        o.statistics_of,
+        o.betas[1],
+        o.bias_correction,
+        o.rule,
+        o.root_tolerance,
+        o.root_method,
+        o.root_dtype,
+        o.root_device,
+    )
+    return (leaf.place, leaf.dtype, region.size, leaf.axes, leaf.exponents, treated)
 
 
 def _stack(name: str, leaves: Sequence[Leaf], where: Sequence[tuple[int, int]]) -> Stack:
@@ -271,4 +309,4 @@ def _stack(name: str, leaves: Sequence[Leaf], where: Sequence[tuple[int, int]]) 
     members = tuple(Member(i, r, stop - size, stop) for (i, r), size, stop in zip(where, sizes, stops, strict=True))
     i, r = where[0]
     leaf = leaves[i]
-    return Stack(name, leaf.regions[r].size, leaf.axes, leaf.exponent, leaf.options, leaf.dtype, members)
+    return Stack(name, leaf.regions[r].size, leaf.axes, leaf.exponents, leaf.options, leaf.dtype, members)

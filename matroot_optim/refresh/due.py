@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, copy, is_jax, like, to_host
+from matroot_optim.arrays import Array, copy, is_jax, like, namespace, to_host
 from matroot_optim.entries import BOOKS, Pending, fresh_marks
 from matroot_optim.layout.layout import Layout, Stack
 from matroot_optim.options import Options
 from matroot_optim.refresh.engines import Engine, Failure
-from matroot_optim.refresh.jobs import FACTS, RootJob, escalated, stack_jobs, stale_error
+from matroot_optim.refresh.jobs import FACTS, RootJob, stack_jobs, stale_error
 from matroot_optim.refresh.phases import due, wanted
+from matroot_optim.rules import Rule, in_units, stronger, with_cut
+from matroot_optim.step.bases import moved_moments, overlaps
 from matroot_optim.step.grafting import bias_correction
 from matroot_optim.step.statistics import unpack
 
@@ -30,7 +34,7 @@ def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tup
     for stack, axis in layout.factors:
         key = stack.axis_name(axis)
         mark, taken = arrays[f"{key}/mark"], arrays[f"{key}/taken"]
-        start = stack.options.first_shampoo_step
+        start = stack.options.first_root_step
         waiting = mark.min() > step - interval and taken.min() >= 0  # most stacks at most steps: skip the masks
         if waiting and not grown and step != max(1, start - options.lag):
             continue
@@ -51,7 +55,7 @@ def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tup
 def _jobs(
     options: Options, layout: Layout, arrays: Arrays, books: Arrays, stack: Stack, axis: int, index: Any, when: int
 ) -> list[RootJob]:
-    """Return the jobs for these blocks of a stack, one for every ridge."""
+    """Return the jobs for these blocks of a stack, one for every regularization."""
     o, key = stack.options, stack.axis_name(axis)
     accumulated = leaf_values(layout, stack, arrays["accumulated"])[index]
     rows = take_rows(arrays[f"{key}/statistic"], index)
@@ -60,28 +64,80 @@ def _jobs(
     useful = (accumulated > 0) & np.asarray(to_host(abs(rows).sum(-1)) > 0)  # a zero matrix has no inverse root
     if not useful.all():
         index, rows, accumulated = index[useful], take_rows(rows, np.flatnonzero(useful)), accumulated[useful]
+    if stack.in_basis:
+        return _basis_jobs(arrays, stack, axis, index, rows, when)
     if o.bias_correction and o.betas[1] < 1.0:
         scale = bias_correction(o.betas[1], accumulated.astype(np.float64))
         rows = rows / like(scale.astype(stack.dtype), rows)[:, None]
     if options.schedule == "residual":
-        index, rows = _stale_only(options, arrays, books, stack, key, index, rows)
-    failures = arrays[f"{key}/failures"][index]
+        index, rows = _stale_only(options, arrays, books, stack, axis, index, rows)
     jobs = []
-    for level in np.unique(failures):
-        at = np.flatnonzero(failures == level)
-        ridge = escalated(o.ridge, int(level))
+    units = leaf_values(layout, stack, arrays["exponent"])[index]
+    for rule, at in rules_of(stack, axis, arrays[f"{key}/failures"][index], accumulated, units):
         matrix = rows if len(at) == len(index) else take_rows(rows, at)
-        jobs.append(RootJob(key, index[at], matrix, stack.exponent, ridge, when, o.root_method, o.root_dtype))
+        jobs.append(RootJob(key, index[at], matrix, stack.exponent(axis), rule, when, o.root_method, o.root_dtype))
     return jobs
 
 
+def _basis_jobs(arrays: Arrays, stack: Stack, axis: int, index: Any, rows: Array, when: int) -> list[RootJob]:
+    """Return the jobs for the eigenbases of these blocks."""
+    key = stack.axis_name(axis)
+    Q = take_rows(arrays[f"{key}/root"], index)
+    Q = to_host(Q) if stack.options.root_device == "host" else Q
+    tasks = basis_tasks(key, stack, rows, Q, arrays[f"{key}/taken"][index], when)
+    return [replace(job, index=index[job.index]) for job in tasks]
+
+
+def basis_tasks(key: str, stack: Stack, rows: Array, Q: Array, taken: Any, when: int) -> list[RootJob]:
+    """Return jobs for bases, decompositions and refinements of the old Q; their indices are positions in `rows`."""
+    o, jobs = stack.options, []
+    first = (taken <= 0) | (o.basis == "eigh")
+    for task, mask in {"eigh": first, "qr": ~first}.items():
+        at = np.flatnonzero(mask)
+        if not at.size:
+            continue
+        matrix = take_rows(rows, at)
+        if task == "qr":
+            old = take_rows(Q, at)
+            matrix = namespace(matrix).concat([matrix, old.reshape(len(at), -1)], axis=1)
+        jobs.append(RootJob(key, at, matrix, Fraction(-1), 0.0, when, o.root_method, o.root_dtype, task))
+    return jobs
+
+
+def rules_of(stack: Stack, axis: int, failures: Any, gradients: Any, units: Any) -> list[tuple[Rule, Any]]:
+    """Return the regularizations of some blocks of a stack, each with the positions of its blocks.
+
+    Parameters
+    ----------
+    failures : int array
+        Bad roots in a row.
+    gradients : int array
+        Gradients in the statistic.
+    units : int array
+        Exponents of the units of the gradients.
+    """
+    beta = stack.options.betas[1]
+    if beta < 1.0:  # older gradients have no weight
+        gradients = np.minimum(gradients, round(1 / (1 - beta)))
+    steps = np.maximum(gradients, 1)
+    buckets = 2 ** np.ceil(np.log2(steps)).astype(np.int64)  # of few sizes, so that one call serves many blocks
+    n, rule = stack.shape[axis], stack.options.rule
+    kinds, which = np.unique(np.stack([failures, buckets, units]), axis=1, return_inverse=True)
+    found: dict[Rule, list[int]] = {}
+    for k, (level, count, e) in enumerate(kinds.T.tolist()):
+        mine = in_units(stronger(with_cut(rule, n, stack.dtype, count), level), 2 * e)
+        found.setdefault(mine, []).append(k)
+    return [(mine, np.flatnonzero(np.isin(which.reshape(-1), ks))) for mine, ks in found.items()]
+
+
 def _stale_only(
-    options: Options, arrays: Arrays, books: Arrays, stack: Stack, key: str, index: Any, rows: Array
+    options: Options, arrays: Arrays, books: Arrays, stack: Stack, axis: int, index: Any, rows: Array
 ) -> tuple[Any, Array]:
     """Select the due blocks whose old root is no longer good enough; count the others as spared."""
+    key = stack.axis_name(axis)
     root = take_rows(arrays[f"{key}/root"], index)
     error = stale_error(
-        root, rows, stack.exponent, arrays[f"{key}/ridge"][index], scale_free=stack.options.graft != "none"
+        root, rows, stack.exponent(axis), arrays[f"{key}/ridge"][index], scale_free=stack.options.graft != "none"
     )
     good = (error <= options.stale_tolerance) & (arrays[f"{key}/taken"][index] > 0)
     spared = arrays[f"{key}/spared"].copy()
@@ -102,7 +158,7 @@ def submit(engine: Engine, jobs: Sequence[RootJob], step: int) -> list[Pending]:
 
 
 def _without_matrix(job: RootJob) -> RootJob:
-    return RootJob(job.key, job.index, None, job.exponent, job.regularization, job.due, job.method, job.dtype)
+    return replace(job, matrix=None)
 
 
 def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str]) -> Arrays:
@@ -111,7 +167,7 @@ def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str
     `own` holds the names of the arrays that may be overwritten.
     """
     answer = pending.answer()
-    tolerance = {s.axis_name(axis): s.options.root_tolerance for s, axis in layout.factors}
+    factors = {s.axis_name(axis): (s, axis) for s, axis in layout.factors}
     new: Arrays = {}
     start = 0
     for job in pending.jobs:
@@ -122,13 +178,21 @@ def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str
             books["skipped"][job.index] += 1
         else:
             facts = {name: values[part] for name, values in answer.facts.items()}
-            certified = gate(answer.root[part], facts["residual"], tolerance[job.key])
+            stack, axis = factors[job.key]
+            certified = gate(answer.root[part], facts["residual"], stack.options.root_tolerance)
             good = enter(books, job, pending.submitted, facts, certified)
             if good.any():
                 name = f"{job.key}/root"
                 root = answer.root[part] if good.all() else take_rows(answer.root[part], np.flatnonzero(good))
-                values = like_or_same(unpack(root), arrays[name])
-                new[name] = put_rows(arrays[name], job.index[good], values, name in own)
+                n, rows = stack.shape[axis], job.index[good]
+                values = like_or_same(root.reshape(-1, n, n) if stack.in_basis else unpack(root), arrays[name])
+                decomposed = np.flatnonzero(facts["n_iter"][good] == 0) if stack.in_basis else ()
+                if len(decomposed):  # columns of refined bases stay where they were
+                    old = take_rows(arrays[name], rows[decomposed])
+                    now = values if len(decomposed) == len(rows) else take_rows(values, decomposed)
+                    squares = overlaps(old, now)
+                    new.update(moved_moments(layout, {**arrays, **new}, stack, axis, rows[decomposed], squares))
+                new[name] = put_rows(arrays[name], rows, values, name in own)
         new.update({f"{job.key}/{name}": values for name, values in books.items()})
     return new
 

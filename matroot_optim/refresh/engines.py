@@ -175,7 +175,7 @@ class ExecutorEngine:
         wanted = isinstance(self._executor, ProcessPoolExecutor) if self._shared is None else self._shared
         if wanted and shared.AVAILABLE and isinstance(matrix, np.ndarray) and matrix.nbytes:
             with suppress(OSError):  # out of memory or descriptors: use the pipe
-                sent.memory = shared.SharedArray(matrix)
+                sent.memory = shared.SharedArray(matrix, batch.answer_shape)
                 batch = replace(batch, matrix=np.empty((0, 0), matrix.dtype))
         address = None if sent.memory is None else sent.memory.address
         work = compute_in_pool if hasattr(self._executor, "_processes") else compute_sent

@@ -5,6 +5,7 @@ Statistics and roots are sent packed, n (n + 1) / 2 numbers each.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from matroot import Ridge, RootResult, one_blas_thread, solve
+from matroot import RootResult, one_blas_thread, solve
 from matroot_optim.arrays import Array, cast, dtype_name, namespace, to_host
-from matroot_optim.step.statistics import order_of, pack, unpack
-
-#: The escalation of a ridge of 0 starts from this value.
-EPS = float(np.finfo(np.float64).eps)
+from matroot_optim.refresh.bases import new_bases
+from matroot_optim.rules import Rule
+from matroot_optim.step.statistics import order_of, pack, packed_size, unpack
 
 #: The facts of every root, with their dtypes.
 FACTS = {
@@ -46,20 +46,23 @@ class RootJob:
         Packed statistics.
     exponent : Fraction
         Negative.
-    regularization : float
-        Relative ridge.
+    regularization : float or rule
+        As in `matroot.solve`; a number is a relative ridge.
     due : int
         The step at which the roots are installed.
+    task : {"root", "eigh", "qr"}
+        A root; the eigenvectors; or the old basis, refined. For "qr" the basis (n^2 numbers) follows the statistic.
     """
 
     key: str
     index: Any
     matrix: Array
     exponent: Fraction
-    regularization: float
+    regularization: Rule
     due: int
     method: str = "auto"
     dtype: str = "float64"
+    task: str = "root"
 
     @property
     def p(self) -> int:
@@ -70,7 +73,7 @@ class RootJob:
     def alike(self) -> Any:
         """Key of the job; jobs with equal keys go into one call."""
         kind = (type(self.matrix).__module__, str(self.matrix.dtype), str(getattr(self.matrix, "device", "")))
-        return (self.matrix.shape[-1], self.exponent, self.regularization, self.method, self.dtype, kind)
+        return (self.matrix.shape[-1], self.exponent, self.regularization, self.method, self.dtype, self.task, kind)
 
 
 @dataclass(frozen=True)
@@ -79,21 +82,32 @@ class RootBatch:
 
     matrix: Array
     exponent: Fraction
-    regularization: float
+    regularization: Rule
     method: str
     dtype: str
     members: tuple[Any, ...] = ()  # (key, bytes of the index) of every job: identifies the matrices over time
     due: int = 0  # the step that waits for the roots
+    task: str = "root"
 
     @property
     def n(self) -> int:
         """Order of the matrices."""
-        return order_of(self.matrix.shape[-1])
+        size = self.matrix.shape[-1]
+        return (math.isqrt(24 * size + 1) - 1) // 6 if self.task == "qr" else order_of(size)
+
+    @property
+    def answer_shape(self) -> tuple[int, int]:
+        """Shape of the answer: packed roots, or bases of n^2 numbers."""
+        rows, size = self.matrix.shape
+        return rows, size if self.task == "root" else self.n**2
 
 
 @dataclass(frozen=True)
 class RootAnswer:
-    """Packed roots in the dtype of the statistics, the `FACTS` of each root, and the seconds of the computation."""
+    """Packed roots in the dtype of the statistics, the `FACTS` of each root, and the seconds of the computation.
+
+    For the tasks "eigh" and "qr" `root` holds bases, n^2 numbers each.
+    """
 
     root: Array
     facts: dict[str, Any]
@@ -107,22 +121,6 @@ class Failure:
     reason: str
 
 
-def escalated(ridge: float, level: int) -> float:
-    """Return the relative ridge after `level` bad roots in a row: ten times more for each, at least eps, at most 1.
-
-    A larger ridge than 1 would leave little of the statistics.
-
-    Examples
-    --------
-    >>> from matroot_optim.refresh.jobs import escalated
-    >>> [escalated(1e-6, level) for level in (0, 1, 100)]
-    [1e-06, 1e-05, 1.0]
-    """
-    if level == 0:
-        return ridge
-    return min(max(ridge, EPS) * 10.0 ** min(level, 16), 1.0)
-
-
 def stack_jobs(jobs: Sequence[RootJob]) -> list[tuple[RootBatch, list[RootJob]]]:
     """Join jobs that can go into one matroot call into batches, in the order of their first job."""
     groups: dict[Any, list[RootJob]] = {}
@@ -134,16 +132,31 @@ def stack_jobs(jobs: Sequence[RootJob]) -> list[tuple[RootBatch, list[RootJob]]]
         matrices = [job.matrix for job in group]
         matrix = matrices[0] if len(group) == 1 else namespace(first.matrix).concat(matrices, axis=0)
         members = tuple((job.key, np.asarray(job.index).tobytes()) for job in group)
-        batch = RootBatch(matrix, first.exponent, first.regularization, first.method, first.dtype, members, first.due)
+        batch = RootBatch(
+            matrix, first.exponent, first.regularization, first.method, first.dtype, members, first.due, first.task
+        )
         batches.append((batch, group))
     return batches
 
 
 def compute(batch: RootBatch) -> RootAnswer:
-    """Compute the roots of a batch with one call of `matroot.solve`."""
-    rule = Ridge(relative=batch.regularization) if batch.regularization else None
+    """Compute the roots of a batch with one call of `matroot.solve`, or its bases."""
+    if batch.task != "root":
+        begin = time.perf_counter()
+        with one_blas_thread():
+            Q, facts = new_bases(*operands(batch), batch.task, batch.dtype)
+        host = {name: np.asarray(to_host(facts[name])).astype(kind) for name, kind in FACTS.items()}
+        return RootAnswer(Q.reshape(batch.answer_shape), host, time.perf_counter() - begin)
     p, method, dtype = batch.exponent.denominator, batch.method, batch.dtype
+    rule = batch.regularization
     return answered(batch, lambda A: solve(A, p, method=method, regularization=rule, compute_dtype=dtype))
+
+
+def operands(batch: RootBatch) -> tuple[Array, Array | None]:
+    """Return the statistics (k, n, n) of a batch, and the bases to refine if there are any."""
+    n, x = batch.n, batch.matrix
+    size = packed_size(n)
+    return unpack(x[:, :size]), x[:, size:].reshape(-1, n, n) if batch.task == "qr" else None
 
 
 def answered(batch: RootBatch, root: Callable[[Array], RootResult[Any]]) -> RootAnswer:

@@ -38,7 +38,7 @@ class Sent:
 
     def __init__(self, batch: RootBatch, together: Together) -> None:
         self.together = together
-        self.wanted = _kind(batch.matrix)
+        self.wanted = (*_kind(batch.matrix)[:2], batch.answer_shape)
         self.home = os.getpid()
         self.future: Any = None
         self.executor: Any = None

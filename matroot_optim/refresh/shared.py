@@ -29,6 +29,7 @@ class Address:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    answer: tuple[int, ...]  # the shape of the array that replaces the first
 
     def open(self) -> Any:
         """Open the memory as a file."""
@@ -41,15 +42,16 @@ class Address:
             raise UnreachableError("shared memory is gone")
         return file
 
-    def read(self, file: Any) -> Any:
-        """Copy the array out of the memory."""
+    def read(self, file: Any, *, answer: bool = False) -> Any:
+        """Copy the array, or the answer, out of the memory."""
+        shape = self.answer if answer else self.shape
         file.seek(0)
-        return np.fromfile(file, self.dtype, count=int(np.prod(self.shape))).reshape(self.shape)
+        return np.fromfile(file, self.dtype, count=int(np.prod(shape))).reshape(shape)
 
     def write(self, file: Any, values: Any) -> None:
-        """Replace the array by `values` of the same shape and dtype."""
-        if values.shape != self.shape or values.dtype != self.dtype:
-            raise ValueError(f"values must be {self.dtype} {self.shape}, got {values.dtype} {values.shape}")
+        """Replace the array by `values`, the answer."""
+        if values.shape != self.answer or values.dtype != self.dtype:
+            raise ValueError(f"values must be {self.dtype} {self.answer}, got {values.dtype} {values.shape}")
         file.seek(0)
         values.tofile(file)
 
@@ -57,7 +59,8 @@ class Address:
 class SharedArray:
     """A copy of an array that one worker reads and overwrites.
 
-    The copy is an anonymous file in memory. The kernel frees the file when the last process that has it open ends.
+    The overwriting array may have another shape, `answer`. The copy is an anonymous file in memory. The kernel frees
+    the file when the last process that has it open ends.
 
     Raises
     ------
@@ -65,14 +68,15 @@ class SharedArray:
         No memory or no descriptor is left.
     """
 
-    def __init__(self, values: Any) -> None:
+    def __init__(self, values: Any, answer: tuple[int, ...] | None = None) -> None:
         file = open(os.memfd_create(f"matroot-{uuid.uuid4().hex}"), "r+b", buffering=0)
         self.close = weakref.finalize(self, file.close)
         path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
-        self.address = Address(path, os.readlink(path), values.shape, values.dtype)
-        self.address.write(file, values)
+        name = os.readlink(path)
+        self.address = Address(path, name, values.shape, values.dtype, values.shape if answer is None else answer)
+        values.tofile(file)
         self._file = file
 
     def read(self) -> Any:
-        """Copy the array out."""
-        return self.address.read(self._file)
+        """Copy the answer out."""
+        return self.address.read(self._file, answer=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from matroot import Ridge, RootTracker
+from matroot import RootTracker
 from matroot_optim.refresh.engines import InlineEngine
-from matroot_optim.refresh.jobs import RootAnswer, RootBatch, answered
+from matroot_optim.refresh.jobs import RootAnswer, RootBatch, answered, compute
 
 
 class WarmEngine(InlineEngine):
@@ -36,16 +36,17 @@ class WarmEngine(InlineEngine):
         super().__init__(lag)
         RootTracker(2, rtol=rtol)  # checks rtol
         self.rtol = rtol
-        self._trackers: dict[Any, tuple[float, RootTracker]] = {}
+        self._trackers: dict[Any, tuple[Any, RootTracker]] = {}
 
     def answer(self, batch: RootBatch) -> RootAnswer:
+        if batch.task != "root":
+            return compute(batch)
         key = (batch.members, batch.matrix.shape, batch.exponent, batch.dtype)
-        ridge, tracker = self._trackers.get(key, (-1.0, None))
-        if tracker is None or ridge != batch.regularization:  # another ridge gives another matrix
-            rule = Ridge(relative=batch.regularization) if batch.regularization else None
+        rule, tracker = self._trackers.get(key, (None, None))
+        if tracker is None or rule != batch.regularization:  # another ridge gives another matrix
             # A^{-a/p} is the a-th power of the root A^{-1/p}, with a times its relative error.
             rtol = (1 + self.rtol) ** (-1 / batch.exponent.numerator) - 1
-            tracker = RootTracker(batch.exponent.denominator, rtol=rtol, regularization=rule)
+            tracker = RootTracker(batch.exponent.denominator, rtol=rtol, regularization=batch.regularization)
             self._trackers[key] = batch.regularization, tracker
         return answered(batch, tracker.update)
 

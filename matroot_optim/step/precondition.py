@@ -1,4 +1,4 @@
-"""Stage 3, the direction: every preconditioned dimension of a stack is multiplied by its root."""
+"""Stage 3, the direction: every preconditioned dimension of a stack is multiplied by its root, or by its eigenbasis."""
 
 from __future__ import annotations
 
@@ -28,3 +28,30 @@ def precondition(G: Array, roots: Sequence[Array], axes: Sequence[int], xp: Any)
     for axis, X in zip(axes, roots, strict=True):
         P = multiply(P, X, axis, xp)
     return P
+
+
+def along(P: Array, X: Array, axis: int, xp: Any) -> Array:
+    """Multiply stacked blocks P (blocks, *shape) by any matrices X (blocks, m, n) along one dimension of size n."""
+    shape, m = tuple(P.shape), X.shape[-2]
+    before, n, after = math.prod(shape[1 : axis + 1]), shape[axis + 1], math.prod(shape[axis + 2 :])
+    if before == 1:
+        product = xp.matmul(X, xp.reshape(P, (shape[0], n, after)))
+    elif after == 1:
+        product = xp.matmul(xp.reshape(P, (shape[0], before, n)), xp.matrix_transpose(X))
+    else:
+        product = xp.matmul(X[:, None], xp.reshape(P, (shape[0], before, n, after)))
+    return xp.reshape(product, (*shape[: axis + 1], m, *shape[axis + 2 :]))
+
+
+def into_basis(G: Array, bases: Sequence[Array], axes: Sequence[int], xp: Any) -> Array:
+    """Return the coordinates of the stack G in these bases, whose columns are the basis vectors."""
+    for axis, Q in zip(axes, bases, strict=True):
+        G = along(G, xp.matrix_transpose(Q), axis, xp)
+    return G
+
+
+def out_of_basis(C: Array, bases: Sequence[Array], axes: Sequence[int], xp: Any) -> Array:
+    """Return the stack whose coordinates in these bases are C."""
+    for axis, Q in zip(axes, bases, strict=True):
+        C = along(C, Q, axis, xp)
+    return C

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, copy, is_jax, namespace
+from matroot_optim.arrays import Array, copy, is_jax, like, namespace
 from matroot_optim.layout.layout import Layout, Leaf
+from matroot_optim.step.whitening import share_of_units
 
 #: Range of norms, in units of 2^e; outside it a new e is chosen. Below `LOW`, an entry that is still larger than the
 #: epsilon of the denominator would have a subnormal square; squares of `HIGH` can be summed for 2^47 steps.
@@ -69,12 +70,14 @@ def scaled_traced(x: Array, power: Any, chunks: int = 2) -> Array:
     return x
 
 
-def unit_of_direction(leaf: Leaf, axes: int) -> float:
+def unit_of_direction(leaf: Leaf, *, preconditioned: bool) -> float:
     """Return k such that 2^(k e) converts the direction of gradients in units of 2^e back."""
     o = leaf.options
     if o.graft == "sgd":
         return 1.0
-    return 1.0 + 2.0 * axes * float(leaf.exponent) if o.graft == "none" and axes else 0.0
+    if o.graft != "none" or not preconditioned or o.statistics_of == "whitened":
+        return 0.0
+    return 1.0 + 2.0 * float(sum(leaf.exponents))
 
 
 def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int]) -> dict[str, Array]:
@@ -95,8 +98,15 @@ def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int])
             for axis in stack.axes:
                 key = stack.axis_name(axis)
                 now = {part: arrays[f"{key}/{part}"][rows] for part in ("statistic", "taken", "root")}
-                changed = {"statistic": scaled(now["statistic"], -2 * shift[i]), "taken": wanted_again(now["taken"])}
-                if leaf.options.graft == "none":
+                power = share_of_units(stack, axis, shift[i]) if stack.whitened else -2 * shift[i]
+                changed = {"statistic": scaled(now["statistic"], power)}
+                if not stack.in_basis:  # a basis has no unit
+                    changed["taken"] = wanted_again(now["taken"])
+                if stack.whitened:
+                    turned = scaled(now["root"] * 2.0 ** (-power % 2 / 2), -power // 2)
+                    there = like(now["taken"] != 0, turned)[:, None, None]  # before that it is I
+                    changed["root"] = namespace(turned).where(there, turned, now["root"])
+                elif leaf.options.graft == "none":
                     changed["root"] = now["root"] * 0
                 for part, values in changed.items():
                     name = f"{key}/{part}"

@@ -16,12 +16,14 @@ from matroot_optim.arrays import Array, is_traced, namespace
 from matroot_optim.layout.blocking import assemble, stack, unstack
 from matroot_optim.layout.layout import Layout, Stack
 from matroot_optim.options import Options
+from matroot_optim.step.bases import turned
 from matroot_optim.step.elementwise import times_all
 from matroot_optim.step.grafting import over_roots, positive_norm, rescale, rescale_blocks, second_moments
 from matroot_optim.step.momentum import Rates, clip_rms, momentum, with_decay
 from matroot_optim.step.precondition import precondition
 from matroot_optim.step.scaling import scaled, scaled_traced, unit_of_direction
 from matroot_optim.step.statistics import accumulate, gram
+from matroot_optim.step.whitening import whitened_gram
 
 Arrays = dict[str, Array]
 
@@ -73,7 +75,8 @@ def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
         for axis in s.axes:
             name = f"{s.axis_name(axis)}/statistic"
             old = step.arrays[name]
-            A = accumulate(old, gram(G, axis, xp), beta, step.donate and keep_all)
+            new_gram = whitened_gram(s, step.arrays, G, axis, xp) if s.whitened else gram(G, axis, xp)
+            A = accumulate(old, new_gram, beta, step.donate and keep_all)
             new[name] = A if keep_all else xp.where(block_mask(s, step.active, G)[:, None], A, old)
     return new
 
@@ -105,18 +108,22 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     live = [i for i, leaf in enumerate(layout.leaves) if step.active[i] is not False and 0 not in leaf.shape]
     weight = [mix_weight(leaf.options, step.number) for leaf in layout.leaves]
     averages, factors, new = averaged(step, live)
-    directions = []
+    directions: list[Any] = []
     for s, G in zip(layout.stacks, stacks, strict=True):
+        if s.in_basis:
+            directions.append(None)
+            continue
         if any(layout.leaves[m.leaf].averages_gradients for m in s.members):
             G = _stacked(layout, s, averages)
         idle = all(isinstance(weight[m.leaf], float) and weight[m.leaf] == 0.0 for m in s.members)
         roots = [step.arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
         directions.append(None if idle else precondition(G, roots, s.axes, namespace(G)))
-    moves, changed = first_order_steps(step, live, averages, factors)
+    moves, changed = _first_order(step, live, averages, factors)
     new.update(changed)
     ratios: list[Any] = [1.0] * len(layout.leaves)
     for i in live:
-        if layout.stacks_of_leaf[i] or layout.leaves[i].options.graft in ("sqrt_n", "trust_ratio"):
+        leaf = layout.leaves[i]
+        if (leaf.axes and not leaf.in_basis) or leaf.options.graft in ("sqrt_n", "trust_ratio"):
             moves[i], ratios[i] = _direction(step, i, moves[i], directions, factors[i], weight[i])
     new.update(_momentum_of_directions(step, live, moves))
     to_updates(step, live, moves)
@@ -169,8 +176,21 @@ def averaged(step: Step, live: Sequence[int]) -> tuple[list[Array], list[Any], A
     return averages, factors, new
 
 
-def first_order_steps(
+def _first_order(
     step: Step, live: Sequence[int], averages: Sequence[Array], factors: Sequence[Any]
+) -> tuple[dict[int, Array], Arrays]:
+    """Compute the first-order steps and the moments, those of SOAP's leaves in their bases."""
+    layout, arrays = step.layout, step.arrays
+    if not any(layout.leaves[i].in_basis for i in live):
+        return first_order_steps(step, live, step.g, averages, factors)
+    g, means = (turned(layout, arrays, x, live, back=False) for x in (step.g, averages))
+    moves, changed = first_order_steps(step, live, g, means, factors)
+    back = turned(layout, arrays, [moves.get(i, x) for i, x in enumerate(g)], live, back=True)
+    return {i: back[i] for i in moves}, changed
+
+
+def first_order_steps(
+    step: Step, live: Sequence[int], gradients: Sequence[Array], averages: Sequence[Array], factors: Sequence[Any]
 ) -> tuple[dict[int, Array], Arrays]:
     """Compute the first-order steps of the leaves that count, in new arrays, and the moments."""
     leaves, new = step.layout.leaves, {}
@@ -178,7 +198,7 @@ def first_order_steps(
     for group in _alike(step, live):
         o = leaves[group[0]].options
         scales = [factors[i] for i in group]
-        g, mean = [step.g[i] for i in group], [averages[i] for i in group]
+        g, mean = [gradients[i] for i in group], [averages[i] for i in group]
         if o.graft_normalize:
             norms = [positive_norm(x) for x in g]
             g, mean = [x / n for x, n in zip(g, norms, strict=True)], [x / n for x, n in zip(mean, norms, strict=True)]
@@ -192,7 +212,10 @@ def first_order_steps(
             found = over_roots(o, mean, moments, floors, scales, [_count(step, i) for i in group])
             new.update({n: choose(step.active[i], v, w) for n, i, v, w in zip(names, group, moments, old, strict=True)})
         if o.graft == "sgd":
-            found = [_in_units(x, step, i, unit_of_direction(leaves[i], 0)) for x, i in zip(found, group, strict=True)]
+            found = [
+                _in_units(x, step, i, unit_of_direction(leaves[i], preconditioned=False))
+                for x, i in zip(found, group, strict=True)
+            ]
         moves.update(zip(group, found, strict=True))
     return moves, new
 
@@ -266,7 +289,7 @@ def _direction(step: Step, i: int, F: Array, directions: Sequence[Any], factor: 
         boxes.append(unstack(P, region, xp))
     D = assemble(boxes, leaf.regions, leaf.merged, xp).reshape(leaf.shape)
     if o.graft == "none":
-        D = _in_units(D * factor, step, i, unit_of_direction(leaf, len(leaf.axes)))
+        D = _in_units(D * factor, step, i, unit_of_direction(leaf, preconditioned=True))
     elif not o.graft_per_block:
         D, ratio = rescale(o, D, F, W, xp)
     if isinstance(weight, float) and weight == 1.0:

@@ -14,6 +14,7 @@ from matroot_optim.options import RULES
 
 WRONG = {
     "learning_rate": ["fast", -1.0, float("nan"), True],
+    "algorithm": ["adam", None],
     "betas": [(0.9,), (1.0, 0.9), (0.9, 1.1), 0.9, (-0.1, 0.9), None],
     "momentum": ["adam", None, 0.9],
     "momentum_of": ["step", None],
@@ -29,12 +30,15 @@ WRONG = {
     "preconditioned_dims": ["both", 3, (0, 0), (0.5,)],
     "precondition_vectors": [0],
     "exponent": [0, 0.5, -2, "a", -0.123457, True],
+    "statistics_of": ["direction", None],
     "statistics_every": [0, 0.5],
     "refresh_every": [0, 1.0, None],
     "refresh_growth": [-0.1, 1.5, None],
     "schedule": ["sometimes"],
     "stale_tolerance": [0.0],
     "ridge": [-1e-6, 2.0, None],
+    "regularization": [-0.1, 1.5, "ridge", True, {"rule": "Ride"}],
+    "basis": ["svd", None],
     "root_tolerance": [0.0, -1],
     "root_method": ["", 3],
     "root_dtype": ["float16", np.float64],

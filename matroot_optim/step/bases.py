@@ -1,0 +1,125 @@
+"""SOAP's stages: the first-order step in the eigenbases of the statistics, and the second moment at a new basis.
+
+For a gradient G, its mean M and bases Q_L, Q_R, with the squares and the division entry by entry:
+
+    V <- b2 V + (1 - b2) (Q_L^T G Q_R)^2        step = Q_L ((Q_L^T M Q_R) / sqrt(V)) Q_R^T
+
+M stays in the original space. The bases of a step have not seen its gradient: in the basis of a single gradient, the
+gradient itself is diagonal, and the quotient of all other entries is rounding.
+
+Vyas et al., SOAP: Improving and Stabilizing Shampoo using Adam, arXiv 2409.11321.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from matroot_optim.arrays import Array, copy, is_jax, like, namespace
+from matroot_optim.layout.blocking import assemble, stack, unstack
+from matroot_optim.layout.layout import Layout, Stack
+from matroot_optim.step.precondition import along, into_basis, out_of_basis
+
+Arrays = Mapping[str, Array]
+
+
+def moving(layout: Layout, active: Sequence[Any], accumulated: Any, lag: int) -> list[Any]:
+    """Return a mask of the leaves that this step moves: under SOAP, those with a basis of an earlier gradient.
+
+    Parameters
+    ----------
+    accumulated : int array
+        Gradients in the statistics of every leaf, without that of this step.
+    lag : int
+        Steps that a basis takes.
+    """
+    found = []
+    for i, leaf in enumerate(layout.leaves):
+        if not leaf.in_basis or active[i] is False:
+            found.append(active[i])
+            continue
+        known = accumulated[i] > lag
+        found.append(known & active[i] if is_jax(known) else active[i] if known else False)
+    return found
+
+
+def turned(layout: Layout, arrays: Arrays, leaves: Sequence[Array], live: Sequence[int], *, back: bool) -> list[Array]:
+    """Return the arrays with those of SOAP's leaves in the bases, or `back` out of the bases."""
+    result, boxes = list(leaves), dict[int, list[Array]]()
+    wanted = {i for i in live if layout.leaves[i].in_basis}
+    change = out_of_basis if back else into_basis
+    found: dict[tuple[int, int], Array] = {}
+    for s in layout.stacks:
+        members = [m for m in s.members if m.leaf in wanted]
+        if not members:
+            continue
+        xp = namespace(leaves[members[0].leaf])
+        parts = [stack(_merged(layout, leaves, m.leaf), layout.leaves[m.leaf].regions[m.region], xp) for m in members]
+        G = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+        bases = [arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
+        if len(members) < len(s.members):
+            bases = [xp.concat([Q[m.start : m.stop] for m in members], axis=0) for Q in bases]
+        G, start = change(G, bases, s.axes, xp), 0
+        for m in members:
+            stop = start + m.stop - m.start
+            found[m.leaf, m.region] = unstack(G[start:stop], layout.leaves[m.leaf].regions[m.region], xp)
+            start = stop
+    for i in wanted:
+        leaf = layout.leaves[i]
+        boxes[i] = [found[i, r] for r in range(len(leaf.regions))]
+        result[i] = assemble(boxes[i], leaf.regions, leaf.merged, namespace(leaves[i])).reshape(leaf.shape)
+    return result
+
+
+def _merged(layout: Layout, leaves: Sequence[Array], i: int) -> Array:
+    return leaves[i].reshape(layout.leaves[i].merged)
+
+
+def overlaps(old: Array, new: Array) -> Array:
+    """Return (Q_new^T Q_old)^2, entry by entry: it maps the variances of uncorrelated old coordinates to new ones.
+
+    A basis whose vectors are only reordered reorders them.
+    """
+    xp = namespace(old)
+    T = xp.matmul(xp.matrix_transpose(new), old)
+    return T * T
+
+
+def moved_moments(layout: Layout, arrays: Arrays, s: Stack, axis: int, index: Any, squares: Array) -> dict[str, Array]:
+    """Return the second moments after a change of basis along one dimension of some blocks of a stack.
+
+    Parameters
+    ----------
+    index : int array (k,)
+        Numbers of the blocks.
+    squares : array (k, n, n)
+        The `overlaps` of these blocks.
+    """
+    xp = namespace(squares)
+    changed: dict[str, Array] = {}
+    for m in s.members:
+        mine = np.flatnonzero((index >= m.start) & (index < m.stop))
+        if not mine.size:
+            continue
+        at, rows = like(mine, squares), like(index[mine] - m.start, squares)
+        leaf = layout.leaves[m.leaf]
+        name, region = leaf.name("moment"), leaf.regions[m.region]
+        moment = changed[name] if name in changed else copy(arrays[name])
+        whole = moment.reshape(leaf.merged)
+        blocks = stack(whole, region, xp)
+        part = along(blocks[rows], squares[at], axis, xp)
+        blocks = blocks.at[rows].set(part) if is_jax(blocks) else _put(copy(blocks), rows, part)
+        box = unstack(blocks, region, xp)
+        if is_jax(whole):
+            whole = whole.at[region.slices].set(box)
+        else:
+            whole[region.slices] = box
+        changed[name] = whole.reshape(leaf.shape)
+    return changed
+
+
+def _put(x: Array, rows: Array, values: Array) -> Array:
+    x[rows] = values
+    return x

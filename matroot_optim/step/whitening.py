@@ -1,0 +1,81 @@
+"""KL-Shampoo's statistics: the gradient is whitened by the roots of the other dimensions before its products.
+
+For a block G (m x n) with statistics L and R, whose roots are L^{-1/2} and R^{-1/2}:
+
+    L <- b2 L + (1 - b2) G R^{-1} G^T / n        R <- b2 R + (1 - b2) G^T L^{-1} G / m
+
+The roots are those in use. L and R together have the size of G^2, in any division. Before there are roots, each gets
+its share of G^2; and the first gradient leaves a multiple of I of its own size beside its product, as the published
+code starts from a multiple of I: without it the second gradient would be whitened by the inverse of a singular matrix.
+
+Lin et al., Understanding and improving Shampoo and SOAP via Kullback-Leibler minimization, arXiv 2509.03378.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from matroot_optim.arrays import Array, is_traced, like
+from matroot_optim.layout.layout import Stack
+from matroot_optim.step.precondition import multiply
+from matroot_optim.step.statistics import gram, packed_size
+
+
+def whitened_gram(s: Stack, arrays: Mapping[str, Array], G: Array, axis: int, xp: Any) -> Array:
+    """Compute the packed product of every block of a stack along one dimension, of the whitened gradient."""
+    others = [i for i in s.axes if i != axis]
+    U = G
+    for i in others:
+        U = multiply(U, arrays[f"{s.axis_name(i)}/root"], i, xp)
+    product = gram(U, axis, xp) / (math.prod(s.shape) // s.shape[axis])
+    known, begun = (_mask(x, G, xp) for x in _history(s, arrays, axis, others))
+    if known is not None:
+        squares = xp.sum(xp.reshape(G * G, (G.shape[0], -1)), axis=1) / math.prod(s.shape)
+        share = xp.where(squares > 0, squares, xp.ones_like(squares)) ** (-len(others) / len(s.axes))
+        product = product * xp.where(known, xp.ones_like(share), share)[:, None]
+    if begun is not None:
+        diagonal = like(_diagonal(s.shape[axis]).astype(s.dtype), G)
+        size = xp.sum(product * diagonal, axis=1) / s.shape[axis]
+        product = product + xp.where(begun, xp.zeros_like(size), size)[:, None] * diagonal
+    return product
+
+
+def _history(s: Stack, arrays: Mapping[str, Array], axis: int, others: list[int]) -> tuple[Any, Any]:
+    """Return masks (blocks,) of the blocks whose other dimensions have roots, and of those with a statistic."""
+    known: Any = np.ones(s.blocks, bool)
+    for i in others:
+        known = known & (arrays[f"{s.axis_name(i)}/taken"] != 0)
+    statistic = arrays[f"{s.axis_name(axis)}/statistic"]
+    if not is_traced(statistic) and (arrays[f"{s.axis_name(axis)}/taken"] != 0).all():
+        return known, np.ones(s.blocks, bool)
+    return known, abs(statistic).sum(-1) > 0
+
+
+def _mask(x: Any, G: Array, xp: Any) -> Any:
+    """Return a mask in the library of G; None if it is true everywhere."""
+    if isinstance(x, np.ndarray):
+        return None if x.all() else like(x, G)
+    return x
+
+
+@lru_cache(maxsize=64)
+def _diagonal(n: int) -> Any:
+    """Return the packed identity."""
+    found = np.zeros(packed_size(n))
+    k = np.arange(n)
+    found[k * (k + 3) // 2] = 1.0
+    return found
+
+
+def share_of_units(s: Stack, axis: int, shift: Any) -> Any:
+    """Return the power of two by which a statistic changes when gradients are divided by 2^shift more.
+
+    The product of all dimensions' statistics changes by 2^(-2 shift).
+    """
+    r = len(s.axes)
+    return -2 * shift - (r - 1) * ((-2 * shift) // r) if axis == s.axes[0] else (-2 * shift) // r

@@ -1,0 +1,386 @@
+"""SOAP against a dense oracle of its own and against the published implementation, in every framework."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from matroot_optim import SOAP, ExecutorEngine, InlineEngine, Shampoo, WarmEngine, apply_updates
+from matroot_optim.refresh.bases import new_bases
+from matroot_optim.state import State
+from optim.oracle import unfolding_gram
+from optim.problems import run as run_problem
+
+BASE = {"refresh_every": 3, "refresh_growth": 0.0, "schedule": "interval", "block_aspect": None}
+BASE |= {"preconditioned_dims": "all", "merge": None}
+
+
+def gradients(shape, steps, seed=0, dtype=np.float64):
+    """With dense covariances that differ from direction to direction: bases are well determined, and turn slowly."""
+    rng = np.random.default_rng(seed)
+    mixers = [rng.standard_normal((n, n)) * np.linspace(0.3, 2, n) for n in shape]
+    found = []
+    for _ in range(steps):
+        G = rng.standard_normal(shape)
+        for axis, A in enumerate(mixers):
+            G = np.moveaxis(np.tensordot(A, G, (1, axis)), 0, axis)
+        found.append(G.astype(dtype))
+    return found
+
+
+class Dense:
+    """One tensor, by Kronecker products: the basis of the whole tensor is one matrix, the second moment a vector."""
+
+    def __init__(self, shape, lr=0.1, betas=(0.95, 0.95), every=3, axes=None, basis="qr", beta_v=None, eps=0.0):
+        self.shape, self.lr, self.b, self.every, self.basis, self.eps = shape, lr, betas, every, basis, eps
+        self.axes = range(len(shape)) if axes is None else axes
+        self.beta_v = betas[1] if beta_v is None else beta_v
+        self.S = {i: np.zeros((shape[i], shape[i])) for i in self.axes}
+        self.Q = {}
+        self.m, self.v = np.zeros(np.prod(shape)), np.zeros(np.prod(shape))
+        self.t = self.moves = 0
+        self.peak = 0.0
+
+    def whole(self, Q):
+        """All bases as one orthogonal matrix."""
+        found = np.eye(1)
+        for i, n in enumerate(self.shape):
+            found = np.kron(found, Q.get(i, np.eye(n)))
+        return found
+
+    def step(self, G):
+        move = np.zeros(self.shape)
+        self.peak = max(np.linalg.norm(G), self.peak * self.beta_v**0.5)
+        if self.t > 0:
+            self.moves += 1
+            K, (b1, _), bv = self.whole(self.Q), self.b, self.beta_v
+            self.m = b1 * self.m + (1 - b1) * G.ravel()
+            self.v = bv * self.v + (1 - bv) * (K.T @ G.ravel()) ** 2
+            mean, square = self.m / (1 - b1**self.moves), self.v / (1 - bv**self.moves)
+            floor = self.eps * self.peak / np.sqrt(G.size)
+            move = (-self.lr * K @ ((K.T @ mean) / (np.sqrt(square) + floor))).reshape(self.shape)
+        for i in self.axes:
+            self.S[i] = self.b[1] * self.S[i] + (1 - self.b[1]) * unfolding_gram(G, i)
+        if self.t % self.every == 0:
+            self.renew()
+        self.t += 1
+        return move
+
+    def renew(self):
+        old, order = dict(self.Q), {}
+        for i in self.axes:
+            A = self.S[i]
+            if i not in old or self.basis == "eigh":
+                self.Q[i] = np.linalg.eigh(A)[1][:, ::-1]
+                continue
+            order[i] = np.argsort([-q @ A @ q for q in old[i].T])  # as published: columns and v are reordered
+            self.Q[i] = np.linalg.qr(A @ old[i][:, order[i]])[0]
+        v = self.v.reshape(self.shape)
+        for i, places in order.items():
+            v = np.take(v, places, axis=i)
+        self.v = v.ravel()
+        if old and self.basis == "eigh":
+            T = self.whole(self.Q).T @ self.whole(old)
+            self.v = np.diag(T @ np.diag(self.v) @ T.T).copy()
+
+
+def run(opt, G, W=None):
+    W = np.zeros(G[0].shape, G[0].dtype) if W is None else W
+    state, found = opt.init(W), []
+    for g in G:
+        update, state = opt.update(g, state, W)
+        found.append(update)
+    return found, state
+
+
+CASES = {
+    "as published": ({}, {}),
+    "decomposed": ({"basis": "eigh"}, {"basis": "eigh"}),
+    "every step": ({"refresh_every": 1}, {"every": 1}),
+    "other betas": ({"betas": (0.9, 0.8), "graft_beta": 0.7}, {"betas": (0.9, 0.8), "beta_v": 0.7}),
+    "one side": ({"preconditioned_dims": (1,)}, {"axes": (1,)}),
+    "epsilon": ({"graft_epsilon": 1e-2}, {"eps": 1e-2}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("shape", [(6, 6), (3, 4, 5)])
+def test_matches_the_dense_oracle(case, shape):
+    options, plain = CASES[case]
+    if len(shape) == 3:  # the first gradient has full rank in every dimension
+        options = {"preconditioned_dims": "all", **options}
+    G = gradients(shape, 14)
+    oracle = Dense(shape, **plain)
+    found, _ = run(SOAP(0.1, **{**BASE, "graft_epsilon": 0.0, **options}), G)
+    for t, (u, g) in enumerate(zip(found, G, strict=True)):
+        np.testing.assert_allclose(u, oracle.step(g), rtol=1e-7, atol=1e-9, err_msg=str(t))
+
+
+@pytest.mark.parametrize("every", [1, 3, 10])
+def test_matches_the_published_implementation(every):
+    """pytorch_optimizer's, whose QR is in float32."""
+    torch = pytest.importorskip("torch")
+    peer = pytest.importorskip("pytorch_optimizer")
+    rng = np.random.default_rng(0)
+    G = [rng.standard_normal((8, 8)) for _ in range(32)]
+    options = {"betas": (0.95, 0.9), "weight_decay": 0.0}
+    p = torch.nn.Parameter(torch.zeros(8, 8, dtype=torch.float64))
+    other = peer.SOAP([p], lr=0.1, eps=0.0, precondition_frequency=every, **options)
+    opt, W = SOAP(0.1, graft_epsilon=0.0, **{**BASE, "refresh_every": every, **options}), np.zeros((8, 8))
+    state = opt.init(W)
+    for g in G:
+        p.grad = torch.from_numpy(g.copy())
+        other.step()
+        state = opt.step(W, g, state)
+        np.testing.assert_allclose(W, p.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_are_soaps_of_their_own():
+    G = gradients((8, 6), 8)
+    found, state = run(SOAP(0.1, **BASE, block_size=4, graft_epsilon=0.0), G)
+    assert {name.rsplit("/", 1)[0] for name in state if name.endswith("root")} == {
+        f"block{k}/axis{i}" for k in range(4) for i in range(2)
+    }
+    for rows, columns in ((slice(0, 4), slice(0, 4)), (slice(4, 8), slice(0, 4))):
+        alone, _ = run(SOAP(0.1, **BASE, graft_epsilon=0.0), [g[rows, columns] for g in G])
+        for u, want in zip(found, alone, strict=True):
+            np.testing.assert_allclose(u[rows, columns], want, rtol=1e-9, atol=1e-12)
+
+
+def test_what_has_no_matrix_gets_adam_from_the_first_step():
+    shapes = {"bias": (5,), "table": (200, 4)}
+    rng = np.random.default_rng(0)
+    G = [{k: rng.standard_normal(s) for k, s in shapes.items()} for _ in range(5)]
+    W = {k: np.zeros(s) for k, s in shapes.items()}
+    soap, adam = SOAP(0.1), Shampoo(0.1, betas=(0.95, 0.95), preconditioned_dims="none")
+    a, b = soap.init(W), adam.init(W)
+    for g in G:
+        u, a = soap.update(g, a, W)
+        v, b = adam.update(g, b, W)
+        for k in shapes:
+            np.testing.assert_array_equal(u[k], v[k])
+
+
+def test_a_matrix_waits_for_the_basis_of_an_earlier_gradient():
+    """In the basis of its own, a gradient is diagonal; what is divided by its own size elsewhere is rounding."""
+    rng = np.random.default_rng(0)
+    W, bad = np.ones((4, 5)), np.full((4, 5), np.nan)
+    opt = SOAP(0.1)
+    state = opt.init(W)
+    moved = []
+    for g in (bad, *(rng.standard_normal((4, 5)) for _ in range(2)), bad, rng.standard_normal((4, 5))):
+        u, state = opt.update(g, state, W)
+        moved.append(bool(u.any()))
+    assert moved == [False, False, True, False, True]
+    assert (int(state["count"]), int(state["accumulated"]), int(state["skipped"])) == (2, 3, 2)
+    lagging = SOAP(0.1, engine=InlineEngine(lag=2))
+    state, moved = lagging.init(W), []
+    for _ in range(5):
+        u, state = lagging.update(rng.standard_normal((4, 5)), state, W)
+        moved.append(bool(u.any()))
+    assert moved == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize("task", ["eigh", "qr"])
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+def test_bases_are_certified(task, library):
+    rng = np.random.default_rng(0)
+    n = 12
+    A = np.stack([B @ B.T for B in rng.standard_normal((3, n, 4))])  # singular
+    Q = np.linalg.qr(rng.standard_normal((3, n, n)))[0]
+    A[1] = np.nan
+    give = {"numpy": np.asarray, "torch": lambda x: pytest.importorskip("torch").from_numpy(x)}
+    to = give.get(library) or pytest.importorskip("jax.numpy").asarray
+    found, facts = new_bases(to(A.astype(np.float32)), to(Q.astype(np.float32)), task, "float32")
+    found = np.asarray(found, np.float64)
+    facts = {name: np.asarray(x) for name, x in facts.items()}
+    assert facts["residual"][1] == np.inf
+    assert facts["status"].tolist() == [0, 7, 0]
+    for k in (0, 2):
+        own = np.linalg.norm(found[k].T @ found[k] - np.eye(n)) / np.sqrt(n)
+        assert own <= facts["residual"][k] + 1e-7 < 1e-5
+        if task == "eigh":
+            D = found[k].T @ A[k] @ found[k]
+            assert np.linalg.norm(D - np.diag(np.diag(D))) < 1e-5 * np.linalg.norm(D)
+            np.testing.assert_allclose(facts["lambda_max"][k], np.linalg.norm(A[k], 2), rtol=1e-5)
+
+
+def test_refined_columns_continue_the_old_ones():
+    """Even if their eigenvalues have changed places."""
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))[0]
+    for w in ([5.0, 4, 3, 2, 1], [1.0, 2, 3, 5, 4]):
+        new, _ = new_bases((Q * w @ Q.T)[None], Q[None], "qr", "float64")
+        np.testing.assert_allclose(abs(Q.T @ new[0]), np.eye(5), atol=1e-12)
+
+
+def test_gradients_of_rank_3_in_64_dimensions():
+    rng = np.random.default_rng(0)
+    left, right = rng.standard_normal((64, 3)), rng.standard_normal((3, 64))
+    G = [(left @ rng.standard_normal((3, 3)) @ right).astype(np.float32) for _ in range(30)]
+    found, state = run(SOAP(0.1), G)
+    assert all(np.isfinite(u).all() for u in found)
+    assert max(abs(u).max() for u in found) < 3
+    d = SOAP(0.1).diagnostics(state)
+    assert d.worst_residual < 1e-5
+    assert not d.roots["skipped"].any()
+
+
+def test_any_scale_gives_the_same_steps():
+    G = gradients((6, 5), 8, dtype=np.float32)
+    plain, _ = run(SOAP(0.1), G)
+    for power in (-90, 70):
+        for u, v in zip(plain, run(SOAP(0.1), [g * np.float32(2.0**power) for g in G])[0], strict=True):
+            np.testing.assert_allclose(v, u, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_engines_give_the_same_bits(lag):
+    want = run_problem(SOAP(0.05, engine=InlineEngine(lag)), 12)[0]
+    spawn = multiprocessing.get_context("spawn")
+    pools = (lambda: ThreadPoolExecutor(1), lambda: ProcessPoolExecutor(1, mp_context=spawn))
+    for pool in pools[: 1 + bool(lag)]:
+        with ExecutorEngine(pool, lag=lag) as engine:
+            got, _ = run_problem(SOAP(0.05, engine=engine), 12)
+            assert engine.clock.failures == 0
+        for k in want:
+            np.testing.assert_array_equal(got[k], want[k])
+    got = run_problem(SOAP(0.05, engine=WarmEngine(lag)), 12)[0]
+    for k in want:
+        np.testing.assert_array_equal(got[k], want[k])
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("lag", [0, 3])
+def test_a_resumed_run_goes_on_to_the_bit(tmp_path, suffix, lag):
+    opt = SOAP(0.05, engine=InlineEngine(lag))
+    want, last = run_problem(opt, 24)
+    params, state = run_problem(opt, 13)
+    state.save(tmp_path / f"state{suffix}")
+    again = opt.load(tmp_path / f"state{suffix}", params)
+    got, end = run_problem(opt, 24, params=params, state=again, skip=13)
+    for k in want:
+        np.testing.assert_array_equal(got[k], want[k])
+    assert str(opt.diagnostics(end)) == str(opt.diagnostics(last))
+
+
+def test_a_checkpoint_says_what_it_holds(tmp_path):
+    params, state = run_problem(SOAP(0.05), 6)
+    state.save(tmp_path / "soap.npz")
+    with pytest.raises(ValueError, match="must have roots, of Shampoo, for 'a', got the other"):
+        Shampoo(0.05).load(tmp_path / "soap.npz", params)
+    run_problem(Shampoo(0.05), 6)[1].save(tmp_path / "shampoo.npz")
+    with pytest.raises(ValueError, match="must have eigenbases, of SOAP, for 'a', got the other"):
+        SOAP(0.05).load(tmp_path / "shampoo.npz", params)
+    with pytest.raises(ValueError, match="roots must be True under SOAP"):
+        state.save(tmp_path / "without.npz", roots=False)
+
+
+def test_another_block_size_takes_the_second_moment_along(tmp_path):
+    """Through the original space: the next step is nearer to that of such blocks from the start than without it."""
+    G, params = [{"w": g} for g in gradients((8, 8), 41)], {"w": np.zeros((8, 8))}
+    options = {"refresh_every": 1, "graft_epsilon": 0.0, "basis": "eigh"}
+    whole, halves = SOAP(0.05, **options), SOAP(0.05, block_size=4, **options)
+    state, other = whole.init(params), halves.init(params)
+    for g in G[:-1]:
+        state, other = whole.update(g, state, params)[1], halves.update(g, other, params)[1]
+    state.save(tmp_path / "state.npz")
+    again = halves.load(tmp_path / "state.npz", params)
+    np.testing.assert_allclose(again["w/moment"].sum(), state["w/moment"].sum())
+    unmoved = State(again.layout, {**again.arrays, "w/moment": state["w/moment"]})
+    want = halves.update(G[-1], other, params)[0]["w"]
+    moves = [halves.update(G[-1], s, params)[0]["w"] for s in (again, unmoved)]
+    cosines = [np.vdot(u, want) / np.linalg.norm(u) / np.linalg.norm(want) for u in moves]
+    assert cosines[0] > 0.8 > cosines[1] + 0.1
+
+
+def test_torch_follows_the_core_and_its_state_dict_resumes(tmp_path):
+    torch = pytest.importorskip("torch")
+    from matroot_optim import torch as adapter
+
+    torch.manual_seed(0)
+    shapes = [(6, 6), (5,), (4, 2, 2)]  # of full rank
+    engine = InlineEngine(lag=2)
+    core = SOAP(0.05, weight_decay=0.1, engine=engine)
+    W = [np.random.default_rng(k).standard_normal(s).astype(np.float32) for k, s in enumerate(shapes)]
+    params = [torch.nn.Parameter(torch.from_numpy(w.copy())) for w in W]
+    state = core.init(W)
+    optimizer = adapter.SOAP(params, lr=0.05, weight_decay=0.1, engine=engine)
+    for step in range(16):
+        G = [np.random.default_rng([step, k]).standard_normal(s).astype(np.float32) for k, s in enumerate(shapes)]
+        state = core.step(W, G, state)
+        for p, g in zip(params, G, strict=True):
+            p.grad = torch.from_numpy(g)
+        optimizer.step()
+        for p, w in zip(params, W, strict=True):
+            np.testing.assert_allclose(p.detach().numpy(), w, rtol=2e-3, atol=2e-4)
+        if step == 8:
+            torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+            twin = [torch.nn.Parameter(p.detach().clone()) for p in params]
+            loaded = adapter.SOAP(twin, lr=0.05, weight_decay=0.1, engine=engine)
+            loaded.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        if step > 8:
+            for p, q in zip(params, twin, strict=True):
+                q.grad = p.grad
+            loaded.step()
+            for p, q in zip(params, twin, strict=True):
+                assert torch.equal(p, q)
+    assert optimizer.diagnostics().worst_residual < 1e-5
+    assert optimizer.param_groups[0]["betas"] == (0.95, 0.95)
+
+
+@pytest.mark.parametrize("roots", ["callback", "graph", "host"])
+@pytest.mark.parametrize("basis", ["qr", "eigh"])
+def test_optax_follows_the_core(roots, basis):
+    jax = pytest.importorskip("jax")
+    optax = pytest.importorskip("optax")
+    from matroot_optim.optax import diagnostics, refresh_roots, soap
+
+    G = gradients((6, 6), 26, dtype=np.float32)
+    options = {"basis": basis, "refresh_every": 4}
+    want, last = run(SOAP(0.1, **options), G)
+    tx = soap(0.1, roots=roots, **options)
+    params = jax.numpy.zeros((6, 6))
+    state, update = tx.init(params), jax.jit(tx.update)
+    for t, (g, D) in enumerate(zip(G, want, strict=True)):
+        found, state = update(jax.numpy.asarray(g), state, params)
+        if roots == "host":
+            state = refresh_roots(state)
+        np.testing.assert_allclose(found, D, rtol=1e-2, atol=2e-3, err_msg=str(t))
+    d = diagnostics(state)
+    assert d.worst_residual < 1e-5
+    assert d.roots["refreshes"].tolist() == SOAP(0.1).diagnostics(last).roots["refreshes"].tolist()
+    assert isinstance(optax.apply_updates(params, found), jax.Array)
+
+
+@pytest.mark.parametrize("name", ["graft", "momentum_of", "schedule"])
+def test_options_without_meaning_are_refused(name):
+    wrong = {"graft": "sgd", "momentum_of": "direction", "schedule": "residual"}[name]
+    with pytest.raises(ValueError, match=f"^{name} must be one of .* under SOAP, got '{wrong}'"):
+        SOAP(0.1, **{name: wrong})
+
+
+def test_plan_and_json():
+    opt = SOAP(1e-3)
+    rows = opt.plan({"w": np.zeros((6, 5)), "b": np.zeros(5)}).rows
+    assert [(row.treatment, row.exponent) for row in rows] == [("both sides", "basis"), ("adam", "")]
+    assert rows[0].step_flops == 4 * Shampoo(1e-3).plan({"w": np.zeros((6, 5))}).rows[0].step_flops / 2
+    assert SOAP.from_json(opt.to_json()) == opt
+    measured = opt.plan({"w": np.zeros((6, 5))}, measure=True).rows[0]
+    assert measured.root_seconds > 0
+
+
+def test_in_place_and_pure_agree():
+    G = gradients((6, 5), 8)
+    opt, a, b = SOAP(0.1), np.zeros((6, 5)), np.zeros((6, 5))
+    pure, placed = opt.init(a), opt.init(b)
+    for g in G:
+        kept = {name: np.array(x) for name, x in pure.arrays.items()}
+        update, after = opt.update(g, pure, a)
+        for name, x in kept.items():
+            np.testing.assert_array_equal(x, pure.arrays[name])
+        a, pure = apply_updates(a, update), after
+        placed = opt.step(b, g, placed)
+        np.testing.assert_array_equal(a, b)
