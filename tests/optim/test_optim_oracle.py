@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from matroot_optim import Shampoo, apply_updates
-from matroot_optim.options import GRAFTS
+from matroot_optim.allowed import GRAFTS
 from optim.oracle import Oracle
 
 BASE = {
