@@ -5,7 +5,7 @@ from matroot._apply import apply_inverse_pth_root
 from matroot._condition_tracker import ConditionTracker
 from matroot._rectangular import orthogonalizer, polar, spectral_power
 from matroot._regularization import Floor, PseudoInverse, Ridge, Shift, TargetCondition
-from matroot._result import ConditionWarning, RootError, RootResult, Status
+from matroot._result import RootResult
 from matroot._root_tracker import RootTracker
 from matroot._roots import (
     cond_pth_root,
@@ -18,6 +18,7 @@ from matroot._roots import (
 )
 from matroot._solve import solve
 from matroot._solve_each import solve_each
+from matroot._status import ConditionWarning, RootError, Status
 from matroot._stochastic import StochasticResult, stochastic_root
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder

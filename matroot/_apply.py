@@ -12,8 +12,9 @@ import numpy as np
 
 from matroot._bars import forward_error_bound
 from matroot._regularization import Regularization
-from matroot._result import A, ConditionWarning, RootError, Status, on_host
+from matroot._result import A, on_host
 from matroot._solve import check_degree, plan
+from matroot._status import ConditionWarning, RootError, Status
 from matroot.backends import backend_of
 from matroot.backends.arrays import take
 from matroot.backends.holds import confined

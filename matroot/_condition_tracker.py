@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from matroot._result import RootResult, Status, on_host
+from matroot._result import RootResult, on_host
+from matroot._status import Status
 
 #: Fields kept of every result, each the worst over its batch.
 FIELDS = ("cond", "lambda_max", "residual", "bits_lost", "status", "n_iter")

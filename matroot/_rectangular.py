@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from matroot._result import A, Status
+from matroot._result import A
+from matroot._status import Status
 from matroot.backends.holds import confined
 from matroot.backends.linalg import hermitian_part
 from matroot.rectangular import certificate

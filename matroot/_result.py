@@ -6,14 +6,14 @@ Every status code has its sentence, so that the message is part of the result an
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
-from enum import IntEnum
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 import numpy as np
 
 from matroot._bars import ILL_INPUT_ERROR, VOUCHED, forward_error_bound, least_rtol, smallest_share
+from matroot._status import USABLE, Status
 from matroot.backends.arrays import dtype_name, smallest_normal, take, unit_roundoff
 
 if TYPE_CHECKING:
@@ -22,74 +22,10 @@ if TYPE_CHECKING:
 Array = Any
 
 
-class Status(IntEnum):
-    """Outcome of the solve for one matrix.
-
-    Each member has a `sentence`, a format string over the relevant numbers.
-    `CONVERGED` is 0, so ``result.status.any()`` is True if any matrix has another status.
-    """
-
-    CONVERGED = 0
-    ILL_CONDITIONED = 1
-    MAX_ITER = 2
-    STAGNATED = 3
-    DIVERGED = 4
-    NOT_POSITIVE = 5
-    NO_PRINCIPAL_ROOT = 6
-    NONFINITE_INPUT = 7
-    NOT_SYMMETRIC = 8
-
-    @property
-    def sentence(self) -> str:
-        """The outcome, the relevant number, and a remedy."""
-        return _SENTENCES[self]
-
-
-_SENTENCES = {
-    Status.CONVERGED: "converged: residual {residual:.1e}, {digits_hold}",
-    Status.ILL_CONDITIONED: ("ended well, but {loss} (residual {residual:.1e}); use {remedy}"),
-    Status.MAX_ITER: (
-        "not converged after {n_iter} iterations (residual {residual:.1e}, cond {cond:.1e}); "
-        "raise max_iter, add a ridge, or use method='eigen'"
-    ),
-    Status.STAGNATED: (
-        "stopped improving after {n_iter} iterations, short of the accuracy asked for (residual {residual:.1e}, "
-        "cond {cond:.1e}); use {remedy}"
-    ),
-    Status.DIVERGED: (
-        "left the range of {range_dtype} after {n_iter} iterations (cond {cond:.1e}); "
-        "add a ridge, use a wider dtype, or method='eigen'"
-    ),
-    Status.NOT_POSITIVE: (
-        "has no such root: its eigenvalues are not all positive (the smallest is {lambda_min:.1e}, the largest "
-        "{lambda_max:.1e}); {mend}"
-    ),
-    Status.NO_PRINCIPAL_ROOT: (
-        "has an eigenvalue on the closed negative real axis, where no principal root exists; "
-        "shift it with regularization=Ridge(absolute=...), or pass a complex matrix rotated off the axis"
-    ),
-    Status.NONFINITE_INPUT: "holds NaN or infinity; the input must be finite",
-    Status.NOT_SYMMETRIC: (
-        "is not symmetric (Hermitian) up to rounding; pass (A + A^T) / 2 if the difference is rounding of your own, or "
-        "assume_a='gen' for a general matrix"
-    ),
-}
-
 _NUMBERS = ("residual", "cond", "bits_lost", "lambda_max", "lambda_min", "ridge")
 
 #: Unit roundoff of the least precise dtype that iterates are kept in.
 FLOAT32 = unit_roundoff("float32")
-
-#: Statuses whose x is the root; the plain functions raise for every other status.
-USABLE = (Status.CONVERGED, Status.ILL_CONDITIONED)
-
-
-class RootError(np.linalg.LinAlgError):
-    """A matrix of the batch has no root, or the iteration failed; the message says which matrix and why."""
-
-
-class ConditionWarning(UserWarning):
-    """The root was computed, but conditioning cost most of the working precision's digits."""
 
 
 class AnyArray(Protocol):
@@ -106,9 +42,58 @@ class AnyArray(Protocol):
 A = TypeVar("A", bound=AnyArray)
 
 
+class OfBatch:
+    """Base of the results: the length, the parts and the message of a batch."""
+
+    status: Array
+    residual: Array
+
+    #: dimensions of a field beyond those of the batch
+    _inner: ClassVar[dict[str, int]] = {"x": 2, "companion": 2, "u": 2, "h": 2, "mask": 1}
+
+    def sentence(self, index: int) -> str:
+        """Return the status sentence of one matrix of the flattened batch, with its numbers."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    def __getitem__(self, index: Any) -> Self:
+        """Return the result of some matrices; `index` is that of an array with the shape of the batch."""
+        self.status[index]  # which raises for what is no index of the batch
+        given = index if isinstance(index, tuple) else (index,)
+        one: Any = self
+        changes = {}
+        for name in (f.name for f in fields(one)):
+            values = getattr(self, name)
+            if hasattr(values, "shape"):
+                changes[name] = values[(*given, *[slice(None)] * self._inner.get(name, 0))]
+        return cast(Self, replace(one, **changes))
+
+    @property
+    def message(self) -> str:
+        """The number of matrices of every status, with the first of each, and the sentence of the worst matrix."""
+        status = on_host(self.status)
+        if status.size == 0:
+            return "empty batch"
+        worst = int(np.argmax(status)) if status.any() else int(np.argmax(on_host(self.residual)))
+        text = self.sentence(worst)
+        if status.ndim == 0:
+            return text
+        codes, firsts, counts = np.unique(status, return_index=True, return_counts=True)
+        groups = [
+            f"{count} {Status(int(code)).name}" + (f" (first {place(first, status.shape)})" if code else "")
+            for code, first, count in zip(codes, firsts, counts, strict=True)
+        ]
+        return f"{status.size} matrices: {', '.join(groups)}; {place(worst, status.shape)} {text}"
+
+
 @dataclass(frozen=True, repr=False)
-class RootResult(Generic[A]):
+class RootResult(OfBatch, Generic[A]):
     """A matrix root and its measured quality.
+
+    The result of a batch has a length and can be indexed like the batch: ``result[3]`` is that of one matrix,
+    ``result[result.status != 0]`` that of the matrices that need a look.
 
     Attributes
     ----------
@@ -278,26 +263,17 @@ class RootResult(Generic[A]):
             remedies.insert(0, "compute_dtype='float64'")
         return ", or ".join(remedies) or "a larger rtol"
 
-    @property
-    def message(self) -> str:
-        """One line: the sentence of the worst matrix, and the number of matrices with the same status."""
-        status = on_host(self.status).ravel()
-        if status.size == 0:
-            return "empty batch"
-        worst = int(np.argmax(status)) if status.any() else int(np.argmax(on_host(self.residual).ravel()))
-        text = self.sentence(worst)
-        if status.size == 1:
-            return text
-        name = Status(int(status[worst])).name
-        count = int((status == status[worst]).sum())
-        return f"{count} of {status.size} matrices {name}; matrix {worst} {text}"
-
     def __repr__(self) -> str:
         rows = [("message", self.message)]
         for one in fields(self):
             rows.append((one.name, _summary(one.name, getattr(self, one.name))))
         width = max(len(name) for name, _ in rows)
         return "RootResult\n" + "\n".join(f"  {name:>{width}}: {text}" for name, text in rows)
+
+
+def place(index: int, shape: tuple[int, ...]) -> str:
+    """Return the index of a matrix in its batch, as it is written after the name of an array."""
+    return f"[{', '.join(str(int(i)) for i in np.unravel_index(index, shape))}]"
 
 
 def digits_left(cond: float, s: float, eps: float) -> float:
@@ -336,7 +312,11 @@ def _summary(name: str, value: Array) -> str:
     if flat.size == 0:
         return "[]"
     form = "{:d}" if flat.dtype.kind in "iu" else "{:.3g}"
-    if flat.size == 1:
-        return form.format(flat[0])
-    low, high = form.format(flat.min()), form.format(flat.max())
-    return low if low == high else f"{low} to {high}"
+    known = flat[~np.isnan(flat)]
+    if known.size == 0:
+        return "nan"
+    low, high = form.format(known.min()), form.format(known.max())
+    if low == high:
+        return low
+    middle = np.sort(known)[(len(known) - 1) // 2]  # of two in the middle one that occurs
+    return f"{low} to {high}, median {form.format(middle)}"

@@ -12,8 +12,9 @@ import numpy as np
 
 from matroot._bars import least_rtol
 from matroot._regularization import Regularization, as_regularization
-from matroot._result import USABLE, RootResult, Status, on_host
+from matroot._result import RootResult, on_host
 from matroot._solve import check_degree, plan, solve_power
+from matroot._status import USABLE, Status
 from matroot.backends.arrays import take, unit_roundoff
 from matroot.backends.holds import confined
 from matroot.drift.basis import FAILED, FULL, WAYS, Warm

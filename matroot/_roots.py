@@ -12,8 +12,9 @@ import numpy as np
 
 from matroot._bars import smallest_share
 from matroot._regularization import Regularization
-from matroot._result import USABLE, A, ConditionWarning, RootError, RootResult, Status, on_host
+from matroot._result import A, RootResult, on_host
 from matroot._solve import LARGEST_INTEGER, check_degree, exponent_of, plan, solve_power
+from matroot._status import USABLE, ConditionWarning, RootError, Status
 from matroot.backends import backend_of
 from matroot.backends.arrays import Origin, is_inexact, take, unit_roundoff
 from matroot.backends.base import Backend
@@ -396,7 +397,8 @@ def answer(result: RootResult[A]) -> A:
         return result.x
     failed = ~np.isin(status, USABLE)
     if failed.any():
-        raise RootError(_report(result, failed, "has no root" if failed.sum() == 1 else "have no root"))
+        what = "has no root" if failed.sum() == 1 else "have no root"
+        raise RootError(_report(result, failed, what), result, np.nonzero(failed) if failed.ndim else ())
     warnings.warn(
         _report(result, status != Status.CONVERGED, "ill-conditioned"), ConditionWarning, stacklevel=_caller()
     )

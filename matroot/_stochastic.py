@@ -10,8 +10,9 @@ from typing import Any, Generic, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from matroot._result import A, Status, on_host
+from matroot._result import A, on_host
 from matroot._solve import check_degree, solve_power
+from matroot._status import Status
 from matroot.backends import backend_of
 from matroot.backends.arrays import is_inexact, round_to, take, unit_roundoff
 from matroot.backends.holds import confined

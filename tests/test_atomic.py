@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matroot._atomic import TEMPORARY, replacing
 from matroot.backends import profile
 from matroot.backends.cuda import limits as gpu_limits
+from matroot.backends.replacing import TEMPORARY, replacing
 from matroot.cli import files
 
 posix = pytest.mark.skipif(os.name != "posix", reason="links, modes and signals of POSIX")
 #: A process that is in the middle of a save, says so, and waits.
 SAVING = """
 import sys
-from matroot._atomic import replacing
+from matroot.backends.replacing import replacing
 with replacing(sys.argv[1]) as stream:
     stream.write(b"new" * 100000)
     stream.flush()
@@ -100,7 +100,7 @@ class TestEveryWriter:
         def full(handle):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr("matroot._atomic.os.fsync", full)
+        monkeypatch.setattr("matroot.backends.replacing.os.fsync", full)
         with pytest.raises(OSError, match=f"{name} cannot be written: No space left") as error:
             WRITERS[name](tmp_path / name)
         assert error.value.errno == errno.ENOSPC
@@ -110,7 +110,7 @@ class TestEveryWriter:
 def test_nobody_else_renames_files():
     package = Path(files.__file__).parents[1]
     texts = {path.name for path in package.rglob("*.py") if "os.replace" in path.read_text()}
-    assert texts == {"_atomic.py"}
+    assert texts == {"replacing.py"}
 
 
 @pytest.mark.parametrize("fault", (ValueError, KeyboardInterrupt, SystemExit))

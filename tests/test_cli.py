@@ -88,7 +88,9 @@ class TestFiles:
     def test_a_failed_write_leaves_the_old_file_and_nothing_else(self, tmp_path, monkeypatch):
         path = tmp_path / "a.npy"
         files.write(path, {"": np.eye(2)})
-        monkeypatch.setattr("matroot._atomic.os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+        monkeypatch.setattr(
+            "matroot.backends.replacing.os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full"))
+        )
         with pytest.raises(OSError, match="disk full"):
             files.write(path, {"": np.zeros((2, 2))})
         monkeypatch.undo()
@@ -310,6 +312,6 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     def refuse(*arguments):
         raise PermissionError(13, "Permission denied", ".x.tmp")
 
-    monkeypatch.setattr("matroot._atomic.os.open", refuse)
+    monkeypatch.setattr("matroot.backends.replacing.os.open", refuse)
     with pytest.raises(PermissionError, match=r"x\.npy cannot be written: Permission denied"):
         files.write(tmp_path / "x.npy", {"": np.eye(2)})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from matroot import Floor, PseudoInverse, Status
-from matroot._result import USABLE
+from matroot._status import USABLE
 from matroot.demo import network as demo_network
 from matroot.demo import roots as demo_roots
 from matroot.demo import run as demo

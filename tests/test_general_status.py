@@ -9,8 +9,8 @@ import pytest
 from scipy.linalg import block_diag
 
 from matroot import cond_pth_root, gallery, solve
-from matroot._result import Status
 from matroot._solve import solve_power
+from matroot._status import Status
 from matroot.methods.frechet import cond_pth_root_general
 
 U64, U32 = 2.0**-53, 2.0**-24

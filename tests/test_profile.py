@@ -95,7 +95,7 @@ def test_a_folder_is_refused_before_the_measurements(where, monkeypatch, capsys)
 
 def test_a_failed_write_leaves_the_old_profile(where, monkeypatch):
     profile.save(Limits(), where)
-    monkeypatch.setattr("matroot._atomic.os.replace", lambda *a: (_ for _ in ()).throw(OSError("no space")))
+    monkeypatch.setattr("matroot.backends.replacing.os.replace", lambda *a: (_ for _ in ()).throw(OSError("no space")))
     with pytest.raises(OSError, match="no space"):
         profile.save(Limits(tridiagonal_alone=1), where)
     assert profile.read(where) == Limits()

@@ -1,6 +1,7 @@
 """RootResult, Status and their sentences; the errors and warnings of the plain functions."""
 
 import dataclasses
+import pickle
 import re
 import warnings
 from fractions import Fraction
@@ -138,12 +139,58 @@ def test_message_of_one():
     assert "NaN" in solve(np.full((2, 2), np.nan), 2).message
 
 
+def mixed():
+    """A batch (2, 3): all converged but a NaN at [0, 2] and a negative definite matrix at [1, 1]."""
+    batch = np.stack([k * np.eye(3) for k in range(1, 7)]).reshape(2, 3, 3, 3)
+    batch[0, 2], batch[1, 1] = np.nan, -batch[1, 1]
+    return batch
+
+
+def test_one_failed_matrix_does_not_hide_the_numbers_of_the_others():
+    result = solve(mixed(), 2)
+    assert (
+        "4 CONVERGED, 1 NOT_POSITIVE (first [1, 1]), 1 NONFINITE_INPUT (first [0, 2]); [0, 2] holds" in result.message
+    )
+    (residual,) = [line for line in repr(result).splitlines() if "residual:" in line and "median" in line]
+    low, _, high, _, median = residual.split(": ")[1].replace(",", "").split()
+    good = np.sort(result.residual[result.status == 0])
+    assert [float(low), float(high), float(median)] == pytest.approx([good[0], good[-1], good[1]], rel=1e-2)
+
+
+def test_parts_of_a_result():
+    result = solve(mixed(), 2, method="newton_db")
+    assert len(result) == 2 and [len(row) for row in result] == [3, 3]
+    assert np.array_equal(result[0, 1].x, result.x[0, 1]) and result[0, 1].message.startswith("converged")
+    assert result[..., 0].companion.shape == (2, 3, 3)
+    failed = result[result.status != 0]
+    assert failed.x.shape == (2, 3, 3) and failed.status.tolist() == [Status.NONFINITE_INPUT, Status.NOT_POSITIVE]
+    assert failed.method is result.method
+    with pytest.raises(IndexError):
+        result[0, 1, 0]
+    with pytest.raises(TypeError):
+        len(result[0, 1])
+
+
+def test_an_error_has_the_result_and_the_indices():
+    batch = mixed()
+    with pytest.raises(RootError) as caught:
+        inverse_pth_root(batch, 2)
+    indices = caught.value.indices
+    assert [i.tolist() for i in indices] == [[0, 1], [2, 1]]
+    assert np.isnan(batch[indices][0]).all() and np.allclose(caught.value.result.x[0, 1], np.eye(3) / 2**0.5)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert str(copy) == str(caught.value) and copy.result.message == caught.value.result.message
+    with pytest.raises(RootError) as caught:
+        inverse_pth_root(batch[0, 2], 2)
+    assert caught.value.indices == ()
+
+
 def test_message_of_many_is_of_the_worst():
     batch = np.stack([np.eye(3), -np.eye(3), np.eye(3), -2 * np.eye(3)])
     message = solve(batch, 2).message
-    assert message.startswith("2 of 4 matrices NOT_POSITIVE; matrix 1 has no such root")
+    assert message.startswith("4 matrices: 2 CONVERGED, 2 NOT_POSITIVE (first [1]); [1] has no such root")
     assert solve(np.zeros((0, 3, 3)), 2).message == "empty batch"
-    assert "3 of 3 matrices CONVERGED" in solve(np.stack([np.eye(2)] * 3), 2).message
+    assert "3 matrices: 3 CONVERGED; [" in solve(np.stack([np.eye(2)] * 3), 2).message
 
 
 def test_digits_that_are_left():

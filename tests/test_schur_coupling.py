@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from matroot._result import Status
+from matroot._status import Status
 from matroot.backends.cpu import triangular as tri
 from matroot.methods.frechet import cond_pth_root_general
 from matroot.methods.schur_newton import schur_newton

@@ -10,7 +10,7 @@ import pytest
 from scipy.linalg import block_diag, fractional_matrix_power
 
 from matroot import solve
-from matroot._result import Status
+from matroot._status import Status
 from matroot.backends.cpu import triangular as tri
 from matroot.gallery import frank, general, jordan, rating_transitions, spd
 from matroot.methods import schur_plan as plan

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from matroot._atomic import replacing
 from matroot.backends.cpu.cpu import usable_cores
 from matroot.backends.loading import deferred
+from matroot.backends.replacing import replacing
 
 #: Written into a profile; one of another number is not read.
 FORMAT = 1

@@ -91,7 +91,7 @@ def forward_error(X: np.ndarray[Any, Any], exact: np.ndarray[Any, Any]) -> np.nd
 
 def worst_status(status: np.ndarray[Any, Any]) -> str:
     """Return the name of the worst status of a batch, with the number of such matrices unless all have it."""
-    from matroot._result import Status
+    from matroot._status import Status
 
     if status.size == 0:
         return Status.CONVERGED.name

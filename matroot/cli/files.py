@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from matroot._atomic import replacing
+from matroot.backends.replacing import replacing
 from matroot.cli import files_read
 from matroot.cli.files_read import Arrays, NoSuchArrayError
 

@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
             result = matroot.solve(a, options.p, method=options.method, **keywords(options), **accuracy)
         seconds = time.perf_counter() - start
         roots[name] = result.x
-        failed += int((~np.isin(result.status, [int(s) for s in matroot._result.USABLE])).sum())
+        failed += int((~np.isin(result.status, [int(s) for s in matroot._status.USABLE])).sum())
         total += result.status.size
         print(title(options, name, a))
         print(report(result, seconds))
@@ -176,7 +176,7 @@ def report(result: Any, seconds: float) -> str:
 
 
 def _statuses(status: np.ndarray[Any, Any]) -> str:
-    from matroot._result import Status
+    from matroot._status import Status
 
     counts = {s.name: int((status == s.value).sum()) for s in Status}
     return ", ".join(f"{name} {k}" for name, k in counts.items() if k) or "empty batch"

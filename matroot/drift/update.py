@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from matroot._regularization import Regularization, Ridge
-from matroot._result import USABLE, Status
+from matroot._status import USABLE, Status
 from matroot.backends.arrays import round_to
 from matroot.backends.linalg import hermitian_part
 from matroot.drift.basis import FAILED, FIRST_ORDER, FULL, PRODUCTS, REFINED, WAYS, KeptEigen

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from matroot._result import Status
+from matroot._status import Status
 from matroot.backends.base import Backend
 from matroot.methods.base import Array, Changed, Method, Problem, Raw
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from matroot._result import Status
+from matroot._status import Status
 from matroot.backends.base import Backend
 from matroot.backends.cpu.cholesky import inverse
 from matroot.backends.loading import deferred

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from matroot._result import Status
+from matroot._status import Status
 from matroot.backends.cuda.stacks import kernel
 from matroot.methods.base import Array, Problem, Raw
 from matroot.methods.minimax_schedule import Schedule, schedule

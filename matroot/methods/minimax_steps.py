@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from matroot._result import Status
+from matroot._status import Status
 from matroot.backends.base import Backend
 from matroot.backends.cpu.cholesky import inverses
 from matroot.backends.linalg import add_to_diagonal

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from matroot._result import Status
+from matroot._status import Status
 from matroot.backends.base import Backend
 from matroot.backends.linalg import add_to_diagonal, hermitian_part
 from matroot.methods.base import Array, Method, Problem, Raw, iterative_refusal

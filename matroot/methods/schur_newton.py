@@ -19,7 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from matroot._result import Status
+from matroot._status import Status
 from matroot.backends.base import Backend
 from matroot.backends.cpu import triangular as tri
 from matroot.backends.cpu.triangular_norms import extreme_singular_values, power_radius

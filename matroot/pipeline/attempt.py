@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot._result import Status
+from matroot._status import Status
 from matroot.backends.arrays import is_inexact
 from matroot.backends.linalg import add_to_diagonal, hermitian_part
 from matroot.methods import conditioning

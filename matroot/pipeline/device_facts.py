@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from matroot._bars import ILL_FORWARD_ERROR
-from matroot._result import USABLE, Status
+from matroot._status import USABLE, Status
 from matroot.backends.base import Backend
 from matroot.backends.cuda import stacks
 from matroot.backends.linalg import hermitian_part

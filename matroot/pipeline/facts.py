@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot._result import USABLE, Status
+from matroot._status import USABLE, Status
 from matroot.backends.base import Backend
 from matroot.backends.loading import deferred
 from matroot.methods import conditioning

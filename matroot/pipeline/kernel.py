@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from matroot._regularization import Coefficients, Ridge
-from matroot._result import Status
+from matroot._status import Status
 from matroot.backends.arrays import smallest_normal
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from matroot._regularization import Ridge
-from matroot._result import Status, on_host
+from matroot._result import on_host
+from matroot._status import Status
 from matroot.methods.eigen import Eigen
 from matroot.pipeline.attempt import attempt
 from matroot.pipeline.call import Attempt, Job, Output

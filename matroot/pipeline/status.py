@@ -17,7 +17,7 @@ from matroot._bars import (
     forward_error_bound,
     least_rtol,
 )
-from matroot._result import Status
+from matroot._status import Status
 from matroot.backends.arrays import is_inexact, smallest_normal
 from matroot.methods.base import Changed, Problem
 from matroot.methods.eigen import Eigen

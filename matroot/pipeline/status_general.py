@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from matroot._bars import ILL_FORWARD_ERROR, VOUCHED
-from matroot._result import Status
+from matroot._status import Status
 from matroot.methods import conditioning
 from matroot.methods.base import Raw
 from matroot.pipeline.call import Job

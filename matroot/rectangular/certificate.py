@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from matroot._bars import ILL_INPUT_ERROR
-from matroot._result import Status
+from matroot._status import Status
 from matroot.backends.arrays import is_inexact, smallest_normal
 from matroot.methods.conditioning import PROBES, signs
 from matroot.rectangular.powers import ROUNDING, Found, adjoint, stack_norm

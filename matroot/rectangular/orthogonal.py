@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from matroot._bars import ILL_INPUT_ERROR
-from matroot._result import Status
+from matroot._status import Status
 from matroot.backends.linalg import hermitian_part
 from matroot.pipeline.scaling import asymmetry, asymmetry_bar, refuse_asymmetric
 from matroot.rectangular.certificate import FULL, MARGIN, times, vectors

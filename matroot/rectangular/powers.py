@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from matroot._result import USABLE, on_host
+from matroot._result import on_host
 from matroot._solve import solve_power
+from matroot._status import USABLE
 from matroot.backends.base import Backend
 from matroot.backends.linalg import add_to_diagonal, hermitian_part
 from matroot.methods.hermitian import hermitian_product

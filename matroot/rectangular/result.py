@@ -6,9 +6,8 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any, ClassVar, Generic
 
-import numpy as np
-
-from matroot._result import A, Status, on_host
+from matroot._result import A, OfBatch, on_host
+from matroot._status import Status
 
 Array = Any
 
@@ -44,7 +43,7 @@ _OF_OVERLAPS = {
 
 
 @dataclass(frozen=True, repr=False)
-class Measured(Generic[A]):
+class Measured(OfBatch, Generic[A]):
     """The numbers of a result, one for every matrix.
 
     Attributes
@@ -85,19 +84,6 @@ class Measured(Generic[A]):
     def _full_rank(self) -> int:
         matrices = getattr(self, fields(self)[-1].name)
         return int(min(matrices.shape[-2:]))
-
-    @property
-    def message(self) -> str:
-        """One line: the sentence of the worst matrix, and the number of matrices with the same status."""
-        status = on_host(self.status).ravel()
-        if status.size == 0:
-            return "empty batch"
-        worst = int(np.argmax(status)) if status.any() else int(np.argmax(on_host(self.residual).ravel()))
-        text = self.sentence(worst)
-        if status.size == 1:
-            return text
-        count = int((status == status[worst]).sum())
-        return f"{count} of {status.size} matrices {Status(int(status[worst])).name}; matrix {worst} {text}"
 
     def __repr__(self) -> str:
         rows = [("message", self.message)]

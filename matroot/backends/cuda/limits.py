@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from matroot._atomic import replacing
 from matroot.backends import profile
+from matroot.backends.replacing import replacing
 
 
 @dataclass(frozen=True)
