@@ -14,7 +14,9 @@ CASES = {
     "in, out": ((5, 18), {"split": [9, 9], "split_dim": -1}, [np.s_[:, :9], np.s_[:, 9:]]),
     "experts": ((3, 6, 5), {"batch_dims": 1}, [np.s_[0], np.s_[1], np.s_[2]]),
     "layers of experts": ((2, 2, 4, 3), {"batch_dims": 2}, [np.s_[i, j] for i in range(2) for j in range(2)]),
-    "experts, gate and up": ((2, 8, 5), {"batch_dims": 1, "split": 2}, [np.s_[i, p] for i in range(2) for p in (slice(4), slice(4, 8))]),
+    "experts, gate and up": (
+        (2, 8, 5), {"batch_dims": 1, "split": 2}, [np.s_[i, p] for i in range(2) for p in (slice(4), slice(4, 8))]
+    ),
     "long parts in blocks": ((24, 4), {"split": 2, "block_aspect": 1.5}, [np.s_[:12], np.s_[12:]]),
 }  # fmt: skip
 PLAIN = {"graft_per_block": True, "graft_epsilon": 0.0, "start_step": 1}
