@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+from matroot_optim.paths import ByPath
 from matroot_optim.rules import as_rule
 
 GRAFTS = ("none", "sgd", "adagrad", "rmsprop", "adam", "sqrt_n", "trust_ratio")
@@ -70,6 +71,10 @@ def _is_engine(value: Any) -> bool:
     return value is None or (complete and is_int(getattr(value, "lag", None)) and value.lag >= 0)
 
 
+def _is_groups(value: Any) -> bool:
+    return value is None or callable(value) or ByPath(value) is not None
+
+
 def one_of(names: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
     """Return the rule of an option that is one of these names."""
     return "one of " + ", ".join(map(repr, names)), lambda value: value in names
@@ -102,6 +107,12 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "'matrix', an int >= 1 or None",
         lambda v: v == "matrix" if isinstance(v, str) else v is None or (is_int(v) and v >= 1),
     ),
+    "split": (
+        "None, a number of equal parts >= 2, or a tuple of the sizes of the parts",
+        lambda v: v is None or (v >= 2 if is_int(v) else len(v) >= 2 and all(is_int(n) and n >= 1 for n in v)),
+    ),
+    "split_dim": ("an int", is_int),
+    "batch_dims": ("an int >= 0", lambda v: is_int(v) and v >= 0),
     "max_preconditioned_dim": _COUNT_OR_NONE,
     "preconditioned_dims": ("'auto', 'all', 'one_sided', 'none' or a tuple of different dimensions", _is_dims),
     "precondition_vectors": _FLAG,
@@ -131,5 +142,5 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "start_step": _COUNT_OR_NONE,
     "mix_steps": ("an int >= 0", lambda v: is_int(v) and v >= 0),
     "on_nonfinite": one_of(NONFINITE),
-    "groups": ("None or a function of the path", lambda v: v is None or callable(v)),
+    "groups": ("None, a function of the path, or a dict of options by patterns of paths", _is_groups),
 }

@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any, Self
 
 from matroot_optim.allowed import IN_BASIS, RULES, SCHEDULES, as_exponent, is_int, one_of
+from matroot_optim.paths import ByPath
 from matroot_optim.rules import Rule, as_plain, as_rule
 
 #: Options that hold for the whole optimizer and cannot be set for one parameter.
@@ -38,6 +39,9 @@ class Options:
     block_size: int = 1024
     block_aspect: float | None = 2.0
     merge: str | int | None = "matrix"
+    split: int | tuple[int, ...] | None = None
+    split_dim: int = 0
+    batch_dims: int = 0
     max_preconditioned_dim: int | None = 8192
     preconditioned_dims: str | tuple[int, ...] = "auto"
     precondition_vectors: bool = False
@@ -67,7 +71,7 @@ class Options:
     mix_steps: int = 0
 
     on_nonfinite: str = "skip"
-    groups: Callable[[str], Mapping[str, Any] | None] | None = None
+    groups: Callable[[str], Mapping[str, Any] | None] | Mapping[str, Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         for name, (allowed, holds) in RULES.items():
@@ -87,6 +91,10 @@ class Options:
                 put(self, name, as_rule(value))
             elif isinstance(value, Fraction):
                 put(self, name, float(value))
+        if isinstance(self.groups, Mapping):
+            put(self, "groups", ByPath(self.groups))
+        if isinstance(self.split, list):
+            put(self, "split", tuple(self.split))
         _check_together(self)
         put(self, "betas", tuple(float(beta) for beta in self.betas))
         if not isinstance(self.preconditioned_dims, str):
@@ -162,7 +170,7 @@ class Options:
 
     def changes_for(self, path: str) -> dict[str, Any]:
         """Return the options that `groups` sets for the parameter at `path`."""
-        return dict(self.groups(path) or {}) if self.groups is not None else {}
+        return dict(self.groups(path) or {}) if callable(self.groups) else {}
 
     def for_path(self, path: str) -> Self:
         """Return the options of the parameter at `path`: these options with the changes from `groups`."""
@@ -189,7 +197,7 @@ class Options:
         values: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if callable(value) or (field.name == "engine" and value is not None):
+            if (callable(value) and not isinstance(value, ByPath)) or (field.name == "engine" and value is not None):
                 raise ValueError(
                     f"{field.name} must be plain data to be written as JSON, got {value!r}; "
                     f"use dataclasses.replace(opt, {field.name}=...) first and give it back to from_json"
@@ -230,4 +238,8 @@ def plain_option(value: Any) -> Any:
     """Return the value of an option as numbers, strings, lists and dicts, which the options accept too."""
     if isinstance(value, Fraction):
         return str(value)
+    if isinstance(value, ByPath):
+        value = value.rules
+    if isinstance(value, dict):
+        return {name: plain_option(x) for name, x in value.items()}
     return type(value)(map(plain_option, value)) if type(value) in (tuple, list) else as_plain(value)

@@ -70,6 +70,12 @@ class Shampoo(Options):
         "matrix" reshapes a tensor to the matrix nearest to square that its dimensions can be cut into: a convolution
         to (out, in * kernel) in torch's order, to (kernel * in, out) in that of jax and keras. An int merges
         neighbouring dimensions of tensors of order 3 and more up to this product; None merges nothing.
+    split : int or tuple of int, optional
+        Number of equal parts, or the sizes of the parts, of a fused weight; each part is a matrix of its own.
+    split_dim : int
+        Dimension of the merged shape that is split: 0 for (out, in), -1 for (in, out).
+    batch_dims : int
+        Number of leading dimensions, like experts or heads, whose entries are tensors of their own.
     max_preconditioned_dim : int, optional
         Larger dimensions are not preconditioned.
     preconditioned_dims : {"auto", "all", "one_sided", "none"} or tuple of int
@@ -132,8 +138,9 @@ class Shampoo(Options):
     on_nonfinite : {"skip", "raise", "propagate"}
         For a gradient that is not finite: leave the tensor, its statistics and its momentum unchanged and count the
         gradient; raise `FloatingPointError`; or use it.
-    groups : callable, optional
-        Function of a parameter's path that gives a dict of options for this parameter, or None.
+    groups : callable or dict, optional
+        Function of a parameter's path that gives a dict of options for this parameter, or None; or a dict of such dicts
+        by patterns: ``{"*.qkv.weight": {"split": 3}}``.
 
     Notes
     -----

@@ -17,6 +17,7 @@ RATES = {
     "soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "shampoo": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "our_soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "kl_shampoo": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
 }
 FIRST_ORDER = ("adamw", "sgd", "adagrad")
 
@@ -111,6 +112,12 @@ def _our_soap(model: Any, tables: Any, rate: float, options: Any) -> Any:
     return SOAP(model.parameters(), rate, weight_decay=WEIGHT_DECAY, **options)
 
 
+def _kl_shampoo(model: Any, tables: Any, rate: float, options: Any) -> Any:
+    from matroot_optim.torch import KLShampoo
+
+    return KLShampoo(model.parameters(), rate, weight_decay=WEIGHT_DECAY, **options)
+
+
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adamw": _adamw,
     "sgd": _sgd,
@@ -119,4 +126,5 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "soap": _soap,
     "shampoo": _shampoo,
     "our_soap": _our_soap,
+    "kl_shampoo": _kl_shampoo,
 }

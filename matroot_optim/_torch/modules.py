@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.nn.parameter import is_lazy
+
+from matroot_optim.paths import ByPath
 
 #: Modules whose matrices are tables: a step uses few of their rows, and the rows are nearly independent.
 TABLES = (torch.nn.Embedding, torch.nn.EmbeddingBag)
 
 
 def parameter_groups(
-    model: torch.nn.Module, *, tables: Iterable[torch.nn.Module | torch.Tensor] = ()
+    model: torch.nn.Module,
+    *,
+    tables: Iterable[torch.nn.Module | torch.Tensor] = (),
+    rules: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Return parameter groups of a model for `Shampoo`: the tables, which get the first-order step, and all others.
 
@@ -25,6 +30,9 @@ def parameter_groups(
     model : torch.nn.Module
     tables : iterable of modules and tensors, optional
         More tables of the model: matrices, or modules with such matrices, like an output layer that is not tied.
+    rules : dict, optional
+        Options by patterns of names: ``{"*.qkv.weight": {"split": 3}}``. Parameters with the same options of their own
+        get a group together.
 
     Returns
     -------
@@ -63,7 +71,17 @@ def parameter_groups(
     groups: list[dict[str, Any]] = [{"name": "dense"}, {"name": "tables", "preconditioned_dims": "none"}]
     for k, group in enumerate(groups):
         group["params"] = [(name, p) for name, p in named if (id(p) in apart) == k]
-    return [group for group in groups if group["params"]]
+    return [part for group in groups for part in _by_rules(group, ByPath(rules or {})) if part["params"]]
+
+
+def _by_rules(group: dict[str, Any], rules: ByPath) -> list[dict[str, Any]]:
+    """Divide a group by the options that the rules give its parameters."""
+    found: dict[str, dict[str, Any]] = {"{}": {**group, "params": []}}
+    for name, p in group["params"]:
+        changes = rules(name)
+        mine = found.setdefault(repr(changes), {**group, **changes, "params": []})
+        mine["params"].append((name, p))
+    return list(found.values())
 
 
 def _matrices(source: Any) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -70,7 +71,7 @@ class Leaf:
         given, usual = self.options.exponent, Fraction(-1, 2 * max(1, len(self.axes)))
         if self.options.statistics_of == "whitened":
             return (Fraction(-1, 2),) * len(self.axes)
-        chosen = [given[axis] if isinstance(given, tuple) else given for axis in self.axes]
+        chosen = list[Any](given[axis - len(self.merged)] if isinstance(given, tuple) else given for axis in self.axes)
         return tuple(exponent if isinstance(exponent, Fraction) else usual for exponent in chosen)
 
     @property
@@ -228,15 +229,48 @@ def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
             f"for {path!r}, which is on {x.device}; use InlineEngine to compute on the device"
         )
     shape = tuple(int(n) for n in x.shape)
-    merged = _merged(options, shape)
-    axes = preconditioned_axes(options, shape, merged, path)
+    batch, own = shape[: options.batch_dims], shape[options.batch_dims :]
+    merged = _merged(options, own)
+    axes = preconditioned_axes(options, own, merged, path)
     if axes and isinstance(options.exponent, tuple) and len(options.exponent) != len(merged):
         raise ValueError(
             f"exponent must have one entry for each dimension of the merged shape {merged} of {path!r}, "
             f"got {len(options.exponent)}"
         )
-    parts = regions(merged, block_sizes(merged, options.block_size, options.block_aspect, axes)) if axes else ()
+    parts = cut_into_regions(options, merged, axes, path) if axes else ()
+    if batch:  # each entry is a tensor of its own
+        count = math.prod(batch)
+        merged, axes = (count, *merged), tuple(axis + 1 for axis in axes)
+        parts = tuple(Region((0, *r.start), (count, *r.count), (1, *r.size)) for r in parts)
     return Leaf(path, shape, merged, axes, parts, state_dtype(x, path), place(x), options)
+
+
+def parts_of(options: Options, merged: Shape, path: str) -> list[int]:
+    """Return the sizes of the parts that one dimension of a fused weight is split into."""
+    n, split = merged[options.split_dim % len(merged)], options.split
+    sizes = [n // split] * split if isinstance(split, int) else list(split or (n,))
+    if sum(sizes) != n:
+        raise ValueError(
+            f"split must give parts of dimension {options.split_dim} of the merged shape {merged} of {path!r}, "
+            f"got {split}"
+        )
+    return sizes
+
+
+def cut_into_regions(options: Options, merged: Shape, axes: Sequence[int], path: str) -> tuple[Region, ...]:
+    """Return the regions of a tensor; the parts of a fused weight are cut each by itself."""
+    o, dim = options, options.split_dim % len(merged)
+    shapes = [(*merged[:dim], n, *merged[dim + 1 :]) for n in parts_of(options, merged, path)]
+    sizes = [block_sizes(shape, o.block_size, o.block_aspect, axes) for shape in shapes]
+    common = [min(column) for column in zip(*sizes, strict=True)]  # `assemble` needs equal cuts of earlier dimensions
+    found: list[Region] = []
+    start = 0
+    for shape, size in zip(shapes, sizes, strict=True):
+        for r in regions(shape, (*common[:dim], *size[dim:])):
+            moved = (*r.start[:dim], r.start[dim] + start, *r.start[dim + 1 :])
+            found.append(Region(moved, r.count, r.size))
+        start += shape[dim]
+    return tuple(found)
 
 
 def _merged(options: Options, shape: Shape) -> Shape:
@@ -263,7 +297,9 @@ def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str
     least = 1 if options.precondition_vectors else 2
     if len(merged if options.merge == "matrix" else shape) < least or 0 in shape:
         return ()
-    if options.preconditioned_dims == "none" or (options.preconditioned_dims == "auto" and is_table(merged)):
+    dim = options.split_dim % max(1, len(merged))
+    part = (*merged[:dim], max(parts_of(options, merged, path)), *merged[dim + 1 :]) if options.split else merged
+    if options.preconditioned_dims == "none" or (options.preconditioned_dims == "auto" and is_table(part)):
         return ()
     wanted: Sequence[int] = range(len(merged))
     if not isinstance(options.preconditioned_dims, str):

@@ -26,6 +26,9 @@ WRONG = {
     "block_size": [0, 1.5, True, "128", None],
     "block_aspect": [0.5, "x"],
     "merge": [0, 2.0, "tensor"],
+    "split": [1, (2,), (0, 3), "qkv", 2.0],
+    "split_dim": [0.5, None],
+    "batch_dims": [-1, None],
     "max_preconditioned_dim": [0, -4],
     "preconditioned_dims": ["both", 3, (0, 0), (0.5,)],
     "precondition_vectors": [0],
@@ -52,7 +55,7 @@ WRONG = {
     "start_step": [0, 0.5],
     "mix_steps": [-1, 0.5],
     "on_nonfinite": ["ignore"],
-    "groups": [{"a": 1}],
+    "groups": [{"a": 1}, {3: {}}, 5],
 }
 
 
