@@ -10,7 +10,7 @@ import pytest
 from numba import njit
 from table import EPS, distance, forward_bar, problem
 
-from matroot import Ridge, Shift, Status, gallery, solve
+from matroot import PseudoInverse, Ridge, Shift, Status, gallery, solve
 from matroot._regularization import Coefficients
 from matroot._solve import solve_power
 from matroot.backends.cpu.tridiagonal import (
@@ -161,6 +161,16 @@ def test_tridiagonal_form_and_back(n):
     back = lanes(T)
     transform_back(back, A, n, tau, work)
     assert distance(unlanes(back, n), stack) <= (8 + n**0.5) * EPS64
+
+
+@pytest.mark.parametrize("rule", [None, 1e-3, PseudoInverse(1e-3)], ids=str)
+def test_complex_roots_are_hermitian_to_the_last_bit(rule):
+    """Also where the imaginary part is rounding noise, of which the two copies differ."""
+    rng = np.random.default_rng(0)
+    Q = np.linalg.qr(rng.standard_normal((300, 3, 3)) + 1j * rng.standard_normal((300, 3, 3)))[0]
+    A = (Q * [1 - 1e-15, 1.0, 1.0]) @ Q.conj().swapaxes(1, 2)
+    X = solve((A + A.conj().swapaxes(1, 2)) / 2, 6, regularization=rule).x
+    assert (X == X.conj().swapaxes(1, 2)).all()
 
 
 def test_what_is_diagonal_stays_diagonal():

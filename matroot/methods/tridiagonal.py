@@ -260,7 +260,7 @@ def as_complex(E: FloatArray) -> Array:
     A = np.empty((len(E), n, n), np.complex128)
     with np.errstate(invalid="ignore", over="ignore"):  # of matrices not served
         A.real = E[:, :n, :n] + 0.5 * (E[:, n:, n:] - E[:, :n, :n])
-        A.imag = E[:, n:, :n] - 0.5 * (E[:, :n, n:] + E[:, n:, :n])
+        A.imag = 0.5 * E[:, n:, :n] - 0.5 * E[:, :n, n:]  # skew to the last bit
     return A
 
 
