@@ -240,7 +240,7 @@ def constants(numerator: int, denominator: int, n: int, twofold: bool, accuracy:
     V = probes(n, twofold)
     b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), accuracy)
     n = len(V)
-    vectors = 3 * (n * (n + 1) // 2) + 4 * n + 2 * b.shape[1] + 12 + 24 * n + 8
+    vectors = 3 * (n * (n + 1) // 2) + 4 * n + 2 * b.shape[1] + 14 + 24 * n + 8
     return V, (b, w, counts.astype(np.float64), beyond), np.array(steps(s), np.float64), vectors
 
 
