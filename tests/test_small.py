@@ -10,20 +10,21 @@ import pytest
 from numba import njit
 from table import EPS, distance, forward_bar, problem
 
-from matroot import Ridge, Shift, Status, gallery, solve
+from matroot import PseudoInverse, Ridge, Shift, Status, gallery, solve
 from matroot._regularization import Coefficients
 from matroot._solve import solve_power
 from matroot.backends.cpu.tridiagonal import (
     certificate,
     kernel,
     layout,
+    pole_sums,
     reduction,
 )
 from matroot.backends.cpu.tridiagonal.memory import address
 from matroot.backends.cpu.tridiagonal.poles import CLASSES, gauss, poles, table
 from matroot.methods.conditioning import PROBES
 from matroot.methods.tridiagonal import Tridiagonal, small_roots, tasks
-from matroot.methods.tridiagonal_report import probes
+from matroot.methods.tridiagonal_report import pole_accuracy, probes
 
 SIZES = (1, 2, 3, 4, 7, 8, 9, 13, 16, 17, 33, 70)
 EPS64 = EPS["float64"]
@@ -73,12 +74,12 @@ def multiply(A, W, Y, n):
 
 @njit
 def add_poles(F, d, e, b, w, first, last, n, work):
-    kernel.add_poles(address(F), address(d), address(e), address(b), address(w), first, last, n, address(work))
+    pole_sums.add_poles(address(F), address(d), address(e), address(b), address(w), first, last, n, address(work))
 
 
 @njit
 def times_tridiagonal(F, d, e, n):
-    kernel.times_tridiagonal(address(F), address(d), address(e), n)
+    pole_sums.times_tridiagonal(address(F), address(d), address(e), n)
 
 
 def eight(n, cond=1e4, spectrum="geometric", seed=0):
@@ -104,6 +105,23 @@ def test_poles_are_as_few_as_said():
     """34 at cond 1e4 for 4e-16, one more for every factor exp(h) of cond."""
     assert len(poles(1 / 4, 1e4, 4e-16)[0]) == 34
     assert [len(poles(1 / 2, c, 1e-9)[0]) for c in (1e4, 1e8)] == [22, 32]
+
+
+@pytest.mark.parametrize("n", [6, 80])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_an_rtol_takes_as_many_poles_as_it_needs(n, dtype):
+    A, root = problem(n, 1e3, dtype=dtype)
+    assert (
+        pole_accuracy(True, None) == pole_accuracy(True, 1e-9) > pole_accuracy(False, 1e-9) > pole_accuracy(False, None)
+    )
+    for rtol in (0.1, 1e-3, 1e-4):
+        target = pole_accuracy(dtype == "float32", rtol)
+        assert rtol * 1e-5 <= target <= rtol * 1.001e-4
+        assert len(poles(1 / 4, 1e3, target)[0]) < len(poles(1 / 4, 1e3, pole_accuracy(dtype == "float32", None))[0])
+        for lanes in (True, False):
+            result = solve(A, 4, rtol=rtol, method=Tridiagonal(lanes=lanes))
+            assert result.status == Status.CONVERGED
+            assert distance(result.x, root(-1 / 4)) < 10 * target + 1e3 * EPS[dtype]
 
 
 def test_the_table_ranks_its_poles():
@@ -161,6 +179,16 @@ def test_tridiagonal_form_and_back(n):
     back = lanes(T)
     transform_back(back, A, n, tau, work)
     assert distance(unlanes(back, n), stack) <= (8 + n**0.5) * EPS64
+
+
+@pytest.mark.parametrize("rule", [None, 1e-3, PseudoInverse(1e-3)], ids=str)
+def test_complex_roots_are_hermitian_to_the_last_bit(rule):
+    """Also where the imaginary part is rounding noise, of which the two copies differ."""
+    rng = np.random.default_rng(0)
+    Q = np.linalg.qr(rng.standard_normal((300, 3, 3)) + 1j * rng.standard_normal((300, 3, 3)))[0]
+    A = (Q * [1 - 1e-15, 1.0, 1.0]) @ Q.conj().swapaxes(1, 2)
+    X = solve((A + A.conj().swapaxes(1, 2)) / 2, 6, regularization=rule).x
+    assert (X == X.conj().swapaxes(1, 2)).all()
 
 
 def test_what_is_diagonal_stays_diagonal():

@@ -37,9 +37,9 @@ class Report(NamedTuple):
 
 
 def pole_accuracy(single: bool, rtol: float | None) -> float:
-    """Return the relative accuracy that poles need for roots in a dtype, or for an rtol: a thousandth, rounded down."""
+    """Return the relative accuracy that poles need for roots in a dtype, or for an rtol: 1e-4 of it, rounded down."""
     full = SINGLE if single else FULL
-    return full if rtol is None else max(full, 10.0 ** (math.floor(math.log10(rtol)) - 3))
+    return full if rtol is None else max(full, 10.0 ** (math.floor(math.log10(rtol)) - 4))
 
 
 @lru_cache(maxsize=64)

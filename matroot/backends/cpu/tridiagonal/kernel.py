@@ -16,20 +16,19 @@ from numba.types import boolean, float64, int64
 
 from matroot.backends.cpu.compiled import compiled
 from matroot.backends.cpu.tridiagonal.certificate import distance, products
-from matroot.backends.cpu.tridiagonal.lanes import fma, full, full_wide, total
+from matroot.backends.cpu.tridiagonal.lanes import full, sqrt
 from matroot.backends.cpu.tridiagonal.layout import gather, in_units, move_diagonal, scaled, scatter
 from matroot.backends.cpu.tridiagonal.memory import (
     address,
     after,
     index,
     load,
-    load_four,
     number,
     put,
     store,
-    store_four,
     triangle,
 )
+from matroot.backends.cpu.tridiagonal.pole_sums import add_poles, times_tridiagonal
 from matroot.backends.cpu.tridiagonal.reduction import smallest_eigenvalue, transform_back, tridiagonalize
 from matroot.backends.cpu.tridiagonal.stage import stage
 
@@ -41,57 +40,6 @@ REFUSED, ROOT, CUT = 0.0, 1.0, 2.0
 ROUNDING = 2.0**-51
 #: The largest number.
 LARGEST = sys.float_info.max
-
-
-@stage()
-def add_poles(F, d, e, b, w, first, last, n, work):
-    """F += sum over first <= k < last of w_k (T + b_k)^{-1}; four poles at a time.
-
-    With the pivots of T + b from below, r_j = 1 / (d_j + b - e_j^2 r_{j+1}), the inverse G has
-    G_jj = r_j (1 + e_{j-1}^2 r_j G_{j-1,j-1}) and G_{i+1,j} = -e_i r_{i+1} G_ij: sums and products of what is
-    positive.
-    """
-    q, g = work, after(work, 4 * n)
-    zero, one = full(0.0), full(1.0)
-    for k in range(first, last, 4):
-        for t in range(4):
-            inside = k + t < last
-            store(g, t, load(b, k + t) if inside else one)
-            store(g, 4 + t, load(w, k + t) if inside else zero)
-        bk, wk, r = load_four(g, 0), load_four(g, 4), full_wide(0.0)
-        for j in range(n - 1, -1, -1):
-            ej = load(e, j)
-            p = -ej * r
-            store_four(q, 4 * j, p)
-            r = one / fma(ej, p, load(d, j) + bk)
-            store_four(g, 4 * j + 8, r)
-        start = r * wk
-        for j in range(n):
-            x = start
-            at = triangle(j) + j
-            store(F, at, load(F, at) + total(x))
-            for i in range(j, n - 1):
-                x = x * load_four(q, 4 * i)
-                at += i + 1
-                store(F, at, load(F, at) + total(x))
-            if j + 1 < n:
-                start = load_four(g, 4 * j + 12) * fma(-load(e, j) * load_four(q, 4 * j), start, wk)
-
-
-@stage()
-def times_tridiagonal(F, d, e, n):
-    """F = T F for F = r(T), which commutes with T; from the last column, so that F's neighbours are still old."""
-    zero = full(0.0)
-    for j in range(n - 1, -1, -1):
-        at = triangle(j) + j
-        before = load(F, at - 1) if j > 0 else zero
-        for i in range(j, n):
-            here = load(F, at)
-            after = load(F, at + i + 1) if i + 1 < n else zero
-            left = load(e, i - 1) if i > 0 else zero
-            store(F, at, fma(left, before, fma(load(d, i), here, load(e, i) * after)))
-            before = here
-            at += i + 1
 
 
 @stage()
@@ -149,19 +97,23 @@ def solve(
     lane_poles = after(tau, 2 * n)
     lane_weights = after(lane_poles, K)
     facts = after(lane_weights, K)
-    work = after(facts, 12)
+    work = after(facts, 14)
     halves, low, high, finite = facts, after(facts, 2), after(facts, 3), after(facts, 4)
     gap, factor, shift, added = after(facts, 5), after(facts, 6), after(facts, 7), after(facts, 8)
     rows, tops, scales = after(facts, 9), after(facts, 10), after(facts, 11)
-    zero, one, s = full(0.0), full(1.0), a / b
+    doubles = after(facts, 12)
+    zero, unity, s = full(0.0), full(1.0), a / b
     power = 1.0 + s if s < 0.0 else s
+    rooted = power == 0.5 or power == 0.75
     for first in range(0, B, 8):
         count = B - first if B - first < 8 else 8
         gather(stack, first, count, n, A, A0, work)
         store(finite, 0, scaled(A, A0, n, a, b, absolute, halves, factor, gap))
+        for half in range(2):
+            store(doubles, half, unity / load(halves, half))
         tridiagonalize(A, n, d, e, tau, work)
         for end in range(2):  # `high` comes after `low`
-            sign = one if end == 0 else -one
+            sign = unity if end == 0 else -unity
             store(low, end, sign * smallest_eigenvalue(d, e, sign, n))
         longest, some, alike = 0, 0, True
         for t in range(8):
@@ -178,7 +130,8 @@ def solve(
             fine = number(finite, t) == 0.0 and (smallest == 0.0 or bottom >= -top)
             apart = not cuts or bottom > cut
             bottom += moved
-            largest = top / one_half / other_half
+            one, other = number(doubles, t), number(doubles, 8 + t)  # back to the units of the caller
+            largest = top * one * other
             top += moved
             cond = top / bottom
             row, bound = 0, 4.0
@@ -191,10 +144,10 @@ def solve(
                 put(report, line + SERVED, ROOT if served else REFUSED if apart or not fine else CUT)
                 put(report, line + ASYMMETRY, number(gap, t))
                 put(report, line + RESIDUAL, 0.0)
-                put(report, line + LOW, bottom / one_half / other_half)
+                put(report, line + LOW, bottom * one * other)
                 put(report, line + HIGH, largest)
                 put(report, line + COND, 1.0 if cond < 1.0 else cond)
-                put(report, line + RIDGE, moved / one_half / other_half)
+                put(report, line + RIDGE, moved * one * other)
             if not served:  # an identity takes its place
                 row, top, moved = 0, 1.0, 0.0
                 put(factor, t, 1.0)
@@ -206,13 +159,16 @@ def solve(
             put(rows, t, float(row))
             alike = alike and row == index(rows, 0)
             put(tops, t, top)
-            put(scales, t, top**power)
+            put(scales, t, 1.0 if rooted else top**power)
             put(shift, t, moved)
         if some == 0:
             for k in range(count * n * n):
                 put(out, first * n * n + k, 0.0)
             continue
         constant, unit, scale = zero, load(tops, 0), load(scales, 0)
+        if rooted:  # the powers of p = 2 and 4
+            scale = sqrt(unit)
+            scale = scale * sqrt(scale) if power == 0.75 else scale
         if alike:
             at = K * index(rows, 0)
             for k in range(longest):

@@ -268,7 +268,7 @@ def smallest_eigenvalue(d, e, sign, n):
         above = where_less(a, above, a, above)
     low = fma(full(-1e-15), high, low)
     rounding, whole = full(1e-16) * high, full(1.5 * 2.0**52)
-    trial, answer, done = zero, zero, zero
+    trial, answer, done = where_less(sign, zero, low, zero), zero, zero  # positive matrices have no use for 0 in -T
     cautious, bold = low, one  # so that a trial of 0 that is past the eigenvalue is followed by the lower bound
     for step in range(STEPS):
         s1, s2, count = slopes(d, e, trial, sign, n)
