@@ -142,6 +142,6 @@ def attempt(stack: Array, job: Job) -> Attempt:
             asymmetry=gap,
             certificate=certificate,
             amplification=amplification,
-            rank=None if raw.rank is None else np.where(zero, 0, raw.rank),
+            rank=None if raw.rank is None or not general else np.where(zero, 0, raw.rank),
             changed=None if raw.changed is None else raw.changed.number(),
         )
