@@ -218,7 +218,9 @@ class RootResult(Generic[A]):
     def _zeros(self, index: int) -> str:
         """Say which eigenvalues were taken for 0."""
         n = self.x.shape[-1]
-        rank = n if self.rank is None else int(on_host(self.rank).ravel()[index])
+        if self.rank is None or self.method.name != "schur_newton":
+            return ""
+        rank = int(on_host(self.rank).ravel()[index])
         status = Status(int(on_host(self.status).ravel()[index]))
         if rank == n or status not in (*USABLE, Status.NO_PRINCIPAL_ROOT):
             return ""
