@@ -26,6 +26,7 @@ from matroot.methods.minimax import Minimax
 from matroot.pipeline.call import Job
 from matroot.pipeline.facts import extremes
 from matroot.pipeline.scaling import (
+    asymmetry_bar,
     prepared,
     scale_exponent,
     scale_root,
@@ -158,7 +159,7 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
     size = xp.where(finite, abs(stack).max((-1, -2)), 1)
     exponent = scale_exponent(size, rule, xp)
     A = prepared(stack, finite, exponent, np.result_type(stack.dtype, job.dtype), backend)
-    A, _ = symmetrized(A, job.origin, backend)
+    A, gap = symmetrized(A, job.origin, backend, job.lone)
     A = A.astype(job.dtype, copy=False)
 
     # Transpose b, since the iteration multiplies from the right; for a real A, split b into real and imaginary parts.
@@ -176,6 +177,7 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, 
         W, status, cond = _by_minimax(job.method, A, W, scale, job)
     else:
         W, status, cond = _by_eigen(A, W, scale, job)
+    status = xp.where(gap <= asymmetry_bar(job.origin), status, int(Status.NOT_SYMMETRIC))
     status = xp.where(finite, status, int(Status.NONFINITE_INPUT))
     W = W.astype(np.result_type(np.float64, W.dtype), copy=False)
     scale_root(W, exponent, job.problem.s, backend)
@@ -230,6 +232,7 @@ def _report(status: Array, cond: Array, n: int, job: Job) -> None:
         first = int(np.flatnonzero(status)[0])
         why = {
             int(Status.NONFINITE_INPUT): "holds NaN or infinity",
+            int(Status.NOT_SYMMETRIC): "is not symmetric",
             int(Status.DIVERGED): f"has one for which {job.origin.dtype_name} is too small",
         }.get(int(status[first]), "is not positive definite")
         raise RootError(

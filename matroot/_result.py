@@ -140,6 +140,9 @@ class RootResult(OfBatch, Generic[A]):
     rank : array of int, (...), or None
         How many eigenvalues `PseudoInverse` has kept, or, under ``assume_a="gen"`` for positive exponents, how many
         were not taken for 0; None otherwise.
+    asymmetry : array of float64, (...), or None
+        ``max|A - A^H| / max|A|`` under ``assume_a="pos"``. (A + A^H) / 2 is used up to the larger of 8e-6 and the
+        square root of the unit roundoff of the dtype, and the digits that the asymmetry costs are counted as lost.
     """
 
     x: A
@@ -160,6 +163,7 @@ class RootResult(OfBatch, Generic[A]):
     rtol: float | None
     changed: Array | None = field(default=None, kw_only=True)
     rank: Array | None = field(default=None, kw_only=True)
+    asymmetry: Array | None = field(default=None, kw_only=True)
 
     @property
     def converged(self) -> Array:
@@ -171,7 +175,9 @@ class RootResult(OfBatch, Generic[A]):
         at = {f: float(on_host(getattr(self, f)).ravel()[index]) for f in _NUMBERS}
         n, name = self.x.shape[-1], dtype_name(self.x.dtype)
         arithmetic, given = unit_roundoff(self.compute_dtype), unit_roundoff(name)
-        eps = max(arithmetic, given)  # a matrix that came in float32 has float32's digits, whatever the arithmetic
+        uneven = 0.0 if self.asymmetry is None else float(on_host(self.asymmetry).ravel()[index])
+        # A matrix that came in float32 has float32's digits, whatever the arithmetic, and asymmetry is an error too.
+        eps = max(arithmetic, given, uneven)
         if self.method.name == "schur_newton":  # for general matrices cond says little about their roots
             digits = max(0.0, -math.log10(eps) - math.log10(2.0) * at["bits_lost"])
         else:
@@ -182,6 +188,7 @@ class RootResult(OfBatch, Generic[A]):
             digits = min(digits, max(0.0, -math.log10(at["residual"])))
         numbers = {
             **at,
+            "asymmetry": uneven,
             "digits_hold": f"{_about(digits, 'holds', 'hold')} at cond {at['cond']:.1e}",
             "loss": self._loss(at, digits, eps, n),
             "range_dtype": name if given > arithmetic else self.compute_dtype,
@@ -196,7 +203,9 @@ class RootResult(OfBatch, Generic[A]):
     def _zeros(self, index: int) -> str:
         """Say which eigenvalues were taken for 0."""
         n = self.x.shape[-1]
-        rank = n if self.rank is None else int(on_host(self.rank).ravel()[index])
+        if self.rank is None or self.method.name != "schur_newton":
+            return ""
+        rank = int(on_host(self.rank).ravel()[index])
         status = Status(int(on_host(self.status).ravel()[index]))
         if rank == n or status not in (*USABLE, Status.NO_PRINCIPAL_ROOT):
             return ""
@@ -227,6 +236,9 @@ class RootResult(OfBatch, Generic[A]):
             return f"the root leaves the normal range of {name}, below which digits get lost"
         machine = min(unit_roundoff(self.compute_dtype), FLOAT32)  # products alone round to tf32 or bfloat16
         least = least_rtol(machine, unit_roundoff(name), n)
+        if eps > max(unit_roundoff(self.compute_dtype), unit_roundoff(name)):
+            left = _about(digits, "is left", "are left")
+            return f"the input is asymmetric by {eps:.0e} of its size, and at cond {at['cond']:.1e} {left}"
         if self.rtol is not None and self.rtol < least:
             return f"rtol = {self.rtol:.1e} is less than {self._coarser()} can hold, which is {least:.1e}"
         singular = at["cond"] * smallest_share(n, 2 * machine, unit_roundoff(name)) >= 1

@@ -21,7 +21,7 @@ from matroot.backends.base import Backend
 from matroot.backends.holds import confined
 from matroot.methods import conditioning
 from matroot.methods.base import Method
-from matroot.pipeline.scaling import symmetrized
+from matroot.pipeline.scaling import asymmetry_bar, symmetrized
 
 Array = Any
 
@@ -371,7 +371,8 @@ def _condition(values: Array, p: int, assume_a: str, origin: Origin, backend: Ba
 
         cond = np.array([cond_pth_root_general(A, Fraction(-1, p)) for A in stack], dtype=np.float64)
     else:
-        stack, _ = symmetrized(stack, origin, backend)
+        stack, gap = symmetrized(stack, origin, backend, lone=not shape)
+        finite &= gap <= asymmetry_bar(origin)
         given = unit_roundoff(origin.dtype_name) if is_inexact(origin.dtype_name) else 0.0
         cond = conditioning.cond_from_eigenvalues(backend.eigvalsh(stack), p, smallest_share(n, 2.0**-52, given))
     cond = xp.where(finite, cond, xp.nan)

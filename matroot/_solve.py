@@ -62,7 +62,7 @@ def solve(
     ----------
     a : array (..., n, n)
         numpy, cupy, torch, jax or another DLPack array; real symmetric or complex Hermitian under
-        ``assume_a="pos"``. Never written to.
+        ``assume_a="pos"``, up to rounding: see `RootResult.asymmetry`. Never written to.
     p : int
         Degree of the root, positive.
     inverse : bool
@@ -107,7 +107,8 @@ def solve(
     Raises
     ------
     TypeError, ValueError
-        An argument is wrong; the message names the value and what is allowed.
+        An argument is wrong, or a lone matrix on the CPU is not symmetric under ``assume_a="pos"``, which in a batch is
+        a status; the message names the value and what is allowed.
 
     Examples
     --------
@@ -247,7 +248,8 @@ def plan(
     single = compute_dtype is not None and dtype.name in ("float32", "complex64")
     chosen = choose(method, problem, rule, n, backend, math.prod(shape[:-2]), values.dtype.kind == "c", single)
     may_widen = compute_dtype is None and dtype.name in ("float32", "complex64")
-    return Job(problem, chosen, rule, dtype, origin, backend, may_widen and (rtol is not None or backend.sync_free()))
+    may_widen = may_widen and (rtol is not None or backend.sync_free())
+    return Job(problem, chosen, rule, dtype, origin, backend, may_widen, lone=len(shape) == 2)
 
 
 def exponent_of(p: Any, inverse: Any) -> Fraction:

@@ -86,8 +86,12 @@ def test_not_hermitian():
 def test_one_that_is_not_symmetric_in_a_batch():
     a = np.stack([EYE] * 50)
     a[37, 0, 1] = 1e-3
-    with pytest.raises(ValueError, match=r"1\.0e-03"):
-        solve(a, 2)
+    result = solve(a, 2)
+    assert np.flatnonzero(result.status).tolist() == [37] and result.status[37] == Status.NOT_SYMMETRIC
+    with pytest.raises(
+        RootError, match=r"1 of 50 matrices has no root; the first, a\[37\], is not symmetric .*1\.0e-03"
+    ):
+        inverse_pth_root(a, 2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -23,6 +23,7 @@ PER_MATRIX = (
     "lambda_max",
     "lambda_min",
     "ridge",
+    "asymmetry",
 )
 
 

@@ -524,7 +524,10 @@ def test_a_bad_hermitian_matrix_beside_others():
     assert (result.x[result.converged] == good[result.converged]).all()
     A[0, 1, 1] += 1e-3j
     with pytest.raises(ValueError, match=r"not Hermitian: .*gen"):
-        solve(A, 2, method="tridiagonal")
+        solve(A[0], 2, method="tridiagonal")
+    result = solve(A, 2, method="tridiagonal")
+    assert result.status[0] == Status.NOT_SYMMETRIC and np.isnan(result.x[0]).all()
+    assert (result.x[result.converged] == good[result.converged]).all() and result.converged.sum() == 5
 
 
 def test_asymmetry_is_refused_and_rounding_mended():
@@ -532,7 +535,7 @@ def test_asymmetry_is_refused_and_rounding_mended():
     B = A.copy()
     B[4, 0, 1] += 1e-3
     with pytest.raises(ValueError, match=r"not symmetric: max\|A - A\^H\| is .*gen"):
-        solve(B, 2, method="tridiagonal")
+        solve(B[4], 2, method="tridiagonal")
     B = A.copy()
     B[4, 0, 1] += 1e-12
     mean = (B + B.swapaxes(1, 2)) / 2

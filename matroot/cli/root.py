@@ -19,7 +19,7 @@ from matroot.cli import files
 DTYPES = ("float32", "float64", "complex64", "complex128")
 #: Keywords in the library's sentences, and the options of the command line for them.
 OPTIONS = {
-    "pass assume_a='gen'": "give --general",
+    "assume_a='gen'": "--general",
     "method='eigen'": "--method eigen",
     "compute_dtype='float64'": "--compute-dtype float64",
 }

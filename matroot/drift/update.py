@@ -19,7 +19,7 @@ from matroot.methods.hermitian import asymmetry
 from matroot.pipeline.attempt import attempt
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.reference import factor
-from matroot.pipeline.scaling import refuse_asymmetric
+from matroot.pipeline.scaling import asymmetry_bar
 from matroot.pipeline.status import certified, judge, within_range
 
 #: A refinement is tried up to this eta, and reduces it to about 0.7 eta^2.
@@ -70,7 +70,8 @@ class Update:
         a, job = self.stack[i], self.job
         gap = asymmetry(a)
         if gap:
-            refuse_asymmetric(gap / float(abs(a).max()), a.dtype.kind == "c", job.origin)
+            if gap > asymmetry_bar(job.origin) * float(abs(a).max()):
+                return False
             a = hermitian_part(a.astype(np.result_type(a.dtype, job.dtype)))
         A = in_units_of(basis.scale, a, job.dtype)
         basis, at, way = self._seen(basis, A)

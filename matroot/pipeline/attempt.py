@@ -29,7 +29,7 @@ from matroot.pipeline.scaling import (
     symmetrized,
     to_output,
 )
-from matroot.pipeline.status import excess_of, judge, within_range, zero_status
+from matroot.pipeline.status import doubtful, excess_of, judge, within_range, zero_status
 from matroot.pipeline.status_general import judge_general
 
 Array = Any
@@ -51,7 +51,9 @@ def attempt(stack: Array, job: Job) -> Attempt:
     def scaled(dtype: Any) -> Array:
         return prepared(stack, finite, exponent, np.result_type(stack.dtype, dtype), backend)
 
-    A, gap = (scaled(job.dtype), xp.zeros(B)) if general else symmetrized(scaled(job.dtype), job.origin, backend)
+    A, gap = (
+        (scaled(job.dtype), xp.zeros(B)) if general else symmetrized(scaled(job.dtype), job.origin, backend, job.lone)
+    )
     symmetric = gap <= asymmetry_bar(job.origin)
 
     delta, ends = xp.zeros(B), None
@@ -111,11 +113,12 @@ def attempt(stack: Array, job: Job) -> Attempt:
     else:
         excess = 1.0 if rule is None else excess_of(highest, lowest, delta, raw.changed, problem.s)
         status = judge(status, residual, cond, n, job, excess)
+        status = doubtful(status, gap, cond * excess, job)
     if problem.s > 0:  # the root of 0 is 0, exactly
         nothing = (highest == 0) & (residual == 0) & (status == int(Status.ILL_CONDITIONED))
         status = xp.where(nothing, int(Status.CONVERGED), status)
     status = xp.where(zero, zero_status(problem), status)
-    status = xp.where(symmetric, status, int(Status.NOT_POSITIVE))
+    status = xp.where(symmetric, status, int(Status.NOT_SYMMETRIC))
     status = xp.where(finite, status, int(Status.NONFINITE_INPUT)).astype(xp.int8)
     given = (status <= int(Status.STAGNATED)) & symmetric
 
@@ -142,6 +145,6 @@ def attempt(stack: Array, job: Job) -> Attempt:
             asymmetry=gap,
             certificate=certificate,
             amplification=amplification,
-            rank=None if raw.rank is None else np.where(zero, 0, raw.rank),
+            rank=None if raw.rank is None or not general else np.where(zero, 0, raw.rank),
             changed=None if raw.changed is None else raw.changed.number(),
         )

@@ -30,6 +30,8 @@ class Job:
     backend: Backend
     #: float32 was chosen and not requested, so matrices for which it is not enough may be computed in float64
     may_widen: bool = False
+    #: the array is one matrix, and no batch of one
+    lone: bool = False
 
     @cached_property
     def out_dtype(self) -> np.dtype[Any]:
@@ -121,6 +123,7 @@ class Output:
             certificate=self.certificate,
             exponent=job.problem.s,
             rtol=job.problem.rtol,
+            asymmetry=give(self.asymmetry.reshape(batch), as_input=False) if job.problem.assume_a == "pos" else None,
             **facts,
         )
 

@@ -1,44 +1,15 @@
-"""The result of a solve on the GPU, whose values the host has not read."""
+"""Solves on the GPU, whose results the host has not read: their arrays may still be being computed."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
 from typing import Any
 
-from matroot._result import RootResult, on_host
+from matroot._result import RootResult
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.retries import solve_chunk
-from matroot.pipeline.scaling import asymmetry_bar
 
 Array = Any
-
-
-@dataclass(frozen=True, repr=False)
-class DeviceResult(RootResult[Any]):
-    """A `RootResult` whose arrays may still be being computed; reading a value waits for the device.
-
-    Attributes
-    ----------
-    asymmetry : array of float64, (...)
-        ``max|A - A^H| / max|A|``. Raising an error would have to wait for the device. Instead, a matrix that is not
-        symmetric up to rounding gets NaN, the status NOT_POSITIVE, and a sentence of its own.
-    tolerance : float
-        Largest asymmetry that counts as rounding.
-    """
-
-    asymmetry: Array
-    tolerance: float
-
-    def sentence(self, index: int) -> str:
-        """Return the status sentence of one matrix of the flattened batch, with its numbers."""
-        gap = float(on_host(self.asymmetry).ravel()[index])
-        if gap > self.tolerance:
-            return (
-                f"is not symmetric (Hermitian): max|A - A^H| is {gap:.1e} of max|A|; for a general matrix pass an "
-                "array on the CPU and assume_a='gen'"
-            )
-        return super().sentence(index)
 
 
 def solve_stack(values: Array, job: Job) -> RootResult[Any]:
@@ -52,10 +23,7 @@ def solve_stack(values: Array, job: Job) -> RootResult[Any]:
         out = _output(B, n, job)
         if stack.size:
             backend.run_chunks(lambda part: solve_chunk(stack[part], part, job, out), B, n, wide)
-        result = out.result(batch, job)
-        gap = job.origin.give_back(out.asymmetry.reshape(batch), as_input=False)
-    known = {f.name: getattr(result, f.name) for f in fields(RootResult)}
-    return DeviceResult(**known, asymmetry=gap, tolerance=asymmetry_bar(job.origin))
+        return out.result(batch, job)
 
 
 def _output(B: int, n: int, job: Job) -> Output:

@@ -19,8 +19,9 @@ from matroot.methods.tridiagonal_cut import cut_roots, cuts_in_lanes
 from matroot.methods.tridiagonal_report import CUT, NONE, SERVED, Report
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.retries import solve_chunk
-from matroot.pipeline.scaling import refuse_asymmetric
+from matroot.pipeline.scaling import asymmetry_bar, refuse_asymmetric
 from matroot.pipeline.status import (
+    doubtful,
     excess_of,
     explained_residual,
     input_lost,
@@ -120,9 +121,9 @@ def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
     elif rule is not None:
         excess = excess_of(out.lambda_max, out.lambda_min, out.ridge, None, s)
     hard = report.served != SERVED
-    if report.asymmetry.any():
-        gap = report.asymmetry.max(initial=0.0, where=~hard)
-        refuse_asymmetric(float(gap), stack.dtype.kind == "c", job.origin)
+    out.asymmetry = np.where(hard, 0, report.asymmetry)
+    if job.lone:
+        refuse_asymmetric(float(out.asymmetry.max()), stack.dtype.kind == "c", job.origin)
 
     cond = out.cond * excess  # the ridge is added to T
     if not (out.residual <= fused.allowed.take(np.frexp(cond)[1], mode="clip")).all():
@@ -130,6 +131,12 @@ def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
     faint = out.lambda_min > fused.faint if s < 0 else out.lambda_max + out.ridge < fused.faint
     if faint.any():
         out.status = within_range(out.status, abs(out.x).max((-1, -2)), ~hard, job)
+    if out.asymmetry.any():
+        out.status = doubtful(out.status, out.asymmetry, cond, job)
+        uneven = out.asymmetry > asymmetry_bar(job.origin)
+        out.status[uneven] = Status.NOT_SYMMETRIC
+        for values in (out.x, out.residual, out.cond, out.lambda_min, out.lambda_max):
+            values[uneven] = np.nan
     if isinstance(rule, Ridge) and rule.retries:
         hard |= out.status == Status.ILL_CONDITIONED
     if hard.any():

@@ -66,6 +66,7 @@ class Lone:
             "lambda_max": facts[4, ...],
             "lambda_min": facts[3, ...],
             "ridge": facts[5, ...],
+            "asymmetry": facts[1, ...],
         }
         if self.fused.rule.cuts:  # nothing, or the kernel would not have served it
             arrays["changed"] = np.zeros((), np.int64)

@@ -15,7 +15,6 @@ from matroot.methods.eigen import Eigen
 from matroot.pipeline.attempt import attempt
 from matroot.pipeline.call import Attempt, Job, Output
 from matroot.pipeline.precision import beyond_single
-from matroot.pipeline.scaling import asymmetry_bar
 
 Array = Any
 
@@ -66,8 +65,7 @@ def improvable(found: Attempt, job: Job) -> Array:
     On the CPU, eigenvalues in float64 have confirmed the NOT_POSITIVE of a failed iteration. Only a larger ridge helps.
     """
     status = on_host(found.status)
-    final = (status == Status.CONVERGED) | (status == Status.NONFINITE_INPUT)
-    final |= on_host(found.asymmetry) > asymmetry_bar(job.origin)
+    final = np.isin(status, (Status.CONVERGED, Status.NONFINITE_INPUT, Status.NOT_SYMMETRIC))
     retried = isinstance(job.rule, Ridge) and job.rule.retries > 0
     if not (job.backend.sync_free() or isinstance(job.method, Eigen) or retried):
         final |= status == Status.NOT_POSITIVE

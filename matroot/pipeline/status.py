@@ -93,6 +93,13 @@ def input_lost(cond: Array, job: Job) -> Array:
     return lost | ~(cond * INPUT_UNITS * job.out_eps < 1) if may_be_singular(job) else lost
 
 
+def doubtful(status: Array, gap: Array, cond: Array, job: Job) -> Array:
+    """Set ILL_CONDITIONED where the relative asymmetry `gap` of the input leaves fewer than two digits of the root."""
+    with np.errstate(all="ignore"):
+        lost = (gap > 0) & ~(forward_error_bound(cond, job.problem.s, gap) <= ILL_INPUT_ERROR)
+    return np.where((status == int(Status.CONVERGED)) & lost, int(Status.ILL_CONDITIONED), status).astype(np.int8)
+
+
 def may_be_singular(job: Job, rounding: float = 0.0) -> bool:
     """Return True if the smallest eigenvalue may be pure rounding error, which invalidates every inverse root.
 

@@ -73,7 +73,7 @@ def defect(X: Array, kept: Array, apply: Callable[[Array | None], Array], stack:
     W = apply(V)
     deficient = kept < n
     R = W - (xp.eye(n) if V is None else V)
-    if stack.backend.sync_free() or deficient.any():
+    if stack.backend.any(deficient):
         R = xp.where(deficient[:, None, None], apply(W) - W, R)
     return stack_norm(R) / ((1 if n <= FULL else PROBES) * xp.maximum(kept, 1)) ** 0.5
 

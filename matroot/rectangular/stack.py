@@ -12,11 +12,10 @@ import numpy as np
 from matroot.backends import backend_of
 from matroot.backends.arrays import Origin, is_inexact, round_to, take, unit_roundoff
 from matroot.backends.base import Backend
+from matroot.pipeline.scaling import scale_root, shift_by_power_of_two
 
 Array = Any
 
-#: Multiplying by 2 to this power overflows every float64 that is not far below 1.
-BEYOND = 2000
 #: Matrices whose largest entry is within 2 to this power of 1 are not scaled.
 MODERATE = 30
 
@@ -65,9 +64,11 @@ class Stack:
         return self._times(X.astype(self.A.dtype), -s)
 
     def _times(self, X: Array, s: Fraction | float) -> Array:
-        if s == 0 or not (self.backend.sync_free() or self.exponent.any()):
+        if s == 0 or not self.backend.any(self.exponent != 0):
             return X
-        return times_power_of_two(X, self.exponent, s, self.backend.xp)
+        X = X.copy()
+        scale_root(X, self.exponent, s, self.backend)
+        return X
 
     def give_back(self, X: Array) -> Array:
         """Convert a stack of matrices to the caller's kind of array."""
@@ -97,12 +98,12 @@ def gathered(a: Array) -> Stack:
         A = xp.ascontiguousarray(A)
         size = largest_part(A, xp)
         finite = xp.isfinite(size)
-        if backend.sync_free() or not finite.all():
+        if backend.any(~finite):
             A = xp.where(finite[:, None, None], A, 0)
         _, exponent = xp.frexp(xp.where(finite, size, 1))
         exponent = xp.where(abs(exponent) > MODERATE, exponent, 0)
-        if backend.sync_free() or exponent.any():
-            A = times_power_of_two(A, -exponent, 1, xp)
+        if backend.any(exponent != 0):
+            shift_by_power_of_two(A, -exponent, backend)
     half = name in ("float16", "bfloat16")
     out_dtype = np.dtype("float32" if half else name if is_inexact(name) else "float64")
     unit = unit_roundoff(name) if is_inexact(name) else 2.0**-53
@@ -115,16 +116,3 @@ def largest_part(A: Array, xp: Any) -> Array:
         return xp.zeros(len(A))
     parts = A.view(np.float64) if A.dtype.kind == "c" else A
     return xp.maximum(parts.max((-1, -2)), -parts.min((-1, -2)))
-
-
-def times_power_of_two(X: Array, exponent: Array, s: Fraction | float, xp: Any) -> Array:
-    """Compute X 2^(exponent s), exactly where exponent * s is an integer and the result is in range."""
-    s = Fraction(s)
-    power = exponent.astype(np.int64) * s.numerator
-    whole = power // s.denominator
-    rest = xp.exp2((power - whole * s.denominator) / s.denominator)
-    whole = xp.clip(whole, -BEYOND, BEYOND).astype(np.int32)
-    half = whole // 2  # 2^whole itself may overflow
-    X = X * (rest * xp.ldexp(xp.ones(half.shape), half))[:, None, None]
-    X *= xp.ldexp(xp.ones(half.shape), whole - half)[:, None, None]
-    return X

@@ -71,6 +71,7 @@ def _jobs(
         rows = rows / like(scale.astype(stack.dtype), rows)[:, None]
     if options.schedule == "residual":
         index, rows = _stale_only(options, arrays, books, stack, axis, index, rows)
+        accumulated = leaf_values(layout, stack, arrays["accumulated"])[index]
     jobs = []
     units = leaf_values(layout, stack, arrays["exponent"])[index]
     for rule, at in rules_of(stack, axis, arrays[f"{key}/failures"][index], accumulated, units):
