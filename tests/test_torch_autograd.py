@@ -94,6 +94,10 @@ def test_a_failed_matrix_spoils_its_own_gradient_only():
     assert torch.isfinite(a.grad[::2]).all() and torch.isnan(a.grad[1::2]).all()
     with pytest.raises(RootError, match="2 of 4"):
         matroot.inv_sqrtm(a)
+    short = tensor([1e-4, 1.0])  # the matrix has a root and a derivative, but the iteration has not arrived
+    result = matroot.solve(short, 2, method="coupled_newton", max_iter=2)
+    assert result.status == Status.MAX_ITER
+    assert torch.isnan(torch.autograd.grad(result.x.sum(), short)[0]).all()
 
 
 def test_transformations_of_functions():
