@@ -145,6 +145,20 @@ def test_derivatives_under_every_rule(rule):
         assert np.vdot(S, H) == pytest.approx(np.vdot(G, D), rel=1e-11, abs=1e-11)
 
 
+@pytest.mark.parametrize("scale", [1e-150, 12.0, 1e150])
+@pytest.mark.parametrize("rule", [None, Ridge(0.05)], ids=str)
+def test_scaling(rule, scale):
+    """The form of c A in the directions c E is c^s times that of A."""
+    A, E, H = matrix(SPECTRA["equal"]), *directions(5)[:2]
+    for s in (Fraction(-1, 2), 0.3):
+        power = Power(s, rule, "pos", "float64")
+        for name in FORMS:
+            given = (E,) if name in FORMS[:2] else (E, H)
+            scaled = form(name, power, A * scale, *(d * scale for d in given)) / scale ** float(s)
+            expected = form(name, power, A, *given)
+            assert np.linalg.norm(scaled - expected) <= 1e-10 * np.linalg.norm(expected)
+
+
 def test_the_ridge_moves_with_the_largest_eigenvalue():
     """A = diag(4, 1) with the ridge 4 r: moving 4 by t moves both eigenvalues, by (1 + r) t and r t."""
     A, E, r = np.diag([4.0, 1.0]), np.diag([1.0, 0.0]), 0.25

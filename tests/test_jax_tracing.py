@@ -101,6 +101,23 @@ def test_second_derivatives_in_every_order():
         jax.jacrev(jax.hessian(loss))(A)
 
 
+def test_second_derivatives_are_transposed_in_every_direction():
+    """<x, D(e, h)> = <D^T(x), e>, and the same of the derivative of the gradient in the cotangent."""
+    A = arrays(3, 4.0, ())
+    e, h, x = (hermitian(v) for v in jnp.asarray(np.random.default_rng(0).standard_normal((3, 3, 3)), jnp.float32))
+
+    def root(a):
+        return matroot.inv_sqrtm(a, regularization=0.1)
+
+    for first in (lambda a, v: jax.jvp(root, (a,), (v,))[1], lambda a, v: jax.vjp(root, a)[1](v)[0]):
+
+        def moved(v, first=first):
+            return jax.jvp(lambda a: first(a, v), (A,), (h,))[1]
+
+        (back,) = jax.linear_transpose(moved, e)(x)
+        assert float((back * e).sum()) == pytest.approx(float((x * moved(e)).sum()), rel=1e-4)
+
+
 def test_in_a_scan():
     A = arrays()
 
