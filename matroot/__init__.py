@@ -20,6 +20,7 @@ from matroot._solve import solve
 from matroot._solve_each import solve_each
 from matroot._status import ConditionWarning, RootError, Status
 from matroot._stochastic import StochasticResult, stochastic_root
+from matroot.autodiff.frechet import frechet_derivative
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
 from matroot.methods.eigen import Eigen
@@ -57,6 +58,7 @@ __all__ = [
     "apply_inverse_pth_root",
     "cond_pth_root",
     "fractional_power",
+    "frechet_derivative",
     "gallery",
     "inv_sqrtm",
     "inverse_pth_root",

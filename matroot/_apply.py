@@ -13,10 +13,11 @@ import numpy as np
 from matroot._bars import forward_error_bound
 from matroot._regularization import Regularization
 from matroot._result import A, on_host
+from matroot._roots import inverse_pth_root
 from matroot._solve import check_degree, plan
 from matroot._status import ConditionWarning, RootError, Status
 from matroot.backends import backend_of
-from matroot.backends.arrays import take
+from matroot.backends.arrays import take, transformed_by
 from matroot.backends.holds import confined
 from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Method
@@ -55,7 +56,8 @@ def apply_inverse_pth_root(
     Use it where the root is needed once: to whiten a few vectors, or to precondition one gradient. `Eigen`
     multiplies B in the eigenbasis. `Minimax` replaces one n x n product of every step by a product of B with an
     n x n matrix. This is faster than `inverse_pth_root` while B has fewer columns than n/4 and A is used once.
-    There is no certificate, since checking X^p A = I needs the root; `solve` gives one.
+    There is no certificate, since checking X^p A = I needs the root; `solve` gives one. Where torch differentiates or
+    jax traces, the root is formed and multiplied.
 
     Parameters
     ----------
@@ -99,6 +101,10 @@ def apply_inverse_pth_root(
     >>> apply_inverse_pth_root(A, 2, np.array([3.0, -3.0])).round(12)
     array([ 3., -3.])
     """
+    if transformed_by(a) or transformed_by(b):  # torch differentiates it, or jax traces it
+        X = inverse_pth_root(a, p, method=method, regularization=regularization, rtol=rtol, compute_dtype=compute_dtype)
+        product: A = X @ b
+        return product
     values, origin = take(a)
     columns, other = take(b, "b")
     if backend_of(values).sync_free() or backend_of(columns).sync_free():

@@ -13,10 +13,11 @@ import numpy as np
 from matroot._bars import smallest_share
 from matroot._regularization import Regularization
 from matroot._result import A, RootResult, on_host
-from matroot._solve import LARGEST_INTEGER, check_degree, exponent_of, plan, solve_power
+from matroot._solve import LARGEST_INTEGER, check_degree, exponent_of, parts, plan, solve_power
 from matroot._status import USABLE, ConditionWarning, RootError, Status
+from matroot.autodiff.graphs import as_operator
 from matroot.backends import backend_of
-from matroot.backends.arrays import Origin, is_inexact, take, unit_roundoff
+from matroot.backends.arrays import Origin, has_values, is_inexact, take, unit_roundoff
 from matroot.backends.base import Backend
 from matroot.backends.holds import confined
 from matroot.methods import conditioning
@@ -26,6 +27,14 @@ from matroot.pipeline.scaling import asymmetry_bar, symmetrized
 Array = Any
 
 
+def _described(name: str, *args: Any, **options: Any) -> tuple[str, Any]:
+    """Return a key for a call of a public function, and its parts as a function of the tensor."""
+    (degree,) = args or [options.pop("p" if "p" in options else "s")]
+    s = exponent(degree) if name == "fractional_power" else exponent_of(degree, name == "inverse_pth_root")
+    return f"{name}({degree}, {options})", lambda a: parts(a, s, True, options)[1:]
+
+
+@as_operator(_described)
 def inverse_pth_root(
     a: A,
     p: int,
@@ -98,6 +107,7 @@ def inverse_pth_root(
     return answer(result)
 
 
+@as_operator(_described)
 def pth_root(
     a: A,
     p: int,
@@ -153,6 +163,7 @@ def pth_root(
     return answer(result)
 
 
+@as_operator(_described)
 def fractional_power(
     a: A,
     s: int | Fraction | float,
@@ -392,7 +403,9 @@ def exponent(s: Any) -> Fraction | float:
 
 
 def answer(result: RootResult[A]) -> A:
-    """Return x of a result; raise if a matrix failed, and warn if digits were lost."""
+    """Return x of a result; raise if a matrix failed, and warn if digits were lost. Nothing of this while traced."""
+    if not has_values(result.x):
+        return result.x
     status = on_host(result.status)
     if not status.any():
         return result.x

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,19 @@ import numpy as np
 from matroot._regularization import PseudoInverse, Regularization, Ridge, as_regularization
 from matroot._result import A, RootResult
 from matroot._selection import choose
+from matroot.autodiff.forms import Power
+from matroot.autodiff.graphs import between_graphs
 from matroot.backends import backend_of
-from matroot.backends.arrays import ROUNDED, Origin, dtype_name, is_inexact, take, unit_roundoff
+from matroot.backends.arrays import (
+    ROUNDED,
+    Origin,
+    dtype_name,
+    is_inexact,
+    readable,
+    take,
+    transformed_by,
+    unit_roundoff,
+)
 from matroot.backends.base import Backend
 from matroot.backends.holds import confined
 from matroot.backends.loading import deferred
@@ -40,6 +52,7 @@ LARGEST_INTEGER = 1024
 LARGEST_EXPONENT = 2.0**46
 
 
+@between_graphs
 def solve(
     a: A,
     p: int,
@@ -150,6 +163,13 @@ def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options
     -------
     RootResult
     """
+    library = transformed_by(a)
+    if library is not None:
+        return _transformed(a, library, s, waits, options)
+    return _solve(a, s, waits=waits, **options)
+
+
+def _solve(a: Array, s: Fraction | float, *, waits: bool, **options: Any) -> RootResult[Any]:
     values, origin = take(a)
     job, fused = planned(values, origin, s, **options)
     if job.backend.sync_free():
@@ -169,6 +189,25 @@ def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options
     elif stack.size:
         job.backend.run_chunks(lambda part: solve_chunk(stack[part], part, job, out), len(stack), n, job.dtype.itemsize)
     return out.result(batch, job)
+
+
+def _transformed(a: Array, library: str, s: Fraction | float, waits: bool, options: dict[str, Any]) -> RootResult[Any]:
+    """Solve for an array that torch differentiates or jax traces."""
+    job, compute, power = parts(a, s, waits, options)
+    module = deferred("matroot.autodiff.torch") if library == "torch" else deferred("matroot.autodiff.jax")
+    result: RootResult[Any] = module.solve(a, power, compute, job)
+    return result
+
+
+def parts(
+    a: Array, s: Fraction | float, waits: bool, options: dict[str, Any]
+) -> tuple[Job, Callable[[Array], RootResult[Any]], Power]:
+    """Return the job of a solve without its values, the solve as a function of the array, and its derivative."""
+    name = dtype_name(a.dtype)
+    like = np.broadcast_to(np.empty((), readable(name)), tuple(a.shape))  # only the shape and dtype are used
+    job = plan(like, Origin("numpy", a.dtype, None), s, **options)
+    compute = partial(_solve, s=s, waits=waits, **options)
+    return job, compute, Power(job.problem.s, job.rule, job.problem.assume_a, name)
 
 
 def planned(values: Array, origin: Origin, s: Fraction | float, **options: Any) -> tuple[Job, Fused | None]:

@@ -58,6 +58,11 @@ def unit_roundoff(name: str) -> float:
     return 2.0 ** -_BITS.get(name, 53)
 
 
+def readable(name: str) -> str:
+    """Return the dtype in which numpy holds the numbers of a dtype, by name."""
+    return _WIDER.get(name, name)
+
+
 def take(a: Array, name: str = "a") -> tuple[Array, Origin]:
     """Convert `a` to the array to compute on (a read-only view where possible), and return it with its `Origin`.
 
@@ -86,6 +91,30 @@ def library_of(a: Array) -> str | None:
         if kind is not None and isinstance(a, kind):
             return module
     return "dlpack" if hasattr(a, "__dlpack__") and hasattr(a, "shape") else None
+
+
+def transformed_by(a: Array) -> str | None:
+    """Return "torch" if torch records or transforms what is done with `a`, "jax" if jax traces it, else None."""
+    if isinstance(a, np.ndarray):
+        return None
+    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    if torch is not None and isinstance(a, torch.Tensor):
+        recorded = a.requires_grad and torch.is_grad_enabled()
+        forward = torch.autograd.forward_ad
+        dual = forward._current_level >= 0 and forward.unpack_dual(a).tangent is not None
+        return "torch" if recorded or dual or not has_values(a) else None
+    return "jax" if jax is not None and not has_values(a) else None
+
+
+def has_values(a: Array) -> bool:
+    """Return False for what jax traces, and for tensors inside of a transformation of torch.func."""
+    if isinstance(a, np.ndarray):
+        return True
+    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    if torch is not None and isinstance(a, torch.Tensor):
+        return not torch._C._functorch.is_functorch_wrapped_tensor(a)
+    tracer = getattr(getattr(jax, "core", None), "Tracer", ())
+    return not isinstance(a, tracer)
 
 
 def smallest_normal(name: str) -> float:
@@ -120,7 +149,7 @@ def _take_cupy(a: Any) -> tuple[Array, Origin]:
 def _take_torch(a: Any) -> tuple[Array, Origin]:
     torch = sys.modules["torch"]
     if a.requires_grad and torch.is_grad_enabled():
-        raise ValueError("matroot does not differentiate: pass a.detach(), or work under torch.no_grad()")
+        raise ValueError("this function does not differentiate: pass a.detach(), or work under torch.no_grad()")
     if a.layout != torch.strided:
         raise TypeError(f"a must be a dense tensor, got layout {a.layout}; use a.to_dense()")
     origin = Origin("torch", a.dtype, a.device)
@@ -139,8 +168,8 @@ def _take_jax(a: Any) -> tuple[Array, Origin]:
     jax = sys.modules["jax"]
     if isinstance(a, jax.core.Tracer):
         raise TypeError(
-            "a is traced by jax (jit, grad or vmap): matroot needs concrete values; use jax.pure_callback, "
-            "or matroot_optim.optax under jit"
+            "a is traced by jax (jit, grad or vmap), and this function needs concrete values; roots, powers, solve and "
+            "frechet_derivative can be traced"
         )
     (device, *others) = a.devices()
     if others:

@@ -109,8 +109,8 @@ def shift_by_power_of_two(A: Array, exponent: Array, backend: Backend) -> None:
         exponent = exponent - part
 
 
-def scale_root(X: Array, exponent: Array, s: Fraction | float, backend: Backend) -> None:
-    """Multiply X by 2^(exponent s) in place; exact where exponent * s is an integer."""
+def scale_root(X: Array, exponent: Array, s: Fraction | float, backend: Backend, more: Array | int = 0) -> None:
+    """Multiply X by 2^(exponent s + more) in place; exact where exponent * s is an integer."""
     xp = backend.xp
     if isinstance(s, Fraction):
         power = exponent.astype(xp.int64) * s.numerator
@@ -123,7 +123,7 @@ def scale_root(X: Array, exponent: Array, s: Fraction | float, backend: Backend)
         power = exponent * high
         whole = xp.floor(power)
         X *= xp.exp2(power - whole + exponent * (s - high)).astype(X.real.dtype)[:, None, None]
-    shift_by_power_of_two(X, xp.clip(whole, -BEYOND, BEYOND), backend)
+    shift_by_power_of_two(X, xp.clip(whole + more, -BEYOND, BEYOND), backend)
 
 
 def _leading(s: float) -> float:

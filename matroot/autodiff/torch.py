@@ -1,0 +1,166 @@
+"""Roots of tensors that torch differentiates, of first and second order, in reverse and forward mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from matroot._result import RootResult
+from matroot._status import USABLE
+from matroot.autodiff.forms import OF_THE_RULE, Power, evaluate
+from matroot.backends import backend_of
+from matroot.backends.arrays import take
+
+Tensor = Any
+
+#: Tensors of a result beside x; `companion` and `rank` may be None.
+FACTS = ("status", "residual", "cond", "bits_lost", "n_iter", "lambda_max", "lambda_min", "ridge", "companion", "rank")
+
+
+class Call:
+    """One solve, and its result once it has been run."""
+
+    def __init__(self, power: Power, compute: Callable[[Tensor], RootResult[Tensor]]) -> None:
+        self.power, self.compute = power, compute
+        self.result: RootResult[Tensor] | None = None
+
+
+def solve(a: Tensor, power: Power, compute: Callable[[Tensor], RootResult[Tensor]], job: Any) -> RootResult[Tensor]:
+    """Return the result of `compute`, with an x that torch can differentiate in `a`."""
+    call = Call(power, compute)
+    x, *facts = Root.apply(a, call)
+    assert call.result is not None  # which `Root` has put there
+    given: dict[str, Any] = {
+        name: None if getattr(call.result, name) is None else x for name, x in zip(FACTS, facts, strict=True)
+    }
+    return replace(call.result, x=x, **given)
+
+
+def alike(a: Tensor, e: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return both tensors in one shape and dtype."""
+    dtype = torch.promote_types(a.dtype, e.dtype)
+    dtype = dtype if dtype.is_floating_point or dtype.is_complex else torch.float64
+    return a.to(dtype).expand(shape), e.to(dtype).expand(shape)
+
+
+def derivative(a: Tensor, e: Tensor, power: Power) -> Tensor:
+    """Return the derivative at a in the direction e, which torch can differentiate in both."""
+    ridge = torch.full(a.shape[:-2], OF_THE_RULE, dtype=torch.float64, device=a.device)
+    return Form.apply("derivative", power, a, ridge, e, None)
+
+
+class Root(torch.autograd.Function):  # type: ignore[misc]
+    """The power of `a`, and the facts of its result; only the power is differentiable."""
+
+    @staticmethod
+    def forward(a: Tensor, call: Call) -> tuple[Tensor, ...]:
+        result = call.result = call.compute(a.detach())
+        facts = [getattr(result, name) for name in FACTS]
+        return (result.x, *(torch.empty(0) if value is None else torch.as_tensor(value) for value in facts))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        a, call = inputs
+        facts = dict(zip(FACTS, output[1:], strict=True))
+        usable = sum(facts["status"] == int(status) for status in USABLE) > 0
+        ridge = torch.where(usable, facts["ridge"], torch.nan)
+        ctx.power = call.power
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(a, ridge)
+        ctx.save_for_forward(a, ridge)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, *facts: Tensor) -> tuple[Any, ...]:
+        a, ridge = ctx.saved_tensors
+        return Form.apply("adjoint", ctx.power, a, ridge, g, None), None
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor, call: None) -> tuple[Any, ...]:
+        a, ridge = ctx.saved_tensors
+        return (Form.apply("derivative", ctx.power, a, ridge, da, None), *[None] * len(FACTS))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, a: Tensor, call: Call) -> tuple[Any, ...]:
+        out = Root.apply(a.movedim(in_dims[0], 0), call)
+        return out, tuple(None if x.shape == (0,) else 0 for x in out)
+
+
+class Form(torch.autograd.Function):  # type: ignore[misc]
+    """A form of `matroot.autodiff.forms`: linear in u, or bilinear in u and v."""
+
+    @staticmethod
+    def forward(form: str, power: Power, a: Tensor, ridge: Tensor, u: Tensor, v: Tensor | None) -> Tensor:
+        values, origin = take(a.detach())
+        given = [take(_dense(d))[0] for d in (u, v) if d is not None]
+        xp, n = backend_of(values).xp, values.shape[-1]
+        stack = values.reshape(-1, n, n) if values.size else values.reshape(0, n, n)
+        with backend_of(values).here(origin):
+            out, _ = evaluate(
+                form,
+                power,
+                stack,
+                tuple(d.reshape(stack.shape) for d in given),
+                take(ridge.detach().broadcast_to(a.shape[:-2]))[0].reshape(len(stack)),
+            )
+        return origin.give_back(xp.ascontiguousarray(out.reshape(values.shape)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        form, power, a, ridge, u, _ = inputs
+        ctx.form, ctx.power = form, power
+        ctx.save_for_backward(a, ridge, u)
+        ctx.save_for_forward(a, ridge, u)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        a, ridge, u = ctx.saved_tensors
+
+        def form(name: str, *directions: Tensor) -> Tensor:
+            return Form.apply(name, ctx.power, a, ridge, *directions, *[None] * (2 - len(directions)))
+
+        of_a = of_u = None
+        if ctx.form == "derivative":
+            of_a = form("second_adjoint", u, g) if ctx.needs_input_grad[2] else None
+            of_u = form("adjoint", g) if ctx.needs_input_grad[4] else None
+        elif ctx.form == "adjoint":
+            of_a = form("second_adjoint", g, u) if ctx.needs_input_grad[2] else None
+            of_u = form("derivative", g) if ctx.needs_input_grad[4] else None
+        else:
+            raise _third_order()
+        return None, None, of_a, None, of_u, None
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, __: None, da: Tensor | None, dridge: Any, du: Tensor | None, dv: Any) -> Tensor:
+        a, ridge, u = ctx.saved_tensors
+        if ctx.form not in ("derivative", "adjoint"):
+            raise _third_order()
+        total = None
+        if du is not None:
+            total = Form.apply(ctx.form, ctx.power, a, ridge, du, None)
+        if da is not None:
+            pair = ("second", u, da) if ctx.form == "derivative" else ("second_adjoint", da, u)
+            moved = Form.apply(pair[0], ctx.power, a, ridge, *pair[1:])
+            total = moved if total is None else total + moved
+        return total
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Tensor, int]:
+        size = info.batch_size
+        front = [
+            x if not isinstance(x, torch.Tensor) else x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip(inputs, in_dims, strict=True)
+        ]
+        return Form.apply(*front), 0
+
+
+def _dense(d: Tensor) -> Tensor:
+    """Return a direction without its history; torch stands for some zeros by a tensor without memory."""
+    d = d.detach()
+    return torch.zeros(d.shape, dtype=d.dtype, device=d.device) if d._is_zerotensor() else d
+
+
+def _third_order() -> Exception:
+    return NotImplementedError("roots have derivatives of first and second order; this asks for the third")

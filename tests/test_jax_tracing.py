@@ -1,0 +1,138 @@
+"""Roots while jax traces: under every transformation, in float64 on the host though x64 is off."""
+
+import numpy as np
+import pytest
+from table import EPS, distance, problem
+
+import matroot
+from matroot import Floor, Status, frechet_derivative
+
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def arrays(n=4, cond=10.0, batch=(3,), dtype="float32"):
+    return jnp.asarray(problem(n, cond, batch=batch, dtype=dtype)[0])
+
+
+def hermitian(a):
+    return (a + a.swapaxes(-1, -2).conj()) / 2
+
+
+@pytest.mark.parametrize("name", ["inverse_pth_root", "pth_root", "sqrtm", "inv_sqrtm", "fractional_power"])
+def test_the_traced_root_is_the_root(name):
+    function = getattr(matroot, name)
+    argument = {"inverse_pth_root": (3,), "pth_root": (5,), "fractional_power": (0.3,)}.get(name, ())
+    A = arrays(6, 1e6)
+
+    def root(a):
+        return function(a, *argument)
+
+    expected = root(A)
+    assert (jax.jit(root)(A) == expected).all()
+    assert (jax.vmap(root)(A) == expected).all()
+    assert (jax.jit(jax.vmap(root, in_axes=1))(jnp.moveaxis(A, 0, 1)) == expected).all()
+
+
+def test_a_result_is_a_pytree_and_failures_are_data():
+    lopsided = jnp.eye(3) + jnp.triu(jnp.ones((3, 3)), 1)
+    stack = jnp.stack([jnp.eye(3), -jnp.eye(3), 2 * jnp.eye(3), lopsided])
+    result = jax.jit(lambda a: matroot.solve(a, 2))(stack)
+    assert result.status.tolist() == [0, Status.NOT_POSITIVE, 0, Status.NOT_SYMMETRIC]
+    assert np.isnan(result.x[1::2]).all() and np.isfinite(result.x[::2]).all()
+    assert "NOT_POSITIVE" in repr(result) and result.converged.tolist() == [True, False, True, False]
+    assert jax.jit(lambda a: matroot.solve(a, 2))(lopsided).status == Status.NOT_SYMMETRIC
+    general = jax.jit(lambda a: matroot.solve(a, 3, inverse=False, assume_a="gen"))(lopsided)
+    assert general.status == 0 and general.rank == 3
+    assert isinstance(jax.tree.map(lambda v: v, matroot.solve(stack[0], 2)), matroot.RootResult)
+
+    gradient = jax.jit(jax.grad(lambda a: matroot.inv_sqrtm(a)[::2].sum()))(stack)
+    assert np.isnan(gradient[1::2]).all() and np.isfinite(gradient[::2]).all()
+
+
+def test_the_gradient_is_the_derivative():
+    A = arrays(8, 1e6, ())
+    G = hermitian(jnp.asarray(np.random.default_rng(0).standard_normal((8, 8)), jnp.float32))
+    _, pull = jax.vjp(lambda a: matroot.inverse_pth_root(a, 4), A)
+    expected = frechet_derivative(np.asarray(A, np.float64), np.asarray(G, np.float64), 4)
+    assert distance(pull(G)[0], expected) <= 4 * EPS["float32"]
+    assert distance(jax.jvp(lambda a: matroot.inverse_pth_root(a, 4), (A,), (G,))[1], expected) <= 4 * EPS["float32"]
+    assert distance(jax.jit(lambda a, e: frechet_derivative(a, e, 4))(A, G), expected) <= 4 * EPS["float32"]
+
+
+def test_agrees_with_torch(x64):
+    torch = pytest.importorskip("torch")
+    A = arrays(5, 100.0, dtype="complex128")
+    a = torch.tensor(np.asarray(A), requires_grad=True)
+    matroot.inv_sqrtm(a, regularization=1e-3).abs().sum().backward()
+    gradient = jax.grad(lambda a: abs(matroot.inv_sqrtm(a, regularization=1e-3)).sum())(A)
+    assert distance(gradient.conj(), a.grad.numpy()) <= 1e-12
+
+
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("complex128", marks=pytest.mark.slow)])
+def test_first_and_second_order(x64, dtype):
+    from jax.test_util import check_grads
+
+    A = arrays(2, 4.0, (), dtype)
+    functions = (
+        lambda a: matroot.pth_root(a, 3, assume_a="gen"),
+        lambda a: matroot.fractional_power(hermitian(a), 0.3 * np.pi, regularization=Floor(0.4)),
+    )
+    for function in functions[: 2 if dtype == "float64" else 1]:
+        check_grads(jax.jit(function), (A,), order=2, modes=("fwd", "rev"))
+
+
+def test_second_derivatives_in_every_order():
+    A = jnp.diag(jnp.asarray([1.0, 1.0, 2.0]))  # equal eigenvalues
+
+    def loss(a):
+        return (matroot.inverse_pth_root(hermitian(a), 3) ** 2).sum()
+
+    second = jax.jit(jax.hessian(loss))(A)
+    for other in (jax.jacrev(jax.jacrev(loss)), jax.jacfwd(jax.jacfwd(loss)), jax.jacrev(jax.jacfwd(loss))):
+        assert np.allclose(jax.jit(other)(A), second, rtol=1e-5, atol=1e-6)
+    with pytest.raises(NotImplementedError, match="third"):
+        jax.jacrev(jax.hessian(loss))(A)
+
+
+def test_second_derivatives_are_transposed_in_every_direction():
+    """<x, D(e, h)> = <D^T(x), e>, and the same of the derivative of the gradient in the cotangent."""
+    A = arrays(3, 4.0, ())
+    e, h, x = (hermitian(v) for v in jnp.asarray(np.random.default_rng(0).standard_normal((3, 3, 3)), jnp.float32))
+
+    def root(a):
+        return matroot.inv_sqrtm(a, regularization=0.1)
+
+    for first in (lambda a, v: jax.jvp(root, (a,), (v,))[1], lambda a, v: jax.vjp(root, a)[1](v)[0]):
+
+        def moved(v, first=first):
+            return jax.jvp(lambda a: first(a, v), (A,), (h,))[1]
+
+        (back,) = jax.linear_transpose(moved, e)(x)
+        assert float((back * e).sum()) == pytest.approx(float((x * moved(e)).sum()), rel=1e-4)
+
+
+def test_in_a_scan():
+    A = arrays()
+
+    def total(stack):
+        return jax.lax.scan(lambda c, a: (matroot.sqrtm(hermitian(c + a)), jnp.trace(c)), stack[0], stack)[0].sum()
+
+    gradient = jax.jit(jax.grad(total))(A)
+    E = hermitian(jnp.asarray(np.random.default_rng(0).standard_normal(A.shape), jnp.float32))
+    difference = (total(A + 1e-2 * E) - total(A - 1e-2 * E)) / 2e-2
+    assert float((gradient * E).sum()) == pytest.approx(float(difference), rel=1e-2)
+
+
+def test_other_dtypes_and_empty():
+    assert jax.jit(matroot.inv_sqrtm)(jnp.eye(3, dtype=jnp.bfloat16) * 4).dtype == jnp.bfloat16
+    assert jax.jit(matroot.inv_sqrtm)(jnp.eye(3, dtype=int) * 4).dtype == jnp.float32
+    assert jax.grad(lambda a: matroot.sqrtm(a).sum())(jnp.zeros((0, 3, 3))).shape == (0, 3, 3)
+    with pytest.raises(ValueError, match="assume_a"):
+        jax.jit(lambda a: matroot.sqrtm(a, assume_a="no"))(jnp.eye(3))

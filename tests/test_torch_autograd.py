@@ -1,0 +1,160 @@
+"""Roots that torch differentiates: values as without, derivatives by torch's own checks, batches with failures."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from table import EPS, distance
+
+import matroot
+from matroot import Floor, RootError, Status, frechet_derivative
+
+torch = pytest.importorskip("torch")
+
+# torch scripts some formulas of its forward mode, which it deprecates itself.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+FUNCTIONS = {
+    "inverse cube root": lambda a: matroot.inverse_pth_root(a, 3),
+    "square root": matroot.sqrtm,
+    "ridge": lambda a: matroot.inv_sqrtm(a, regularization=0.1),
+    "floor": lambda a: matroot.solve(a, 2, regularization=Floor(0.4)).x,
+    "real exponent": lambda a: matroot.fractional_power(a, 0.3 * np.pi),
+    "general": lambda a: matroot.pth_root(a, 3, assume_a="gen"),
+}
+
+
+def tensor(w, dtype=torch.float64, batch=()):
+    generator = torch.Generator().manual_seed(0)
+    Q = torch.linalg.qr(torch.randn(*batch, len(w), len(w), dtype=dtype, generator=generator))[0]
+    return hermitian((Q * torch.tensor(w, dtype=torch.float64).to(dtype)) @ Q.mH).detach().requires_grad_()
+
+
+def hermitian(a):
+    return (a + a.mH) / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, torch.float64) for name in FUNCTIONS),
+        *(pytest.param(name, torch.complex128, marks=pytest.mark.slow) for name in ("ridge", "general")),
+    ],
+)
+def test_gradcheck(name, dtype):
+    """Also at equal eigenvalues; the check's steps are not symmetric, so that the functions symmetrize."""
+
+    def function(a):
+        return FUNCTIONS[name](a if name == "general" else hermitian(a))
+
+    for w in ([0.5, 1.7], [1.0, 1.0, 2.0])[1 if name == "general" else 0 :]:
+        a = tensor(w, dtype)
+        if name == "general":
+            a = (a.detach() + torch.triu(torch.ones(3, 3, dtype=dtype), 1) / 3).requires_grad_()
+        assert torch.autograd.gradcheck(function, (a,), check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(function, (a,), check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.complex64])
+def test_the_result_is_that_without_a_gradient(dtype):
+    a = tensor(np.geomspace(1e-3, 1, 12), torch.complex128 if dtype.is_complex else torch.float64, (3,)).detach()
+    a = a.to(dtype)
+    plain, recorded = matroot.solve(a, 4), matroot.solve(a.clone().requires_grad_(), 4)
+    for field in ("x", "status", "residual", "cond", "bits_lost", "n_iter", "lambda_max", "lambda_min", "ridge"):
+        mine, theirs = getattr(recorded, field), getattr(plain, field)
+        assert (mine == theirs).all() and mine.dtype == theirs.dtype, field
+        assert mine.requires_grad == (field == "x")
+    assert recorded.method == plain.method and repr(recorded).count("\n") == repr(plain).count("\n")
+
+
+def test_the_gradient_is_the_derivative():
+    """<G, L(E)> = <grad, E>; in the dtype of the input, symmetric, computed in float64."""
+    A = tensor(np.geomspace(1e-6, 1, 8)).detach()
+    for dtype in (torch.float64, torch.float32):
+        a = A.to(dtype).requires_grad_()
+        G = torch.randn(8, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
+        (gradient,) = torch.autograd.grad(matroot.inverse_pth_root(a, 4), a, G)
+        expected = frechet_derivative(a.detach().double().numpy(), G.double().numpy(), 4)
+        assert gradient.dtype == dtype and (gradient == gradient.mT).all()
+        assert distance(gradient.numpy(), expected) <= 4 * EPS[str(dtype)[6:]] + 1e-13
+
+
+def test_equal_eigenvalues_where_eigh_gives_nan():
+    a = (torch.eye(4) * 2).requires_grad_()
+    matroot.inv_sqrtm(a).square().sum().backward()
+    assert torch.allclose(a.grad, -torch.eye(4) / 4)
+
+
+def test_a_failed_matrix_spoils_its_own_gradient_only():
+    stack = torch.stack([torch.eye(3), -torch.eye(3), 2 * torch.eye(3), torch.full((3, 3), torch.nan)])
+    a = stack.requires_grad_()
+    result = matroot.solve(a, 2)
+    assert result.status.tolist() == [0, Status.NOT_POSITIVE, 0, Status.NONFINITE_INPUT]
+    result.x[::2].square().sum().backward()
+    assert torch.isfinite(a.grad[::2]).all() and torch.isnan(a.grad[1::2]).all()
+    with pytest.raises(RootError, match="2 of 4"):
+        matroot.inv_sqrtm(a)
+    short = tensor([1e-4, 1.0])  # the matrix has a root and a derivative, but the iteration has not arrived
+    result = matroot.solve(short, 2, method="coupled_newton", max_iter=2)
+    assert result.status == Status.MAX_ITER
+    assert torch.isnan(torch.autograd.grad(result.x.sum(), short)[0]).all()
+
+
+def test_transformations_of_functions():
+    from torch.func import grad, hessian, jacfwd, jacrev, vmap
+
+    A = tensor([0.5, 1.0, 1.0, 1.7], batch=(3,)).detach()
+
+    def root(a):
+        return matroot.inverse_pth_root(hermitian(a), 3)
+
+    def loss(a):
+        return root(a).square().sum()
+
+    assert (vmap(root)(A) == root(A)).all()
+    assert (vmap(root, in_dims=1)(A.movedim(0, 1)) == root(A)).all()
+    assert torch.allclose(vmap(grad(loss))(A)[1], grad(loss)(A[1]))
+    assert torch.allclose(jacrev(root)(A[0]), jacfwd(root)(A[0]))
+    second = hessian(loss)(A[0])
+    for other in (jacrev(jacrev(loss)), jacfwd(jacfwd(loss)), jacrev(jacfwd(loss))):
+        assert torch.allclose(other(A[0]), second)
+    with pytest.raises(NotImplementedError, match="third"):
+        jacrev(hessian(loss))(A[0])
+    assert torch.isnan(vmap(matroot.inv_sqrtm)(-A)).all()
+
+
+def test_the_derivative_is_differentiable():
+    a, e = tensor([0.5, 0.5, 1.0]), tensor([1.0, -1.0, 0.5])
+    assert torch.autograd.gradcheck(lambda a, e: frechet_derivative(hermitian(a), e, 2, regularization=0.1), (a, e))
+
+
+def test_through_other_functions():
+    a, b = tensor([0.5, 1.0, 2.0]), torch.ones(3, 2, dtype=torch.float64)
+    first, second = matroot.solve_each([a, a * 2], 2)
+    (first.x.sum() + second.x.sum()).backward()
+    assert a.grad is not None
+    assert torch.autograd.gradcheck(lambda a: matroot.apply_inverse_pth_root(hermitian(a), 2, b), (a,))
+    empty = torch.zeros(0, 3, 3, requires_grad=True)
+    matroot.inv_sqrtm(empty).sum().backward()
+    assert empty.grad.shape == (0, 3, 3)
+
+
+@pytest.mark.slow
+def test_in_a_compiled_graph():
+    """One graph, with the values and gradients of plain code, a rule made in the graph, and NaN for a failure."""
+    A = tensor([0.5, 1.0, 1.7, 2.0]).detach()
+
+    def loss(a):
+        root = matroot.sqrtm(a @ a.mT, regularization=matroot.Ridge(0.1))
+        return (root + matroot.fractional_power(a @ a.mT, Fraction(-2, 3))).square().sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    gradients = []
+    for function in (loss, compiled):
+        a = A.clone().requires_grad_()
+        function(a).backward()
+        gradients.append(a.grad)
+    assert (compiled(A) == loss(A)).all() and torch.equal(*gradients)
+    assert torch.isnan(torch.compile(matroot.inv_sqrtm, backend="aot_eager", fullgraph=True)(-A)).all()
+    broken = torch.compile(lambda a: matroot.solve(a, 2).x * 2, backend="aot_eager")
+    assert (broken(A) == matroot.inv_sqrtm(A) * 2).all()
