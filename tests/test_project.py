@@ -37,7 +37,13 @@ FLOORS = {
         {"matroot.__main__"},
     ),
     "matroot_optim": (
-        {"matroot_optim.arrays", "matroot_optim.rules", "matroot_optim.allowed", "matroot_optim.checkpoint.replacing"},
+        {
+            "matroot_optim.arrays",
+            "matroot_optim.names",
+            "matroot_optim.rules",
+            "matroot_optim.allowed",
+            "matroot_optim.checkpoint.replacing",
+        },
         {"matroot_optim.options", "matroot_optim.layout.trees", "matroot_optim.layout.blocking"},
         {"matroot_optim.layout", "matroot_optim.presets"},
         {"matroot_optim.step"},
