@@ -2,6 +2,9 @@
 
 import re
 
+from docutils.nodes import SkipNode
+from latex2mathml.converter import convert
+
 import matroot
 
 project = "matroot"
@@ -13,7 +16,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
-    "sphinx.ext.mathjax",
     "sphinx_gallery.gen_gallery",
     "numpydoc",
     "notfound.extension",
@@ -22,6 +24,7 @@ extensions = [
 exclude_patterns = ["_build", "development/measured.rst", "examples/**"]
 templates_path = ["_templates"]
 default_role = "py:obj"
+html_math_renderer = "mathml"
 math_number_all = False
 math_eqref_format = "({number})"
 
@@ -93,5 +96,23 @@ def changelog(app, relative_path, parent_docname, content):
         content[0] = text
 
 
+def formula(translator, node):
+    """Write a formula of a line as MathML, which browsers show without a script and without a network."""
+    translator.body.append(convert(node.astext()))
+    raise SkipNode
+
+
+def displayed(translator, node):
+    """Write a displayed formula, with its number if it has one."""
+    translator.body.append(translator.starttag(node, "div", CLASS="math"))
+    if node["number"]:
+        translator.body.append(f'<span class="eqno">({node["number"]})')
+        translator.add_permalink_ref(node, "Link to this equation")
+        translator.body.append("</span>")
+    translator.body.append(convert(node.astext(), display="block") + "</div>")
+    raise SkipNode
+
+
 def setup(app):
     app.connect("include-read", changelog)
+    app.add_html_math_renderer("mathml", (formula, None), (displayed, None))

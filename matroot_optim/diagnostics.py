@@ -74,14 +74,17 @@ class Diagnostics:
         """Summarize the diagnostics in one line."""
         name, residual = self.worst("residual")
         d = self.to_dict()
-        parts = [
-            f"step {self.step}: {len(self.names)} roots",
-            f"{d['total_refreshes']:.0f} refreshes",
-            f"oldest {d['worst_age']:.0f} steps",
-            f"worst residual {residual:.1e}{f' ({name})' if name else ''}",
-            f"cond {d['worst_cond']:.1e}",
-            f"graft {d['graft_ratio_min']:.2g} to {d['graft_ratio_max']:.2g}",
-        ]
+        parts = [f"step {self.step}: {len(self.names)} roots"]
+        if d["total_refreshes"]:
+            parts += [
+                f"{d['total_refreshes']:.0f} refreshes",
+                f"oldest {d['worst_age']:.0f} steps",
+                f"worst residual {residual:.1e}{f' ({name})' if name else ''}",
+                f"cond {d['worst_cond']:.1e}",
+            ]
+        elif self.names:
+            parts.append("none computed yet")
+        parts.append(f"graft {d['graft_ratio_min']:.2g} to {d['graft_ratio_max']:.2g}")
         troubles = {
             "roots skipped": d["total_skipped"],
             "bad statuses": d["bad_status"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from matroot_optim.jit.step import advance, initial, to_jax
 from matroot_optim.kl_shampoo import KLShampoo
 from matroot_optim.layout.layout import make_layout
 from matroot_optim.layout.trees import flatten
+from matroot_optim.names import check_options
 from matroot_optim.options import Options
 from matroot_optim.plan import Plan, Row, make_plan, warn_if_large
 from matroot_optim.refresh.due import due_jobs, install, submit
@@ -73,7 +74,7 @@ def scale_by_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gradie
     ValueError
         An option is wrong, or not possible under jit.
     """
-    return _transformation(Shampoo(1.0, **options), roots)
+    return _transformation(Shampoo, options, roots)
 
 
 def scale_by_soap(*, roots: str = "callback", **options: Any) -> optax.GradientTransformation:
@@ -91,7 +92,7 @@ def scale_by_soap(*, roots: str = "callback", **options: Any) -> optax.GradientT
     ValueError
         An option is wrong, or not possible under jit.
     """
-    return _transformation(SOAP(1.0, **options), roots)
+    return _transformation(SOAP, options, roots)
 
 
 def scale_by_kl_shampoo(*, roots: str = "callback", **options: Any) -> optax.GradientTransformation:
@@ -109,10 +110,12 @@ def scale_by_kl_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gra
     ValueError
         An option is wrong, or not possible under jit.
     """
-    return _transformation(KLShampoo(1.0, **options), roots)
+    return _transformation(KLShampoo, options, roots)
 
 
-def _transformation(config: Shampoo, roots: str) -> optax.GradientTransformation:
+def _transformation(kind: type[Shampoo], options: dict[str, Any], roots: str) -> optax.GradientTransformation:
+    check_options(options, (field.name for field in fields(kind) if field.name != "learning_rate"))
+    config = kind(1.0, **options)
     if roots not in ROOTS:
         raise ValueError(f"roots must be one of {', '.join(map(repr, ROOTS))}, got {roots!r}")
     _check(config, roots)

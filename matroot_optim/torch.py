@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -38,6 +38,7 @@ from matroot_optim.diagnostics import Diagnostics
 from matroot_optim.layout.layout import Layout
 from matroot_optim.options import SHARED
 from matroot_optim.plan import Plan, make_plan, warn_if_large
+from matroot_optim.presets import preset_options
 from matroot_optim.shampoo import Shampoo as Core
 from matroot_optim.shampoo import add_into
 from matroot_optim.state import State
@@ -125,6 +126,28 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         params_by_path = parameters(self.param_groups)
         if not any(map(is_lazy, params_by_path.values())):
             warn_if_large(layout_of(self._core, params_by_path), names_of(self.param_groups))
+
+    @classmethod
+    def preset(cls, name: str, params: torch.nn.Module | Iterable[Any], **changes: Any) -> Self:
+        """Return the optimizer with the options of a published one; see `matroot_optim.Shampoo.preset`.
+
+        Parameters
+        ----------
+        name : {"anil2020", "google", "meta"}
+        params : torch.nn.Module, or iterable
+            As of `Shampoo`.
+        **changes
+            Options to change, such as lr.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from matroot_optim.torch import Shampoo
+        >>> optimizer = Shampoo.preset("google", torch.nn.Linear(3, 2), lr=0.01)
+        """
+        options = preset_options(name)
+        options["lr"] = options.pop("learning_rate")
+        return cls(params, **{**options, **changes})
 
     # Groups.
 

@@ -10,7 +10,7 @@ from matroot import gallery
 from matroot.cli import command as cli
 from matroot.cli import files
 
-FORMATS = (".npy", ".npz", ".csv", ".mtx")
+FORMATS = (".npy", ".npz", ".csv", ".txt", ".mtx")
 DTYPES = (np.float64, np.float32, np.complex128, np.int64)
 
 
@@ -62,17 +62,38 @@ class TestFiles:
         assert np.array_equal(only(path), [[1, 0], [0, 4]])
 
     @pytest.mark.parametrize(
+        "text",
+        [
+            "9;1;2\n1;9;3\n2;3;9\n",
+            "jan,feb,mar\r\n9,1,2\r\n1,9,3\r\n2,3,9\r\n",
+            ",jan,feb,mar\njan,9,1,2\nfeb,1,9,3\nmar,2,3,9\n",
+            ",0,1,2\n0,9.0,1.0,2.0\n1,1.0,9.0,3.0\n2,2.0,3.0,9.0\n",
+            "9\t1\t2\n1\t9\t3\n2\t3\t9",
+            "# covariance\n  9 1  2\n1 9 3\n\n 2 3 9\n",
+        ],
+        ids=["semicolons", "header", "pandas", "pandas-numbered", "tabs", "spaces"],
+    )
+    def test_text_as_other_programs_write_it(self, tmp_path, text):
+        (tmp_path / "a.csv").write_text(text)
+        assert np.array_equal(only(tmp_path / "a.csv"), [[9, 1, 2], [1, 9, 3], [2, 3, 9]])
+
+    def test_a_missing_corner_is_no_header(self, tmp_path):
+        (tmp_path / "a.csv").write_text(",2,3\n2,9,1\n3,1,9\n")
+        with pytest.raises(ValueError, match="line 1, column 1: '' is no number"):
+            files.read(tmp_path / "a.csv")
+
+    @pytest.mark.parametrize(
         ("name", "text", "says"),
         [
             ("a.npy", "not numpy", "cannot be read as .npy"),
             ("a.npz", "not a zip", "cannot be read as .npz"),
             ("a.csv", "", "holds no number"),
-            ("a.csv", "aa,bb\n1,2\n", "'aa'"),
-            ("a.csv", "1,2\n3\n", "columns changed"),
+            ("a.csv", "aa,bb\n1,cc\n", "line 2, column 2: 'cc' is no number"),
+            ("a.csv", "1,2\n3\n", "line 2 has 1 numbers, line 1 has 2"),
             ("a.mtx", "hello", "cannot be read as .mtx"),
-            ("a.txt", "1 2", "wanted is one of .npy, .npz, .csv, .mtx"),
+            ("a.dat", "1 2", "wanted is one of .npy, .npz, .csv, .txt, .mtx"),
         ],
-        ids=["npy", "npz", "empty-csv", "csv-header", "ragged-csv", "mtx", "suffix"],
+        ids=["npy", "npz", "empty-csv", "word-csv", "ragged-csv", "mtx", "suffix"],
     )
     def test_a_bad_file_is_named_with_the_reason(self, tmp_path, name, text, says):
         (tmp_path / name).write_text(text)
@@ -184,7 +205,7 @@ class TestRoot:
         ("arguments", "says"),
         [
             (["root", "missing.npy", "-p", "2"], "no such file"),
-            (["root", "a.txt", "-p", "2"], "wanted is one of"),
+            (["root", "a.dat", "-p", "2"], "wanted is one of"),
             (["root", "tall.npy", "-p", "2"], "(3, 2)"),
             (["root", "lopsided.npy", "-p", "2"], "gen"),
             (["root", "good.npy", "-p", "2", "-o", "nowhere/x.npy"], "no folder"),

@@ -1,7 +1,5 @@
 """The demonstration: gradients against differences, checks against theory, and the whole command."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -146,22 +144,3 @@ def test_without_matplotlib(found, monkeypatch, capsys):
     assert demo.main([]) == 1
     assert "matroot[demo]" in capsys.readouterr().err
     assert demo.main(["--no-figure"]) == 0
-
-
-@pytest.mark.parametrize("tqdm", [True, False])
-def test_progress_line(tqdm, monkeypatch, capsys):
-    if tqdm:
-        pytest.importorskip("tqdm")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(demo, "find_spec", lambda name: tqdm or None)
-    with demo.Progress(2, "roots") as step:
-        step()
-        step()
-    err = capsys.readouterr().err
-    assert "roots" in err and "/2" in err and "\n" not in err
-
-
-def test_no_progress_line_in_a_pipe(capsys):
-    with demo.Progress(1, "roots") as step:
-        step()
-    assert capsys.readouterr().err == ""

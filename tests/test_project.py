@@ -41,6 +41,7 @@ FLOORS = {
     "matroot_optim": (
         {
             "matroot_optim.arrays",
+            "matroot_optim.names",
             "matroot_optim.rules",
             "matroot_optim.paths",
             "matroot_optim.allowed",

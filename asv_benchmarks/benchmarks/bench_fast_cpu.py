@@ -10,7 +10,7 @@ from functools import partial
 import matroot
 
 from . import peers
-from .common import METHODS, applies, forward_error, in_turn, speedup, stack, unit
+from .common import METHODS, applies, core, forward_error, in_turn, speedup, stack, unit
 
 SIZES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 DTYPES = ("float32", "float64")
@@ -28,6 +28,7 @@ def cell(n, dtype, cond, p=4, numbers=NUMBERS):
     return A, root(-1 / p), partial(matroot.solve, A, p, **accuracy(dtype))
 
 
+@core([32, 128, 512], ["float32", "float64"], [1e6])
 class Fast:
     """ "auto" against both peers."""
 
@@ -51,6 +52,7 @@ class Fast:
         return forward_error(self.ours().x, self.exact)
 
 
+@core([4])
 class Lone:
     """One small matrix beside numpy.linalg.eigh and recombination; wanted at most 2 times as long up to n = 8."""
 
@@ -67,6 +69,7 @@ class Lone:
         return 1 / speedup(partial(matroot.solve, self.A, 2), peers.numpy_eigh(self.A, 2), rounds=25)
 
 
+@core([128])
 class Optax:
     """Against optax in float32 at full accuracy; wanted at least 10."""
 
@@ -82,6 +85,7 @@ class Optax:
         return speedup(self.ours, peers.optax_root(self.A, 4), rounds=3)
 
 
+@core([128], ["8"], [4], ["float64"], [1e6])
 class AutoChoice:
     """ "auto" beside the fastest method of each cell, and beside numpy.linalg.eigh; wanted: at most 1.1 times both."""
 

@@ -12,9 +12,10 @@ import matroot
 from matroot import gallery
 
 from . import peers
-from .common import METHODS, forward_error, in_turn, speedup, stack, unit
+from .common import METHODS, core, forward_error, in_turn, speedup, stack, unit
 
 
+@core([4], [1e6])
 class Counts:
     """Iterations and products of coupled Newton: float64, n = 128, geometric spectrum."""
 
@@ -33,6 +34,7 @@ class Counts:
         return matroot.solve(self.A, p, method="coupled_newton").n_products
 
 
+@core([512], ["float64"])
 class EigenOverhead:
     """A solve by eigen beside bare numpy.linalg.eigh and recombination; wanted at most 1.15."""
 
@@ -48,6 +50,7 @@ class EigenOverhead:
         return 1 / speedup(lambda: matroot.solve(self.A, 4, method="eigen"), peer)
 
 
+@core([512])
 class Certificate:
     """The certificate's share of a solve by eigen; wanted at most 5 %."""
 
@@ -72,6 +75,7 @@ class Certificate:
         return certify / solve
 
 
+@core([300], [12])
 class General:
     """schur_newton beside scipy.linalg.fractional_matrix_power on real general matrices."""
 
@@ -104,6 +108,7 @@ class General:
         return (solve - schur) / schur
 
 
+@core([50])
 class SingularGeneral:
     """Square roots of products of two covariances of few samples, beside SciPy's."""
 
@@ -127,6 +132,7 @@ class SingularGeneral:
         return float(self.ours().residual)
 
 
+@core(["coupled_newton", "minimax"], [32])
 class Batch:
     """One call on a batch beside a Python loop of calls."""
 
@@ -145,6 +151,7 @@ class Batch:
         return speedup(lambda: matroot.solve(self.A, 4, method=method), loop, rounds=3)
 
 
+@core(["minimax", "tridiagonal"], [256])
 class WorkMemory:
     """Most memory held during a solve beyond the output, in n^2 numbers; wanted at most 6 per worker.
 

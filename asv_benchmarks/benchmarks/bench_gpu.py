@@ -12,7 +12,7 @@ import numpy as np
 from matroot import solve
 from matroot.cli.tune_gpu import milliseconds
 
-from .common import stack, unit
+from .common import core, stack, unit
 
 ROUNDS = 7
 
@@ -48,6 +48,7 @@ def eigh(xp, A, p):
     return (Q * w[..., None, :] ** (-1 / p)) @ Q.swapaxes(-1, -2)
 
 
+@core([(4096, 64)], ["float32"])
 class Card:
     """Shapes of layers and of small matrices, as in the report."""
 

@@ -2,7 +2,7 @@
 
 import matroot
 
-from .common import METHODS, applies, forward_error, stack, unit
+from .common import METHODS, applies, core, forward_error, stack, unit
 
 P = 4
 
@@ -24,6 +24,7 @@ class Grid:
         return matroot.solve(self.A, P, method=method)
 
 
+@core(["eigen", "minimax", "tridiagonal"], [64], [64], ["float64"], [1e6])
 class Time(Grid):
     def time_solve(self, method, n, batch, dtype, cond):
         self.solve(method)
@@ -32,6 +33,7 @@ class Time(Grid):
         self.solve(method)
 
 
+@core(["eigen", "minimax", "tridiagonal"], [64], [64], ["float64"], [1e6])
 class Quality(Grid):
     @unit("||X^p A - I||_F / sqrt(n)")
     def track_residual(self, method, n, batch, dtype, cond):
@@ -46,6 +48,7 @@ class Quality(Grid):
         return self.solve(method).n_products
 
 
+@core([32], [3], ["float64"])
 class Auto:
     """ "auto" beside the methods it chooses from."""
 

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
-from .common import in_turn, speedup, unit  # pins the process first
+from .common import core, in_turn, speedup, unit  # pins the process first
 
 import numpy as np  # isort: skip
 
@@ -36,6 +36,7 @@ NETWORKS = {
 SMALL = tuple(name for name in NETWORKS if max(NETWORKS[name]) < 1024)
 SCHEDULES = ("staggered", "in a thread", "interval")
 EQUAL = tuple(name for name in NETWORKS if len(set(NETWORKS[name])) == 1)
+SMALL_EQUAL = [name for name in EQUAL if name in SMALL]
 
 
 def weights(sizes: Sequence[int], rng: Any) -> list[Any]:
@@ -104,6 +105,7 @@ def seconds_of_steps(training: Training, clock: Callable[[], float], count: int 
     return [training.step(clock) for _ in range(count)]
 
 
+@core(["64-128-128-10"], ["staggered"])
 class Evenness:
     """Wanted at most 1.5 when staggered, or in a thread where the layers are unequal."""
 
@@ -116,6 +118,7 @@ class Evenness:
         return evenness(NETWORKS[network], schedule)[0]
 
 
+@core(["256-256-256-256"], ["in place"])
 class Overhead:
     """Steps without roots beside their products alone; wanted at most 2."""
 
@@ -183,10 +186,11 @@ def waiting(sizes: Sequence[int], batch: int = 2048, steps: int = 100) -> dict[s
     return {"seconds": spent, "roots": roots, "waited": waited, "share": waited / roots}
 
 
+@core(["256-256-256-256"])
 class Waiting:
     """Wait for roots in a thread pool, with a free core, as a share of the seconds in roots; target: below 0.05."""
 
-    params = [name for name in EQUAL if name in SMALL]
+    params = SMALL_EQUAL
     param_names = ("network",)
     timeout = 300
 
@@ -243,6 +247,7 @@ def theirs(name: str) -> Callable[[Any], Any]:
     return partial(getattr(pytorch_optimizer, name), lr=1e-3, **how)
 
 
+@core(["SOAP"], ["256-256-256-256"])
 class Peers:
     """Whole steps, roots included, on the same torch model on the CPU, at the same interval."""
 
@@ -286,7 +291,7 @@ def print_overhead() -> None:
 
 def print_waiting() -> None:
     _table("network", "seconds in roots", "seconds waited", "share")
-    for name in Waiting.params:
+    for name in SMALL_EQUAL:
         found = waiting(NETWORKS[name])
         _row(name, f"{found['roots']:.2f}", f"{found['waited']:.4f}", f"{found['share']:.4f}")
 

@@ -3,9 +3,10 @@
 import matroot
 
 from . import peers
-from .common import speedup, stack, unit
+from .common import core, speedup, stack, unit
 
 
+@core([128], ["float32"])
 class Inverse4thRoot:
     """Stacks with B n^2 near 250 000, cond 1e4."""
 

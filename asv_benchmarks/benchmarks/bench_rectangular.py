@@ -3,9 +3,10 @@
 import matroot
 
 from . import peers
-from .common import speedup, stack, unit
+from .common import core, speedup, stack, unit
 
 
+@core([(512, 256)], ["float32"])
 class Polar:
     """Random matrices, one or a batch; the factor U alone is timed as ``spectral_power(a, 0)``."""
 
@@ -40,6 +41,7 @@ class Polar:
         return float(matroot.polar(self.A).orthogonality.max())
 
 
+@core([256])
 class Orthogonalizer:
     """Canonical orthogonalisation beside the same by numpy.linalg.eigh; the certificate is the difference."""
 

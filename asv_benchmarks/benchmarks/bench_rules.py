@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from matroot import Floor, PseudoInverse, Ridge, Shift, TargetCondition, gallery, solve
 
-from .common import in_turn, unit
+from .common import core, in_turn, unit
 
 N, COUNT, CUT = 32, 4920, 1e-4
 RULES = {
@@ -47,6 +47,7 @@ def by_numpy(A, rule):
     return (Q * f[:, None]) @ Q.mT
 
 
+@core(["Shift", "PseudoInverse"], [0.1])
 class Rules:
     """One rule beside the same call without one, and beside numpy."""
 

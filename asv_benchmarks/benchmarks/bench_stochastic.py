@@ -5,9 +5,10 @@ import numpy as np
 import matroot
 from matroot import gallery
 
-from .common import unit
+from .common import core, unit
 
 
+@core([12])
 class Ratings:
     params = [2, 12, 365]
     param_names = ("p",)

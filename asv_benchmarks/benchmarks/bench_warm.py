@@ -12,7 +12,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from .common import in_turn, unit  # pins the process first
+from .common import core, in_turn, unit  # pins the process first
 
 import numpy as np  # isort: skip
 
@@ -59,6 +59,7 @@ def norm(A: Any) -> float:
     return float(abs(np.linalg.eigvalsh(A)).max())
 
 
+@core([256], ["float64"])
 class Warm:
     """One first-order update; wanted at least 3 times as fast as a cold solve."""
 
@@ -117,6 +118,7 @@ class Warm:
             raise RuntimeError(f"not the updates that were to be timed: {self.tracker.summary()}")
 
 
+@core([256], [0.999])
 class Drift:
     """Many updates in a row, full solves included."""
 

@@ -90,6 +90,17 @@ def unit(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return mark
 
 
+def core(*params: list[Any]) -> Callable[[type], type]:
+    """Give a class of benchmarks these parameters instead of all, unless the variable MATROOT_GRID is set."""
+
+    def mark(kind: Any) -> type:
+        if not os.environ.get("MATROOT_GRID"):
+            kind.params = params
+        return kind  # type: ignore[no-any-return]
+
+    return mark
+
+
 def _seconds(f: Callable[[], Any], count: int) -> float:
     start = time.perf_counter()
     for _ in range(count):

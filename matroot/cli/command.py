@@ -1,7 +1,4 @@
-"""The command ``matroot``: roots of matrices in files, a comparison of methods, and a demonstration.
-
-Exit status: 0 done, 1 the work failed (and no output file was written), 2 the command line was wrong.
-"""
+"""The command ``matroot``: roots of matrices in files, a comparison of methods, and a demonstration."""
 
 from __future__ import annotations
 
@@ -12,16 +9,31 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import matroot
-from matroot.cli.root import in_options
+from matroot.cli.problem import in_options
 
 #: Command, one line of help, and the module with its ``arguments(parser)`` and ``run(options) -> int``.
 COMMANDS = {
     "root": ("the root of the matrices of a file", "matroot.cli.root"),
-    "compare": ("every method that applies to a matrix, side by side", "matroot.cli.compare"),
-    "info": ("versions, backends, BLAS, threads and GPU", "matroot.cli.info"),
+    "compare": ("every method, numpy and SciPy, side by side", "matroot.cli.compare"),
+    "info": ("facts of a file's matrices; without a file, of this machine", "matroot.cli.info"),
     "tune": ('measure which method is fastest where, for "auto"', "matroot.cli.tune"),
+    "completion": ("completion for bash, zsh and fish", "matroot.cli.completion"),
     "demo": ("real data: a network's statistics, pixels, rating transitions", "matroot.cli.demo"),
 }
+STATUS = """\
+exit status:
+  0  done
+  1  the work failed; no root was written
+  2  the command line was wrong
+  3  some matrices have no root; the others were written (root --keep-going)
+"""
+EXAMPLES = """\
+examples:
+  matroot info covariance.npy
+  matroot root covariance.npy -p 2 --ridge 1e-8 -o whitening.npy
+  matroot compare covariance.npy -p 4
+  matroot root --help
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status.
+        The exit status; ``matroot --help`` lists them.
     """
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
@@ -57,13 +69,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="matroot", description="Roots of matrices, and how good each of them is.")
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="matroot",
+        description="Roots of matrices, and how good each of them is.",
+        epilog=f"{EXAMPLES}\n{STATUS}",
+        formatter_class=plain,
+    )
     parser.add_argument("--version", action="version", version=f"matroot {matroot.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    made: dict[str, tuple[str, argparse.ArgumentParser]] = {}
     for name, (summary, module_name) in COMMANDS.items():
         module = import_module(module_name)
         passes_on = name == "demo"  # the demo parses its arguments itself, --help too
-        command = commands.add_parser(name, help=summary, description=module.__doc__, add_help=not passes_on)
+        epilog = f"{module.EXAMPLES}\n{STATUS}" if hasattr(module, "EXAMPLES") else STATUS
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=module.__doc__,
+            epilog=epilog,
+            formatter_class=plain,
+            add_help=not passes_on,
+        )
         module.arguments(command)
-        command.set_defaults(run=module.run, passes_on=passes_on)
+        made[name] = summary, command
+        command.set_defaults(run=module.run, passes_on=passes_on, commands=made)
     return parser

@@ -11,30 +11,41 @@ from typing import Any
 
 import numpy as np
 
-from matroot.cli import files
-from matroot.cli import root as cli_root
+from matroot.cli import by_hand, files, problem
+from matroot.cli.progress import Progress
 
 BUDGET = 1.0  # seconds of repeats per method, after the first run
 COLD = 10  # a first run up to so many times that long is repeated in any case: it may have compiled for seconds
 COLUMNS = ("method", "seconds", "products", "residual", "forward error", "status")
+#: Options that the float64 reference does not take.
+ACCURACY = ("rtol", "max_iter", "compute_dtype")
+EXAMPLES = """\
+examples:
+  matroot compare covariance.npy -p 4
+  matroot compare covariance.npy -p 2 --pth-root --rtol 1e-3 --compute-dtype float32
+  matroot compare rates.csv -p 12 --pth-root --general
+"numpy by hand" is eigh (--general: eig) of the whole file and recombination; "scipy by hand" is sqrtm and inv, or
+fractional_matrix_power, matrix by matrix, and is left out where it would take more than half a minute
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments of ``matroot compare``."""
-    cli_root.problem(parser)
+    problem.arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print one table per array; return 1 if no method solved some array."""
     solved = True
+    keywords = problem.keywords(options)
     for name, a in files.read(options.file, options.key).items():
-        print(cli_root.title(options, name, a))
-        with cli_root.errors_named(options, name):
-            rows, refusals, reference = compare(a, options.p, **cli_root.keywords(options))
+        print(problem.title(options, name, a), flush=True)
+        with problem.errors_named(options, name):
+            rows, refusals, reference = compare(a, options.p, **keywords)
         print(table([COLUMNS, *rows]))
         print(f"forward error: ||X - X*||_F / ||X*||_F, X* by {reference} in float64; times are medians")
         for method, reason in refusals.items():
-            print(f"{method} does not apply: {reason}")
+            print(f"{method} does not apply: {problem.in_options(reason)}")
         solved = solved and any(row[-1] in ("CONVERGED", "ILL_CONDITIONED") for row in rows)
     return 0 if solved else 1
 
@@ -46,26 +57,42 @@ def compare(a: np.ndarray[Any, Any], p: int, **keywords: Any) -> tuple[list[tupl
 
     reference = "schur_newton" if keywords["assume_a"] == "gen" else "eigen"
     wide = a.astype(np.complex128 if a.dtype.kind == "c" else np.float64)
-    exact = matroot.solve(wide, p, method=reference, **keywords).x
+    exact = matroot.solve(wide, p, method=reference, **{k: v for k, v in keywords.items() if k not in ACCURACY})
     rows: list[tuple[str, ...]] = []
     refusals: dict[str, str] = {}
-    for name in METHODS:
-        try:
-            result, seconds = timed(partial(matroot.solve, a, p, method=name, **keywords))
-        except (ValueError, NotImplementedError) as reason:
-            refusals[name] = str(reason)
-            continue
-        rows.append(
-            (
-                name,
-                f"{seconds:.3g}",
-                str(result.n_products),
-                _largest(result.residual),
-                _largest(forward_error(result.x, exact)),
-                worst_status(result.status),
-            )
-        )
+    with Progress(len(METHODS) + len(by_hand.ROWS), "comparing") as progress:
+        for name in METHODS:
+            progress.name = name
+            try:
+                result, seconds = timed(partial(matroot.solve, a, p, method=name, **keywords))
+            except (ValueError, NotImplementedError) as reason:
+                refusals[name] = str(reason)
+            else:
+                work, residual = str(result.n_products), _largest(result.residual)
+                error, status = _largest(forward_error(result.x, exact.x)), worst_status(result.status)
+                rows.append((name, f"{seconds:.3g}", work, residual, error, status))
+            progress.step()
+        for name, method in by_hand.ROWS.items():
+            progress.name = name
+            try:
+                rows.append((name, *_by_hand(method, a, exact, **keywords)))
+            except (ValueError, np.linalg.LinAlgError) as reason:
+                refusals[name] = str(reason)
+            progress.step()
     return rows, refusals, reference
+
+
+def _by_hand(method: Any, a: np.ndarray[Any, Any], exact: Any, regularization: Any, assume_a: str, **_: Any) -> Any:
+    """Return the row of a method that is not matroot's, of the matrices with the same multiple of I added."""
+    from matroot._regularization import as_regularization
+
+    rule = as_regularization(regularization)
+    if rule is not None and rule.needs != "spectrum":
+        diagonal = np.nan_to_num(exact.ridge)[..., None, None] * np.eye(a.shape[-1])
+        a, rule = (a + diagonal).astype(np.result_type(a.dtype, np.float32)), None
+    X, seconds = timed(method(a, float(exact.exponent), rule, assume_a == "gen"))
+    status = "-" if np.isfinite(X).all() else "NaN"
+    return f"{seconds:.3g}", "-", "-", _largest(forward_error(X, exact.x)), status
 
 
 def timed(f: Callable[[], Any]) -> tuple[Any, float]:
@@ -114,5 +141,7 @@ def table(rows: list[tuple[str, ...]]) -> str:
 
 
 def _largest(values: Any) -> str:
+    """Format the largest value of the matrices that have one."""
     flat = np.asarray(values).ravel()
-    return format(flat.max() if flat.size else 0.0, ".1e")
+    known = flat[~np.isnan(flat)]
+    return format(known.max() if known.size else np.nan if flat.size else 0.0, ".1e")

@@ -1,4 +1,4 @@
-"""Matrices in files: .npy, .npz, .csv and Matrix Market .mtx.
+"""Matrices in files: .npy, .npz, .csv, .txt and Matrix Market .mtx.
 
 A file holds named arrays. Formats that hold one array give it the name ``""``. Writing is atomic: the file
 appears whole under its name, or the old file stays.
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matroot.backends.replacing import replacing
-from matroot.cli import files_read
+from matroot.cli import files_read, files_text
 from matroot.cli.files_read import Arrays, NoSuchArrayError
 
 
@@ -27,7 +27,7 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
     Parameters
     ----------
     path : str or path-like
-        A file whose name ends in .npy, .npz, .csv or .mtx. Sparse Matrix Market files become dense.
+        A file whose name ends in .npy, .npz, .csv, .txt or .mtx. Sparse Matrix Market files become dense.
     key : str, optional
         Name of the one array wanted from an .npz file.
 
@@ -43,7 +43,7 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
     OSError
         The file cannot be read.
     ValueError
-        The format is not one of the four, or the contents are not arrays of numbers: the file is damaged, for
+        The format is not one of the five, or the contents are not arrays of numbers: the file is damaged, for
         instance. Nothing that a file holds is executed.
     MemoryError
         The arrays do not fit into memory. Sizes announced in the file are compared with its length first.
@@ -73,7 +73,7 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
         raise MemoryError(f"{shown(path)}: {_line(reason)}") from reason
     except OSError as reason:
         raise OSError(reason.errno, f"{shown(path)} cannot be read: {reason.strerror}") from reason
-    except Exception as reason:  # the parsers of four formats raise many kinds for damaged bytes
+    except Exception as reason:  # the parsers of the formats raise many kinds for damaged bytes
         raise ValueError(f"{shown(path)} cannot be read as {suffix}: {_line(reason)}") from reason
 
 
@@ -86,9 +86,9 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> N
     Parameters
     ----------
     path : str or path-like
-        The file to write; the ending (.npy, .npz, .csv, .mtx) chooses the format.
+        The file to write; the ending (.npy, .npz, .csv, .txt, .mtx) chooses the format.
     arrays : mapping of str to ndarray
-        The arrays to write. Only .npz takes more than one array; .csv and .mtx take only matrices.
+        The arrays to write. Only .npz takes more than one array; .csv, .txt and .mtx take only matrices.
 
     Raises
     ------
@@ -108,6 +108,20 @@ def check_fits(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]])
     """Raise ValueError or PermissionError, before any work is done, if `path` cannot take these arrays."""
     path = Path(path)
     suffix = check_suffix(path)
+    check_place(path)
+    if suffix == ".npz":
+        return
+    if len(arrays) != 1:
+        raise ValueError(
+            f"{shown(path)}: {suffix} holds one array, got {len(arrays)}; write to .npz, or pick one by name"
+        )
+    (a,) = arrays.values()
+    if suffix != ".npy" and a.ndim != 2:
+        raise ValueError(f"{shown(path)}: {suffix} holds one matrix, got shape {a.shape}; write to .npy or .npz")
+
+
+def check_place(path: Path) -> None:
+    """Raise ValueError or PermissionError if no file can be written there."""
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise ValueError(f"{shown(path)}: there is no folder {shown(folder)}")
@@ -115,13 +129,6 @@ def check_fits(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]])
         raise ValueError(f"{shown(path)} is {_kind(path)}, a file name is wanted")
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise PermissionError(f"{shown(path)} cannot be written: no permission")
-    if suffix == ".npz":
-        return
-    if len(arrays) != 1:
-        raise ValueError(f"{suffix} holds one array, got {len(arrays)}; write to .npz, or pick one by name")
-    (a,) = arrays.values()
-    if suffix != ".npy" and a.ndim != 2:
-        raise ValueError(f"{suffix} holds one matrix, got shape {a.shape}; write to .npy or .npz")
 
 
 def check_suffix(path: Path) -> str:
@@ -163,8 +170,12 @@ def _write_npz(stream: IO[bytes], arrays: Arrays) -> None:
 
 def _write_csv(stream: IO[bytes], arrays: Arrays) -> None:
     (a,) = arrays.values()
-    rows = (",".join(format(x, "" if a.dtype.kind in "biu" else ".17g") for x in row) for row in a.tolist())
-    stream.write("".join(f"{row}\n" for row in rows).encode())
+    files_text.write(stream, a, ",")
+
+
+def _write_txt(stream: IO[bytes], arrays: Arrays) -> None:
+    (a,) = arrays.values()
+    files_text.write(stream, a, " ")
 
 
 def _write_mtx(stream: IO[bytes], arrays: Arrays) -> None:
@@ -179,12 +190,14 @@ def _write_mtx(stream: IO[bytes], arrays: Arrays) -> None:
 _READERS: dict[str, Callable[[Path, str | None], Arrays]] = {
     ".npy": files_read.npy,
     ".npz": files_read.npz,
-    ".csv": files_read.csv,
+    ".csv": files_read.text,
+    ".txt": files_read.text,
     ".mtx": files_read.mtx,
 }
 _WRITERS: dict[str, Callable[[IO[bytes], Arrays], None]] = {
     ".npy": _write_npy,
     ".npz": _write_npz,
     ".csv": _write_csv,
+    ".txt": _write_txt,
     ".mtx": _write_mtx,
 }

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matroot.cli import files_mtx
+from matroot.cli import files_mtx, files_text
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -60,18 +60,10 @@ def npz(path: Path, key: str | None) -> Arrays:
         return {name: _member(archive, info) for name, info in members.items() if key in (None, name)}
 
 
-def csv(path: Path, key: str | None) -> Arrays:
-    """Read rows of numbers separated by commas."""
+def text(path: Path, key: str | None) -> Arrays:
+    """Read rows of numbers."""
     check_key([""], key)
-    text = path.read_text(encoding="utf-8-sig")
-    rows = [row for line in text.split("\n") if (row := line.split("#")[0].strip())]
-    if not rows:
-        raise ValueError("it holds no number")
-    try:
-        return {"": np.loadtxt(rows, complex if "j" in "".join(rows) else float, None, ",", ndmin=2)}
-    except ValueError as reason:
-        wanted = "wanted are rows of numbers, separated by commas, without a header"
-        raise ValueError(f"{str(reason).rstrip('.')}; {wanted}") from reason
+    return {"": files_text.read(path)}
 
 
 def mtx(path: Path, key: str | None) -> Arrays:

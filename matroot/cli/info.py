@@ -1,4 +1,8 @@
-"""Show what matroot found on this machine: versions, backends, BLAS, threads, GPU."""
+"""Show the facts of a file's matrices, or, without a file, what matroot found on this machine.
+
+Of a file: shape, dtype, symmetry gap, condition number, zero and negative eigenvalues, NaN of every array. Of the
+machine: versions, backends, BLAS, threads, GPU.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,32 @@ import os
 import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+
+from matroot.cli import examine, problem
 
 PACKAGES = ("numpy", "scipy", "numba", "array_api_compat", "threadpoolctl", "cupy", "torch", "jax", "optax")
 
 
+EXAMPLES = """\
+examples:
+  matroot info
+      for a bug report
+  matroot info covariances.npz --key left
+      are they symmetric, singular, indefinite? Which hold NaN?
+"""
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Do nothing: ``matroot info`` takes no arguments."""
+    """Describe the arguments of ``matroot info``."""
+    parser.add_argument("file", metavar="FILE", type=Path, nargs="?", help=f"{problem.FORMATS}, (..., n, n)")
+    parser.add_argument("--key", metavar="NAME", help="the one array wanted from an .npz file")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the facts, one per line."""
+    if options.file is not None:
+        return examine.run(options)
     for name, text in facts().items():
         print(f"{name + ':':<18} {text}")
     return 0

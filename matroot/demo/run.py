@@ -11,17 +11,16 @@ Prints tables and writes one picture.
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from matroot import Floor, PseudoInverse
 from matroot.backends.cpu.blas import one_blas_thread
+from matroot.cli.progress import Progress
 from matroot.demo import network, roots
 from matroot.demo.figure import draw
 from matroot.demo.report import report
@@ -77,23 +76,23 @@ def _explore(seed: int) -> roots.Findings:
     rng = np.random.default_rng(seed)
     digits = network.load_digits()
     train, test = digits.split(TRAIN)
-    with Progress(STEPS, "training") as step:
+    with Progress(STEPS, "training") as progress:
         start = network.init(SIZES, rng)
-        trained = network.train(start, train, steps=STEPS, every=EVERY, rng=rng, on_step=step)
+        trained = network.train(start, train, steps=STEPS, every=EVERY, rng=rng, on_step=progress.step)
     before = _statistics(trained.weight_gradients)
     pairs = [(method, dtype) for dtype in DTYPES for method in roots.applicable(before, P, RIDGE, dtype)]
     rows = []
-    with Progress(len(pairs) + 3, "roots") as step:
+    with Progress(len(pairs) + 3, "roots") as progress:
         for row in roots.inverse_roots(before, P, RIDGE, pairs):
             rows.append(row)
-            step()
+            progress.step()
         sides = zip(rows[0].roots[::2], rows[0].roots[1::2], trained.weight_gradients, strict=True)
         after = _statistics([L_root @ G @ R_root for L_root, R_root, G in sides])
-        step()
+        progress.step()
         whitenings = [roots.whiten(digits.images, rule) for rule in (PseudoInverse(), Floor(relative=FLOOR))]
-        step()
+        progress.step()
         month = roots.monthly_root(seed)
-        step()
+        progress.step()
     first, last = trained.losses[0], float(np.mean(trained.losses[-20:]))
     return roots.Findings(
         network=f"A network {'-'.join(map(str, SIZES))} on {TRAIN} digits: loss {first:.2f} to {last:.3f} in "
@@ -126,35 +125,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-figure", action="store_true", help="no picture, and no matplotlib")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the order of the images")
     return parser
-
-
-class Progress(AbstractContextManager[Callable[[], None]]):
-    """A progress line on stderr: tqdm's if installed, else plain; none where stderr is not a terminal."""
-
-    def __init__(self, total: int, name: str) -> None:
-        self.total, self.name, self.done = total, name, 0
-        self.bar: Any = None
-        self.shown = sys.stderr.isatty()
-
-    def __enter__(self) -> Callable[[], None]:
-        if self.shown and find_spec("tqdm") is not None:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=self.total, desc=self.name, leave=False, file=sys.stderr)
-        return self.step
-
-    def step(self) -> None:
-        """Count one more item as done."""
-        self.done += 1
-        if self.bar is not None:
-            self.bar.update()
-        elif self.shown:
-            print(f"\r{self.name} {self.done}/{self.total}", end="", file=sys.stderr, flush=True)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        elif self.shown:
-            print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)

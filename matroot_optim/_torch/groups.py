@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from matroot_optim.allowed import RULES
+from matroot_optim.names import advice
 from matroot_optim.options import SHARED, Options
 from matroot_optim.rules import as_plain
 
@@ -37,9 +38,7 @@ def check_keywords(names: Iterable[str]) -> None:
         if name == "groups":
             raise TypeError("groups is what parameter groups are for in torch; give params as dicts")
         if name not in OF_GROUP | _OF_ALL:
-            near = get_close_matches(name, _OURS, 1)
-            hint = f"did you mean {_OURS[near[0]]!r}?" if near else f"the options are {sorted(OF_GROUP | _OF_ALL)}"
-            raise TypeError(f"Shampoo has no option {name!r}; {hint}")
+            raise TypeError(f"Shampoo has no option {name!r}; {advice(name, _OURS)}")
 
 
 def check_names(group: Mapping[str, Any]) -> None:

@@ -1,0 +1,41 @@
+"""Advice on option names that are not ours: misspellings, and the options of AdamW and its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+_EPSILON = "graft_epsilon is the nearest one, and relative to the gradients: the default serves gradients of any size"
+_SPEED = "leave it out, tensors of equal shape are processed together"
+#: Options of torch's and optax's optimizers, and what to do instead.
+FOREIGN = {
+    "eps": _EPSILON,
+    "eps_root": _EPSILON,
+    "foreach": _SPEED,
+    "fused": _SPEED,
+    "capturable": "leave it out, a step is not captured in a CUDA graph",
+    "differentiable": "leave it out, a step has no gradient",
+    "maximize": "negate the loss",
+    "amsgrad": "leave it out, the second moment has no maximum",
+    "nesterov": "momentum='nesterov' is the option",
+    "dampening": "leave it out, momentum='ema' is a mean",
+    "b1": "betas=(b1, b2) is the option",
+    "b2": "betas=(b1, b2) is the option",
+    "mu_dtype": "leave it out, the momentum is float32 for parameters of any dtype",
+}
+
+
+def advice(name: str, ours: Mapping[str, str]) -> str:
+    """Return what to do about a name that is no option; `ours` maps what a user may write to the option meant."""
+    if name in FOREIGN:
+        return FOREIGN[name]
+    near = get_close_matches(name, ours, 1)
+    return f"did you mean {ours[near[0]]!r}?" if near else f"the options are {', '.join(sorted(set(ours.values())))}"
+
+
+def check_options(names: Iterable[str], ours: Iterable[str]) -> None:
+    """Raise TypeError, with advice, for the first name that is no option."""
+    known = {name: name for name in ours}
+    for name in names:
+        if name not in known:
+            raise TypeError(f"there is no option {name!r}; {advice(name, known)}")
