@@ -126,7 +126,7 @@ def frechet_derivative(
     xp = backend.xp
     with backend.here(origin):
         if assume_a == "pos" and values.size:
-            symmetrized(values.reshape(-1, n, n), origin, backend)  # for its check
+            symmetrized(values.reshape(-1, n, n), origin, backend, lone=True)  # for its check
         stack, E = (xp.broadcast_to(x, shape).reshape(math.prod(shape[:-2]), n, n) for x in (values, directions))
         L, failed = evaluate("derivative", power, stack, (E,))
         failed = on_host(failed)
