@@ -266,6 +266,8 @@ class RootResult(OfBatch, Generic[A]):
                 "data with more digits, or another matrix: eigenvalues near the negative real axis, where roots jump, "
                 "or eigenvectors that are nearly dependent cost these"
             )
+        if self.exponent > 0 and cond * smallest_share(self.x.shape[-1], 2 * arithmetic, given) >= 1:
+            return "PseudoInverse(), if the smallest eigenvalues are zeros; a ridge would change what they become"
         wanted = 1e-2 if self.rtol is None else min(self.rtol / VOUCHED, 1e-2)
         ridge = 10.0 ** math.ceil(math.log10(max(arithmetic * size / wanted, 100 * given * size) or 1.0))
         remedies = [] if ridge >= 1 else [f"a ridge of {ridge:.0e}"]

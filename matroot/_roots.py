@@ -13,11 +13,11 @@ import numpy as np
 from matroot._bars import smallest_share
 from matroot._regularization import Regularization
 from matroot._result import A, RootResult, on_host
-from matroot._solve import LARGEST_INTEGER, check_degree, exponent_of, parts, plan, solve_power
+from matroot._solve import as_exponent, check_degree, exponent_of, parts, plan, solve_power
 from matroot._status import USABLE, ConditionWarning, RootError, Status
 from matroot.autodiff.graphs import as_operator
 from matroot.backends import backend_of
-from matroot.backends.arrays import Origin, has_values, is_inexact, take, unit_roundoff
+from matroot.backends.arrays import Origin, has_values, is_inexact, take, unit_roundoff, with_nan
 from matroot.backends.base import Backend
 from matroot.backends.holds import confined
 from matroot.methods import conditioning
@@ -30,15 +30,16 @@ Array = Any
 def _described(name: str, *args: Any, **options: Any) -> tuple[str, Any]:
     """Return a key for a call of a public function, and its parts as a function of the tensor."""
     (degree,) = args or [options.pop("p" if "p" in options else "s")]
-    s = exponent(degree) if name == "fractional_power" else exponent_of(degree, name == "inverse_pth_root")
+    options.pop("on_bad", None)  # nothing is raised inside of a graph
+    s = as_exponent(degree) if name == "fractional_power" else exponent_of(degree, name == "inverse_pth_root")
     return f"{name}({degree}, {options})", lambda a: parts(a, s, True, options)[1:]
 
 
 @as_operator(_described)
 def inverse_pth_root(
     a: A,
-    p: int,
     /,
+    p: int,
     *,
     method: str | Method = "auto",
     regularization: Regularization | float | None = None,
@@ -46,6 +47,7 @@ def inverse_pth_root(
     rtol: float | None = None,
     max_iter: int | None = None,
     compute_dtype: Any = None,
+    on_bad: str = "raise",
 ) -> A:
     """Compute the inverse matrix p-th root A^{-1/p}, the X with X^p A = I.
 
@@ -60,6 +62,8 @@ def inverse_pth_root(
         Positive.
     method, regularization, assume_a, rtol, max_iter, compute_dtype
         As in `solve`.
+    on_bad : {"raise", "nan"}
+        ``"nan"``: a matrix without a root gives NaN, and no error.
 
     Returns
     -------
@@ -104,14 +108,14 @@ def inverse_pth_root(
         max_iter=max_iter,
         compute_dtype=compute_dtype,
     )
-    return answer(result)
+    return answer(result, on_bad)
 
 
 @as_operator(_described)
 def pth_root(
     a: A,
-    p: int,
     /,
+    p: int,
     *,
     method: str | Method = "auto",
     regularization: Regularization | float | None = None,
@@ -119,6 +123,7 @@ def pth_root(
     rtol: float | None = None,
     max_iter: int | None = None,
     compute_dtype: Any = None,
+    on_bad: str = "raise",
 ) -> A:
     """Compute the matrix p-th root A^{1/p}, the principal X with X^p = A.
 
@@ -135,6 +140,8 @@ def pth_root(
         Positive.
     method, regularization, assume_a, rtol, max_iter, compute_dtype
         As in `solve`.
+    on_bad : {"raise", "nan"}
+        As in `inverse_pth_root`.
 
     Returns
     -------
@@ -160,14 +167,14 @@ def pth_root(
         max_iter=max_iter,
         compute_dtype=compute_dtype,
     )
-    return answer(result)
+    return answer(result, on_bad)
 
 
 @as_operator(_described)
 def fractional_power(
     a: A,
-    s: int | Fraction | float,
     /,
+    s: int | Fraction | float,
     *,
     method: str | Method = "auto",
     regularization: Regularization | float | None = None,
@@ -175,6 +182,7 @@ def fractional_power(
     rtol: float | None = None,
     max_iter: int | None = None,
     compute_dtype: Any = None,
+    on_bad: str = "raise",
 ) -> A:
     """Compute the matrix power A^s for real s.
 
@@ -187,6 +195,8 @@ def fractional_power(
         float64 holds fewer than two digits of higher powers.
     method, regularization, assume_a, rtol, max_iter, compute_dtype
         As in `solve`.
+    on_bad : {"raise", "nan"}
+        As in `inverse_pth_root`.
 
     Returns
     -------
@@ -209,7 +219,7 @@ def fractional_power(
     """
     result: RootResult[A] = solve_power(
         a,
-        exponent(s),
+        as_exponent(s),
         waits=True,
         method=method,
         regularization=regularization,
@@ -218,7 +228,7 @@ def fractional_power(
         max_iter=max_iter,
         compute_dtype=compute_dtype,
     )
-    return answer(result)
+    return answer(result, on_bad)
 
 
 def sqrtm(a: A, /, **options: Any) -> A:
@@ -272,8 +282,8 @@ def inv_sqrtm(a: A, /, **options: Any) -> A:
 
 def select_method(
     a: Array,
-    p: int,
     /,
+    p: int,
     *,
     inverse: bool = True,
     method: str | Method = "auto",
@@ -324,7 +334,7 @@ def select_method(
     ).method
 
 
-def cond_pth_root(a: Array, p: int, /, *, assume_a: str = "pos") -> Array:
+def cond_pth_root(a: Array, /, p: int, *, assume_a: str = "pos") -> Array:
     """Compute the relative condition number of A -> A^{-1/p} in the Frobenius norm, about kappa / p for "pos".
 
     A relative perturbation eps of A changes the root by up to this number times eps. For "pos" the number is exact:
@@ -390,33 +400,25 @@ def _condition(values: Array, p: int, assume_a: str, origin: Origin, backend: Ba
     return origin.give_back(cond.reshape(shape), as_input=False)
 
 
-def exponent(s: Any) -> Fraction | float:
-    """Convert `s` to a Fraction if it is a ratio with a small denominator, else to a float."""
-    if isinstance(s, bool | np.bool_) or not isinstance(s, int | float | Fraction | np.integer | np.floating):
-        raise TypeError(f"s must be an int, a Fraction or a float, got {s!r}")
-    if isinstance(s, int | Fraction | np.integer):
-        return s if isinstance(s, Fraction) else Fraction(int(s))
-    if not np.isfinite(s):
-        raise ValueError(f"s must be finite, got {s!r}")
-    near = Fraction(float(s)).limit_denominator(LARGEST_INTEGER)
-    return near if float(near) == float(s) else float(s)
-
-
-def answer(result: RootResult[A]) -> A:
+def answer(result: RootResult[A], on_bad: str = "raise") -> A:
     """Return x of a result; raise if a matrix failed, and warn if digits were lost. Nothing of this while traced."""
+    if on_bad not in ("raise", "nan"):
+        raise ValueError(f"on_bad must be 'raise' or 'nan', got {on_bad!r}")
     if not has_values(result.x):
         return result.x
     status = on_host(result.status)
     if not status.any():
         return result.x
-    failed = ~np.isin(status, USABLE)
+    failed, x = ~np.isin(status, USABLE), result.x
     if failed.any():
-        what = "has no root" if failed.sum() == 1 else "have no root"
-        raise RootError(_report(result, failed, what), result, np.nonzero(failed) if failed.ndim else ())
-    warnings.warn(
-        _report(result, status != Status.CONVERGED, "ill-conditioned"), ConditionWarning, stacklevel=_caller()
-    )
-    return result.x
+        if on_bad == "raise":
+            what = "has no root" if failed.sum() == 1 else "have no root"
+            raise RootError(_report(result, failed, what), result, np.nonzero(failed) if failed.ndim else ())
+        x = with_nan(x, result.status, [s for s in Status if s not in USABLE])
+    lost = status == Status.ILL_CONDITIONED
+    if lost.any():
+        warnings.warn(_report(result, lost, "ill-conditioned"), ConditionWarning, stacklevel=_caller())
+    return x
 
 
 def _caller() -> int:

@@ -55,9 +55,10 @@ LARGEST_EXPONENT = 2.0**46
 @between_graphs
 def solve(
     a: A,
-    p: int,
     /,
+    p: int | None = None,
     *,
+    s: int | Fraction | float | None = None,
     inverse: bool = True,
     method: str | Method = "auto",
     regularization: Regularization | float | None = None,
@@ -78,6 +79,8 @@ def solve(
         ``assume_a="pos"``, up to rounding: see `RootResult.asymmetry`. Never written to.
     p : int
         Degree of the root, positive.
+    s : int, Fraction or float
+        In place of p, any exponent: X = A^s. As in `fractional_power`.
     inverse : bool
         A^{-1/p} (the default) or A^{1/p}.
     method : str or Method
@@ -134,9 +137,11 @@ def solve(
     >>> print(result.status, result.cond.round(12))
     0 3.0
     """
+    if p is not None and s is not None:
+        raise TypeError(f"give p, for a root, or s, for a power; got p={p!r} and s={s!r}")
     return solve_power(
         a,
-        exponent_of(p, inverse),
+        exponent_of(p, inverse) if s is None else as_exponent(s),
         method=method,
         regularization=regularization,
         assume_a=assume_a,
@@ -289,6 +294,18 @@ def plan(
     may_widen = compute_dtype is None and dtype.name in ("float32", "complex64")
     may_widen = may_widen and (rtol is not None or backend.sync_free())
     return Job(problem, chosen, rule, dtype, origin, backend, may_widen, lone=len(shape) == 2)
+
+
+def as_exponent(s: Any) -> Fraction | float:
+    """Convert `s` to a Fraction if it is a ratio with a small denominator, else to a float."""
+    if isinstance(s, bool | np.bool_) or not isinstance(s, int | float | Fraction | np.integer | np.floating):
+        raise TypeError(f"s must be an int, a Fraction or a float, got {s!r}")
+    if isinstance(s, int | Fraction | np.integer):
+        return s if isinstance(s, Fraction) else Fraction(int(s))
+    if not np.isfinite(s):
+        raise ValueError(f"s must be finite, got {s!r}")
+    near = Fraction(float(s)).limit_denominator(LARGEST_INTEGER)
+    return near if float(near) == float(s) else float(s)
 
 
 def exponent_of(p: Any, inverse: Any) -> Fraction:

@@ -5,8 +5,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.sparse
 from table import NAMED, problem
 
+import matroot
 from matroot import (
     Floor,
     HigherOrder,
@@ -56,10 +58,56 @@ def test_not_square(call, shape):
         call(np.zeros(shape))
 
 
-@pytest.mark.parametrize("a", [[[1.0, 0.0], [0.0, 1.0]], None, 3.0, "A", object(), {}], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("a", [[[1.0, 0.0], ["x", 1.0]], None, 3.0, "A", object(), {}], ids=lambda a: type(a).__name__)
 def test_not_an_array(call, a):
     with pytest.raises(TypeError, match=f"a must be an array .*got {type(a).__name__}"):
         call(a)
+
+
+class Frame:
+    """The part of a data frame that says what its numbers are."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.diag([4.0, 9.0])
+
+
+def test_nested_lists_and_data_frames_become_numpy_arrays():
+    for a in ([[4, 0], [0, 9]], ((4.0, 0), (0, 9.0)), Frame()):
+        assert np.allclose(matroot.sqrtm(a), np.diag([2.0, 3.0]))
+    assert matroot.polar([[3.0, 0], [0, 2]]).rank == 2
+
+
+def test_what_is_no_array_is_named():
+    with pytest.raises(TypeError, match="inhomogeneous"):
+        matroot.sqrtm([[1.0], [1.0, 2.0]])
+    with pytest.raises(TypeError, match=r"got csr_array; use a\.toarray\(\)"):
+        matroot.sqrtm(scipy.sparse.csr_array(np.eye(2)))
+    with pytest.raises(TypeError, match=r"masked array.*a\.filled"):
+        matroot.sqrtm(np.ma.masked_array(np.eye(2), mask=np.eye(2) > 0))
+
+
+def test_p_is_a_keyword_too_and_any_exponent_has_a_result():
+    A = np.diag([16.0, 81.0])
+    assert np.array_equal(matroot.inverse_pth_root(A, p=4), matroot.inverse_pth_root(A, 4))
+    assert np.array_equal(matroot.fractional_power(A, s=0.75), matroot.solve(A, s=0.75).x)
+    assert matroot.solve(A, p=4).exponent == Fraction(-1, 4) and matroot.solve(A, s=1 / np.pi).status == 0
+    with pytest.raises(TypeError, match="give p, for a root, or s, for a power"):
+        matroot.solve(A, 2, s=2)
+    with pytest.raises(TypeError, match="p must be a positive int, got None"):
+        matroot.solve(A)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "jax"])
+def test_bad_matrices_may_be_nan(kind):
+    batch = np.stack([np.eye(2), np.diag([1.0, -1.0]), 4 * np.eye(2)])
+    if kind != "numpy":
+        module = pytest.importorskip(kind)
+        batch = module.tensor(batch) if kind == "torch" else module.numpy.asarray(batch)
+    for options in ({}, {"method": "coupled_newton", "max_iter": 1, "rtol": 1e-15}):
+        X = np.asarray(matroot.inv_sqrtm(batch, on_bad="nan", **options))
+        assert np.isnan(X[1]).all() and (options or np.allclose(X[2], np.eye(2) / 2))
+    with pytest.raises(ValueError, match="on_bad must be 'raise' or 'nan', got 'ignore'"):
+        matroot.pth_root(batch, 2, on_bad="ignore")
 
 
 @pytest.mark.parametrize("dtype", ["bool", "object", "U1", "M8[D]", "longdouble", "clongdouble"])

@@ -320,5 +320,5 @@ def test_arguments():
     with pytest.raises(TypeError, match="bool"):
         polar(np.ones((3, 2), bool))
     with pytest.raises(TypeError, match="nested lists"):
-        polar([[1.0]])
+        polar([["1"]])
     assert matroot.PolarResult is type(polar(A))

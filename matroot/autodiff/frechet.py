@@ -10,8 +10,7 @@ import numpy as np
 
 from matroot._regularization import Regularization
 from matroot._result import on_host
-from matroot._roots import exponent
-from matroot._solve import exponent_of, plan
+from matroot._solve import as_exponent, exponent_of, plan
 from matroot._status import RootError
 from matroot.autodiff.forms import Power, evaluate
 from matroot.backends import backend_of
@@ -97,7 +96,7 @@ def frechet_derivative(
     """
     if (p is None) == (s is None):
         raise TypeError(f"give p, for a root, or s, for a power; got p={p!r} and s={s!r}")
-    power_of = exponent_of(p, inverse) if s is None else exponent(s)
+    power_of = exponent_of(p, inverse) if s is None else as_exponent(s)
     for name, x in (("a", a), ("e", e)):
         if library_of(x) is None:
             take(x, name)  # which raises

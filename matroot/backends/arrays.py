@@ -7,6 +7,7 @@ it is loaded already.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -75,11 +76,24 @@ def take(a: Array, name: str = "a") -> tuple[Array, Origin]:
     """
     library = library_of(a)
     if library is None:
-        raise TypeError(
-            f"{name} must be an array (numpy, cupy, torch, jax or any DLPack array), got {type(a).__name__}; "
-            "use numpy.asarray for nested lists"
-        )
+        return _take_numpy(_converted(a, name))
     return _TAKE[library](a)
+
+
+def _converted(a: Any, name: str) -> np.ndarray:
+    """Return nested sequences, data frames and the like as a numpy array."""
+    if isinstance(a, list | tuple) or (hasattr(a, "__array__") and not isinstance(a, str | bytes)):
+        try:
+            values = np.asarray(a)
+        except ValueError as ragged:
+            raise TypeError(f"{name} must be an array, got a {type(a).__name__}: {ragged}") from None
+        if values.dtype.kind in "fciub":
+            return values
+    dense = "; use a.toarray()" if hasattr(a, "toarray") else ""
+    raise TypeError(
+        f"{name} must be an array (numpy, cupy, torch, jax or any DLPack array) or nested lists of numbers, got "
+        f"{type(a).__name__}{dense}"
+    )
 
 
 def library_of(a: Array) -> str | None:
@@ -130,6 +144,8 @@ def _readable(a: np.ndarray) -> np.ndarray:
 
 
 def _take_numpy(a: Any) -> tuple[Array, Origin]:
+    if isinstance(a, np.ma.MaskedArray):
+        raise TypeError("a is a masked array, and a root needs all entries: use a.filled(...)")
     return _readable(np.asarray(a)), _numpy_origin(a.dtype)
 
 
@@ -237,6 +253,18 @@ def _give_dlpack(values: Array, origin: Origin, as_input: bool) -> Array:
     device = getattr(like, "device", None)
     dtype = like.dtype if as_input and is_inexact(origin.dtype_name) else getattr(xp, values.dtype.name)
     return xp.asarray(values, dtype=dtype, device=device)
+
+
+def with_nan(x: Array, status: Array, codes: Sequence[int]) -> Array:
+    """Return `x` with NaN where the status is one of `codes`, by functions that the library can differentiate."""
+    bad = status == int(codes[0])
+    for code in codes[1:]:
+        bad = bad | (status == int(code))
+    library = library_of(x)
+    if library == "torch":
+        return x.masked_fill(bad[..., None, None], float("nan"))
+    xp = sys.modules["jax"].numpy if library == "jax" else sys.modules[library] if library == "cupy" else np
+    return xp.where(bad[..., None, None], xp.nan, x).astype(x.dtype)
 
 
 def is_inexact(name: str) -> bool:
