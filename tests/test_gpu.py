@@ -27,6 +27,7 @@ from matroot import (
     Status,
     TargetCondition,
     fractional_power,
+    frechet_derivative,
     gallery,
     inverse_pth_root,
     pth_root,
@@ -546,3 +547,13 @@ def test_the_rounding_of_float32_denies_no_root(method):
         X = result.x.get().astype(float)
         assert result.status.get() == Status.CONVERGED
         assert np.linalg.norm(X @ X - C, 2) <= 40 * 2.0**-24 * np.linalg.norm(C, 2)
+
+
+@pytest.mark.parametrize("rule", [None, 0.1, Floor(0.5), PseudoInverse()], ids=str)
+def test_derivatives(rule):
+    A = np.stack([np.diag([1.0, 2.0, 3.0]), np.diag([1.0, 1.0, 2.0])])
+    E = np.broadcast_to(np.ones((3, 3)), A.shape).copy()
+    for s in (Fraction(-1, 3), 0.3):
+        found = frechet_derivative(on_device(A), on_device(E), s=s, regularization=rule)
+        assert isinstance(found, ndarray)
+        assert np.allclose(found.get(), frechet_derivative(A, E, s=s, regularization=rule), rtol=1e-13)
