@@ -193,7 +193,7 @@ class RootResult(OfBatch, Generic[A]):
             "loss": self._loss(at, digits, eps, n),
             "range_dtype": name if given > arithmetic else self.compute_dtype,
             "n_iter": int(on_host(self.n_iter).ravel()[index]),
-            "remedy": self._remedy(at["cond"], at["bits_lost"], arithmetic, given),
+            "remedy": self._remedy(at["cond"], at["bits_lost"], arithmetic, max(given, uneven)),
             "mend": "add a ridge above that size, or use Floor, Shift or PseudoInverse"
             if at["lambda_max"] != 0
             else "only Ridge(absolute=...), Shift(absolute=...) or PseudoInverse helps",

@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from matroot._result import A, on_host
+from matroot._result import A, OfBatch, on_host, place
 from matroot._solve import check_degree, solve_power
 from matroot._status import Status
 from matroot.backends import backend_of
@@ -32,7 +32,7 @@ ITERATIONS = 500
 
 
 @dataclass(frozen=True, repr=False)
-class StochasticResult(Generic[A]):
+class StochasticResult(OfBatch, Generic[A]):
     """Stochastic matrices X whose p-th power is P, or as near to P as was found.
 
     Attributes
@@ -58,23 +58,26 @@ class StochasticResult(Generic[A]):
     status: Array
     p: int
 
+    def sentence(self, index: int) -> str:
+        """Return one line about a matrix of the flattened batch."""
+        distance, least = (float(on_host(values).ravel()[index]) for values in (self.distance, self.least))
+        if on_host(self.status).ravel()[index] == Status.NONFINITE_INPUT:
+            return "holds NaN or infinity; the input must be finite"
+        if on_host(self.principal).ravel()[index]:
+            return f"has a stochastic principal root: ||X^p - P||_F is {distance:.1e}"
+        roots = "there is none" if np.isnan(least) else f"it has entries down to {least:.1e}"
+        nearest = f"the nearest X found has ||X^p - P||_F = {distance:.1e}"
+        return f"has no stochastic principal root ({roots}); {nearest}"
+
     @property
     def message(self) -> str:
-        """One line about the matrix that is furthest from a stochastic root."""
-        distance, status = on_host(self.distance).ravel(), on_host(self.status).ravel()
+        """The sentence of the matrix that is furthest from a stochastic root."""
+        distance = on_host(self.distance)
         if distance.size == 0:
             return "empty batch"
         worst = int(np.argmax(np.where(np.isfinite(distance), distance, np.inf)))
-        if status[worst] == Status.NONFINITE_INPUT:
-            text = "holds NaN or infinity; the input must be finite"
-        elif on_host(self.principal).ravel()[worst]:
-            text = f"has a stochastic principal root: ||X^p - P||_F is {distance[worst]:.1e}"
-        else:
-            least = float(on_host(self.least).ravel()[worst])
-            roots = "there is none" if np.isnan(least) else f"it has entries down to {least:.1e}"
-            nearest = f"the nearest X found has ||X^p - P||_F = {distance[worst]:.1e}"
-            text = f"has no stochastic principal root ({roots}); {nearest}"
-        return text if distance.size == 1 else f"{distance.size} matrices; matrix {worst} {text}"
+        text = self.sentence(worst)
+        return f"{distance.size} matrices; {place(worst, distance.shape)} {text}" if distance.ndim else text
 
     def __repr__(self) -> str:
         shape = f"{tuple(self.x.shape)} {self.x.dtype}"

@@ -127,6 +127,7 @@ def test_a_batch_is_a_loop():
     for i in np.ndindex(2, 2):
         one = stochastic_root(stack[i], 12)
         assert np.array_equal(one.x, result.x[i], equal_nan=True)
+        assert result[i].message == one.message and len(result) == 2
     assert "NaN" in result.message and "StochasticResult" in repr(result)
 
 

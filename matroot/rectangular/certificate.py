@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from matroot._bars import ILL_INPUT_ERROR
+from matroot._bars import ILL_FORWARD_ERROR, ILL_INPUT_ERROR
 from matroot._status import Status
 from matroot.backends.arrays import is_inexact, smallest_normal
 from matroot.methods.conditioning import PROBES, signs
-from matroot.rectangular.powers import ROUNDING, Found, adjoint, stack_norm
+from matroot.rectangular.powers import ROUNDING, Found, adjoint, gram_error, stack_norm
 from matroot.rectangular.stack import Stack
 
 Array = Any
@@ -104,6 +104,8 @@ def statuses(stack: Stack, s: Fraction, found: Found, x: Array, residual: Array,
         ill = ~(forward_error(found.cond, s, stack.unit) <= ILL_INPUT_ERROR)
         if s <= 0:
             ill |= found.kept < n
+        if s != 0:
+            ill |= ~found.by_svd & ~(gram_error(found.cond, s) <= ILL_FORWARD_ERROR)
         status = xp.where(ill, int(Status.ILL_CONDITIONED), int(Status.CONVERGED))
         status = xp.where(residual <= explained, status, int(Status.STAGNATED))
     size = abs(x).max((-1, -2)) if x.size else xp.zeros(len(x))

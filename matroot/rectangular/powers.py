@@ -2,9 +2,8 @@
 
 With G = A^H A the power is A G^((s-1)/2). G has the square of the condition number kappa of A. Its rounding, u = 1e-16,
 changes the polar factor by u kappa as a backward error, and by u kappa^2 in its orthogonality, which one Newton-Schulz
-step restores; it changes the other powers by up to (1 + |s|) u kappa^2. For input in float32 or less this is below the
-rounding of the input up to a large kappa. For input in float64 it is not, and the Gram matrix is used only where kappa
-is small.
+step restores; it changes the other powers by `gram_error`. For input in float32 or less this is below the rounding of
+the input up to a large kappa. For input in float64 it is not, and the Gram matrix is used only where kappa is small.
 """
 
 from __future__ import annotations
@@ -150,7 +149,12 @@ def largest_cond(s: Fraction, unit: float) -> float:
     """Return the condition number up to which products are as accurate as the rounding of the input."""
     if s == 0:
         return float(min(BACKWARD * unit / ROUNDING, (RESTORED / ROUNDING) ** 0.5))
-    return float((4 * unit / ROUNDING / (1 + abs(s))) ** 0.5) if s < 1 else np.inf
+    return float((4 * unit / ROUNDING / (1 + abs(s))) ** (1 / (2 - max(float(s), 0.0)))) if s < 2 else np.inf
+
+
+def gram_error(cond: Array, s: Fraction) -> Array:
+    """Bound the relative error of a power other than the polar factor by the Gram matrix."""
+    return ROUNDING * (1 + abs(float(s))) * cond ** max(0.0, 2 - max(float(s), 0.0))
 
 
 def by_svd(
