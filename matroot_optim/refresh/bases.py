@@ -46,10 +46,15 @@ def _new_bases(A: Array, Q: Array | None, task: str, dtype: str) -> tuple[Array,
     own, xp = dtype_name(A), namespace(A)
     n, infinity = A.shape[-1], float("inf")
     usable = abs(A).sum(-1).sum(-1) < infinity  # False for NaN too
-    A = cast(xp.where(usable[:, None, None], A, like(np.eye(n, dtype=own), A)), dtype)
-    basis, w, error = _refined(A, cast(Q, dtype), own) if task == "qr" else _decomposed(A, own)
+    eye = like(np.eye(n, dtype=own), A)
+    A = cast(xp.where(usable[:, None, None], A, eye), dtype)
+    try:
+        basis, w, error = _refined(A, cast(Q, dtype), own) if task == "qr" else _decomposed(A, own)
+    except (np.linalg.LinAlgError, RuntimeError):  # no convergence: the residual has the answer refused and counted
+        w = (A * cast(eye, dtype)).sum(-1)
+        basis, error = xp.zeros_like(cast(A, own)) + eye, 0.0 * w[:, 0] + infinity
     wide = cast(basis, dtype)
-    gram = xp.matmul(xp.matrix_transpose(wide), wide) - like(np.eye(n, dtype=dtype_name(wide)), A)
+    gram = xp.matmul(xp.matrix_transpose(wide), wide) - cast(eye, dtype_name(wide))
     skew = xp.sqrt((gram * gram).sum(-1).sum(-1) / n)
     residual = xp.where(skew > error, skew, error)
     largest, smallest = w.max(-1), w.min(-1)
