@@ -51,6 +51,7 @@ FLOORS = {
         {"matroot_optim.layout", "matroot_optim.presets"},
         {"matroot_optim.step"},
         {"matroot_optim.refresh"},
+        {"matroot_optim.ranks"},
         {"matroot_optim.entries", "matroot_optim.plan"},
         {"matroot_optim.refresh.due"},
         {"matroot_optim.checkpoint"},
