@@ -3,6 +3,8 @@
 from matroot_optim.diagnostics import Diagnostics
 from matroot_optim.kl_shampoo import KLShampoo
 from matroot_optim.options import Options
+from matroot_optim.ranks.base import RankError
+from matroot_optim.ranks.engine import RankEngine
 from matroot_optim.refresh.engines import ExecutorEngine, InlineEngine
 from matroot_optim.refresh.jobs import RootAnswer, RootBatch, RootJob
 from matroot_optim.refresh.warm import WarmEngine
@@ -17,6 +19,8 @@ __all__ = [
     "InlineEngine",
     "KLShampoo",
     "Options",
+    "RankEngine",
+    "RankError",
     "RootAnswer",
     "RootBatch",
     "RootJob",

@@ -1,23 +1,29 @@
-"""``python -m matroot_optim demo``."""
+"""``python -m matroot_optim demo`` and ``python -m matroot_optim plan``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
+USAGE = """usage: python -m matroot_optim demo [--figure PNG] [--no-figure] [--seed N]
+       python -m matroot_optim plan CONFIG --ranks N [N ...]"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command `demo`, the only one."""
+    """Run the command `demo` or `plan`."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    if arguments[:1] != ["demo"]:
-        print(
-            "usage: python -m matroot_optim demo [--figure PNG] [--no-figure] [--seed N]",
-            file=sys.stderr if arguments not in (["-h"], ["--help"]) else sys.stdout,
-        )
-        return 0 if arguments in (["-h"], ["--help"]) else 2
-    from matroot_optim.demo.run import main as demo
+    command = arguments[0] if arguments else ""
+    if command == "demo":
+        from matroot_optim.demo.run import main as demo
 
-    return demo(arguments[1:])
+        return demo(arguments[1:])
+    if command == "plan":
+        from matroot_optim.planning.command import main as plan
+
+        return plan(arguments[1:])
+    asked = arguments in (["-h"], ["--help"])
+    print(USAGE, file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
 
 
 if __name__ == "__main__":

@@ -43,11 +43,15 @@ Places = dict[str, tuple[str, int | None]]
 
 @dataclass(frozen=True)
 class Pending:
-    """A pending batch: the step of its submission, its jobs without matrices, and a function that gives the answer."""
+    """A pending batch: the step of its submission, its jobs without matrices, and a function that gives the answer.
+
+    `answer` may need the other ranks of a run; `alone` gives the same answer without them, for a save or a copy.
+    """
 
     submitted: int
     jobs: tuple[RootJob, ...]
     answer: Callable[[], RootAnswer | Failure]
+    alone: Callable[[], RootAnswer | Failure] | None = None
 
     @property
     def due(self) -> int:
@@ -66,8 +70,8 @@ class Settled:
 
 
 def settled(pending: Sequence[Pending]) -> tuple[Pending, ...]:
-    """Wait for the answers of the batches and return the batches with them."""
-    return tuple(Pending(p.submitted, p.jobs, Settled(p.answer())) for p in pending)
+    """Wait for the answers of the batches and return the batches with them; no other rank is needed."""
+    return tuple(Pending(p.submitted, p.jobs, Settled((p.alone or p.answer)())) for p in pending)
 
 
 def places(layout: Layout) -> list[Places]:

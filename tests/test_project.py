@@ -51,6 +51,7 @@ FLOORS = {
         {"matroot_optim.layout", "matroot_optim.presets"},
         {"matroot_optim.step"},
         {"matroot_optim.refresh"},
+        {"matroot_optim.ranks"},
         {"matroot_optim.entries", "matroot_optim.plan"},
         {"matroot_optim.refresh.due"},
         {"matroot_optim.checkpoint"},
@@ -60,7 +61,7 @@ FLOORS = {
         {"matroot_optim.soap", "matroot_optim.kl_shampoo"},
         {"matroot_optim.jit", "matroot_optim._torch"},
         {"matroot_optim", "matroot_optim.torch", "matroot_optim.optax"},
-        {"matroot_optim.demo"},
+        {"matroot_optim.demo", "matroot_optim.planning"},
         {"matroot_optim.__main__"},
     ),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -149,13 +150,15 @@ def _stale_only(
 
 
 def submit(engine: Engine, jobs: Sequence[RootJob], step: int) -> list[Pending]:
-    """Stack the jobs and hand them to the engine."""
-    pending = []
-    for batch, group in stack_jobs(jobs):
-        handle = engine.submit(batch)
-        light = tuple(_without_matrix(job) for job in group)
-        pending.append(Pending(step, light, lambda handle=handle: engine.collect(handle)))  # type: ignore[misc]
-    return pending
+    """Stack the jobs and hand them to the engine, all batches of the step in one call if the engine takes them so."""
+    stacked = stack_jobs(jobs)
+    batches = [batch for batch, _ in stacked]
+    together, alone = getattr(engine, "submit_all", None), getattr(engine, "collect_alone", engine.collect)
+    handles = [engine.submit(batch) for batch in batches] if together is None else together(batches)
+    return [
+        Pending(step, tuple(map(_without_matrix, group)), partial(engine.collect, handle), partial(alone, handle))
+        for (_, group), handle in zip(stacked, handles, strict=True)
+    ]
 
 
 def _without_matrix(job: RootJob) -> RootJob:

@@ -83,7 +83,7 @@ class RootBatch:
     matrix: Array
     exponent: Fraction
     regularization: Rule
-    method: str
+    method: Any  # a name, or a method object of matroot
     dtype: str
     members: tuple[Any, ...] = ()  # (key, bytes of the index) of every job: identifies the matrices over time
     due: int = 0  # the step that waits for the roots

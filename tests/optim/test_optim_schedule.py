@@ -150,3 +150,11 @@ def test_residual_schedule_with_a_tiny_bound_is_staggered():
     a, _ = run(Shampoo(0.1, refresh_every=3, schedule="residual", stale_tolerance=1e-12))
     b, _ = run(Shampoo(0.1, refresh_every=3))
     assert_same(a, b)
+
+
+def test_residual_schedule_spares_some_blocks_of_a_stack_and_renews_the_others():
+    opt = Shampoo(0.05, refresh_every=4, schedule="residual", ridge=1e-4, block_size=4, start_step=4)
+    _, state = run(opt, steps=14)
+    spared = [int(state[k]) for k in state if k.endswith("/spared")]
+    assert 0 < sum(spared)
+    assert min(spared) < max(spared)

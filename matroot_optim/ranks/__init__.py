@@ -1,0 +1,1 @@
+"""The processes of one run: the few things an engine asks of them, for torch.distributed, MPI and one process."""

@@ -1,0 +1,100 @@
+"""The bytes that ranks send: a head of fixed size, then packed roots with their facts."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from matroot_optim.arrays import dtype_name, to_host
+from matroot_optim.refresh.jobs import FACTS, RootAnswer, RootBatch
+
+_HEAD = struct.Struct("<16s q q d d Q H 182s")
+#: Bytes of a head, and of the facts of one root.
+HEAD_BYTES = _HEAD.size
+FACT_BYTES = sum(np.dtype(kind).itemsize for kind in FACTS.values())
+
+
+class Head(NamedTuple):
+    """The facts that a rank sends before its roots.
+
+    Attributes
+    ----------
+    digest : bytes
+        Of the orders, the options and the names of all roots of the exchange.
+    due : int
+        The step at which they are installed.
+    roots : int
+        Number of roots of all ranks.
+    mass : float
+        Sum of the absolute statistics of all ranks' roots.
+    seconds : float
+        Seconds this rank spent on its own roots.
+    failed : int
+        Bit k is set if this rank's part of batch k failed; the last bit stands for all further batches.
+    reason : str
+        The first failure in words.
+    """
+
+    digest: bytes
+    due: int
+    roots: int
+    mass: float
+    seconds: float
+    failed: int = 0
+    reason: str = ""
+
+    def to_bytes(self) -> Any:
+        """Return the head as bytes, a uint8 array."""
+        text = self.reason.encode()[:182]
+        return np.frombuffer(_HEAD.pack(*self[:-1], len(text), text), np.uint8)
+
+    @classmethod
+    def from_bytes(cls, given: Any) -> Head:
+        """Read a head."""
+        digest, due, roots, mass, seconds, failed, length, text = _HEAD.unpack(given.tobytes())
+        return cls(digest, due, roots, mass, seconds, failed, text[:length].decode(errors="replace"))
+
+    def has_failed(self, k: int) -> bool:
+        """Return True if this rank's part of batch k failed."""
+        return bool(self.failed >> min(k, 63) & 1)
+
+
+def head_of(batches: Sequence[RootBatch], size: int) -> Head:
+    """Return the head of batches for a run of `size` ranks, without what a rank adds."""
+    told = [
+        (b.matrix.shape, _kind(b), b.exponent, b.regularization, b.method, b.dtype, b.task, b.members) for b in batches
+    ]
+    digest = blake2b(repr((size, told)).encode(), digest_size=16).digest()
+    mass = sum(float(to_host(abs(b.matrix).sum())) for b in batches)
+    return Head(digest, batches[0].due, sum(len(b.matrix) for b in batches), mass, 0.0)
+
+
+def answer_bytes(batch: RootBatch, rows: int) -> int:
+    """Return the number of bytes of so many roots of a batch, with their facts."""
+    return rows * (batch.answer_shape[1] * np.dtype(_kind(batch)).itemsize + FACT_BYTES)
+
+
+def to_bytes(answer: RootAnswer) -> list[Any]:
+    """Return an answer as uint8 arrays."""
+    arrays = [to_host(answer.root), *(answer.facts[name] for name in FACTS)]
+    return [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in arrays]
+
+
+def from_bytes(given: Any, batch: RootBatch, rows: int) -> dict[str, Any]:
+    """Read so many roots of a batch, as "root", and their facts."""
+    parts: list[tuple[str, Any, tuple[int, ...]]] = [("root", _kind(batch), (rows, batch.answer_shape[1]))]
+    parts += [(name, kind, (rows,)) for name, kind in FACTS.items()]
+    found, start = {}, 0
+    for name, kind, shape in parts:
+        stop = start + int(np.prod(shape)) * np.dtype(kind).itemsize
+        found[name] = np.frombuffer(given[start:stop].tobytes(), kind).reshape(shape)
+        start = stop
+    return found
+
+
+def _kind(batch: RootBatch) -> str:
+    return dtype_name(batch.matrix)

@@ -1,0 +1,74 @@
+"""The deal of roots to the ranks of a run, and the part of a batch that one rank computes."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from matroot import Tridiagonal, select_method
+from matroot_optim.arrays import is_jax, like, on_host
+from matroot_optim.refresh.jobs import RootBatch
+from matroot_optim.refresh.phases import cost
+
+
+class Deal:
+    """Owners of roots, by longest processing time first; a pure function of the orders of all roots dealt so far.
+
+    Parameters
+    ----------
+    ranks : int
+    lag : int
+        With a lag, a rank works on the roots of several steps, so the sum of its costs decides. Without a lag, every
+        step waits for its own roots: the costs of the step decide, and the sum only between equals.
+
+    Examples
+    --------
+    >>> from matroot_optim.refresh.shares import Deal
+    >>> deal = Deal(2)
+    >>> deal([512, 512, 256, 1024]).tolist()
+    [1, 1, 1, 0]
+    >>> deal([512]).tolist()
+    [1]
+    """
+
+    def __init__(self, ranks: int, lag: int = 0) -> None:
+        self.total = [0.0] * ranks
+        self._at_once = lag == 0
+
+    def __call__(self, orders: Sequence[int]) -> Any:
+        """Return the owner of each root of one step, an int array."""
+        owners = np.zeros(len(orders), np.int64)
+        loads = [(0.0, total, rank) if self._at_once else (total, total, rank) for rank, total in enumerate(self.total)]
+        heapq.heapify(loads)
+        for k in sorted(range(len(orders)), key=lambda k: (-orders[k], k)):
+            load, total, rank = loads[0]
+            mine = cost(orders[k])
+            owners[k], self.total[rank] = rank, total + mine
+            heapq.heapreplace(loads, (load + mine, total + mine, rank))
+        return owners
+
+
+def with_method(batch: RootBatch) -> RootBatch:
+    """Resolve the method of a batch, so that every part of the batch has the bits of the whole.
+
+    On a CPU, "auto" depends on the number of matrices.
+    """
+    if batch.task != "root" or not on_host(batch.matrix):
+        return batch
+    n, kind = batch.n, np.dtype(batch.dtype)
+    alike = np.broadcast_to(np.eye(n, dtype=kind), (len(batch.matrix), n, n))
+    p, rule = batch.exponent.denominator, batch.regularization
+    method = select_method(alike, p, method=batch.method, regularization=rule, compute_dtype=batch.dtype)
+    if isinstance(method, Tridiagonal):
+        method = replace(method, lanes=method.in_lanes(alike))
+    return replace(batch, method=method)
+
+
+def part_of(batch: RootBatch, rows: Any) -> RootBatch:
+    """Return the batch of these rows."""
+    x = batch.matrix
+    return replace(batch, matrix=x[rows] if is_jax(x) else x[like(rows, x)])

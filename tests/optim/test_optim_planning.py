@@ -1,0 +1,133 @@
+"""``python -m matroot_optim plan``: the shapes, and the deal of the roots to ranks."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import time
+
+import numpy as np
+import pytest
+
+from matroot_optim import SOAP, InlineEngine, RankEngine, Shampoo
+from matroot_optim.__main__ import main
+from matroot_optim.layout.layout import make_layout
+from matroot_optim.planning.deal import bound, plan_ranks
+from matroot_optim.planning.networks import NETWORKS
+from matroot_optim.planning.shapes import parameters_of
+from optim.problems import SHAPES, run, weights
+from optim.test_optim_ranks import on_ranks
+
+MILLIONS = {"resnet50": 25.557, "transformer-big": 214.2, "bert-large": 335.1, "llama-8b": 8030.3}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_deal_of_known_networks_is_near_to_the_bound(name):
+    found = parameters_of(name)
+    assert sum(math.prod(x.shape) for x in found.values()) / 1e6 == pytest.approx(MILLIONS[name], rel=1e-3)
+    begin = time.process_time()
+    opt = Shampoo(1e-3)
+    layout = make_layout(opt, found)
+    for ranks in (8, 64, 256, 1024):
+        for lag in (0, 10):
+            plan = plan_ranks(opt, layout, ranks, lag)
+            assert 1 <= plan.bound <= plan.makespan * (1 + 1e-9)
+            # With a lag, the roots of later steps are not known when those of earlier ones are dealt.
+            assert plan.makespan <= (1.25 if lag else 1.05) * plan.bound
+            assert plan.roots_per_rank[0] <= plan.roots / ranks <= plan.roots_per_rank[1]
+    assert time.process_time() - begin < 60  # about 1 s for Llama
+
+
+@pytest.mark.parametrize(("kind", "lag"), [(Shampoo, 0), (Shampoo, 4), (SOAP, 0)])
+def test_the_plan_is_what_the_engine_does(kind, lag):
+    options = {"refresh_every": 4, "refresh_growth": 0.0, "block_size": 4, "start_step": None if kind is SOAP else 1}
+    steps, size = 13 + lag, 3
+
+    def train(rank, ranks):
+        engine = RankEngine(ranks, InlineEngine(lag))
+        run(kind(0.01, **options, engine=engine), steps)
+        roots, sent = engine.clock.roots, engine.clock.bytes_sent
+        return roots, sent
+
+    found = on_ranks(size, train)
+    opt = kind(0.01, **options, engine=InlineEngine(lag))
+    plan = plan_ranks(opt, make_layout(opt, weights(SHAPES)), size, lag)
+    # Every root is due once in each of three intervals, and those of the first phase once more.
+    total = sum(roots for roots, _ in found)
+    assert 3 * plan.roots <= total <= 3 * plan.roots + (plan.roots if lag == 0 else 2 * plan.roots)
+    sent = sum(bytes_ for _, bytes_ in found) / steps
+    assert sent == pytest.approx(plan.received_bytes, rel=0.35)
+
+
+def test_shapes_from_files(tmp_path):
+    header = {
+        "__metadata__": {"format": "pt"},
+        "up.weight": {"dtype": "BF16", "shape": [32, 16], "data_offsets": [0, 1024]},
+        "steps": {"dtype": "I64", "shape": [], "data_offsets": [1024, 1032]},
+        "down": {"dtype": "F64", "shape": [16, 8], "data_offsets": [1032, 2056]},
+    }
+    text = json.dumps(header).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    found = parameters_of(str(path))
+    assert {name: (x.shape, x.dtype.name) for name, x in found.items()} == {
+        "up.weight": ((32, 16), "float32"),
+        "down": ((16, 8), "float64"),
+    }
+    for content, want in (([[3, 4], [5]], {"0": (3, 4), "1": (5,)}), ({"w": [2, 2]}, {"w": (2, 2)})):
+        path = tmp_path / "shapes.json"
+        path.write_text(json.dumps(content))
+        assert {name: x.shape for name, x in parameters_of(str(path)).items()} == want
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.json", None, "must be a file or one of resnet50"),
+        ("bad.json", b"[", "must be JSON"),
+        ("bad.json", b"3", "must have a list of shapes, or an object"),
+        ("bad.json", b"[]", "must have parameters of floating point"),
+        ("bad.json", b'{"w": [2, -1]}', "the shape of 'w' must be a list of integers >= 0"),
+        ("bad.json", b'{"w": [2, 1.5]}', "the shape of 'w' must be"),
+        ("bad.json", b'{"w": [10000000000, 10000000000]}', "the shape of 'w' must be"),
+        ("bad.safetensors", b"abc", "must have the header of a safetensors file"),
+        ("bad.safetensors", struct.pack("<Q", 2**60), "must have the header of a safetensors file"),
+        ("bad.safetensors", struct.pack("<Q", 4) + b"[[]]", "must have the header of a safetensors file"),
+    ],
+)
+def test_wrong_files_are_told_in_one_line(name, content, message, tmp_path, capsys):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", str(path), "--ranks", "4"])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_command(capsys):
+    assert main(["plan", "resnet50", "--ranks", "8", "64", "--block-size", "512", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [plan["ranks"] for plan in found] == [8, 64]
+    assert found[0]["largest"] == 512
+    assert main(["plan", "resnet50", "--ranks", "8", "--lag", "10"]) == 0
+    text = capsys.readouterr().out
+    assert "lag 10" in text
+    assert "times Adam's" in text
+    assert main(["plan", "resnet50", "--preconditioned-dims", "none"]) == 0
+    assert "makespan" not in capsys.readouterr().out
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+    with pytest.raises(SystemExit):
+        main(["plan", "resnet50", "--ranks", "0"])
+    with pytest.raises(SystemExit):
+        main(["plan", "resnet50", "--schedule", "sometimes"])
+    assert "schedule must be" in capsys.readouterr().err
+
+
+def test_the_bound():
+    assert bound([], 3) == 0.0
+    assert bound([4.0, 1.0, 1.0], 3) == 4.0
+    assert bound([2.0] * 5, 2) == 6.0
+    assert bound(np.ones(64), 2) == 32.0
