@@ -114,12 +114,14 @@ RULES = [
     Ridge(absolute=0.01),
     Ridge(0.01, 0.02),
     Floor(0.05),
+    Floor(0.02, absolute=0.05),
     Shift(0.1),
     Shift(absolute=0.05),
     Shift(1e-9),
     TargetCondition(20.0),
     TargetCondition(1e9),
     PseudoInverse(0.05),
+    PseudoInverse(0.0, absolute=0.05),
 ]
 
 

@@ -1,5 +1,7 @@
 """Roots while jax traces: under every transformation, in float64 on the host though x64 is off."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from table import EPS, distance, problem
@@ -54,6 +56,19 @@ def test_a_result_is_a_pytree_and_failures_are_data():
 
     gradient = jax.jit(jax.grad(lambda a: matroot.inv_sqrtm(a)[::2].sum()))(stack)
     assert np.isnan(gradient[1::2]).all() and np.isfinite(gradient[::2]).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"regularization": matroot.PseudoInverse()}, {"assume_a": "gen"}], ids=str)
+def test_a_traced_result_has_the_fields_of_a_result(options):
+    A = np.asarray(arrays(4, 100.0, (2,)))
+    traced = jax.jit(lambda a: matroot.solve(a, 3, inverse=False, **options))(A)
+    plain = matroot.solve(A, 3, inverse=False, **options)
+    for field in fields(plain):
+        mine, theirs = getattr(traced, field.name), getattr(plain, field.name)
+        if isinstance(theirs, np.ndarray):
+            assert np.allclose(mine, theirs, rtol=1e-5), field
+        elif field.name != "n_products":  # an array here
+            assert mine == theirs, field
 
 
 def test_the_gradient_is_the_derivative():

@@ -17,6 +17,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from matroot._regularization import Floor, PseudoInverse
 from matroot._result import RootResult
 from matroot._status import USABLE, Status
 from matroot.autodiff.forms import OF_THE_RULE, Power, evaluate
@@ -49,7 +50,12 @@ def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]],
     batch = a.shape[:-2]
     dtype = a.dtype if is_inexact(power.dtype_name) else jnp.zeros((), float).dtype
     shapes = {name: jax.ShapeDtypeStruct(batch, jax.dtypes.canonicalize_dtype(kind)) for name, kind in FACTS.items()}
-    if power.assume_a == "gen" and power.s > 0:
+    positive = power.assume_a == "pos"
+    if positive:
+        shapes["asymmetry"] = jax.ShapeDtypeStruct(batch, jax.dtypes.canonicalize_dtype(np.float64))
+    if isinstance(power.rule, Floor | PseudoInverse):
+        shapes["changed"] = jax.ShapeDtypeStruct(batch, np.int32)
+    if isinstance(power.rule, PseudoInverse) or (not positive and power.s > 0):
         shapes["rank"] = jax.ShapeDtypeStruct(batch, np.int32)
     for name in ("x", "companion") if job.method.gives_companion else ("x",):
         shapes[name] = jax.ShapeDtypeStruct(a.shape, dtype)
@@ -66,7 +72,7 @@ def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]],
         for name, shape in shapes.items():
             value = getattr(result, name)
             size = values.shape if name in ("x", "companion") else values.shape[:-2]
-            found[name] = np.broadcast_to(np.nan if value is None else value, size).astype(shape.dtype)
+            found[name] = np.broadcast_to(value, size).astype(shape.dtype)
         return found
 
     found = jax.pure_callback(host, shapes, jax.lax.stop_gradient(a), vmap_method="broadcast_all")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from matroot.backends.arrays import take
 
 Tensor = Any
 
-#: Tensors of a result beside x; `companion` and `rank` may be None.
-FACTS = ("status", "residual", "cond", "bits_lost", "n_iter", "lambda_max", "lambda_min", "ridge", "companion", "rank")
+#: Fields of a result that are no tensors.
+PLAIN = ("n_products", "method", "compute_dtype", "certificate", "exponent", "rtol")
+#: Tensors of a result beside x; some may be None.
+FACTS = tuple(f.name for f in fields(RootResult) if f.name != "x" and f.name not in PLAIN)
 
 
 class Call:
