@@ -51,6 +51,8 @@ def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]],
     shapes = {name: jax.ShapeDtypeStruct(batch, jax.dtypes.canonicalize_dtype(kind)) for name, kind in FACTS.items()}
     if power.assume_a == "gen" and power.s > 0:
         shapes["rank"] = jax.ShapeDtypeStruct(batch, np.int32)
+    if power.assume_a == "pos":
+        shapes["asymmetry"] = shapes["residual"]
     for name in ("x", "companion") if job.method.gives_companion else ("x",):
         shapes[name] = jax.ShapeDtypeStruct(a.shape, dtype)
 

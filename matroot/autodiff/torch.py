@@ -16,8 +16,11 @@ from matroot.backends.arrays import take
 
 Tensor = Any
 
-#: Tensors of a result beside x; `companion` and `rank` may be None.
-FACTS = ("status", "residual", "cond", "bits_lost", "n_iter", "lambda_max", "lambda_min", "ridge", "companion", "rank")
+#: Tensors of a result beside x; the last three may be None.
+FACTS = (
+    *("status", "residual", "cond", "bits_lost", "n_iter", "lambda_max", "lambda_min", "ridge"),
+    *("companion", "rank", "asymmetry"),
+)
 
 
 class Call:
