@@ -112,3 +112,13 @@ def test_the_margin(dtype, bar):
         if dtype == "float16":
             B = np.array([[1, 0, gap], [0, 1, 0], [0, 0, 1]])
         assert (solve(B.astype(dtype)[None], 2).status[0] != Status.NOT_SYMMETRIC) == fine
+
+
+def test_traced_and_recorded_results_have_it_too():
+    jax, torch = pytest.importorskip("jax"), pytest.importorskip("torch")
+    A = np.stack([np.eye(3), np.eye(3) + np.triu(np.ones((3, 3)), 1)]).astype("f4")
+    result = jax.jit(lambda a: solve(a, 2))(jax.numpy.asarray(A))
+    assert result.status.tolist() == [0, Status.NOT_SYMMETRIC] and result.asymmetry.tolist() == [0, 1]
+    t = torch.from_numpy(A)
+    assert torch.func.vmap(lambda a: solve(a, 2).asymmetry)(t[:1].repeat(4, 1, 1)).shape == (4,)
+    assert solve(t.requires_grad_(), 2).asymmetry.tolist() == [0, 1]

@@ -57,6 +57,8 @@ def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]],
         shapes["changed"] = jax.ShapeDtypeStruct(batch, np.int32)
     if isinstance(power.rule, PseudoInverse) or (not positive and power.s > 0):
         shapes["rank"] = jax.ShapeDtypeStruct(batch, np.int32)
+    if power.assume_a == "pos":
+        shapes["asymmetry"] = shapes["residual"]
     for name in ("x", "companion") if job.method.gives_companion else ("x",):
         shapes[name] = jax.ShapeDtypeStruct(a.shape, dtype)
 
