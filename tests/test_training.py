@@ -66,6 +66,12 @@ def test_every_workload_runs(folders, workload, optimizer):
     assert [point[:2] for point in again["curve"]] == [point[:2] for point in result["curve"]]
 
 
+@pytest.mark.parametrize("optimizer", ["our_soap", "kl_shampoo"])
+def test_kin_run_too(folders, optimizer):
+    result = run("clicks", optimizer=optimizer, rate=1e-3, seed=0, data=str(folders["clicks"]), size="tiny")
+    assert all(np.isfinite(figure) for _, figure, _ in result["curve"])
+
+
 def test_run_prints_a_line_of_json(folders, capsys):
     arguments = [
         "run",
