@@ -81,7 +81,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {name: [] for name in ("index", "install", "quickstart", "theory", "changelog", "404")}
+html_sidebars = {name: [] for name in ("index", "install", "quickstart", "theory", "limits", "changelog", "404")}
 
 notfound_urls_prefix = "/"
 

@@ -2,9 +2,10 @@
 
 import matroot
 
-from .common import CORES, in_turn, speedup, stack, unit
+from .common import CORES, core, in_turn, speedup, stack, unit
 
 
+@core([(64, 64)])
 class WhiteningStep:
     """W = C^{-1/2} and the gradient of <G, W>, float32, cond 1e3."""
 
@@ -45,6 +46,7 @@ class WhiteningStep:
         return speedup(self.ours, self.eigh, rounds=5)
 
 
+@core([(64, 1)])
 class Callback:
     """A root under jit, and without it."""
 
