@@ -236,6 +236,7 @@ def test_a_batch_is_a_loop_and_broadcasts():
             one = frechet_derivative(A[i], E[j], 3)
             assert np.linalg.norm(L[i, j] - one) <= 1e-9 * np.linalg.norm(one)
     assert frechet_derivative(np.zeros((0, 3, 3)), np.zeros((3, 3)), 2).shape == (0, 3, 3)
+    assert (frechet_derivative(A[0].tolist(), E[0].tolist(), 3) == frechet_derivative(A[0], E[0], 3)).all()
     assert frechet_derivative(A.astype("f4"), E[0].astype("f4"), 2).dtype == np.float32
 
 
@@ -266,7 +267,8 @@ def test_wrong_arguments():
         (lambda: frechet_derivative(A, A), TypeError, "give p"),
         (lambda: frechet_derivative(A, A, 2, s=0.5), TypeError, "give p"),
         (lambda: frechet_derivative(A, A[:2], 2), ValueError, "like a"),
-        (lambda: frechet_derivative(A, [[1.0]], 2), TypeError, "e must be an array"),
+        (lambda: frechet_derivative(A, "E", 2), TypeError, "e must be an array"),
+        (lambda: frechet_derivative(A, [[1.0]], 2), ValueError, "like a"),
         (lambda: frechet_derivative(np.ones((2, 3, 3)), np.ones((4, 3, 3)), 2), ValueError, "broadcast"),
         (lambda: frechet_derivative(np.triu(np.ones((3, 3))), A, 2), ValueError, "symmetric"),
         (lambda: frechet_derivative(A, A, 0), ValueError, "positive"),

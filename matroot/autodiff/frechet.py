@@ -97,9 +97,7 @@ def frechet_derivative(
     if (p is None) == (s is None):
         raise TypeError(f"give p, for a root, or s, for a power; got p={p!r} and s={s!r}")
     power_of = exponent_of(p, inverse) if s is None else as_exponent(s)
-    for name, x in (("a", a), ("e", e)):
-        if library_of(x) is None:
-            take(x, name)  # which raises
+    a, e = (x if library_of(x) else take(x, name)[0] for x, name in ((a, "a"), (e, "e")))  # lists of numbers
     if library_of(a) != library_of(e):
         raise TypeError(f"a and e must come from one library, got {library_of(a)} and {library_of(e)}")
     shape = tuple(a.shape)
