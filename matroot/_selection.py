@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from matroot._regularization import Regularization
@@ -30,16 +30,28 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def choose(
-    method: str | Method,
-    problem: Problem,
-    rule: Regularization | None,
-    n: int,
-    backend: Backend,
-    batch: int = 1,
-    is_complex: bool = False,
-    single: bool = False,
-) -> Method:
+@dataclass(frozen=True)
+class Case:
+    """All that the choice of a method depends on.
+
+    `batch` matrices of order `n`; `single` if float32 arithmetic was requested by name.
+    """
+
+    problem: Problem
+    rule: Regularization | None
+    n: int
+    backend: Backend
+    batch: int = 1
+    is_complex: bool = False
+    single: bool = False
+
+    @property
+    def cuts(self) -> bool:
+        """True if the rule changes single eigenvalues."""
+        return self.rule is not None and self.rule.needs == "spectrum"
+
+
+def choose(method: str | Method, case: Case) -> Method:
     """Return the method to run: the requested one if it can do the problem, or the one that "auto" stands for.
 
     Raises
@@ -50,19 +62,20 @@ def choose(
     if isinstance(method, Method):
         chosen = method
     elif method == "auto":
-        chosen = automatic(problem, rule, n, backend, batch, is_complex, single)
+        chosen = automatic(case)
     elif isinstance(method, str) and method in METHODS:
         chosen = METHODS[method]()
     else:
         raise ValueError(f"method must be one of {['auto', *METHODS]} or a method object, got {method!r}")
-    refusal = chosen.refuses(problem, n)
-    cuts = rule is not None and rule.needs == "spectrum"
-    if refusal is None and cuts and not isinstance(chosen, Eigen | Tridiagonal):
-        refusal = f"{type(rule).__name__} changes single eigenvalues, which {chosen.name} has not; use 'eigen' or Ridge"
-    if single and isinstance(chosen, Tridiagonal):
+    backend, refusal = case.backend, chosen.refuses(case.problem, case.n)
+    if refusal is None and case.cuts and not isinstance(chosen, Eigen | Tridiagonal):
+        refusal = (
+            f"{type(case.rule).__name__} changes single eigenvalues, which {chosen.name} has not; use 'eigen' or Ridge"
+        )
+    if case.single and isinstance(chosen, Tridiagonal):
         refusal = refusal or "tridiagonal computes in float64 only; leave compute_dtype out, or use another method"
     if backend.sync_free():
-        refusal = _refused_on_device(chosen, problem) or refusal
+        refusal = _refused_on_device(chosen, case.problem) or refusal
     if backend.rounding and isinstance(chosen, Eigen):
         why = chosen.reason or "eigen decomposes"
         refusal = f"compute_dtype={backend.rounding!r} rounds products, and this takes a decomposition ({why})"
@@ -79,50 +92,43 @@ def _refused_on_device(method: Method, problem: Problem) -> str | None:
     return None
 
 
-def automatic(
-    problem: Problem,
-    rule: Regularization | None,
-    n: int,
-    backend: Backend,
-    batch: int = 1,
-    is_complex: bool = False,
-    single: bool = False,
-) -> Method:
-    """Return what "auto" takes, with its reason; `single` if float32 arithmetic was requested by name."""
+def automatic(case: Case) -> Method:
+    """Return what "auto" takes, with its reason."""
+    problem, rule, n, backend, batch = case.problem, case.rule, case.n, case.backend, case.batch
     if problem.assume_a == "gen":
         reason = "the one method for general matrices: the Schur form, then some triangular products"
         return replace(SchurNewton(), reason=reason)
     if backend.sync_free():
         if not isinstance(problem.s, Fraction):
             return replace(Eigen(), reason=f"exponent {problem.s!r} is not a ratio of small integers")
-        if rule is not None and rule.needs == "spectrum":
+        if case.cuts:
             return replace(Eigen(), reason=f"{type(rule).__name__} changes single eigenvalues")
         most: int = backend.limits.eigen  # type: ignore[attr-defined]  # of a GPU
         if n <= most:
             return replace(Eigen(), reason=f"n = {n} on the GPU, up to {most}: batched Jacobi")
         return replace(Minimax(), reason="products are what a GPU does fast, and its schedule needs no answer")
     tuned = limits()
-    diagonal = rule is None or rule.needs != "spectrum"
     most = tuned.tridiagonal_batch if batch >= TOGETHER else tuned.tridiagonal_alone
-    if is_complex:
+    if case.is_complex:
         most = min(most, COMPLEX_BATCH if batch >= TOGETHER else COMPLEX_ALONE)
-    serves = 1 < n <= most and Tridiagonal().refuses(problem, n) is None and not single and runs_here()
-    if serves and not diagonal:
-        serves = cuts_in_lanes(problem.s, 2 * n if is_complex else n) and (is_complex or lanes_are_faster(batch, n))
+    serves = 1 < n <= most and Tridiagonal().refuses(problem, n) is None and not case.single and runs_here()
+    if serves and case.cuts:
+        fits = cuts_in_lanes(problem.s, 2 * n if case.is_complex else n)
+        serves = fits and (case.is_complex or lanes_are_faster(batch, n))
     # Eight inverses side by side are the faster ones for about twice as long as a lone one is.
     lone = tuned.cholesky_from if serves else min(tuned.cholesky_from, CHOLESKY_OVER_EIGEN)
-    if diagonal and problem.s == -1 and n >= lone * (2 if batch >= TOGETHER else 1):
+    if not case.cuts and problem.s == -1 and n >= lone * (2 if batch >= TOGETHER else 1):
         reason = f"n = {n}, p = 1 on the CPU: the inverse from a Cholesky factorization, 1 product"
         return replace(Minimax(), reason=reason)
     if serves:
-        lanes = batch >= TOGETHER and (is_complex or lanes_are_faster(batch, n))
+        lanes = batch >= TOGETHER and (case.is_complex or lanes_are_faster(batch, n))
         together = "eight of them side by side" if lanes else "no eigenvectors needed"
         reason = f"{batch} of n = {n} on the CPU, up to {most}: {together}, {PRODUCTS} products"
         return replace(Tridiagonal(), reason=reason)
     products = "1 product"
-    if diagonal and problem.rtol is None and 1 < n <= REFINED:
-        products = "at most 5 products" if single else "5 products"
-    why = "exact, and certain for every spectrum" if diagonal else f"{type(rule).__name__} changes single eigenvalues"
+    if not case.cuts and problem.rtol is None and 1 < n <= REFINED:
+        products = "at most 5 products" if case.single else "5 products"
+    why = f"{type(rule).__name__} changes single eigenvalues" if case.cuts else "exact, and certain for every spectrum"
     return replace(Eigen(), reason=f"n = {n} on the CPU: {why}; a decomposition and {products}")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from matroot._regularization import PseudoInverse, Regularization, Ridge, as_regularization
 from matroot._result import A, RootResult
-from matroot._selection import choose
+from matroot._selection import Case, choose
 from matroot.autodiff.forms import Power
 from matroot.autodiff.graphs import between_graphs
 from matroot.backends import backend_of
@@ -290,7 +290,8 @@ def plan(
     problem = Problem(s=s, rtol=rtol, max_iter=max_iter, assume_a=assume_a)
     dtype = working_dtype(values.dtype, s, rule, rtol, compute_dtype, backend)
     single = compute_dtype is not None and dtype.name in ("float32", "complex64")
-    chosen = choose(method, problem, rule, n, backend, math.prod(shape[:-2]), values.dtype.kind == "c", single)
+    case = Case(problem, rule, n, backend, math.prod(shape[:-2]), values.dtype.kind == "c", single)
+    chosen = choose(method, case)
     may_widen = compute_dtype is None and dtype.name in ("float32", "complex64")
     may_widen = may_widen and (rtol is not None or backend.sync_free())
     return Job(problem, chosen, rule, dtype, origin, backend, may_widen, lone=len(shape) == 2)

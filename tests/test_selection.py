@@ -256,7 +256,9 @@ def test_choose_for_every_served_problem():
             for n in (1, 8, ALONE, CHOLESKY, 1000):
                 for batch in (1, 4, 100):
                     for is_complex in (False, True):
-                        found = selection.choose("auto", Problem(s=s), rule, n, CPU(), batch, is_complex)
+                        found = selection.choose(
+                            "auto", selection.Case(Problem(s=s), rule, n, CPU(), batch, is_complex)
+                        )
                         assert found.reason and found.refuses(Problem(s=s), n) is None
 
 
