@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import matroot
 from matroot import gallery
 from matroot.cli import command as cli
 from matroot.cli import files
@@ -261,6 +263,16 @@ def test_info_names_versions_engines_and_blas(capsys):
     said = capsys.readouterr().out
     for word in (np.__version__, "backend cpu", "backend gpu", "threads", "matroot:"):
         assert word in said
+
+
+def test_warm_up_loads_every_kernel(capsys):
+    assert cli.main(["warm-up"]) == 0
+    assert capsys.readouterr().out.startswith("kernels are ready after")
+    folder = Path(matroot.__file__).parent / "backends" / "cpu"
+    for path in folder.rglob("*.py"):
+        if "import compiled" in path.read_text():
+            name = ".".join(path.relative_to(folder).with_suffix("").parts)
+            assert f"matroot.backends.cpu.{name}" in sys.modules
 
 
 def test_demo_gets_its_own_arguments(monkeypatch):

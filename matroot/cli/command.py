@@ -17,6 +17,7 @@ COMMANDS = {
     "compare": ("every method, numpy and SciPy, side by side", "matroot.cli.compare"),
     "info": ("facts of a file's matrices; without a file, of this machine", "matroot.cli.info"),
     "tune": ('measure which method is fastest where, for "auto"', "matroot.cli.tune"),
+    "warm-up": ("compile the kernels now, and not at the first root", "matroot.cli.warm_up"),
     "completion": ("completion for bash, zsh and fish", "matroot.cli.completion"),
     "demo": ("real data: a network's statistics, pixels, rating transitions", "matroot.cli.demo"),
 }
