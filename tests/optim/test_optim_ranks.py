@@ -73,7 +73,7 @@ def test_any_number_of_ranks_gives_the_bits_of_one(schedule, lag, block_size):
     want, alone = run(Shampoo(**options, engine=InlineEngine(lag)), STEPS)
     one = RankEngine(Alone(), InlineEngine(lag))
     assert_same(run(Shampoo(**options, engine=one), STEPS)[0], want)
-    for size in (2, 5):
+    for size in (2, 5) if (schedule, lag) == ("staggered", 0) else (3,):
         engines = {}
 
         def train(rank, ranks, engines=engines):

@@ -1,0 +1,44 @@
+"""The scripts of the page on many ranks run, are short, and give the same numbers for any number of ranks."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from optim.processes import run_python, run_together
+
+SCRIPTS = Path(__file__).parents[2] / "docs" / "guide" / "scripts"
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_is_short(path):
+    assert len(path.read_text().splitlines()) < 50
+
+
+@pytest.mark.slow
+def test_ddp_under_torchrun(tmp_path):
+    pytest.importorskip("torch")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    output = run_python(180, *launch, str(SCRIPTS / "ddp.py"), str(tmp_path / "saved"))
+    found = dict(re.findall(r"rank (\d) of 2: (\d+) roots", output))
+    assert found.keys() == {"0", "1"}
+    assert all(int(roots) > 0 for roots in found.values()), output
+    assert len(set(re.findall(r"loss (\S+)", output))) == 2, output  # each of its own part of the batch
+    assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.slow
+def test_numpy_under_mpiexec():
+    pytest.importorskip("mpi4py")
+    mpiexec = os.path.join(os.path.dirname(sys.executable), "mpiexec")
+    if not os.path.exists(mpiexec):
+        pytest.skip("mpiexec is not installed beside Python")
+    ((code, output),) = run_together(
+        [[mpiexec, "-n", "2", sys.executable, "-m", "mpi4py", str(SCRIPTS / "mpi.py")]], 120
+    )
+    assert code == 0, output[-3000:]
+    assert len(re.findall(r"rank \d of 2: [1-9]\d* roots, loss 0\.0", output)) == 2, output
