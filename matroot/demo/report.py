@@ -3,7 +3,7 @@
 import numpy as np
 
 from matroot.cli.compare import table, worst_status
-from matroot.demo.roots import Findings, MethodRow, Monthly, Statistic, Whitening
+from matroot.demo.roots import Findings, HandRow, MethodRow, Monthly, Statistic, Whitening
 from matroot.gallery import RATINGS
 
 EPS = float(np.finfo(float).eps)
@@ -14,7 +14,7 @@ def report(found: Findings) -> str:
     parts = [
         found.network,
         statistics(found.before),
-        methods(found.rows, found.p, found.ridge),
+        methods(found.rows, found.others, found.p, found.ridge),
         whitening(found.whitenings),
         monthly(found.month),
     ]
@@ -31,7 +31,7 @@ def statistics(before: list[Statistic]) -> str:
     return f"The {len(before)} Kronecker statistics of its layers\n" + table(rows)
 
 
-def methods(found: list[MethodRow], p: int, ridge: float) -> str:
+def methods(found: list[MethodRow], others: list[HandRow], p: int, ridge: float) -> str:
     """Describe the roots, one line per method and precision."""
     rows: list[tuple[str, ...]] = [
         ("method", "seconds", "products", "residual", "forward error", "cond", "bits lost", "status")
@@ -49,6 +49,8 @@ def methods(found: list[MethodRow], p: int, ridge: float) -> str:
                 worst_status(row.status),
             )
         )
+    for other in others:
+        rows.append((other.name, f"{other.seconds:.3f}", "-", "-", f"{other.forward_error:.1e}", "-", "-", "-"))
     return (
         f"Their inverse {p}th roots, with a ridge of {ridge:.0e} of the largest eigenvalue\n"
         + table(rows)

@@ -1,6 +1,6 @@
 """The three computations of the demonstration, each with a check that is independent of the library."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from matroot import Floor, PseudoInverse, RootResult, gallery, solve
 from matroot._selection import METHODS
+from matroot.cli.by_hand import ROWS
 from matroot.cli.compare import forward_error, timed
 
 Array = NDArray[Any]
@@ -53,6 +54,28 @@ class MethodRow:
     bits_lost: float
     status: Array  # (k,), a `Status` per statistic
     roots: list[Array]  # one per statistic
+
+
+@dataclass(frozen=True)
+class HandRow:
+    """The same roots as one would write them without matroot, in float64."""
+
+    name: str
+    seconds: float
+    forward_error: float
+
+
+def by_hand(statistics: Sequence[Statistic], p: int, ridge: float, exact: Sequence[Array]) -> Iterator[HandRow]:
+    """Compute the roots with numpy and with SciPy, and compare them with `exact`."""
+    ridged = [S.matrix + ridge * np.linalg.norm(S.matrix, 2) * np.eye(len(S.matrix)) for S in statistics]
+    for name, method in ROWS.items():
+        calls = [method(A, -1 / p, None, False) for A in ridged]
+        found, seconds = timed(partial(_called, calls))
+        yield HandRow(name, seconds, _worst(map(forward_error, found, exact)))
+
+
+def _called(calls: Sequence[Callable[[], Array]]) -> list[Array]:
+    return [call() for call in calls]
 
 
 def inverse_roots(
@@ -191,6 +214,7 @@ class Findings:
     before: list[Statistic]
     after: list[Statistic]  # of the gradients multiplied by the roots
     rows: list[MethodRow]
+    others: list[HandRow]
     whitenings: list[Whitening]  # PseudoInverse, Floor
     month: Monthly
 

@@ -82,10 +82,12 @@ def _explore(seed: int) -> roots.Findings:
     before = _statistics(trained.weight_gradients)
     pairs = [(method, dtype) for dtype in DTYPES for method in roots.applicable(before, P, RIDGE, dtype)]
     rows = []
-    with Progress(len(pairs) + 3, "roots") as progress:
+    with Progress(len(pairs) + 4, "roots") as progress:
         for row in roots.inverse_roots(before, P, RIDGE, pairs):
             rows.append(row)
             progress.step()
+        others = list(roots.by_hand(before, P, RIDGE, rows[0].roots))
+        progress.step()
         sides = zip(rows[0].roots[::2], rows[0].roots[1::2], trained.weight_gradients, strict=True)
         after = _statistics([L_root @ G @ R_root for L_root, R_root, G in sides])
         progress.step()
@@ -103,6 +105,7 @@ def _explore(seed: int) -> roots.Findings:
         before=before,
         after=after,
         rows=rows,
+        others=others,
         whitenings=whitenings,
         month=month,
     )
