@@ -105,11 +105,12 @@ def formula(translator, node):
 def displayed(translator, node):
     """Write a displayed formula, with its number if it has one."""
     translator.body.append(translator.starttag(node, "div", CLASS="math"))
+    translator.body.append(convert(node.astext(), display="block"))
     if node["number"]:
         translator.body.append(f'<span class="eqno">({node["number"]})')
         translator.add_permalink_ref(node, "Link to this equation")
         translator.body.append("</span>")
-    translator.body.append(convert(node.astext(), display="block") + "</div>")
+    translator.body.append("</div>")
     raise SkipNode
 
 

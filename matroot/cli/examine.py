@@ -10,6 +10,7 @@ import numpy as np
 
 from matroot.cli import files, problem
 from matroot.cli.progress import Progress
+from matroot.pipeline.scaling import SUMMED_IN_FLOAT32
 
 Array = np.ndarray[Any, Any]
 
@@ -46,9 +47,8 @@ def facts(a: Array, name: str) -> dict[str, str]:
     rows["zero matrices"] = some(np.asarray(size == 0), "none", at)
     gap = abs(good - good.conj().swapaxes(-1, -2)).max((-2, -1)) / np.where(size > 0, size, 1)
     rows["symmetry gap"] = f"{spread(gap)} of max |entry|"
-    # A root under "pos" takes half of the digits for rounding of the caller's.
     eps = np.finfo(a.dtype if a.dtype.kind in "fc" else np.float64).eps
-    lopsided = gap > math.sqrt(eps)
+    lopsided = gap > max(math.sqrt(eps / 2), SUMMED_IN_FLOAT32)
     rows["not symmetric"] = some(lopsided, "none", at) + ("  (--general)" if lopsided.any() else "")
     small = n * eps
     if lopsided.all():
