@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median_low
 from typing import Any, Self
 
 import numpy as np
 
 from matroot_optim.ranks.base import RankError, Ranks
+from matroot_optim.ranks.compare import check
 from matroot_optim.ranks.find import ranks_of
 from matroot_optim.ranks.wire import HEAD_BYTES, Head, answer_bytes, from_bytes, head_of, to_bytes
 from matroot_optim.refresh.engines import Clock, Engine, InlineEngine
@@ -21,9 +19,6 @@ from matroot_optim.refresh.jobs import FACTS, Failure, RootAnswer, RootBatch, co
 from matroot_optim.refresh.sent import told
 from matroot_optim.refresh.shares import Deal, part_of, with_method
 from matroot_optim.refresh.warm import WarmEngine
-
-#: Largest relative difference of the statistics of two ranks; sums in another order differ by less.
-SAME = 1e-4
 
 
 class RankClock(Clock):
@@ -206,7 +201,7 @@ class RankEngine:
         """Send this rank's roots, and return the answers put together from those of all ranks."""
         ranks, batches = self.ranks, current.batches
         failures = [(k, part.reason) for k, part in enumerate(parts) if isinstance(part, Failure)]
-        head = head_of(batches, ranks.size)._replace(
+        head = head_of(batches, current.owners)._replace(
             seconds=sum(part.seconds for part in parts if isinstance(part, RootAnswer)),
             failed=sum(1 << k for k in {min(k, 63) for k, _ in failures}),
             reason=failures[0][1] if failures else "",
@@ -257,44 +252,6 @@ class RankEngine:
 
     def __repr__(self) -> str:
         return f"RankEngine(lag={self.lag}, timeout={self.timeout})"
-
-
-def check(heads: Sequence[Head]) -> None:
-    """Raise if the ranks do not have the same roots to compute; the error names those that differ from most.
-
-    Raises
-    ------
-    RankError
-    """
-    for what, value, apart in _ALIKE:
-        values = [value(head) for head in heads]
-        usual = median_low(values) if apart is not operator.ne else Counter(values).most_common(1)[0][0]
-        wrong = [rank for rank, mine in enumerate(values) if apart(mine, usual)]
-        if wrong:
-            right = values.index(usual)
-            others = ", ".join(f"rank {rank} {what.format(heads[rank])}" for rank in wrong[:8])
-            raise RankError(f"all ranks must take the same steps: {others}; rank {right} {what.format(heads[right])}")
-
-
-def _apart(a: float, b: float) -> bool:
-    return not (a == b or abs(a - b) <= SAME * abs(b) or (math.isnan(a) and math.isnan(b)))
-
-
-#: What is compared: in words, the value in a head, and the test.
-_ALIKE: tuple[tuple[str, Callable[[Head], Any], Callable[[Any, Any], bool]], ...] = (
-    ("has roots for step {0.due}", lambda head: head.due, operator.ne),
-    (
-        "has {0.roots} roots due, of other parameters, options or gradients",
-        lambda head: head.roots,
-        operator.ne,
-    ),
-    ("has {0.roots} roots due, of other parameters or options", lambda head: head.digest, operator.ne),
-    (
-        "has statistics of size {0.mass:.6g}: its gradients are not those of the others",
-        lambda head: head.mass,
-        _apart,
-    ),
-)
 
 
 def _failure(heads: Sequence[Head], k: int) -> Failure:

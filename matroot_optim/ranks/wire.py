@@ -24,7 +24,7 @@ class Head(NamedTuple):
     Attributes
     ----------
     digest : bytes
-        Of the orders, the options and the names of all roots of the exchange.
+        Of the orders, the options, the names and the owners of all roots of the exchange.
     due : int
         The step at which they are installed.
     roots : int
@@ -63,12 +63,12 @@ class Head(NamedTuple):
         return bool(self.failed >> min(k, 63) & 1)
 
 
-def head_of(batches: Sequence[RootBatch], size: int) -> Head:
-    """Return the head of batches for a run of `size` ranks, without what a rank adds."""
+def head_of(batches: Sequence[RootBatch], owners: Sequence[Any]) -> Head:
+    """Return the head of batches and the owners of their roots, without what a rank adds."""
     told = [
         (b.matrix.shape, _kind(b), b.exponent, b.regularization, b.method, b.dtype, b.task, b.members) for b in batches
     ]
-    digest = blake2b(repr((size, told)).encode(), digest_size=16).digest()
+    digest = blake2b(repr((told, [rows.tolist() for rows in owners])).encode(), digest_size=16).digest()
     mass = sum(float(to_host(abs(b.matrix).sum())) for b in batches)
     return Head(digest, batches[0].due, sum(len(b.matrix) for b in batches), mass, 0.0)
 

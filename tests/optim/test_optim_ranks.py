@@ -187,6 +187,7 @@ DIFFERENT = {
     "order": "rank 1 has .* roots due, of other parameters or options",
     "option": "rank 1 has .* roots due, of other parameters or options",
     "gradient": "rank 1 has statistics of size .*: its gradients are not those of the others",
+    "extra": "rank 1 has .* roots due, .*or dealt in another order",
     "step": "rank 1 has roots for step 2; rank 0 has roots for step 1",
     "missing": "rank 1 has .* roots due",
     "nan": "rank 1 has .* roots due",
@@ -205,11 +206,11 @@ def test_a_rank_that_differs_is_named_on_all_ranks(kind):
             del shapes["d"]
         elif wrong and kind == "order":
             shapes["a"], shapes["b"] = (6, 10), (10, 6)
-        opt = Shampoo(**options, engine=RankEngine(ranks))
+        opt = Shampoo(**options, engine=RankEngine(ranks, InlineEngine(2 * (kind == "extra"))))
         rng = np.random.default_rng(0)
         params = {k: rng.standard_normal(s) for k, s in shapes.items()}
         state = opt.init(params)
-        for t in range(3):
+        for t in range(5):
             g = {k: np.full(s, 1.0 + t) + np.cos(np.arange(np.prod(s)).reshape(s)) for k, s in shapes.items()}
             if wrong and kind == "gradient":
                 g["a"] = 1.01 * g["a"]
@@ -217,6 +218,8 @@ def test_a_rank_that_differs_is_named_on_all_ranks(kind):
                 g["a"] = None
             if wrong and kind == "nan":
                 g["a"][0, 0] = np.nan
+            if wrong and kind == "extra" and t == 1:
+                opt.update(g, state, params)  # a step that is thrown away, whose roots were dealt
             if wrong and kind == "step" and t == 0:
                 state = opt.update(dict.fromkeys(g), state, params)[1]
             _, state = opt.update(g, state, params)
