@@ -28,7 +28,7 @@ def cell(n, dtype, cond, p=4, numbers=NUMBERS):
     return A, root(-1 / p), partial(matroot.solve, A, p, **accuracy(dtype))
 
 
-@core([32, 256], ["float32", "float64"], [1e6])
+@core([32, 256], ["float64"], [1e6])
 class Fast:
     """ "auto" against both peers."""
 

@@ -34,7 +34,7 @@ class Counts:
         return matroot.solve(self.A, p, method="coupled_newton").n_products
 
 
-@core([512], ["float64"])
+@core([128], ["float64"])
 class EigenOverhead:
     """A solve by eigen beside bare numpy.linalg.eigh and recombination; wanted at most 1.15."""
 
