@@ -43,7 +43,7 @@ def as_plain(rule: Any) -> Any:
     >>> from matroot import Floor
     >>> from matroot_optim.rules import as_plain
     >>> as_plain(Floor(1e-3))
-    {'rule': 'Floor', 'relative': 0.001}
+    {'rule': 'Floor', 'relative': 0.001, 'absolute': 0.0}
     """
     if type(rule).__name__ in RULES_BY_NAME:
         return {"rule": type(rule).__name__, **dataclasses.asdict(rule)}
@@ -91,7 +91,7 @@ def with_cut(rule: Rule, n: int, dtype: str, gradients: int) -> Rule:
     >>> from matroot import PseudoInverse
     >>> from matroot_optim.rules import with_cut
     >>> with_cut(PseudoInverse(), 64, "float32", 900)
-    PseudoInverse(rtol=1.1205673217773438e-05)
+    PseudoInverse(rtol=1.1205673217773438e-05, absolute=0.0)
     """
     if isinstance(rule, PseudoInverse) and rule.rtol is None:
         return PseudoInverse(float(np.finfo(dtype).eps) * (n + math.isqrt(gradients)))

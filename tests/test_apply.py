@@ -132,4 +132,4 @@ def test_arguments():
     with pytest.raises(ValueError, match="not symmetric"):
         apply_inverse_pth_root(np.triu(np.ones((3, 3))), 2, np.ones(3))
     with pytest.raises(TypeError, match="b must be an array"):
-        apply_inverse_pth_root(A, 2, [1, 2, 3])
+        apply_inverse_pth_root(A, 2, ["1", "2", "3"])
