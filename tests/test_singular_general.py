@@ -167,3 +167,13 @@ def test_small_eigenvalues_are_not_taken_for_0():
         assert solve(A, 2, inverse=False, assume_a="gen").rank == 4
     single = hidden(np.diag([1.0, 0.5, 1e-9, 0.7]), 1.0).astype("f4")  # below what float32 can tell from 0
     assert solve(single, 2, inverse=False, assume_a="gen").rank == 3
+
+
+def test_small_eigenvalues_of_positive_definite_matrices_are_kept():
+    """By this method too, and in float32, where the smallest is less than the rounding of the largest."""
+    A = gallery.spd(3, 3e8, rng=0)[0]
+    A = np.asarray(A, np.float32)
+    result = solve(A, 4, inverse=False, method="schur_newton", rtol=1e-6)
+    w, Q = np.linalg.eigh(A.astype(np.float64))
+    expected = (Q * np.maximum(w, 0) ** 0.25) @ Q.T
+    assert result.status != Status.CONVERGED or distance(result.x, expected) <= 1e-6

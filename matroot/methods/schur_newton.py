@@ -157,7 +157,8 @@ def schur_newton(
     eps = float(np.finfo(A.dtype).eps)
     data = max(eps / 2, out_eps)
     exists = has_principal_power(lam, -0.5 if positive and s < 0 else s, largest, smallest, exact)
-    if s > 0 and not float(s).is_integer() and (not exists or (data > eps and smallest <= 2 * n * data * largest)):
+    rounded = data > eps and not positive and smallest <= 2 * n * data * largest  # a small eigenvalue may be a 0
+    if s > 0 and not float(s).is_integer() and (rounded or not exists):
         factors = deflated(A, data)
         if factors is not None and factors.semisimple:
             return singular_power(factors, s, rtol, max_iter, out_eps)
