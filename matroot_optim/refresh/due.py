@@ -124,12 +124,15 @@ def rules_of(stack: Stack, axis: int, failures: Any, gradients: Any, units: Any)
     steps = np.maximum(gradients, 1)
     buckets = 2 ** np.ceil(np.log2(steps)).astype(np.int64)  # of few sizes, so that one call serves many blocks
     n, rule = stack.shape[axis], stack.options.rule
-    kinds, which = np.unique(np.stack([failures, buckets, units]), axis=1, return_inverse=True)
+    # no np.unique of columns: Ctrl-C inside its comparison of records comes out as a TypeError of numpy
+    kinds: dict[tuple[int, int, int], list[int]] = {}
+    for k, kind in enumerate(zip(failures.tolist(), buckets.tolist(), units.tolist(), strict=True)):
+        kinds.setdefault(kind, []).append(k)
     found: dict[Rule, list[int]] = {}
-    for k, (level, count, e) in enumerate(kinds.T.tolist()):
+    for level, count, e in sorted(kinds):
         mine = in_units(stronger(with_cut(rule, n, stack.dtype, count), level), 2 * e)
-        found.setdefault(mine, []).append(k)
-    return [(mine, np.flatnonzero(np.isin(which.reshape(-1), ks))) for mine, ks in found.items()]
+        found.setdefault(mine, []).extend(kinds[level, count, e])
+    return [(mine, np.sort(at)) for mine, at in found.items()]
 
 
 def _stale_only(
