@@ -16,6 +16,7 @@ RATES = {
     "muon": (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2),
     "soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "shampoo": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "shampoo_adagrad": (8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 0.128),
     "our_soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "kl_shampoo": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
 }
@@ -106,6 +107,10 @@ def _shampoo(model: Any, tables: Any, rate: float, options: Any) -> Any:
     return Shampoo(model.parameters(), rate, weight_decay=WEIGHT_DECAY, **options)
 
 
+def _shampoo_adagrad(model: Any, tables: Any, rate: float, options: Any) -> Any:
+    return _shampoo(model, tables, rate, {"graft": "adagrad", **options})
+
+
 def _our_soap(model: Any, tables: Any, rate: float, options: Any) -> Any:
     from matroot_optim.torch import SOAP
 
@@ -125,6 +130,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "muon": _muon,
     "soap": _soap,
     "shampoo": _shampoo,
+    "shampoo_adagrad": _shampoo_adagrad,
     "our_soap": _our_soap,
     "kl_shampoo": _kl_shampoo,
 }
