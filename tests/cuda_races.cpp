@@ -1,7 +1,6 @@
 // The kernels under the thread sanitizer: a barrier that is missing is a data race. Every kind of step, every tile
 // size; fewer rows than threads, more, and a number between.
-#include <cstdio>
-
+#define REAL_THREADS
 #include "cuda_on_host.cpp"
 
 int main() {

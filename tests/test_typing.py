@@ -53,33 +53,37 @@ matroot.solve(np.eye(2), 2).residuals
 """
 
 
-def checked(command, text, tmp_path):
-    (tmp_path / "program.py").write_text(text)
-    done = subprocess.run([sys.executable, "-m", *command, "program.py"], cwd=tmp_path, capture_output=True, text=True)
-    return done.returncode, done.stdout + done.stderr
-
-
-def mypy(text, tmp_path):
-    link = tmp_path / "packages"
+@pytest.fixture(scope="module")
+def mypy(tmp_path_factory):
+    """What mypy says of a program; what it has learnt of torch and the packages serves the next one."""
+    folder = tmp_path_factory.mktemp("mypy")
+    link = folder / "packages"
     link.mkdir()
     for name in ("matroot", "matroot_optim"):
         (link / name).symlink_to(ROOT / name)
-    (tmp_path / "mypy.ini").write_text(
+    (folder / "mypy.ini").write_text(
         f"[mypy]\nstrict = true\nmypy_path = {link}\n\n[mypy-torch.*]\nfollow_imports = normal\n"
     )
-    return checked(["mypy", "--cache-dir", str(tmp_path / "cache")], text, tmp_path)
+
+    def run(text):
+        (folder / "program.py").write_text(text)
+        command = [sys.executable, "-m", "mypy", "--cache-dir", "cache", "program.py"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+    return run
 
 
 @pytest.mark.slow
-def test_a_program_of_a_user(tmp_path):
-    _, said = mypy(PROGRAM, tmp_path)  # what it says of the packages themselves, it keeps to itself once installed
+def test_a_program_of_a_user(mypy):
+    said = mypy(PROGRAM)  # what it says of the packages themselves, it keeps to itself once installed
     assert "program.py:" not in said, said
     assert "Found" in said or "Success" in said
 
 
 @pytest.mark.slow
-def test_wrong_calls_are_seen(tmp_path):
-    _, said = mypy(WRONG, tmp_path)
+def test_wrong_calls_are_seen(mypy):
+    said = mypy(WRONG)
     assert said.count("program.py:") == 3, said
 
 
