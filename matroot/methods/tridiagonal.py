@@ -35,14 +35,16 @@ PRODUCTS = 2
 class Tridiagonal(Method):
     """A = Q T Q^H with T real tridiagonal; A^s = Q r(T) Q^H, r a sum of poles: no iteration, and no eigenvector.
 
-    Exponents -1 <= s <= 1. On the CPU it is the fastest method here for real matrices, always in float64, in one of two
-    ways:
+    Exponents -1 <= s <= 1. On the CPU it is the fastest method here for real matrices, in one of two ways, both in
+    float64:
 
     - In lanes: eight matrices lie side by side in the vector registers, and a solve with its certificate takes about
       as long as four products at full speed. For n up to 64, and for batches up to n = 512.
     - By LAPACK's reduction, one matrix after the other: less than half of the time of a decomposition from n = 512 on.
       Between blocks of rows, r(T) is the product of two matrices with a column for every pole. It is never formed, and
-      the reflectors are applied to both sides at once: 4/3 n^3 operations, as many as the reduction.
+      the reflectors are applied to both sides at once: 4/3 n^3 operations, as many as the reduction. float32 matrices
+      with an `rtol` of about 1e-4 or more are transformed back in float32; they are also reduced in float32 where
+      their condition number permits it, as bounded by a ridge or, from n = 1536 on, by an estimate.
 
     `Shift` and `TargetCondition` use the extreme eigenvalues of T, which it computes anyway. Under `Floor` and
     `PseudoInverse` matrices without an eigenvalue below the cut are solved like others; the rest are decomposed: in

@@ -18,7 +18,8 @@ from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
 from matroot.methods.hermitian import asymmetry
-from matroot.methods.tridiagonal_report import CUT, NONE, Report, pole_accuracy, probes
+from matroot.methods.tridiagonal_report import CUT, NONE, SERVED, Report, pole_accuracy, probes
+from matroot.methods.tridiagonal_single import LEAST, UNIT, may_be_single, returns_in_single
 
 #: Numbers by which a row of the reflectors is longer than n: rows at a distance of a power of two push each other out
 #: of the cache.
@@ -32,8 +33,9 @@ WORTH = (1.5, 2.1, 2.5, 3.7, 4.5, 6.0, 6.6)
 #: Eigenvalues up to so many times the smallest are moved by the reduction about alike.
 CLUSTER = 4
 #: The reduction moves them by up to this times eps, the root of the mean square of all eigenvalues, and the root of
-#: their share: 16 was seen, for two clusters.
-REDUCTION_ERROR = 24
+#: their share; from n = MANY on it grows like the root of n. For two clusters 13, 18 and 24 were seen at n = 256, 512
+#: and 1024.
+REDUCTION_ERROR, MANY = 24, 512
 #: Above this n there are no lanes: their work space is that of twelve matrices.
 LARGEST_LANES = SIZES[-1]
 
@@ -109,7 +111,8 @@ class Solver:
         rtol: float | None,
     ) -> None:
         self.compiled: Any = deferred("matroot.backends.cpu.large.kernel")
-        self.blas = deferred("matroot.backends.cpu.large.blas").routines()
+        routines = deferred("matroot.backends.cpu.large.blas").routines
+        self.blas = {np.float32: routines("s"), np.float64: routines("d")}
         self.s, self.rule, self.rtol = s, rule, rtol
         self.width = next(width for most, width in PANELS if len(V) <= most)
         self.order = np.array(steps(s), np.int64)
@@ -117,21 +120,29 @@ class Solver:
 
     def __call__(self, a: Array, out: Array) -> tuple[float, ...]:
         """Fill `out` and return the fields of `Report`; zeros where the matrix is not served."""
-        n, none = len(a), (0.0,) * len(Report._fields)
-        S = a if readable(a) else np.array(a, np.float64, order="C")
+        S = a if readable(a) else np.array(a, a.dtype if a.dtype == np.float32 else np.float64, order="C")
         halves, exponent = halves_of(S, self.rule.absolute)
+        if returns_in_single(S, out, self.rtol) and may_be_single(S, self.s, self.rule, self.rtol or 0.0, halves):
+            facts = self.solve(S, out, halves, exponent, np.float32)
+            if facts[0] == SERVED:
+                return facts
+        return self.solve(S, out, halves, exponent, np.float64)
+
+    def solve(self, S: Array, out: Array, halves: FloatArray, exponent: int, kind: Any) -> tuple[float, ...]:
+        """`__call__`, with a reduction in the precision `kind`; float32 serves symmetric matrices alone."""
+        n, none = len(S), (0.0,) * len(Report._fields)
         unit = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
-        A = np.empty((n, n + PADDING))
-        d, e, tau = np.empty(n), np.zeros(n), np.zeros(n)
-        symmetric, low, high = self.compiled.reduced(self.blas, S, A, d, e, tau, halves)
+        A = np.empty((n, n + PADDING), kind)
+        d, e, tau = np.empty((3, n))
+        symmetric, low, high = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves)
         gap = 0.0
         if not symmetric:
             with np.errstate(all="ignore"):
                 gap = float(asymmetry(S)) / float(abs(S).max())
                 S = hermitian_part(S.astype(np.float64))
-            if not gap < math.inf:
+            if not gap < math.inf or kind == np.float32:
                 return none
-            symmetric, low, high = self.compiled.reduced(self.blas, S, A, d, e, tau, halves)
+            symmetric, low, high = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves)
         relative, absolute, smallest, cuts, _ = self.rule
         shift = relative * high + absolute * halves[0] * halves[1]
         if smallest:
@@ -148,12 +159,12 @@ class Solver:
             return none
         b, w, direct = rule
         d += shift
-        if self.rtol is not None and self.errs_by(d, e, bottom, top) > self.rtol:
+        if self.rtol is not None and self.errs_by(d, e, bottom, top, kind) > self.rtol:
             return none
-        in_place = out.dtype == np.float64 and readable(out)
-        X = out if in_place else np.empty((n, n))
+        back = np.float32 if returns_in_single(S, out, self.rtol) else np.float64
+        X = out if out.dtype == back and readable(out) else np.empty((n, n), back)
         residual = self.compiled.root(
-            *(self.blas, S, A, d, e, tau, b, w, direct, self.s > 0, X, out),
+            *(self.blas[back], S, A, d, e, tau, b, w, direct, self.s > 0, X, out),
             *(shift, halves, root_of(exponent, self.s), self.probes, self.order, self.width),
         )
         served = math.isfinite(residual)
@@ -164,13 +175,14 @@ class Solver:
             cond,
         )
 
-    def errs_by(self, d: FloatArray, e: FloatArray, bottom: float, top: float) -> float:
+    def errs_by(self, d: FloatArray, e: FloatArray, bottom: float, top: float, kind: Any) -> float:
         """Bound the forward error; return 0 if the certificate refuses the rtol for every method."""
         share, size = self.compiled.smallest_share(d, e, CLUSTER * bottom)
-        bound = float(forward_error_bound(np.float64(top / bottom), self.s, 2.0**-53))
-        if VOUCHED * bound > (self.rtol or 0.0):
+        bound = float(forward_error_bound(np.float64(top / bottom), self.s, UNIT[kind]))
+        if kind == np.float64 and VOUCHED * bound > (self.rtol or 0.0):
             return 0.0
-        return float(bound * max(VOUCHED, REDUCTION_ERROR * share**0.5 * size / top))
+        moved = REDUCTION_ERROR * max(1.0, len(d) / MANY) ** 0.5 * share**0.5 * size / top
+        return float(bound * max(LEAST[kind], moved))
 
 
 def readable(a: Array) -> bool:

@@ -23,14 +23,15 @@ from matroot.backends.loading import deferred
 
 #: Where `routines` has the address of each.
 GEMM, SYMM, SYR2K, TRMM, SYTRD = range(5)
-NAMES = (("blas", "dgemm"), ("blas", "dsymm"), ("blas", "dsyr2k"), ("blas", "dtrmm"), ("lapack", "dsytrd"))
+NAMES = (("blas", "gemm"), ("blas", "symm"), ("blas", "syr2k"), ("blas", "trmm"), ("lapack", "sytrd"))
 NO, TRANSPOSED, LOWER, UPPER, LEFT, RIGHT = (np.uint8(ord(letter)) for letter in "NTLULR")
 
 
 @cache
-def routines() -> np.ndarray:
-    """Addresses of the routines."""
-    return np.array([address_of(f"scipy.linalg.cython_{library}", name) for library, name in NAMES], np.int64)
+def routines(letter: str) -> np.ndarray:
+    """Addresses of the routines: "s" for float32, "d" for float64."""
+    places = [address_of(f"scipy.linalg.cython_{library}", letter + name) for library, name in NAMES]
+    return np.array(places, np.int64)
 
 
 def address_of(module: str, name: str) -> int:
@@ -70,7 +71,7 @@ def at(A, i, j):
 
 @stage()
 def gemm(blas, left, right, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc):
-    """C = alpha op(A) op(B) + beta C, C m x n; A, B, C are addresses."""
+    """C = alpha op(A) op(B) + beta C, C m x n; A, B, C are addresses, alpha and beta of the precision of `blas`."""
     m, n, k, lda, ldb, ldc = np.int32(m), np.int32(n), np.int32(k), np.int32(lda), np.int32(ldb), np.int32(ldc)
     call(blas[GEMM], (left, right, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc))
 

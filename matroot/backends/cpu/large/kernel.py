@@ -195,13 +195,14 @@ def assemble(blas, A, tau, q, g, f, X, width):
     """
     n, K = q.shape
     ld = A.shape[1]
-    Z = np.zeros((2 * width + K, ld))
+    one, half, zero = X.dtype.type(1.0), X.dtype.type(0.5), X.dtype.type(0.0)
+    Z = np.zeros((2 * width + K, ld), X.dtype)
     U = Z[2 * width :]
-    V = np.empty((K, width))
-    x = np.empty((K + 1, width))
-    T = np.zeros((width, width))
-    G = np.empty((2 * width + K, width))
-    H = np.empty((width + K, width))
+    V = np.empty((K, width), X.dtype)
+    x = np.empty((K + 1, width), X.dtype)
+    T = np.zeros((width, width), X.dtype)
+    G = np.empty((2 * width + K, width), X.dtype)
+    H = np.empty((width + K, width), X.dtype)
     end = n
     for p0 in range((n - 2) // width * width, -width - 1, -width):
         start = max(p0 + 1, 0)
@@ -209,7 +210,7 @@ def assemble(blas, A, tau, q, g, f, X, width):
         if end < n:
             rows = n - end
             new = at(X, start, end)
-            gemm(blas, NO, TRANSPOSED, rows, end - start, K, 1.0, at(U, 0, end), ld, at(V, 0, 0), width, 0.0, new, n)
+            gemm(blas, NO, TRANSPOSED, rows, end - start, K, one, at(U, 0, end), ld, at(V, 0, 0), width, zero, new, n)
         if p0 < 0:
             break
         move_left(q, U, start, end)
@@ -218,14 +219,14 @@ def assemble(blas, A, tau, q, g, f, X, width):
         row = 2 * (width - k)
         panel_of(A, Z, row, p0, p0 + k)
         S, P, W = at(X, start, start), at(Z, row, start), at(Z, row + k, start)
-        symm(blas, LOWER, m, k, 1.0, S, n, P, ld, 0.0, W, ld)
-        gemm(blas, TRANSPOSED, NO, k, 2 * k + K, m, 1.0, P, ld, P, ld, 0.0, at(G, 0, 0), width)
+        symm(blas, LOWER, m, k, one, S, n, P, ld, zero, W, ld)
+        gemm(blas, TRANSPOSED, NO, k, 2 * k + K, m, one, P, ld, P, ld, zero, at(G, 0, 0), width)
         triangular_factor(G, tau[p0 : p0 + k], T)
-        gemm(blas, NO, NO, k, k + K, k, 1.0, at(T, 0, 0), width, at(G, k, 0), width, 0.0, at(H, 0, 0), width)
-        times_upper_transposed(blas, k, k, 0.5, at(T, 0, 0), width, at(H, 0, 0), width)
-        times_upper_transposed(blas, m, k, 1.0, at(T, 0, 0), width, W, ld)
-        gemm(blas, NO, NO, m, k + K, k, -1.0, P, ld, at(H, 0, 0), width, 1.0, W, ld)
-        syr2k(blas, m, k, -1.0, P, ld, W, ld, 1.0, S, n)
+        gemm(blas, NO, NO, k, k + K, k, one, at(T, 0, 0), width, at(G, k, 0), width, zero, at(H, 0, 0), width)
+        times_upper_transposed(blas, k, k, half, at(T, 0, 0), width, at(H, 0, 0), width)
+        times_upper_transposed(blas, m, k, one, at(T, 0, 0), width, W, ld)
+        gemm(blas, NO, NO, m, k + K, k, -one, P, ld, at(H, 0, 0), width, one, W, ld)
+        syr2k(blas, m, k, -one, P, ld, W, ld, one, S, n)
 
 
 def _entries(sources):
@@ -233,15 +234,17 @@ def _entries(sources):
 
     @jit
     def reduced(blas, S, A, d, e, tau, halves):
-        """Reduce S, scaled, to d and e, with reflectors in the upper triangle of A.
+        """Reduce S, scaled, to d and e, with reflectors in the upper triangle of A, in the precision of A.
 
         Returns whether S is symmetric to the last bit, and the extreme eigenvalues.
         """
         sources  # noqa: B018
         n = S.shape[0]
         symmetric = scaled(S, A, halves[0], halves[1])
-        work = np.empty(WORK * n)
-        sytrd(blas, n, at(A, 0, 0), A.shape[1], d, e, tau, work)
+        work, parts = np.empty(WORK * n, A.dtype), np.zeros((3, n), A.dtype)
+        sytrd(blas, n, at(A, 0, 0), A.shape[1], parts[0], parts[1], parts[2], work)
+        for i in range(n):
+            d[i], e[i], tau[i] = parts[0, i], parts[1, i], parts[2, i]
         low, high = extremes(d, e)
         return symmetric, low, high
 

@@ -1,0 +1,73 @@
+"""The matrices that are reduced in float32: those whose condition number leaves the digits that rtol asks for."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from matroot._bars import VOUCHED, forward_error_bound
+from matroot._regularization import Coefficients
+from matroot.backends.cpu.cholesky import inverses
+from matroot.backends.linalg import add_to_diagonal
+from matroot.methods.base import Array, FloatArray
+from matroot.methods.conditioning import start_vector
+
+#: The way back in float32 is off by up to this, times the square root of n, relative to the root.
+WAY_BACK = 2.0**-21
+#: From this n on, a reduction in float32 saves several times what an estimate of cond costs, a Cholesky factorization:
+#: the matrix no longer fits into the cache.
+ESTIMATED_FROM = 1536
+#: Steps of the power method; the estimate decides only what is tried first.
+STEPS = 3
+#: Unit roundoffs by the precision of the reduction.
+UNIT = {np.float32: 2.0**-24, np.float64: 2.0**-53}
+#: Its error is not taken for less than this many units of the first-order bound; in float32 2 were seen, apart from
+#: those of clusters.
+LEAST = {np.float32: 3, np.float64: VOUCHED}
+
+
+def returns_in_single(S: Array, out: Array, rtol: float | None) -> bool:
+    """Return True if float32 is enough for the way back from the tridiagonal form."""
+    return S.dtype == out.dtype == np.float32 and rtol is not None and rtol >= 4 * WAY_BACK * len(out) ** 0.5
+
+
+def may_be_single(S: Array, s: Fraction, rule: Coefficients, rtol: float, halves: FloatArray) -> bool:
+    """Return True if a reduction in float32 is likely to hold `rtol`: a ridge promises it, or an estimate says so.
+
+    Parameters
+    ----------
+    S : array (n, n)
+    s, rule, rtol
+        As for `tridiagonal_large.large_roots`.
+    halves : array (2,)
+        Factors that scale S to about 1.
+    """
+    n = len(S)
+
+    def fine(cond: float) -> bool:
+        return bool(forward_error_bound(np.float64(cond), s, LEAST[np.float32] * UNIT[np.float32]) <= rtol)
+
+    if rule.cuts or rule.smallest:
+        return False
+    if rule.relative > 0 and fine(1 + 1 / rule.relative):
+        return True
+    if n < ESTIMATED_FROM:
+        return False
+    with np.errstate(all="ignore"):
+        one, other = halves.tolist()  # numpy's numbers would make a float64 matrix of a float32 one
+        A = (S * one * other).astype(np.float32, copy=False)[None]
+        high = growth(A.__matmul__, n)
+        shift = rule.relative * high + rule.absolute * one * other
+        add_to_diagonal(A, np.array([shift], np.float32))
+        return fine((high + shift) * growth(inverses(A), n))
+
+
+def growth(apply: Array, n: int) -> float:
+    """Estimate the largest eigenvalue of an operator on stacks (1, n, 1), from below; NaN where it is not finite."""
+    v = start_vector(n).astype(np.float32)[None, :, None]
+    size = 1.0
+    for _ in range(STEPS):
+        v = apply(v / np.float32(size))
+        size = float(np.linalg.norm(v))
+    return size
