@@ -18,6 +18,7 @@ ALGORITHMS = ("shampoo", "soap")
 BASES = ("qr", "eigh")
 #: First-order methods that SOAP can apply in the eigenbasis: those with a second moment.
 IN_BASIS = ("adam", "rmsprop", "adagrad")
+AVERAGING = ("none", "schedule_free", "ema")
 DECAYS = ("decoupled", "l2", "independent")
 SCHEDULES = ("staggered", "interval", "residual")
 NONFINITE = ("skip", "raise", "propagate")
@@ -101,6 +102,11 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "decay": one_of(DECAYS),
     "clip_norm": _POSITIVE_OR_NONE,
     "clip_rms": _POSITIVE_OR_NONE,
+    "cautious_decay": _FLAG,
+    "cautious_update": _FLAG,
+    "hyperball": _FLAG,
+    "averaging": one_of(AVERAGING),
+    "averaging_beta": ("None or a number in (0, 1)", lambda v: v is None or (_is_number(v) and 0 < v < 1)),
     "block_size": _COUNT,
     "block_aspect": ("None or a number >= 1", lambda v: v is None or (_is_number(v) and v >= 1)),
     "merge": (

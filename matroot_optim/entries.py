@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from matroot_optim.arrays import Array, like, zeros
-from matroot_optim.layout.layout import Layout, Leaf, Stack
+from matroot_optim.arrays import Array, cast, copy, like, zeros
+from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import Leaf, Stack
 from matroot_optim.options import Options
 from matroot_optim.refresh.engines import Failure
 from matroot_optim.refresh.jobs import FACTS, RootAnswer, RootJob
@@ -91,8 +92,10 @@ def places(layout: Layout) -> list[Places]:
 
 
 def leaf_parts(leaf: Leaf) -> list[str]:
-    """Return the names of the arrays that have the parameter's shape."""
-    return ["momentum"] * leaf.has_momentum + ["moment"] * leaf.has_moment
+    """Return the names of the arrays of a parameter: of its shape, but for "weights", two numbers on the host."""
+    weighted = leaf.options.averaging == "schedule_free"
+    kept = {"momentum": leaf.has_momentum, "moment": leaf.has_moment, "average": leaf.has_average, "weights": weighted}
+    return [part for part, there in kept.items() if there]
 
 
 def fresh_arrays(options: Options, layout: Layout, params: Sequence[Array]) -> dict[str, Array]:
@@ -101,13 +104,19 @@ def fresh_arrays(options: Options, layout: Layout, params: Sequence[Array]) -> d
     arrays.update({name: np.zeros(len(layout.leaves), kind) for name, kind in OF_LEAF.items()})
     for leaf, x in zip(layout.leaves, params, strict=True):
         for part in leaf_parts(leaf):
-            arrays[leaf.name(part)] = zeros(leaf.shape, leaf.dtype, x)
+            arrays[leaf.name(part)] = _fresh_part(leaf, part, x)
     for stack in layout.stacks:
         x = params[stack.members[0].leaf]
         for axis in stack.axes:
             arrays.update(fresh_factor(stack, axis, x))
     arrays.update(fresh_marks(layout, options.interval(1), options.schedule))
     return arrays
+
+
+def _fresh_part(leaf: Leaf, part: str, x: Array) -> Array:
+    if part == "weights":
+        return np.zeros(2)
+    return cast(copy(x), leaf.dtype) if part == "average" else zeros(leaf.shape, leaf.dtype, x)
 
 
 def fresh_factor(stack: Stack, axis: int, x: Array) -> dict[str, Array]:

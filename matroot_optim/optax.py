@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from matroot import ConditionTracker
+from matroot_optim._optax.weights import add_cautious_decay, averages, ema_of_weights, keep_norms
 from matroot_optim.checkpoint.exchange import restore
 from matroot_optim.checkpoint.files import naming, read
 from matroot_optim.diagnostics import Diagnostics, diagnose
@@ -35,6 +36,8 @@ from matroot_optim.soap import SOAP
 from matroot_optim.state import State
 
 ROOTS = ("callback", "graph", "host")
+#: Options that need the rate or the weights of a whole optimizer.
+OF_WEIGHTS = frozenset({"cautious_decay", "hyperball", "averaging"})
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["plan"])
@@ -74,7 +77,7 @@ def scale_by_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gradie
     ValueError
         An option is wrong, or not possible under jit.
     """
-    return _transformation(Shampoo, options, roots)
+    return _transformation(_config(Shampoo, options, roots, whole=False), roots)
 
 
 def scale_by_soap(*, roots: str = "callback", **options: Any) -> optax.GradientTransformation:
@@ -92,7 +95,7 @@ def scale_by_soap(*, roots: str = "callback", **options: Any) -> optax.GradientT
     ValueError
         An option is wrong, or not possible under jit.
     """
-    return _transformation(SOAP, options, roots)
+    return _transformation(_config(SOAP, options, roots, whole=False), roots)
 
 
 def scale_by_kl_shampoo(*, roots: str = "callback", **options: Any) -> optax.GradientTransformation:
@@ -110,16 +113,23 @@ def scale_by_kl_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gra
     ValueError
         An option is wrong, or not possible under jit.
     """
-    return _transformation(KLShampoo, options, roots)
+    return _transformation(_config(KLShampoo, options, roots, whole=False), roots)
 
 
-def _transformation(kind: type[Shampoo], options: dict[str, Any], roots: str) -> optax.GradientTransformation:
+def _config(kind: type[Shampoo], options: dict[str, Any], roots: str, *, whole: bool) -> Shampoo:
+    """Return the options of a transformation, checked; `whole` if it applies the rate."""
     check_options(options, (field.name for field in fields(kind) if field.name != "learning_rate"))
     config = kind(1.0, **options)
     if roots not in ROOTS:
         raise ValueError(f"roots must be one of {', '.join(map(repr, ROOTS))}, got {roots!r}")
     _check(config, roots)
+    for name in OF_WEIGHTS:
+        if not whole and getattr(config, name) not in (False, "none"):
+            raise ValueError(f"{name} must be given to shampoo or soap, which apply the rate and the decay")
+    return config
 
+
+def _transformation(config: Shampoo, roots: str) -> optax.GradientTransformation:
     def init(params: Any) -> ShampooState:
         leaves, _ = flatten(params)
         _check_groups(config, leaves)
@@ -174,7 +184,7 @@ def shampoo(
     >>> params = optax.apply_updates(params, updates)
     """
     options = {**options.pop("options", {}), **options}  # inject_hyperparams passes keywords on as one dict
-    return _chained(scale_by_shampoo(roots=roots, **options), learning_rate, weight_decay, mask)
+    return _chained(_config(Shampoo, options, roots, whole=True), learning_rate, weight_decay, mask, roots)
 
 
 def soap(
@@ -202,15 +212,28 @@ def soap(
     >>> updates, state = jax.jit(tx.update)(grads, state, params)
     """
     options = {**options.pop("options", {}), **options}
-    return _chained(scale_by_soap(roots=roots, **options), learning_rate, weight_decay, mask)
+    return _chained(_config(SOAP, options, roots, whole=True), learning_rate, weight_decay, mask, roots)
 
 
-def _chained(direction: Any, learning_rate: Any, weight_decay: Any, mask: Any) -> optax.GradientTransformation:
+def _chained(
+    config: Shampoo, learning_rate: Any, weight_decay: Any, mask: Any, roots: str
+) -> optax.GradientTransformation:
+    free = config.averaging == "schedule_free"
+    inner = replace(config, averaging="none", momentum="none" if free else config.momentum)
+    decay = add_cautious_decay if config.cautious_decay else optax.add_decayed_weights
     if callable(learning_rate):
         rate = optax.scale_by_schedule(lambda count: -learning_rate(count))
     else:
         rate = optax.scale(-learning_rate)
-    return optax.chain(direction, optax.add_decayed_weights(weight_decay, mask), rate)
+    after = [keep_norms(config)] * config.hyperball
+    after += [ema_of_weights(config.beta_of_average)] * (config.averaging == "ema")
+    whole = optax.chain(_transformation(inner, roots), decay(weight_decay, mask), rate, *after)
+    if not free:
+        return whole
+    counted = (
+        (lambda count: learning_rate(count - 1)) if callable(learning_rate) else learning_rate
+    )  # optax counts from 1
+    return optax.contrib.schedule_free(whole, counted, config.beta_of_average)
 
 
 def _check(config: Options, roots: str) -> None:
@@ -243,6 +266,9 @@ def _check_groups(config: Options, paths: Iterable[str]) -> None:
     for path in paths:
         changes = config.changes_for(path)
         coupled = changes.get("decay", config.decay) == "l2"
+        mine = sorted(OF_WEIGHTS & changes.keys())
+        if mine:
+            raise ValueError(f"groups({path!r}) must not set {mine[0]} under optax; use optax.multi_transform")
         if "learning_rate" in changes:
             raise ValueError(f"groups({path!r}) must not set learning_rate under optax; use optax.multi_transform")
         if "weight_decay" in changes and not coupled:
@@ -382,3 +408,39 @@ def diagnostics(opt_state: Any, tracker: ConditionTracker | None = None) -> Diag
         The state holds none.
     """
     return diagnose(_states(opt_state, "opt_state")[0].core, tracker)
+
+
+def averaged_parameters(opt_state: Any, params: Any) -> Any:
+    """Return the averages of the parameters, of ``shampoo(averaging=...)`` and ``soap(averaging=...)``.
+
+    Parameters
+    ----------
+    opt_state : tree
+        Any optax state that holds one of schedule-free, also of `optax.contrib.schedule_free`, or of an EMA.
+    params : tree
+        The current parameters, as for ``tx.update``.
+
+    Raises
+    ------
+    ValueError
+        The state holds no average.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, optax
+    >>> from matroot_optim.optax import averaged_parameters, shampoo
+    >>> tx = shampoo(0.1, averaging="ema", averaging_beta=0.9)
+    >>> W = jnp.zeros(2)
+    >>> state = tx.init(W)
+    >>> for _ in range(2):
+    ...     updates, state = tx.update(jnp.ones(2), state, W)
+    ...     W = optax.apply_updates(W, updates)
+    >>> W.tolist(), averaged_parameters(state, W).tolist()
+    ([-0.2, -0.2], [-0.11, -0.11])
+    """
+    found = averages(opt_state, params)
+    if found is None:
+        raise ValueError(
+            f"opt_state must hold an average of the parameters, got {type(opt_state).__name__} without one"
+        )
+    return found

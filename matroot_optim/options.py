@@ -35,6 +35,11 @@ class Options:
     decay: str = "decoupled"
     clip_norm: float | None = None
     clip_rms: float | None = None
+    cautious_decay: bool = False
+    cautious_update: bool = False
+    hyperball: bool = False
+    averaging: str = "none"
+    averaging_beta: float | None = None
 
     block_size: int = 1024
     block_aspect: float | None = 2.0
@@ -117,6 +122,13 @@ class Options:
                 return self.graft_beta
             return self.betas[1] if self.betas[1] < 1.0 else 0.999
         return self.betas[1]
+
+    @property
+    def beta_of_average(self) -> float:
+        """Weight of the average in y under schedule-free, and decay of the EMA."""
+        if self.averaging_beta is not None:
+            return self.averaging_beta
+        return 0.9 if self.averaging == "schedule_free" else 0.999
 
     @property
     def lag(self) -> int:
@@ -227,6 +239,8 @@ def _check_together(options: Options) -> None:
             f"statistics_of must be 'gradient' under SOAP, and for exponents other than -1/2, got 'whitened' for the "
             f"exponent {options.exponent}"
         )
+    if options.cautious_decay and options.decay == "l2":
+        raise ValueError("decay must be 'decoupled' or 'independent' with cautious_decay, got 'l2'")
     if options.algorithm != "soap":
         return
     for name, allowed in {"graft": IN_BASIS, "momentum_of": ("gradient",), "schedule": SCHEDULES[:2]}.items():

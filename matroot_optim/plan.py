@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from matroot import gallery
-from matroot_optim.layout.layout import Layout, Leaf
+from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import Leaf
 from matroot_optim.refresh.jobs import RootBatch, compute
 from matroot_optim.step.statistics import pack, packed_size
 
@@ -175,7 +176,7 @@ def _row(leaf: Leaf, interval: int, seconds: Mapping[Any, float]) -> Row:
 
 def _state_bytes(leaf: Leaf) -> int:
     roots = sum(r.blocks * (packed_size(r.size[i]) + r.size[i] ** 2) for r in leaf.regions for i in leaf.axes)
-    numbers = math.prod(leaf.shape) * (leaf.has_momentum + leaf.has_moment) + roots
+    numbers = math.prod(leaf.shape) * (leaf.has_momentum + leaf.has_moment + leaf.has_average) + roots
     return int(numbers * np.dtype(leaf.dtype).itemsize)
 
 

@@ -24,10 +24,13 @@ from matroot_optim.presets import preset_options
 from matroot_optim.refresh.due import due_jobs, install, submit
 from matroot_optim.refresh.engines import Engine, InlineEngine
 from matroot_optim.state import State, fresh
+from matroot_optim.step.averaging import average_of
 from matroot_optim.step.bases import moving
+from matroot_optim.step.finish import check_weights
+from matroot_optim.step.inputs import Step
 from matroot_optim.step.momentum import Rates, with_l2
 from matroot_optim.step.scaling import decay, exponents, in_new_units, scaled
-from matroot_optim.step.stages import Step, stacked_gradients, update_statistics, updates
+from matroot_optim.step.stages import stacked_gradients, update_statistics, updates
 
 Arrays = dict[str, Array]
 
@@ -61,7 +64,19 @@ class Shampoo(Options):
     clip_norm : float, optional
         Largest norm of all gradients together.
     clip_rms : float, optional
-        Largest root mean square of one tensor's step, before the rate.
+        Largest root mean square of one tensor's step, before the rate, as in Adafactor.
+    cautious_decay : bool
+        Decay only weights that the step brings nearer to 0 (Cautious Weight Decay); not for ``decay="l2"``.
+    cautious_update : bool
+        Move only weights whose step has the sign of minus the gradient; these move by so much more.
+    hyperball : bool
+        For parameters with roots: hold the norm of the weights, and give the step this norm, so that the rate is the
+        angle of the step; take 0.01 to 0.03. Instead of weight decay.
+    averaging : {"none", "schedule_free", "ema"}
+        Keep an average of the weights, which `averaged_parameters` returns. "schedule_free" replaces the momentum and
+        a falling rate: gradients are taken between the average and the weights that the steps move. "ema" only watches.
+    averaging_beta : float, optional
+        Weight of the average in the parameters under "schedule_free", 0.9 by default; decay of the "ema", 0.999.
     block_size : int
         Cut larger dimensions into blocks and precondition each block by itself; 1 gives diagonal AdaGrad.
     block_aspect : float, optional
@@ -195,7 +210,7 @@ class Shampoo(Options):
             Structure of `params`, with None for a missing gradient, whose parameter does not change.
         state : State
         params : tree, optional
-            Needed for weight decay and for the trust-ratio graft.
+            Needed for weight decay, averages, `hyperball` and the trust-ratio graft.
 
         Returns
         -------
@@ -241,6 +256,34 @@ class Shampoo(Options):
             if leaf.path in weights:
                 add_into(weights[leaf.path], move)
         return state
+
+    def averaged_parameters(self, params: Tree, state: State) -> Tree:
+        """Return the averages of the parameters, in new arrays; without `averaging` the parameters themselves.
+
+        Parameters
+        ----------
+        params : tree
+            The current parameters.
+        state : State
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from matroot_optim import Shampoo
+        >>> opt = Shampoo(0.1, averaging="ema", averaging_beta=0.9)
+        >>> W = np.zeros(2)
+        >>> state = opt.init(W)
+        >>> for _ in range(2):
+        ...     state = opt.step(W, np.ones(2), state)
+        >>> W.round(3), opt.averaged_parameters(W, state).round(3)  # 0.9 of the first step, 0.1 of the second
+        (array([-0.2, -0.2]), array([-0.11, -0.11]))
+        """
+        leaves, rebuild = flatten(params)
+        state.layout.align(leaves, "params")  # checks paths and shapes
+        layout = state.layout
+        return rebuild(
+            {path: average_of(layout.leaves[layout.index[path]], state.arrays, W) for path, W in leaves.items()}
+        )
 
     def load(self, path: str | os.PathLike[str], params: Tree) -> State:
         """Read the state of these parameters from a file that `State.save` wrote.
@@ -350,7 +393,7 @@ class Shampoo(Options):
     ) -> tuple[list[Array], State]:
         layout, arrays, t = state.layout, dict(state.arrays), state.step + 1
         rates = self.rates(layout, t - 1) if rates is None else rates
-        _check_weights(layout, weights, rates)
+        check_weights(layout, weights, rates)
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             clean, active, bad = self._screen(layout, arrays, g, weights, rates)
             accumulate, soap = (t - 1) % self.statistics_every == 0, self.algorithm == "soap"
@@ -477,11 +520,3 @@ def _count(
     arrays["count"] = arrays["count"] + np.asarray(moved, np.int64)
     arrays["accumulated"] = arrays["accumulated"] + good * accumulate
     arrays["skipped"] = arrays["skipped"] + np.asarray(bad, np.int64)
-
-
-def _check_weights(layout: Layout, weights: Sequence[Any], rates: Sequence[Rates]) -> None:
-    for leaf, W, rate in zip(layout.leaves, weights, rates, strict=True):
-        if W is None and (rate.weight_decay != 0 or leaf.options.graft == "trust_ratio"):
-            raise ValueError(
-                f"params must be given for weight decay and the trust-ratio graft, got none for {leaf.path!r}"
-            )

@@ -30,6 +30,8 @@ class State(Mapping[str, Array]):
         Steps done.
     ``PATH/momentum``, ``PATH/moment``
         Momentum buffer and second moment of the first-order method, of the parameter's shape.
+    ``PATH/average``, ``PATH/weights``
+        Average of the weights; under schedule-free the weights z, with the sum of the squared rates and the largest.
     ``PATH/count``, ``PATH/accumulated``, ``PATH/skipped``
         Steps that counted, gradients in the statistics, gradients that were not finite.
     ``PATH/peak``, ``PATH/exponent``

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from matroot import ConditionTracker
 from matroot_optim import kl_shampoo, soap
+from matroot_optim._torch.averages import Averages
 from matroot_optim._torch.groups import (
     META,
     OF_GROUP,
@@ -47,7 +48,7 @@ from matroot_optim.step.momentum import Rates
 __all__ = ["SOAP", "KLShampoo", "Shampoo", "parameter_groups"]
 
 
-class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
+class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
     """Shampoo for torch, with the keywords of `matroot_optim.Shampoo`.
 
     Statistics, momentum and roots are float32 (float64 for float64 parameters) for parameters of any dtype, in
@@ -227,6 +228,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
         return loss
 
     def _step(self) -> None:
+        self.refuse_averages("step()")
         state = self._current()
         params = parameters(self.param_groups)
         grads = {path: dense(path, p.grad) for path, p in params.items() if p.grad is not None}
@@ -302,6 +304,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
     # Saving and loading.
 
     def state_dict(self) -> dict[str, Any]:
+        self.refuse_averages("state_dict()")
         handle = self.register_state_dict_post_hook(_fill, prepend=True)  # hooks of users get the complete dict
         try:
             found: dict[str, Any] = super().state_dict()
@@ -326,6 +329,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
             The dict was loaded by `torch.distributed.checkpoint` without strictness and lacks the state of a
             parameter, which starts afresh.
         """
+        self.refuse_averages("load_state_dict()")
         loaded: dict[str, Any] = {}
 
         def keep(_: Any, found: dict[str, Any]) -> dict[str, Any]:
@@ -387,6 +391,7 @@ class Shampoo(torch.optim.Optimizer):  # type: ignore[misc]
             "param_groups": self.param_groups,
             "_core": dataclasses.replace(self._core, groups=None),
             "_keeper": self._keeper,
+            "_training": self._training,
             "_whole": self._whole,
         }
 

@@ -59,7 +59,7 @@ FLOORS = {
         {"matroot_optim.diagnostics"},
         {"matroot_optim.shampoo"},
         {"matroot_optim.soap", "matroot_optim.kl_shampoo"},
-        {"matroot_optim.jit", "matroot_optim._torch"},
+        {"matroot_optim.jit", "matroot_optim._torch", "matroot_optim._optax"},
         {"matroot_optim", "matroot_optim.torch", "matroot_optim.optax"},
         {"matroot_optim.demo", "matroot_optim.planning"},
         {"matroot_optim.__main__"},

@@ -20,7 +20,8 @@ from matroot_optim.arrays import Array, to_host
 from matroot_optim.checkpoint.exchange import describe, restore
 from matroot_optim.checkpoint.metadata import FORMAT
 from matroot_optim.entries import OF_LEAF, UNITS, Pending, Places, answer_size, leaf_parts, settled
-from matroot_optim.layout.layout import Layout, Leaf
+from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import Leaf
 from matroot_optim.options import Options
 from matroot_optim.refresh.jobs import FACTS, RootAnswer
 from matroot_optim.state import State, fresh
@@ -29,7 +30,7 @@ Entries = dict[str, Any]
 #: Cuts of parameters, by shape.
 Cuts = dict[tuple[int, ...], Any]
 
-_OWN = re.compile(r"step|momentum|moment|block\d+/axis\d+/.+|" + "|".join(OF_LEAF))
+_OWN = re.compile(r"step|momentum|moment|average|weights|block\d+/axis\d+/.+|" + "|".join(OF_LEAF))
 #: Length of the head of a row of "pending", before the facts and the packed root: submitted at, due at, has a root.
 _HEAD = 3
 

@@ -39,7 +39,8 @@ from matroot_optim.entries import (
     leaf_parts,
     settled,
 )
-from matroot_optim.layout.layout import Layout, Leaf, Stack
+from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import Leaf, Stack
 from matroot_optim.layout.trees import join
 from matroot_optim.options import Options
 from matroot_optim.refresh.engines import Failure
@@ -108,9 +109,12 @@ def restore(
         arrays["peak"] = reals(names, peaks, (), "float64", FINITE, NOT_NEGATIVE)
         arrays["exponent"] = integers(names, exponents, UNITS["exponent"], -LARGEST, LARGEST)
     for leaf, x in zip(layout.leaves, params, strict=True):
-        for name in map(leaf.name, leaf_parts(leaf)):
-            if name in names:
-                rules = (*finite, NOT_NEGATIVE) if name == leaf.name("moment") else finite
+        for part in leaf_parts(leaf):
+            name = leaf.name(part)
+            if name in names and part == "weights":
+                arrays[name] = reals(names, [name], (2,), "float64", FINITE, NOT_NEGATIVE)[0]
+            elif name in names:
+                rules = (*finite, NOT_NEGATIVE) if part == "moment" else finite
                 arrays[name] = like(reals(names, [name], leaf.shape, leaf.dtype, *rules)[0], x)
     same = {leaf.path: saved.roots and saved.leaves[leaf.path].blocks == leaf.blocks for leaf in layout.leaves}
     recut: Names = {}

@@ -18,7 +18,8 @@ from matroot_optim.arrays import is_torch, to_host
 from matroot_optim.checkpoint.reblock import Block
 from matroot_optim.entries import BOOKS, COUNTS, UNITS
 from matroot_optim.layout.blocking import regions
-from matroot_optim.layout.layout import Layout, Leaf
+from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import Leaf
 from matroot_optim.layout.trees import join
 from matroot_optim.refresh.jobs import FACTS
 from matroot_optim.step.statistics import order_of
@@ -26,7 +27,7 @@ from matroot_optim.step.statistics import order_of
 #: Format 1 had no checksums in files, no units of gradients, no list of a parameter's parts, and no number of root
 #: jobs.
 FORMAT = 2
-PARTS = ("momentum", "moment")
+PARTS = ("momentum", "moment", "average", "weights")
 #: Larger than every step; differences of two steps fit in int64.
 FOREVER = 2**62
 
@@ -107,7 +108,7 @@ def _read_leaf(leaf: Leaf, saved: Any, version: int) -> SavedLeaf:
         if not isinstance(have, tuple) or any(type(n) is not int for n in have) or have != want:
             raise _must(f"have {what} {want} for {leaf.path!r}", have)
     parts = saved.get("parts")
-    if version > 1 and parts not in ([], ["momentum"], ["moment"], list(PARTS)):
+    if version > 1 and not (isinstance(parts, list) and parts == [part for part in PARTS if part in parts]):
         raise _must(f"have a list of {' and '.join(PARTS)} as parts for {leaf.path!r}", parts)
     return SavedLeaf(_read_blocks(leaf, saved["blocks"]), parts)
 
@@ -166,7 +167,7 @@ def check_names(layout: Layout, saved: Saved, names: Collection[str]) -> None:
     given = set(names)
     for leaf in layout.leaves:
         parts = saved.leaves[leaf.path].parts
-        known = [part for part in PARTS if leaf.name(part) in given] if parts is None else [*parts, *UNITS]
+        known = [part for part in PARTS[:2] if leaf.name(part) in given] if parts is None else [*parts, *UNITS]
         wanted.update(leaf.name(part) for part in (*COUNTS, *known))
     jobs: dict[str, set[str]] = {}
     for name in given - wanted if saved.roots else ():

@@ -17,15 +17,18 @@ import numpy as np
 from matroot_optim.arrays import Array, squared_norm
 from matroot_optim.jit.solves import bases_by_callback, bases_in_graph, by_callback, in_graph
 from matroot_optim.jit.turns import Due, turns
-from matroot_optim.layout.layout import Layout, Stack
+from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
 from matroot_optim.refresh.jobs import FACTS
 from matroot_optim.state import fresh
 from matroot_optim.step.bases import moved_moments, moving, overlaps
+from matroot_optim.step.finish import check_weights
 from matroot_optim.step.grafting import bias_correction
+from matroot_optim.step.inputs import Step
 from matroot_optim.step.momentum import Rates, with_l2
 from matroot_optim.step.scaling import decay, exponents, scaled_traced, wanted_again
-from matroot_optim.step.stages import Step, stacked_gradients, update_statistics, updates
+from matroot_optim.step.stages import stacked_gradients, update_statistics, updates
 from matroot_optim.step.whitening import share_of_units
 
 Arrays = dict[str, Array]
@@ -64,7 +67,8 @@ def advance(
     options, layout = plan.options, plan.layout
     arrays = dict(arrays)
     t = arrays["step"] + 1
-    rates = [Rates(-1.0, float(leaf.options.weight_decay), leaf.options.betas[0]) for leaf in layout.leaves]
+    rates = [Rates(None, float(leaf.options.weight_decay), leaf.options.betas[0]) for leaf in layout.leaves]
+    check_weights(layout, weights, rates)
     clean, active, bad = _screen(options, layout, g, weights, rates, arrays)
     good = jnp.stack([jnp.asarray(a) for a in active]).astype(jnp.int32) if active else jnp.zeros(0, jnp.int32)
     accumulates = (t - 1) % options.statistics_every == 0

@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from matroot_optim.layout.layout import Layout, Stack
+from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
 from matroot_optim.refresh.phases import first_marks, levels
 

@@ -11,124 +11,16 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
 from matroot_optim.arrays import Array, cast, check_device, on_host, place, state_dtype
 from matroot_optim.layout.blocking import Region, Shape, as_matrix, block_sizes, merge_dims, regions
+from matroot_optim.layout.parts import Leaf, Member, Stack
 from matroot_optim.options import Options
 
 #: A matrix whose dimensions differ by more than this factor is a table.
 TABLE = 10
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """One parameter: its path, shape and cut."""
-
-    path: str
-    shape: Shape
-    merged: Shape
-    axes: tuple[int, ...]  # the preconditioned dimensions of the merged shape
-    regions: tuple[Region, ...]  # none when no dimension is preconditioned
-    dtype: str  # of the state
-    place: str
-    options: Options
-
-    def name(self, part: str) -> str:
-        """Return the name of one of the parameter's arrays in the state."""
-        return f"{self.path}/{part}" if self.path else part
-
-    @cached_property
-    def blocks(self) -> list[tuple[Shape, Shape]]:
-        """(origin, size) of every block in the order of the tensor; block k of the names is entry k."""
-        found = [(origin, region.size) for region in self.regions for origin in region.origins()]
-        return sorted(found)
-
-    @cached_property
-    def block_number(self) -> dict[Shape, int]:
-        """Number of the block, by origin."""
-        return {origin: k for k, (origin, _) in enumerate(self.blocks)}
-
-    @property
-    def has_moment(self) -> bool:
-        """True if a second moment is kept for the first-order step."""
-        if self.options.graft == "sgd":
-            return False
-        if self.options.graft in ("adagrad", "rmsprop", "adam"):
-            return True
-        return not self.axes or self.options.first_shampoo_step > 1
-
-    @property
-    def has_momentum(self) -> bool:
-        """True if a momentum buffer is kept."""
-        return self.options.momentum != "none"
-
-    @cached_property
-    def exponents(self) -> tuple[Fraction, ...]:
-        """Exponent of the root of every preconditioned dimension: -1/(2r) for r of them, if the options have none."""
-        given, usual = self.options.exponent, Fraction(-1, 2 * max(1, len(self.axes)))
-        if self.options.statistics_of == "whitened":
-            return (Fraction(-1, 2),) * len(self.axes)
-        chosen = list[Any](given[axis - len(self.merged)] if isinstance(given, tuple) else given for axis in self.axes)
-        return tuple(exponent if isinstance(exponent, Fraction) else usual for exponent in chosen)
-
-    @property
-    def in_basis(self) -> bool:
-        """True if the second moment is kept in eigenbases of the statistics."""
-        return self.options.algorithm == "soap" and bool(self.axes)
-
-    @property
-    def averages_gradients(self) -> bool:
-        """True if the momentum averages gradients, not directions."""
-        return self.has_momentum and self.options.momentum_of == "gradient"
-
-
-@dataclass(frozen=True)
-class Member:
-    """The part of a stack that is one region of one parameter."""
-
-    leaf: int
-    region: int
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Blocks of one shape, stacked, with the dimensions to precondition and the exponent."""
-
-    name: str
-    shape: Shape
-    axes: tuple[int, ...]
-    exponents: tuple[Fraction, ...]  # of the roots of these dimensions
-    options: Options
-    dtype: str
-    members: tuple[Member, ...]
-
-    @property
-    def blocks(self) -> int:
-        """Number of blocks."""
-        return self.members[-1].stop
-
-    @property
-    def in_basis(self) -> bool:
-        """True if the array "root" of a dimension holds the eigenbases of its statistics, and no roots."""
-        return self.options.algorithm == "soap"
-
-    @property
-    def whitened(self) -> bool:
-        """True if the statistics are of the gradient whitened by the roots of the other dimensions."""
-        return self.options.statistics_of == "whitened"
-
-    def exponent(self, axis: int) -> Fraction:
-        """Return the exponent of the roots of one dimension."""
-        return self.exponents[self.axes.index(axis)]
-
-    def axis_name(self, axis: int) -> str:
-        """Return the prefix of the arrays of one dimension."""
-        return f"{self.name}/axis{axis}"
 
 
 @dataclass(frozen=True)
@@ -146,7 +38,7 @@ class Layout:
     @cached_property
     def kinds(self) -> list[Any]:
         """One value per leaf, equal for leaves that stages 3 and 4 treat alike."""
-        keys = [_kind(leaf) for leaf in self.leaves]
+        keys = [leaf.kind for leaf in self.leaves]
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         return [numbers[key] for key in keys]
 
@@ -314,12 +206,6 @@ def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str
     if options.preconditioned_dims == "one_sided" and axes:
         axes = [min(axes, key=lambda i: merged[i])]
     return tuple(axes)
-
-
-def _kind(leaf: Leaf) -> Any:
-    o = leaf.options
-    first_order = (leaf.in_basis, o.graft, o.graft_normalize, o.beta2_of_graft, leaf.has_moment)
-    return (leaf.place, leaf.dtype, o.momentum, o.momentum_of, o.bias_correction, o.decay, o.clip_rms, *first_order)
 
 
 def _stack_key(leaf: Leaf, region: Region) -> Any:

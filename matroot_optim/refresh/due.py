@@ -12,7 +12,8 @@ import numpy as np
 
 from matroot_optim.arrays import Array, copy, is_jax, like, namespace, to_host
 from matroot_optim.entries import BOOKS, Pending, fresh_marks
-from matroot_optim.layout.layout import Layout, Stack
+from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
 from matroot_optim.refresh.engines import Engine, Failure
 from matroot_optim.refresh.jobs import FACTS, RootJob, stack_jobs, stale_error

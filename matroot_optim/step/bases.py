@@ -19,7 +19,8 @@ import numpy as np
 
 from matroot_optim.arrays import Array, copy, is_jax, like, namespace
 from matroot_optim.layout.blocking import assemble, stack, unstack
-from matroot_optim.layout.layout import Layout, Stack
+from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import Stack
 from matroot_optim.step.precondition import along, into_basis, out_of_basis
 
 Arrays = Mapping[str, Array]

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from matroot_optim.arrays import Array, copy, is_jax, like, namespace
-from matroot_optim.layout.layout import Layout, Leaf
+from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import Leaf
 from matroot_optim.step.whitening import share_of_units
 
 #: Range of norms, in units of 2^e; outside it a new e is chosen. Below `LOW`, an entry that is still larger than the

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from matroot_optim.arrays import Array, is_traced, namespace
 from matroot_optim.layout.blocking import assemble, stack, unstack
-from matroot_optim.layout.layout import Layout, Stack
+from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
+from matroot_optim.step.averaging import average_weights
 from matroot_optim.step.bases import turned
 from matroot_optim.step.elementwise import times_all
+from matroot_optim.step.finish import to_updates
 from matroot_optim.step.grafting import over_roots, positive_norm, rescale, rescale_blocks, second_moments
-from matroot_optim.step.momentum import Rates, clip_rms, momentum, with_decay
+from matroot_optim.step.inputs import Step, choose
+from matroot_optim.step.momentum import momentum
 from matroot_optim.step.precondition import precondition
 from matroot_optim.step.scaling import scaled, scaled_traced, unit_of_direction
 from matroot_optim.step.statistics import accumulate, gram
@@ -29,27 +32,6 @@ Arrays = dict[str, Array]
 
 #: Smallest epsilon, in units of 2^e: the squares of smaller gradients underflow in float32, and this bounds their step.
 UNDERFLOW = 2.0**-63
-
-
-@dataclass
-class Step:
-    """The inputs of one step: a gradient, a weight and rates for every leaf, and the arrays of the state."""
-
-    layout: Layout
-    arrays: Arrays
-    g: list[Array]  # zeros where not active
-    weights: list[Array | None]
-    active: Sequence[Any]
-    rates: Sequence[Rates]
-    number: Any  # of the step, counted from 1
-    donate: bool  # arrays of the state may be overwritten
-
-
-def choose(active: Any, new: Array, old: Array) -> Array:
-    """Return `new` where active, else `old`."""
-    if active is True:
-        return new
-    return old if active is False else namespace(new).where(active, new, old)
 
 
 def stacked_gradients(step: Step) -> list[Array]:
@@ -127,6 +109,7 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
             moves[i], ratios[i] = _direction(step, i, moves[i], directions, factors[i], weight[i])
     new.update(_momentum_of_directions(step, live, moves))
     to_updates(step, live, moves)
+    new.update(average_weights(step, live, moves))
     result = []
     for i, g in enumerate(step.g):
         if i not in moves:
@@ -139,19 +122,6 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     return result, new
 
 
-def _alike(step: Step, indices: Sequence[int]) -> list[list[int]]:
-    """Group the leaves that one call can process: one place, one dtype and the same options of stages 3 and 4."""
-    found: dict[Any, list[int]] = {}
-    for i in indices:
-        found.setdefault((step.layout.kinds[i], step.rates[i].beta), []).append(i)
-    return list(found.values())
-
-
-def _count(step: Step, i: int) -> Any:
-    count = step.arrays["count"][i]
-    return count if is_traced(count) else int(count)
-
-
 def averaged(step: Step, live: Sequence[int]) -> tuple[list[Array], list[Any], Arrays]:
     """Return the arrays to precondition, their factors, and the new buffers.
 
@@ -159,7 +129,7 @@ def averaged(step: Step, live: Sequence[int]) -> tuple[list[Array], list[Any], A
     """
     averages, factors, new = list(step.g), [1.0] * len(step.g), {}
     leaves = step.layout.leaves
-    for group in _alike(step, [i for i in live if leaves[i].averages_gradients]):
+    for group in step.alike([i for i in live if leaves[i].averages_gradients]):
         names = [leaves[i].name("momentum") for i in group]
         old = [step.arrays[name] for name in names]
         means, buffers, scales = momentum(
@@ -167,7 +137,7 @@ def averaged(step: Step, live: Sequence[int]) -> tuple[list[Array], list[Any], A
             old,
             [step.g[i] for i in group],
             step.rates[group[0]].beta,
-            [_count(step, i) for i in group],
+            [step.count(i) for i in group],
             step.donate,
         )
         for k, i in enumerate(group):
@@ -195,7 +165,7 @@ def first_order_steps(
     """Compute the first-order steps of the leaves that count, in new arrays, and the moments."""
     leaves, new = step.layout.leaves, {}
     moves: dict[int, Array] = {}
-    for group in _alike(step, live):
+    for group in step.alike(live):
         o = leaves[group[0]].options
         scales = [factors[i] for i in group]
         g, mean = [gradients[i] for i in group], [averages[i] for i in group]
@@ -209,7 +179,7 @@ def first_order_steps(
             old = [step.arrays[name] for name in names]
             moments = second_moments(old, g, o.beta2_of_graft, step.donate)
             floors = [_floor(step, i) for i in group]
-            found = over_roots(o, mean, moments, floors, scales, [_count(step, i) for i in group])
+            found = over_roots(o, mean, moments, floors, scales, [step.count(i) for i in group])
             new.update({n: choose(step.active[i], v, w) for n, i, v, w in zip(names, group, moments, old, strict=True)})
         if o.graft == "sgd":
             found = [
@@ -236,28 +206,16 @@ def _floor(step: Step, i: int) -> Any:
 def _momentum_of_directions(step: Step, live: Sequence[int], moves: dict[int, Array]) -> Arrays:
     """Average the directions of leaves whose momentum is not of the gradients (stage 4); update `moves`."""
     leaves, new = step.layout.leaves, {}
-    for group in _alike(step, [i for i in live if leaves[i].has_momentum and not leaves[i].averages_gradients]):
+    for group in step.alike([i for i in live if leaves[i].has_momentum and not leaves[i].averages_gradients]):
         names = [leaves[i].name("momentum") for i in group]
         old = [step.arrays[name] for name in names]
-        counts = [_count(step, i) for i in group]
+        counts = [step.count(i) for i in group]
         directions = [moves[i] for i in group]
         o, beta = leaves[group[0]].options, step.rates[group[0]].beta
         means, buffers, scales = momentum(o, old, directions, beta, counts, step.donate)
         moves.update(zip(group, times_all(means, scales), strict=True))
         new.update({n: choose(step.active[i], m, w) for n, i, m, w in zip(names, group, buffers, old, strict=True)})
     return new
-
-
-def to_updates(step: Step, live: Sequence[int], moves: dict[int, Array]) -> None:
-    """Apply clipping, weight decay and the rate; overwrite the arrays of `moves`."""
-    leaves = step.layout.leaves
-    for group in _alike(step, live):
-        o, rates = leaves[group[0]].options, [step.rates[i] for i in group]
-        found = [moves[i] for i in group]
-        if o.clip_rms is not None:
-            found = [clip_rms(x, o.clip_rms, namespace(x)) for x in found]
-        weights = [step.weights[i] for i in group]
-        moves.update(zip(group, with_decay(o, found, weights, rates), strict=True))
 
 
 def _in_units(x: Array, step: Step, i: int, k: float) -> Array:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from matroot_optim.arrays import Array, is_traced, like
-from matroot_optim.layout.layout import Stack
+from matroot_optim.layout.parts import Stack
 from matroot_optim.step.precondition import multiply
 from matroot_optim.step.statistics import gram, packed_size
 

@@ -36,7 +36,8 @@ class Oracle:
             "decay": "decoupled",
             "block": 10**9, "axes": tuple(range(len(shape))) if len(shape) > 1 else (), "exponent": None,
             "ridge": 1e-6, "every": 1, "graft": "adam", "normalize": False, "per_block": False, "eps": 1e-8,
-            "start": 1, "mix": 0, "clip_rms": None, "graft_beta": None, "statistics": 1, **o,
+            "start": 1, "mix": 0, "clip_rms": None, "graft_beta": None, "statistics": 1,
+            "cautious_decay": False, "cautious_update": False, "hyperball": False, **o,
         }  # fmt: skip
         self.t = 0
         self.m = np.zeros(shape)
@@ -130,8 +131,16 @@ class Oracle:
             w = float(t >= o["start"]) if not o["mix"] else min(1, max(0, (t - o["start"]) / o["mix"]))
             D = w * D + (1 - w) * first
         move = self.averaged(D) if o["of"] == "direction" else D
+        if o["cautious_update"]:
+            agree = move * G > 0
+            move = np.where(agree, move, 0) / max(agree.mean(), 1e-3)
         if o["clip_rms"]:
             move = move / max(1, np.sqrt((move**2).mean()) / o["clip_rms"])
+        pinned = o["hyperball"] and o["axes"]
+        if pinned:
+            move = move * np.linalg.norm(W) / np.linalg.norm(move)
+        shrunk = np.where(move * W >= 0, W, 0) if o["cautious_decay"] else W
         if o["decay"] == "decoupled":
-            move = move + o["wd"] * W
-        return -o["lr"] * move - (o["wd"] * W if o["decay"] == "independent" else 0)
+            move = move + o["wd"] * shrunk
+        move = -o["lr"] * move - (o["wd"] * shrunk if o["decay"] == "independent" else 0)
+        return (W + move) * np.linalg.norm(W) / np.linalg.norm(W + move) - W if pinned else move

@@ -59,6 +59,17 @@ ELEMENTS = {
     "decoupled": ({"weight_decay": 0.1}, {"wd": 0.1}),
     "independent": ({"decay": "independent", "weight_decay": 0.1}, {"decay": "independent", "wd": 0.1}),
     "clip_rms": ({"clip_rms": 0.3}, {"clip_rms": 0.3}),
+    "cautious update": ({"cautious_update": True}, {"cautious_update": True}),
+    "cautious decay": ({"cautious_decay": True, "weight_decay": 0.1}, {"cautious_decay": True, "wd": 0.1}),
+    "cautious, independent": (
+        {"cautious_decay": True, "weight_decay": 0.1, "decay": "independent"},
+        {"cautious_decay": True, "wd": 0.1, "decay": "independent"},
+    ),
+    "hyperball": ({"hyperball": True}, {"hyperball": True}),
+    "hyperball, clipped, with decay": (
+        {"hyperball": True, "clip_rms": 0.3, "cautious_update": True, "weight_decay": 0.1},
+        {"hyperball": True, "clip_rms": 0.3, "cautious_update": True, "wd": 0.1},
+    ),
     "blocks": ({"block_size": 4}, {"block": 4}),
     "blocks of 1": ({"block_size": 1}, {"block": 1}),
     "statistics every 2": ({"statistics_every": 2, "refresh_every": 2}, {"statistics": 2, "every": 2}),

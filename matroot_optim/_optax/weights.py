@@ -1,0 +1,81 @@
+"""Transformations of optax that see the weights, to be chained after the direction or after the rate."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from matroot_optim.layout.layout import make_layout
+from matroot_optim.layout.trees import flatten
+from matroot_optim.options import Options
+from matroot_optim.step.finish import cautious_weights, on_sphere
+
+
+class AverageState(NamedTuple):
+    """State of `ema_of_weights`."""
+
+    count: Any  # steps done
+    average: Any  # tree of the parameters, in at least float32
+
+
+def ema_of_weights(decay: float) -> optax.GradientTransformation:
+    """Keep an exponential moving average of the parameters as they are after the update; begin with the first."""
+
+    def init(params: Any) -> AverageState:
+        return AverageState(jnp.zeros([], jnp.int32), jax.tree.map(lambda W: _wide(W).copy(), params))
+
+    def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
+        if params is None:
+            raise ValueError("params must be given for an average of them")
+        b = jnp.where(state.count > 0, decay, 0.0)
+
+        def moved(average: Any, W: Any, u: Any) -> Any:
+            return b.astype(average.dtype) * average + (1.0 - b).astype(average.dtype) * (_wide(W) + u)
+
+        return updates, AverageState(state.count + 1, jax.tree.map(moved, state.average, params, updates))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _wide(W: Any) -> Any:
+    W = jnp.asarray(W)
+    return W.astype(jnp.promote_types(W.dtype, jnp.float32))
+
+
+def add_cautious_decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
+    """Add the weights that a step against the updates brings nearer to 0, times the decay."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError("params must be given for weight decay")
+        return jax.tree.map(lambda u, W: u + weight_decay * cautious_weights(u, W), updates, params), state
+
+    found = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return found if mask is None else optax.masked(found, mask)
+
+
+def keep_norms(config: Options) -> optax.GradientTransformation:
+    """Replace the updates of parameters with roots by those that leave the norms of the parameters as they are."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        leaves, rebuild = flatten(updates, "updates")
+        weights, _ = flatten(params)
+        pinned = {leaf.path for leaf in make_layout(config, weights).leaves if leaf.pinned}
+        return rebuild({p: on_sphere(u, weights[p]) if p in pinned else u for p, u in leaves.items()}), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def averages(opt_state: Any, params: Any) -> Any:
+    """Return the averages that a state of schedule-free or of `ema_of_weights` holds; None if it holds neither."""
+    kinds = (AverageState, optax.contrib.ScheduleFreeState)
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kinds))
+    for state in nodes:
+        if isinstance(state, AverageState):
+            return jax.tree.map(lambda average, W: average.astype(jnp.asarray(W).dtype), state.average, params)
+        if isinstance(state, optax.contrib.ScheduleFreeState):
+            return optax.contrib.schedule_free_eval_params(state, params)
+    return None

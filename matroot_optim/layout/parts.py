@@ -1,0 +1,138 @@
+"""The parts of a layout: its parameters, and the stacks of their blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from matroot_optim.layout.blocking import Region, Shape
+from matroot_optim.options import Options
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One parameter: its path, shape and cut."""
+
+    path: str
+    shape: Shape
+    merged: Shape
+    axes: tuple[int, ...]  # the preconditioned dimensions of the merged shape
+    regions: tuple[Region, ...]  # none when no dimension is preconditioned
+    dtype: str  # of the state
+    place: str
+    options: Options
+
+    def name(self, part: str) -> str:
+        """Return the name of one of the parameter's arrays in the state."""
+        return f"{self.path}/{part}" if self.path else part
+
+    @cached_property
+    def blocks(self) -> list[tuple[Shape, Shape]]:
+        """(origin, size) of every block in the order of the tensor; block k of the names is entry k."""
+        found = [(origin, region.size) for region in self.regions for origin in region.origins()]
+        return sorted(found)
+
+    @cached_property
+    def block_number(self) -> dict[Shape, int]:
+        """Number of the block, by origin."""
+        return {origin: k for k, (origin, _) in enumerate(self.blocks)}
+
+    @property
+    def has_moment(self) -> bool:
+        """True if a second moment is kept for the first-order step."""
+        if self.options.graft == "sgd":
+            return False
+        if self.options.graft in ("adagrad", "rmsprop", "adam"):
+            return True
+        return not self.axes or self.options.first_shampoo_step > 1
+
+    @property
+    def has_momentum(self) -> bool:
+        """True if a momentum buffer is kept."""
+        return self.options.momentum != "none" and self.options.averaging != "schedule_free"
+
+    @property
+    def has_average(self) -> bool:
+        """True if an average of the weights is kept, or the sequence that it follows from."""
+        return self.options.averaging != "none"
+
+    @property
+    def pinned(self) -> bool:
+        """True if the norms of the step and of the weights are held: of parameters with roots."""
+        return self.options.hyperball and bool(self.axes)
+
+    @cached_property
+    def exponents(self) -> tuple[Fraction, ...]:
+        """Exponent of the root of every preconditioned dimension: -1/(2r) for r of them, if the options have none."""
+        given, usual = self.options.exponent, Fraction(-1, 2 * max(1, len(self.axes)))
+        if self.options.statistics_of == "whitened":
+            return (Fraction(-1, 2),) * len(self.axes)
+        chosen = list[Any](given[axis - len(self.merged)] if isinstance(given, tuple) else given for axis in self.axes)
+        return tuple(exponent if isinstance(exponent, Fraction) else usual for exponent in chosen)
+
+    @property
+    def in_basis(self) -> bool:
+        """True if the second moment is kept in eigenbases of the statistics."""
+        return self.options.algorithm == "soap" and bool(self.axes)
+
+    @property
+    def kind(self) -> Any:
+        """Key of the treatment in stages 3 and 4: leaves with equal keys are processed in one call."""
+        o = self.options
+        first_order = (self.in_basis, o.graft, o.graft_normalize, o.beta2_of_graft, self.has_moment)
+        momentum = (self.has_momentum, o.momentum, o.momentum_of, o.bias_correction)
+        end = (o.decay, o.clip_rms, o.cautious_decay, o.cautious_update, self.pinned)
+        return (self.place, self.dtype, *first_order, *momentum, *end)
+
+    @property
+    def averages_gradients(self) -> bool:
+        """True if the momentum averages gradients, not directions."""
+        return self.has_momentum and self.options.momentum_of == "gradient"
+
+
+@dataclass(frozen=True)
+class Member:
+    """The part of a stack that is one region of one parameter."""
+
+    leaf: int
+    region: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks of one shape, stacked, with the dimensions to precondition and the exponent."""
+
+    name: str
+    shape: Shape
+    axes: tuple[int, ...]
+    exponents: tuple[Fraction, ...]  # of the roots of these dimensions
+    options: Options
+    dtype: str
+    members: tuple[Member, ...]
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return self.members[-1].stop
+
+    @property
+    def in_basis(self) -> bool:
+        """True if the array "root" of a dimension holds the eigenbases of its statistics, and no roots."""
+        return self.options.algorithm == "soap"
+
+    @property
+    def whitened(self) -> bool:
+        """True if the statistics are of the gradient whitened by the roots of the other dimensions."""
+        return self.options.statistics_of == "whitened"
+
+    def exponent(self, axis: int) -> Fraction:
+        """Return the exponent of the roots of one dimension."""
+        return self.exponents[self.axes.index(axis)]
+
+    def axis_name(self, axis: int) -> str:
+        """Return the prefix of the arrays of one dimension."""
+        return f"{self.name}/axis{axis}"

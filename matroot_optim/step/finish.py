@@ -1,0 +1,130 @@
+"""The end of stage 4: from a direction D to the update of the weights W.
+
+With G the gradient, products and comparisons entry by entry:
+
+    cautious     D <- c D / max(mean(c), 0.001), c = [D G > 0]
+    clipped      D <- D / max(1, rms(D) / limit)
+    hyperball    D <- D ||W|| / ||D||
+
+    decoupled    update = -rate (D + wd W)          cautious: wd W only where D W >= 0
+    independent  update = -rate D - wd W
+
+    hyperball    update <- (W + update) ||W|| / ||W + update|| - W
+
+Clipping: Shazeer, Stern, Adafactor, arXiv 1804.04235, section 6. Cautious updates: Liang et al., Cautious Optimizers,
+arXiv 2411.16085; decay: Chen et al., Cautious Weight Decay, arXiv 2510.12402. Hyperball: Wen et al., Fantastic
+Pretraining Optimizers and Where to Find Them II, 2025.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matroot_optim.arrays import Array, namespace, squared_norm
+from matroot_optim.layout.layout import Layout
+from matroot_optim.options import Options
+from matroot_optim.step.elementwise import scale_all
+from matroot_optim.step.grafting import positive_norm
+from matroot_optim.step.inputs import Step
+from matroot_optim.step.momentum import Rates, nonzero
+
+#: Smallest fraction of entries that a cautious update is divided by.
+FEWEST = 1e-3
+
+
+def to_updates(step: Step, live: Sequence[int], moves: dict[int, Array]) -> None:
+    """Apply the rules above, in this order; overwrite the arrays of `moves`."""
+    leaves = step.layout.leaves
+    for group in step.alike(live):
+        o, rates = leaves[group[0]].options, [step.rates[i] for i in group]
+        found, weights = [moves[i] for i in group], [step.weights[i] for i in group]
+        if o.cautious_update:
+            found = [cautious(D, step.g[i]) for D, i in zip(found, group, strict=True)]
+        if o.clip_rms is not None:
+            found = [clip_rms(D, o.clip_rms) for D in found]
+        pinned = leaves[group[0]].pinned
+        if pinned:
+            found = [with_norm(D, W) for D, W in zip(found, weights, strict=True)]
+        if rates[0].learning_rate is not None:
+            found = with_decay(o, found, weights, rates)
+            if pinned:
+                found = [on_sphere(x, W) for x, W in zip(found, weights, strict=True)]
+        moves.update(zip(group, found, strict=True))
+
+
+def cautious(D: Array, g: Array) -> Array:
+    """Set to zero the entries of D whose sign is not that of g, and scale the others up by their fraction."""
+    xp = namespace(D)
+    keep = xp.where(D * g > 0, xp.ones_like(D), xp.zeros_like(D))
+    part = keep.mean()
+    return D * (keep / xp.where(part > FEWEST, part, FEWEST * xp.ones_like(part)))
+
+
+def clip_rms(step: Array, limit: float) -> Array:
+    """Scale `step` down until its root mean square is at most `limit`."""
+    xp = namespace(step)
+    rms = xp.sqrt(xp.asarray(squared_norm(step)) / math.prod(step.shape))
+    excess = rms / limit
+    step /= xp.where(excess > 1, excess, xp.ones_like(excess))
+    return step
+
+
+def with_norm(D: Array, W: Array) -> Array:
+    """Scale D to the norm of W; keep D if W is zero."""
+    xp = namespace(D)
+    norm2 = xp.asarray(squared_norm(W))
+    return D * xp.where(norm2 > 0, xp.sqrt(norm2) / positive_norm(D), xp.ones_like(norm2))
+
+
+def on_sphere(update: Array, W: Array) -> Array:
+    """Return the update that leads to the same direction, with the norm of W."""
+    new = W + update
+    return with_norm(new, W) - W
+
+
+def with_decay(
+    options: Options, steps: Sequence[Array], weights: Sequence[Array | None], rates: Sequence[Rates]
+) -> list[Array]:
+    """Compute the updates of the weights; overwrite the arrays of `steps` if the library allows."""
+    if options.decay == "l2":
+        return scale_all(steps, [-r.learning_rate for r in rates])
+    shrunk = [_decayed(options, x, W, r) for x, W, r in zip(steps, weights, rates, strict=True)]
+    if options.decay == "decoupled":
+        steps = [_plus(x, w, r.weight_decay) for x, w, r in zip(steps, shrunk, rates, strict=True)]
+    moves = scale_all(steps, [-r.learning_rate for r in rates])
+    if options.decay == "independent":
+        moves = [_plus(x, w, -r.weight_decay) for x, w, r in zip(moves, shrunk, rates, strict=True)]
+    return moves
+
+
+def _decayed(options: Options, step: Array, W: Array | None, rates: Rates) -> Array | None:
+    """Return the weights that decay: all, or those whose sign is that of the step."""
+    if W is None or not nonzero(rates.weight_decay):
+        return None
+    return cautious_weights(step, W) if options.cautious_decay else W
+
+
+def cautious_weights(step: Array, W: Array) -> Array:
+    """Return W with zeros where a step against the sign of `step` moves W away from 0."""
+    xp = namespace(step)
+    return xp.where(step * W >= 0, W, xp.zeros_like(W))
+
+
+def _plus(x: Array, W: Array | None, factor: Any) -> Array:
+    if W is not None:
+        x += factor * W
+    return x
+
+
+def check_weights(layout: Layout, weights: Sequence[Any], rates: Sequence[Rates]) -> None:
+    """Raise if weights are missing that the rules need."""
+    for leaf, W, rate in zip(layout.leaves, weights, rates, strict=True):
+        o = leaf.options
+        needed = nonzero(rate.weight_decay) or o.graft == "trust_ratio" or leaf.pinned or leaf.has_average
+        if W is None and needed:
+            raise ValueError(
+                "params must be given for weight decay, averages, hyperball and the trust-ratio graft, "
+                f"got none for {leaf.path!r}"
+            )

@@ -1,0 +1,44 @@
+"""The inputs of one step, and the leaves that one call can process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matroot_optim.arrays import Array, is_traced, namespace
+from matroot_optim.layout.layout import Layout
+from matroot_optim.step.momentum import Rates
+
+
+@dataclass
+class Step:
+    """The inputs of one step: a gradient, a weight and rates for every leaf, and the arrays of the state."""
+
+    layout: Layout
+    arrays: dict[str, Array]
+    g: list[Array]  # zeros where not active
+    weights: list[Array | None]
+    active: Sequence[Any]
+    rates: Sequence[Rates]
+    number: Any  # of the step, counted from 1
+    donate: bool  # arrays of the state may be overwritten
+
+    def alike(self, indices: Sequence[int]) -> list[list[int]]:
+        """Group the leaves that one call can process: one place, one dtype and the same options of stages 3 and 4."""
+        found: dict[Any, list[int]] = {}
+        for i in indices:
+            found.setdefault((self.layout.kinds[i], self.rates[i].beta), []).append(i)
+        return list(found.values())
+
+    def count(self, i: int) -> Any:
+        """Return the number of steps of leaf i that counted, this step included."""
+        count = self.arrays["count"][i]
+        return count if is_traced(count) else int(count)
+
+
+def choose(active: Any, new: Array, old: Array) -> Array:
+    """Return `new` where active, else `old`."""
+    if active is True:
+        return new
+    return old if active is False else namespace(new).where(active, new, old)
