@@ -1,7 +1,7 @@
 """matroot: matrix p-th roots that say how good they are."""
 
 from matroot import gallery
-from matroot._apply import apply_inverse_pth_root
+from matroot._apply import apply_fractional_power, apply_inverse_pth_root, apply_pth_root, solve_apply
 from matroot._condition_tracker import ConditionTracker
 from matroot._rectangular import orthogonalizer, polar, spectral_power
 from matroot._regularization import Floor, PseudoInverse, Ridge, Shift, TargetCondition
@@ -20,6 +20,7 @@ from matroot._solve import solve
 from matroot._solve_each import solve_each
 from matroot._status import ConditionWarning, RootError, Status
 from matroot._stochastic import StochasticResult, stochastic_root
+from matroot.applied.result import ApplyResult
 from matroot.autodiff.frechet import frechet_derivative
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
@@ -33,6 +34,7 @@ from matroot.rectangular.result import OrthogonalizerResult, PolarResult, Spectr
 __version__ = "0.1.0"
 
 __all__ = [
+    "ApplyResult",
     "ConditionTracker",
     "ConditionWarning",
     "CoupledNewton",
@@ -55,7 +57,9 @@ __all__ = [
     "StochasticResult",
     "TargetCondition",
     "Tridiagonal",
+    "apply_fractional_power",
     "apply_inverse_pth_root",
+    "apply_pth_root",
     "cond_pth_root",
     "fractional_power",
     "frechet_derivative",
@@ -68,6 +72,7 @@ __all__ = [
     "pth_root",
     "select_method",
     "solve",
+    "solve_apply",
     "solve_each",
     "spectral_power",
     "sqrtm",

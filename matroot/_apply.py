@@ -1,47 +1,145 @@
-"""A^{-1/p} B without forming A^{-1/p}: the iteration works on B."""
+"""A^s B without forming A^s, of dense and sparse matrices, operators and functions."""
 
 from __future__ import annotations
 
-import math
 import warnings
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from matroot._bars import forward_error_bound
-from matroot._regularization import Regularization
+from matroot._regularization import PseudoInverse, Regularization, as_regularization
 from matroot._result import A, on_host
-from matroot._roots import inverse_pth_root
-from matroot._solve import check_degree, plan
-from matroot._status import ConditionWarning, RootError, Status
-from matroot.backends import backend_of
-from matroot.backends.arrays import take, transformed_by
+from matroot._roots import fractional_power
+from matroot._solve import as_exponent, exponent_of
+from matroot._status import USABLE, ConditionWarning, RootError, Status
+from matroot.applied.dense import apply_dense
+from matroot.applied.operators import is_operator
+from matroot.applied.result import ApplyResult
+from matroot.applied.solve import apply_operator
+from matroot.backends.arrays import transformed_by
 from matroot.backends.holds import confined
-from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Method
-from matroot.methods.conditioning import largest_eigenvalue
-from matroot.methods.eigen import Eigen
 from matroot.methods.minimax import Minimax
-from matroot.pipeline.call import Job
-from matroot.pipeline.facts import extremes
-from matroot.pipeline.scaling import (
-    asymmetry_bar,
-    prepared,
-    scale_exponent,
-    scale_root,
-    shift_by_power_of_two,
-    symmetrized,
-)
-from matroot.pipeline.status import input_lost, vouched
 
 Array = Any
+
+#: Why a matrix of a dense batch has failed.
+_WHY = {
+    Status.NONFINITE_INPUT: "holds NaN or infinity",
+    Status.NOT_SYMMETRIC: "is not symmetric",
+    Status.DIVERGED: "has one that leaves the range of the dtype",
+}
+
+
+@confined
+def solve_apply(
+    a: Any,
+    p: int | None,
+    b: A,
+    /,
+    *,
+    s: int | Fraction | float | None = None,
+    inverse: bool = True,
+    method: str | Method = "auto",
+    regularization: Regularization | float | None = None,
+    rtol: float | None = None,
+    max_iter: int | None = None,
+    lambda_min: float | None = None,
+    compute_dtype: Any = None,
+) -> ApplyResult[A]:
+    """Compute A^{-1/p} B, or another power of A times B, with a bound of the error of every column.
+
+    A is symmetric (Hermitian) positive definite; for positive exponents it may be semidefinite. A^s is not formed, and
+    A need not be: a sparse matrix, an operator and a function are taken too.
+
+    Parameters
+    ----------
+    a : array (..., n, n), sparse matrix, operator or function
+        A dense array of any library; a ``scipy.sparse`` matrix or array; a ``scipy.sparse.linalg.LinearOperator`` or
+        another object with ``matvec``, a sparse matrix of cupy or torch: anything that ``a @ v`` multiplies; or a
+        function v -> A v. A function is called with arrays of the kind and dtype of `b`: (n,) if `b` is a vector, else
+        (n, k) for some k, and returns the product in the same shape.
+    p : int or None
+        Degree of the root, positive; None if `s` is given.
+    b : array (..., n, m) or (n,)
+        Batch dimensions broadcast against those of a dense `a`; with others b is (n, m) or (n,).
+    s : int, Fraction or float
+        In place of p, an exponent, -1 <= s < 1, not 0.
+    inverse : bool
+        A^{-1/p} (the default) or A^{1/p}.
+    method : {"auto", "eigen", "poles", "lanczos"} or Eigen
+        ``"eigen"`` for dense arrays. Else ``"lanczos"``, which needs products only; and ``"poles"`` for
+        ``scipy.sparse``, which factorizes A + t I for some 15 to 50 shifts t. "auto" takes Lanczos until it has cost
+        as much as the factorizations would.
+    regularization : float or Regularization, optional
+        As in `solve`; a `Ridge` where `a` is no dense array. `PseudoInverse` has no bound here.
+    rtol : float, optional
+        Relative error wanted of every column, ``||x - A^s b|| <= rtol ||A^s b||``. None: the accuracy of the dtype. A
+        larger rtol saves steps of Lanczos, and factorizations.
+    max_iter : int, optional
+        Most steps of Lanczos; None: 5000.
+    lambda_min : float, optional
+        A lower bound of the eigenvalues of `a`, if you know one, for Lanczos. It makes the error a bound, where it
+        would be an estimate; a ridge added to a semidefinite matrix does so, too.
+    compute_dtype : dtype or str, optional
+        For dense arrays, as in `solve`. Others are computed in float64; but a function works in the dtype of `b`.
+
+    Returns
+    -------
+    ApplyResult
+        With `x`, `status`, `error` and what the error rests on, the numbers of products and factorizations.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong, or A is not symmetric. What an operator or a function raises is passed on.
+
+    Notes
+    -----
+    Both ways solve (A + t I) x = b for the poles t of a sum of fractions that is x^s up to 1e-2 rtol. The residuals of
+    these systems bound the error, with a lower bound of the eigenvalues of A [1]_, [2]_. Lanczos runs on all columns in
+    lockstep, one product with an (n, m) array a step. Vectors beyond 256 MB are not kept, but computed again at the
+    end, at the price of a second product.
+
+    References
+    ----------
+    .. [1] Frommer & Simoncini, Stopping criteria for rational matrix functions of Hermitian and symmetric matrices,
+       SIAM J. Sci. Comput. 30 (2008), 1387-1412.
+    .. [2] Chen, Greenbaum, Musco & Musco, Error bounds for Lanczos-based matrix function approximation, SIAM J. Matrix
+       Anal. Appl. 43 (2022), 787-811.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scipy.sparse
+    >>> from matroot import solve_apply
+    >>> L = scipy.sparse.diags([-1.0, 2.5, -1.0], [-1, 0, 1], shape=(1000, 1000))
+    >>> result = solve_apply(L, 2, np.ones(1000))
+    >>> x = solve_apply(L, 2, result.x).x
+    >>> np.allclose(L @ x, 1), bool(result.error < 1e-13), result.method, result.certificate
+    (True, True, 'poles', 'bound')
+    """
+    if p is not None and s is not None:
+        raise TypeError(f"give p, for a root, or s, for a power; got p={p!r} and s={s!r}")
+    exponent = exponent_of(p, inverse) if s is None else as_exponent(s)
+    if transformed_by(a) or transformed_by(b):
+        raise TypeError("solve_apply does not differentiate and is not traced: use apply_inverse_pth_root")
+    if is_operator(a):
+        return _of_operator(a, exponent, b, method, regularization, rtol, max_iter, lambda_min, compute_dtype)
+    if not -1 <= exponent < 1 or exponent == 0:
+        raise ValueError(f"s must be in [-1, 1), and not 0; got {exponent}")
+    if isinstance(method, Minimax) or method == "minimax":
+        raise ValueError("solve_apply has no bound for method='minimax'; apply_inverse_pth_root takes it")
+    if isinstance(as_regularization(regularization), PseudoInverse):
+        raise ValueError("solve_apply has no bound for PseudoInverse; apply_inverse_pth_root takes it")
+    options = {"method": method, "regularization": regularization, "rtol": rtol, "compute_dtype": compute_dtype}
+    return apply_dense(a, exponent, b, **options)
 
 
 @confined
 def apply_inverse_pth_root(
-    a: Array,
+    a: Any,
     p: int,
     b: A,
     /,
@@ -49,209 +147,212 @@ def apply_inverse_pth_root(
     method: str | Method = "auto",
     regularization: Regularization | float | None = None,
     rtol: float | None = None,
+    max_iter: int | None = None,
+    lambda_min: float | None = None,
     compute_dtype: Any = None,
 ) -> A:
     """Compute A^{-1/p} B for symmetric (Hermitian) positive definite A, without forming A^{-1/p}.
 
-    Use it where the root is needed once: to whiten a few vectors, or to precondition one gradient. `Eigen`
-    multiplies B in the eigenbasis. `Minimax` replaces one n x n product of every step by a product of B with an
-    n x n matrix. This is faster than `inverse_pth_root` while B has fewer columns than n/4 and A is used once.
-    There is no certificate, since checking X^p A = I needs the root; `solve` gives one. Where torch differentiates or
-    jax traces, the root is formed and multiplied.
+    Use it where the root is needed once, to whiten a few vectors, to draw samples or to precondition one gradient; and
+    where A is sparse or known by its products. Where torch differentiates or jax traces a dense A, the root is formed
+    and multiplied.
 
     Parameters
     ----------
-    a : array (..., n, n)
-        numpy, cupy, torch, jax or another DLPack array. Not written to.
+    a : array (..., n, n), sparse matrix, operator or function
+        As in `solve_apply`. Not written to.
     p : int
         Positive.
     b : array (..., n, m) or (n,)
-        Of the same library. Batch dimensions broadcast against those of `a`.
-    method : {"auto", "minimax", "eigen"} or Method
-        "auto" is "eigen".
-    regularization, rtol, compute_dtype
-        As in `solve`. `Minimax` takes the rules that add to the diagonal.
+    method : str or Method
+        As in `solve_apply`; and for dense arrays ``"minimax"``, which replaces one n x n product of every step of the
+        iteration by a product of B with an n x n matrix. It is faster than `inverse_pth_root` while B has fewer columns
+        than n/4 and A is used once, and has no certificate.
+    regularization, rtol, max_iter, lambda_min, compute_dtype
+        As in `solve_apply`. `Minimax` takes the rules that add to the diagonal.
 
     Returns
     -------
     array (..., n, m) or (n,)
-        Of the kind and device of `a`, in the wider dtype of the two.
+        Of the kind and device of `b`, in the wider dtype of the two.
 
     Raises
     ------
     ValueError
         The shapes do not fit, or the method does not support the problem.
     RootError
-        A matrix is not positive definite, or not finite.
+        A matrix is not positive definite, or not finite, or the iteration has not converged.
 
     Warns
     -----
     ConditionWarning
-        Fewer than two digits are certain.
+        Fewer than two digits are certain, or rounding keeps `rtol` from being reached.
 
     See Also
     --------
+    solve_apply : the same with a bound of the error.
     inverse_pth_root : the root itself.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from matroot._apply import apply_inverse_pth_root
+    >>> from matroot import apply_inverse_pth_root
     >>> A = np.array([[5.0, 4.0], [4.0, 5.0]])
     >>> apply_inverse_pth_root(A, 2, np.array([3.0, -3.0])).round(12)
     array([ 3., -3.])
     """
+    options = _options(locals())
+    return _applied(a, exponent_of(p, inverse=True), b, options)
+
+
+@confined
+def apply_pth_root(
+    a: Any,
+    p: int,
+    b: A,
+    /,
+    *,
+    method: str | Method = "auto",
+    regularization: Regularization | float | None = None,
+    rtol: float | None = None,
+    max_iter: int | None = None,
+    lambda_min: float | None = None,
+    compute_dtype: Any = None,
+) -> A:
+    """Compute A^{1/p} B for symmetric (Hermitian) positive semidefinite A, without forming A^{1/p}.
+
+    With p = 2 and random B, the result is a sample of a Gaussian process with the covariance matrix A.
+
+    Parameters, returns, errors and warnings are those of `apply_inverse_pth_root`, without ``method="minimax"``.
+
+    Parameters
+    ----------
+    a : array (..., n, n), sparse matrix, operator or function
+    p : int
+        Positive.
+    b : array (..., n, m) or (n,)
+    method, regularization, rtol, max_iter, lambda_min, compute_dtype
+        As in `solve_apply`.
+
+    Returns
+    -------
+    array (..., n, m) or (n,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import apply_pth_root
+    >>> apply_pth_root(lambda v: 4 * v, 2, np.array([1.0, 2.0]))
+    array([2., 4.])
+    """
+    options = _options(locals())
+    return _applied(a, exponent_of(p, inverse=False), b, options)
+
+
+@confined
+def apply_fractional_power(
+    a: Any,
+    s: int | Fraction | float,
+    b: A,
+    /,
+    *,
+    method: str | Method = "auto",
+    regularization: Regularization | float | None = None,
+    rtol: float | None = None,
+    max_iter: int | None = None,
+    lambda_min: float | None = None,
+    compute_dtype: Any = None,
+) -> A:
+    """Compute A^s B for symmetric (Hermitian) positive (semi)definite A, without forming A^s.
+
+    Parameters, returns, errors and warnings are those of `apply_inverse_pth_root`, without ``method="minimax"``.
+
+    Parameters
+    ----------
+    a : array (..., n, n), sparse matrix, operator or function
+    s : int, Fraction or float
+        -1 <= s < 1, not 0. Apply A or A^{-1} more often for others.
+    b : array (..., n, m) or (n,)
+    method, regularization, rtol, max_iter, lambda_min, compute_dtype
+        As in `solve_apply`.
+
+    Returns
+    -------
+    array (..., n, m) or (n,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import apply_fractional_power
+    >>> apply_fractional_power(np.diag([1.0, 32.0]), -0.4, np.ones(2)).round(12)
+    array([1.  , 0.25])
+    """
+    options = _options(locals())
+    return _applied(a, as_exponent(s), b, options)
+
+
+def _options(arguments: dict[str, Any]) -> dict[str, Any]:
+    names = ("method", "regularization", "rtol", "max_iter", "lambda_min", "compute_dtype")
+    return {name: arguments[name] for name in names}
+
+
+def _of_operator(
+    a: Any,
+    s: Fraction | float,
+    b: Any,
+    method: Any,
+    regularization: Any,
+    rtol: float | None,
+    max_iter: int | None,
+    lambda_min: float | None,
+    compute_dtype: Any,
+) -> ApplyResult[Any]:
+    """Check what is not checked below, and apply."""
+    if compute_dtype is not None and str(compute_dtype).rpartition(".")[2] not in ("float64", "complex128"):
+        raise ValueError(f"compute_dtype is for dense arrays; others are computed in float64, got {compute_dtype!r}")
+    if rtol is not None and not (isinstance(rtol, int | float | np.floating) and 0 < rtol < 1):
+        raise ValueError(f"rtol must be None or a number in (0, 1), got {rtol!r}")
+    if max_iter is not None and (isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1):
+        raise ValueError(f"max_iter must be None or an int >= 1, got {max_iter!r}")
+    if lambda_min is not None and not 0 < lambda_min < np.inf:
+        raise ValueError(f"lambda_min must be None or a positive number, got {lambda_min!r}")
+    options = {"method": method, "regularization": regularization, "rtol": rtol, "max_iter": max_iter}
+    return apply_operator(a, s, b, lambda_min=lambda_min, **options)
+
+
+def _applied(a: Any, s: Fraction | float, b: Any, options: dict[str, Any]) -> Any:
+    """Return A^s B, or raise."""
+    if is_operator(a):
+        if transformed_by(b):
+            raise TypeError("only a dense a is differentiated and traced: pass b.detach(), or an array")
+        return _answer(_of_operator(a, s, b, **options))
+    max_iter, _ = options.pop("max_iter"), options.pop("lambda_min")
     if transformed_by(a) or transformed_by(b):  # torch differentiates it, or jax traces it
-        X = inverse_pth_root(a, p, method=method, regularization=regularization, rtol=rtol, compute_dtype=compute_dtype)
-        product: A = X @ b
-        return product
-    values, origin = take(a)
-    columns, other = take(b, "b")
-    if backend_of(values).sync_free() or backend_of(columns).sync_free():
-        raise ValueError("apply_inverse_pth_root works on the CPU: pass a.get() and b.get(), or use inverse_pth_root")
-    if other.library != origin.library:
-        raise TypeError(f"a and b must come from one library, got {origin.library} and {other.library}")
-    vector = columns.ndim == 1
-    if vector:
-        columns = columns[:, None]
-    job = plan(
-        values,
-        origin,
-        Fraction(-1, check_degree(p)),
-        method=_chosen(method),
-        regularization=regularization,
-        rtol=rtol,
-        compute_dtype=compute_dtype,
-    )
-    if columns.ndim < 2 or columns.shape[-2] != values.shape[-1]:
-        wanted = f"(..., {values.shape[-1]}, m)"
-        raise ValueError(f"b must be {wanted} to fit a {values.shape}, got {tuple(b.shape)}")
-
-    xp, n, m = job.backend.xp, values.shape[-1], columns.shape[-1]
-    batch = np.broadcast_shapes(values.shape[:-2], columns.shape[:-2])
-    stack = xp.broadcast_to(values, (*batch, n, n)).reshape(math.prod(batch), n, n)
-    columns = xp.broadcast_to(columns, (*batch, n, m)).reshape(math.prod(batch), n, m)
-    out = xp.empty(columns.shape, np.result_type(job.out_dtype, columns.dtype))
-    status, cond = xp.zeros(len(stack), xp.int8), xp.ones(len(stack))
-
-    def work(part: slice) -> None:
-        out[part], status[part], cond[part] = _apply_chunk(stack[part], columns[part], job)
-
-    if stack.size and m:
-        job.backend.run_chunks(work, len(stack), n, job.dtype.itemsize)
-    _report(status, cond, n, job)
-    X = out.reshape(*batch, n, m)
-    given: A = origin.give_back(X[..., 0] if vector else X, as_input=origin.dtype_name == other.dtype_name)
-    return given
+        return fractional_power(a, s, max_iter=max_iter, **options) @ b
+    if not -1 <= s < 1 or s == 0:
+        raise ValueError(f"s must be in [-1, 1), and not 0; got {s}")
+    return _answer(apply_dense(a, s, b, **options))
 
 
-def _chosen(method: str | Method) -> Method:
-    if isinstance(method, Minimax | Eigen):
-        return method
-    known = {"auto": Eigen(), "eigen": Eigen(), "minimax": Minimax()}
-    if not isinstance(method, str) or method not in known:
-        raise ValueError(f"method must be one of {[*known]}, Minimax(...) or Eigen(), got {method!r}")
-    return known[method]
-
-
-def _apply_chunk(stack: Array, columns: Array, job: Job) -> tuple[Array, Array, Array]:
-    """Return A^{-1/p} b for a chunk of matrices, their statuses and condition numbers."""
-    backend, rule = job.backend, job.rule
-    xp = backend.xp
-    wide = np.result_type(job.dtype, np.float64)
-    if stack.dtype.kind in "iu":  # abs() of the smallest integer overflows
-        stack = stack.astype(wide)
-    finite = xp.isfinite(stack).all((-1, -2)) & xp.isfinite(columns).all((-1, -2))
-    size = xp.where(finite, abs(stack).max((-1, -2)), 1)
-    exponent = scale_exponent(size, rule, xp)
-    A = prepared(stack, finite, exponent, np.result_type(stack.dtype, job.dtype), backend)
-    A, gap = symmetrized(A, job.origin, backend, job.lone)
-    A = A.astype(job.dtype, copy=False)
-
-    # Transpose b, since the iteration multiplies from the right; for a real A, split b into real and imaginary parts.
-    W = xp.where(finite[:, None, None], columns, 0).conj().swapaxes(-1, -2)
-    split = W.dtype.kind == "c" and A.dtype.kind != "c"
-    if split:
-        W = xp.concatenate([W.real, W.imag], axis=1)
-    W = xp.array(W, dtype=np.result_type(A.dtype, W.dtype), order="C")
-    _, size_exponent = np.frexp(abs(W).max((-1, -2)))
-    shift_by_power_of_two(W, -size_exponent, backend)
-    W = W.astype(A.dtype, copy=False)
-
-    scale = np.ldexp(1.0, exponent)
-    if isinstance(job.method, Minimax):
-        W, status, cond = _by_minimax(job.method, A, W, scale, job)
-    else:
-        W, status, cond = _by_eigen(A, W, scale, job)
-    status = xp.where(gap <= asymmetry_bar(job.origin), status, int(Status.NOT_SYMMETRIC))
-    status = xp.where(finite, status, int(Status.NONFINITE_INPUT))
-    W = W.astype(np.result_type(np.float64, W.dtype), copy=False)
-    scale_root(W, exponent, job.problem.s, backend)
-    shift_by_power_of_two(W, size_exponent, backend)
-    if split:
-        W = W[:, : len(W[0]) // 2] + 1j * W[:, len(W[0]) // 2 :]
-    given = np.result_type(job.out_dtype, columns.dtype)
-    large = abs(W).max((-1, -2)) > np.finfo(given).max
-    W[large] = np.inf
-    status = xp.where(large & (status == 0), int(Status.DIVERGED), status)
-    return W.conj().swapaxes(-1, -2).astype(given), status, cond
-
-
-def _by_eigen(A: Array, W: Array, scale: Array, job: Job) -> tuple[Array, Array, Array]:
-    """Compute W Q w^{-1/p} Q^H."""
-    backend, rule, s = job.backend, job.rule, float(job.problem.s)
-    w, Q = backend.eigh(A)
-    kept = w if rule is None else rule.spectrum(w, scale)[0]
-    dropped = (kept == 0) & (rule is not None and rule.keeps_null_space)
-    failed = ~((kept > 0) | dropped).all(-1)
-    f = np.where(kept > 0, kept, 1) ** s * (kept > 0)
-    W = backend.matmul(backend.matmul(W, Q) * f[:, None, :].astype(A.real.dtype), Q.conj().swapaxes(-1, -2))
-    smallest = np.where(kept > 0, kept, np.inf).min(-1)
-    return W, np.where(failed, int(Status.NOT_POSITIVE), 0), kept[:, -1] / smallest
-
-
-def _by_minimax(method: Minimax, A: Array, W: Array, scale: Array, job: Job) -> tuple[Array, Array, Array]:
-    """Apply the schedule of `Minimax` to W."""
-    backend, rule = job.backend, job.rule
-    xp, B = backend.xp, len(A)
-    largest = largest_eigenvalue(A, backend)
-    problem = replace(job.problem, out_eps=job.out_eps)
-    if rule is not None:
-        if rule.needs != "lambda_max":
-            largest, smallest = extremes(A, rule.needs, "pos", backend)
-        delta = rule.shift(largest, largest if rule.needs == "lambda_max" else smallest, scale)
-        add_to_diagonal(A, delta)
-        largest = largest + delta
-        problem = replace(problem, floor=np.full(B, rule.floor()))
-    zero = ~A.any((-1, -2))
-    A[zero] = xp.eye(A.shape[-1], dtype=A.dtype)
-    raw = method.apply(A, W, 1, problem, backend)
-    cond = xp.ones(B) if raw.lambda_min is None else largest / raw.lambda_min
-    status = xp.where(raw.status == int(Status.CONVERGED), 0, int(Status.NOT_POSITIVE))
-    return raw.x, xp.where(zero | ~(cond > 0), int(Status.NOT_POSITIVE), status), cond
-
-
-def _report(status: Array, cond: Array, n: int, job: Job) -> None:
-    """Raise for failures and warn of lost digits; only this function waits for the device."""
-    status, cond = on_host(status), on_host(cond)
-    if status.any():
-        first = int(np.flatnonzero(status)[0])
-        why = {
-            int(Status.NONFINITE_INPUT): "holds NaN or infinity",
-            int(Status.NOT_SYMMETRIC): "is not symmetric",
-            int(Status.DIVERGED): f"has one for which {job.origin.dtype_name} is too small",
-        }.get(int(status[first]), "is not positive definite")
+def _answer(result: ApplyResult[Any]) -> Any:
+    """Return x; raise for failures, and warn of lost digits."""
+    status = on_host(result.status)
+    failed = ~np.isin(status, [int(one) for one in USABLE])
+    if failed.any():
+        if result.method in ("lanczos", "poles"):
+            raise RootError(result.message)
+        columns = failed.reshape(*on_host(result.cond).shape, -1)
+        of_matrices = columns.any(-1).ravel()
+        first = int(np.flatnonzero(of_matrices)[0])
+        why = _WHY.get(Status(int(status.ravel()[np.flatnonzero(failed.ravel())[0]])), "is not positive definite")
         raise RootError(
-            f"{np.count_nonzero(status)} of {status.size} matrices have no inverse root; the first, {first} of the "
-            f"flattened batch, {why}: add a ridge, "
-            "or see solve(a, p).message"
+            f"{np.count_nonzero(of_matrices)} of {of_matrices.size} matrices have no such root; the first, {first} of "
+            f"the flattened batch, {why}: add a ridge, or see solve(a, p).message"
         )
-    if not (vouched(cond, n, job) & ~input_lost(cond, job)).all():
-        worst = float(forward_error_bound(cond, job.problem.s, max(job.eps, job.out_eps)).max(initial=0.0))
-        coarser = job.dtype.name if job.eps > job.out_eps else job.origin.dtype_name
+    if status.any():
         warnings.warn(
-            f"ill-conditioned: cond {cond.max():.1e} leaves a relative error of up to {worst:.0e} in "
-            f"{coarser}; add a ridge or use a wider dtype",
+            f"ill-conditioned: {result.message}",
             ConditionWarning,
-            stacklevel=4,  # one frame more than usual, from `confined`
+            stacklevel=5,  # two frames more than usual, from `confined` and `_applied`
         )
+    return result.x

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from matroot import Status
 from matroot._solve import solve_power
 
+from . import narrow
 from .case import Case
 from .draw import draw
 from .verdict import Fault, judge
@@ -34,10 +35,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, help="stop after so many, whatever the time")
+    parser.add_argument("--narrow", action="store_true", help="narrow dtypes against the matrix before its rounding")
     parser.add_argument("--replay", metavar="SEED:INDEX", help="one case, with all of its result")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     with threadpool_limits(1, user_api="blas"):
+        if options.narrow:
+            return narrow.search(options.seed, options.cases or 20_000)
         return replay(options.replay) if options.replay else search(options.seed, options.seconds, options.cases)
 
 
