@@ -23,6 +23,7 @@ from matroot._stochastic import StochasticResult, stochastic_root
 from matroot.applied.result import ApplyResult
 from matroot.autodiff.frechet import frechet_derivative
 from matroot.backends.cpu.blas import one_blas_thread
+from matroot.backends.cpu.kernels import use_kernels
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
 from matroot.methods.eigen import Eigen
 from matroot.methods.minimax import Minimax
@@ -77,4 +78,5 @@ __all__ = [
     "spectral_power",
     "sqrtm",
     "stochastic_root",
+    "use_kernels",
 ]

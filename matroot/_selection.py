@@ -111,10 +111,12 @@ def automatic(case: Case) -> Method:
     most = tuned.tridiagonal_batch if batch >= TOGETHER else tuned.tridiagonal_alone
     if case.is_complex:
         most = min(most, COMPLEX_BATCH if batch >= TOGETHER else COMPLEX_ALONE)
-    serves = 1 < n <= most and Tridiagonal().refuses(problem, n) is None and not case.single and runs_here()
+    serves = 1 < n <= most and Tridiagonal().refuses(problem, n) is None and not case.single
     if serves and case.cuts:
         fits = cuts_in_lanes(problem.s, 2 * n if case.is_complex else n)
         serves = fits and (case.is_complex or lanes_are_faster(batch, n))
+    missed = serves and not runs_here()
+    serves = serves and not missed
     # Eight inverses side by side are the faster ones for about twice as long as a lone one is.
     lone = tuned.cholesky_from if serves else min(tuned.cholesky_from, CHOLESKY_OVER_EIGEN)
     if not case.cuts and problem.s == -1 and n >= lone * (2 if batch >= TOGETHER else 1):
@@ -129,7 +131,8 @@ def automatic(case: Case) -> Method:
     if not case.cuts and problem.rtol is None and 1 < n <= REFINED:
         products = "at most 5 products" if case.single else "5 products"
     why = f"{type(rule).__name__} changes single eigenvalues" if case.cuts else "exact, and certain for every spectrum"
-    return replace(Eigen(), reason=f"n = {n} on the CPU: {why}; a decomposition and {products}")
+    hint = "; no compiled kernels in this process, see `matroot warm-up`" if missed else ""
+    return replace(Eigen(), reason=f"n = {n} on the CPU: {why}; a decomposition and {products}{hint}")
 
 
 def names() -> list[str]:

@@ -1,5 +1,6 @@
 """matroot_optim: Shampoo and its kin for any array framework, on matroot's certified roots."""
 
+from matroot import use_kernels
 from matroot_optim.diagnostics import Diagnostics
 from matroot_optim.kl_shampoo import KLShampoo
 from matroot_optim.options import Options
@@ -29,3 +30,5 @@ __all__ = [
     "WarmEngine",
     "apply_updates",
 ]
+
+use_kernels()  # the roots of a run depend neither on what is compiled already nor on the engine

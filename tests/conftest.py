@@ -1,4 +1,4 @@
-"""What all tests share: a hypothesis profile, and the kinds of arrays as a fixture."""
+"""What all tests share: compiled kernels, a hypothesis profile, and the kinds of arrays as a fixture."""
 
 import os
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import scipy.linalg  # noqa: F401  brings a BLAS of its own, which has to be there to be held
 from threadpoolctl import threadpool_limits
+
+os.environ.setdefault("MATROOT_COMPILE", "now")  # here, and in the processes that tests start
 
 hypothesis.settings.register_profile(
     "matroot",

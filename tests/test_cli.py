@@ -9,6 +9,7 @@ import pytest
 
 import matroot
 from matroot import gallery
+from matroot.backends.cpu import kernels, mark
 from matroot.cli import command as cli
 from matroot.cli import files
 
@@ -268,6 +269,8 @@ def test_info_names_versions_engines_and_blas(capsys):
 def test_warm_up_loads_every_kernel(capsys):
     assert cli.main(["warm-up"]) == 0
     assert capsys.readouterr().out.startswith("kernels are ready after")
+    assert mark.complete()
+    assert "compiled, in" in kernels.state()
     folder = Path(matroot.__file__).parent / "backends" / "cpu"
     for path in folder.rglob("*.py"):
         if "import compiled" in path.read_text():

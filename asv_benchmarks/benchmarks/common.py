@@ -18,6 +18,7 @@ def _pin() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MATROOT_NUM_THREADS"):
         os.environ.setdefault(name, str(CORES))
+    os.environ.setdefault("MATROOT_COMPILE", "now")
 
 
 _pin()

@@ -36,6 +36,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print one table per array; return 1 if no method solved some array."""
+    import matroot
+
+    matroot.use_kernels()  # as later processes do
     solved = True
     keywords = problem.keywords(options)
     for name, a in files.read(options.file, options.key).items():

@@ -44,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
 def facts() -> dict[str, str]:
     """Return everything ``matroot info`` prints."""
+    from matroot.backends.cpu import kernels
     from matroot.backends.cpu.cpu import usable_cores
 
     rows = {
@@ -54,6 +55,7 @@ def facts() -> dict[str, str]:
     rows |= {name: installed(name) for name in PACKAGES}
     rows |= _blas()
     rows["backend cpu"] = "LAPACK and BLAS through numpy and scipy, small matrices by numba"
+    rows["kernels"] = kernels.state()
     rows["backend gpu"] = _gpu()
     rows["auto"] = _profile()
     return rows

@@ -15,6 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure and write the profile, or reset it."""
+    from matroot import use_kernels
     from matroot.backends import profile
     from matroot.backends.cuda import limits as gpu_limits
     from matroot.cli import tune_cpu as tune
@@ -29,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if where.exists() and not where.is_file():
         raise ValueError(f"{where} is no file, a file name is wanted")
+    use_kernels()
     found = tune.measure(lambda line: print(line, flush=True))
     profile.save(found, where)
     print(f"{where}: {', '.join(f'{name} {value}' for name, value in asdict(found).items())}")

@@ -3,31 +3,70 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from matroot.cli.progress import Progress
 
+#: Seconds after which a compilation in the background is given up.
+LONGEST = 1800
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Do nothing: ``matroot warm-up`` takes no arguments."""
+    """Describe the arguments of ``matroot warm-up``."""
+    parser.add_argument(
+        "--background",
+        action="store_true",
+        help="at the lowest priority and for half an hour at most, as the first root of an installation starts it",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Solve small problems, one for each kernel."""
-    import numpy as np
-
+    """Compile what is not on disk yet."""
     import matroot
 
-    A = np.diag(np.arange(1.0, 5.0))
+    if options.background:
+        _step_back()
+    matroot.use_kernels()
     start = time.perf_counter()
-    with Progress(4, "compiling") as progress:
-        matroot.solve(A, 4)
-        progress.step()
-        matroot.solve(np.diag(np.arange(0.0, 4.0)), 2, regularization=matroot.PseudoInverse())
-        progress.step()
-        matroot.solve(np.diag(np.arange(1.0, 257.0)), 4)
-        progress.step()
-        matroot.solve(matroot.gallery.general(96, 100.0, rng=0)[0], 6, assume_a="gen")
-        progress.step()
+    tasks = list(_tasks())
+    with Progress(len(tasks), "compiling") as progress:
+        for task in tasks:
+            task()
+            progress.step()
     print(f"kernels are ready after {time.perf_counter() - start:.1f} s")
     return 0
+
+
+def _tasks() -> Iterator[Callable[[], Any]]:
+    """Small problems, one for each kernel and kind of number; last, the mark that all are compiled."""
+    import numpy as np
+
+    from matroot import PseudoInverse, gallery, solve
+    from matroot.backends.loading import deferred
+
+    large, general = np.diag(np.arange(1.0, 257.0)), gallery.general(96, 100.0, rng=0)[0]
+    yield partial(solve, np.diag(np.arange(1.0, 5.0)), 4)
+    yield partial(solve, np.diag(np.arange(0.0, 4.0)), 2, regularization=PseudoInverse())
+    yield partial(solve, large, 4)
+    yield partial(solve, large.astype(np.float32), 4)
+    yield partial(solve, general, 6, assume_a="gen")
+    yield partial(solve, general.astype(np.complex128), 6, assume_a="gen")
+    with suppress(Exception):  # without numba, there is nothing to mark
+        yield deferred("matroot.backends.cpu.mark").finish
+
+
+def _step_back() -> None:
+    """Let all else go first: the processor, and memory when it is short."""
+    with suppress(OSError, AttributeError):
+        os.nice(19)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    if hasattr(signal, "alarm"):
+        signal.alarm(LONGEST)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot import Floor, PseudoInverse
+from matroot import Floor, PseudoInverse, use_kernels
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.cli.progress import Progress
 from matroot.demo import network, roots
@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    use_kernels()  # what later processes take is what is to be seen
     start = time.perf_counter()
     found = explore(options.seed)
     print(report(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import numpy as np
 from matroot._regularization import Coefficients
 from matroot.backends.base import Backend
 from matroot.backends.cpu.cpu import in_threads, threads
+from matroot.backends.cpu.kernels import in_use
 from matroot.backends.cpu.tridiagonal.poles import table
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw
@@ -126,10 +126,8 @@ def compiled(name: str) -> Any:
 
 
 def runs_here() -> bool:
-    """Return True if there is a kernel, as far as that is known without compiling it."""
-    if kernel.cache_info().currsize:
-        return kernel() is not None
-    return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+    """Return True if this process uses its kernels, as far as that is known without compiling them."""
+    return in_use() and (kernel.cache_info().currsize == 0 or kernel() is not None)
 
 
 def roots(

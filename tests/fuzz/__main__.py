@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # table.py, as 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from matroot import Status
+from matroot import Status, use_kernels
 from matroot._solve import solve_power
 
 from . import narrow
@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--replay", metavar="SEED:INDEX", help="one case, with all of its result")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    use_kernels()
     with threadpool_limits(1, user_api="blas"):
         if options.narrow:
             return narrow.search(options.seed, options.cases or 20_000)

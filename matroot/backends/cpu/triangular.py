@@ -10,12 +10,15 @@ Algebra Appl. 88/89, 1987, 405-430; blocking after Deadman, Higham & Ralha, PARA
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
+from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from matroot.backends.cpu.kernels import in_use
 from matroot.backends.loading import deferred
 
 Matrix = NDArray[Any]
@@ -25,6 +28,23 @@ WIDTH = 48  # of a block, so that the three operands stay in the first-level cac
 
 #: The module of the loops, compiled on first use.
 LOOPS = "matroot.backends.cpu.triangular_numba"
+#: Up to this n, Python runs the loops of a root in half a second, where compiling them takes ten times as long.
+INTERPRETED = 128
+
+
+def loops_for(n: int) -> Any:
+    """Return the loops for matrices of order n: compiled, or Python's if this process uses no kernels."""
+    return interpreted() if n <= INTERPRETED and not in_use() else deferred(LOOPS)
+
+
+@cache
+def interpreted() -> Any:
+    """Return the loops as Python runs them."""
+    names = dict(vars(deferred(LOOPS)))
+    for name, function in list(names.items()):
+        if hasattr(function, "py_func"):
+            names[name] = FunctionType(function.py_func.__code__, names)
+    return SimpleNamespace(**names)
 
 
 def cuts(R: Matrix, width: int = WIDTH) -> list[int]:
@@ -79,7 +99,7 @@ def sqrt_triangular(R: Matrix, blocks: list[int]) -> None:
 
     Column by column, upwards: U_ii U_ij + U_ij U_jj = R_ij - sum_{i<k<j} U_ik U_kj.
     """
-    loops = deferred(LOOPS)
+    loops = loops_for(R.shape[0])
     lam = eigenvalues(R)
     set_diagonal_blocks(R, pairs(R), lam, np.sqrt(lam))
     mu = loops.frequencies(R)
@@ -94,7 +114,7 @@ def sqrt_triangular(R: Matrix, blocks: list[int]) -> None:
 
 def sylvester(U: Matrix, C: Matrix, blocks: list[int]) -> None:
     """Overwrite the full matrix C by the solution X of U X + X U = C, U upper (quasi-)triangular."""
-    loops = deferred(LOOPS)
+    loops = loops_for(U.shape[0])
     mu = loops.frequencies(U)
     spans = _spans(blocks)
     for j0, j1 in spans:
@@ -108,7 +128,7 @@ def sylvester(U: Matrix, C: Matrix, blocks: list[int]) -> None:
 
 def inverse_norms(R: Matrix, t: NDArray[np.float64], steps: int = 3) -> NDArray[np.float64]:
     """Estimate the 2-norm of (R + t_k I)^{-1} for every t_k from below, by a few power steps."""
-    loops = deferred(LOOPS)
+    loops = loops_for(R.shape[0])
     R = np.asfortranarray(R, np.result_type(R.dtype, np.float64))
     v: Matrix = np.random.default_rng(0).standard_normal((R.shape[0],))
     return np.asarray(loops.inverse_norms(R, loops.frequencies(R), t, v / np.linalg.norm(v), steps))
