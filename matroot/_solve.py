@@ -29,6 +29,7 @@ from matroot.backends.arrays import (
     unit_roundoff,
 )
 from matroot.backends.base import Backend
+from matroot.backends.cpu.kernels import lapack_seconds, spend
 from matroot.backends.holds import confined
 from matroot.backends.loading import deferred
 from matroot.backends.profile import Limits, limits
@@ -221,8 +222,12 @@ def planned(values: Array, origin: Origin, s: Fraction | float, **options: Any) 
         return plan(values, origin, s, **options), None
     if origin.library == "dlpack":  # its origin holds the array, which no cache may
         return whole(plan(values, origin, s, **options), values.shape[-1])
+    compiled = runs_here()
     try:
-        return _planned(values.shape, values.dtype, origin, s, limits(), runs_here(), **options)
+        found = _planned(values.shape, values.dtype, origin, s, limits(), compiled, **options)
+        if not compiled and (options.get("method", "auto"), options.get("assume_a", "pos")) == ("auto", "pos"):
+            spend(lapack_seconds(math.prod(values.shape[:-2]), values.shape[-1]))
+        return found
     except TypeError:  # an option is not hashable; `plan` raises if it is wrong
         return whole(plan(values, origin, s, **options), values.shape[-1])
 

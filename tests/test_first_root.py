@@ -1,4 +1,4 @@
-"""The first root of an installation waits for no compiler, and a process keeps to what its first root decided."""
+"""The first root of an installation waits for no compiler; a process that has much to do compiles after all."""
 
 import os
 import subprocess
@@ -114,6 +114,7 @@ def test_a_compiler_that_fails_is_not_started_for_ever(tmp_path, monkeypatch):
 @pytest.fixture
 def undecided(monkeypatch):
     monkeypatch.setattr(kernels, "_decided", {})
+    monkeypatch.setattr(kernels, "_left", {})
     monkeypatch.delenv(kernels.VARIABLE, raising=False)
     started = []
     monkeypatch.setattr(kernels, "fill", lambda *place: started.append(place))
@@ -131,7 +132,7 @@ def test_decision(undecided, monkeypatch, complete, folder, when):
     assert kernels.in_use() is use
     assert len(undecided) == (not use and when != "never")
     monkeypatch.setattr(mark, "complete", lambda: not complete)
-    assert kernels.in_use() is use  # for the whole process
+    assert kernels.in_use() is use  # no luck in when the compiler is done
     kernels.use_kernels()
     assert kernels.in_use()
 
@@ -146,6 +147,24 @@ def test_auto_says_why_it_is_slow(undecided, monkeypatch):
     assert matroot.solve(A, 4).method.name == "eigen"
     matroot.use_kernels()
     assert matroot.solve(A, 4).method.name == "tridiagonal"
+
+
+@pytest.mark.parametrize("when", ("", "never"))
+def test_much_work_is_worth_a_compiler(undecided, monkeypatch, when):
+    monkeypatch.setenv(kernels.VARIABLE, when)
+    monkeypatch.setattr(mark, "complete", lambda: False)
+    monkeypatch.setattr(kernels, "PATIENCE", 5.5 * kernels.lapack_seconds(50, 16))
+    A, _ = gallery.spd(16, 100, batch=(50,), rng=0)
+    matroot.solve(A, 4, method="eigen")  # its work is not one that a kernel would save
+    matroot.solve(np.eye(4), 4, assume_a="gen")
+    names = [matroot.solve(A, 4).method.name for _ in range(8)]
+    assert names == ["eigen"] * 6 + (["tridiagonal"] * 2 if when == "" else ["eigen"] * 2)
+
+
+def test_much_work_of_the_loops_is_too(undecided, monkeypatch):
+    monkeypatch.setattr(mark, "complete", lambda: False)
+    calls = [tri.loops_for(tri.INTERPRETED) is tri.interpreted() for _ in range(8)]
+    assert calls == [True] * 4 + [False] * 4  # half a second each
 
 
 @pytest.mark.parametrize("dtype", (np.float64, np.complex128))

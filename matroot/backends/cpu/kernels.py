@@ -1,7 +1,9 @@
-"""Does this process use the compiled kernels? Decided once, by its first root on the CPU.
+"""Does this process use the compiled kernels? Decided by its first root on the CPU.
 
 Compiling takes seconds. A process that does not find all kernels in numba's cache on disk computes with LAPACK and with
-Python's loops as long as it lives, and another one fills the cache for later processes (`background`).
+Python's loops, and another one fills the cache (`background`). When LAPACK has done what takes it about as long as half
+of a compilation, the process uses the kernels after all, and compiles what it needs: so it never takes much more than
+twice the time of the better choice. The work is counted, not timed: equal calls get equal bits.
 """
 
 from __future__ import annotations
@@ -14,18 +16,22 @@ from matroot.backends.loading import deferred
 #: "now" compiles in the process that needs a kernel, "never" nowhere; all else is the default.
 VARIABLE = "MATROOT_COMPILE"
 
+#: Seconds of work, as `lapack_seconds` counts it, after which a process without kernels gets them.
+PATIENCE = 2.0
+
 #: The decision, once it is made.
 _decided: dict[str, bool] = {}
+#: Seconds of work that are left until kernels are used; empty where they never are, or are already.
+_left: dict[str, float] = {}
 
 
 def use_kernels() -> None:
     """Use the compiled kernels in this process, and compile those that are not on disk when a root needs them.
 
-    Without it, a process whose first root finds kernels missing on disk computes with LAPACK until its end, while
-    another process of low priority compiles them for later ones; so the first process of an installation may give
-    other last bits than later ones, and is slower for many small matrices. ``import matroot_optim`` calls this
-    function. The environment variable ``MATROOT_COMPILE=now`` does the same, and ``matroot warm-up`` compiles all
-    kernels beforehand.
+    Without it, a process whose first root finds kernels missing on disk computes with LAPACK for about the first two
+    seconds of work, while another process of low priority compiles them; so the first process of an installation may
+    give other last bits than later ones. ``import matroot_optim`` calls this function. The environment variable
+    ``MATROOT_COMPILE=now`` does the same, and ``matroot warm-up`` compiles all kernels beforehand.
 
     Examples
     --------
@@ -33,6 +39,20 @@ def use_kernels() -> None:
     >>> matroot.use_kernels()
     """
     _decided["use"] = not _switched_off()
+    _left.clear()
+
+
+def lapack_seconds(count: int, n: int) -> float:
+    """Return about how long LAPACK takes for the roots of `count` matrices of order n."""
+    return count * (1e-5 + 4e-8 * n**2 + 2.2e-10 * n**3)
+
+
+def spend(seconds: float) -> None:
+    """Count work that a kernel would have saved; use kernels from now on if it was enough."""
+    if "work" in _left:
+        _left["work"] -= seconds
+        if _left["work"] <= 0:
+            use_kernels()
 
 
 def in_use() -> bool:
@@ -74,5 +94,6 @@ def _decide() -> bool:
         return True
     folder = mark.folder()
     if when != "never" and folder is not None:
+        _left["work"] = PATIENCE
         fill(folder, mark.SOURCES)
     return when != "never" and folder is None

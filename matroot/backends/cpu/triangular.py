@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from matroot.backends.cpu.kernels import in_use
+from matroot.backends.cpu.kernels import in_use, spend
 from matroot.backends.loading import deferred
 
 Matrix = NDArray[Any]
@@ -30,11 +30,16 @@ WIDTH = 48  # of a block, so that the three operands stay in the first-level cac
 LOOPS = "matroot.backends.cpu.triangular_numba"
 #: Up to this n, Python runs the loops of a root in half a second, where compiling them takes ten times as long.
 INTERPRETED = 128
+#: About how long they take then, divided by n^3.
+SECONDS = 2.4e-7
 
 
 def loops_for(n: int) -> Any:
     """Return the loops for matrices of order n: compiled, or Python's if this process uses no kernels."""
-    return interpreted() if n <= INTERPRETED and not in_use() else deferred(LOOPS)
+    if n > INTERPRETED or in_use():
+        return deferred(LOOPS)
+    spend(SECONDS * n**3)
+    return interpreted()
 
 
 @cache
