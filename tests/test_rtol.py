@@ -8,6 +8,7 @@ from table import EPS, NAMED, SPECTRA, distance, problem
 
 from matroot import Ridge, Status, gallery, solve
 from matroot._solve import solve_power
+from matroot.backends.cpu.tridiagonal.pole_table import COARSE
 from matroot.methods.base import Problem
 from matroot.methods.eigen import sharpened
 from matroot.methods.tridiagonal_single import WAY_BACK
@@ -41,7 +42,8 @@ def test_large_float32(spectrum):
         A, _ = gallery.spd(n, cond, spectrum, rng=1, dtype="float32")
         auto = solve(A, p, rtol=RTOL)  # which reduces in float64, and is faster
         assert (auto.method.name, auto.compute_dtype, auto.status) == ("tridiagonal", "float64", Status.CONVERGED)
-        assert forward_error(auto.x, A, Fraction(-1, p)) <= WAY_BACK * n**0.5  # the way back is in float32
+        way_back = WAY_BACK * n**0.5  # in float32
+        assert forward_error(auto.x, A, Fraction(-1, p)) <= way_back + COARSE.target
         result = solve(A, p, rtol=RTOL, method="eigen")
         assert result.compute_dtype == dtype
         assert result.status == Status.CONVERGED

@@ -15,13 +15,13 @@ from matroot._regularization import Coefficients
 from matroot.backends.base import Backend
 from matroot.backends.cpu.cpu import in_threads, threads
 from matroot.backends.cpu.kernels import in_use
-from matroot.backends.cpu.tridiagonal.poles import table
+from matroot.backends.cpu.tridiagonal.pole_table import Level, table
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw
 from matroot.methods.conditioning import steps
 from matroot.methods.eigen import Eigen
 from matroot.methods.tridiagonal_large import lanes_are_faster, large_roots
-from matroot.methods.tridiagonal_report import LANES, NONE, SERVED, Report, pole_accuracy, probes
+from matroot.methods.tridiagonal_report import LANES, NONE, SERVED, Report, pole_level, probes
 
 #: Seconds that a call may take on one thread; what is longer pays for waking the others.
 LONG = 2e-4
@@ -50,10 +50,11 @@ class Tridiagonal(Method):
     `PseudoInverse` matrices without an eigenvalue below the cut are solved like others; the rest are decomposed: in
     lanes up to n = 96, by the QR iteration, else by `Eigen`.
 
-    r has 38 poles at cond 1e4 in float64, 22 for float32, fewer for an rtol, and one more for every factor 1.7: the
-    trapezoidal rule for x^(-alpha) = sin(pi alpha)/pi * integral of e^((1-alpha) t) / (e^t + x) dt, with Gauss rules
-    for its two ends. The inverse of the shifted T is a product of ratios of pivots that are all positive, so that the
-    poles lose nothing.
+    r has 24 poles at cond 1e4 in float64, 12 for float32, 8 for an rtol of 1e-3 or more, and in float64 one more for
+    every factor 1.7: near the best that there are, from a table, for s = -1/q, 1/q and +-(1 - 1/q), q up to 8. For
+    other s it has some 14 more: the trapezoidal rule for x^(-alpha) = sin(pi alpha)/pi * integral of
+    e^((1-alpha) t) / (e^t + x) dt, with Gauss rules for its two ends. The inverse of the shifted T is a product of
+    ratios of pivots that are all positive, so that the poles lose nothing.
     The error is that of the tridiagonal form, up to ``5 eps cond |s|`` in lanes and 9 by LAPACK: below that of
     LAPACK's eigenvalues. The sum itself adds up to 7 eps, also where the root is a short number: that of I is not I
     exactly. Matrices with cond above 1e14 go to `Eigen`. Complex ones are solved as real ones of twice the size, 8
@@ -67,7 +68,8 @@ class Tridiagonal(Method):
 
     References
     ----------
-    Higham, Functions of Matrices, SIAM 2008, sec. 7.5, for the integral; Golub & Van Loan, Matrix Computations,
+    Higham, Functions of Matrices, SIAM 2008, sec. 7.5, for the integral; Hale, Higham & Trefethen, SIAM J. Numer. Anal.
+    46 (2008), for the best poles at s = -1/2; Golub & Van Loan, Matrix Computations,
     4th ed., sec. 8.3.1, for the reduction; Meurant, SIAM J. Matrix Anal. Appl. 13 (1992), for the inverse; Schreiber &
     Van Loan, SIAM J. Sci. Stat. Comput. 10 (1989), for blocks of reflectors.
     """
@@ -193,7 +195,7 @@ def small_roots(
         return Report(*np.zeros((len(Report._fields), B)))
     twofold = stack.dtype.kind == "c"
     single = out.dtype.char in "fF"
-    V, poles, order, vectors = constants(s.numerator, s.denominator, n, twofold, pole_accuracy(single, rtol))
+    V, poles, order, vectors = constants(s.numerator, s.denominator, n, twofold, pole_level(single, rtol))
     report = np.empty((B, len(Report._fields)))
 
     def solve(A: FloatArray, X: FloatArray, part: slice) -> None:
@@ -232,17 +234,17 @@ def by_groups(
 
 
 @lru_cache(maxsize=256)
-def constants(numerator: int, denominator: int, n: int, twofold: bool, accuracy: float) -> tuple[Any, Any, Any, int]:
+def constants(numerator: int, denominator: int, n: int, twofold: bool, level: Level) -> tuple[Any, Any, Any, int]:
     """Return what the kernel needs for an exponent and an order: probes, poles, steps of the certificate, work space.
 
     Poles as the kernel takes them; work space in vectors of eight numbers.
     """
     s = Fraction(numerator, denominator)
     V = probes(n, twofold)
-    b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), accuracy)
+    b, w, counts, edges, direct = table(-s if s < 0 else 1 - s, level)
     n = len(V)
     vectors = 3 * (n * (n + 1) // 2) + 4 * n + 2 * b.shape[1] + 14 + 24 * n + 8
-    return V, (b, w, counts.astype(np.float64), beyond), np.array(steps(s), np.float64), vectors
+    return V, (b, w, np.append(counts, edges), direct), np.array(steps(s), np.float64), vectors
 
 
 def as_real(A: Array) -> FloatArray:

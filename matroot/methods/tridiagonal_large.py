@@ -12,13 +12,13 @@ from matroot._bars import VOUCHED, forward_error_bound
 from matroot._regularization import Coefficients
 from matroot.backends.cpu.blas import held_in_its_thread, one_blas_thread
 from matroot.backends.cpu.cpu import in_threads
-from matroot.backends.cpu.tridiagonal.poles import table
+from matroot.backends.cpu.tridiagonal.pole_table import Level, table
 from matroot.backends.linalg import hermitian_part
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
 from matroot.methods.hermitian import asymmetry
-from matroot.methods.tridiagonal_report import CUT, NONE, SERVED, Report, pole_accuracy, probes
+from matroot.methods.tridiagonal_report import CUT, NONE, SERVED, Report, pole_level, probes
 from matroot.methods.tridiagonal_single import LEAST, UNIT, may_be_single, returns_in_single
 
 #: Numbers by which a row of the reflectors is longer than n: rows at a distance of a power of two push each other out
@@ -154,7 +154,7 @@ class Solver:
                 return (CUT, *none[1:])
             shift = 0.0
         bottom, top = low + shift, high + shift
-        rule = poles(self.s, bottom, top, pole_accuracy(out.dtype == np.float32, self.rtol))
+        rule = poles(self.s, bottom, top, pole_level(out.dtype == np.float32, self.rtol))
         if rule is None:
             return none
         b, w, direct = rule
@@ -190,17 +190,17 @@ def readable(a: Array) -> bool:
     return a.dtype in (np.float64, np.float32) and a.flags.c_contiguous and a.flags.aligned and a.flags.writeable
 
 
-def poles(s: Fraction, low: float, high: float, accuracy: float) -> tuple[FloatArray, FloatArray, int] | None:
-    """Return poles and weights for eigenvalues in [low, high], and the number of poles above; None if out of reach."""
+def poles(s: Fraction, low: float, high: float, level: Level) -> tuple[FloatArray, FloatArray, int] | None:
+    """Return poles and weights for eigenvalues in [low, high], and the number of direct ones; None if out of reach."""
     if not (0 < low <= high < math.inf):
         return None
-    b, w, counts, beyond = table(float(-s if s < 0 else 1 - s), accuracy)
-    row = max(0, math.ceil(math.log(high / low, 4)) - 1)
+    b, w, counts, edges, direct = table(-s if s < 0 else 1 - s, level)
+    row = int(np.searchsorted(edges, high / low))
     if row >= len(counts):
         return None
-    K = counts[row]
+    K = int(counts[row])
     power = float(1 + s if s < 0 else s)
-    return b[row, :K] * high, w[row, :K] * high**power, beyond
+    return b[row, :K] * high, w[row, :K] * high**power, direct
 
 
 def root_of(exponent: int, s: Fraction) -> float:

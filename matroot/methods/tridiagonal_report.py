@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from matroot._regularization import Coefficients
+from matroot.backends.cpu.tridiagonal.pole_table import COARSE, LEVELS, SINGLE, Level
 from matroot.methods.base import FloatArray
 from matroot.methods.conditioning import PROBES, signs
 
@@ -18,10 +18,6 @@ SERVED, CUT = 1.0, 2.0
 NONE = Coefficients()
 #: Columns of probes: as many as a vector register of the kernels holds.
 LANES = 8
-
-
-#: Relative accuracy of a sum of poles: what float64 holds, and well below what float32 holds.
-FULL, SINGLE = 5e-17, 1e-9
 
 
 class Report(NamedTuple):
@@ -36,10 +32,10 @@ class Report(NamedTuple):
     cond: FloatArray
 
 
-def pole_accuracy(single: bool, rtol: float | None) -> float:
-    """Return the relative accuracy that poles need for roots in a dtype, or for an rtol: 1e-4 of it, rounded down."""
-    full = SINGLE if single else FULL
-    return full if rtol is None else max(full, 10.0 ** (math.floor(math.log10(rtol)) - 4))
+def pole_level(single: bool, rtol: float | None) -> Level:
+    """Return how well poles approximate for roots in a dtype, or for an rtol: to 1e-2 of it at least."""
+    levels = (COARSE, SINGLE) if single else LEVELS
+    return next((level for level in levels if rtol is not None and level.target <= 0.0101 * rtol), levels[-1])
 
 
 @lru_cache(maxsize=64)

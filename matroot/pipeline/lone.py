@@ -13,7 +13,7 @@ from matroot._result import RootResult
 from matroot.backends.arrays import Origin
 from matroot.methods.conditioning import PROBES
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, constants, kernel, room
-from matroot.methods.tridiagonal_report import pole_accuracy
+from matroot.methods.tridiagonal_report import pole_level
 from matroot.pipeline.kernel import Fused
 
 Array = Any
@@ -90,7 +90,7 @@ def lone(fused: Fused) -> Lone | None:
     if job.dtype.kind == "c":
         return None
     single = job.out_dtype == np.float32
-    V, poles, order, vectors = constants(s.numerator, s.denominator, n, False, pole_accuracy(single, job.problem.rtol))
+    V, poles, order, vectors = constants(s.numerator, s.denominator, n, False, pole_level(single, job.problem.rtol))
     facts = {
         "companion": None,
         "n_products": PRODUCTS,

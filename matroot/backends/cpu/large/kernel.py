@@ -32,8 +32,8 @@ from matroot.backends.cpu.large.blas import (
 )
 from matroot.backends.cpu.large.layout import residual, scaled, write
 from matroot.backends.cpu.tridiagonal.lanes import full
-from matroot.backends.cpu.tridiagonal.memory import address, load, number, put, store
-from matroot.backends.cpu.tridiagonal.reduction import smallest_eigenvalue
+from matroot.backends.cpu.tridiagonal.memory import address, number, store
+from matroot.backends.cpu.tridiagonal.reduction import extreme_eigenvalues
 from matroot.backends.cpu.tridiagonal.stage import stage
 
 jit = compiled(error_model="numpy", fastmath={"contract"}, nogil=True)
@@ -46,18 +46,17 @@ WORK = 32
 
 @stage(float64, float64)
 def extremes(d, e):
-    """Compute the smallest and largest eigenvalue of the tridiagonal matrix, in two of eight lanes."""
+    """Compute the smallest and largest eigenvalue of the tridiagonal matrix, in one of eight lanes."""
     n = d.size
     room = np.empty((3, 8 * max(n, 2)))
-    D, E = address(room[0]), address(room[1])
+    D, E, ends = address(room[0]), address(room[1]), address(room[2])
     for i in range(n):
         store(D, i, full(d[i]))
         store(E, i, full(e[i]))
-    sign = address(room[2])
-    for t in range(8):
-        put(sign, t, 1.0 if t % 2 == 0 else -1.0)
-    store(sign, 1, smallest_eigenvalue(D, E, load(sign, 0), n))
-    low, high = number(sign, 8), -number(sign, 9)
+    bottom, top = extreme_eigenvalues(D, E, n)
+    store(ends, 0, bottom)
+    store(ends, 1, top)
+    low, high = number(ends, 0), number(ends, 8)
     return (low, high) if room[0, 0] == room[0, 0] else (np.nan, np.nan)  # keeps `room` alive until here
 
 

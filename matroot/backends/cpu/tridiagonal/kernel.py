@@ -29,7 +29,7 @@ from matroot.backends.cpu.tridiagonal.memory import (
     triangle,
 )
 from matroot.backends.cpu.tridiagonal.pole_sums import add_poles, times_tridiagonal
-from matroot.backends.cpu.tridiagonal.reduction import smallest_eigenvalue, transform_back, tridiagonalize
+from matroot.backends.cpu.tridiagonal.reduction import extreme_eigenvalues, transform_back, tridiagonalize
 from matroot.backends.cpu.tridiagonal.stage import stage
 
 #: Columns of a report: `ROOT` if served here, asymmetry, residual, lambda_min(A'), lambda_max(A), ridge, cond.
@@ -78,8 +78,8 @@ def solve(
         -b <= a <= b and not 0.
     relative, absolute, smallest, cuts : float, float, float, bool
         See `matroot._regularization.Coefficients`.
-    poles, weights, counts, direct : classes x K, classes x K, classes, and int
-        See `poles.table`; the first `direct` poles lie beyond lambda_max.
+    poles, weights, counts, direct : classes x K, classes x K, 2 classes, and int
+        See `pole_table.Table`; the edges of the classes come after the counts.
     probes, order : n x 8, steps
         See `residual`.
     single : bool
@@ -112,9 +112,9 @@ def solve(
         for half in range(2):
             store(doubles, half, unity / load(halves, half))
         tridiagonalize(A, n, d, e, tau, work)
-        for end in range(2):  # `high` comes after `low`
-            sign = unity if end == 0 else -unity
-            store(low, end, sign * smallest_eigenvalue(d, e, sign, n))
+        bottom_of, top_of = extreme_eigenvalues(d, e, n)
+        store(low, 0, bottom_of)
+        store(high, 0, top_of)
         longest, some, alike = 0, 0, True
         for t in range(8):
             one_half, other_half = number(halves, t), number(halves, 8 + t)
@@ -134,9 +134,9 @@ def solve(
             largest = top * one * other
             top += moved
             cond = top / bottom
-            row, bound = 0, 4.0
-            while row < classes and not cond <= bound:
-                row, bound = row + 1, 4.0 * bound
+            row = 0
+            while row < classes and not cond <= number(counts, classes + row):
+                row += 1
             served = fine and apart and bottom > 0.0 and row < classes
             some += served
             if t < count:
@@ -194,7 +194,7 @@ def solve(
         for k in range(entries):
             store(F, k, zero)
         split = direct if s > 0.0 else longest
-        for second in range(2):  # poles above lambda_max, whose sum is multiplied by T for s > 0, and the others
+        for second in range(2):  # direct poles, whose sum is multiplied by T for s > 0, and the others
             if second == 1 and s > 0.0:
                 times_tridiagonal(F, d, e, n)
                 move_diagonal(F, n, load(added, 0))

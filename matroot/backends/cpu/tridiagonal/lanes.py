@@ -3,8 +3,9 @@
 
 A kernel written on `lanes` reads like one for a single matrix and works on eight; that they stay in vector
 registers is not left to the compiler's guess. `wide` is four vectors in one value, such as four rows of a
-matrix at one column, or four poles: independent work, which hides the latency of arithmetic. Beside a wide value,
-lanes stand for four times themselves. Where a machine's registers are shorter, LLVM uses several.
+matrix at one column, or four poles, and `pair` is two, such as both ends of a spectrum: independent work, which hides
+the latency of arithmetic. Beside a longer value, lanes are repeated. Where a machine's registers are shorter, LLVM uses
+several.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 LANES, PARTS = 8, 4
 
 DOUBLE, INDEX = ir.DoubleType(), ir.IntType(32)
-VECTOR, WIDE = (ir.VectorType(DOUBLE, LANES * k) for k in (1, PARTS))
+VECTOR, PAIR, WIDE = (ir.VectorType(DOUBLE, LANES * k) for k in (1, 2, PARTS))
 
 
 def new_type(name: str, model: Any) -> Any:
@@ -37,7 +38,12 @@ def new_type(name: str, model: Any) -> Any:
     return kind(name)
 
 
-lanes, wide = new_type("Lanes", VECTOR), new_type("Wide", WIDE)
+lanes, pair, wide = new_type("Lanes", VECTOR), new_type("Pair", PAIR), new_type("Wide", WIDE)
+
+
+def longest(*kinds: Any) -> Any:
+    """Return the type of what is computed from values of these types."""
+    return next(kind for kind in (wide, pair, lanes) if kind in kinds)
 
 
 def shuffle(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
@@ -60,20 +66,22 @@ def parts_of(builder: Any, value: Any, count: int) -> list[Any]:
 
 
 def matched(builder: Any, values: Any) -> list[Any]:
-    """Bring the values to one type: repeat lanes beside a wide value."""
-    longest = max(value.type.count for value in values)
-    places = list(range(LANES)) * (longest // LANES)
-    return [v if v.type.count == longest else shuffle(builder, v, v, places) for v in values]
+    """Bring the values to one type: repeat lanes beside a longer value."""
+    count = max(value.type.count for value in values)
+    places = list(range(LANES)) * (count // LANES)
+    return [v if v.type.count == count else shuffle(builder, v, v, places) for v in values]
 
 
 def _operator(symbol: Any, instruction: str, arity: int) -> None:
-    """Let `symbol` be one instruction on lanes and wide values."""
-    pairs = [(lanes,) * arity, (wide,) * arity, (lanes, wide), (wide, lanes)][: 2 * arity]
-    cases = [signature(wide if wide in pair else lanes, *pair) for pair in pairs]
+    """Let `symbol` be one instruction on lanes, pairs and wide values."""
+    operands = [(kind,) * arity for kind in (lanes, pair, wide)]
+    if arity == 2:
+        operands += [(lanes, pair), (pair, lanes), (lanes, wide), (wide, lanes)]
+    cases = [signature(longest(*kinds), *kinds) for kinds in operands]
     infer_global(symbol)(type(f"Lanes_{instruction}", (ConcreteTemplate,), {"key": symbol, "cases": cases}))
-    for pair in pairs:
+    for kinds in operands:
 
-        @lower_builtin(symbol, *pair)
+        @lower_builtin(symbol, *kinds)
         def lower(context, builder, sig, args):
             return getattr(builder, instruction)(*matched(builder, args))
 
@@ -106,7 +114,7 @@ def fma(typingctx, a, b, c):
     def codegen(context, builder, sig, args):
         return _call("fmuladd", builder, *args)
 
-    return (wide if wide in (a, b, c) else lanes)(a, b, c), codegen
+    return longest(a, b, c)(a, b, c), codegen
 
 
 @intrinsic
@@ -125,8 +133,8 @@ def total(typingctx, a):
     """Add up a wide value's four vectors."""
 
     def codegen(context, builder, sig, args):
-        pair = builder.fadd(*parts_of(builder, args[0], 2))
-        return builder.fadd(*parts_of(builder, pair, 2))
+        two = builder.fadd(*parts_of(builder, args[0], 2))
+        return builder.fadd(*parts_of(builder, two, 2))
 
     return lanes(a), codegen
 
@@ -137,22 +145,40 @@ def inner(typingctx, a, b):
 
     def codegen(context, builder, sig, args):
         (a, c), (b, d) = (parts_of(builder, x, 2) for x in args)
-        pair = _call("fmuladd", builder, a, b, builder.fmul(c, d))
-        return builder.fadd(*parts_of(builder, pair, 2))
+        two = _call("fmuladd", builder, a, b, builder.fmul(c, d))
+        return builder.fadd(*parts_of(builder, two, 2))
 
     return lanes(a, b), codegen
 
 
 @intrinsic
+def both(typingctx, a, b):
+    """Make a pair of two lanes."""
+    return pair(a, b), lambda context, builder, sig, args: joined(builder, list(args))
+
+
+@intrinsic
+def first_of(typingctx, a):
+    """Return the first lanes of a pair."""
+    return lanes(a), lambda context, builder, sig, args: parts_of(builder, args[0], 2)[0]
+
+
+@intrinsic
+def second_of(typingctx, a):
+    """Return the second lanes of a pair."""
+    return lanes(a), lambda context, builder, sig, args: parts_of(builder, args[0], 2)[1]
+
+
+@intrinsic
 def sqrt(typingctx, a):
     """Square root."""
-    return lanes(a), lambda context, builder, sig, args: _call("sqrt", builder, *args)
+    return a(a), lambda context, builder, sig, args: _call("sqrt", builder, *args)
 
 
 @intrinsic
 def size(typingctx, a):
     """Absolute value."""
-    return lanes(a), lambda context, builder, sig, args: _call("fabs", builder, *args)
+    return a(a), lambda context, builder, sig, args: _call("fabs", builder, *args)
 
 
 @intrinsic
@@ -166,10 +192,10 @@ def where_less(typingctx, a, b, x, y):
     """x in the lanes where a < b, y in the others."""
 
     def codegen(context, builder, sig, args):
-        a, b, x, y = args
+        a, b, x, y = matched(builder, args)
         return builder.select(builder.fcmp_ordered("<", a, b), x, y)
 
-    return lanes(a, b, x, y), codegen
+    return longest(a, b, x, y)(a, b, x, y), codegen
 
 
 @intrinsic
@@ -177,8 +203,10 @@ def any_less(typingctx, a, b):
     """Return True if a < b in any lane."""
 
     def codegen(context, builder, sig, args):
-        less = builder.bitcast(builder.fcmp_ordered("<", *args), ir.IntType(LANES))
-        return builder.icmp_unsigned("!=", less, ir.Constant(ir.IntType(LANES), 0))
+        a, b = matched(builder, args)
+        bits = ir.IntType(a.type.count)
+        less = builder.bitcast(builder.fcmp_ordered("<", a, b), bits)
+        return builder.icmp_unsigned("!=", less, ir.Constant(bits, 0))
 
     return types.boolean(a, b), codegen
 

@@ -1,4 +1,6 @@
-"""x^(-alpha) on [1/kappa, 1] as a sum of simple poles on the negative axis, for any alpha in (0, 1).
+"""x^(-alpha) on [1/kappa, 1] as a sum of simple poles on the negative axis, for any alpha in (0, 1) at once.
+
+`pole_table` has fewer for the usual alpha.
 
 x^(-alpha) = sin(pi alpha)/pi * integral of e^((1 - alpha) t) / (e^t + x) dt over the real line: the integrand is
 analytic for |Im t| < pi, so that the trapezoidal rule with step h errs by exp(-2 pi^2 / h). Its poles e^t are
@@ -15,14 +17,9 @@ from functools import lru_cache
 import numpy as np
 
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-IntArray = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
-#: Condition numbers are served in classes up to 4, 16, ... 4^CLASSES.
-CLASSES = 24
 #: How far, in log x, the trapezoidal rule goes on beyond [1/kappa, 1].
 MARGIN = 1.0
-#: A pole beside which numbers up to 1 are nothing.
-FAR = 2.0**60
 
 
 def gauss(x: FloatArray, weights: FloatArray, m: int) -> tuple[FloatArray, FloatArray]:
@@ -88,30 +85,3 @@ def tails(alpha: float, target: float) -> tuple[tuple[FloatArray, FloatArray], t
     high = math.exp(MARGIN)
     u, nu = (v[::-1] for v in measure(alpha))
     return (high / u, high * high**-alpha * nu / u), measure(1 - alpha), h
-
-
-@lru_cache(maxsize=64)
-def table(alpha: float, target: float) -> tuple[FloatArray, FloatArray, IntArray, int]:
-    """Return the poles of all classes of condition numbers.
-
-    Returns
-    -------
-    b, w : array (CLASSES, K)
-        Descending in b, padded with w = 0. For alpha = 1 the one pole of 1/x; for alpha = 0 one far away, whose
-        w / (x + b) is 1 to beyond the last digit.
-    count : array (CLASSES,)
-        How many poles each class has.
-    beyond : int
-        How many of them, the same for all classes, are above 1.
-    """
-    one = np.ones((CLASSES, 1))
-    if alpha == 1:
-        return 0 * one, one, np.ones(CLASSES, np.int64), 0
-    if alpha == 0:
-        return FAR * one, FAR * one, np.ones(CLASSES, np.int64), 1
-    rules = [poles(alpha, 4.0 ** (j + 1), target) for j in range(CLASSES)]
-    count = np.array([len(b) for b, _ in rules], np.int64)
-    b, w = np.ones((CLASSES, int(count.max()))), np.zeros((CLASSES, int(count.max())))
-    for j, (bj, wj) in enumerate(rules):
-        b[j, : count[j]], w[j, : count[j]] = bj, wj
-    return b, w, count, int((b[0, : count[0]] >= 1).sum())

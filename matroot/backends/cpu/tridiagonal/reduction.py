@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from matroot.backends.cpu.tridiagonal.lanes import (
     any_less,
+    both,
+    first_of,
     fma,
     full,
     full_wide,
     inner,
     lanes,
     less,
+    pair,
+    second_of,
     signed,
     size,
     sqrt,
@@ -210,13 +214,14 @@ def from_the_right(F, A, n, tau):
                 store(F, a + j, fma(z, load(A, p + j), load(F, a + j)))
 
 
-@stage(lanes, lanes, lanes)
+@stage(pair, pair, pair)
 def slopes(d, e, x, sign, n):
     """sum 1/(l - x), sum 1/(l - x)^2 over the eigenvalues l of sign T, and how many pivots of it - x are > 0.
 
     By the pivots of sign T - x and their first two derivatives, as multiples g and h of the pivot.
     """
-    zero, one, two = full(0.0), full(1.0), full(2.0)
+    one, two = full(1.0), full(2.0)
+    zero = both(full(0.0), full(0.0))
     s1, s2, count = zero, zero, zero
     g, h, c = zero, zero, zero
     for i in range(n):
@@ -227,36 +232,37 @@ def slopes(d, e, x, sign, n):
         s1 = s1 - g
         s2 = s2 + fma(g, g, -h)
         count = count + where_less(zero, pivot, one, zero)
-        c = load(e, i)
-        c = c * c * r
+        ei = load(e, i)
+        c = ei * ei * r
     return s1, s2, count
 
 
-@stage(lanes)
+@stage(pair)
 def positive_pivots(d, e, x, sign, n):
     """Count the eigenvalues of sign T above x (Sturm)."""
-    zero, one = full(0.0), full(1.0)
+    one, zero = full(1.0), both(full(0.0), full(0.0))
     count, c = zero, zero
     for i in range(n):
         pivot = fma(sign, load(d, i), -x) - c
         count = count + where_less(zero, pivot, one, zero)
-        c = load(e, i)
-        c = c * c / pivot
+        ei = load(e, i)
+        c = ei * ei / pivot
     return count
 
 
-@stage(lanes)
-def smallest_eigenvalue(d, e, sign, n):
-    """Smallest eigenvalue of sign T, from below, by Laguerre's iteration.
+@stage(lanes, lanes)
+def extreme_eigenvalues(d, e, n):
+    """Smallest and largest eigenvalue of T: the smallest ones of T and -T, from below, by Laguerre's iteration.
 
     Its step never passes the eigenvalue, and converges in third order, but slowly to a cluster of many. The step
     for a zero of the multiplicity that the sums suggest is quick there, and can pass: then the count tells, and the
     cautious step is taken. As the last one, it makes up for what the cautious steps have left of a cluster. Among
     eigenvalues that crowd on a logarithmic scale every step is short, and halving the interval is quicker.
     """
-    zero, one, order = full(0.0), full(1.0), full(float(n))
-    low, high, above = full(1e300), zero, full(1e300)
-    before = zero
+    one, order = full(1.0), full(float(n))
+    zero, sign = both(full(0.0), full(0.0)), both(one, -one)
+    low, high, above = zero + full(1e300), zero, zero + full(1e300)
+    before = full(0.0)
     for i in range(n):
         after = size(load(e, i))
         a = sign * load(d, i)
@@ -268,8 +274,8 @@ def smallest_eigenvalue(d, e, sign, n):
         above = where_less(a, above, a, above)
     low = fma(full(-1e-15), high, low)
     rounding, whole = full(1e-16) * high, full(1.5 * 2.0**52)
-    trial, answer, done = where_less(sign, zero, low, zero), zero, zero  # positive matrices have no use for 0 in -T
-    cautious, bold = low, one  # so that a trial of 0 that is past the eigenvalue is followed by the lower bound
+    trial, answer, done = both(full(0.0), second_of(low)), zero, zero  # positive matrices have no use for 0 in -T
+    cautious, bold = low, zero + one  # so that a trial of 0 that is past the eigenvalue is followed by the lower bound
     for step in range(STEPS):
         s1, s2, count = slopes(d, e, trial, sign, n)
         fine = where_less(count, order, zero, one)
@@ -303,4 +309,4 @@ def smallest_eigenvalue(d, e, sign, n):
             if not any_less(settled, one):
                 break
         answer = where_less(zero, done, answer, below)
-    return answer
+    return first_of(answer), -second_of(answer)
