@@ -1,8 +1,8 @@
 """Compute matroot/backends/cpu/tridiagonal/pole_table.npy, in some four minutes.
 
-``python asv_benchmarks/pole_table.py`` needs mpmath and python-flint. For every class of condition numbers, the poles for
-alpha = 1/2 are Zolotarev's; from there alpha goes down to 1/8 in small steps, and Newton's method keeps the error 0 at
-the zeros of Zolotarev's error. The unknowns are the logarithms of poles and weights; their equations are as
+``python asv_benchmarks/pole_table.py`` needs mpmath and python-flint. For every class of condition numbers, the poles
+for alpha = 1/2 are Zolotarev's; from there alpha goes down to 1/8 in small steps, and Newton's method keeps the error 0
+at the zeros of Zolotarev's error. The unknowns are the logarithms of poles and weights; their equations are as
 ill-conditioned as the sum is accurate.
 """
 
