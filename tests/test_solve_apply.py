@@ -318,7 +318,7 @@ class TestFailures:
         ):
             with pytest.raises(ValueError, match=text):
                 solve_apply(A, 2, b, **options)
-        with pytest.raises(ValueError, match="factorizes A: a must be a scipy.sparse matrix"):
+        with pytest.raises(ValueError, match=r"factorizes A: a must be a scipy\.sparse matrix"):
             solve_apply(lambda v: v, 2, b, method="poles")
         with pytest.raises(ValueError, match=r"a must be \(n, n\) for a b of n = 4 rows, got \(9, 9\)"):
             solve_apply(A, 2, np.ones(4))

@@ -24,7 +24,7 @@ LEAST = 1e-30
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for, in units in which A is about 1."""
+    """The request, in units in which A is about 1."""
 
     s: Fraction | float
     #: relative error of the result

@@ -3,8 +3,8 @@
 For -1 < s < 0, x^s = sum w_j / (x + t_j) up to a relative error delta on [low, high]. If x_j solves (A + t_j I) x_j = b
 up to a residual r_j, then A^s b - sum w_j x_j = sum w_j (A + t_j I)^{-1} r_j + (at most delta ||A^s b||), and
 ||(A + t_j I)^{-1}|| <= 1 / (low + t_j). For 0 < s < 1, x^s = x x^{s-1}: the residuals count with
-w_j ||A (A + t_j I)^{-1}|| <= w_j high / (high + t_j) if A multiplies the sum; and in b - t_j x_j, which is A x_j where A is
-V T V^H, with w_j t_j / (low + t_j). Both are finite for low = 0 too.
+w_j ||A (A + t_j I)^{-1}|| <= w_j high / (high + t_j) if A multiplies the sum, and with w_j t_j / (low + t_j) in
+b - t_j x_j, the summand if T of Lanczos does. Both are finite for low = 0 too.
 """
 
 from __future__ import annotations
