@@ -47,7 +47,7 @@ class Wanted:
 
     @property
     def least(self) -> float:
-        """Where the poles begin if the smallest eigenvalue may be 0."""
+        """Begin of the poles if the smallest eigenvalue may be 0."""
         if self.s < 0:
             return 0.0
         return float(self.above * max(LEAST, (self.target / 64) ** (1 / float(self.s))))

@@ -140,9 +140,9 @@ def _in_units(found: Approximation, units: _Units, exponent: int, wanted: Wanted
     """Return A^s B in the units of the caller, and the bound of its relative error."""
     xp = backend_of(found.y).xp
     error = found.bound.error(_norms(found.y, xp)) + (wanted.unit if wanted.unit > 2.0**-53 else 0.0)
-    s = float(wanted.s) * exponent
-    scale = units.norm * 2.0 ** (s - math.floor(s))
-    power = units.exponent + math.floor(s)
+    moved = Fraction(wanted.s) * exponent  # exact: rounding it would be an error that large of its power of two
+    scale = units.norm * 2.0 ** float(moved - math.floor(moved))
+    power = units.exponent + math.floor(moved)
     with np.errstate(over="ignore", under="ignore"):
         X = found.y * xp.asarray(scale)
         for part in (power // 2, power - power // 2):
