@@ -202,7 +202,8 @@ def apply_inverse_pth_root(
     array([ 3., -3.])
     """
     options = _options(locals())
-    return _applied(a, exponent_of(p, inverse=True), b, options)
+    x: A = _applied(a, exponent_of(p, inverse=True), b, options)
+    return x
 
 
 @confined
@@ -246,7 +247,8 @@ def apply_pth_root(
     array([2., 4.])
     """
     options = _options(locals())
-    return _applied(a, exponent_of(p, inverse=False), b, options)
+    x: A = _applied(a, exponent_of(p, inverse=False), b, options)
+    return x
 
 
 @confined
@@ -288,7 +290,8 @@ def apply_fractional_power(
     array([1.  , 0.25])
     """
     options = _options(locals())
-    return _applied(a, as_exponent(s), b, options)
+    x: A = _applied(a, as_exponent(s), b, options)
+    return x
 
 
 def _options(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -340,7 +343,7 @@ def _answer(result: ApplyResult[Any]) -> Any:
     failed = ~np.isin(status, [int(one) for one in USABLE])
     if failed.any():
         if result.method in ("lanczos", "poles"):
-            raise RootError(result.message)
+            raise RootError(result.message, result, np.nonzero(failed) if failed.ndim else ())
         columns = failed.reshape(*on_host(result.cond).shape, -1)
         of_matrices = columns.any(-1).ravel()
         first = int(np.flatnonzero(of_matrices)[0])

@@ -67,7 +67,7 @@ def apply_dense(
     values, origin = take(a)
     columns, other = take(b, "b")
     if backend_of(values).sync_free() or backend_of(columns).sync_free():
-        raise ValueError("dense matrices are applied on the CPU: pass a.get() and b.get(), or a function: lambda v: a @ v")
+        raise ValueError("dense arrays are applied on the CPU: pass a.get() and b.get(), or lambda v: a @ v")
     if other.library != origin.library:
         raise TypeError(f"a and b must come from one library, got {origin.library} and {other.library}")
     vector = columns.ndim == 1
@@ -204,7 +204,9 @@ def _bound(C: Array, kept: Array, f: Array, off: tuple[Array, Array], job: Job) 
     """Bound the error of every row of C f(L) Q^H, given the errors of the eigendecomposition; see `applied.shifted`."""
     s = float(job.problem.s)
     norm = np.linalg.norm(C, axis=-1)
-    rounding = (2 + kept.shape[-1] ** 0.5) * job.eps * f.max(-1)[:, None] * norm
+    # Q is within off[1] of a unitary matrix, by which the error of A grows, and that of the products with Q.
+    moved = off[0] + off[1] * kept[:, -1]
+    rounding = ((2 + kept.shape[-1] ** 0.5) * job.eps + off[1])[:, None] * f.max(-1)[:, None] * norm
     high = np.where(kept[:, -1] > 0, kept[:, -1], 1)
     least = np.where(kept > 0, kept, np.inf).min(-1)
     low = np.minimum(np.maximum(least, 2.0**-60 * high), high)
@@ -219,7 +221,7 @@ def _bound(C: Array, kept: Array, f: Array, off: tuple[Array, Array], job: Job) 
     square = abs(C).astype(float) ** 2
     for tj, weight_j in zip(t.T, weight.T, strict=True):
         size = np.sqrt((square / ((kept + tj[:, None]) ** 2)[:, None, :]).sum(-1))
-        total += weight_j[:, None] * (off[0][:, None] * size + off[1][:, None] * norm)
+        total += (weight_j * moved)[:, None] * size
     return rounding + (1 + POLES_ERR * ACCURACY) * total
 
 

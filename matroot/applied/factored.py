@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from matroot._status import Status
+from matroot.applied.bounds import Approximation, Wanted, bound_of, nothing
 from matroot.applied.krylov import Krylov
 from matroot.applied.operators import Operator, extremes
-from matroot.applied.shifted import Floats, Rule
+from matroot.applied.shifted import Floats, Rule, rule
 from matroot.backends.loading import deferred
 from matroot.methods.conditioning import start_vector
 
@@ -75,7 +77,7 @@ class Factored:
         X = np.zeros(B.shape, self.A.dtype)
         truncated, rounded = np.zeros((2, B.shape[1]))
         split = B.dtype.kind == "c" and A.dtype.kind != "c"
-        for t, w, weight in zip(rule.t, rule.w, rule.weight, strict=True):
+        for t, w, weight in zip(rule.t, rule.w, rule.times, strict=True):
             factors, negative = self(float(t))
             if negative:
                 return None
@@ -92,6 +94,26 @@ class Factored:
             self.A.count += B.shape[1]
             X = rows(X)
         return X, truncated, rounded
+
+
+def by_poles(A: Operator, factored: Factored, V: Array, wanted: Wanted) -> Approximation:
+    """Factorize A + t I for every pole t."""
+    low, smallest = factored.lowest(wanted.above)
+    if smallest < 0 or (wanted.s < 0 and low == 0):
+        return nothing(V, Status.NOT_POSITIVE, smallest)
+    moved = 0.0
+    if low == 0:  # A + least I is semidefinite, which is as much as rounding lets one know
+        low = SINGULAR * A.unit * wanted.above
+        moved = 2 * low
+        A.add(moved)
+    poles = rule(wanted.s, low, wanted.above + moved, wanted.accuracy)
+    poles = poles._replace(below=moved ** max(float(wanted.s), 0.0) if moved else 0.0)
+    sums = factored.sums(V, poles, wanted.above + moved)
+    if sums is None:
+        return nothing(V, Status.STAGNATED, smallest)
+    y, truncated, rounded = sums
+    bound = bound_of(poles, _norms(y), truncated, rounded, A, "bound")
+    return Approximation(y, bound, len(poles.t), Status.CONVERGED, smallest)
 
 
 def cheaper_steps(A: Operator, columns: int, systems: int) -> float:

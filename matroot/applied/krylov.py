@@ -20,8 +20,8 @@ KEPT = 2**28
 class Krylov:
     """Lanczos without reorthogonalization, for every column of an array.
 
-    A rounding error of a product disturbs A V = V T + (the next vector) by as much, so that V f(T) e_1 and the residuals
-    of shifted systems hold although V loses its orthogonality (Greenbaum 1989; Druskin & Knizhnerman 1991).
+    A rounding error of a product disturbs A V = V T + (the next vector) by as much, so that V f(T) e_1 and the
+    residuals of shifted systems hold although V loses its orthogonality (Greenbaum 1989; Druskin & Knizhnerman 1991).
     Reorthogonalization would need all of V and O(n m^2) operations.
 
     Parameters

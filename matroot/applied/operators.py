@@ -1,4 +1,4 @@
-"""What A may be: a sparse matrix, an operator with `matvec`, or a function; and what a few products tell of it."""
+"""Sparse matrices, operators with `matvec` and functions as one kind, and the facts that a few products tell."""
 
 from __future__ import annotations
 
@@ -112,7 +112,9 @@ def _of_sparse(a: Any, columns: Array) -> Operator:
     exponent = _exponent(size)
     given = unit_roundoff(name) if is_inexact(name) else 2.0**-53
     A.data = np.ldexp(A.data.view(np.float64), -exponent).view(wide)
-    if np.isfinite(size):
+    if not np.isfinite(size):
+        A = A * np.nan
+    else:
         other = A.T.conj().tocsc()
         gap = float(abs((A - other).data).max(initial=0.0))
         share = gap / (np.ldexp(size, -exponent) or 1.0)
@@ -176,6 +178,8 @@ def spectrum(A: Operator) -> Spectrum:
     A sparse matrix is bounded by its largest sum of a row.
     """
     xp, n = A.xp, A.n
+    if not n:
+        return Spectrum(0.0, 0.0, 0.0)
     start = xp.asarray(np.stack([start_vector(n), signs(n, 1)[:, 0] / n**0.5], axis=1)).astype(A.dtype)
     krylov = Krylov(A, start, xp)
     asymmetric = 0.0
@@ -186,7 +190,8 @@ def spectrum(A: Operator) -> Spectrum:
         if j == 0 and A.matrix is None:
             asymmetric = _asymmetry(A, start)
     if asymmetric > max(A.given**0.5, SUMMED_IN_FLOAT32):
-        _refuse(f"u^H A v and (v^H A u)^* differ by {asymmetric:.1e} of their size for random u, v", A.dtype.kind == "c")
+        gap = f"u^H A v and (v^H A u)^* differ by {asymmetric:.1e} of their size for random u, v"
+        _refuse(gap, A.dtype.kind == "c")
     smallest, largest = extremes(krylov)
     above = ABOVE * max(largest, 0.0)
     if A.matrix is not None:
@@ -208,8 +213,8 @@ def extremes(krylov: Krylov) -> tuple[float, float]:
 def _asymmetry(A: Operator, start: Array) -> float:
     """Return |u^H A v - (v^H A u)^*| over the size of the products."""
     W = A(start)
-    u, v = start.T.conj()
-    gap = abs(complex(u @ W[:, 1]) - complex(v @ W[:, 0]).conjugate())
+    both = start.conj().swapaxes(0, 1) @ W
+    gap = abs(complex(both[0, 1]) - complex(both[1, 0]).conjugate())
     size = float(A.xp.linalg.norm(W[:, 0]) + A.xp.linalg.norm(W[:, 1])) / 2
     return gap * A.n**0.5 / size if size else 0.0
 

@@ -135,7 +135,9 @@ class ApplyResult(Generic[A]):
                 text = f"{tuple(value.shape)} {value.dtype}"
             elif hasattr(value, "shape"):
                 known = self._host(one.name)
-                text = f"{known.min():.3g} to {known.max():.3g}" if known.size > 1 else " ".join(map(str, known.ravel()))
+                text = (
+                    f"{known.min():.3g} to {known.max():.3g}" if known.size > 1 else " ".join(map(str, known.ravel()))
+                )
             else:
                 text = str(value)
             rows.append((one.name, text))

@@ -2,8 +2,9 @@
 
 For -1 < s < 0, x^s = sum w_j / (x + t_j) up to a relative error delta on [low, high]. If x_j solves (A + t_j I) x_j = b
 up to a residual r_j, then A^s b - sum w_j x_j = sum w_j (A + t_j I)^{-1} r_j + (at most delta ||A^s b||), and
-||(A + t_j I)^{-1}|| <= 1 / (low + t_j). For 0 < s < 1, x^s = x x^{s-1} = sum w_j (1 - t_j / (x + t_j)), and the
-residuals count with w_j t_j / (low + t_j), which is finite for low = 0 too.
+||(A + t_j I)^{-1}|| <= 1 / (low + t_j). For 0 < s < 1, x^s = x x^{s-1}: the residuals count with
+w_j ||A (A + t_j I)^{-1}|| <= w_j high / (high + t_j) if A multiplies the sum, and with w_j t_j / (low + t_j) in
+b - t_j x_j, the summand if T of Lanczos does. Both are finite for low = 0 too.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ class Rule(NamedTuple):
     s: float
     t: Floats
     w: Floats
-    #: the error of the result for a residual of 1, for every pole
+    #: the error of sum w_j x_j, or of sum w_j (b - t_j x_j) for s > 0, for a residual of 1, for every pole
     weight: Floats
+    #: the error of sum w_j x_j, or of A sum w_j x_j for s > 0
+    times: Floats
     #: relative error of the sum on [low, high]
     delta: float
     #: A^s b may be off by this share of ||b|| because of eigenvalues below the range of the poles
@@ -58,14 +61,15 @@ def rule(s: Fraction | float, low: float, high: float, accuracy: float, least: f
     """
     s = float(s)
     if s == -1:
-        return Rule(s, np.zeros(1), np.ones(1), np.array([1 / low]), 0.0, 0.0)
+        return Rule(s, np.zeros(1), np.ones(1), np.array([1 / low]), np.array([1 / low]), 0.0, 0.0)
     start = max(low, least)
     alpha = -s if s < 0 else 1 - s
     b, w = poles(alpha, max(high / start, 4.0), max(accuracy, 5e-17))
     t, w = b * high, w * high ** (1 - alpha)
     weight = w / (low + t) if s < 0 else w * t / (low + t)
+    times = weight if s < 0 else w * high / (high + t)
     below = 2 * start**s if s > 0 and low < start else 0.0
-    return Rule(s, t, w, weight, POLES_ERR * accuracy, below)
+    return Rule(s, t, w, weight, times, POLES_ERR * accuracy, below)
 
 
 class Tridiagonal(NamedTuple):
@@ -82,7 +86,7 @@ class Sums(NamedTuple):
     x: Floats
     #: sum of weight times residual, (k,)
     truncated: Floats
-    #: sum of weight (high + t) times the norm of the solution, (k,): what one rounding error of A x_j comes to
+    #: sum of `times` times high times the norm of the solution, (k,): what one rounding error of A x_j comes to
     rounded: Floats
     #: False where T + t I is not positive definite
     positive: NDArray[np.bool_]
@@ -106,7 +110,7 @@ def _chunk(alpha: Floats, beta: Floats, rule: Rule, high: float) -> Sums:
             ratio = beta[i - 1] / d[i - 1]
             np.subtract(alpha[i] + t, beta[i - 1] * ratio, out=d[i])
             np.multiply(z[i - 1], -ratio, out=z[i])
-        positive = (d > 0).all((0, 1))
+        positive = np.asarray((d > 0).all((0, 1)))
         x = z[-1] / d[-1]
         residual = abs(x) * beta[-1]
         total = np.empty((m, k))
@@ -117,7 +121,7 @@ def _chunk(alpha: Floats, beta: Floats, rule: Rule, high: float) -> Sums:
             square += x * x
             total[i] = rule.w @ x
         size = np.sqrt(square)
-        rounded = (rule.weight * (high + rule.t)) @ size
+        rounded = high * (rule.times @ size)
         if rule.s > 0:  # T g, g = T^{s-1} e_1; its rounding is that of a product with g
             rounded += high * np.sqrt((total * total).sum(0))
             g = alpha * total

@@ -1,9 +1,8 @@
-"""A^s B for a sparse matrix, an operator or a function: the way is chosen, the error bounded, the status found."""
+"""A^s B for a sparse matrix, an operator or a function: choice of the way, units, and statuses."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -12,11 +11,12 @@ import numpy as np
 from matroot._bars import ILL_FORWARD_ERROR, ILL_INPUT_ERROR, forward_error_bound
 from matroot._regularization import Regularization, Ridge, as_regularization
 from matroot._status import Status
-from matroot.applied.factored import SINGULAR, Factored, cheaper_steps
-from matroot.applied.krylov import Krylov
-from matroot.applied.operators import Operator, extremes, operator, spectrum
+from matroot.applied.bounds import Approximation, Wanted, nothing
+from matroot.applied.factored import SINGULAR, Factored, by_poles, cheaper_steps
+from matroot.applied.lanczos import by_lanczos
+from matroot.applied.operators import Operator, operator, spectrum
 from matroot.applied.result import ApplyResult
-from matroot.applied.shifted import Floats, Rule, Sums, Tridiagonal, of_tridiagonal, rule
+from matroot.applied.shifted import Floats, rule
 from matroot.backends import backend_of
 from matroot.backends.arrays import Origin, is_inexact, readable, round_to, take, unit_roundoff
 
@@ -25,76 +25,8 @@ Array = Any
 METHODS = ("auto", "lanczos", "poles")
 #: Steps of Lanczos, if max_iter is None.
 STEPS = 5000
-#: Steps between two evaluations of the bound, as a share of those before.
-SPACING = 0.15
-#: The accuracy wanted without rtol, in units of the dtype's rounding.
-UNITS = 64
-#: Truncation that is this share of what rounding may do is not reduced any more.
-NEGLIGIBLE = 0.25
-#: Rounding errors of a step of Lanczos: of the product, and of the vectors.
-ROUNDINGS = 2
 #: Below so many steps Lanczos is not tried where factorizations cost no more.
 FEW_STEPS = 64
-#: Where the poles begin for s > 0, as a share of the largest eigenvalue.
-LEAST = 1e-30
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked for, in units in which A is about 1."""
-
-    s: Fraction | float
-    #: relative error of the result
-    rtol: float | None
-    #: unit roundoff of the result's dtype
-    unit: float
-    #: no eigenvalue exceeds it
-    above: float
-    #: a lower bound of the eigenvalues, or None
-    low: float | None
-
-    @property
-    def target(self) -> float:
-        return self.rtol if self.rtol is not None else UNITS * self.unit
-
-    @property
-    def accuracy(self) -> float:
-        """Of the sum of poles."""
-        return max(self.target / 100, 1e-15)
-
-    @property
-    def least(self) -> float:
-        """Where the poles begin if the smallest eigenvalue may be 0."""
-        if self.s < 0:
-            return 0.0
-        return float(self.above * max(LEAST, (self.target / 8) ** (1 / float(self.s))))
-
-
-class Bound(NamedTuple):
-    """Bounds of the parts of the error, per column, absolute."""
-
-    #: of the shifted systems
-    truncated: Floats
-    #: of rounding, of the poles and of eigenvalues below them
-    rounded: Floats
-    certificate: str
-
-    def error(self, size: Floats) -> Floats:
-        """Return the bound of the relative error of a result of this size."""
-        with np.errstate(all="ignore"):
-            total = self.truncated + self.rounded
-            known = np.where(total < size, total / (size - total), np.inf)
-        return np.where(size + total == 0, 0.0, known)
-
-
-class Approximation(NamedTuple):
-    """A^s B for columns of norm 1."""
-
-    y: Array
-    bound: Bound
-    n_iter: int
-    status: Status
-    smallest: float
 
 
 def apply_operator(
@@ -208,9 +140,9 @@ def _in_units(found: Approximation, units: _Units, exponent: int, wanted: Wanted
     """Return A^s B in the units of the caller, and the bound of its relative error."""
     xp = backend_of(found.y).xp
     error = found.bound.error(_norms(found.y, xp)) + (wanted.unit if wanted.unit > 2.0**-53 else 0.0)
-    s = float(wanted.s) * exponent
-    scale = units.norm * 2.0 ** (s - math.floor(s))
-    power = units.exponent + math.floor(s)
+    moved = Fraction(wanted.s) * exponent  # exact: rounding it would be an error that large of its power of two
+    scale = units.norm * 2.0 ** float(moved - math.floor(moved))
+    power = units.exponent + math.floor(moved)
     with np.errstate(over="ignore", under="ignore"):
         X = found.y * xp.asarray(scale)
         for part in (power // 2, power - power // 2):
@@ -236,9 +168,10 @@ def _run(
         status = Status.NONFINITE_INPUT if not math.isfinite(least) else Status.CONVERGED
         if status is Status.CONVERGED and A.n and V.shape[1] and wanted.s < 0:
             status = Status.NOT_POSITIVE
-        return _nothing(V, status, 0.0 if math.isfinite(least) else math.nan), method, 0
+        named = "lanczos" if method == "auto" else method
+        return nothing(V, status, 0.0 if math.isfinite(least) else math.nan), named, 0
     if least < -SINGULAR * A.unit * wanted.above:
-        return _nothing(V, Status.NOT_POSITIVE, least), "lanczos" if method == "auto" else method, 0
+        return nothing(V, Status.NOT_POSITIVE, least), "lanczos" if method == "auto" else method, 0
     most = max_iter or STEPS
     worth = 0.0
     if method == "auto" and A.matrix is None:
@@ -254,104 +187,6 @@ def _run(
             return found, "lanczos", 0
     factored = Factored(A)
     return by_poles(A, factored, V, wanted), "poles", factored.count
-
-
-def by_poles(A: Operator, factored: Factored, V: Array, wanted: Wanted) -> Approximation:
-    """Factorize A + t I for every pole t."""
-    low, smallest = factored.lowest(wanted.above)
-    if smallest < 0 or (wanted.s < 0 and low == 0):
-        return _nothing(V, Status.NOT_POSITIVE, smallest)
-    moved = 0.0
-    if low == 0:  # A + least I is semidefinite, which is as much as rounding lets one know
-        low = SINGULAR * A.unit * wanted.above
-        moved = 2 * low
-        A.add(moved)
-    poles = rule(wanted.s, low, wanted.above + moved, wanted.accuracy)
-    poles = poles._replace(below=moved ** max(float(wanted.s), 0.0) if moved else 0.0)
-    sums = factored.sums(V, poles, wanted.above + moved)
-    if sums is None:
-        return _nothing(V, Status.STAGNATED, smallest)
-    y, truncated, rounded = sums
-    bound = _bound(poles, _norms(y, A.xp), truncated, rounded, A, "bound")
-    return Approximation(y, bound, len(poles.t), Status.CONVERGED, smallest)
-
-
-def by_lanczos(A: Operator, V: Array, wanted: Wanted, most: int) -> Approximation:
-    """Run Lanczos until the bound is met in every column."""
-    krylov = Krylov(A, V, A.xp)
-    check = 8
-    while True:
-        krylov.step(A.unit)
-        m = len(krylov)
-        if not krylov.finite:
-            return _nothing(V, Status.NONFINITE_INPUT, math.nan)
-        done = m >= most or bool(krylov.ended.all())
-        if m < check and not done:
-            continue
-        check = m + max(4, int(SPACING * m))
-        smallest, _ = extremes(krylov)
-        if smallest < -(SINGULAR + m) * A.unit * wanted.above:  # rounding errors of m steps
-            return _nothing(V, Status.NOT_POSITIVE, smallest)
-        evaluated = _evaluated(krylov.tridiagonal, wanted, A, smallest)
-        if evaluated is None:  # the smallest eigenvalue cannot be told from 0
-            return _nothing(V, Status.NOT_POSITIVE, smallest)
-        sums, bound = evaluated
-        met = _met(bound, _sizes(sums), wanted)
-        if done or met.all():
-            break
-    y, drift, _ = krylov.combined(sums.x)
-    bound = bound._replace(truncated=bound.truncated * np.maximum(drift, 1))
-    status = Status.CONVERGED if met.all() else Status.MAX_ITER
-    return Approximation(y, bound, m, status, smallest)
-
-
-def _evaluated(T: Tridiagonal, wanted: Wanted, A: Operator, smallest: float) -> tuple[Sums, Bound] | None:
-    """Return the solutions for T with the bound of their error; None if A seems singular, and s < 0."""
-    noise = A.unit * wanted.above
-    lows = [] if wanted.s < 0 else [(0.0, "bound")]
-    if wanted.low is not None and 0 < wanted.low <= smallest + 4 * noise:
-        lows = [(wanted.low, "bound")]
-    elif smallest > noise:
-        lows.append((smallest, "estimate"))
-    found: tuple[Sums, Bound] | None = None
-    least = np.inf
-    for low, certificate in lows:
-        poles = rule(wanted.s, low, wanted.above, wanted.accuracy, wanted.least)
-        sums = of_tridiagonal(T, poles, wanted.above)
-        if not sums.positive.all():
-            shift = noise + max(0.0, -smallest)
-            sums = of_tridiagonal(T._replace(diagonal=T.diagonal + shift), poles, wanted.above)
-            poles = poles._replace(below=poles.below + 2 * shift ** max(float(wanted.s), 0.0))
-        size = _sizes(sums)
-        bound = _bound(poles, size, sums.truncated, ROUNDINGS * sums.rounded, A, certificate)
-        error = bound.error(size)
-        if found is None or error.max() < least / 2:  # an estimate has to be that much better than a bound
-            found, least = (sums, bound), float(error.max())
-        if least <= wanted.target:
-            break
-    return found
-
-
-def _sizes(sums: Sums) -> Floats:
-    return np.asarray(np.sqrt((sums.x * sums.x).sum(0)))
-
-
-def _bound(poles: Rule, size: Floats, truncated: Floats, rounded: Floats, A: Operator, certificate: str) -> Bound:
-    """Return the parts of the error."""
-    fixed = A.unit * rounded + (8 * 2.0**-53 + poles.delta) * size + poles.below
-    return Bound(truncated, fixed, certificate)
-
-
-def _met(bound: Bound, size: Floats, wanted: Wanted) -> Any:
-    """Return True where the error is as wanted, or rounding is most of it."""
-    error = bound.error(size) if wanted.rtol is not None else bound.truncated / np.where(size > 0, size, 1)
-    return (error <= wanted.target) | (bound.truncated <= NEGLIGIBLE * bound.rounded) | (size == 0)
-
-
-def _nothing(V: Array, status: Status, smallest: float) -> Approximation:
-    zero = np.zeros(V.shape[1])
-    unknown = zero if status is Status.CONVERGED else zero + np.inf
-    return Approximation(V * 0, Bound(unknown, zero, "bound"), 0, status, smallest)
 
 
 def _cond(found: Approximation, largest: float) -> float:

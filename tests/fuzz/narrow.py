@@ -56,7 +56,7 @@ def make(rng: np.random.Generator, n: int, eps: float) -> np.ndarray:
         return np.asarray(n * np.eye(n) - np.ones((n, n)) + 10 ** rng.uniform(np.log10(eps) - 1, 0) * np.eye(n))
     if kind == "kernel":
         x = rng.uniform(0, 3, n)
-        return np.asarray(np.exp(-np.subtract.outer(x, x) ** 2) + 10 ** rng.uniform(np.log10(eps) - 1, 0) * np.eye(n))
+        return np.asarray(np.exp(-(np.subtract.outer(x, x) ** 2)) + 10 ** rng.uniform(np.log10(eps) - 1, 0) * np.eye(n))
     cond = 10 ** rng.uniform(0, -1.3 * np.log10(eps)) if n > 1 else 1.0
     w = gallery.eigenvalues(n, cond, str(rng.choice(["geometric", "two_cluster", "power_law", "arithmetic"])))
     if kind == "tail":
