@@ -17,7 +17,7 @@ from matroot.applied.result import ApplyResult
 from matroot.applied.shifted import POLES_ERR
 from matroot.backends import backend_of
 from matroot.backends.arrays import take
-from matroot.backends.cpu.tridiagonal.poles import CLASSES, table
+from matroot.backends.cpu.tridiagonal.poles import CLASSES, in_classes
 from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Method
 from matroot.methods.conditioning import PROBES, largest_eigenvalue, signs
@@ -211,7 +211,7 @@ def _bound(C: Array, kept: Array, f: Array, off: tuple[Array, Array], job: Job) 
     least = np.where(kept > 0, kept, np.inf).min(-1)
     low = np.minimum(np.maximum(least, 2.0**-60 * high), high)
     alpha = -s if s < 0 else 1 - s
-    b, w, counts, _ = table(alpha, ACCURACY)
+    b, w, counts = in_classes(alpha, ACCURACY)
     row = np.clip(np.ceil(np.log(high / low) / math.log(4)).astype(int) - 1, 0, CLASSES - 1)
     used = slice(0, int(counts[row].max()))
     t, w = b[row, used] * high[:, None], w[row, used] * high[:, None] ** (1 - alpha)

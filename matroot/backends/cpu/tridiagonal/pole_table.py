@@ -26,7 +26,7 @@ STORED = tuple(sorted({Fraction(k, q) for q in range(2, 9) for k in (1, q - 1)})
 
 
 class Level(NamedTuple):
-    """How well sums approximate, and how many poles they have for which condition numbers."""
+    """An accuracy of sums, and how many poles that takes for which condition numbers."""
 
     #: the largest relative error, before poles and weights are rounded to float64
     target: float

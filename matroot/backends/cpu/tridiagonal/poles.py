@@ -17,7 +17,10 @@ from functools import lru_cache
 import numpy as np
 
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+IntArray = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
+#: `in_classes` has classes of condition numbers up to 4, 16, ... 4^CLASSES.
+CLASSES = 24
 #: How far, in log x, the trapezoidal rule goes on beyond [1/kappa, 1].
 MARGIN = 1.0
 
@@ -85,3 +88,16 @@ def tails(alpha: float, target: float) -> tuple[tuple[FloatArray, FloatArray], t
     high = math.exp(MARGIN)
     u, nu = (v[::-1] for v in measure(alpha))
     return (high / u, high * high**-alpha * nu / u), measure(1 - alpha), h
+
+
+@lru_cache(maxsize=64)
+def in_classes(alpha: float, target: float) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Return the poles and weights for 0 < alpha <= 1 and all classes, padded with weights 0, and how many each has."""
+    if alpha == 1:  # the one pole of 1/x
+        return np.zeros((CLASSES, 1)), np.ones((CLASSES, 1)), np.ones(CLASSES, np.int64)
+    rules = [poles(alpha, 4.0 ** (j + 1), target) for j in range(CLASSES)]
+    count = np.array([len(b) for b, _ in rules], np.int64)
+    b, w = np.ones((CLASSES, int(count.max()))), np.zeros((CLASSES, int(count.max())))
+    for j, (bj, wj) in enumerate(rules):
+        b[j, : count[j]], w[j, : count[j]] = bj, wj
+    return b, w, count
