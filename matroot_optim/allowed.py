@@ -20,6 +20,7 @@ BASES = ("qr", "eigh")
 IN_BASIS = ("adam", "rmsprop", "adagrad")
 AVERAGING = ("none", "schedule_free", "ema")
 DECAYS = ("decoupled", "l2", "independent")
+STATE_DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("staggered", "interval", "residual")
 NONFINITE = ("skip", "raise", "propagate")
 
@@ -139,6 +140,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "root_method": ("the name of a method of matroot.solve", lambda v: isinstance(v, str) and v != ""),
     "root_dtype": one_of(("float64", "float32")),
     "root_device": one_of(("host", "device")),
+    "state_dtype": one_of(STATE_DTYPES),
     "engine": ("None or an engine (an int lag >= 0, submit, collect)", _is_engine),
     "graft": one_of(GRAFTS),
     "graft_normalize": _FLAG,

@@ -34,6 +34,7 @@ from matroot_optim.rules import relative_ridge
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.soap import SOAP
 from matroot_optim.state import State
+from matroot_optim.step.narrow import opened
 
 ROOTS = ("callback", "graph", "host")
 #: Options that need the rate or the weights of a whole optimizer.
@@ -296,14 +297,17 @@ def refresh_roots(opt_state: Any) -> Any:
     def change(state: ShampooState) -> ShampooState:
         options, core = state.plan.options, state.core
         t = core.step + (options.algorithm != "soap")  # SOAP renews its bases at the end of a step
-        jobs, books = due_jobs(options, core.layout, core.arrays, t)
-        arrays = {**core.arrays, **books}
+        arrays = opened(core.layout, core.arrays, core.step)
+        jobs, books = due_jobs(options, core.layout, arrays, t)
+        arrays.update(books)
         engine = options.running_engine  # type: ignore[attr-defined]
         for pending in submit(engine, jobs, core.step):
             arrays.update(install(core.layout, arrays, pending, ()))
-        same = {name for name, x in arrays.items() if x is core.arrays.get(name)}
+        same = {name for name, x in dict(arrays).items() if x is core.arrays.get(name)}
         changed = {
-            name: jnp.asarray(x).astype(state.arrays[name].dtype) for name, x in arrays.items() if name not in same
+            name: jnp.asarray(x).astype(state.arrays[name].dtype)
+            for name, x in dict(arrays).items()
+            if name not in same
         }
         return ShampooState({**state.arrays, **changed}, state.plan)
 

@@ -66,6 +66,7 @@ class Options:
     root_dtype: str = "float64"
     root_device: str = "host"
     engine: Any = None
+    state_dtype: str = "float32"
 
     graft: str = "adam"
     graft_normalize: bool = False

@@ -175,9 +175,16 @@ def _row(leaf: Leaf, interval: int, seconds: Mapping[Any, float]) -> Row:
 
 
 def _state_bytes(leaf: Leaf) -> int:
-    roots = sum(r.blocks * (packed_size(r.size[i]) + r.size[i] ** 2) for r in leaf.regions for i in leaf.axes)
-    numbers = math.prod(leaf.shape) * (leaf.has_momentum + leaf.has_moment + leaf.has_average) + roots
-    return int(numbers * np.dtype(leaf.dtype).itemsize)
+    orders = [(r.blocks, r.size[i]) for r in leaf.regions for i in leaf.axes]
+    size, whole = math.prod(leaf.shape), np.dtype(leaf.dtype).itemsize
+    moments, averages = size * (leaf.has_momentum + leaf.has_moment), size * leaf.has_average
+    statistics, roots = sum(k * packed_size(n) for k, n in orders), sum(k * n**2 for k, n in orders)
+    if leaf.options.state_dtype != "bfloat16":
+        return int(whole * (moments + averages + statistics + roots))
+    if leaf.in_basis:
+        return int(2 * (moments + statistics + roots) + whole * averages)
+    packed = statistics
+    return int(2 * (moments + packed) + whole * (averages + statistics))
 
 
 def _adam_bytes(leaf: Leaf) -> int:

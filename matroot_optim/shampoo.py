@@ -29,6 +29,7 @@ from matroot_optim.step.bases import moving
 from matroot_optim.step.finish import check_weights
 from matroot_optim.step.inputs import Step
 from matroot_optim.step.momentum import Rates, with_l2
+from matroot_optim.step.narrow import opened
 from matroot_optim.step.scaling import decay, exponents, in_new_units, scaled
 from matroot_optim.step.stages import stacked_gradients, update_statistics, updates
 
@@ -135,6 +136,9 @@ class Shampoo(Options):
         Compute roots in numpy, or on the device of the statistics (on a GPU with cupy, from torch and jax too).
     engine : engine, optional
         `InlineEngine` (the default) or `ExecutorEngine`.
+    state_dtype : {"float32", "bfloat16"}
+        "bfloat16" keeps momentum, second moment and roots in half the bytes, under SOAP the statistics too. All is
+        computed in float32, and rounded so that means stay right. numpy needs the package ml_dtypes.
     graft : {"adam", "rmsprop", "adagrad", "sgd", "sqrt_n", "trust_ratio", "none"}
         Norm of the step: that of a first-order method, sqrt of the number of elements, or that of the weights.
     graft_normalize : bool
@@ -391,7 +395,8 @@ class Shampoo(Options):
         donate: bool,
         rates: Sequence[Rates] | None,
     ) -> tuple[list[Array], State]:
-        layout, arrays, t = state.layout, dict(state.arrays), state.step + 1
+        layout, t = state.layout, state.step + 1
+        arrays = opened(layout, state.arrays, t)
         rates = self.rates(layout, t - 1) if rates is None else rates
         check_weights(layout, weights, rates)
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
@@ -411,7 +416,7 @@ class Shampoo(Options):
                 moves, changed = updates(now, stacks)  # stages 3 and 4
                 arrays.update(changed)
         arrays["step"] = np.asarray(t, np.int64)
-        return moves, State(layout, arrays, pending)
+        return moves, State(layout, dict(arrays), pending)
 
     def _refresh(
         self, pending: Sequence[Pending], layout: Layout, arrays: Arrays, t: int, donate: bool

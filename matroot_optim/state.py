@@ -18,11 +18,14 @@ from matroot_optim.checkpoint.files import write
 from matroot_optim.entries import OF_LEAF, OF_ROOT, Pending, Places, fresh_arrays, leaf_parts, places, settled
 from matroot_optim.layout.layout import Layout
 from matroot_optim.options import Options
+from matroot_optim.step.narrow import narrow, widened
 
 
 @dataclass(frozen=True, eq=False)
 class State(Mapping[str, Array]):
     """State of `Shampoo`: a flat mapping of names to arrays, one entry per block and per parameter.
+
+    Entries that are kept in bfloat16 are shown in float32.
 
     Notes
     -----
@@ -62,7 +65,8 @@ class State(Mapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         where, index = self._places[name]
-        return self.arrays[where] if index is None else self.arrays[where][index]
+        x = widened(self.arrays[where], self.layout.narrow.get(where))
+        return x if index is None else x[index]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -113,4 +117,4 @@ class State(Mapping[str, Array]):
 
 def fresh(options: Options, layout: Layout, params: Sequence[Array]) -> State:
     """Return the state before the first step: zero statistics, roots I."""
-    return State(layout, fresh_arrays(options, layout, params))
+    return State(layout, narrow(layout, fresh_arrays(options, layout, params)))

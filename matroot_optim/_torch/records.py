@@ -25,6 +25,7 @@ from matroot_optim.layout.parts import Leaf
 from matroot_optim.options import Options
 from matroot_optim.refresh.jobs import FACTS, RootAnswer
 from matroot_optim.state import State, fresh
+from matroot_optim.step.narrow import widen
 
 Entries = dict[str, Any]
 #: Cuts of parameters, by shape.
@@ -58,7 +59,7 @@ def take_apart(state: State, places: Sequence[Places], slots: int) -> list[Entri
     """
     copies = {
         name: torch.from_numpy(np.array(to_host(x)))
-        for name, x in state.arrays.items()
+        for name, x in widen(state.layout, state.arrays).items()
         if name not in ("step", "graft_ratio")
     }
     rows = {name: x.unbind() for name, x in copies.items() if name in OF_LEAF or name.startswith(":")}

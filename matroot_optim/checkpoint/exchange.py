@@ -45,6 +45,7 @@ from matroot_optim.layout.trees import join
 from matroot_optim.options import Options
 from matroot_optim.refresh.engines import Failure
 from matroot_optim.refresh.jobs import FACTS, RootAnswer, RootJob
+from matroot_optim.step.narrow import narrow, widen
 from matroot_optim.step.precondition import along
 from matroot_optim.step.scaling import LARGEST
 from matroot_optim.step.statistics import packed_size
@@ -63,7 +64,7 @@ def export(state: State, *, roots: bool = True) -> tuple[Names, dict[str, Any]]:
     """
     if not roots and any(leaf.in_basis for leaf in state.layout.leaves):
         raise ValueError("roots must be True under SOAP, whose second moments are in the eigenbases, got False")
-    arrays = {name: to_host(x) for name, x in state.arrays.items() if name != "graft_ratio"}
+    arrays = {name: to_host(x) for name, x in widen(state.layout, state.arrays).items() if name != "graft_ratio"}
     names = {
         name: np.asarray(x) for name, x in replace(state, arrays=arrays).items() if roots or not state.of_root(name)
     }
@@ -127,7 +128,7 @@ def restore(
         kept = [same[layout.leaves[m.leaf].path] for m in stack.members for _ in range(m.start, m.stop)]
         x = params[stack.members[0].leaf]
         _restore_factor(layout, stack, axis, arrays, names, np.asarray(kept), x, step, finite)
-    return arrays, _restore_pending(layout, names, step) if all(same.values()) else ()
+    return narrow(layout, arrays), _restore_pending(layout, names, step) if all(same.values()) else ()
 
 
 def _recut(leaf: Leaf, names: Names, blocks: Sequence[Block], finite: Sequence[Rule]) -> Names:

@@ -27,6 +27,7 @@ from matroot_optim.step.finish import check_weights
 from matroot_optim.step.grafting import bias_correction
 from matroot_optim.step.inputs import Step
 from matroot_optim.step.momentum import Rates, with_l2
+from matroot_optim.step.narrow import narrow, widen
 from matroot_optim.step.scaling import decay, exponents, scaled_traced, wanted_again
 from matroot_optim.step.stages import stacked_gradients, update_statistics, updates
 from matroot_optim.step.whitening import share_of_units
@@ -65,7 +66,7 @@ def advance(
 ) -> tuple[list[Array], Arrays]:
     """Compute the directions (momentum included, rate 1) of one step, and the new arrays."""
     options, layout = plan.options, plan.layout
-    arrays = dict(arrays)
+    arrays = widen(layout, arrays)
     t = arrays["step"] + 1
     rates = [Rates(None, float(leaf.options.weight_decay), leaf.options.betas[0]) for leaf in layout.leaves]
     check_weights(layout, weights, rates)
@@ -92,7 +93,7 @@ def advance(
         arrays.update(changed)
     arrays["graft_ratio"] = jnp.asarray([jnp.asarray(r, jnp.float32) for r in changed["graft_ratio"]])
     arrays["step"] = t
-    return moves, arrays
+    return moves, narrow(layout, arrays, t)
 
 
 def _screen(

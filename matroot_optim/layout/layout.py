@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from matroot_optim.arrays import Array, cast, check_device, on_host, place, state_dtype
+from matroot_optim.arrays import Array, cast, check_device, is_cupy, on_host, place, state_dtype
 from matroot_optim.layout.blocking import Region, Shape, as_matrix, block_sizes, merge_dims, regions
-from matroot_optim.layout.parts import Leaf, Member, Stack
+from matroot_optim.layout.parts import Leaf, Member, Narrow, Stack
 from matroot_optim.options import Options
 
 #: A matrix whose dimensions differ by more than this factor is a table.
@@ -41,6 +41,23 @@ class Layout:
         keys = [leaf.kind for leaf in self.leaves]
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         return [numbers[key] for key in keys]
+
+    @cached_property
+    def narrow(self) -> dict[str, Narrow]:
+        """The arrays of the state that are kept in bfloat16, by name.
+
+        Statistics of Shampoo are kept whole: their small eigenvalues, which count most in a root, would be lost.
+        """
+        found: dict[str, Narrow] = {}
+        for leaf in self.leaves:
+            if leaf.options.state_dtype == "bfloat16":
+                found |= {leaf.name(part): Narrow(leaf.dtype, True, False) for part in ("momentum", "moment")}
+        for stack, axis in self.factors:
+            if stack.options.state_dtype == "bfloat16":
+                found[f"{stack.axis_name(axis)}/root"] = Narrow(stack.dtype, False, not stack.in_basis)
+                if stack.in_basis:
+                    found[f"{stack.axis_name(axis)}/statistic"] = Narrow(stack.dtype, True, False)
+        return found
 
     @cached_property
     def factors(self) -> list[tuple[Stack, int]]:
@@ -120,6 +137,8 @@ def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
             f"root_device must be 'host' with {given.engine!r}, whose workers take numpy arrays alone, got 'device' "
             f"for {path!r}, which is on {x.device}; use InlineEngine to compute on the device"
         )
+    if options.state_dtype == "bfloat16" and is_cupy(x):
+        raise ValueError(f"state_dtype must be 'float32' for cupy, which has no bfloat16, got 'bfloat16' for {path!r}")
     shape = tuple(int(n) for n in x.shape)
     batch, own = shape[: options.batch_dims], shape[options.batch_dims :]
     merged = _merged(options, own)
@@ -221,6 +240,7 @@ def _stack_key(leaf: Leaf, region: Region) -> Any:
         o.root_method,
         o.root_dtype,
         o.root_device,
+        o.state_dtype,
     )
     return (leaf.place, leaf.dtype, region.size, leaf.axes, leaf.exponents, treated)
 

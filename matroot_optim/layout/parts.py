@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from matroot_optim.layout.blocking import Region, Shape
 from matroot_optim.options import Options
+
+
+class Narrow(NamedTuple):
+    """Storage of an array in bfloat16: the dtype it is computed in, and the way it is rounded and laid out."""
+
+    dtype: str
+    dithered: bool  # else rounded to the nearest
+    packed: bool  # symmetric matrices, of which the lower triangles are kept
 
 
 @dataclass(frozen=True)

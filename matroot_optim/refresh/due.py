@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -199,7 +200,7 @@ def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str
                     old = take_rows(arrays[name], rows[decomposed])
                     now = values if len(decomposed) == len(rows) else take_rows(values, decomposed)
                     squares = overlaps(old, now)
-                    new.update(moved_moments(layout, {**arrays, **new}, stack, axis, rows[decomposed], squares))
+                    new.update(moved_moments(layout, ChainMap(new, arrays), stack, axis, rows[decomposed], squares))
                 new[name] = put_rows(arrays[name], rows, values, name in own)
         new.update({f"{job.key}/{name}": values for name, values in books.items()})
     return new

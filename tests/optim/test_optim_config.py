@@ -51,6 +51,7 @@ WRONG = {
     "root_method": ["", 3],
     "root_dtype": ["float16", np.float64],
     "root_device": ["gpu"],
+    "state_dtype": ["float16", None],
     "engine": ["threads", 4],
     "graft": ["adamw", None],
     "graft_normalize": [1],
