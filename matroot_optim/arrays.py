@@ -202,6 +202,11 @@ def squared_norm(x: Array) -> Array:
     return flat @ flat if flat.shape[0] else (flat * flat).sum()
 
 
+def largest(x: Array) -> Array:
+    """Return the largest entries along the last dimension."""
+    return x.amax(-1) if is_torch(x) else x.max(-1)
+
+
 def stack_scalars(values: Sequence[Any], x: Array) -> Array:
     """Stack scalars (0-d arrays; numpy: floats) into one vector on the device of `x`."""
     if isinstance(x, np.ndarray):

@@ -235,10 +235,9 @@ def _check_together(options: Options) -> None:
     """Raise for options that exclude each other."""
     exponents = options.exponent if isinstance(options.exponent, tuple) else (options.exponent,)
     half = {Fraction(-1, 2), None}.issuperset(exponents)
-    if options.statistics_of == "whitened" and not (half and options.algorithm == "shampoo"):
+    if options.statistics_of == "whitened" and options.algorithm == "shampoo" and not half:
         raise ValueError(
-            f"statistics_of must be 'gradient' under SOAP, and for exponents other than -1/2, got 'whitened' for the "
-            f"exponent {options.exponent}"
+            f"statistics_of must be 'gradient' for exponents other than -1/2, got 'whitened' for {options.exponent}"
         )
     if options.cautious_decay and options.decay == "l2":
         raise ValueError("decay must be 'decoupled' or 'independent' with cautious_decay, got 'l2'")

@@ -158,6 +158,8 @@ def _row(leaf: Leaf, interval: int, seconds: Mapping[Any, float]) -> Row:
     state_bytes, adam_bytes = _state_bytes(leaf), _adam_bytes(leaf)
     each = 8.0 if leaf.in_basis else 4.0  # the statistic; the root, or into the basis twice and out of it
     products = sum(each * block[axis] * math.prod(block) for _, block in leaf.blocks for axis in leaf.axes)
+    if leaf.options.statistics_of == "whitened":
+        products += sum(_whitening(leaf, block) for _, block in leaf.blocks)
     return Row(
         leaf.path,
         leaf.shape,
@@ -172,6 +174,13 @@ def _row(leaf: Leaf, interval: int, seconds: Mapping[Any, float]) -> Row:
         ROOT * sum(float(n) ** 3 for n, _ in roots) / interval,
         sum(seconds[root] for root in roots) / interval if seconds or not roots else math.nan,
     )
+
+
+def _whitening(leaf: Leaf, block: tuple[int, ...]) -> float:
+    """Return the operations that whiten a block for the statistics of each dimension, and find SOAP's eigenvalues."""
+    others = len(leaf.axes) - 1
+    each = [2.0 * block[axis] * math.prod(block) + 2.0 * leaf.in_basis * block[axis] ** 3 for axis in leaf.axes]
+    return others * sum(each)
 
 
 def _state_bytes(leaf: Leaf) -> int:

@@ -105,7 +105,7 @@ class Shampoo(Options):
         entry for each dimension of the merged shape.
     statistics_of : {"gradient", "whitened"}
         "whitened" is KL-Shampoo: products of the gradient that the roots of the other dimensions have whitened, divided
-        by the number of summands. The exponent must be -1/2 or None, which is -1/2 then.
+        by the number of summands. The exponent must be -1/2 or None, which is -1/2 then. With `SOAP` it is KL-SOAP.
     statistics_every : int
         Steps between two gradients that enter the statistics.
     refresh_every : int or callable

@@ -26,9 +26,12 @@ class SOAP(Shampoo):
         Renewal of a basis: one step of orthogonal iteration from the old one, as published, or a decomposition.
     graft : {"adam", "rmsprop", "adagrad"}
         First-order method in the basis, and of parameters without one.
+    statistics_of : {"gradient", "whitened"}
+        "whitened" is KL-SOAP: each statistic is of the gradient whitened by the other sides, as in `KLShampoo`, with
+        their bases and their current eigenvalues.
     **options
-        All other options of `Shampoo`. The exponent, the ridge, `regularization`, `start_step` and `mix_steps` have no
-        meaning here.
+        All other options of `Shampoo`. The exponent, `start_step` and `mix_steps` have no meaning here, and the ridge
+        only for whitened statistics.
 
     Notes
     -----

@@ -19,6 +19,7 @@ RATES = {
     "shampoo_adagrad": (8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 0.128),
     "our_soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "kl_shampoo": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "kl_soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
 }
 FIRST_ORDER = ("adamw", "sgd", "adagrad")
 
@@ -117,6 +118,10 @@ def _our_soap(model: Any, tables: Any, rate: float, options: Any) -> Any:
     return SOAP(model.parameters(), rate, weight_decay=WEIGHT_DECAY, **options)
 
 
+def _kl_soap(model: Any, tables: Any, rate: float, options: Any) -> Any:
+    return _our_soap(model, tables, rate, {"statistics_of": "whitened", **options})
+
+
 def _kl_shampoo(model: Any, tables: Any, rate: float, options: Any) -> Any:
     from matroot_optim.torch import KLShampoo
 
@@ -133,4 +138,5 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "shampoo_adagrad": _shampoo_adagrad,
     "our_soap": _our_soap,
     "kl_shampoo": _kl_shampoo,
+    "kl_soap": _kl_soap,
 }

@@ -103,7 +103,7 @@ def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int])
                 changed = {"statistic": scaled(now["statistic"], power)}
                 if not stack.in_basis:  # a basis has no unit
                     changed["taken"] = wanted_again(now["taken"])
-                if stack.whitened:
+                if stack.whitened and not stack.in_basis:
                     turned = scaled(now["root"] * 2.0 ** (-power % 2 / 2), -power // 2)
                     there = like(now["taken"] != 0, turned)[:, None, None]  # before that it is I
                     changed["root"] = namespace(turned).where(there, turned, now["root"])

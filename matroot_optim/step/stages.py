@@ -54,11 +54,12 @@ def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
         xp, beta = namespace(G), s.options.betas[1]
         # A sum needs no mask: a gradient that does not count is zero here.
         keep_all = beta == 1.0 or all(step.active[m.leaf] is True for m in s.members)
+        # Whitened ones depend on the other statistics, so all are computed before the first is overwritten.
+        whitened = {axis: whitened_gram(s, step.arrays, G, axis, xp) for axis in s.axes} if s.whitened else {}
         for axis in s.axes:
             name = f"{s.axis_name(axis)}/statistic"
             old = step.arrays[name]
-            new_gram = whitened_gram(s, step.arrays, G, axis, xp) if s.whitened else gram(G, axis, xp)
-            A = accumulate(old, new_gram, beta, step.donate and keep_all)
+            A = accumulate(old, whitened[axis] if s.whitened else gram(G, axis, xp), beta, step.donate and keep_all)
             new[name] = A if keep_all else xp.where(block_mask(s, step.active, G)[:, None], A, old)
     return new
 

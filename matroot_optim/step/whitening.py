@@ -4,9 +4,11 @@ For a block G (m x n) with statistics L and R, whose roots are L^{-1/2} and R^{-
 
     L <- b2 L + (1 - b2) G R^{-1} G^T / n        R <- b2 R + (1 - b2) G^T L^{-1} G / m
 
-The roots are those in use. L and R together have the size of G^2, in any division. Before there are roots, each gets
-its share of G^2; and the first gradient leaves a multiple of I of its own size beside its product, as the published
-code starts from a multiple of I: without it the second gradient would be whitened by the inverse of a singular matrix.
+The roots are those in use. Under SOAP they are Q diag(Q^T R Q)^{-1/2} Q^T, with the basis Q in use, the current R, and
+eigenvalues of at least a ridge times the largest. L and R together have the size of G^2, in any division. Before there
+are roots, each gets its share of G^2; and the first gradient leaves a multiple of I of its own size beside its product,
+as the published code starts from a multiple of I: without it the second gradient would be whitened by the inverse of a
+singular matrix.
 
 Lin et al., Understanding and improving Shampoo and SOAP via Kullback-Leibler minimization, arXiv 2509.03378.
 """
@@ -20,18 +22,21 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, is_traced, like
+from matroot_optim.arrays import Array, is_traced, largest, like
 from matroot_optim.layout.parts import Stack
-from matroot_optim.step.precondition import multiply
-from matroot_optim.step.statistics import gram, packed_size
+from matroot_optim.rules import relative_ridge
+from matroot_optim.step.grafting import bias_correction
+from matroot_optim.step.precondition import along, multiply
+from matroot_optim.step.statistics import gram, packed_size, unpack
 
 
 def whitened_gram(s: Stack, arrays: Mapping[str, Array], G: Array, axis: int, xp: Any) -> Array:
     """Compute the packed product of every block of a stack along one dimension, of the whitened gradient."""
     others = [i for i in s.axes if i != axis]
-    U = G
+    U = G  # up to a rotation of the other dimensions, which the products do not see
     for i in others:
-        U = multiply(U, arrays[f"{s.axis_name(i)}/root"], i, xp)
+        X = arrays[f"{s.axis_name(i)}/root"]
+        U = multiply(U, X, i, xp) if not s.in_basis else _whitened_in_basis(s, arrays, U, X, i, xp)
     product = gram(U, axis, xp) / (math.prod(s.shape) // s.shape[axis])
     known, begun = (_mask(x, G, xp) for x in _history(s, arrays, axis, others))
     if known is not None:
@@ -43,6 +48,23 @@ def whitened_gram(s: Stack, arrays: Mapping[str, Array], G: Array, axis: int, xp
         size = xp.sum(product * diagonal, axis=1) / s.shape[axis]
         product = product + xp.where(begun, xp.zeros_like(size), size)[:, None] * diagonal
     return product
+
+
+def _whitened_in_basis(s: Stack, arrays: Mapping[str, Array], U: Array, Q: Array, axis: int, xp: Any) -> Array:
+    """Turn U into the basis Q of one dimension and divide it by the roots of the eigenvalues diag(Q^T A Q)."""
+    A, n = unpack(arrays[f"{s.axis_name(axis)}/statistic"]), s.shape[axis]
+    w = xp.sum(Q * xp.matmul(A, Q), axis=-2)
+    if s.options.bias_correction:  # the statistic lacks the gradient of this step
+        leaf = np.concatenate([np.full(m.stop - m.start, m.leaf) for m in s.members])
+        before = arrays["accumulated"][leaf] - 1
+        share = bias_correction(s.options.betas[1], before + (before < 1))
+        w = w / (like(share.astype(s.dtype), w)[:, None] if isinstance(share, np.ndarray) else share)
+    least = max(relative_ridge(s.options.rule) or 0.0, n * float(np.finfo(s.dtype).eps))
+    top = largest(w)[:, None]
+    w = xp.where(w > least * top, w, least * top)
+    shape = [len(Q), *(n if i == axis else 1 for i in range(len(s.shape)))]
+    w = xp.where(w > 0, w, xp.ones_like(w)) ** -0.5
+    return along(U, xp.matrix_transpose(Q), axis, xp) * xp.reshape(w, tuple(shape))
 
 
 def _history(s: Stack, arrays: Mapping[str, Array], axis: int, others: list[int]) -> tuple[Any, Any]:

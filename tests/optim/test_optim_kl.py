@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from matroot_optim import InlineEngine, KLShampoo, Shampoo
+from matroot_optim import SOAP, InlineEngine, KLShampoo, Shampoo
 from matroot_optim.step.statistics import unpack
 from matroot_optim.step.whitening import share_of_units
 
@@ -194,8 +194,62 @@ def test_a_resumed_run_goes_on_to_the_bit(tmp_path, lag):
 
 
 def test_other_exponents_are_refused():
-    with pytest.raises(ValueError, match=r"statistics_of must be 'gradient' .* for the exponent -1/3"):
+    with pytest.raises(ValueError, match=r"statistics_of must be 'gradient' for exponents .* for -1/3"):
         Shampoo(0.1, statistics_of="whitened")
-    with pytest.raises(ValueError, match="statistics_of must be 'gradient' under SOAP"):
-        Shampoo(0.1, statistics_of="whitened", exponent=None, algorithm="soap")
     assert Shampoo(0.1, statistics_of="whitened", exponent=None).plan(np.zeros((3, 4))).rows[0].exponent == "-1/2"
+
+
+class TestSOAP:
+    """SOAP with whitened statistics; test_optim_soap compares it with a dense oracle."""
+
+    def test_the_statistics_find_the_covariance(self):
+        rng = np.random.default_rng(0)
+        A = np.linalg.qr(rng.standard_normal((6, 6)))[0] * np.logspace(0, -1, 6)
+        B = np.linalg.qr(rng.standard_normal((9, 9)))[0] * np.logspace(0, -1.5, 9)
+        G = [A @ rng.standard_normal((6, 9)) @ B.T for _ in range(300)]
+        state = run(SOAP(0.1, statistics_of="whitened", betas=(0.9, 0.99), block_aspect=None), G)[1]
+        L, R = (unpack(state[f"block0/axis{i}/statistic"]) for i in range(2))
+        ratios = np.linalg.eigvals(np.linalg.solve(np.kron(A @ A.T, B @ B.T), np.kron(L, R))).real
+        assert 0.6 < ratios.min() < ratios.max() < 1.5
+
+    def test_units_change(self):
+        G = gradients((4, 5), 12)
+        opt = SOAP(0.1, statistics_of="whitened", graft_epsilon=0.0)
+        jumping = [g * 2.0 ** (60 * (t >= 6)) for t, g in enumerate(G)]
+        found, state = run(opt, jumping)
+        scaled, other = run(opt, [g * 2.0**40 for g in jumping])
+        assert int(other["exponent"]) > int(state["exponent"]) > 0
+        for a, b in zip(found, scaled, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+
+    def test_in_place_in_torch_and_after_a_load(self):
+        torch = pytest.importorskip("torch")
+        from matroot_optim import torch as adapter
+
+        G = gradients((6, 5), 12)
+        want, _ = run(SOAP(1.0, statistics_of="whitened", refresh_every=3), G)
+        p = torch.nn.Parameter(torch.zeros(6, 5, dtype=torch.float64))
+        optimizer = adapter.SOAP([p], lr=1.0, statistics_of="whitened", refresh_every=3)
+        for t, (g, D) in enumerate(zip(G, want, strict=True)):
+            before, p.grad = p.detach().clone(), torch.from_numpy(g)
+            optimizer.step()
+            np.testing.assert_allclose(before - p.detach(), D, rtol=1e-6, atol=1e-9)
+            if t == 6:
+                saved = optimizer.state_dict()
+                optimizer = adapter.SOAP([p], lr=1.0, statistics_of="whitened", refresh_every=3)
+                optimizer.load_state_dict(saved)
+
+    @pytest.mark.slow
+    def test_optax_agrees(self):
+        jax = pytest.importorskip("jax")
+        pytest.importorskip("optax")
+        from matroot_optim.optax import scale_by_soap
+
+        jax.config.update("jax_disable_most_optimizations", True)
+        G = gradients((3, 2), 8, dtype=np.float32)
+        want, _ = run(SOAP(1.0, statistics_of="whitened", refresh_every=2), G)
+        tx = scale_by_soap(statistics_of="whitened", refresh_every=2)
+        state, update = tx.init(jax.numpy.zeros((3, 2))), jax.jit(tx.update)
+        for t, (g, D) in enumerate(zip(G, want, strict=True)):
+            found, state = update(jax.numpy.asarray(g), state)
+            np.testing.assert_allclose(found, D, rtol=1e-2, atol=1e-3, err_msg=str(t))

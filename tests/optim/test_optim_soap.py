@@ -34,7 +34,10 @@ def gradients(shape, steps, seed=0, dtype=np.float64):
 class Dense:
     """One tensor, by Kronecker products: the basis of the whole tensor is one matrix, the second moment a vector."""
 
-    def __init__(self, shape, lr=0.1, betas=(0.95, 0.95), every=3, axes=None, basis="qr", beta_v=None, eps=0.0):
+    def __init__(
+        self, shape, lr=0.1, betas=(0.95, 0.95), every=3, axes=None, basis="qr", beta_v=None, eps=0.0, kl=False
+    ):
+        self.kl = kl
         self.shape, self.lr, self.b, self.every, self.basis, self.eps = shape, lr, betas, every, basis, eps
         self.axes = range(len(shape)) if axes is None else axes
         self.beta_v = betas[1] if beta_v is None else beta_v
@@ -62,12 +65,28 @@ class Dense:
             mean, square = self.m / (1 - b1**self.moves), self.v / (1 - bv**self.moves)
             floor = self.eps * self.peak / np.sqrt(G.size)
             move = (-self.lr * K @ ((K.T @ mean) / (np.sqrt(square) + floor))).reshape(self.shape)
+        products = {i: self.product(G, i) for i in self.axes}
         for i in self.axes:
-            self.S[i] = self.b[1] * self.S[i] + (1 - self.b[1]) * unfolding_gram(G, i)
+            self.S[i] = self.b[1] * self.S[i] + (1 - self.b[1]) * products[i]
         if self.t % self.every == 0:
             self.renew()
         self.t += 1
         return move
+
+    def product(self, G, axis):
+        if not self.kl:
+            return unfolding_gram(G, axis)
+        U = G
+        for i in self.axes:
+            if i != axis and self.Q:
+                w = np.diag(self.Q[i].T @ self.S[i] @ self.Q[i]) / (1 - self.b[1] ** self.t)
+                X = (self.Q[i] / np.maximum(w, 1e-6 * w.max())) @ self.Q[i].T
+                U = np.moveaxis(np.tensordot(np.linalg.cholesky(X).T, U, (1, i)), 0, i)
+        P = unfolding_gram(U, axis) / (G.size // G.shape[axis])
+        if not self.Q:  # a share of the gradient's size, and a multiple of I
+            P *= (G**2).mean() ** (1 / len(self.axes) - 1)
+            P += np.trace(P) / len(P) * np.eye(len(P))
+        return P
 
     def renew(self):
         old, order = dict(self.Q), {}
@@ -101,6 +120,8 @@ CASES = {
     "decomposed": ({"basis": "eigh"}, {"basis": "eigh"}),
     "every step": ({"refresh_every": 1}, {"every": 1}),
     "other betas": ({"betas": (0.9, 0.8), "graft_beta": 0.7}, {"betas": (0.9, 0.8), "beta_v": 0.7}),
+    "kl": ({"statistics_of": "whitened"}, {"kl": True}),
+    "kl, decomposed": ({"statistics_of": "whitened", "basis": "eigh"}, {"kl": True, "basis": "eigh"}),
     "one side": ({"preconditioned_dims": (1,)}, {"axes": (1,)}),
     "epsilon": ({"graft_epsilon": 1e-2}, {"eps": 1e-2}),
 }
