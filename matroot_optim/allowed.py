@@ -13,6 +13,7 @@ from matroot_optim.rules import as_rule
 GRAFTS = ("none", "sgd", "adagrad", "rmsprop", "adam", "sqrt_n", "trust_ratio")
 MOMENTA = ("none", "heavy_ball", "nesterov", "ema")
 MOMENTUM_OF = ("gradient", "direction")
+DIRECTIONS = ("roots", "spectral")
 STATISTICS_OF = ("gradient", "whitened")
 ALGORITHMS = ("shampoo", "soap")
 BASES = ("qr", "eigh")
@@ -124,6 +125,11 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "preconditioned_dims": ("'auto', 'all', 'one_sided', 'none' or a tuple of different dimensions", _is_dims),
     "precondition_vectors": _FLAG,
     "exponent": ("None or a fraction in [-1, 0) with a denominator up to 64, or a tuple of these", _is_exponent),
+    "direction": one_of(DIRECTIONS),
+    "spectral_exponent": (
+        "a number in [-1, 1] that is a fraction with a denominator up to 64",
+        lambda v: _is_number(v) and -1 <= _fraction(v) <= 1,
+    ),
     "statistics_of": one_of(STATISTICS_OF),
     "statistics_every": _COUNT,
     "refresh_every": ("an int >= 1 or a function of the step", lambda v: callable(v) or (is_int(v) and v >= 1)),

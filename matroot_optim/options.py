@@ -51,6 +51,8 @@ class Options:
     preconditioned_dims: str | tuple[int, ...] = "auto"
     precondition_vectors: bool = False
     exponent: Fraction | float | str | tuple[Any, ...] | None = Fraction(-1, 3)
+    direction: str = "roots"
+    spectral_exponent: float = 0.0
     statistics_of: str = "gradient"
     statistics_every: int = 1
 
@@ -148,6 +150,8 @@ class Options:
             return 1
         if self.start_step is not None:
             return self.start_step
+        if self.direction == "spectral":
+            return 1
         if self.graft == "none":
             return 1 + self.lag
         if not self.refresh_growth:
@@ -241,6 +245,8 @@ def _check_together(options: Options) -> None:
         )
     if options.cautious_decay and options.decay == "l2":
         raise ValueError("decay must be 'decoupled' or 'independent' with cautious_decay, got 'l2'")
+    if options.direction == "spectral" and (options.algorithm, options.statistics_of) != ("shampoo", "gradient"):
+        raise ValueError("direction must be 'roots' under SOAP and KL-Shampoo, got 'spectral'")
     if options.algorithm != "soap":
         return
     for name, allowed in {"graft": IN_BASIS, "momentum_of": ("gradient",), "schedule": SCHEDULES[:2]}.items():

@@ -16,6 +16,7 @@ from matroot import gallery
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf
 from matroot_optim.refresh.jobs import RootBatch, compute
+from matroot_optim.step.spectral import operations
 from matroot_optim.step.statistics import pack, packed_size
 
 #: Above this many times Adam's state, the table and a warning name the parameter that takes most.
@@ -158,6 +159,8 @@ def _row(leaf: Leaf, interval: int, seconds: Mapping[Any, float]) -> Row:
     state_bytes, adam_bytes = _state_bytes(leaf), _adam_bytes(leaf)
     each = 8.0 if leaf.in_basis else 4.0  # the statistic; the root, or into the basis twice and out of it
     products = sum(each * block[axis] * math.prod(block) for _, block in leaf.blocks for axis in leaf.axes)
+    if leaf.spectral:
+        products += sum(operations(block) for _, block in leaf.blocks)
     if leaf.options.statistics_of == "whitened":
         products += sum(_whitening(leaf, block) for _, block in leaf.blocks)
     return Row(
@@ -201,6 +204,8 @@ def _adam_bytes(leaf: Leaf) -> int:
 
 
 def _treatment(leaf: Leaf) -> str:
+    if leaf.spectral:
+        return "spectral"
     if not leaf.axes:
         return leaf.options.graft if leaf.options.graft != "none" else "rmsprop"
     sides = {1: "one side", 2: "both sides"}.get(len(leaf.axes), f"{len(leaf.axes)} sides")

@@ -103,6 +103,11 @@ class Shampoo(Options):
     exponent : float, Fraction, str, or tuple of them, optional
         Exponent of every root; None gives -1/(2r) for r preconditioned dimensions, as in the theory. A tuple has one
         entry for each dimension of the merged shape.
+    direction : {"roots", "spectral"}
+        "spectral" replaces the roots: the momentum M = U S V^T of a whole matrix gives the direction U S^s V^T, without
+        statistics. For s = 0 it is Muon's, computed by `matroot.spectral_power` instead of five products.
+    spectral_exponent : float
+        The s of a spectral direction.
     statistics_of : {"gradient", "whitened"}
         "whitened" is KL-Shampoo: products of the gradient that the roots of the other dimensions have whitened, divided
         by the number of summands. The exponent must be -1/2 or None, which is -1/2 then. With `SOAP` it is KL-SOAP.

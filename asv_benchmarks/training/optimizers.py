@@ -20,6 +20,7 @@ RATES = {
     "our_soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "kl_shampoo": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "kl_soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "spectral": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
 }
 FIRST_ORDER = ("adamw", "sgd", "adagrad")
 
@@ -112,6 +113,10 @@ def _shampoo_adagrad(model: Any, tables: Any, rate: float, options: Any) -> Any:
     return _shampoo(model, tables, rate, {"graft": "adagrad", **options})
 
 
+def _spectral(model: Any, tables: Any, rate: float, options: Any) -> Any:
+    return _shampoo(model, tables, rate, {"direction": "spectral", **options})
+
+
 def _our_soap(model: Any, tables: Any, rate: float, options: Any) -> Any:
     from matroot_optim.torch import SOAP
 
@@ -139,4 +144,5 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "our_soap": _our_soap,
     "kl_shampoo": _kl_shampoo,
     "kl_soap": _kl_soap,
+    "spectral": _spectral,
 }

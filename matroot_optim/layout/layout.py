@@ -148,7 +148,13 @@ def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
             f"exponent must have one entry for each dimension of the merged shape {merged} of {path!r}, "
             f"got {len(options.exponent)}"
         )
-    parts = cut_into_regions(options, merged, axes, path) if axes else ()
+    if axes and options.direction == "spectral":
+        if len(merged) != 2:
+            raise ValueError(f"merge must be 'matrix' for a spectral direction of {path!r}, whose shape is {merged}")
+        axes = ()
+        parts = cut_into_regions(options, merged, axes, path)  # whole matrices: no blocks
+    else:
+        parts = cut_into_regions(options, merged, axes, path) if axes else ()
     if batch:  # each entry is a tensor of its own
         count = math.prod(batch)
         merged, axes = (count, *merged), tuple(axis + 1 for axis in axes)
@@ -233,6 +239,8 @@ def _stack_key(leaf: Leaf, region: Region) -> Any:
         o.algorithm,
         o.basis,
         o.statistics_of,
+        o.direction,
+        o.spectral_exponent,
         o.betas[1],
         o.bias_correction,
         o.rule,

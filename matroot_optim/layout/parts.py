@@ -54,7 +54,7 @@ class Leaf:
             return False
         if self.options.graft in ("adagrad", "rmsprop", "adam"):
             return True
-        return not self.axes or self.options.first_shampoo_step > 1
+        return not self.directed or self.options.first_shampoo_step > 1
 
     @property
     def has_momentum(self) -> bool:
@@ -68,8 +68,18 @@ class Leaf:
 
     @property
     def pinned(self) -> bool:
-        """True if the norms of the step and of the weights are held: of parameters with roots."""
-        return self.options.hyperball and bool(self.axes)
+        """True if the norms of the step and of the weights are held: of parameters with a direction."""
+        return self.options.hyperball and self.directed
+
+    @property
+    def spectral(self) -> bool:
+        """True if the direction is that of the singular vectors, without statistics and roots."""
+        return self.options.direction == "spectral" and bool(self.regions)
+
+    @property
+    def directed(self) -> bool:
+        """True if the parameter has another direction than that of the first-order step."""
+        return bool(self.axes) or self.spectral
 
     @cached_property
     def exponents(self) -> tuple[Fraction, ...]:
@@ -131,6 +141,11 @@ class Stack:
     def in_basis(self) -> bool:
         """True if the array "root" of a dimension holds the eigenbases of its statistics, and no roots."""
         return self.options.algorithm == "soap"
+
+    @property
+    def spectral(self) -> bool:
+        """True if the direction is that of the singular vectors, without statistics and roots."""
+        return self.options.direction == "spectral"
 
     @property
     def whitened(self) -> bool:

@@ -78,6 +78,8 @@ def unit_of_direction(leaf: Leaf, *, preconditioned: bool) -> float:
         return 1.0
     if o.graft != "none" or not preconditioned or o.statistics_of == "whitened":
         return 0.0
+    if leaf.spectral:
+        return o.spectral_exponent
     return 1.0 + 2.0 * float(sum(leaf.exponents))
 
 

@@ -25,6 +25,7 @@ from matroot_optim.step.inputs import Step, choose
 from matroot_optim.step.momentum import momentum
 from matroot_optim.step.precondition import precondition
 from matroot_optim.step.scaling import scaled, scaled_traced, unit_of_direction
+from matroot_optim.step.spectral import spectral
 from matroot_optim.step.statistics import accumulate, gram
 from matroot_optim.step.whitening import whitened_gram
 
@@ -99,6 +100,9 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
         if any(layout.leaves[m.leaf].averages_gradients for m in s.members):
             G = _stacked(layout, s, averages)
         idle = all(isinstance(weight[m.leaf], float) and weight[m.leaf] == 0.0 for m in s.members)
+        if s.spectral:
+            directions.append(None if idle else spectral(G, s.options.spectral_exponent))
+            continue
         roots = [step.arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
         directions.append(None if idle else precondition(G, roots, s.axes, namespace(G)))
     moves, changed = _first_order(step, live, averages, factors)
@@ -106,7 +110,7 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     ratios: list[Any] = [1.0] * len(layout.leaves)
     for i in live:
         leaf = layout.leaves[i]
-        if (leaf.axes and not leaf.in_basis) or leaf.options.graft in ("sqrt_n", "trust_ratio"):
+        if (leaf.directed and not leaf.in_basis) or leaf.options.graft in ("sqrt_n", "trust_ratio"):
             moves[i], ratios[i] = _direction(step, i, moves[i], directions, factors[i], weight[i])
     new.update(_momentum_of_directions(step, live, moves))
     to_updates(step, live, moves)

@@ -38,6 +38,8 @@ WRONG = {
     "preconditioned_dims": ["both", 3, (0, 0), (0.5,)],
     "precondition_vectors": [0],
     "exponent": [0, 0.5, -2, "a", -0.123457, True],
+    "direction": ["muon", None],
+    "spectral_exponent": [2.0, "half", -0.123457],
     "statistics_of": ["direction", None],
     "statistics_every": [0, 0.5],
     "refresh_every": [0, 1.0, None],
