@@ -175,6 +175,9 @@ class RootResult(OfBatch, Generic[A]):
         at = {f: float(on_host(getattr(self, f)).ravel()[index]) for f in _NUMBERS}
         n, name = self.x.shape[-1], dtype_name(self.x.dtype)
         arithmetic, given = unit_roundoff(self.compute_dtype), unit_roundoff(name)
+        faint = 0 < at["lambda_max"] < smallest_normal(name)
+        if faint:  # numbers below the normal range have few digits
+            given *= smallest_normal(name) / at["lambda_max"]
         uneven = 0.0 if self.asymmetry is None else float(on_host(self.asymmetry).ravel()[index])
         # A matrix that came in float32 has float32's digits, whatever the arithmetic, and asymmetry is an error too.
         eps = max(arithmetic, given, uneven)
@@ -193,7 +196,9 @@ class RootResult(OfBatch, Generic[A]):
             "loss": self._loss(at, digits, eps, n),
             "range_dtype": name if given > arithmetic else self.compute_dtype,
             "n_iter": int(on_host(self.n_iter).ravel()[index]),
-            "remedy": self._remedy(at["cond"], at["bits_lost"], arithmetic, max(given, uneven)),
+            "remedy": "a matrix that is scaled up before it is rounded"
+            if faint
+            else self._remedy(at["cond"], at["bits_lost"], arithmetic, max(given, uneven)),
             "mend": "add a ridge above that size, or use Floor, Shift or PseudoInverse"
             if at["lambda_max"] != 0
             else "only Ridge(absolute=...), Shift(absolute=...) or PseudoInverse helps",
@@ -234,6 +239,8 @@ class RootResult(OfBatch, Generic[A]):
         end = at["lambda_min"] if self.exponent < 0 else at["lambda_max"] + at["ridge"]
         if end > 0 and float(self.exponent) * math.log2(end) < math.log2(n * smallest_normal(name)):
             return f"the root leaves the normal range of {name}, below which digits get lost"
+        if 0 < at["lambda_max"] < smallest_normal(name):
+            return f"the matrix lies below the normal range of {name}, where numbers have few digits"
         machine = min(unit_roundoff(self.compute_dtype), FLOAT32)  # products alone round to tf32 or bfloat16
         least = least_rtol(machine, unit_roundoff(name), n)
         if eps > max(unit_roundoff(self.compute_dtype), unit_roundoff(name)):

@@ -29,7 +29,7 @@ from matroot.pipeline.scaling import (
     symmetrized,
     to_output,
 )
-from matroot.pipeline.status import doubtful, excess_of, judge, within_range, zero_status
+from matroot.pipeline.status import doubtful, excess_of, faintness, judge, within_range, zero_status
 from matroot.pipeline.status_general import judge_general
 
 Array = Any
@@ -112,7 +112,7 @@ def attempt(stack: Array, job: Job) -> Attempt:
         amplification = xp.where(zero, np.inf, amplification)
     else:
         excess = 1.0 if rule is None else excess_of(highest, lowest, delta, raw.changed, problem.s)
-        status = judge(status, residual, cond, n, job, excess)
+        status = judge(status, residual, cond, n, job, excess, faintness(size, job))
         status = doubtful(status, gap, cond * excess, job)
     if problem.s > 0:  # the root of 0 is 0, exactly
         nothing = (highest == 0) & (residual == 0) & (status == int(Status.ILL_CONDITIONED))

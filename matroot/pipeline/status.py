@@ -53,14 +53,33 @@ def excess_of(
     return np.where(ratio > 1, ratio, 1.0)
 
 
-def judge(status: Array, residual: Array, cond: Array, n: int, job: Job, excess: Array | float = 1.0) -> Array:
+def faintness(size: Array, job: Job) -> Array:
+    """Return the factor by which rounding the input errs more where its entries lie below the normal range.
+
+    Subnormal numbers have a fixed spacing, and the fewer digits the smaller they are.
+    """
+    name = job.origin.dtype_name
+    with np.errstate(all="ignore"):
+        units = smallest_normal(name) / np.where(size > 0, size, 1)
+    return np.where((size > 0) & (units > 1) & is_inexact(name), units, 1.0)
+
+
+def judge(
+    status: Array,
+    residual: Array,
+    cond: Array,
+    n: int,
+    job: Job,
+    excess: Array | float = 1.0,
+    units: Array | float = 1.0,
+) -> Array:
     """Set ILL_CONDITIONED where rtol, or two digits, is not guaranteed, or where the residual is too large.
 
     A was rounded before the rule was applied; a method that decomposes A rounds it again in the arithmetic. Both errors
-    grow by the factor `excess`.
+    grow by the factor `excess`; `units` is the factor of `faintness`.
     """
     decomposed = cond * excess if isinstance(job.method, Eigen) else cond
-    ill = ~certified(residual, decomposed, n, job) | input_lost(cond * excess, job)
+    ill = ~certified(residual, decomposed, n, job) | input_lost(cond * excess, job, units)
     return np.where((status == int(Status.CONVERGED)) & ill, int(Status.ILL_CONDITIONED), status).astype(np.int8)
 
 
@@ -86,11 +105,12 @@ def vouched(cond: Array, n: int, job: Job) -> Array:
     return enough & (cond * n * machine < 1) if may_be_singular(job, n * machine) else enough
 
 
-def input_lost(cond: Array, job: Job) -> Array:
-    """Return True where rounding the input to its dtype leaves fewer than two digits of the root."""
+def input_lost(cond: Array, job: Job, units: Array | float = 1.0) -> Array:
+    """Return True where rounding the input to its dtype, `units` times, leaves fewer than two digits of the root."""
+    eps = job.out_eps * units
     with np.errstate(all="ignore"):
-        lost = ~(forward_error_bound(cond, job.problem.s, job.out_eps) <= ILL_INPUT_ERROR)
-    return lost | ~(cond * INPUT_UNITS * job.out_eps < 1) if may_be_singular(job) else lost
+        lost = ~(forward_error_bound(cond, job.problem.s, eps) <= ILL_INPUT_ERROR)
+    return lost | ~(cond * INPUT_UNITS * eps < 1) if may_be_singular(job) else lost
 
 
 def doubtful(status: Array, gap: Array, cond: Array, job: Job) -> Array:
