@@ -27,10 +27,9 @@ def shift_of(given, relative, absolute, top, unit):
     if given < 0.0:
         return by_rule, relative
     delta = given * unit
-    raised = 1.0
-    if by_rule > 0.0 and delta > 0.0:
-        raised = 10.0 ** np.round(math.log10(delta / by_rule))
-    return delta, relative * raised
+    if delta == 0.0:
+        return delta, 0.0
+    return delta, relative * (10.0 ** np.round(math.log10(delta / by_rule)) if by_rule > 0.0 else 1.0)
 
 
 @stage(int64)
