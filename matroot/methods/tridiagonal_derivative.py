@@ -120,7 +120,7 @@ def small(asked: Asked, A: Array, E: Array, ridge: Array, out: Array, served: Ar
             reduction.reduced(stack, power, s.denominator, absolute, space, H, D, T, facts)
             L = out[rows] if out.dtype == asked.dtype else np.empty(stack.shape, asked.dtype)
             kernel.applied(
-                *(blas, H, D, T, facts, ready(E[rows], asked.dtype), L, served[rows]),
+                *(blas, H, D, T, facts, *ready(E[rows], asked.dtype), L, served[rows]),
                 *(float(s), asked.ridge, ridge[rows], asked.adjoint, table),
             )
             if out.dtype != asked.dtype:
@@ -150,7 +150,7 @@ def large(asked: Asked, A: Array, E: Array, ridge: Array, out: Array, served: Ar
         _, low, high = reduction.reduced(double, S, reflectors, d, e, tau, halves)
         L = out[i] if out.dtype == asked.dtype else np.empty((n, n), asked.dtype)
         found: bool = kernel.applied(
-            *(blas, reflectors, d, e, tau, low, high, halves, root_of(exponent, s - 1), ready(E[i], asked.dtype), L),
+            *(blas, reflectors, d, e, tau, low, high, halves, root_of(exponent, s - 1), *ready(E[i], asked.dtype), L),
             *(float(s), asked.ridge, float(ridge[i]), asked.adjoint, table, width),
         )
         if L is not out[i]:
@@ -170,7 +170,8 @@ def routines(dtype: Any) -> Array:
     return found
 
 
-def ready(E: Array, dtype: Any) -> Array:
-    """Return an array as the compiled loops take it; numba has another type for read-only arrays."""
+def ready(E: Array, dtype: Any) -> tuple[Array, Array]:
+    """Return an array as the compiled loops take it, and its bits; numba has another type for read-only arrays."""
     usable = E.dtype == dtype and E.flags.c_contiguous and E.flags.aligned and E.flags.writeable
-    return E if usable else np.array(E, dtype, order="C")
+    E = E if usable else np.array(E, dtype, order="C")
+    return E, E.view(np.int32 if dtype == np.float32 else np.int64)

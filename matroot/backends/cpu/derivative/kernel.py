@@ -47,8 +47,8 @@ def _entry(sources):
     """Return the kernel; `sources` is in its closure, which numba's cache on disk uses as a key."""
 
     @compiled(error_model="numpy", fastmath={"contract"}, nogil=True)
-    def applied(blas, bases, D, E, facts, G, out, served, s, rule, ridge, adjoint, table):
-        """Fill `out` with the derivatives, of the precision of G; `served` is True where there is one."""
+    def applied(blas, bases, D, E, facts, G, bits, out, served, s, rule, ridge, adjoint, table):
+        """Fill `out` with the derivatives in the directions G, of their precision; `bits` are G as integers."""
         sources  # noqa: B018
         n, (relative, absolute), (poles, weights, counts) = G.shape[1], rule, table
         K = poles.shape[1]
@@ -64,7 +64,7 @@ def _entry(sources):
             d, e, top = D[i], E[i], facts[i, HIGH]
             delta, slope = shift_of(ridge[i], relative, absolute, top, facts[i, ONE] * facts[i, OTHER])
             k = take_poles(facts[i, LOW] + delta, top + delta, s, poles, weights, counts, b, w)
-            exponent = exponent_of(G[i])
+            exponent = exponent_of(bits[i])
             served[i] = facts[i, FINITE] == 0.0 and k > 0 and exponent != NOT_FINITE
             if served[i] and slope:
                 served[i] = top_eigenvector(d, e, top, v)

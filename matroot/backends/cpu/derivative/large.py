@@ -66,15 +66,15 @@ def _entry(sources):
     """Return the kernel; `sources` is in its closure, which numba's cache on disk uses as a key."""
 
     @compiled(error_model="numpy", fastmath={"contract"}, nogil=True)
-    def applied(blas, A, d, e, tau, low, top, halves, factor, G, out, s, rule, ridge, adjoint, table, width):
-        """Fill `out` with the derivative, of the precision of G; return True if there is one."""
+    def applied(blas, A, d, e, tau, low, top, halves, factor, G, bits, out, s, rule, ridge, adjoint, table, width):
+        """Fill `out` with the derivative in the direction G; return True if there is one. `bits` are G as integers."""
         sources  # noqa: B018
         n, (relative, absolute), (poles, weights, counts) = G.shape[0], rule, table
         K = poles.shape[1]
         b, w, line, v = np.empty(K), np.empty(K), np.empty(K), np.empty(3 * n)
         delta, slope = shift_of(ridge, relative, absolute, top, halves[0] * halves[1])
         k = take_poles(low + delta, top + delta, s, poles, weights, counts, b, w)
-        exponent = exponent_of(G)
+        exponent = exponent_of(bits)
         if k == 0 or exponent == NOT_FINITE or (slope and not top_eigenvector(d, e, top, v)):
             return False
         wide = np.int64(64 // G.itemsize)

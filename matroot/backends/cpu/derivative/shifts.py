@@ -50,16 +50,22 @@ def take_poles(low, high, s, poles, weights, counts, b, w):
 
 
 @stage(int64)
-def exponent_of(G):
-    """Return e with the largest entry of G below 2^e, within what one factor can undo; a large number if not finite."""
-    largest = 0.0
-    for i in range(G.shape[0]):
-        for j in range(G.shape[1]):
-            x = abs(G[i, j])
-            if not x <= largest:
-                largest = x
-    most = 120 if G.itemsize == 4 else 1000
-    return max(-most, min(most, math.frexp(largest)[1])) if largest < np.inf else NOT_FINITE
+def exponent_of(bits):
+    """Return e with the largest entry below 2^e, up to what one factor can undo, or `NOT_FINITE`.
+
+    The bits of the entries, as integers, are in the order of their sizes.
+    """
+    single = bits.itemsize == 4
+    least = bits.dtype.type(0)
+    mask, most = bits.dtype.type(0x7FFFFFFF if single else 0x7FFFFFFFFFFFFFFF), least
+    for i in range(bits.shape[0]):
+        for j in range(bits.shape[1]):
+            most = max(most, bits[i, j] & mask)
+    exponent = np.int64(most >> (23 if single else 52))
+    if exponent == (255 if single else 2047):
+        return NOT_FINITE
+    bound = 120 if single else 1000
+    return max(-bound, min(bound, exponent - (126 if single else 1022)))
 
 
 @stage(boolean)
