@@ -209,11 +209,20 @@ def parts(
     a: Array, s: Fraction | float, waits: bool, options: dict[str, Any]
 ) -> tuple[Job, Callable[[Array], RootResult[Any]], Power]:
     """Return the job of a solve without its values, the solve as a function of the array, and its derivative."""
-    name = dtype_name(a.dtype)
-    like = np.broadcast_to(np.empty((), readable(name)), tuple(a.shape))  # only the shape and dtype are used
-    job = plan(like, Origin("numpy", a.dtype, None), s, **options)
+    try:
+        job = _planned_shape(tuple(a.shape), a.dtype, s, limits(), runs_here(), **options)
+    except TypeError:  # an option is not hashable; `plan` raises if it is wrong
+        job = _planned_shape.__wrapped__(tuple(a.shape), a.dtype, s, limits(), runs_here(), **options)
     compute = partial(_solve, s=s, waits=waits, **options)
-    return job, compute, Power(job.problem.s, job.rule, job.problem.assume_a, name)
+    return job, compute, Power(job.problem.s, job.rule, job.problem.assume_a, job.origin.dtype_name)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _planned_shape(
+    shape: tuple[int, ...], dtype: Any, s: Fraction | float, tuned: Limits, compiled: bool, **options: Any
+) -> Job:
+    values = np.broadcast_to(np.empty((), readable(dtype_name(dtype))), shape)  # only the shape and dtype are used
+    return plan(values, Origin("numpy", dtype, None), s, **options)
 
 
 def planned(values: Array, origin: Origin, s: Fraction | float, **options: Any) -> tuple[Job, Fused | None]:

@@ -15,6 +15,7 @@ from matroot.backends import backend_of
 from matroot.backends.arrays import is_inexact, unit_roundoff
 from matroot.backends.base import Backend
 from matroot.backends.linalg import hermitian_part
+from matroot.methods.tridiagonal_derivative import derivatives, serves
 from matroot.pipeline.scaling import power_of_two, prepared, scale_exponent, scale_root
 
 Array = Any
@@ -83,6 +84,28 @@ def evaluate(
         raise ValueError(
             "second derivatives of general matrices are not known for a relative ridge; use Ridge(absolute=...)"
         )
+    if power.assume_a == "pos" and form in FORMS[:2] and backend_of(A).name == "cpu":
+        if serves(power.s, power.rule, A, directions[0]):
+            return _by_poles(form, power, A, directions[0], ridge)
+    return _decomposed(form, power, A, directions, ridge)
+
+
+def _by_poles(form: str, power: Power, A: Array, E: Array, ridge: Array | None) -> tuple[Array, Array]:
+    """Evaluate a form of first order without eigenvectors where that is possible."""
+    out, served = derivatives(A, E, power.s, power.rule, ridge, form == "adjoint")
+    failed = np.zeros(len(A), bool)
+    hard = np.flatnonzero(~served)
+    if len(hard):
+        some = None if ridge is None else ridge[hard]
+        found, failed[hard] = _decomposed(form, power, A[hard], (E[hard],), some)
+        with np.errstate(over="ignore", under="ignore"):
+            out[hard] = found
+    return out, failed
+
+
+def _decomposed(
+    form: str, power: Power, A: Array, directions: tuple[Array, ...], ridge: Array | None
+) -> tuple[Array, Array]:
     backend = backend_of(A)
     xp = backend.xp
     dtype = np.result_type(A.dtype, *(E.dtype for E in directions), np.float64)

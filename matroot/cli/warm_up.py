@@ -48,7 +48,7 @@ def _tasks() -> Iterator[Callable[[], Any]]:
     """Small problems, one for each kernel and kind of number; last, the mark that all are compiled."""
     import numpy as np
 
-    from matroot import PseudoInverse, gallery, solve
+    from matroot import PseudoInverse, frechet_derivative, gallery, solve
     from matroot.backends.loading import deferred
 
     large, general = np.diag(np.arange(1.0, 257.0)), gallery.general(96, 100.0, rng=0)[0]
@@ -58,6 +58,10 @@ def _tasks() -> Iterator[Callable[[], Any]]:
     yield partial(solve, large.astype(np.float32), 4)
     yield partial(solve, general, 6, assume_a="gen")
     yield partial(solve, general.astype(np.complex128), 6, assume_a="gen")
+    for n in (20, 70):
+        for kind in (np.float32, np.float64):
+            A = np.diag(np.arange(1.0, n + 1)).astype(kind)
+            yield partial(frechet_derivative, A, A, 2)
     with suppress(Exception):  # without numba, there is nothing to mark
         yield deferred("matroot.backends.cpu.mark").finish
 

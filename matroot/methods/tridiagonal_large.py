@@ -91,6 +91,11 @@ def large_roots(
     return Report(*report)
 
 
+def panel_width(n: int) -> int:
+    """Return how many reflectors go together."""
+    return next(width for most, width in PANELS if n <= most)
+
+
 def halves_of(S: Array, absolute: float) -> tuple[FloatArray, int]:
     """Return two factors that scale S to about 1, and the exponent of the inverse of their product."""
     with np.errstate(all="ignore"):
@@ -114,7 +119,7 @@ class Solver:
         routines = deferred("matroot.backends.cpu.large.blas").routines
         self.blas = {np.float32: routines("s"), np.float64: routines("d")}
         self.s, self.rule, self.rtol = s, rule, rtol
-        self.width = next(width for most, width in PANELS if len(V) <= most)
+        self.width = panel_width(len(V))
         self.order = np.array(steps(s), np.int64)
         self.probes = V
 

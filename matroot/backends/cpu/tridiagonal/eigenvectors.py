@@ -12,11 +12,11 @@ from matroot.backends.cpu.tridiagonal.lanes import (
     fma,
     full,
     full_wide,
-    inner,
     lanes,
     signed,
     size,
     sqrt,
+    total,
     where_less,
 )
 from matroot.backends.cpu.tridiagonal.memory import (
@@ -41,36 +41,52 @@ SWEEPS = 30
 
 @stage()
 def basis(Q, A, n, tau, work):
-    """Q = H, the product of the reflectors that `tridiagonalize` left in A and tau."""
-    u, y = work, after(work, n + 3)
+    """Q = H, the product of the reflectors that `tridiagonalize` left in A and tau.
+
+    Four columns go through all reflectors together: they fit into the first cache, and each is a sum of its own.
+    """
     zero, one = full(0.0), full(1.0)
     blocks = (n + 3) >> 2
     for k in range(4 * blocks * n):
         store(Q, k, zero)
     for i in range(n):
         store(Q, 4 * ((i >> 2) * n + i) + (i & 3), one)
-    for c in range(4 * blocks):
-        store(u, c, zero)
-    for i in range(2, n):
-        row = triangle(i)
-        for c in range(i):
-            store(u, c, load(A, row + c))
-        t, t_low = load(tau, i), load(tau, n + i)
-        some = (i + 3) >> 2
-        for j in range(i):
-            store(y, j, zero)
-        for block in range(some):
-            x = load_four(u, 4 * block)
-            for j in range(i):
-                store(y, j, load(y, j) + inner(load_four(Q, 4 * (block * n + j)), x))
-        for j in range(i):
-            z = load(y, j)
-            store(y, j, -fma(t, z, t_low * z))
-        for block in range(some):
-            x = load_four(u, 4 * block)
-            for j in range(i):
-                at = 4 * (block * n + j)
-                store_four(Q, at, fma(load(y, j), x, load_four(Q, at)))
+    for first in range(0, n, 4):
+        for i in range(max(first + 1, 2), n):
+            row, some = triangle(i), (i + 3) >> 2
+            for c in range(4):  # what follows in the row's last four is no part of the reflector
+                k = 4 * some - 4 + c
+                store(work, c, load(A, row + k) if k < i else zero)
+            for j in range(first, n, 4 if first + 4 <= n else 1):
+                if j >= first + 4:
+                    break
+                reflect(Q, A, row, some, j, n, 4 if first + 4 <= n else 1, load(tau, i), load(tau, n + i), work)
+
+
+@stage()
+def reflect(Q, A, row, some, j, n, columns, t, t_low, end):
+    """Apply a reflector, of which `end` has the last four numbers, to one column of Q or four."""
+    p, q, r = (1, 2, 3) if columns == 4 else (0, 0, 0)
+    u = load_four(end, 0)
+    at = 4 * ((some - 1) * n + j)
+    w, x = u * load_four(Q, at), u * load_four(Q, at + 4 * p)
+    y, z = u * load_four(Q, at + 4 * q), u * load_four(Q, at + 4 * r)
+    for block in range(some - 1):
+        u = load_four(A, row + 4 * block)
+        at = 4 * (block * n + j)
+        w, x = fma(u, load_four(Q, at), w), fma(u, load_four(Q, at + 4 * p), x)
+        y, z = fma(u, load_four(Q, at + 4 * q), y), fma(u, load_four(Q, at + 4 * r), z)
+    a, b, c, d = total(w), total(x), total(y), total(z)
+    a, b = -fma(t, a, t_low * a), -fma(t, b, t_low * b)
+    c, d = -fma(t, c, t_low * c), -fma(t, d, t_low * d)
+    for block in range(some):
+        u = load_four(A, row + 4 * block) if block + 1 < some else load_four(end, 0)
+        at = 4 * (block * n + j)
+        store_four(Q, at, fma(a, u, load_four(Q, at)))
+        if columns == 4:
+            store_four(Q, at + 4, fma(b, u, load_four(Q, at + 4)))
+            store_four(Q, at + 8, fma(c, u, load_four(Q, at + 8)))
+            store_four(Q, at + 12, fma(d, u, load_four(Q, at + 12)))
 
 
 @stage(lanes)
