@@ -11,10 +11,9 @@ from numba.types import float64, int64
 
 from matroot.backends.cpu.compiled import compiled
 from matroot.backends.cpu.tridiagonal.eigenvectors import basis
-from matroot.backends.cpu.tridiagonal.lanes import full
 from matroot.backends.cpu.tridiagonal.layout import gather, scaled, write
 from matroot.backends.cpu.tridiagonal.memory import address, after, load, number, store, triangle
-from matroot.backends.cpu.tridiagonal.reduction import smallest_eigenvalue, tridiagonalize
+from matroot.backends.cpu.tridiagonal.reduction import extreme_eigenvalues, tridiagonalize
 from matroot.backends.cpu.tridiagonal.stage import stage
 
 #: Columns of the facts about a matrix: 0 if it is finite, the extreme eigenvalues of T, two factors that have scaled
@@ -44,9 +43,9 @@ def reduce(stack, count, n, a, b, absolute, room, H, D, E, facts):
     gather(stack, 0, count, n, A, A0, work)
     store(finite, 0, scaled(A, A0, n, a, b, absolute, halves, factor, gap))
     tridiagonalize(A, n, d, e, tau, work)
-    for end in range(2):
-        sign = full(1.0) if end == 0 else full(-1.0)
-        store(low, end, sign * smallest_eigenvalue(d, e, sign, n))
+    bottom, top = extreme_eigenvalues(d, e, n)
+    store(low, 0, bottom)
+    store(high, 0, top)
     basis(Q, A, n, tau, work)
     for i in range(n):
         for j in range(n):
