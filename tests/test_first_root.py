@@ -116,7 +116,7 @@ def undecided(monkeypatch):
     monkeypatch.setattr(kernels, "_decided", {})
     monkeypatch.delenv(kernels.VARIABLE, raising=False)
     started = []
-    monkeypatch.setattr(kernels, "fill", lambda *place: started.append(place))
+    monkeypatch.setattr(background, "fill", lambda *place: started.append(place))
     return started
 
 

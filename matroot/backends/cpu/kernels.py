@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 
-from matroot.backends.cpu.background import fill
 from matroot.backends.loading import deferred
 
 #: "now" compiles in the process that needs a kernel, "never" nowhere; all else is the default.
 VARIABLE = "MATROOT_COMPILE"
 
+#: The process that imported this module; a child that was forked is another one.
+_OWN = os.getpid()
 #: The decision, once it is made.
 _decided: dict[str, bool] = {}
 
@@ -73,6 +74,6 @@ def _decide() -> bool:
     if mark.complete():
         return True
     folder = mark.folder()
-    if when != "never" and folder is not None:
-        fill(folder, mark.SOURCES)
+    if when != "never" and folder is not None and os.getpid() == _OWN:
+        deferred("matroot.backends.cpu.background").fill(folder, mark.SOURCES)
     return when != "never" and folder is None
