@@ -18,6 +18,8 @@ ILL_INPUT_ERROR = 10**-1.5
 #: An eigenvalue below this many unit roundoffs of the input, times lambda_max, is indistinguishable from rounding. At
 #: p = 4 `ILL_INPUT_ERROR` is reached at the same point; a larger p hides the rounding but does not reduce it.
 INPUT_UNITS = 8
+#: An eigenvalue below this many machine epsilons of the arithmetic, times lambda_max, is noise of either sign.
+ZERO_UNITS = 4
 #: The forward errors of all methods are below this multiple of the first-order bound.
 VOUCHED = 4
 
@@ -39,6 +41,15 @@ def smallest_share(n: int, eps: float, in_eps: float) -> float:
     `in_eps` of the input.
     """
     return float(max(n * eps, INPUT_UNITS * in_eps))
+
+
+def noise_share(eps: float, in_eps: float) -> float:
+    """Return the share of lambda_max that rounding puts in the place of an eigenvalue 0, with either sign.
+
+    Decompositions are off by a few machine epsilons `eps`; rounding the input moves eigenvalues by its unit roundoff
+    `in_eps`. Between this share and `smallest_share`, a positive eigenvalue has some meaning.
+    """
+    return max(ZERO_UNITS * eps, in_eps)
 
 
 def forward_error_bound(cond: Array, s: Fraction | float, eps: float) -> Array:

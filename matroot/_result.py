@@ -121,7 +121,9 @@ class RootResult(OfBatch, Generic[A]):
     lambda_max : array of float64, (...)
         Largest eigenvalue of A (2-norm under ``assume_a="gen"``), before regularization.
     lambda_min : array of float64, (...)
-        Smallest eigenvalue of A', exact for `Eigen` and where the status is NOT_POSITIVE, else estimated.
+        Smallest eigenvalue of A', exact for `Eigen` and where the status is NOT_POSITIVE, else estimated. Under
+        ``assume_a="gen"`` the smallest singular value; where the status is NO_PRINCIPAL_ROOT, the eigenvalue that is on
+        the closed negative real axis, 0 if A' is singular and no other one is.
     ridge : array of float64, (...)
         The multiple of the identity that was added, absolute.
     method : Method
@@ -199,11 +201,18 @@ class RootResult(OfBatch, Generic[A]):
             "remedy": "a matrix that is scaled up before it is rounded"
             if faint
             else self._remedy(at["cond"], at["bits_lost"], arithmetic, max(given, uneven)),
-            "mend": "add a ridge above that size, or use Floor, Shift or PseudoInverse"
-            if at["lambda_max"] != 0
-            else "only Ridge(absolute=...), Shift(absolute=...) or PseudoInverse helps",
+            "mend": self._mend(status, at["lambda_max"]),
         }
         return status.sentence.format(**numbers) + self._zeros(index) + self._negative(index)
+
+    def _mend(self, status: Status, largest: float) -> str:
+        """Suggest rules for a matrix that is not positive definite."""
+        if largest == 0:
+            return "only Ridge(absolute=...), Shift(absolute=...) or PseudoInverse helps"
+        if status is Status.SINGULAR:
+            wider = "use compute_dtype='float64', or " if unit_roundoff(self.compute_dtype) > 2.0**-53 else ""
+            return f"{wider}drop such eigenvalues with PseudoInverse(), or raise them with a ridge, Floor or Shift"
+        return "add a ridge above that size, or use Floor, Shift or PseudoInverse"
 
     def _zeros(self, index: int) -> str:
         """Say which eigenvalues were taken for 0."""

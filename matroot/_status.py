@@ -24,6 +24,7 @@ class Status(IntEnum):
     NO_PRINCIPAL_ROOT = 6
     NONFINITE_INPUT = 7
     NOT_SYMMETRIC = 8
+    SINGULAR = 9
 
     @property
     def sentence(self) -> str:
@@ -51,13 +52,17 @@ _SENTENCES = {
         "{lambda_max:.1e}); {mend}"
     ),
     Status.NO_PRINCIPAL_ROOT: (
-        "has an eigenvalue on the closed negative real axis, where no principal root exists; "
+        "has the eigenvalue {lambda_min:.2g} on the closed negative real axis, where no principal root exists; "
         "shift it with regularization=Ridge(absolute=...), or pass a complex matrix rotated off the axis"
     ),
     Status.NONFINITE_INPUT: "holds NaN or infinity; the input must be finite",
     Status.NOT_SYMMETRIC: (
         "is not symmetric (Hermitian): max|A - A^H| is {asymmetry:.1e} of max|A|; pass (A + A^T) / 2 if that is "
         "rounding of your own, or assume_a='gen' for a general matrix"
+    ),
+    Status.SINGULAR: (
+        "is singular: its smallest eigenvalue, {lambda_min:.1e}, is rounding beside the largest, {lambda_max:.1e}, so "
+        "that it has no inverse root; {mend}"
     ),
 }
 

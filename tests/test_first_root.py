@@ -117,7 +117,7 @@ def undecided(monkeypatch):
     monkeypatch.setattr(kernels, "_left", {})
     monkeypatch.delenv(kernels.VARIABLE, raising=False)
     started = []
-    monkeypatch.setattr(kernels, "fill", lambda *place: started.append(place))
+    monkeypatch.setattr(background, "fill", lambda *place: started.append(place))
     return started
 
 

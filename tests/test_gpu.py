@@ -171,7 +171,7 @@ def test_bad_matrices_leave_the_others_alone(method, inverse):
     infinite[0, 0] = np.inf
     batch = np.stack([good[0], nan, zero, indefinite, askew, infinite, good[1]])
     result = blind(batch, 2, method=method, inverse=inverse)
-    at_zero = Status.NOT_POSITIVE if inverse else Status.CONVERGED
+    at_zero = Status.SINGULAR if inverse else Status.CONVERGED
     wanted = [0, Status.NONFINITE_INPUT, at_zero, Status.NOT_POSITIVE, Status.NOT_SYMMETRIC, Status.NONFINITE_INPUT, 0]
     assert result.status.get().tolist() == wanted
     x = result.x.get()
@@ -292,7 +292,7 @@ def test_a_floor_shortens_the_work():
 def test_retries_raise_the_ridge_and_end():
     A = np.stack([np.diag([1.0, 0.5, -1e-4]), np.eye(3), np.zeros((3, 3)), np.full((3, 3), np.nan)])
     result = solve(on_device(A), 2, regularization=Ridge(relative=1e-6, retries=4))
-    assert result.status.get().tolist() == [0, 0, Status.NOT_POSITIVE, Status.NONFINITE_INPUT]
+    assert result.status.get().tolist() == [0, 0, Status.SINGULAR, Status.NONFINITE_INPUT]
     assert np.allclose(result.ridge.get()[:2], [1e-3, 1e-6], rtol=1e-6)
 
 

@@ -170,6 +170,9 @@ def test_diagonal_stays_diagonal(row, logs, dtype):
         for inverse in (True, False):
             result = solve(np.diag(d), p, method=row.method, inverse=inverse)
             X = result.x
+            if result.status == Status.SINGULAR:
+                assert inverse and cond * EPS[dtype] > 0.99 and np.isnan(X).all()
+                continue
             assert np.count_nonzero(X - np.diag(np.diag(X))) == 0
             if result.status == Status.CONVERGED and inverse:
                 expected = np.diag(d.astype(float) ** (-1 / p))

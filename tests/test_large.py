@@ -121,7 +121,7 @@ def test_bad_matrices_beside_good_ones():
     assert (result.status == eigen.status).all()
     assert result.status.tolist()[1:6] == [
         Status.NOT_POSITIVE,
-        Status.NOT_POSITIVE,
+        Status.SINGULAR,
         Status.NONFINITE_INPUT,
         Status.NONFINITE_INPUT,
         Status.NOT_POSITIVE,

@@ -235,3 +235,14 @@ def test_arguments():
     with pytest.warns(ConditionWarning):
         A, _ = gallery.spd(8, 1e6, rng=0)
         inverse_pth_root(A.astype(np.float32), 2, method=Minimax(), compute_dtype="float32")
+
+
+@pytest.mark.parametrize(("smallest", "ridge"), [(-9.2e-3, 1.55e-2), (-9.7e-9, 2.9e-8), (-1e-3, 1.001e-3)])
+@pytest.mark.parametrize("s", [Fraction(-1, 4), Fraction(5, 8)])
+def test_a_ridge_that_cancels_a_negative_eigenvalue_promises_less_than_it_says(smallest, ridge, s):
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))[0]
+    A = (Q * np.array([1.0, 0.6, 0.3, 0.1, smallest])) @ Q.T
+    A = (A + A.T) / 2
+    result, exact = (solve_power(A, s, method=m, regularization=ridge) for m in (Minimax(), "eigen"))
+    assert result.status == exact.status == 0
+    assert distance(result.x, exact.x) <= 100 * 2.0**-53 * float(exact.cond)

@@ -38,6 +38,8 @@ class Problem:
     assume_a : {"pos", "gen"}
     out_eps : float
         Unit roundoff of the dtype of the input, which is that of the output.
+    asymmetry : array (B,) or None
+        max|A - A^H| / max|A| of the input, before it was made symmetric.
     """
 
     s: Fraction | float
@@ -48,6 +50,7 @@ class Problem:
     scale: FloatArray | None = None
     assume_a: str = "pos"
     out_eps: float = 0.0
+    asymmetry: FloatArray | None = None
 
     @property
     def rational(self) -> Fraction:
@@ -66,13 +69,14 @@ class Problem:
         """True if the exponent is negative."""
         return self.s < 0
 
-    def rounding(self, A: Array) -> float:
+    def rounding(self, A: Array) -> Any:
         """Return the size, in units of lambda_max, up to which a negative eigenvalue of A counts as 0.
 
-        It is n machine epsilons of the arithmetic or of the input's dtype, whichever is larger. The powers s > 0 of a
-        semidefinite matrix exist, and rounding the matrix should not make them fail.
+        It is n machine epsilons of the arithmetic or of the input's dtype, whichever is larger, and n / 2 times the
+        asymmetry. The powers s > 0 of a semidefinite matrix exist, and rounding should not make them fail.
         """
-        return float(A.shape[-1] * max(float(np.finfo(A.dtype).eps), 2 * self.out_eps))
+        n, asymmetry = A.shape[-1], 0.0 if self.asymmetry is None else self.asymmetry
+        return n * (max(float(np.finfo(A.dtype).eps), 2 * self.out_eps) + asymmetry / 2)
 
     def tolerance(self, eps: float, n: int) -> float:
         """Return the value of ||M - I||_F, p times a bound of X's relative error, at which an iteration may stop."""

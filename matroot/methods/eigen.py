@@ -70,7 +70,7 @@ class Eigen(Method):
         if rule is not None:
             kept, ridge = rule.spectrum(w, problem.scale)
         if s > 0:  # semidefinite matrices are in the domain, also if rounding made an eigenvalue negative
-            rounding = problem.rounding(A) * largest[:, None]
+            rounding = (problem.rounding(A) * largest)[:, None]
             kept = xp.where((kept < 0) & (kept >= -rounding), 0, kept)
         if s > 0 or (rule is not None and rule.keeps_null_space):
             outside = (kept < 0).any(-1)

@@ -44,7 +44,9 @@ def spectrum(
 
     with np.errstate(all="ignore"):
         smallest = 1 / lanczos(inverses(A), B, n, A.dtype, backend, LANCZOS_STEPS)
-    return np.clip(np.fmax(smallest / SAFETY, floor * reached) / top, rounding, 0.9), smallest
+        # The estimate is no less than lambda_min: below the floor, the ridge has cancelled a negative eigenvalue.
+        promised = np.where(smallest < 0.99 * floor * reached, 0, floor * reached)
+        return np.clip(np.fmax(smallest / SAFETY, promised) / top, rounding, 0.9), smallest
 
 
 def largest_between(A: Array, A2: Array, backend: Backend) -> tuple[Array, Array]:

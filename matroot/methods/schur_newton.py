@@ -12,6 +12,7 @@ back. Three changes save products and digits:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
@@ -53,7 +54,7 @@ class SchurNewton(Method):
         B = A.shape[0]
         x = np.empty_like(A)
         status, n_iter = np.empty(B, np.int8), np.zeros(B, np.int64)
-        cond, amplification, jump = np.empty((3, B))
+        cond, amplification, jump, eigenvalue = np.empty((4, B))
         rank = np.full(B, A.shape[-1])
         products = 0
         for i in range(B):
@@ -67,6 +68,7 @@ class SchurNewton(Method):
             )
             x[i], status[i], n_iter[i], cond[i] = one.x, one.status, one.n_iter, one.cond
             amplification[i], jump[i] = one.sensitivity
+            eigenvalue[i] = one.eigenvalue
             rank[i] = A.shape[-1] if one.rank is None else one.rank
             products = max(products, one.n_products)
         return Raw(
@@ -75,6 +77,7 @@ class SchurNewton(Method):
             n_iter=n_iter,
             n_products=products,
             cond=cond,
+            lambda_min=eigenvalue,
             amplification=amplification,
             jump=jump,
             rank=rank,
@@ -84,7 +87,8 @@ class SchurNewton(Method):
 class Power(NamedTuple):
     """Result for one matrix: the power (NaN if it failed), its status, steps, products, cond of A, and of A -> A^s.
 
-    `rank` is None if no eigenvalue was taken for 0. It is given beside NO_PRINCIPAL_ROOT where 0 has a Jordan block.
+    `rank` is None if no eigenvalue was taken for 0. It is given beside NO_PRINCIPAL_ROOT where 0 has a Jordan block;
+    `eigenvalue` is then the one on the closed negative real axis.
     """
 
     x: Matrix
@@ -94,6 +98,7 @@ class Power(NamedTuple):
     cond: float
     sensitivity: Sensitivity
     rank: int | None = None
+    eigenvalue: float = math.nan
 
 
 def schur_newton(
@@ -156,16 +161,17 @@ def schur_newton(
     exact = not np.tril(A, -1).any()
     eps = float(np.finfo(A.dtype).eps)
     data = max(eps / 2, out_eps)
-    exists = has_principal_power(lam, -0.5 if positive and s < 0 else s, largest, smallest, exact)
+    bad = on_the_axis(lam, -0.5 if positive and s < 0 else s, largest, smallest, exact)
+    exists = math.isnan(bad)
     rounded = data > eps and not positive and smallest <= 2 * n * data * largest  # a small eigenvalue may be a 0
     if s > 0 and not float(s).is_integer() and (rounded or not exists):
         factors = deflated(A, data)
         if factors is not None and factors.semisimple:
             return singular_power(factors, s, rtol, max_iter, out_eps)
         if factors is not None and not exists:
-            return Power(failed, Status.NO_PRINCIPAL_ROOT, 0, 0, cond, UNKNOWN, factors.rank)
+            return Power(failed, Status.NO_PRINCIPAL_ROOT, 0, 0, cond, UNKNOWN, factors.rank, bad)
     if not exists:
-        return Power(failed, Status.NO_PRINCIPAL_ROOT, 0, 0, cond, UNKNOWN)
+        return Power(failed, Status.NO_PRINCIPAL_ROOT, 0, 0, cond, UNKNOWN, eigenvalue=bad)
 
     sensitive = sensitivity(R, lam, s, largest, smallest, data)
     work = _Triangular(R, lam, plan.Accuracy(eps / 2 if rtol is None else rtol / 4, eps / 2))
@@ -189,15 +195,15 @@ def singular_power(
     if one.status != Status.CONVERGED or one.rank is not None:
         failed = np.full((n, n), np.nan, factors.M.dtype)
         status = one.status if one.rank is None else Status.NO_PRINCIPAL_ROOT
-        return Power(failed, status, one.n_iter, one.n_products, cond, UNKNOWN)
+        return Power(failed, status, one.n_iter, one.n_products, cond, UNKNOWN, eigenvalue=one.eigenvalue)
     size = float(np.linalg.norm(one.x))
     x, sensitive = factors.lifted(one.x, float(s), Sensitivity(*(size * number for number in one.sensitivity)))
     relative = sensitive.relative_to(float(np.linalg.norm(x)))
     return Power(x, one.status, one.n_iter, one.n_products + 4, cond, relative, factors.rank)
 
 
-def has_principal_power(lam: Matrix, s: Fraction | float, largest: float, smallest: float, exact: bool) -> bool:
-    """Return True if all eigenvalues are off the closed negative real axis by more than the Schur form's rounding.
+def on_the_axis(lam: Matrix, s: Fraction | float, largest: float, smallest: float, exact: bool) -> float:
+    """Return the first eigenvalue on the closed negative real axis, up to the Schur form's rounding; NaN without one.
 
     The backward error of the Schur form is a few eps ||A||_2. If the smallest singular value is at most this error, A
     may be singular although its computed eigenvalues are as large as eps^{1/m}, for a Jordan block of order m. A
@@ -209,9 +215,16 @@ def has_principal_power(lam: Matrix, s: Fraction | float, largest: float, smalle
         rounding = 4 * float(np.finfo(lam.dtype).eps) * largest
         singular = not smallest > rounding
     if float(s).is_integer():
-        return s > 0 or not singular
+        return 0.0 if singular and s <= 0 else np.nan
     negative = (lam.real <= 0) & (np.abs(lam.imag) <= np.sqrt(len(lam)) * rounding)
-    return not (singular or negative.any())
+    if singular:
+        negative &= lam.real < -np.sqrt(len(lam)) * rounding  # the others are 0
+    return float(lam.real[negative].min(initial=0.0 if singular else np.inf)) if singular or negative.any() else np.nan
+
+
+def has_principal_power(lam: Matrix, s: Fraction | float, largest: float, smallest: float, exact: bool) -> bool:
+    """Return True if no eigenvalue is `on_the_axis`."""
+    return math.isnan(on_the_axis(lam, s, largest, smallest, exact))
 
 
 class _Triangular:

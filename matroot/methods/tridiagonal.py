@@ -104,7 +104,8 @@ class Tridiagonal(Method):
         )
         hard = np.flatnonzero(report.served != SERVED)
         if len(hard):
-            other = Eigen().run(A[hard], replace(problem, regularization=None), backend)
+            gap = None if problem.asymmetry is None else problem.asymmetry[hard]
+            other = Eigen().run(A[hard], replace(problem, regularization=None, asymmetry=gap), backend)
             for name in ("x", "status", "lambda_min", "lambda_max", "cond"):
                 getattr(raw, name)[hard] = getattr(other, name)
         return raw

@@ -29,7 +29,7 @@ from matroot.pipeline.scaling import (
     symmetrized,
     to_output,
 )
-from matroot.pipeline.status import doubtful, excess_of, faintness, judge, within_range, zero_status
+from matroot.pipeline.status import doubtful, excess_of, faintness, judge, singular, within_range, zero_status
 from matroot.pipeline.status_general import judge_general
 
 Array = Any
@@ -75,6 +75,7 @@ def attempt(stack: Array, job: Job) -> Attempt:
                 floor=None if rule is None else np.full(B, rule.floor()),
                 scale=scale,
                 out_eps=job.out_eps,
+                asymmetry=gap,
             ),
             backend,
         )
@@ -114,6 +115,7 @@ def attempt(stack: Array, job: Job) -> Attempt:
         excess = 1.0 if rule is None else excess_of(highest, lowest, delta, raw.changed, problem.s)
         status = judge(status, residual, cond, n, job, excess, faintness(size, job))
         status = doubtful(status, gap, cond * excess, job)
+        status = singular(status, cond, lowest, highest, gap, job, n)
     if problem.s > 0:  # the root of 0 is 0, exactly
         nothing = (highest == 0) & (residual == 0) & (status == int(Status.ILL_CONDITIONED))
         status = xp.where(nothing, int(Status.CONVERGED), status)

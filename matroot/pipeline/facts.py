@@ -63,7 +63,10 @@ def facts_of(
     if job.problem.assume_a == "gen":
         norm = conditioning.norm2(A, job.backend)
         cond = np.full(len(A), np.nan) if raw.cond is None else raw.cond
-        return Facts(status, cond, norm - delta, norm / cond)
+        lowest = norm / cond
+        if raw.lambda_min is not None:
+            lowest = np.where(np.isnan(raw.lambda_min), lowest, raw.lambda_min)
+        return Facts(status, cond, norm - delta, lowest)
     return _on_host(A, X, delta, ends, status, job)
 
 

@@ -27,6 +27,7 @@ from matroot.pipeline.status import (
     faintness,
     input_lost,
     judge,
+    singular,
     tolerated_residual,
     vouched,
     within_range,
@@ -144,8 +145,12 @@ def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
         out.status[uneven] = Status.NOT_SYMMETRIC
         for values in (out.x, out.residual, out.cond, out.lambda_min, out.lambda_max):
             values[uneven] = np.nan
+    out.status = singular(out.status, out.cond, out.lambda_min, out.lambda_max, out.asymmetry, job, n)
+    lost = out.status == Status.SINGULAR
+    if lost.any():
+        out.x[lost] = out.residual[lost] = np.nan
     if isinstance(rule, Ridge) and rule.retries:
-        hard |= out.status == Status.ILL_CONDITIONED
+        hard |= (out.status == Status.ILL_CONDITIONED) | lost
     if hard.any():
         rows = np.flatnonzero(hard)
         other = replace(job, method=Eigen())

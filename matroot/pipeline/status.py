@@ -16,7 +16,9 @@ from matroot._bars import (
     allowed_error,
     forward_error_bound,
     least_rtol,
+    noise_share,
 )
+from matroot._regularization import Ridge
 from matroot._status import Status
 from matroot.backends.arrays import is_inexact, smallest_normal
 from matroot.methods.base import Changed, Problem
@@ -120,6 +122,26 @@ def doubtful(status: Array, gap: Array, cond: Array, job: Job) -> Array:
     return np.where((status == int(Status.CONVERGED)) & lost, int(Status.ILL_CONDITIONED), status).astype(np.int8)
 
 
+def singular(status: Array, cond: Array, low: Array, top: Array, gap: Array, job: Job, n: int) -> Array:
+    """Set SINGULAR where an inverse root is wanted and the smallest eigenvalue is rounding, whatever its sign.
+
+    `gap` is the relative asymmetry of the input. A negative eigenvalue counts as rounding up to n epsilons, those of
+    sums; a positive one only up to `noise_share`, because it may be meant, unless it has stopped the iteration.
+    """
+    machine = float(np.finfo(job.dtype).eps)
+    if not may_be_singular(job, n * machine) or not isinstance(job.rule, Ridge | None):
+        return status  # the other rules look for such eigenvalues
+    share = noise_share(machine, job.out_eps if may_be_singular(job) else 0.0)
+    wide = n * (max(machine, 2 * job.out_eps) + gap / 2)
+    with np.errstate(all="ignore"):
+        negative = (status == int(Status.NOT_POSITIVE)) & (abs(low) <= wide * top)
+        near = (status < int(Status.NOT_POSITIVE)) & ~(cond * share < 1)
+        failed = (status == int(Status.STAGNATED)) | (status == int(Status.DIVERGED))
+        failed |= status == int(Status.NO_PRINCIPAL_ROOT)  # Schur-Newton's word for it
+        near |= failed & ~(cond * n * machine < 1)
+    return np.where(negative | near, int(Status.SINGULAR), status).astype(np.int8)
+
+
 def may_be_singular(job: Job, rounding: float = 0.0) -> bool:
     """Return True if the smallest eigenvalue may be pure rounding error, which invalidates every inverse root.
 
@@ -183,4 +205,4 @@ def zero_status(problem: Problem) -> int:
     """Return the status of a zero matrix, which has a root but no inverse root."""
     if problem.s > 0:
         return int(Status.CONVERGED)
-    return int(Status.NO_PRINCIPAL_ROOT if problem.assume_a == "gen" else Status.NOT_POSITIVE)
+    return int(Status.NO_PRINCIPAL_ROOT if problem.assume_a == "gen" else Status.SINGULAR)

@@ -15,16 +15,14 @@ except ImportError:  # Windows, where `matroot warm-up` is left to the user
 
 #: How often it is tried for one state of the sources; every try keeps what it has compiled.
 TRIES = 10
-#: A child that was forked has another number.
-_OWN = os.getpid()
 
 
 def fill(folder: str, sources: int) -> None:
     """Start ``matroot warm-up`` at the lowest priority, unless it runs already or has failed too often.
 
     The process holds a lock in the folder of numba's cache until it ends; it shares neither streams nor session with
-    this one, and is no child of it. Nothing is started by workers of multiprocessing, forked processes and programs
-    that are not run by Python itself. Errors are ignored.
+    this one, and is no child of it. Nothing is started by workers of multiprocessing and programs that are not run by
+    Python itself. Errors are ignored.
     """
     if fcntl is None or _is_worker() or getattr(sys, "frozen", False) or "python" not in Path(sys.executable).name:
         return
@@ -59,4 +57,4 @@ def fill(folder: str, sources: int) -> None:
 
 def _is_worker() -> bool:
     multiprocessing = sys.modules.get("multiprocessing.process")
-    return os.getpid() != _OWN or (multiprocessing is not None and multiprocessing.parent_process() is not None)
+    return multiprocessing is not None and multiprocessing.parent_process() is not None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 
-from matroot.backends.cpu.background import fill
 from matroot.backends.loading import deferred
 
 #: "now" compiles in the process that needs a kernel, "never" nowhere; all else is the default.
@@ -19,6 +18,8 @@ VARIABLE = "MATROOT_COMPILE"
 #: Seconds of work, as `lapack_seconds` counts it, after which a process without kernels gets them.
 PATIENCE = 2.0
 
+#: The process that imported this module; a child that was forked is another one.
+_OWN = os.getpid()
 #: The decision, once it is made.
 _decided: dict[str, bool] = {}
 #: Seconds of work that are left until kernels are used; empty where they never are, or are already.
@@ -95,5 +96,6 @@ def _decide() -> bool:
     folder = mark.folder()
     if when != "never" and folder is not None:
         _left["work"] = PATIENCE
-        fill(folder, mark.SOURCES)
+        if os.getpid() == _OWN:
+            deferred("matroot.backends.cpu.background").fill(folder, mark.SOURCES)
     return when != "never" and folder is None
