@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from matroot.backends.cpu.tridiagonal.poles import CLASSES, table
+from matroot.backends.cpu.tridiagonal.poles import CLASSES, in_classes
 from matroot.backends.loading import deferred
 
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
@@ -50,7 +50,7 @@ def elliptic(kappa: float, target: float) -> tuple[FloatArray, FloatArray]:
 
 @lru_cache(maxsize=64)
 def derivative_table(s: Fraction, single: bool) -> tuple[FloatArray, FloatArray, IntArray]:
-    """Return b, c (CLASSES, K) and the number of poles (CLASSES,) for the classes of `poles.table`; -1 <= s < 1."""
+    """Return b, c (CLASSES, K) and the number of poles (CLASSES,) for the classes of `in_classes`; -1 <= s < 1."""
     accuracy = ACCURACY[np.float32 if single else np.float64]
     if abs(s) == Fraction(1, 2):
         rules = [elliptic(4.0 ** (j + 1), accuracy / 4) for j in range(CLASSES)]
@@ -59,5 +59,5 @@ def derivative_table(s: Fraction, single: bool) -> tuple[FloatArray, FloatArray,
         for j, rule in enumerate(rules):
             b[j, : counts[j]], w[j, : counts[j]] = rule
     else:
-        b, w, counts, _ = table(float(-s if s < 0 else 1 - s), accuracy)
+        b, w, counts = in_classes(float(-s if s < 0 else 1 - s), accuracy)
     return b, -w if s < 0 else b * w, counts
