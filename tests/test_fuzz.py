@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from fuzz import general, symmetric
+from fuzz import general, narrow, symmetric
 from fuzz.case import Case
 from fuzz.draw import draw
 from fuzz.exact import Exact, identity, ratio, real_form, residual
@@ -124,3 +124,20 @@ def test_norms_of_any_size():
     assert ratio((huge - huge).norm(), huge.norm()) == 0
     assert ratio(huge.norm(), Exact.of(np.array([[1e-300]])).norm()) == np.inf
     assert ratio(huge.norm(), Exact.of(np.array([[5e299]])).norm()) == pytest.approx(2)
+
+
+def test_narrow_dtypes_are_compared_with_the_matrix_before_it_was_rounded():
+    A, rounded, dtype, s = narrow.draw(0, 15812)  # which was CONVERGED: float16, below its normal range
+    assert dtype == "float16" and s == Fraction(1, 3) and abs(rounded[0, 0]) < 2.0**-14
+    exact = narrow.power(A, s)
+    assert abs(float(rounded[0, 0]) ** (1 / 3) / exact - 1) > narrow.UNDER_TWO_DIGITS
+    found = [narrow.error(index, 0) for index in (*range(150), 15812, 17007)]
+    assert not [words for _, status, off, words in found if status == "CONVERGED" and off > narrow.UNDER_TWO_DIGITS]
+    assert {"CONVERGED", "ILL_CONDITIONED"} <= {status for _, status, _, _ in found}
+
+
+def test_narrow_references_to_25_digits():
+    A, _, _, _ = narrow.draw(0, 4)
+    X = narrow.power(A, Fraction(1, 2))
+    assert np.linalg.norm(X @ X - A) <= 1e-14 * np.linalg.norm(A)
+    assert narrow.power(-np.eye(2), Fraction(-1, 2)) is None

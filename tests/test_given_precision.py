@@ -249,3 +249,18 @@ def test_the_smallest_eigenvalue_is_what_it_was():
     assert distance(sqrtm(A), root(0.5)) <= 1e-11
     a = np.diag([1.0, 1e-9]).astype("float32")
     assert np.allclose(sqrtm(a), np.sqrt(a), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_below_the_normal_range_numbers_have_few_digits(dtype):
+    """2.4e-7 in float16 may have been 2.1e-7, whose root differs by 0.07."""
+    spacing = float(np.finfo(dtype).smallest_subnormal)
+    for a, s in ((4 * spacing, 0.5), (4 * spacing, -0.5), (2 * spacing, -0.25)):
+        for shape in ((1, 1), (2, 1, 1)):
+            result = solve_power(np.full(shape, a).astype(dtype), s)
+            assert (np.asarray(result.status) == Status.ILL_CONDITIONED).all()
+            assert f"below the normal range of {dtype}" in result.message
+            assert "scaled up before it is rounded" in result.message
+    enough = np.eye(3) * 1000 * spacing  # three digits
+    assert (solve_power(enough.astype(dtype), 0.5).status == Status.CONVERGED).all()
+    assert solve(np.eye(3, dtype=int), 2).converged

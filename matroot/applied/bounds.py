@@ -43,7 +43,7 @@ class Wanted:
     @property
     def accuracy(self) -> float:
         """Of the sum of poles."""
-        return max(self.target / 100, 1e-15)
+        return max(self.target / 20, 1e-15)
 
     @property
     def least(self) -> float:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from matroot.backends.cpu.tridiagonal.pole_table import LEVELS, STORED, stored
 from matroot.backends.cpu.tridiagonal.poles import poles
 
 Array = Any
@@ -59,17 +60,28 @@ def rule(s: Fraction | float, low: float, high: float, accuracy: float, least: f
     -------
     Rule
     """
+    alpha = -s if s < 0 else 1 - s
     s = float(s)
     if s == -1:
         return Rule(s, np.zeros(1), np.ones(1), np.array([1 / low]), np.array([1 / low]), 0.0, 0.0)
     start = max(low, least)
-    alpha = -s if s < 0 else 1 - s
-    b, w = poles(alpha, max(high / start, 4.0), max(accuracy, 5e-17))
-    t, w = b * high, w * high ** (1 - alpha)
+    b, w = _fewest(alpha, max(high / start, 4.0), accuracy)
+    t, w = b * high, w * high ** (1 - float(alpha))
     weight = w / (low + t) if s < 0 else w * t / (low + t)
     times = weight if s < 0 else w * high / (high + t)
     below = 2 * start**s if s > 0 and low < start else 0.0
     return Rule(s, t, w, weight, times, POLES_ERR * accuracy, below)
+
+
+def _fewest(alpha: Fraction | float, kappa: float, accuracy: float) -> tuple[Floats, Floats]:
+    """Return poles and weights for x^(-alpha) on [1/kappa, 1], from the table if it has fewer."""
+    found = poles(float(alpha), kappa, accuracy)
+    for level in LEVELS:
+        row = int(np.searchsorted(level.edges, kappa))
+        if alpha in STORED and level.target <= accuracy and row < level.classes and level.counts[row] < len(found[0]):
+            b, w = stored(Fraction(alpha), level, row)
+            return b, w
+    return found
 
 
 class Tridiagonal(NamedTuple):

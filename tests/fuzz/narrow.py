@@ -22,7 +22,7 @@ DTYPES = ("float16", "bfloat16", "float32")
 DIGITS = 30
 #: Below two digits, counted to the nearest, as `solve` documents it.
 UNDER_TWO_DIGITS = 10**-1.5
-#: Share of the solves of a dtype that may be off by more than 10^-2: of a bfloat16 number 2.4 digits are left.
+#: Errors that are counted.
 SIZES = (1e-3, 1e-2, UNDER_TWO_DIGITS, 0.1)
 
 
