@@ -198,6 +198,8 @@ def squared_norm(x: Array) -> Array:
     if isinstance(x, np.ndarray):
         flat = x.reshape(-1)
         return flat.dot(flat)
+    if is_jax(x):  # no reshape, which would gather a sharded array
+        return sys.modules["jax"].numpy.tensordot(x, x, x.ndim)
     flat = x.reshape(-1)
     return flat @ flat if flat.shape[0] else (flat * flat).sum()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -119,6 +120,19 @@ class Diagnostics:
             xscale="log", yscale="log", xlabel="condition number", ylabel="residual", title=f"roots at step {self.step}"
         )
         return ax
+
+
+def joined(parts: Sequence[Diagnostics]) -> Diagnostics:
+    """Return the diagnostics of several states as one; the step is the last."""
+    if len(parts) == 1:
+        return parts[0]
+    return Diagnostics(
+        max(part.step for part in parts),
+        [name for part in parts for name in part.names],
+        {fact: np.concatenate([part.roots[fact] for part in parts]) for fact in parts[0].roots},
+        {path: ratio for part in parts for path, ratio in part.graft_ratio.items()},
+        {path: count for part in parts for path, count in part.nonfinite.items()},
+    )
 
 
 def diagnose(state: State, tracker: ConditionTracker | None = None) -> Diagnostics:

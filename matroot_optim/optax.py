@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -18,18 +17,16 @@ from matroot import ConditionTracker
 from matroot_optim._optax.weights import add_cautious_decay, averages, ema_of_weights, keep_norms
 from matroot_optim.checkpoint.exchange import restore
 from matroot_optim.checkpoint.files import naming, read
-from matroot_optim.diagnostics import Diagnostics, diagnose
-from matroot_optim.entries import BOOKS, OF_LEAF
+from matroot_optim.diagnostics import Diagnostics, diagnose, joined
+from matroot_optim.jit.shards import placed, shards_of
 from matroot_optim.jit.step import Plan as Static
-from matroot_optim.jit.step import advance, initial, to_jax
+from matroot_optim.jit.step import advance, initial, kind_on_host, layout_of
+from matroot_optim.jit.trees import flatten
 from matroot_optim.kl_shampoo import KLShampoo
-from matroot_optim.layout.layout import make_layout
-from matroot_optim.layout.trees import flatten
 from matroot_optim.names import check_options
 from matroot_optim.options import Options
 from matroot_optim.plan import Plan, Row, make_plan, warn_if_large
 from matroot_optim.refresh.due import due_jobs, install, submit
-from matroot_optim.refresh.jobs import FACTS
 from matroot_optim.rules import relative_ridge
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.soap import SOAP
@@ -52,9 +49,8 @@ class ShampooState:
     @property
     def core(self) -> State:
         """The same state as `matroot_optim.State`, with the counters on the host; needs concrete arrays."""
-        books = {**FACTS, **BOOKS, **OF_LEAF, "step": np.int64}
-        kinds = {name: books.get(name.rsplit("/", 1)[-1]) for name in self.arrays}
-        mine = {name: x for name, x in self.arrays.items() if kinds[name] and (name in books or name[:6] == ":stack")}
+        kinds = {name: kind_on_host(name) for name in self.arrays}
+        mine = {name: x for name, x in self.arrays.items() if kinds[name]}
         host = {name: np.array(x).astype(kinds[name]) for name, x in jax.device_get(mine).items()}  # one wait for all
         return State(self.plan.layout, {**self.arrays, **host})
 
@@ -62,7 +58,10 @@ class ShampooState:
 def scale_by_shampoo(*, roots: str = "callback", **options: Any) -> optax.GradientTransformation:
     """Scale gradients to Shampoo's direction, momentum included; chain with a learning rate.
 
-    Works under ``jax.jit``, and composes with ``optax.chain``, ``masked`` and ``inject_hyperparams``.
+    Works under ``jax.jit``, and composes with ``optax.chain``, ``masked`` and ``inject_hyperparams``. Under
+    ``jax.vmap`` the members of an ensemble share a step count as long as theirs are equal.
+
+    Parameters may be sharded: ``init``, not under jit, reads the mesh from them. See the guide, "Many ranks".
 
     Parameters
     ----------
@@ -134,7 +133,7 @@ def _transformation(config: Shampoo, roots: str) -> optax.GradientTransformation
     def init(params: Any) -> ShampooState:
         leaves, _ = flatten(params)
         _check_groups(config, leaves)
-        static = Static(config, make_layout(config, leaves), roots)
+        static = Static(config, layout_of(config, leaves), roots, shards_of(list(leaves.values())))
         warn_if_large(static.layout)
         return ShampooState(initial(static, list(leaves.values())), static)
 
@@ -157,14 +156,14 @@ def _transformation(config: Shampoo, roots: str) -> optax.GradientTransformation
 def shampoo(
     learning_rate: Any, weight_decay: Any = 0.0, *, mask: Any = None, roots: str = "callback", **options: Any
 ) -> optax.GradientTransformation:
-    """Chain `scale_by_shampoo` with decoupled weight decay and a learning rate.
+    """Chain `scale_by_shampoo` with weight decay and a learning rate.
 
     Parameters
     ----------
     learning_rate : float, array or schedule
         With the default graft, take Adam's. May be injected by ``optax.inject_hyperparams``.
     weight_decay : float or array
-        Decoupled. May be injected.
+        Decoupled, unless the option `decay` is "independent" or "l2". May be injected, except with "l2".
     mask : tree of bool, or function of the parameters that gives one, optional
         As in `optax.adamw`: False turns weight decay off. For ``inject_hyperparams``, list a function in
         ``static_args``.
@@ -191,7 +190,7 @@ def shampoo(
 def soap(
     learning_rate: Any, weight_decay: Any = 0.0, *, mask: Any = None, roots: str = "callback", **options: Any
 ) -> optax.GradientTransformation:
-    """Chain `scale_by_soap` with decoupled weight decay and a learning rate.
+    """Chain `scale_by_soap` with weight decay and a learning rate.
 
     Parameters
     ----------
@@ -221,20 +220,40 @@ def _chained(
 ) -> optax.GradientTransformation:
     free = config.averaging == "schedule_free"
     inner = replace(config, averaging="none", momentum="none" if free else config.momentum)
-    decay = add_cautious_decay if config.cautious_decay else optax.add_decayed_weights
     if callable(learning_rate):
         rate = optax.scale_by_schedule(lambda count: -learning_rate(count))
     else:
         rate = optax.scale(-learning_rate)
-    after = [keep_norms(config)] * config.hyperball
-    after += [ema_of_weights(config.beta_of_average)] * (config.averaging == "ema")
-    whole = optax.chain(_transformation(inner, roots), decay(weight_decay, mask), rate, *after)
+    steps = _with_decay(inner, roots, weight_decay, mask, rate)
+    steps += [keep_norms(config)] * config.hyperball
+    steps += [ema_of_weights(config.beta_of_average)] * (config.averaging == "ema")
+    whole = optax.chain(*steps)
     if not free:
         return whole
     counted = (
         (lambda count: learning_rate(count - 1)) if callable(learning_rate) else learning_rate
     )  # optax counts from 1
     return optax.contrib.schedule_free(whole, counted, config.beta_of_average)
+
+
+def _with_decay(
+    config: Shampoo, roots: str, weight_decay: Any, mask: Any, rate: optax.GradientTransformation
+) -> list[optax.GradientTransformation]:
+    """Return the transformations of the direction, the decay and the rate, in the order that the decay needs."""
+    if config.decay == "l2":  # inside, after the clipping of the gradient
+        if mask is not None or isinstance(weight_decay, bool) or not isinstance(weight_decay, float | int):
+            raise ValueError(
+                "with decay 'l2', weight_decay must be a number and mask None; for others chain "
+                "optax.add_decayed_weights(weight_decay, mask) before the optimizer"
+            )
+        return [_transformation(replace(config, weight_decay=float(weight_decay)), roots), rate]
+    direction = _transformation(config, roots)
+    if config.decay == "decoupled":
+        decay = add_cautious_decay if config.cautious_decay else optax.add_decayed_weights
+        return [direction, decay(weight_decay, mask), rate]
+    if config.cautious_decay:
+        raise ValueError("decay must be 'decoupled' with cautious_decay under optax, got 'independent'")
+    return [direction, rate, optax.add_decayed_weights(-weight_decay, mask)]
 
 
 def _check(config: Options, roots: str) -> None:
@@ -304,11 +323,7 @@ def refresh_roots(opt_state: Any) -> Any:
         for pending in submit(engine, jobs, core.step):
             arrays.update(install(core.layout, arrays, pending, ()))
         same = {name for name, x in dict(arrays).items() if x is core.arrays.get(name)}
-        changed = {
-            name: jnp.asarray(x).astype(state.arrays[name].dtype)
-            for name, x in dict(arrays).items()
-            if name not in same
-        }
+        changed = {name: placed(x, state.arrays[name]) for name, x in dict(arrays).items() if name not in same}
         return ShampooState({**state.arrays, **changed}, state.plan)
 
     return _map_states(change, opt_state)
@@ -333,13 +348,14 @@ def load(path: str | os.PathLike[str], opt_state: Any, params: Any) -> Any:
     ValueError
         The file is not a checkpoint, is damaged, or has other parameters.
     """
-    leaves = list(flatten(params)[0].values())
+    leaves = [np.zeros(())] * len(flatten(params)[0])  # numpy's: each array goes straight to its place
     names, meta = read(path)
 
     def change(state: ShampooState) -> ShampooState:
         with naming(path):
-            core = State(state.plan.layout, *restore(state.plan.options, state.plan.layout, leaves, names, meta))
-        return ShampooState({**state.arrays, **to_jax(core.arrays)}, state.plan)
+            arrays, _ = restore(state.plan.options, state.plan.layout, leaves, names, meta)
+        found = {name: placed(x, state.arrays[name]) for name, x in arrays.items()}
+        return ShampooState({**state.arrays, **found}, state.plan)
 
     return _map_states(change, opt_state)
 
@@ -365,8 +381,7 @@ def plan(tx: optax.GradientTransformation, params: Any, *, measure: bool = False
 
     Examples
     --------
-    >>> import jax.numpy as jnp
-    >>> from matroot_optim.optax import plan, shampoo
+    >>>     >>> from matroot_optim.optax import plan, shampoo
     >>> print(plan(shampoo(1e-3), {"up": jnp.zeros((96, 384)), "bias": jnp.zeros(384)}))
     parameter  shape     seen as  treatment   blocks         exponent  numbers  MB       Mflop  roots
     bias       384                adam                                 2        0.00307  0
@@ -404,14 +419,14 @@ def diagnostics(opt_state: Any, tracker: ConditionTracker | None = None) -> Diag
     Parameters
     ----------
     opt_state : tree
-        Any optax state that holds one `ShampooState`.
+        Any optax state that holds a `ShampooState`, or several: the diagnostics are of all their roots.
 
     Raises
     ------
     ValueError
         The state holds none.
     """
-    return diagnose(_states(opt_state, "opt_state")[0].core, tracker)
+    return joined([diagnose(state.core, tracker) for state in _states(opt_state, "opt_state")])
 
 
 def averaged_parameters(opt_state: Any, params: Any) -> Any:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from matroot_optim.layout.layout import make_layout
-from matroot_optim.layout.trees import flatten
+from matroot_optim.jit.step import layout_of
+from matroot_optim.jit.trees import flatten
 from matroot_optim.options import Options
 from matroot_optim.step.finish import cautious_weights, on_sphere
 
@@ -63,7 +63,7 @@ def keep_norms(config: Options) -> optax.GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         leaves, rebuild = flatten(updates, "updates")
         weights, _ = flatten(params)
-        pinned = {leaf.path for leaf in make_layout(config, weights).leaves if leaf.pinned}
+        pinned = {leaf.path for leaf in layout_of(config, weights).leaves if leaf.pinned}
         return rebuild({p: on_sphere(u, weights[p]) if p in pinned else u for p, u in leaves.items()}), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

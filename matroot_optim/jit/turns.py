@@ -28,16 +28,24 @@ class Turns:
     which : list of int
         The set of every phase, interval after interval; then the sets of the step at which Shampoo starts, of no
         roots, and of all roots.
+    masks : bool array (sets, roots)
+        The roots of every set.
     begins, bases, intervals, offsets : list of int
         For every interval: its first step, a step of phase 0, its length, and the index of its first phase in `which`.
     """
 
     sets: list[Due]
     which: list[int]
+    masks: Any
     begins: list[int]
     bases: list[int]
     intervals: list[int]
     offsets: list[int]
+
+    @property
+    def all(self) -> int:
+        """Number of the set of all roots."""
+        return self.which[-1]
 
     def at(self, t: Any, start: int, everything: Any = False) -> Any:
         """Return the number of the set that is due at step t; if `everything`, that of all roots."""
@@ -80,7 +88,8 @@ def turns(options: Options, layout: Layout) -> Turns:
             sets[key] = len(found)
             found.append(_split(layout, mask))
         which.append(sets[key])
-    return Turns(found, which, begins, bases, intervals, offsets)
+    different = np.array([np.frombuffer(key, bool) for key in sets]).reshape(len(sets), len(sizes))
+    return Turns(found, which, different, begins, bases, intervals, offsets)
 
 
 def _split(layout: Layout, mask: Any) -> Due:

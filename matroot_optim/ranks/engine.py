@@ -70,9 +70,9 @@ class RankEngine:
 
     Parameters
     ----------
-    group : None, process group, 1-D device mesh, mpi4py communicator, or Ranks
-        None is the world of torch.distributed, or this process if it was started alone. Any object with ``rank``,
-        ``size`` and ``gather(mine, sizes)`` will do.
+    group : None, "jax", process group, 1-D device mesh, mpi4py communicator, or Ranks
+        None is the world of torch.distributed, the processes of JAX, or this process if it was started alone. Any
+        object with ``rank``, ``size`` and ``gather(mine, sizes)`` will do.
     engine : engine, optional
         Computes this rank's roots, and gives the lag; None means ``InlineEngine()``.
     timeout : float

@@ -17,8 +17,8 @@ def ranks_of(group: Any, timeout: float) -> Ranks:
 
     Parameters
     ----------
-    group : None, process group, device mesh, communicator or Ranks
-        None: the world of torch.distributed, or this process if it was started alone.
+    group : None, "jax", process group, device mesh, communicator or Ranks
+        None: the world of torch.distributed, the processes of JAX, or this process if it was started alone.
     timeout : float
         Seconds.
 
@@ -34,13 +34,20 @@ def ranks_of(group: Any, timeout: float) -> Ranks:
     if group is None:
         if there and distributed.is_initialized():
             return ranks_of(distributed.group.WORLD, timeout)
+        if _jax_is_connected():
+            return ranks_of("jax", timeout)
         several = next((name for name in LAUNCHERS if os.environ.get(name, "1") not in ("", "1")), None)
         if several is not None:
             raise RuntimeError(
                 f"{several} says that there are {os.environ[several]} processes, and they are not connected: call "
-                "torch.distributed.init_process_group first, or give the communicator, as in RankEngine(MPI.COMM_WORLD)"
+                "torch.distributed.init_process_group or jax.distributed.initialize first, or give the communicator, "
+                "as in RankEngine(MPI.COMM_WORLD)"
             )
         return Alone()
+    if isinstance(group, str) and group == "jax":
+        from matroot_optim.ranks.jax_processes import JaxRanks
+
+        return JaxRanks(timeout)
     if there and isinstance(group, distributed.ProcessGroup):
         from matroot_optim.ranks.torch_group import TorchRanks
 
@@ -56,6 +63,12 @@ def ranks_of(group: Any, timeout: float) -> Ranks:
     if isinstance(group, Ranks) and callable(group.gather):
         return group
     raise TypeError(
-        "group must be None, a process group or a 1-D device mesh of torch, a communicator of mpi4py, or an object "
-        f"with rank, size and gather, got {group!r}"
+        "group must be None, 'jax', a process group or a 1-D device mesh of torch, a communicator of mpi4py, or an "
+        f"object with rank, size and gather, got {group!r}"
     )
+
+
+def _jax_is_connected() -> bool:
+    jax: Any = sys.modules.get("jax")
+    connected = getattr(jax.distributed, "is_initialized", None) if jax is not None else None
+    return connected is not None and bool(connected())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matroot_optim.arrays import Array, is_traced, namespace
 from matroot_optim.layout.layout import Layout
 from matroot_optim.step.momentum import Rates
+
+
+def same(x: Array) -> Array:
+    """Return x."""
+    return x
 
 
 @dataclass
@@ -23,6 +28,7 @@ class Step:
     rates: Sequence[Rates]
     number: Any  # of the step, counted from 1
     donate: bool  # arrays of the state may be overwritten
+    whole: Callable[[Array], Array] = same  # brings a sharded gradient to every device, for its blocks
 
     def alike(self, indices: Sequence[int]) -> list[list[int]]:
         """Group the leaves that one call can process: one place, one dtype and the same options of stages 3 and 4."""

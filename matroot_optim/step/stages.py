@@ -13,7 +13,6 @@ from typing import Any
 
 from matroot_optim.arrays import Array, is_traced, namespace
 from matroot_optim.layout.blocking import assemble, stack, unstack
-from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
 from matroot_optim.step.averaging import average_weights
@@ -37,13 +36,13 @@ UNDERFLOW = 2.0**-63
 
 def stacked_gradients(step: Step) -> list[Array]:
     """Return the gradient of every stack of blocks, (blocks, *shape)."""
-    return [_stacked(step.layout, s, step.g) for s in step.layout.stacks]
+    return [_stacked(step, s, step.g) for s in step.layout.stacks]
 
 
-def _stacked(layout: Layout, s: Stack, leaves: Sequence[Array]) -> Array:
-    parts = []
+def _stacked(step: Step, s: Stack, leaves: Sequence[Array]) -> Array:
+    parts, layout = [], step.layout
     for member in s.members:
-        leaf, x = layout.leaves[member.leaf], leaves[member.leaf]
+        leaf, x = layout.leaves[member.leaf], step.whole(leaves[member.leaf])
         parts.append(stack(x.reshape(leaf.merged), leaf.regions[member.region], namespace(x)))
     return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
 
@@ -98,7 +97,7 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
             directions.append(None)
             continue
         if any(layout.leaves[m.leaf].averages_gradients for m in s.members):
-            G = _stacked(layout, s, averages)
+            G = _stacked(step, s, averages)
         idle = all(isinstance(weight[m.leaf], float) and weight[m.leaf] == 0.0 for m in s.members)
         if s.spectral:
             directions.append(None if idle else spectral(G, s.options.spectral_exponent))
@@ -158,7 +157,7 @@ def _first_order(
     layout, arrays = step.layout, step.arrays
     if not any(layout.leaves[i].in_basis for i in live):
         return first_order_steps(step, live, step.g, averages, factors)
-    g, means = (turned(layout, arrays, x, live, back=False) for x in (step.g, averages))
+    g, means = (turned(layout, arrays, [step.whole(x) for x in xs], live, back=False) for xs in (step.g, averages))
     moves, changed = first_order_steps(step, live, g, means, factors)
     back = turned(layout, arrays, [moves.get(i, x) for i, x in enumerate(g)], live, back=True)
     return {i: back[i] for i in moves}, changed

@@ -1,0 +1,57 @@
+"""Trees of jax: the leaves in jax's order, by path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from matroot_optim.arrays import is_array
+from matroot_optim.layout.trees import Leaves, Tree, join
+
+
+def flatten(tree: Tree, what: str = "params") -> tuple[Leaves, Callable[[Leaves], Tree]]:
+    """Return the arrays of a tree by path, in jax's order, and a function that rebuilds the tree with other leaves.
+
+    Any registered class is a container. jax sorts the keys of a dict, so the order does not depend on how the dict
+    was made: a state that was saved by its own names fits parameters that were read from a file.
+
+    Parameters
+    ----------
+    tree : tree of arrays, ShapeDtypeStructs and floats
+    what : str
+        Name of the tree for messages.
+
+    Returns
+    -------
+    leaves : dict of str to array
+    rebuild : callable
+        Takes a mapping of the same paths.
+
+    Raises
+    ------
+    TypeError
+        A leaf is not an array.
+    ValueError
+        Two leaves have the same path (a key that holds "/").
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from matroot_optim.jit.trees import flatten
+    >>> leaves, rebuild = flatten({"up": jnp.zeros(2), "down": [jnp.zeros(3)]})
+    >>> list(leaves)
+    ['down/0', 'up']
+    """
+    found, structure = jax.tree_util.tree_flatten_with_path(tree)
+    leaves: Leaves = {}
+    for keys, x in found:
+        path = join(*(jax.tree_util.keystr((key,), simple=True) for key in keys))
+        if path in leaves:
+            raise ValueError(f"{what} has two arrays with the path {path!r}; rename the key that holds '/'")
+        if not is_array(x) and not isinstance(x, float):
+            kind = type(x).__name__
+            raise TypeError(f"{what} must hold arrays in containers that jax knows, got {kind} at {path!r}")
+        leaves[path] = jnp.asarray(x) if isinstance(x, float) else x
+    return leaves, lambda values: structure.unflatten([values[path] for path in leaves])

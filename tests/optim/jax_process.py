@@ -1,0 +1,214 @@
+"""JAX on eight devices of this process, or on four of two processes; test_optim_jax_meshes.py runs it."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from matroot_optim import RankEngine
+from matroot_optim.jit import dealing
+from matroot_optim.jit.shards import Shards
+from matroot_optim.optax import diagnostics, load, refresh_roots, shampoo
+
+jax.config.update("jax_disable_most_optimizations", True)
+
+SHAPES = {"up": (16, 8), "bias": (16,), "odd": (5, 8)}
+SPECS = {"up": P("x", "y"), "bias": P("x"), "odd": P()}
+OPTIONS = {"refresh_every": 2, "block_size": 8, "ridge": 1e-3, "start_step": 1, "refresh_growth": 0.0}
+OPTIONS["schedule"] = "interval"  # few branches to compile
+STEPS = 4
+
+
+def made(shapes, mesh, sharded, seed):
+    """Arrays on the mesh, with specs as jit spells them."""
+    rng, found = np.random.default_rng(seed), {}
+    for k, shape in shapes.items():
+        x = rng.standard_normal(shape).astype(np.float32)
+        if mesh is None:
+            found[k] = jnp.asarray(x)
+            continue
+        spec = SPECS[k] if sharded else P()
+        spec = P(*spec, *(None,) * (x.ndim - len(spec))) if mesh.explicit_axes else spec
+        found[k] = jax.make_array_from_callback(shape, NamedSharding(mesh, spec), lambda at, x=x: x[at])
+    return found
+
+
+def whole(tree):
+    """The values in this process."""
+    gather = multihost_utils.process_allgather
+    return {k: np.asarray(x) if x.is_fully_addressable else gather(x, tiled=True) for k, x in tree.items()}
+
+
+def places(tree):
+    return [(x.sharding, x.dtype) for x in jax.tree.leaves(tree)]
+
+
+def train(tx, mesh=None, sharded=False, between=lambda state: state, step=None):
+    """Parameters and state; on the way shardings stay, and nothing is compiled twice."""
+    params = made(SHAPES, mesh, sharded, 99)
+    state = between(tx.init(params))
+    step = step or program(tx)
+    before, compiled = places((params, state)), step._cache_size()
+    for t in range(STEPS):
+        params, state = step(made(SHAPES, mesh, sharded, t), state, params)
+        state = between(state)
+        assert mesh is None or places((params, state)) == before
+    assert mesh is None or step._cache_size() <= compiled + 1
+    return params, state
+
+
+def program(tx):
+    @jax.jit
+    def step(g, state, params):
+        updates, state = tx.update(g, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def apart(a, b):
+    a, b = whole(a), whole(b)
+    return max(float(np.abs(a[k] - b[k]).max()) for k in b)
+
+
+def counted():
+    """A list that gets the number of roots of every call."""
+    found, real = [], dealing.compute
+    dealing.compute = lambda batch: found.append(len(batch.matrix)) or real(batch)
+    return found
+
+
+def mesh_of(kind, shape):
+    return jax.make_mesh(shape, ("x", "y"), axis_types=(kind, kind))
+
+
+def devices():
+    roots = counted()
+    tx = shampoo(0.05, 0.1, **OPTIONS)
+    want, alone = train(tx)
+    total = sum(roots)
+    roots.clear()
+    got, state = train(tx, mesh_of(AxisType.Auto, (4, 2)))
+    assert apart(got, want) == 0.0, "replicated parameters have the bits of one device"
+    assert sum(roots) == total, "each root once"
+    roots.clear()
+    mesh = mesh_of(AxisType.Explicit, (4, 2))
+    step = program(tx)
+    got, state = train(tx, mesh, sharded=True, step=step)
+    assert apart(got, want) <= 2e-6
+    assert sum(roots) == total
+    assert (diagnostics(state).roots["refreshes"] == diagnostics(alone).roots["refreshes"]).all()
+    saved(tx, got, state, step)
+    graph(mesh_of(AxisType.Auto, (4, 2)))
+    large()
+
+
+def saved(tx, params, state, step):
+    """A file of a sharded run: every array comes back to its place, and the next step is the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        state[0].core.save(Path(folder, "state.npz"))
+        loaded = load(Path(folder, "state.npz"), tx.init(params), params)
+    assert places(loaded) == places(state)
+    g = made(SHAPES, params["up"].sharding.mesh, True, 7)
+    assert apart(step(g, loaded, params)[0], step(g, state, params)[0]) == 0.0
+
+
+def graph(mesh):
+    """Roots in the graph: one gather of all results in a branch, and no other collective."""
+    tx = shampoo(0.05, 0.1, roots="graph", **OPTIONS)
+    params = made(SHAPES, mesh, False, 99)
+    state = tx.init(params)
+    step = program(tx).lower(params, state, params).compile()
+    for t in range(STEPS):
+        params, state = step(made(SHAPES, mesh, False, t), state, params)
+    assert diagnostics(state).roots["refreshes"].min() > 0
+    assert diagnostics(state).worst_residual < 1e-2
+    text = step.as_text()
+    collectives = re.findall(r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", text)
+    branches = max(found.count(",") + 1 for found in re.findall(r"branch_computations=\{([^}]*)\}", text))
+    assert set(collectives) == {"all-gather"}, collectives
+    assert len(collectives) <= branches - 1, (len(collectives), branches)  # the branch without roots has none
+
+
+def large():
+    """Copies of a megabyte: jax's own callback waits for a thread that waits for the callback."""
+    mesh = mesh_of(AxisType.Auto, (4, 2))
+    shards = Shards(mesh, ())
+    shape = jax.ShapeDtypeStruct((512, 512), jnp.float32)
+    double = jax.jit(lambda x: dealing.on_hosts(shards, lambda k, x: [2 * x], [shape], x)[0])
+    x = jax.device_put(np.ones((512, 512), np.float32), NamedSharding(mesh, P()))
+    assert float(double(x + 1).min()) == 4.0
+
+
+def two(address, number):
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(address, 2, int(number))
+    roots = counted()
+    tx = shampoo(0.05, 0.1, **OPTIONS)
+    want, _ = train(tx)
+    total = sum(roots)
+    roots.clear()
+    mesh = mesh_of(AxisType.Auto, (2, 2))
+    step = program(tx)
+    got, state = train(tx, mesh, step=step)
+    assert apart(got, want) == 0.0
+    assert 0.3 * total <= sum(roots) <= 0.7 * total
+    everyone = multihost_utils.process_allgather(np.asarray(sum(roots)))
+    assert everyone.sum() == total, "each root on one process"
+    reshards(tx, state, made(SHAPES, mesh, True, 99))
+    ranks(mesh)
+    failing(tx, mesh, step)
+
+
+def reshards(tx, state, params):
+    """A state that one process can save loads onto parameters that lie in parts on all."""
+    copy = multihost_utils.process_allgather(state, tiled=True)
+    start = tx.init(params)
+    with tempfile.TemporaryDirectory() as folder:  # each process has its own
+        copy[0].core.save(Path(folder, "state.npz"))
+        loaded = load(Path(folder, "state.npz"), start, params)
+    assert places(loaded) == places(start)
+    again = multihost_utils.process_allgather(loaded[0].arrays, tiled=True)
+    wrong = [k for k, x in copy[0].arrays.items() if not np.array_equal(x, again[k], equal_nan=True)]
+    assert set(wrong) <= {"graft_ratio"}, wrong  # which is not saved
+
+
+def ranks(mesh):
+    """Roots outside of the update, dealt to the processes."""
+    engine = RankEngine("jax", timeout=60)
+    tx = shampoo(0.05, 0.1, roots="host", engine=engine, **OPTIONS)
+    got, _ = train(tx, mesh, sharded=True, between=refresh_roots)
+    want, _ = train(shampoo(0.05, 0.1, roots="host", **OPTIONS), between=refresh_roots)
+    assert apart(got, want) <= 2e-6
+    assert engine.clock.roots > 0
+    assert engine.ranks.size == RankEngine().ranks.size == 2
+
+
+def failing(tx, mesh, step):
+    """Roots that fail in one process are skipped in both."""
+    real = dealing.compute
+
+    def compute(batch):
+        if jax.process_index() == 1:
+            raise MemoryError("no room")
+        return real(batch)
+
+    dealing.compute = compute
+    _, state = train(tx, mesh, step=step)
+    skipped = diagnostics(state).roots["skipped"]
+    assert 0 < (skipped > 0).sum() < len(skipped)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
+    print("done", flush=True)
