@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from matroot_optim.torch import SOAP, KLShampoo, Shampoo
 #: Rows that no number of ranks divides, fewer rows than ranks, a table, vectors, a scalar-like one.
 SHAPES = [(37, 24), (3, 40), (24, 6, 2), (300, 8), (37,), (1,)]
 OPTIONS = {"lr": 0.01, "refresh_every": 4, "ridge": 1e-3, "block_size": 16, "weight_decay": 0.1}
+STEPS = int(os.environ.get("STEPS", "12"))
 CASES = [
     (Shampoo, {}),
     (Shampoo, {"graft": "none", "momentum_of": "direction", "betas": (0.9, 1.0)}),
@@ -57,7 +59,7 @@ def give(params, step):
             p.grad = g.to(p.dtype)
 
 
-def train(opt, start=0, stop=25):
+def train(opt, start=0, stop=STEPS):
     params = [p for group in opt.param_groups for p in group["params"]]
     for step in range(start, stop):
         give(params, step)
@@ -73,7 +75,7 @@ def placed(mesh, tensors):
     return [torch.nn.Parameter(distribute_tensor(x, mesh, [Shard(0)])) for x in tensors]
 
 
-def alone(kind, options, stop=25, dtype=torch.float32):
+def alone(kind, options, stop=STEPS, dtype=torch.float32):
     return train(kind([torch.nn.Parameter(x) for x in weights(dtype)], **{**OPTIONS, **options}), 0, stop)
 
 
@@ -163,38 +165,46 @@ def trained(rank, size, store):
             assert distance <= (1e-4 if kind is torch.float32 else 0.1)
 
 
-def save(rank, size, store):
-    """The checkpoint after 6 steps, with roots under way, and the weights after 12."""
-    mesh = init_device_mesh("cpu", (size,))
+def reshard(rank, size, store):
+    """A checkpoint of all ranks goes on with one, and one of a single rank with all, and in a plain optimizer."""
+    everyone = init_device_mesh("cpu", (size,))
+    single = init_device_mesh("cpu", (size, 1), mesh_dim_names=("others", "mine"))["mine"]
     for name, make in MAKERS.items():
-        model, opt = make(mesh)
-        fixed(opt, 0, 6)
-        found = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, opt)}
-        dcp.save(found, checkpoint_id=store.with_name(name))
-        again = get_optimizer_state_dict(model, opt)
-        assert all(x is not None for x in again["state"].values())
-        fixed(opt, 6, 12)
-        weights = whole(model.parameters())
+        many, few = store.with_name(f"many-{name}"), store.with_name(f"few-{name}")
+        expected = saved(make, everyone, many, alone=False)
         if rank == 0:
-            torch.save(weights, store.with_name(f"{name}.pt"))
-
-
-def load(rank, size, store):
-    """A checkpoint of other numbers of ranks goes on as the run that wrote it."""
-    mesh = init_device_mesh("cpu", (size,))
-    for name in MAKERS:
-        for kind in {name, "one"} if size == 1 else {name}:
-            model, opt = MAKERS[kind](mesh)
-            found = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, opt)}
-            dcp.load(found, checkpoint_id=store.with_name(name))
-            model.load_state_dict(found["model"])
-            set_optimizer_state_dict(model, opt, found["optimizer"])
-            assert opt.diagnostics().step == 6
-            fixed(opt, 6, 12)
-            expected = torch.load(store.with_name(f"{name}.pt"))
-            apart = max(float((a - b).abs().max()) for a, b in zip(whole(model.parameters()), expected, strict=True))
-            print(f"{name} on {size} as {kind}: {apart:.2g}", flush=True)
+            saved(make, single, few, alone=True)
+        dist.barrier()
+        for kind, mesh, folder, alone in (
+            (make, single, many, True),
+            (make, everyone, few, False),
+            (plain, single, many, True),
+        ):
+            apart = resumed(kind, mesh, folder, expected, alone=alone)
+            print(f"{name}, {folder.name} in {kind.__name__} on {mesh.size()}: {apart:.2g}", flush=True)
             assert apart <= 1e-6
+
+
+def saved(make, mesh, folder, *, alone):
+    """Save after 6 steps, with roots under way; the weights after 12."""
+    model, opt = make(mesh)
+    fixed(opt, 0, 6)
+    found = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, opt)}
+    dcp.save(found, checkpoint_id=folder, no_dist=alone)
+    fixed(opt, 6, 12)
+    return whole(model.parameters())
+
+
+def resumed(make, mesh, folder, expected, *, alone):
+    """Go on from the checkpoint; the distance to the weights of the run that wrote it."""
+    model, opt = make(mesh)
+    found = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, opt)}
+    dcp.load(found, checkpoint_id=folder, no_dist=alone)
+    model.load_state_dict(found["model"])
+    set_optimizer_state_dict(model, opt, found["optimizer"])
+    assert opt.diagnostics().step == 6
+    fixed(opt, 6, 12)
+    return max(float((a - b).abs().max()) for a, b in zip(whole(model.parameters()), expected, strict=True))
 
 
 def fixed(opt, start, stop):
@@ -218,12 +228,12 @@ def replicated(mesh):
     return model, Shampoo(model, shard=mesh, engine=InlineEngine(3), **OPTIONS)
 
 
-def one(mesh):
+def plain(mesh):
     model = network()
     return model, Shampoo(model, engine=InlineEngine(3), **OPTIONS)
 
 
-MAKERS = {"sharded": sharded, "replicated": replicated, "one": one}
+MAKERS = {"sharded": sharded, "replicated": replicated}
 
 
 def refusals(rank, size, store):

@@ -21,7 +21,6 @@ from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf
 from matroot_optim.shampoo import Shampoo
 
-
 #: Entries of the shape of the parameter.
 PARTS = ("momentum", "moment")
 
