@@ -32,6 +32,7 @@ from matroot_optim.step.momentum import Rates, with_l2
 from matroot_optim.step.narrow import opened
 from matroot_optim.step.scaling import decay, exponents, in_new_units, scaled
 from matroot_optim.step.stages import stacked_gradients, update_statistics, updates
+from matroot_optim.step.totals import Totals
 
 Arrays = dict[str, Array]
 
@@ -385,12 +386,13 @@ class Shampoo(Options):
         *,
         donate: bool,
         rates: Sequence[Rates] | None = None,
+        totals: Totals | None = None,
     ) -> tuple[list[Array], State]:
         """Make one step on lists in the order of the layout; `update`, `step` and the adapters call this."""
         # A root in another thread limits BLAS to one thread; with one thread here too, the products of the step do
         # not depend on it. The copied context restores numpy's error state after any interruption.
         with one_blas_thread():
-            return copy_context().run(self._advance, g, state, weights, donate, rates)
+            return copy_context().run(self._advance, g, state, weights, donate, rates, totals)
 
     def _advance(
         self,
@@ -399,17 +401,18 @@ class Shampoo(Options):
         weights: Sequence[Array | None],
         donate: bool,
         rates: Sequence[Rates] | None,
+        totals: Totals | None,
     ) -> tuple[list[Array], State]:
         layout, t = state.layout, state.step + 1
         arrays = opened(layout, state.arrays, t)
         rates = self.rates(layout, t - 1) if rates is None else rates
         check_weights(layout, weights, rates)
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-            clean, active, bad = self._screen(layout, arrays, g, weights, rates)
+            clean, active, bad = self._screen(layout, arrays, g, weights, rates, totals)
             accumulate, soap = (t - 1) % self.statistics_every == 0, self.algorithm == "soap"
             moved = moving(layout, active, arrays["accumulated"], self.lag) if soap else active
             _count(arrays, moved, active, bad, accumulate=accumulate)
-            now = Step(layout, arrays, clean, list(weights), active, rates, t, donate)
+            now = Step(layout, arrays, clean, list(weights), active, rates, t, donate, totals)
             stacks = stacked_gradients(now)
             if soap:  # whose bases have not seen the gradient of the step
                 moves, changed = updates(replace(now, active=moved), stacks)
@@ -439,7 +442,13 @@ class Shampoo(Options):
         return tuple(batch for batch in waiting if batch.due > t)
 
     def _screen(
-        self, layout: Layout, arrays: Arrays, g: Sequence[Array | None], weights: Sequence[Array | None], rates: Any
+        self,
+        layout: Layout,
+        arrays: Arrays,
+        g: Sequence[Array | None],
+        weights: Sequence[Array | None],
+        rates: Any,
+        totals: Totals | None,
     ) -> tuple[list[Array], list[bool], list[bool]]:
         """Return the gradients with L2 decay and clipping, and masks of those that count and those not finite.
 
@@ -448,12 +457,14 @@ class Shampoo(Options):
         there = [i for i, x in enumerate(g) if x is not None]
         norms = np.zeros(len(g))
         norms[there] = norms_of([g[i] for i in there])
+        norms = norms if totals is None else totals.norms(norms, there)
         bad = list(~np.isfinite(norms))
         if self.on_nonfinite == "raise" and any(bad):
             names = ", ".join(repr(layout.leaves[i].path) for i, b in enumerate(bad) if b)
             raise FloatingPointError(f"the gradient must be finite, got NaN or infinity in {names}")
         active = [x is not None and (not bad[i] or self.on_nonfinite == "propagate") for i, x in enumerate(g)]
-        total = math.hypot(*(norms[i] for i in there if active[i]))
+        counted = range(len(g)) if totals is None else totals.firsts
+        total = math.hypot(*(norms[i] for i in counted if active[i]))
         scale = self.clip_norm / total if self.clip_norm is not None and total > self.clip_norm else 1.0
         norms *= scale
         clean = []

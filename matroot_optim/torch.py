@@ -34,7 +34,10 @@ from matroot_optim._torch.records import (
     cuts_to_text,
     record_of,
 )
+from matroot_optim._torch.shards.keeper import ShardedKeeper
+from matroot_optim._torch.shards.step import check_options, moves_of_shards
 from matroot_optim._torch.state import ParameterStates
+from matroot_optim._torch.storage import group_of, is_dtensor, local
 from matroot_optim.diagnostics import Diagnostics
 from matroot_optim.layout.layout import Layout
 from matroot_optim.options import SHARED
@@ -66,6 +69,10 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         With the default graft, take Adam's.
     betas : (float, float)
     weight_decay : float
+    shard : bool, process group, or 1-D device mesh
+        Deal the blocks to the ranks: each keeps the statistics, roots and moments of its blocks alone. True: among the
+        world, or along the dimension of the mesh that the parameters are sharded over; for such parameters, those of
+        `torch.distributed.fsdp.fully_shard`, this is on in any case.
     **options
         Options of `matroot_optim.Shampoo`.
 
@@ -74,7 +81,10 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
     ValueError
         An option is wrong: the message has its name, the value and what is allowed. A parameter is given twice.
     TypeError
-        An option is unknown, or a parameter is not whole, dense and real floating point: the message names it.
+        An option is unknown, or a parameter is not dense and real floating point, or is sharded otherwise than along
+        dimension 0: the message names it.
+    RankError
+        With `shard`, in a step: a rank has other parameters or options, or lacks a gradient.
 
     Warns
     -----
@@ -109,6 +119,7 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
+        shard: Any = False,
         **options: Any,
     ) -> None:
         check_keywords(options)
@@ -118,13 +129,16 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         own = {name: value for name, value in given.items() if name not in SHARED}
         self._core: Core = self._kind(rate(lr), groups=self._options_of, **shared)
         self._whole = False  # until all groups are added
-        self._keeper = Keeper()
+        self._keeper: Keeper = Keeper()
         if isinstance(params, torch.nn.Module):
             params = parameter_groups(params)
         super().__init__(params, {"lr": lr, **own, META: ""})
         self._take_shared()
         self._whole = True
         params_by_path = parameters(self.param_groups)
+        if shard is not False or any(map(is_dtensor, params_by_path.values())):
+            self._keeper = ShardedKeeper(group_of(shard or True, params_by_path.values()))
+            check_options(layout_of(self._core, params_by_path))
         if not any(map(is_lazy, params_by_path.values())):
             warn_if_large(layout_of(self._core, params_by_path), names_of(self.param_groups))
 
@@ -166,6 +180,8 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
             self._core.for_path(f"{len(self.param_groups) - 1}/0")  # checks the options of the group
             if self._whole:
                 self._take_shared()
+                if not isinstance(self._keeper, ShardedKeeper) and any(map(is_dtensor, param_group["params"])):
+                    raise TypeError("the first parameters must be DTensors too, or shard=True, if later ones are")
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -231,6 +247,12 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         self.refuse_averages("step()")
         state = self._current()
         params = parameters(self.param_groups)
+        if isinstance(self._keeper, ShardedKeeper) and self._keeper.layout is not None:
+            with full_precision(map(local, params.values())):
+                rates = self._rates(self._keeper.layout)
+                for path, move in moves_of_shards(self._core, self._keeper, params, rates).items():
+                    add_into(local(params[path]), move)
+            return
         grads = {path: dense(path, p.grad) for path, p in params.items() if p.grad is not None}
         weights = {path: p.detach() for path, p in params.items()}
         layout = state.layout
@@ -257,9 +279,12 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         """
         found, names = self._core.diagnostics(self._current()), names_of(self.param_groups)
 
-        def called(path: str) -> str:
+        def named(path: str) -> str:
             group, number, *rest = path.split("/")
             return "/".join([names.get(f"{group}/{number}", f"{group}/{number}"), *rest])
+
+        def called(path: str) -> str:
+            return named(self._keeper.whole_name(path))
 
         found = dataclasses.replace(
             found,
@@ -350,7 +375,7 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
 
     def _load(self, loaded: dict[str, Any]) -> None:
         """Load the state from a dict whose groups torch has already loaded."""
-        self._keeper = Keeper()
+        self._keeper = self._keeper.empty()
         texts = [group.get(META) for group in self.param_groups]
         for group in self.param_groups:
             group[META] = ""
@@ -372,8 +397,9 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         if extra:
             raise ValueError(f"the state_dict must have state of its parameters alone, got {', '.join(extra)}")
         params = parameters(self.param_groups)
+        whole = not isinstance(self._keeper, ShardedKeeper)
         records = [
-            record_of(path, p.shape, saved.get(number), cuts[int(path.partition("/")[0])], units=units)
+            record_of(path, p.shape, saved.get(number), cuts[int(path.partition("/")[0])], units=units, whole=whole)
             for number, (path, p) in zip(numbers, params.items(), strict=True)
         ]
         new = [path for path, record in zip(params, records, strict=True) if record is None]
@@ -440,12 +466,13 @@ class KLShampoo(Shampoo):
 
 def _fill(optimizer: Shampoo, found: dict[str, Any]) -> None:
     """Put the state and the cuts of the parameters into the dict that torch has made."""
-    layout, keeper, groups = optimizer._current().layout, optimizer._keeper, found["param_groups"]
+    optimizer._current()
+    keeper, groups = optimizer._keeper, found["param_groups"]
     numbers = [n for group in groups for n in group["params"]]
     mine = zip(numbers, keeper.tensors, keeper.take_apart(optimizer._core), strict=True)
     found["state"] = {n: {**entries, **keeper.others.get(p, {})} for n, p, entries in mine}
-    leaves = iter(layout.leaves)
-    pending = any(name.endswith("/pending") for entries in found["state"].values() for name in entries)
+    leaves = iter(keeper.layout.leaves if keeper.layout is not None else ())
+    pending = keeper.has_pending(optimizer._core, found["state"].values())
     for group in groups:
         group.update(saved_options(group))
         group[META] = cuts_to_text([next(leaves) for _ in group["params"]], pending)

@@ -37,6 +37,8 @@ class Averages:
         """
         self.refuse_averages("averaged_parameters()")
         state, params = self._current(), parameters(self.param_groups).values()
+        if not any(leaf.has_average for leaf in state.layout.leaves):
+            return [p.detach().clone() for p in params]
         pairs = zip(state.layout.leaves, params, strict=True)
         return [average_of(leaf, state.arrays, p.detach().clone()) for leaf, p in pairs]
 

@@ -39,6 +39,8 @@ class Keeper:
     ----------
     state : State, optional
         None before the first fit.
+    layout : Layout, optional
+        Of whole parameters.
     tensors : list of tensors
         The parameters of the state's leaves.
     places : list
@@ -52,6 +54,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self.state: State | None = None
+        self.layout: Layout | None = None
         self.tensors: list[Any] = []
         self.places: list[Places] = []
         self.records: MutableMapping[Any, Record | None] = WeakTensorKeyDictionary()
@@ -69,11 +72,11 @@ class Keeper:
             layout = layout_of(core, params)
             old, records = self.state, WeakTensorKeyDictionary(dict(self.records))
             come = any(p in records for p in params.values())
-            if old is None or come or layout != old.layout or not self._is_of(params.values()):
-                leaves = old.layout.leaves if old is not None else ()
+            if old is None or come or layout != self.layout or not self._is_of(params.values()):
+                leaves = self.layout.leaves if self.layout is not None else ()
                 for p, leaf, entries in zip(self.tensors, leaves, self.take_apart(core), strict=True):
                     records.setdefault(p, Record(entries, leaf))
-                self._install(core, layout, params, [records.pop(p, None) for p in params.values()])
+                self.install(core, layout, groups, params, [records.pop(p, None) for p in params.values()])
             self.records, self._planned = records, plan
         assert self.state is not None
         return self.state
@@ -94,13 +97,25 @@ class Keeper:
         if len(steps) > 1:
             raise ValueError(f"the state_dict must have one step for all parameters, got {', '.join(sorted(steps))}")
         with torch.inference_mode(False):
-            self._install(core, layout_of(core, params), params, records)
+            self.install(core, layout_of(core, params), groups, params, records)
         self._planned = _plan(groups, params.values())
 
-    def _install(self, core: Shampoo, layout: Layout, params: Params, records: Sequence[Record | None]) -> None:
+    def empty(self) -> Keeper:
+        """Return a keeper of the same kind, of nothing."""
+        return Keeper()
+
+    def install(
+        self, core: Shampoo, layout: Layout, groups: Groups, params: Params, records: Sequence[Record | None]
+    ) -> None:
+        """Build the state of these parameters from their records."""
         found = places(layout)
         self.state = put_together(core, layout, [p.detach() for p in params.values()], records, found)
-        self.places, self.tensors = found, list(params.values())
+        self.places = found
+        self.hold(layout, params, records)
+
+    def hold(self, layout: Layout, params: Params, records: Sequence[Record | None]) -> None:
+        """Note the parameters of the state, and the entries of other code in their records."""
+        self.layout, self.tensors = layout, list(params.values())
         self._numbers = {id(p): i for i, p in enumerate(self.tensors)}
         for p, record in zip(self.tensors, records, strict=True):
             if record is not None and record.others:
@@ -110,12 +125,24 @@ class Keeper:
         """Copy the entries of all tensors of the state."""
         return take_apart(self.state, self.places, slots(core)) if self.state is not None else []
 
+    def has_pending(self, core: Shampoo, entries: Iterable[Entries]) -> bool:
+        """Return True if the entries of all parameters have those of pending root jobs."""
+        return any(name.endswith("/pending") for mine in entries for name in mine)
+
+    def parts(self, number: int) -> dict[str, Any]:
+        """Return entries of a parameter that are not in its places."""
+        return {}
+
+    def whole_name(self, path: str) -> str:
+        """Return a path of the state's layout as one of whole parameters."""
+        return path
+
     def number(self, groups: Groups, p: Any) -> int | None:
         """Return the number of the leaf of a parameter; None if the state is not yet fitted to the parameter."""
         i = self._numbers.get(id(p))
-        if self.state is None or self._planned is None or i is None:
+        if self.layout is None or self._planned is None or i is None:
             return None
-        g, k = map(int, self.state.layout.leaves[i].path.split("/"))
+        g, k = map(int, self.layout.leaves[i].path.split("/"))
         here = groups[g]["params"][k : k + 1] if g < len(groups) else []
         return i if here and here[0] is p else None
 
@@ -130,10 +157,11 @@ class Keeper:
 
     def __getstate__(self) -> dict[str, Any]:
         weak = {name: list(getattr(self, name).items()) for name in ("records", "others")}
-        return {"state": self.state, "tensors": self.tensors, "_planned": self._planned, **weak}
+        return {"state": self.state, "layout": self.layout, "tensors": self.tensors, "_planned": self._planned, **weak}
 
     def __setstate__(self, values: dict[str, Any]) -> None:
-        self.state, self.tensors, self._planned = values["state"], values["tensors"], values["_planned"]
+        self.state, self.layout = values["state"], values["layout"]
+        self.tensors, self._planned = values["tensors"], values["_planned"]
         self.records = WeakTensorKeyDictionary(dict(values["records"]))
         self.others = WeakTensorKeyDictionary(dict(values["others"]))
         self.places = places(self.state.layout) if self.state is not None else []

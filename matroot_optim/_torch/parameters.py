@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
+from matroot_optim._torch.storage import is_dtensor, is_served
 from matroot_optim.arrays import state_dtype
 
 _WHOLE = "keep the parameters whole on every rank, as torch.nn.parallel.DistributedDataParallel does"
@@ -77,9 +78,9 @@ _UNSERVED: tuple[tuple[Callable[[Any], bool], Callable[[Any], str], str], ...] =
         "make the optimizer outside of FakeTensorMode",
     ),
     (
-        _made_by("torch.distributed.tensor", "DTensor"),
+        lambda x: is_dtensor(x) and not is_served(x),
         lambda x: f"a DTensor with placements {tuple(x.placements)}",
-        _WHOLE,
+        "shard dimension 0 along one dimension of the mesh, as fully_shard does, or " + _WHOLE,
     ),
     (_is_flat, lambda x: "a flat parameter of FullyShardedDataParallel, which has no matrices", _WHOLE),
     (lambda x: x.is_nested, lambda x: "a nested tensor", "use one tensor for each component"),
@@ -91,7 +92,7 @@ _UNSERVED: tuple[tuple[Callable[[Any], bool], Callable[[Any], str], str], ...] =
         "use x.to_dense()",
     ),
     (
-        torch.utils._python_dispatch.is_traceable_wrapper_subclass,
+        lambda x: torch.utils._python_dispatch.is_traceable_wrapper_subclass(x) and not is_dtensor(x),
         lambda x: f"a {type(x).__name__}, which wraps other tensors",
         "give those",
     ),

@@ -240,10 +240,12 @@ def _check_format(meta: Any) -> None:
         raise ValueError(f"the state_dict must be of format 1 to {FORMAT}, got {meta.get('format')!r}")
 
 
-def record_of(path: str, shape: Iterable[int], entries: Any, cuts: Cuts | None, *, units: bool) -> Record | None:
+def record_of(
+    path: str, shape: Iterable[int], entries: Any, cuts: Cuts | None, *, units: bool, whole: bool = True
+) -> Record | None:
     """Return the record of a parameter from its entries in a dict; None without entries.
 
-    Dicts of format 1 have no `units`: gradients were not divided.
+    Dicts of format 1 have no `units`: gradients were not divided. Without `whole`, blocks may be missing.
 
     Raises
     ------
@@ -259,7 +261,7 @@ def record_of(path: str, shape: Iterable[int], entries: Any, cuts: Cuts | None, 
         raise ValueError(f"the state_dict must have shape {shape} for parameter {path!r}, got {list(cuts)}")
     cut = dict(cuts[shape]) if cuts is not None else None
     for name in _pending_of(cut) if cut is not None and cut.pop("pending", False) is True else ():
-        if name not in entries:
+        if whole and name not in entries:
             raise ValueError(f"the state of parameter {path!r} must have the entry {name!r}")
     plain = {} if units else {part: np.zeros((), kind) for part, kind in UNITS.items()}
     return Record({**plain, **entries}, cut)

@@ -49,7 +49,7 @@ class ParameterStates(MutableMapping[Any, Any]):
         self._keeper.give(p, None)
 
     def clear(self) -> None:
-        self._optimizer._keeper = Keeper()
+        self._optimizer._keeper = self._keeper.empty()
 
     def _own(self, p: Any) -> Own:
         """Return the optimizer's current entries of a parameter.
@@ -66,23 +66,27 @@ class ParameterStates(MutableMapping[Any, Any]):
             number = keeper.number(optimizer.param_groups, p)
         if number is None or keeper.state is None:
             raise KeyError(p)
-        return Own(keeper.state, keeper.places[number], slots(optimizer._core))
+        return Own(keeper.state, keeper.places[number], slots(optimizer._core), keeper.parts(number))
 
     def __repr__(self) -> str:
         return f"<{len(self)} parameters at step {self._optimizer._current().step}>"
 
 
 class Own(Mapping[str, Any]):
-    """The optimizer's own entries of one parameter: tensors that share memory with a state."""
+    """The optimizer's own entries of one parameter: tensors that share memory with a state.
 
-    def __init__(self, state: State, places: Places, slots: int) -> None:
+    Entries in `parts` are read-only: what one rank owns of a tensor.
+    """
+
+    def __init__(self, state: State, places: Places, slots: int, parts: Mapping[str, Any]) -> None:
+        self.parts = parts
         self._state = state
         self._places = places
         self._slots = slots
 
     def __iter__(self) -> Iterator[str]:
         pending = pending_names(self._places) if self._slots else ()
-        return iter([*self._places, *pending, "step"])
+        return iter([*self._places, *self.parts, *pending, "step"])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -90,6 +94,8 @@ class Own(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name.endswith("/pending") and self._slots:
             return pending_entries(self._state, [self._places], self._slots)[0][name]
+        if name in self.parts:
+            return self.parts[name]
         array, k = ("step", None) if name == "step" else self._places[name]
         x = self._state.arrays[array]
         x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
@@ -135,6 +141,8 @@ class TensorState(MutableMapping[str, Any]):
         if name not in own:
             self._others[name] = value
             return
+        if name in getattr(own, "parts", ()):
+            raise TypeError(f"{name} must not be set with owned blocks; load a state_dict")
         old, value = own[name], torch.as_tensor(value)
         if old.shape != value.shape:
             raise ValueError(f"{name} must have shape {tuple(old.shape)}, got {tuple(value.shape)}")

@@ -117,7 +117,7 @@ def _read_blocks(leaf: Leaf, saved: Any) -> list[Block]:
     """Return the blocks of the saved cutting, which the size of the first block determines."""
     blocks: list[Block] = []
     try:
-        if leaf.axes:
+        if leaf.regions:
             size = tuple(saved[0][1])
             # Compare the count first: a wrong size could give more blocks than fit in memory.
             if all(type(n) is int for n in size) and len(saved) == math.prod(map(_pieces, leaf.merged, size)):

@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from matroot_optim.arrays import Array, cast, check_device, is_cupy, on_host, place, state_dtype
 from matroot_optim.layout.blocking import Region, Shape, as_matrix, block_sizes, merge_dims, regions
-from matroot_optim.layout.parts import Leaf, Member, Narrow, Stack
+from matroot_optim.layout.parts import Among, Leaf, Member, Narrow, Stack
 from matroot_optim.options import Options
 
 #: A matrix whose dimensions differ by more than this factor is a table.
@@ -29,6 +29,7 @@ class Layout:
 
     leaves: tuple[Leaf, ...]
     stacks: tuple[Stack, ...]
+    among: Among | None = None
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -121,7 +122,12 @@ def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:
             known[key] = mine, plain
         return known[key]
 
-    leaves = tuple(_leaf(*of(path), path, x) for path, x in params.items())
+    return stacked(_leaf(*of(path), path, x) for path, x in params.items())
+
+
+def stacked(given: Iterable[Leaf]) -> Layout:
+    """Return the layout of these leaves."""
+    leaves = tuple(given)
     alike: dict[Any, list[tuple[int, int]]] = {}
     for i, leaf in enumerate(leaves):
         for r, region in enumerate(leaf.regions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -31,6 +32,12 @@ class Leaf:
     dtype: str  # of the state
     place: str
     options: Options
+    whole: Shape | None = None  # of the parameter, where the leaf is a part of it
+
+    @property
+    def size(self) -> int:
+        """Number of elements of the parameter."""
+        return math.prod(self.shape if self.whole is None else self.whole)
 
     def name(self, part: str) -> str:
         """Return the name of one of the parameter's arrays in the state."""
@@ -118,6 +125,14 @@ class Member:
     region: int
     start: int
     stop: int
+
+
+@dataclass(frozen=True)
+class Among:
+    """The roots of a layout among those of a whole run, of which the layout is a part."""
+
+    orders: tuple[int, ...]  # of all roots
+    rows: tuple[int, ...]  # numbers of the roots of the layout
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ Pretraining Optimizers and Where to Find Them II, 2025.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,13 +36,16 @@ FEWEST = 1e-3
 def to_updates(step: Step, live: Sequence[int], moves: dict[int, Array]) -> None:
     """Apply the rules above, in this order; overwrite the arrays of `moves`."""
     leaves = step.layout.leaves
+    for i in live:
+        if leaves[i].options.cautious_update:
+            moves[i] = cautious(moves[i], step.g[i])
+    limits = {i: limit for i in live if (limit := leaves[i].options.clip_rms) is not None}
+    norm2 = step.squares("clip", list(limits), [moves[i] for i in limits])
+    for (i, limit), size2 in zip(limits.items(), norm2, strict=True):
+        moves[i] = clip_rms(moves[i], size2, leaves[i].size, limit)
     for group in step.alike(live):
         o, rates = leaves[group[0]].options, [step.rates[i] for i in group]
         found, weights = [moves[i] for i in group], [step.weights[i] for i in group]
-        if o.cautious_update:
-            found = [cautious(D, step.g[i]) for D, i in zip(found, group, strict=True)]
-        if o.clip_rms is not None:
-            found = [clip_rms(D, o.clip_rms) for D in found]
         pinned = leaves[group[0]].pinned
         if pinned:
             found = [with_norm(D, W) for D, W in zip(found, weights, strict=True)]
@@ -62,10 +64,18 @@ def cautious(D: Array, g: Array) -> Array:
     return D * (keep / xp.where(part > FEWEST, part, FEWEST * xp.ones_like(part)))
 
 
-def clip_rms(step: Array, limit: float) -> Array:
-    """Scale `step` down until its root mean square is at most `limit`."""
+def clip_rms(step: Array, norm2: Array, size: int, limit: float) -> Array:
+    """Scale `step` down until the root mean square of the tensor is at most `limit`.
+
+    Parameters
+    ----------
+    norm2 : array
+        Squared norm of the tensor.
+    size : int
+        Number of its elements.
+    """
     xp = namespace(step)
-    rms = xp.sqrt(xp.asarray(squared_norm(step)) / math.prod(step.shape))
+    rms = xp.sqrt(norm2 / size)
     excess = rms / limit
     step /= xp.where(excess > 1, excess, xp.ones_like(excess))
     return step
@@ -75,7 +85,7 @@ def with_norm(D: Array, W: Array) -> Array:
     """Scale D to the norm of W; keep D if W is zero."""
     xp = namespace(D)
     norm2 = xp.asarray(squared_norm(W))
-    return D * xp.where(norm2 > 0, xp.sqrt(norm2) / positive_norm(D), xp.ones_like(norm2))
+    return D * xp.where(norm2 > 0, xp.sqrt(norm2) / positive_norm(xp.asarray(squared_norm(D))), xp.ones_like(norm2))
 
 
 def on_sphere(update: Array, W: Array) -> Array:

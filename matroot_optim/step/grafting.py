@@ -7,10 +7,10 @@ A zero P gives zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from matroot_optim.arrays import Array, namespace, squared_norm
+from matroot_optim.arrays import Array, namespace
 from matroot_optim.options import Options
 from matroot_optim.step.elementwise import add_squares_all, over_roots_all
 
@@ -47,27 +47,24 @@ def over_roots(
     return over_roots_all(averages, moments, beside, [f * s for f, s in zip(factors, scales, strict=True)])
 
 
-def positive_norm(x: Array) -> Any:
-    """Compute the norm of x; 1 for a zero x."""
-    xp = namespace(x)
-    norm2 = xp.asarray(squared_norm(x))
+def positive_norm(norm2: Array) -> Any:
+    """Compute the root of a squared norm; 1 for 0."""
+    xp = namespace(norm2)
     return xp.sqrt(xp.where(norm2 > 0, norm2, xp.ones_like(norm2)))
 
 
-def rescale(options: Options, P: Array, F: Array, W: Array | None, xp: Any) -> tuple[Array, Any]:
-    """Scale P to the norm of the graft; return the result and the factor."""
-    if options.graft == "none":
-        return P, 1.0
-    norm2 = xp.asarray(squared_norm(P))
-    ratio = _ratio(options, norm2, lambda x: xp.asarray(squared_norm(x)), F, W, xp)
-    return P * ratio, ratio
+def model_of(options: Options, F: Array, W: Array | None) -> Array | None:
+    """Return the array whose norm the step gets, of the first-order step F and the weights W; None: of neither."""
+    return {"sqrt_n": None, "trust_ratio": W}.get(options.graft, F)
 
 
 def rescale_blocks(options: Options, P: Array, F: Array, W: Array | None, xp: Any) -> tuple[Array, Any]:
-    """Apply `rescale` to every block of a stack separately; the factors have shape (blocks,)."""
+    """Scale every block of a stack to the norm of its graft; the factors have shape (blocks,)."""
     if options.graft == "none":
         return P, xp.ones_like(P.reshape(P.shape[0], -1)[:, 0])
-    ratio = _ratio(options, _norm2_of_blocks(P, xp), lambda x: _norm2_of_blocks(x, xp), F, W, xp)
+    model = model_of(options, F, W)
+    target = None if model is None else _norm2_of_blocks(model, xp)
+    ratio = ratio_of(options, _norm2_of_blocks(P, xp), target, math.prod(P.shape[1:]), xp)
     return P * ratio.reshape((-1,) + (1,) * (P.ndim - 1)), ratio
 
 
@@ -75,15 +72,19 @@ def _norm2_of_blocks(x: Array, xp: Any) -> Array:
     return xp.sum(xp.reshape(x * x, (x.shape[0], -1)), axis=1)
 
 
-def _ratio(
-    options: Options, norm2: Array, norm2_of: Callable[[Array], Array], F: Array, W: Array | None, xp: Any
-) -> Any:
+def ratio_of(options: Options, norm2: Array, target: Array | None, size: int, xp: Any) -> Any:
+    """Return the factor that gives a direction the norm of its graft.
+
+    Parameters
+    ----------
+    norm2, target : array
+        Squared norms of the direction and of what `model_of` returns.
+    size : int
+        Number of elements of the direction.
+    """
     one = xp.ones_like(norm2)
-    if options.graft == "sqrt_n":
-        target = one * (math.prod(F.shape) / math.prod(norm2.shape))
+    if target is None:
+        target = one * float(size)
     elif options.graft == "trust_ratio":
-        target = norm2_of(W)
         target = xp.where(target > 0, target, norm2)  # weights that are all zero have no scale yet
-    else:
-        target = norm2_of(F)
     return xp.sqrt(target / xp.where(norm2 > 0, norm2, one))

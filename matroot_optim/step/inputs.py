@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matroot_optim.arrays import Array, is_traced, namespace
+from matroot_optim.arrays import Array, is_traced, namespace, squared_norm
 from matroot_optim.layout.layout import Layout
 from matroot_optim.step.momentum import Rates
+from matroot_optim.step.totals import Totals
 
 
 def same(x: Array) -> Array:
@@ -29,6 +30,12 @@ class Step:
     number: Any  # of the step, counted from 1
     donate: bool  # arrays of the state may be overwritten
     whole: Callable[[Array], Array] = same  # brings a sharded gradient to every device, for its blocks
+    totals: Totals | None = None  # where leaves are parts of parameters
+
+    def squares(self, what: str, leaves: Sequence[int], arrays: Sequence[Array]) -> list[Any]:
+        """Return the squared norm of the tensor of each of these leaves, whose part is in `arrays`."""
+        own = [namespace(x).asarray(squared_norm(x)) for x in arrays]
+        return own if self.totals is None else self.totals.squares(what, leaves, own)
 
     def alike(self, indices: Sequence[int]) -> list[list[int]]:
         """Group the leaves that one call can process: one place, one dtype and the same options of stages 3 and 4."""

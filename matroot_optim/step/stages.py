@@ -19,7 +19,7 @@ from matroot_optim.step.averaging import average_weights
 from matroot_optim.step.bases import turned
 from matroot_optim.step.elementwise import times_all
 from matroot_optim.step.finish import to_updates
-from matroot_optim.step.grafting import over_roots, positive_norm, rescale, rescale_blocks, second_moments
+from matroot_optim.step.grafting import model_of, over_roots, positive_norm, ratio_of, rescale_blocks, second_moments
 from matroot_optim.step.inputs import Step, choose
 from matroot_optim.step.momentum import momentum
 from matroot_optim.step.precondition import precondition
@@ -106,11 +106,12 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
         directions.append(None if idle else precondition(G, roots, s.axes, namespace(G)))
     moves, changed = _first_order(step, live, averages, factors)
     new.update(changed)
-    ratios: list[Any] = [1.0] * len(layout.leaves)
-    for i in live:
-        leaf = layout.leaves[i]
-        if (leaf.directed and not leaf.in_basis) or leaf.options.graft in ("sqrt_n", "trust_ratio"):
-            moves[i], ratios[i] = _direction(step, i, moves[i], directions, factors[i], weight[i])
+    found = {
+        i: _direction(step, i, moves[i], directions, factors[i], weight[i])
+        for i in live
+        if (layout.leaves[i].directed and not layout.leaves[i].in_basis) or _scales_itself(layout.leaves[i].options)
+    }
+    ratios = _grafted(step, found, moves, weight)
     new.update(_momentum_of_directions(step, live, moves))
     to_updates(step, live, moves)
     new.update(average_weights(step, live, moves))
@@ -169,12 +170,14 @@ def first_order_steps(
     """Compute the first-order steps of the leaves that count, in new arrays, and the moments."""
     leaves, new = step.layout.leaves, {}
     moves: dict[int, Array] = {}
+    normal = [i for i in live if leaves[i].options.graft_normalize]
+    norm2 = dict(zip(normal, step.squares("normalize", normal, [gradients[i] for i in normal]), strict=True))
     for group in step.alike(live):
         o = leaves[group[0]].options
         scales = [factors[i] for i in group]
         g, mean = [gradients[i] for i in group], [averages[i] for i in group]
         if o.graft_normalize:
-            norms = [positive_norm(x) for x in g]
+            norms = [positive_norm(norm2[i]) for i in group]
             g, mean = [x / n for x, n in zip(g, norms, strict=True)], [x / n for x, n in zip(mean, norms, strict=True)]
         if not leaves[group[0]].has_moment:
             found = times_all(mean, scales)
@@ -197,7 +200,7 @@ def first_order_steps(
 def _floor(step: Step, i: int) -> Any:
     """Return the epsilon beside the root of the second moment: `graft_epsilon` times the largest recent RMS."""
     leaf = step.layout.leaves[i]
-    epsilon = leaf.options.graft_epsilon * math.prod(leaf.shape) ** -0.5
+    epsilon = leaf.options.graft_epsilon * leaf.size**-0.5
     if leaf.options.graft_normalize:
         return max(epsilon, UNDERFLOW)
     peak, e = step.arrays["peak"][i], step.arrays["exponent"][i]
@@ -231,14 +234,15 @@ def _in_units(x: Array, step: Step, i: int, k: float) -> Array:
     return scaled(x, int(k * e // 1)) * 2.0 ** (k * e % 1) if k * e else x
 
 
-def _direction(step: Step, i: int, F: Array, directions: Sequence[Any], factor: Any, weight: Any) -> tuple[Array, Any]:
-    """Scale Shampoo's direction of one leaf to the graft's norm and mix it with the first-order step F (stage 3)."""
+def _direction(
+    step: Step, i: int, F: Array, directions: Sequence[Any], factor: Any, weight: Any
+) -> tuple[Array | None, Any]:
+    """Return Shampoo's direction of one leaf, None before its start, and the factor; None: to be scaled (stage 3)."""
     leaf, W = step.layout.leaves[i], step.weights[i]
     o, xp = leaf.options, namespace(F)
-    first = rescale(o, F, F, W, xp)[0] if o.graft in ("sqrt_n", "trust_ratio") else F
     where = step.layout.stacks_of_leaf[i]
     if not where or (isinstance(weight, float) and weight == 0.0):
-        return first, 1.0
+        return None, 1.0
     boxes, ratio = [], None
     for s, member in where:
         region = leaf.regions[member.region]
@@ -252,8 +256,51 @@ def _direction(step: Step, i: int, F: Array, directions: Sequence[Any], factor: 
     D = assemble(boxes, leaf.regions, leaf.merged, xp).reshape(leaf.shape)
     if o.graft == "none":
         D = _in_units(D * factor, step, i, unit_of_direction(leaf, preconditioned=True))
-    elif not o.graft_per_block:
-        D, ratio = rescale(o, D, F, W, xp)
-    if isinstance(weight, float) and weight == 1.0:
-        return D, 1.0 if ratio is None else ratio
-    return weight * D + (1.0 - weight) * first, 1.0 if ratio is None else ratio
+        ratio = 1.0 if ratio is None else ratio
+    return D, ratio
+
+
+def _scales_itself(options: Options) -> bool:
+    """Return True if the graft scales the first-order step too."""
+    return options.graft in ("sqrt_n", "trust_ratio")
+
+
+def _grafted(
+    step: Step, found: dict[int, tuple[Array | None, Any]], moves: dict[int, Array], weight: Sequence[Any]
+) -> list[Any]:
+    """Scale the directions to the norms of their grafts and mix them with the first-order steps, into `moves`.
+
+    Returns the factors, one for every leaf.
+    """
+    ratios: list[Any] = [1.0] * len(step.layout.leaves)
+    late = [i for i, (D, ratio) in found.items() if D is not None and ratio is None]
+    early = [i for i in found if _scales_itself(step.layout.leaves[i].options)]
+    results = _rescaled(step, [*late, *early], [*(found[i][0] for i in late), *(moves[i] for i in early)], moves)
+    whole, first = dict(zip(late, results, strict=False)), dict(zip(early, results[len(late) :], strict=True))
+    for i, unscaled in found.items():
+        F = first[i][0] if i in first else moves[i]
+        D, ratios[i] = whole.get(i, unscaled)
+        if D is None:
+            moves[i] = F
+        elif isinstance(weight[i], float) and weight[i] == 1.0:
+            moves[i] = D
+        else:
+            moves[i] = weight[i] * D + (1.0 - weight[i]) * F
+    return ratios
+
+
+def _rescaled(
+    step: Step, leaves: Sequence[int], arrays: Sequence[Any], moves: dict[int, Array]
+) -> list[tuple[Array, Any]]:
+    """Scale arrays of these leaves to the norms of their grafts; return each with its factor."""
+    options = [step.layout.leaves[i].options for i in leaves]
+    models = [model_of(o, moves[i], step.weights[i]) for o, i in zip(options, leaves, strict=True)]
+    known = [k for k, model in enumerate(models) if model is not None]
+    given = [*arrays, *(models[k] for k in known)]
+    norm2 = step.squares("graft", [*leaves, *(leaves[k] for k in known)], given)
+    targets = dict(zip(known, norm2[len(leaves) :], strict=True))
+    found = []
+    for k, (i, P) in enumerate(zip(leaves, arrays, strict=True)):
+        ratio = ratio_of(options[k], norm2[k], targets.get(k), step.layout.leaves[i].size, namespace(P))
+        found.append((P * ratio, ratio))
+    return found

@@ -1,0 +1,186 @@
+"""Owners of blocks, and the part of a layout that one rank owns: pure functions of the layout."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from matroot_optim._torch.storage import Rows
+from matroot_optim.layout.blocking import Region, Shape
+from matroot_optim.layout.layout import Layout, stacked
+from matroot_optim.layout.parts import Among, Leaf
+from matroot_optim.refresh.phases import cost
+from matroot_optim.step.spectral import operations
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of a parameter that one rank owns: a block, or a range of elements of a parameter without blocks.
+
+    Attributes
+    ----------
+    leaf : int
+    origin, size : tuple of int
+        In the `view` of the parameter.
+    owner : int
+    number, region : int
+        Of the block, and of its region; 0 without blocks.
+    """
+
+    leaf: int
+    origin: Shape
+    size: Shape
+    owner: int
+    number: int = 0
+    region: int = 0
+
+
+def view(leaf: Leaf) -> Shape:
+    """Return the shape in which a parameter is cut: the merged shape, or flat if it has no blocks."""
+    return leaf.merged if leaf.regions else (math.prod(leaf.shape),)
+
+
+def rows_of_view(leaf: Leaf, rows: Rows) -> Rows:
+    """Return the ranges of every rank in dimension 0 of the view."""
+    if rows is None:
+        return None
+    shape = view(leaf)
+    inner = math.prod(shape[1:])
+    outer = math.prod(leaf.shape[1:])
+    return tuple((a * outer // max(inner, 1), b * outer // max(inner, 1)) for a, b in rows)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The parts of all parameters with their owners, by longest processing time first.
+
+    The cost of a block is that of its roots, per step, and of its products. Parameters without blocks stay where they
+    are, or are cut evenly if every rank has them whole.
+
+    Parameters
+    ----------
+    layout : Layout
+        Of whole parameters.
+    rows : tuple
+        `Rows` of every parameter.
+    ranks : int
+    interval : int
+        Steps between two roots.
+    """
+
+    layout: Layout
+    rows: tuple[Rows, ...]
+    ranks: int
+    interval: int
+
+    @cached_property
+    def boxes(self) -> list[Box]:
+        """All parts, by parameter and by number of the block."""
+        found: list[Box] = []
+        costs: dict[int, float] = {}
+        for i, leaf in enumerate(self.layout.leaves):
+            if not leaf.regions:
+                flat = rows_of_view(leaf, self.rows[i]) or _evenly(math.prod(leaf.shape), self.ranks)
+                found += [Box(i, (a,), (b - a,), rank) for rank, (a, b) in enumerate(flat)]
+                continue
+            blocks = [
+                Box(i, origin, region.size, 0, leaf.block_number[origin], r)
+                for r, region in enumerate(leaf.regions)
+                for origin in region.origins()
+            ]
+            for box in sorted(blocks, key=lambda box: box.number):
+                costs[len(found)] = self._cost(leaf, box.size)
+                found.append(box)
+        load = [(0.0, rank) for rank in range(self.ranks)]
+        for k in sorted(costs, key=lambda k: (-costs[k], k)):
+            least, rank = load[0]
+            found[k] = replace(found[k], owner=rank)
+            heapq.heapreplace(load, (least + costs[k], rank))
+        return found
+
+    @property
+    def bytes(self) -> list[int]:
+        """Bytes of momentum, moments, statistics and roots of every rank."""
+        found = [0] * self.ranks
+        for box in self.boxes:
+            leaf = self.layout.leaves[box.leaf]
+            numbers = math.prod(box.size) * (leaf.has_momentum + leaf.has_moment)
+            numbers += sum(n * (n + 1) // 2 + n * n for n in (box.size[axis] for axis in leaf.axes))
+            found[box.owner] += numbers * (8 if leaf.dtype == "float64" else 4)
+        return found
+
+    def _cost(self, leaf: Leaf, size: Shape) -> float:
+        if leaf.spectral:
+            return operations(size)
+        roots = sum(cost(size[axis]) for axis in leaf.axes) / self.interval
+        return roots + 2.0 * math.prod(size) * sum(size[axis] for axis in leaf.axes)
+
+    def part(self, rank: int) -> Part:
+        """Return the part of a rank."""
+        return Part(self, rank)
+
+
+class Part:
+    """The layout of what one rank owns: a leaf for every region of a parameter, of its owned blocks one over another.
+
+    A parameter of which the rank owns nothing has an empty leaf, for its counts.
+
+    Attributes
+    ----------
+    layout : Layout
+    leaf_of : list of int
+        Number of the parameter of every leaf of the layout.
+    boxes : list of list of Box
+        The parts in every leaf, in their order.
+    """
+
+    def __init__(self, shares: Shares, rank: int) -> None:
+        mine: dict[tuple[int, int], list[Box]] = {}
+        for box in shares.boxes:
+            if box.owner == rank:
+                mine.setdefault((box.leaf, box.region), []).append(box)
+        for i in range(len(shares.layout.leaves)):
+            if not any(leaf == i for leaf, _ in mine):
+                mine[i, 0] = []
+        self.leaf_of, self.boxes, leaves = [], [], []
+        for (i, region), boxes in sorted(mine.items()):
+            self.leaf_of.append(i)
+            self.boxes.append(boxes)
+            leaves.append(_owned(shares.layout.leaves[i], region, boxes))
+        self.layout = _among(shares.layout, stacked(leaves), self.leaf_of, self.boxes)
+
+
+def _owned(leaf: Leaf, region: int, boxes: Sequence[Box]) -> Leaf:
+    """Return the leaf of these blocks of a region, or of this range of elements."""
+    dims = len(view(leaf))
+    size = boxes[0].size if boxes else (0,) * dims
+    shape = (len(boxes) * size[0], *size[1:])
+    parts = (Region((0,) * dims, (len(boxes), *(1,) * (dims - 1)), size),) if boxes and leaf.regions else ()
+    path = f"{leaf.path}:{region}"
+    return replace(leaf, path=path, shape=shape, merged=shape, regions=parts, whole=leaf.shape)
+
+
+def _among(whole: Layout, part: Layout, leaf_of: Sequence[int], boxes: Sequence[Sequence[Box]]) -> Layout:
+    """Return the part with the numbers of its roots among those of the whole layout."""
+    numbers: dict[tuple[int, int, int], int] = {}
+    orders: list[int] = []
+    for stack, axis in whole.factors:
+        for member in stack.members:
+            leaf = whole.leaves[member.leaf]
+            for origin in leaf.regions[member.region].origins():
+                numbers[member.leaf, leaf.block_number[origin], axis] = len(orders)
+                orders.append(stack.shape[axis])
+    rows = [
+        numbers[leaf_of[member.leaf], box.number, axis]
+        for stack, axis in part.factors
+        for member in stack.members
+        for box in boxes[member.leaf]
+    ]
+    return replace(part, among=Among(tuple(orders), tuple(rows)))
+
+
+def _evenly(count: int, ranks: int) -> tuple[tuple[int, int], ...]:
+    return tuple((count * rank // ranks, count * (rank + 1) // ranks) for rank in range(ranks))

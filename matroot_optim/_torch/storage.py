@@ -1,0 +1,128 @@
+"""Where the framework has the rows of a parameter: DTensors of `fully_shard`, and plain tensors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+#: Ranges of rows, one for every rank: the shards of a parameter along dimension 0. None: each rank has all rows.
+Rows = tuple[tuple[int, int], ...] | None
+
+
+def is_dtensor(x: Any) -> bool:
+    """Return True for a DTensor; its module is imported only by those who have one."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind is not None and isinstance(x, kind)
+
+
+def sharding(x: Any) -> int | None:
+    """Return the mesh dimension along which dimension 0 of a DTensor is sharded; None if it is whole everywhere.
+
+    Raises
+    ------
+    TypeError
+        The placements are others.
+    """
+    from torch.distributed.tensor import Replicate, Shard
+
+    found = [k for k, placement in enumerate(x.placements) if not isinstance(placement, Replicate)]
+    if not found:
+        return None
+    if len(found) > 1 or type(x.placements[found[0]]) is not Shard or x.placements[found[0]].dim != 0:
+        raise TypeError(f"{tuple(x.placements)}")
+    return found[0]
+
+
+def is_served(x: Any) -> bool:
+    """Return True for a DTensor whose rows are sharded along one dimension of its mesh, or not at all."""
+    try:
+        sharding(x)
+    except TypeError:
+        return False
+    return True
+
+
+def group_of(shard: Any, params: Iterable[Any]) -> Any:
+    """Return the process group among which blocks are dealt.
+
+    Parameters
+    ----------
+    shard : True, process group, or 1-D device mesh
+        True: the mesh dimension along which parameters are sharded, or the world.
+    params : iterable of tensors
+
+    Raises
+    ------
+    TypeError, ValueError
+        Parameters are sharded along several mesh dimensions, or `shard` is none of these.
+    RuntimeError
+        The processes are not connected.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_available() or not dist.is_initialized():
+        raise RuntimeError("shard needs connected processes: call torch.distributed.init_process_group first")
+    along = {(x.device_mesh, k) for x in params if is_dtensor(x) for k in [sharding(x)] if k is not None}
+    if len(along) > 1:
+        raise ValueError(f"all parameters must be sharded along one mesh dimension, got {len(along)} of them")
+    if shard is not True and hasattr(shard, "get_group") and hasattr(shard, "mesh_dim_names"):
+        if shard.ndim != 1:
+            raise ValueError(f"a device mesh must have one dimension, got {shard!r}; give one, as in mesh['data']")
+        shard = shard.get_group()
+    if shard is not True and not isinstance(shard, dist.ProcessGroup):
+        raise TypeError(f"shard must be a bool, a process group or a device mesh of one dimension, got {shard!r}")
+    own = next((mesh.get_group(k) for mesh, k in along), None)
+    if (
+        own is not None
+        and shard is not True
+        and dist.get_process_group_ranks(own) != dist.get_process_group_ranks(shard)
+    ):
+        raise ValueError("shard must be the group along which the parameters are sharded, got another one")
+    if own is not None:
+        return own
+    return dist.group.WORLD if shard is True else shard
+
+
+def rows_of(x: Any, ranks: int) -> Rows:
+    """Return the rows of every rank; None if each has all of them."""
+    if not is_dtensor(x) or sharding(x) is None:
+        return None
+    n = x.shape[0]
+    chunk = -(-n // ranks)  # as torch.chunk cuts
+    return tuple((min(rank * chunk, n), min((rank + 1) * chunk, n)) for rank in range(ranks))
+
+
+def local(x: Any) -> Any:
+    """Return the rows that this rank stores, as a tensor that shares memory with them."""
+    return x.detach().to_local() if is_dtensor(x) else x.detach()
+
+
+def placed_like(p: Any, stored: Any) -> Any:
+    """Return a tensor of the shape of the parameter from the rows that this rank stores."""
+    if not is_dtensor(p):
+        return stored.reshape(p.shape)
+    from torch.distributed.tensor import DTensor
+
+    rows = stored.reshape(local(p).shape)
+    return DTensor.from_local(
+        rows, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=_strides(p.shape)
+    )
+
+
+def stored_like(p: Any, value: Any, rows: Rows, rank: int) -> Any:
+    """Return the rows that this rank stores, of a tensor of the shape of the parameter."""
+    if is_dtensor(value):
+        return local(value)
+    value = torch.as_tensor(value)
+    return value if rows is None else value[slice(*rows[rank])]
+
+
+def _strides(shape: Any) -> tuple[int, ...]:
+    found, stride = [], 1
+    for n in reversed(shape):
+        found.append(stride)
+        stride *= n
+    return tuple(reversed(found))

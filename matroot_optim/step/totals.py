@@ -1,0 +1,33 @@
+"""Sums over all parts of a parameter, for a run whose ranks hold parts of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+
+class Totals(Protocol):
+    """Protocol of the sums over the parts of parameters. Every rank makes the same calls in the same order."""
+
+    @property
+    def firsts(self) -> Sequence[int]:
+        """One leaf for every parameter."""
+
+    def norms(self, own: Any, there: Sequence[int]) -> Any:
+        """Return the norm of the whole gradient for every leaf, 0 for a missing one.
+
+        Parameters
+        ----------
+        own : float64 array
+            The norm of the gradient of every leaf.
+        there : sequence of int
+            Leaves that have a gradient; it must be there on all ranks or on none.
+        """
+
+    def squares(self, what: str, leaves: Sequence[int], own: Sequence[Any]) -> list[Any]:
+        """Return squared norms of whole tensors, from those of some leaves, which may come several times.
+
+        Parameters
+        ----------
+        what : {"normalize", "graft", "clip"}
+        """
