@@ -412,7 +412,7 @@ class Shampoo(Options):
             accumulate, soap = (t - 1) % self.statistics_every == 0, self.algorithm == "soap"
             moved = moving(layout, active, arrays["accumulated"], self.lag) if soap else active
             _count(arrays, moved, active, bad, accumulate=accumulate)
-            now = Step(layout, arrays, clean, list(weights), active, rates, t, donate, totals)
+            now = Step(layout, arrays, clean, list(weights), active, rates, t, donate, totals=totals)
             stacks = stacked_gradients(now)
             if soap:  # whose bases have not seen the gradient of the step
                 moves, changed = updates(replace(now, active=moved), stacks)
