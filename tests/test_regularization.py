@@ -69,17 +69,13 @@ def test_ridge_of_a_large_matrix_is_relative_to_an_estimate(row):
 
 @pytest.mark.parametrize("row", METHODS, ids=str)
 def test_ridge_is_raised_until_the_root_is_good(row):
-    """-2e-5 is more than the first two ridges mend; the rest of the batch keeps the ridge it was given.
-
-    `Minimax` takes a ridge's word that nothing lies below it: it needs one more.
-    """
+    """-2e-5 is more than the first two ridges mend; the rest of the batch keeps the ridge it was given."""
     w = np.array([-2e-5, 0.1, 0.5, 1.0])
     bad, function = with_spectrum(w)
     stack = np.stack([np.eye(4), bad, 2 * np.eye(4)])
     result = solve(stack, 2, method=row.method, regularization=Ridge(relative=1e-6, retries=4))
     assert (result.status == Status.CONVERGED).all()
-    enough = 1e-3 if isinstance(row.method, Minimax) else 1e-4
-    assert result.ridge == pytest.approx([1e-6, enough, 2e-6], rel=1e-6)
+    assert result.ridge == pytest.approx([1e-6, 1e-4, 2e-6], rel=1e-6)
     X = function((w + result.ridge[1]) ** -0.5)
     assert distance(result.x[1], X) < row.bar(1 / 8e-5, -1 / 2, 4, EPS["float64"])
     given_up = solve(stack, 2, method=row.method, regularization=Ridge(relative=1e-6, retries=1))

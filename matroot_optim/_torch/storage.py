@@ -1,4 +1,4 @@
-"""Where the framework has the rows of a parameter: DTensors of `fully_shard`, and plain tensors."""
+"""The rows of a parameter that a rank has: DTensors of `fully_shard`, and plain tensors."""
 
 from __future__ import annotations
 
