@@ -334,11 +334,11 @@ def select_method(
     ).method
 
 
-def cond_pth_root(a: Array, /, p: int, *, assume_a: str = "pos") -> Array:
+def cond_pth_root(a: Array, /, p: int, *, inverse: bool = True, assume_a: str = "pos") -> Array:
     """Compute the relative condition number of A -> A^{-1/p} in the Frobenius norm, about kappa / p for "pos".
 
     A relative perturbation eps of A changes the root by up to this number times eps. For "pos" the number is exact:
-    ``max |Gamma_ij| ||A||_F / ||X||_F`` with the divided differences Gamma of x^{-1/p} over the eigenvalues. For "gen"
+    ``max |Gamma_ij| ||A||_F / ||X||_F`` with the divided differences Gamma of the root over the eigenvalues. For "gen"
     it is estimated from below by a power method on the Frechet derivative.
 
     Parameters
@@ -346,6 +346,8 @@ def cond_pth_root(a: Array, /, p: int, *, assume_a: str = "pos") -> Array:
     a : array (..., n, n)
     p : int
         Positive.
+    inverse : bool
+        Of A^{-1/p} (the default) or of A^{1/p}, which is about ``kappa^(1 - 1/p) / p``.
     assume_a : {"pos", "gen"}
 
     Returns
@@ -373,14 +375,14 @@ def cond_pth_root(a: Array, /, p: int, *, assume_a: str = "pos") -> Array:
     """
     values, origin = take(a)
     p = check_degree(p)
-    plan(values, origin, Fraction(-1, p), assume_a=assume_a)  # for its checks of the arguments
+    plan(values, origin, exponent_of(p, inverse), assume_a=assume_a)  # for its checks of the arguments
     backend = backend_of(values)
     with backend.here(origin):
-        return _condition(values, p, assume_a, origin, backend)
+        return _condition(values, p, bool(inverse), assume_a, origin, backend)
 
 
 @confined
-def _condition(values: Array, p: int, assume_a: str, origin: Origin, backend: Backend) -> Array:
+def _condition(values: Array, p: int, inverse: bool, assume_a: str, origin: Origin, backend: Backend) -> Array:
     xp = backend.xp
     wide = values.astype(np.result_type(values.dtype, np.float64))
     shape, n = wide.shape[:-2], wide.shape[-1]
@@ -390,12 +392,13 @@ def _condition(values: Array, p: int, assume_a: str, origin: Origin, backend: Ba
     if assume_a == "gen":
         from matroot.methods.frechet import cond_pth_root_general
 
-        cond = np.array([cond_pth_root_general(A, Fraction(-1, p)) for A in stack], dtype=np.float64)
+        cond = np.array([cond_pth_root_general(A, exponent_of(p, inverse)) for A in stack], dtype=np.float64)
     else:
         stack, gap = symmetrized(stack, origin, backend, lone=not shape)
         finite &= gap <= asymmetry_bar(origin)
         given = unit_roundoff(origin.dtype_name) if is_inexact(origin.dtype_name) else 0.0
-        cond = conditioning.cond_from_eigenvalues(backend.eigvalsh(stack), p, smallest_share(n, 2.0**-52, given))
+        share = smallest_share(n, 2.0**-52, given)
+        cond = conditioning.cond_from_eigenvalues(backend.eigvalsh(stack), p, share, inverse)
     cond = xp.where(finite, cond, xp.nan)
     return origin.give_back(cond.reshape(shape), as_input=False)
 

@@ -16,6 +16,7 @@ from matroot import (
     Status,
     TargetCondition,
     cond_pth_root,
+    frechet_derivative,
     gallery,
     solve,
 )
@@ -51,6 +52,20 @@ def test_condition_number_is_that_of_the_derivative(p, spectrum):
     norm, size = derivative_norm(A, p)
     assert float(cond_pth_root(A, p)) == pytest.approx(norm * np.linalg.norm(A) / size, rel=1e-8)
     assert float(cond_pth_root(A, p, assume_a="gen")) == pytest.approx(float(cond_pth_root(A, p)), rel=0.05)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("assume_a", ["pos", "gen"])
+def test_condition_number_of_the_root_itself(p, assume_a):
+    """The largest singular value of the map E -> L(A, E), from all its columns; and singular matrices."""
+    A, _ = gallery.spd(5, 1e3, rng=p)
+    E = np.eye(25).reshape(25, 5, 5)
+    L = np.array([frechet_derivative(A, e, p, inverse=False, assume_a=assume_a).ravel() for e in E])
+    expected = np.linalg.norm(L, 2) * np.linalg.norm(A) / np.linalg.norm(matroot.pth_root(A, p))
+    found = cond_pth_root(A, p, inverse=False, assume_a=assume_a)
+    assert float(found) == pytest.approx(expected, rel=1e-10 if assume_a == "pos" else 0.05)
+    singular = np.diag([1.0, 0.0])
+    assert cond_pth_root(singular, p, inverse=False, assume_a=assume_a) == (1.0 if p == 1 else np.inf)
 
 
 @pytest.mark.parametrize("p", [1, 2, 4])

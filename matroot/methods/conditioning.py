@@ -237,18 +237,24 @@ def divided_differences(w: Array, p: int) -> Array:
     return -1 / (ui * uj * total)
 
 
-def cond_from_eigenvalues(w: Array, p: int, share: float = 0.0) -> Array:
-    """Compute the relative condition number of A -> A^{-1/p} in the Frobenius norm from ascending eigenvalues w.
+def cond_from_eigenvalues(w: Array, p: int, share: float = 0.0, inverse: bool = True) -> Array:
+    """Compute the relative condition number of A -> A^{-1/p}, or A^{1/p}, in the Frobenius norm from eigenvalues w.
 
-    w has shape (..., n). The result is infinite where the smallest eigenvalue is at most `share` of the largest.
+    w (..., n) is ascending. The result is infinite where the smallest eigenvalue is at most `share` of the largest; for
+    A itself, where it is more than that below 0.
     """
     n = w.shape[-1]
     if n == 0:
         return 1 + w.sum(-1)
+    if p == 1 and not inverse:
+        return np.where(w[..., 0] >= -share * abs(w[..., -1]), 1.0, np.inf)
     positive = (w > 0).all(-1) & (w[..., 0] > share * w[..., -1])
     # Relative numbers do not change with the scale of A, and scaled eigenvalues neither overflow nor vanish.
     w = np.where(positive[..., None], w / np.where(positive, w[..., -1], 1)[..., None], 1)
     with np.errstate(over="ignore"):
-        steepest = abs(divided_differences(w, p)).max((-1, -2))
-        cond = steepest * np.linalg.norm(w, axis=-1) / np.linalg.norm(w ** (-1 / p), axis=-1)
+        if inverse:
+            steepest = abs(divided_differences(w, p)).max((-1, -2))
+        else:
+            steepest = w[..., 0] ** (1 / p - 1) / p
+        cond = steepest * np.linalg.norm(w, axis=-1) / np.linalg.norm(w ** ((-1 if inverse else 1) / p), axis=-1)
     return np.where(positive, cond, np.inf)
