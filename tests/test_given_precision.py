@@ -257,10 +257,10 @@ def test_below_the_normal_range_numbers_have_few_digits(dtype):
     spacing = float(np.finfo(dtype).smallest_subnormal)
     for a, s in ((4 * spacing, 0.5), (4 * spacing, -0.5), (2 * spacing, -0.25)):
         for shape in ((1, 1), (2, 1, 1)):
-            result = solve_power(np.full(shape, a).astype(dtype), s)
+            result = solve(np.full(shape, a).astype(dtype), s=s)
             assert (np.asarray(result.status) == Status.ILL_CONDITIONED).all()
             assert f"below the normal range of {dtype}" in result.message
             assert "scaled up before it is rounded" in result.message
     enough = np.eye(3) * 1000 * spacing  # three digits
-    assert (solve_power(enough.astype(dtype), 0.5).status == Status.CONVERGED).all()
+    assert (solve(enough.astype(dtype), s=0.5).status == Status.CONVERGED).all()
     assert solve(np.eye(3, dtype=int), 2).converged

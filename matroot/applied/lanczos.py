@@ -22,8 +22,8 @@ SPACING = 0.15
 ROUNDINGS = 2
 
 
-def by_lanczos(A: Operator, V: Array, wanted: Wanted, most: int) -> Approximation:
-    """Run Lanczos until the bound is met in every column."""
+def by_lanczos(A: Operator, V: Array, wanted: Wanted, most: int, least: float) -> Approximation:
+    """Run Lanczos until the bound is met in every column; `least` is a Ritz value that is known already."""
     krylov = Krylov(A, V, A.xp)
     check = 8
     while True:
@@ -35,7 +35,7 @@ def by_lanczos(A: Operator, V: Array, wanted: Wanted, most: int) -> Approximatio
         if m < check and not done:
             continue
         check = m + max(4, int(SPACING * m))
-        smallest, _ = extremes(krylov)
+        smallest = min(extremes(krylov)[0], least)
         if smallest < -(SINGULAR + m) * A.unit * wanted.above:  # rounding errors of m steps
             return nothing(V, Status.NOT_POSITIVE, smallest)
         evaluated = _evaluated(krylov.tridiagonal, wanted, A, smallest)

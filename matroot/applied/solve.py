@@ -182,7 +182,7 @@ def _run(
         method = "poles" if worth < FEW_STEPS else "auto"
     found = None
     if method != "poles":
-        found = by_lanczos(A, V, wanted, min(most, math.ceil(worth)) if worth else most)
+        found = by_lanczos(A, V, wanted, min(most, math.ceil(worth)) if worth else most, least)
         if method == "lanczos" or found.status is not Status.MAX_ITER or not worth < most:
             return found, "lanczos", 0
     factored = Factored(A)

@@ -180,7 +180,7 @@ def residual(
 MATRIX, ROOT, RESTART = range(3)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)  # Fraction(1, 2) and 0.5 are equal, and have other steps
 def steps(s: Fraction | float) -> tuple[int, ...]:
     """Return the products that take the columns V to the goal: V itself, or the columns stored at RESTART.
 
