@@ -31,7 +31,7 @@ from matroot_optim.rules import relative_ridge
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.soap import SOAP
 from matroot_optim.state import State
-from matroot_optim.step.narrow import opened
+from matroot_optim.step.narrow import closed, opened
 
 ROOTS = ("callback", "graph", "host")
 #: Options that need the rate or the weights of a whole optimizer.
@@ -322,8 +322,9 @@ def refresh_roots(opt_state: Any) -> Any:
         engine = options.running_engine  # type: ignore[attr-defined]
         for pending in submit(engine, jobs, core.step):
             arrays.update(install(core.layout, arrays, pending, ()))
-        same = {name for name, x in dict(arrays).items() if x is core.arrays.get(name)}
-        changed = {name: placed(x, state.arrays[name]) for name, x in dict(arrays).items() if name not in same}
+        kept = closed(arrays)
+        same = {name for name, x in kept.items() if x is core.arrays.get(name)}
+        changed = {name: placed(x, state.arrays[name]) for name, x in kept.items() if name not in same}
         return ShampooState({**state.arrays, **changed}, state.plan)
 
     return _map_states(change, opt_state)

@@ -29,7 +29,7 @@ from matroot_optim.step.bases import moving
 from matroot_optim.step.finish import check_weights
 from matroot_optim.step.inputs import Step
 from matroot_optim.step.momentum import Rates, with_l2
-from matroot_optim.step.narrow import opened
+from matroot_optim.step.narrow import closed, opened
 from matroot_optim.step.scaling import decay, exponents, in_new_units, scaled
 from matroot_optim.step.stages import stacked_gradients, update_statistics, updates
 from matroot_optim.step.totals import Totals
@@ -424,7 +424,7 @@ class Shampoo(Options):
                 moves, changed = updates(now, stacks)  # stages 3 and 4
                 arrays.update(changed)
         arrays["step"] = np.asarray(t, np.int64)
-        return moves, State(layout, dict(arrays), pending)
+        return moves, State(layout, closed(arrays), pending)
 
     def _refresh(
         self, pending: Sequence[Pending], layout: Layout, arrays: Arrays, t: int, donate: bool

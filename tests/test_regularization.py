@@ -9,7 +9,6 @@ from threadpoolctl import threadpool_limits
 
 from matroot import (
     Floor,
-    Minimax,
     PseudoInverse,
     Ridge,
     Shift,

@@ -50,6 +50,11 @@ def opened(layout: Layout, stored: Mapping[str, Array], step: Any) -> dict[str, 
     return Wide(layout, stored, step) if layout.narrow else dict(stored)
 
 
+def closed(arrays: dict[str, Array]) -> dict[str, Array]:
+    """Return the arrays of a step as they are kept."""
+    return {name: dict.__getitem__(arrays, name) for name in arrays} if isinstance(arrays, Wide) else arrays
+
+
 def widen(layout: Layout, stored: Mapping[str, Array]) -> dict[str, Array]:
     """Return all arrays in full precision."""
     return {name: widened(x, layout.narrow.get(name)) for name, x in stored.items()}

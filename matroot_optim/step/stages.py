@@ -158,9 +158,12 @@ def _first_order(
     layout, arrays = step.layout, step.arrays
     if not any(layout.leaves[i].in_basis for i in live):
         return first_order_steps(step, live, step.g, averages, factors)
-    g, means = (turned(layout, arrays, [step.whole(x) for x in xs], live, back=False) for xs in (step.g, averages))
+    same = all(averages[i] is step.g[i] for i in live)
+    whole = [[step.whole(x) for x in xs] for xs in ([step.g] if same else [step.g, averages])]
+    found = turned(layout, arrays, whole, live, back=False)
+    g, means = found[0], found[-1]
     moves, changed = first_order_steps(step, live, g, means, factors)
-    back = turned(layout, arrays, [moves.get(i, x) for i, x in enumerate(g)], live, back=True)
+    (back,) = turned(layout, arrays, [[moves.get(i, x) for i, x in enumerate(g)]], live, back=True)
     return {i: back[i] for i in moves}, changed
 
 
