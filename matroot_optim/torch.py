@@ -25,15 +25,10 @@ from matroot_optim._torch.groups import (
     take_shared,
 )
 from matroot_optim._torch.keeper import Keeper, layout_of, names_of, parameters
+from matroot_optim._torch.loading import check_outline, records_of
 from matroot_optim._torch.modules import parameter_groups
 from matroot_optim._torch.parameters import check_parameters, dense, full_precision
-from matroot_optim._torch.records import (
-    check_outline,
-    cuts_from_leaves,
-    cuts_from_text,
-    cuts_to_text,
-    record_of,
-)
+from matroot_optim._torch.records import cuts_to_text
 from matroot_optim._torch.shards.keeper import ShardedKeeper
 from matroot_optim._torch.shards.step import check_options, moves_of_shards
 from matroot_optim._torch.state import ParameterStates
@@ -138,9 +133,11 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         params_by_path = parameters(self.param_groups)
         if shard is not False or any(map(is_dtensor, params_by_path.values())):
             self._keeper = ShardedKeeper(group_of(shard or True, params_by_path.values()))
-            check_options(layout_of(self._core, params_by_path))
         if not any(map(is_lazy, params_by_path.values())):
-            warn_if_large(layout_of(self._core, params_by_path), names_of(self.param_groups))
+            layout = layout_of(self._core, params_by_path)
+            if isinstance(self._keeper, ShardedKeeper):
+                check_options(layout)
+            warn_if_large(layout, names_of(self.param_groups))
 
     @classmethod
     def preset(cls, name: str, params: torch.nn.Module | Iterable[Any], **changes: Any) -> Self:
@@ -382,29 +379,11 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
             for name in OF_GROUP & self.defaults.keys():
                 group.setdefault(name, self.defaults[name])
         self._take_shared()
-        saved, old = loaded["state"], loaded.get(META)  # older dicts have the cuts at the top level
-        if not saved:
-            return
-        if old is not None:
-            cuts = cuts_from_leaves(old, len(texts))
-        elif None in texts:
-            raise ValueError("state_dict must come from matroot_optim.torch.Shampoo, got one without its metadata")
-        else:
-            cuts = [cuts_from_text(text) for text in texts]
-        units = not (isinstance(old, Mapping) and old.get("format") == 1)
-        numbers = [n for group in loaded["param_groups"] for n in group["params"]]
-        extra = sorted(map(str, saved.keys() - set(numbers)))
-        if extra:
-            raise ValueError(f"the state_dict must have state of its parameters alone, got {', '.join(extra)}")
         params = parameters(self.param_groups)
-        whole = not isinstance(self._keeper, ShardedKeeper)
-        records = [
-            record_of(path, p.shape, saved.get(number), cuts[int(path.partition("/")[0])], units=units, whole=whole)
-            for number, (path, p) in zip(numbers, params.items(), strict=True)
-        ]
+        records = records_of(loaded, texts, params, whole=not isinstance(self._keeper, ShardedKeeper))
+        if records is None:
+            return
         new = [path for path, record in zip(params, records, strict=True) if record is None]
-        if new and not any(isinstance(number, str) for number in numbers):
-            raise ValueError(f"the state_dict must have the state of all parameters, it lacks {', '.join(new)}")
         # With named parameters, the load was not strict, or torch has left out frozen parameters.
         trained = [path for path in new if params[path].requires_grad]
         if trained:

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from matroot_optim._torch.groups import META
 from matroot_optim.arrays import Array, to_host
 from matroot_optim.checkpoint.exchange import describe, restore
 from matroot_optim.checkpoint.metadata import FORMAT
-from matroot_optim.entries import OF_LEAF, UNITS, Pending, Places, answer_size, leaf_parts, settled
+from matroot_optim.entries import OF_LEAF, Pending, Places, answer_size, leaf_parts, settled
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf
 from matroot_optim.options import Options
@@ -196,96 +195,3 @@ def cuts_to_text(leaves: Iterable[Leaf], pending: bool) -> str:
     """Write the cuts of a group's parameters as JSON, one entry for each shape, with the flag `pending`."""
     alike = {leaf.shape: {**describe(leaf), "pending": pending} for leaf in leaves}
     return json.dumps({"format": FORMAT, "leaves": list(alike.values())})
-
-
-def cuts_from_text(text: Any) -> Cuts | None:
-    """Read the cuts of a group's parameters, by shape; None if they were not written.
-
-    Raises
-    ------
-    ValueError
-        The text is not what `cuts_to_text` writes.
-    """
-    if text == "":
-        return None
-    try:
-        found = json.loads(text)
-        cuts = {tuple(cut["shape"]): cut for cut in found["leaves"]}
-    except (TypeError, ValueError, LookupError) as wrong:
-        raise ValueError(f"{META!r} of a group must be what state_dict wrote there, got {text!r:.200}") from wrong
-    _check_format(found)
-    return cuts
-
-
-def cuts_from_leaves(meta: Any, groups: int) -> list[Cuts | None]:
-    """Read the cuts of every group from metadata that name the parameters.
-
-    Raises
-    ------
-    ValueError
-        The metadata are not those of `matroot_optim.checkpoint.exchange.export`.
-    """
-    found: list[Cuts] = [{} for _ in range(groups)]
-    try:
-        for path, cut in meta["leaves"].items():
-            found[int(path.partition("/")[0])][tuple(cut["shape"])] = cut
-    except (TypeError, ValueError, LookupError, AttributeError) as wrong:
-        raise ValueError(f"{META!r} must be what state_dict wrote there, got {meta!r:.200}") from wrong
-    _check_format(meta)
-    return [*found]
-
-
-def _check_format(meta: Any) -> None:
-    if type(meta.get("format")) is not int or not 1 <= meta["format"] <= FORMAT:
-        raise ValueError(f"the state_dict must be of format 1 to {FORMAT}, got {meta.get('format')!r}")
-
-
-def record_of(
-    path: str, shape: Iterable[int], entries: Any, cuts: Cuts | None, *, units: bool, whole: bool = True
-) -> Record | None:
-    """Return the record of a parameter from its entries in a dict; None without entries.
-
-    Dicts of format 1 have no `units`: gradients were not divided. Without `whole`, blocks may be missing.
-
-    Raises
-    ------
-    ValueError
-        The dict does not fit the parameter.
-    """
-    if not entries:
-        return None
-    if not isinstance(entries, Mapping):
-        raise ValueError(f"the state of parameter {path!r} must be a dict, got {type(entries).__name__}")
-    shape = tuple(shape)
-    if cuts is not None and shape not in cuts:
-        raise ValueError(f"the state_dict must have shape {shape} for parameter {path!r}, got {list(cuts)}")
-    cut = dict(cuts[shape]) if cuts is not None else None
-    for name in _pending_of(cut) if cut is not None and cut.pop("pending", False) is True else ():
-        if whole and name not in entries:
-            raise ValueError(f"the state of parameter {path!r} must have the entry {name!r}")
-    plain = {} if units else {part: np.zeros((), kind) for part, kind in UNITS.items()}
-    return Record({**plain, **entries}, cut)
-
-
-def _pending_of(cut: Mapping[str, Any]) -> list[str]:
-    """Return the names of the entries of pending root jobs from the metadata of a parameter."""
-    try:
-        return [f"block{k}/axis{axis}/pending" for k in range(len(cut["blocks"])) for axis in cut["axes"]]
-    except (TypeError, KeyError):
-        return []  # `restore` raises for wrong metadata
-
-
-def check_outline(found: Mapping[str, Any]) -> None:
-    """Raise if a dict lacks the containers of an optimizer's state dict.
-
-    Raises
-    ------
-    ValueError
-    """
-    if not isinstance(found.get("state"), Mapping):
-        raise ValueError(f"the state_dict must have a dict as 'state', got {found.get('state')!r:.200}")
-    groups = found.get("param_groups")
-    if not isinstance(groups, list) or not all(
-        isinstance(group, dict) and isinstance(group.get("params"), list) and "lr" in group for group in groups
-    ):
-        raise ValueError(f"the state_dict must have dicts with params and lr as 'param_groups', got {groups!r:.200}")

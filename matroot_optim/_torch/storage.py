@@ -1,4 +1,4 @@
-"""The rows of a parameter that a rank has: DTensors of `fully_shard`, and plain tensors."""
+"""The rows of a parameter that this rank stores: those of a DTensor of `fully_shard`, or all of a plain tensor."""
 
 from __future__ import annotations
 

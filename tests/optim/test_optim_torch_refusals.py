@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -88,15 +89,68 @@ def test_kinds_that_are_not_served(kind):
     assert len(opt.param_groups) == 1
 
 
-def test_shards_of_fsdp2(one_process):
+def test_shards_of_columns(one_process):
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Shard, distribute_tensor
 
-    model = fully_shard(torch.nn.Linear(4, 3), mesh=init_device_mesh("cpu", (1,)))
+    mesh = init_device_mesh("cpu", (1,))
+    rows, columns = (distribute_tensor(torch.ones(4, 3), mesh, [Shard(dim)]) for dim in (0, 1))
     with pytest.raises(
-        TypeError, match=r"'0/0 \(weight\)' .* a DTensor with placements \(Shard\(dim=0\),\); keep .* whole"
+        TypeError, match=r"'0/1 \(head\)' .* placements \(Shard\(dim=1\),\); shard dimension 0 along one"
     ):
-        Shampoo(model.named_parameters())
+        Shampoo([("body", torch.nn.Parameter(rows)), ("head", torch.nn.Parameter(columns))])
+    whole = Shampoo([parameter(2, 2)])
+    with pytest.raises(TypeError, match="the first parameters must be DTensors too, or shard=True"):
+        whole.add_param_group({"params": torch.nn.Parameter(rows)})
+    assert len(whole.param_groups) == 1
+
+
+def test_owned_blocks_of_one_rank(one_process):
+    x, y = parameter(6, 5), parameter(6, 5)
+    owned, whole = Shampoo([x], lr=0.1, shard=True), Shampoo([y], lr=0.1)
+    for _ in range(7):
+        for p, opt in ((x, owned), (y, whole)):
+            p.grad = torch.cos(p.detach())
+            opt.step()
+    assert torch.equal(x, y)
+    assert owned.state[x].keys() == whole.state[y].keys()
+    assert owned.state[x]["momentum"].shape == (30,)  # the part that this rank owns
+    with pytest.raises(TypeError, match="momentum must not be set with owned blocks"):
+        owned.state[x]["momentum"] = torch.zeros(30)
+    assert owned.diagnostics().names == whole.diagnostics().names
+    assert owned.diagnostics().graft_ratio == pytest.approx(whole.diagnostics().graft_ratio)
+    with pytest.raises(TypeError, match="cannot be copied or pickled"):
+        copy.deepcopy(owned)
+    assert torch.equal(owned.averaged_parameters()[0], x)
+    saved = owned.state_dict()
+    whole.load_state_dict(saved)
+    owned.load_state_dict(saved)
+    for opt in (owned, whole):
+        opt.step()
+    assert torch.equal(x, y)
+    del saved["state"][0]["block0/axis1/root"]
+    with pytest.raises(ValueError, match="block0/axis1/root"):
+        owned.load_state_dict(saved)
+    saved = whole.state_dict()
+    saved["param_groups"][0]["block_size"] = 2
+    with pytest.raises(ValueError, match="must have the blocks of its options; load it in one process"):
+        owned.load_state_dict(saved)
+
+
+def test_what_shard_may_be(one_process):
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("a", "b"))
+    Shampoo([parameter(2, 2)], shard=mesh["a"]).plan()
+    with pytest.raises(ValueError, match="a device mesh must have one dimension"):
+        Shampoo([parameter(2, 2)], shard=mesh)
+    with pytest.raises(TypeError, match="shard must be a bool, a process group or"):
+        Shampoo([parameter(2, 2)], shard="yes")
+
+
+def test_owned_blocks_need_connected_processes():
+    with pytest.raises(RuntimeError, match=r"call torch\.distributed\.init_process_group first"):
+        Shampoo([parameter(2, 2)], shard=True)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,155 @@
+"""Reading of state dicts: the records of the parameters, and the cuts of their blocks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from matroot_optim._torch.groups import META
+from matroot_optim._torch.records import Record
+from matroot_optim.checkpoint.metadata import FORMAT
+from matroot_optim.entries import UNITS
+
+#: Cuts of parameters, by shape.
+Cuts = dict[tuple[int, ...], Any]
+
+
+def records_of(
+    loaded: Mapping[str, Any], texts: Sequence[Any], params: Mapping[str, Any], *, whole: bool
+) -> list[Record | None] | None:
+    """Return the records of all parameters in a dict, None for a missing one; None if the dict has no state.
+
+    Parameters
+    ----------
+    loaded : mapping
+        The dict.
+    texts : sequence
+        The metadata of its groups; None: there are none.
+    params : mapping
+        Parameters by path.
+    whole : bool
+        Every parameter has all of its blocks.
+
+    Raises
+    ------
+    ValueError
+        The dict does not fit the parameters.
+    """
+    saved, old = loaded["state"], loaded.get(META)  # older dicts have the cuts at the top level
+    if not saved:
+        return None
+    if old is not None:
+        cuts = cuts_from_leaves(old, len(texts))
+    elif None in texts:
+        raise ValueError("state_dict must come from matroot_optim.torch.Shampoo, got one without its metadata")
+    else:
+        cuts = [cuts_from_text(text) for text in texts]
+    units = not (isinstance(old, Mapping) and old.get("format") == 1)
+    numbers = [n for group in loaded["param_groups"] for n in group["params"]]
+    extra = sorted(map(str, saved.keys() - set(numbers)))
+    if extra:
+        raise ValueError(f"the state_dict must have state of its parameters alone, got {', '.join(extra)}")
+    records = [
+        record_of(path, p.shape, saved.get(number), cuts[int(path.partition("/")[0])], units=units, whole=whole)
+        for number, (path, p) in zip(numbers, params.items(), strict=True)
+    ]
+    new = [path for path, record in zip(params, records, strict=True) if record is None]
+    if new and not any(isinstance(number, str) for number in numbers):
+        raise ValueError(f"the state_dict must have the state of all parameters, it lacks {', '.join(new)}")
+    return records
+
+
+def cuts_from_text(text: Any) -> Cuts | None:
+    """Read the cuts of a group's parameters, by shape; None if they were not written.
+
+    Raises
+    ------
+    ValueError
+        The text is not what `cuts_to_text` writes.
+    """
+    if text == "":
+        return None
+    try:
+        found = json.loads(text)
+        cuts = {tuple(cut["shape"]): cut for cut in found["leaves"]}
+    except (TypeError, ValueError, LookupError) as wrong:
+        raise ValueError(f"{META!r} of a group must be what state_dict wrote there, got {text!r:.200}") from wrong
+    _check_format(found)
+    return cuts
+
+
+def cuts_from_leaves(meta: Any, groups: int) -> list[Cuts | None]:
+    """Read the cuts of every group from metadata that name the parameters.
+
+    Raises
+    ------
+    ValueError
+        The metadata are not those of `matroot_optim.checkpoint.exchange.export`.
+    """
+    found: list[Cuts] = [{} for _ in range(groups)]
+    try:
+        for path, cut in meta["leaves"].items():
+            found[int(path.partition("/")[0])][tuple(cut["shape"])] = cut
+    except (TypeError, ValueError, LookupError, AttributeError) as wrong:
+        raise ValueError(f"{META!r} must be what state_dict wrote there, got {meta!r:.200}") from wrong
+    _check_format(meta)
+    return [*found]
+
+
+def _check_format(meta: Any) -> None:
+    if type(meta.get("format")) is not int or not 1 <= meta["format"] <= FORMAT:
+        raise ValueError(f"the state_dict must be of format 1 to {FORMAT}, got {meta.get('format')!r}")
+
+
+def record_of(
+    path: str, shape: Iterable[int], entries: Any, cuts: Cuts | None, *, units: bool, whole: bool = True
+) -> Record | None:
+    """Return the record of a parameter from its entries in a dict; None without entries.
+
+    Dicts of format 1 have no `units`: gradients were not divided. Without `whole`, blocks may be missing.
+
+    Raises
+    ------
+    ValueError
+        The dict does not fit the parameter.
+    """
+    if not entries:
+        return None
+    if not isinstance(entries, Mapping):
+        raise ValueError(f"the state of parameter {path!r} must be a dict, got {type(entries).__name__}")
+    shape = tuple(shape)
+    if cuts is not None and shape not in cuts:
+        raise ValueError(f"the state_dict must have shape {shape} for parameter {path!r}, got {list(cuts)}")
+    cut = dict(cuts[shape]) if cuts is not None else None
+    for name in _pending_of(cut) if cut is not None and cut.pop("pending", False) is True else ():
+        if whole and name not in entries:
+            raise ValueError(f"the state of parameter {path!r} must have the entry {name!r}")
+    plain = {} if units else {part: np.zeros((), kind) for part, kind in UNITS.items()}
+    return Record({**plain, **entries}, cut)
+
+
+def _pending_of(cut: Mapping[str, Any]) -> list[str]:
+    """Return the names of the entries of pending root jobs from the metadata of a parameter."""
+    try:
+        return [f"block{k}/axis{axis}/pending" for k in range(len(cut["blocks"])) for axis in cut["axes"]]
+    except (TypeError, KeyError):
+        return []  # `restore` raises for wrong metadata
+
+
+def check_outline(found: Mapping[str, Any]) -> None:
+    """Raise if a dict lacks the containers of an optimizer's state dict.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not isinstance(found.get("state"), Mapping):
+        raise ValueError(f"the state_dict must have a dict as 'state', got {found.get('state')!r:.200}")
+    groups = found.get("param_groups")
+    if not isinstance(groups, list) or not all(
+        isinstance(group, dict) and isinstance(group.get("params"), list) and "lr" in group for group in groups
+    ):
+        raise ValueError(f"the state_dict must have dicts with params and lr as 'param_groups', got {groups!r:.200}")
