@@ -15,13 +15,15 @@ from matroot.methods.minimax import Minimax
 from matroot.methods.newton_db import NewtonDB
 from matroot.methods.schur_newton import SchurNewton
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, runs_here
-from matroot.methods.tridiagonal_cut import cuts_in_lanes
+from matroot.methods.tridiagonal_cut import LARGEST, cuts_in_lanes, serves_cuts
 from matroot.methods.tridiagonal_large import lanes_are_faster
 
 #: From this many matrices on, `Tridiagonal` fills half of its lanes or more.
 TOGETHER = 4
 #: The largest n of complex matrices, which `Tridiagonal` solves as real ones of twice the size: alone, and together.
 COMPLEX_ALONE, COMPLEX_BATCH = 51, 204
+#: The smallest n at which float64 is as fast for a cut, and an rtol, as a decomposition that may be in float32.
+CUT_TO_RTOL = 160
 #: The smallest n at which a Cholesky factorization gives the inverse faster than a decomposition.
 CHOLESKY_OVER_EIGEN = 192
 
@@ -113,8 +115,7 @@ def automatic(case: Case) -> Method:
         most = min(most, COMPLEX_BATCH if batch >= TOGETHER else COMPLEX_ALONE)
     serves = 1 < n <= most and Tridiagonal().refuses(problem, n) is None and not case.single
     if serves and case.cuts:
-        fits = cuts_in_lanes(problem.s, 2 * n if case.is_complex else n)
-        serves = fits and (case.is_complex or lanes_are_faster(batch, n))
+        serves = _cuts_fast(case)
     missed = serves and not runs_here()
     serves = serves and not missed
     # Eight inverses side by side are the faster ones for about twice as long as a lone one is.
@@ -133,6 +134,14 @@ def automatic(case: Case) -> Method:
     why = f"{type(rule).__name__} changes single eigenvalues" if case.cuts else "exact, and certain for every spectrum"
     hint = "; no compiled kernels in this process, see `matroot warm-up`" if missed else ""
     return replace(Eigen(), reason=f"n = {n} on the CPU: {why}; a decomposition and {products}{hint}")
+
+
+def _cuts_fast(case: Case) -> bool:
+    """Return True if `Tridiagonal` is the faster one also for a matrix that is cut."""
+    s, n, rtol = case.problem.s, case.n, case.problem.rtol
+    if case.is_complex or (n <= LARGEST and lanes_are_faster(case.batch, n)):
+        return cuts_in_lanes(s, 2 * n if case.is_complex else n)
+    return serves_cuts(s) and (rtol is None or n >= CUT_TO_RTOL)
 
 
 def names() -> list[str]:

@@ -56,6 +56,7 @@ def _tasks() -> Iterator[Callable[[], Any]]:
     yield partial(solve, np.diag(np.arange(0.0, 4.0)), 2, regularization=PseudoInverse())
     yield partial(solve, large, 4)
     yield partial(solve, large.astype(np.float32), 4)
+    yield partial(solve, large.astype(np.float32), 4, rtol=1e-3, regularization=1e-2)
     yield partial(solve, general, 6, assume_a="gen")
     yield partial(solve, general.astype(np.complex128), 6, assume_a="gen")
     for n in (20, 70):

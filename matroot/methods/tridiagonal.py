@@ -21,7 +21,7 @@ from matroot.methods.base import Array, FloatArray, Method, Problem, Raw
 from matroot.methods.conditioning import steps
 from matroot.methods.eigen import Eigen
 from matroot.methods.tridiagonal_large import lanes_are_faster, large_roots
-from matroot.methods.tridiagonal_report import LANES, NONE, SERVED, Report, pole_level, probes
+from matroot.methods.tridiagonal_report import LANES, NONE, SERVED, CutReport, Report, pole_level, probes
 
 #: Seconds that a call may take on one thread; what is longer pays for waking the others.
 LONG = 2e-4
@@ -142,7 +142,7 @@ def roots(
     lanes: bool,
     rtol: float | None = None,
     alone: bool = False,
-) -> Report:
+) -> Report | CutReport:
     """`small_roots` in lanes, else `large_roots`; without a compiler, nothing is served."""
     if lanes:
         return small_roots(stack, out, s, rule, rtol=rtol, alone=alone)
@@ -154,7 +154,7 @@ def roots(
     X = np.empty_like(E)
     report = large_roots(E, X, s, rule, rtol=rtol, twofold=True, alone=alone)
     out[...] = as_complex(X)
-    return report
+    return report._replace(changed=report.changed / 2) if isinstance(report, CutReport) else report
 
 
 def small_roots(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -12,31 +12,20 @@ from matroot._regularization import Coefficients
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
 from matroot.methods.tridiagonal import by_groups, compiled, room
-from matroot.methods.tridiagonal_report import probes
+from matroot.methods.tridiagonal_report import CutReport, probes
 
 #: Above this n, LAPACK decomposes one matrix after the other as fast as lanes do.
 LARGEST = 96
 
 
-class CutReport(NamedTuple):
-    """The facts about every matrix, arrays (B,): those of `Report`, and two more."""
-
-    served: FloatArray
-    asymmetry: FloatArray
-    residual: FloatArray
-    lambda_min: FloatArray
-    lambda_max: FloatArray
-    ridge: FloatArray
-    cond: FloatArray
-    #: how many eigenvalues the rule has changed
-    changed: FloatArray
-    #: see `pipeline.status.excess_of`
-    excess: FloatArray
-
-
 def cuts_in_lanes(s: Fraction | float, n: int) -> bool:
     """Return True if `cut_roots` serves the exponent and the order, that of the real matrices."""
-    return n <= LARGEST and isinstance(s, Fraction) and (s > 0 or s.numerator == -1)
+    return n <= LARGEST and serves_cuts(s)
+
+
+def serves_cuts(s: Fraction | float) -> bool:
+    """Return True if roots of this exponent are served under a cut; others need an inverse to be certified."""
+    return isinstance(s, Fraction) and (s > 0 or s.numerator == -1)
 
 
 def cut_roots(stack: Array, out: Array, s: Fraction, rule: Coefficients) -> CutReport:

@@ -18,7 +18,8 @@ from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
 from matroot.methods.hermitian import asymmetry
-from matroot.methods.tridiagonal_report import CUT, NONE, SERVED, Report, pole_level, probes
+from matroot.methods.tridiagonal_large_cut import LARGEST_COND, Form, kept, residual
+from matroot.methods.tridiagonal_report import NONE, SERVED, CutReport, Report, pole_level, probes
 from matroot.methods.tridiagonal_single import LEAST, UNIT, may_be_single, returns_in_single
 
 #: Numbers by which a row of the reflectors is longer than n: rows at a distance of a power of two push each other out
@@ -36,6 +37,8 @@ CLUSTER = 4
 #: their share; from n = MANY on it grows like the root of n. For two clusters 13, 18 and 24 were seen at n = 256, 512
 #: and 1024.
 REDUCTION_ERROR, MANY = 24, 512
+#: The last fields of a `CutReport` where nothing is cut.
+UNCUT = (0.0, 1.0)
 #: Above this n there are no lanes: their work space is that of twelve matrices.
 LARGEST_LANES = SIZES[-1]
 
@@ -55,7 +58,7 @@ def large_roots(
     rtol: float | None = None,
     twofold: bool = False,
     alone: bool = False,
-) -> Report:
+) -> Report | CutReport:
     """Compute A'^s for a stack of real symmetric matrices, like `small_roots`.
 
     Parameters
@@ -74,9 +77,11 @@ def large_roots(
     Returns
     -------
     Report
+        A `CutReport` if the rule cuts; matrices with eigenvalues below the cut are served like the others.
     """
     B, n, _ = stack.shape
-    report = np.zeros((len(Report._fields), B))
+    kind = CutReport if rule.cuts else Report
+    report = np.zeros((len(kind._fields), B))
     one = Solver(probes(n // 2, True) if twofold else probes(n), s, rule, rtol)
 
     def work(part: slice) -> None:
@@ -88,7 +93,7 @@ def large_roots(
     else:
         with one_blas_thread():
             in_threads(held_in_its_thread(work), [slice(i, i + 1) for i in range(B)])
-    return Report(*report)
+    return kind(*report)
 
 
 def panel_width(n: int) -> int:
@@ -135,7 +140,7 @@ class Solver:
 
     def solve(self, S: Array, out: Array, halves: FloatArray, exponent: int, kind: Any) -> tuple[float, ...]:
         """`__call__`, with a reduction in the precision `kind`; float32 serves symmetric matrices alone."""
-        n, none = len(S), (0.0,) * len(Report._fields)
+        n, none = len(S), (0.0,) * len(Report._fields) + UNCUT * self.rule.cuts
         unit = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
         A = np.empty((n, n + PADDING), kind)
         d, e, tau = np.empty((3, n))
@@ -156,7 +161,11 @@ class Solver:
             shift = max(shift - smallest * low, 0.0)
         if cuts:
             if low <= shift + 4 * n * 2.0**-53 * high:
-                return (CUT, *none[1:])
+                facts = self.cut(S, out, (A, d, e, tau), (low, high, shift), halves, exponent)
+                if facts is None:
+                    return none
+                error, bottom, cond, *rest = facts
+                return 1.0, gap, error, bottom * unit[0] * unit[1], high * unit[0] * unit[1], 0.0, cond, *rest
             shift = 0.0
         bottom, top = low + shift, high + shift
         rule = poles(self.s, bottom, top, pole_level(out.dtype == np.float32, self.rtol))
@@ -168,17 +177,47 @@ class Solver:
             return none
         back = np.float32 if returns_in_single(S, out, self.rtol) else np.float64
         X = out if out.dtype == back and readable(out) else np.empty((n, n), back)
-        residual = self.compiled.root(
+        if back == np.float32:
+            with np.errstate(all="ignore"):  # the lower triangle is not set
+                A = A.astype(np.float32, copy=False)  # one kind of arrays less to compile for
+        error = self.compiled.root(
             *(self.blas[back], S, A, d, e, tau, b, w, direct, self.s > 0, X, out),
             *(shift, halves, root_of(exponent, self.s), self.probes, self.order, self.width),
         )
-        served = math.isfinite(residual)
+        served = math.isfinite(error)
         cond = max(top / bottom, 1.0)
         return (
-            *(float(served), gap, residual),
+            *(float(served), gap, error),
             *(value * unit[0] * unit[1] for value in (bottom, high, float(shift))),
             cond,
+            *(UNCUT * cuts),
         )
+
+    def cut(
+        self, S: Array, out: Array, form: Form, ends: tuple[float, ...], halves: FloatArray, e: int
+    ) -> tuple[float, ...] | None:
+        """Fill `out` with the root of a matrix that is cut; return the fields of the report that are not known yet."""
+        (low, high, cut), drops, s = ends, self.rule.drops, float(self.s)
+        if not (high > 0 and (drops or cut > 0)):
+            return None
+        found = kept(form, cut, drops)
+        if found is None or (drops and not len(found.w)):
+            return None
+        most = max(high, 0.0 if drops else cut)
+        least = cut if found.changed and not drops else float(found.w[0])
+        if not most <= LARGEST_COND * least:
+            return None
+        factor = root_of(e, self.s)
+        X = out if out.dtype == np.float64 and readable(out) else np.empty(S.shape)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found.root(s, 0.0 if drops else cut**s, factor, X)
+            if X is not out:
+                out[...] = X
+            error = residual(S, out, found, None if drops else cut, halves, factor, self.probes, self.order)
+        if not math.isfinite(error):
+            return None
+        bottom = 0.0 if drops and found.changed else least
+        return error, bottom, most / least, float(found.changed), found.excess(self.s, low, most, drops)
 
     def errs_by(self, d: FloatArray, e: FloatArray, bottom: float, top: float, kind: Any) -> float:
         """Bound the forward error; return 0 if the certificate refuses the rtol for every method."""

@@ -32,6 +32,22 @@ class Report(NamedTuple):
     cond: FloatArray
 
 
+class CutReport(NamedTuple):
+    """The facts about every matrix, arrays (B,): those of `Report`, and two more."""
+
+    served: FloatArray
+    asymmetry: FloatArray
+    residual: FloatArray
+    lambda_min: FloatArray
+    lambda_max: FloatArray
+    ridge: FloatArray
+    cond: FloatArray
+    #: how many eigenvalues the rule has changed
+    changed: FloatArray
+    #: see `pipeline.status.excess_of`
+    excess: FloatArray
+
+
 def pole_level(single: bool, rtol: float | None) -> Level:
     """Return how well poles approximate for roots in a dtype, or for an rtol: to 1e-2 of it at least."""
     levels = (COARSE, SINGLE) if single else LEVELS

@@ -15,8 +15,8 @@ from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
 from matroot.methods.eigen import Eigen
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, roots
-from matroot.methods.tridiagonal_cut import cut_roots, cuts_in_lanes
-from matroot.methods.tridiagonal_report import CUT, NONE, SERVED, Report
+from matroot.methods.tridiagonal_cut import cut_roots, cuts_in_lanes, serves_cuts
+from matroot.methods.tridiagonal_report import CUT, NONE, SERVED, CutReport, Report
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.retries import solve_chunk
 from matroot.pipeline.scaling import asymmetry_bar, refuse_asymmetric
@@ -118,13 +118,13 @@ def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
     s, rule = job.problem.rational, job.rule
     lanes = isinstance(job.method, Tridiagonal) and job.method.in_lanes(stack)
     report = roots(stack, out.x, s, fused.rule, lanes=lanes, rtol=job.problem.rtol)
-    out.residual, out.lambda_min, out.lambda_max, out.ridge, out.cond = np.array(report[2:])
+    out.residual, out.lambda_min, out.lambda_max, out.ridge, out.cond = np.array(report[2:7])
     out.n_products, out.certificate = PRODUCTS, "full" if n <= PROBES else "probes"
-    if len(stack) == 1 and fused.sure(*(float(fact[0]) for fact in report)):
+    if len(stack) == 1 and not isinstance(report, CutReport) and fused.sure(*(float(fact[0]) for fact in report)):
         return
     excess: Array | float = 1.0
     if fused.rule.cuts:
-        excess = solve_cut(stack, report, fused, lanes, out)
+        excess = solve_cut(stack, report, fused, out)
     elif rule is not None:
         excess = excess_of(out.lambda_max, out.lambda_min, out.ridge, None, s)
     hard = report.served != SERVED
@@ -161,15 +161,25 @@ def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
         out.write(rows, found)
 
 
-def solve_cut(stack: Array, report: Report, fused: Fused, lanes: bool, out: Output) -> Array:
-    """Solve the matrices whose spectrum the rule may cut, and return the excess of all; see `excess_of`."""
+def solve_cut(stack: Array, report: Report | CutReport, fused: Fused, out: Output) -> Array:
+    """Solve the matrices that lanes have left because the rule may cut them; return the excess of all (`excess_of`)."""
     s, excess = fused.job.problem.rational, np.ones(len(stack))
+    if isinstance(report, CutReport):
+        if out.changed is not None:
+            out.changed[...] = report.changed
+        return report.excess
     rows = np.flatnonzero(report.served == CUT)
     n = 2 * fused.n if stack.dtype.kind == "c" else fused.n
-    if not (lanes and len(rows) and cuts_in_lanes(s, n)):
+    if not (len(rows) and serves_cuts(s)):
         return excess
     x = np.empty((len(rows), *out.x.shape[1:]), out.x.dtype)
-    found = cut_roots(stack[rows], x, s, fused.rule)
+    if cuts_in_lanes(s, n):
+        found = cut_roots(stack[rows], x, s, fused.rule)
+    else:
+        by_lapack = roots(stack[rows], x, s, fused.rule, lanes=False, rtol=fused.job.problem.rtol)
+        if not isinstance(by_lapack, CutReport):
+            return excess
+        found = by_lapack
     out.x[rows] = x
     report.served[rows], excess[rows] = found.served, found.excess
     if out.changed is not None:
