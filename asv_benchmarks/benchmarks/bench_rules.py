@@ -74,3 +74,34 @@ class Rules:
     @unit("times the seconds of numpy.linalg.eigh and recombination")
     def track_numpy(self, name, small):
         return self.ratio(self.peer)
+
+
+@core([512], ["Floor"], [0.1])
+class LargeRules:
+    """One large matrix under a rule that cuts, beside the same call without a rule, and beside the decomposition."""
+
+    params = ([128, 256, 512, 1024], ["Floor", "PseudoInverse"], [0.0, 0.1, 0.5, 0.9])
+    param_names = ("n", "rule", "share below the cut")
+    timeout = 300
+
+    def setup(self, n, name, small):
+        _, power = gallery.spd(n, 1e4, rng=0)
+        w = np.geomspace(1e-4, 1, n)
+        plain = power(1)
+        Q = np.linalg.eigh(plain)[1]
+        w[: int(small * n)] = 0
+        A = (Q * w) @ Q.T
+        A, rule = (A + A.T) / 2, {"Floor": Floor(3e-5), "PseudoInverse": PseudoInverse(3e-5)}[name]
+        self.plain = partial(solve, plain, 2)
+        self.ours = partial(solve, A, 2, regularization=rule)
+        self.peer = partial(solve, A, 2, regularization=rule, method="eigen")
+
+    @unit("times the seconds of a plain solve")
+    def track_plain(self, n, name, small):
+        ours, other = in_turn(self.ours, self.plain, rounds=5)
+        return ours / other
+
+    @unit("times the seconds of a decomposition")
+    def track_decomposition(self, n, name, small):
+        ours, other = in_turn(self.ours, self.peer, rounds=5)
+        return ours / other

@@ -48,7 +48,7 @@ class Tridiagonal(Method):
 
     `Shift` and `TargetCondition` use the extreme eigenvalues of T, which it computes anyway. Under `Floor` and
     `PseudoInverse` matrices without an eigenvalue below the cut are solved like others; the rest are decomposed: in
-    lanes up to n = 96, by the QR iteration, else by `Eigen`.
+    lanes up to n = 96, by the QR iteration, else by divide and conquer, with the vectors of A above the cut alone.
 
     r has 24 poles at cond 1e4 in float64, 12 for float32, 8 for an rtol of 1e-3 or more, and in float64 one more for
     every factor 1.7: near the best that there are, from a table, for s = -1/q, 1/q and +-(1 - 1/q), q up to 8. For

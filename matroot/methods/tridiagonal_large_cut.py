@@ -90,8 +90,8 @@ def residual(
 ) -> float:
     """Compute the residual of the returned X as `conditioning.residual` does; A is S times both halves.
 
-    With R the projection on the vectors below the cut, A' = A + floor R - R A R; they are dropped if floor is None. X is
-    in the units of the caller, and divided by factor^2.
+    With R the projection on the vectors below the cut, A' = A + floor R - R A R; they are dropped if floor is None.
+    X is in the units of the caller, and divided by factor^2.
     """
     one, two = halves.tolist()
     inverse, k = 1 / factor, probes.shape[1]

@@ -77,7 +77,7 @@ class Table(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def table(alpha: Fraction | float, level: Level) -> Table:
+def table(alpha: Fraction, level: Level) -> Table:
     """Return the poles for x^(-alpha), 0 <= alpha <= 1.
 
     For alpha = 1 it is the one pole of 1/x; for alpha = 0 one far away, with w / (x + b) = 1 to beyond the last digit.
@@ -112,7 +112,7 @@ def table(alpha: Fraction | float, level: Level) -> Table:
     return Table(b, w, counts.astype(np.float64), edges, direct)
 
 
-def stored(alpha: Fraction | float, level: Level, row: int) -> FloatArray:
+def stored(alpha: Fraction, level: Level, row: int) -> FloatArray:
     """Return the poles and weights of one class, from the file."""
     before = sum(sum(other.counts) for other in LEVELS[: LEVELS.index(level)]) + sum(level.counts[:row])
     return numbers()[STORED.index(alpha), :, before : before + level.counts[row]]
