@@ -75,7 +75,7 @@ def _entry(sources):
 
     @compiled(error_model="numpy", fastmath={"contract"}, nogil=True)
     def applied(blas, A, d, e, tau, low, top, halves, factor, G, bits, out, M, s, rule, ridge, adjoint, table, width):
-        """Fill `out` with the derivative in the direction G; True if there is one. `bits` are those of G, M is `room`."""
+        """Fill `out` with the derivative in the direction G, with these `bits`, and return True if there is one."""
         sources  # noqa: B018
         n, (relative, absolute), (poles, weights, counts) = G.shape[0], rule, table
         K = poles.shape[1]
