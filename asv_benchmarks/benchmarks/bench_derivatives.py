@@ -9,7 +9,7 @@ from .common import CORES, core, in_turn, speedup, stack, unit
 class WhiteningStep:
     """W = C^{-1/2} and the gradient of <G, W>, float32, cond 1e3."""
 
-    params = ([(64, 64), (512, 16)],)
+    params = ([(64, 64), (128, 16), (512, 4), (512, 16)],)
     param_names = ("n, batch",)
     timeout = 300
 
@@ -29,12 +29,12 @@ class WhiteningStep:
     def ours(self):
         self.step(matroot.inv_sqrtm)
 
-    def eigh(self):
+    def eigh(self, precision="float32"):
         import torch
 
         def root(a):
-            w, Q = torch.linalg.eigh(a)
-            return (Q * w.rsqrt()[..., None, :]) @ Q.mT
+            w, Q = torch.linalg.eigh(a.to(getattr(torch, precision)))
+            return ((Q * w.rsqrt()[..., None, :]) @ Q.mT).to(a.dtype)
 
         self.step(root)
 
@@ -44,6 +44,15 @@ class WhiteningStep:
     @unit("times faster")
     def track_torch_eigh(self, size):
         return speedup(self.ours, self.eigh, rounds=5)
+
+    @unit("times faster")
+    def track_torch_eigh_in_float64(self, size):
+        return speedup(self.ours, lambda: self.eigh("float64"), rounds=5)
+
+    @unit("times the root")
+    def track_forward_and_backward(self, size):
+        forward, both = in_turn(lambda: matroot.inv_sqrtm(self.A.detach()), self.ours)
+        return both / forward
 
 
 @core([(64, 1)])

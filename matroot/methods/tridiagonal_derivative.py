@@ -25,7 +25,7 @@ from matroot.backends.linalg import hermitian_part
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array
 from matroot.methods.tridiagonal import compiled, room
-from matroot.methods.tridiagonal_large import PADDING, halves_of, panel_width, root_of
+from matroot.methods.tridiagonal_large import PADDING, halves_of, panel_width, readable, root_of
 from matroot.methods.tridiagonal_report import LANES
 
 #: Up to this n the arithmetic is in float64 whatever the direction has.
@@ -78,7 +78,7 @@ def derivatives(A: Array, E: Array, s: Any, rule: Any, ridge: Array | None, adjo
     one = small(asked, A, E, given, out, served) if groups else large(asked, A, E, given, out, served)
     if one is None:
         return out, served
-    size = LANES * max(1, -(-B // (LANES * threads()))) if groups else 1
+    size = LANES * max(1, -(-B // (LANES * threads()))) if groups else -(-B // (4 * threads()))
     with one_blas_thread(), np.errstate(all="ignore"):
         in_threads(held_in_its_thread(one), [slice(i, min(i + size, B)) for i in range(0, B, size)])
     return out, served & ~np.isnan(given)
@@ -138,28 +138,25 @@ def large(asked: Asked, A: Array, E: Array, ridge: Array, out: Array, served: Ar
     (_, absolute), table, s, n = asked.ridge, asked.table(), asked.s, A.shape[-1]
     blas, double, width = routines(asked.dtype), routines(np.float64), panel_width(n)
 
-    def one(i: int) -> bool:
-        S = np.array(A[i], np.float64, order="C")
-        if not (S == S.T).all():
-            S = hermitian_part(S)
-        if not np.isfinite(S).all():
-            return False
-        halves, exponent = halves_of(S, absolute)
-        reflectors = np.empty((n, n + PADDING))
-        d, e, tau = np.empty(n), np.zeros(n), np.zeros(n)
-        _, low, high = reduction.reduced(double, S, reflectors, d, e, tau, halves)
-        L = out[i] if out.dtype == asked.dtype else np.empty((n, n), asked.dtype)
-        found: bool = kernel.applied(
-            *(blas, reflectors, d, e, tau, low, high, halves, root_of(exponent, s - 1), *ready(E[i], asked.dtype), L),
-            *(float(s), asked.ridge, float(ridge[i]), asked.adjoint, table, width),
-        )
-        if L is not out[i]:
-            out[i] = L
-        return found
-
     def work(part: slice) -> None:
+        space, reflectors, (d, e, tau) = kernel.room(n, asked.dtype), np.empty((n, n + PADDING)), np.zeros((3, n))
         for i in range(part.start, part.stop):
-            served[i] = one(i)
+            S = A[i] if readable(A[i]) else np.array(A[i], np.float64, order="C")
+            halves, exponent = halves_of(S, absolute)
+            symmetric, low, high = reduction.reduced(double, S, reflectors, d, e, tau, halves)
+            if not symmetric:
+                S = hermitian_part(S.astype(np.float64))
+                if not np.isfinite(S).all():
+                    continue
+                _, low, high = reduction.reduced(double, S, reflectors, d, e, tau, halves)
+            L = out[i] if out.dtype == asked.dtype else np.empty((n, n), asked.dtype)
+            served[i] = kernel.applied(
+                *(blas, reflectors, d, e, tau, low, high, halves, root_of(exponent, s - 1)),
+                *(*ready(E[i], asked.dtype), L, space),
+                *(float(s), asked.ridge, float(ridge[i]), asked.adjoint, table, width),
+            )
+            if out.dtype != asked.dtype:
+                out[i] = L
 
     return work
 

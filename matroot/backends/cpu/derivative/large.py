@@ -22,6 +22,14 @@ from matroot.backends.cpu.derivative.shifts import (
 )
 from matroot.backends.cpu.tridiagonal.stage import stage
 
+
+def room(n, dtype):
+    """Return work space for matrices of order n: four of them, filled up to whole registers, their rows apart."""
+    wide = 64 // np.dtype(dtype).itemsize
+    height = (n + wide - 1) // wide * wide
+    return np.zeros((4, height, height + PADDING), dtype)
+
+
 #: Rows and columns of a tile that is read across the rows.
 TILE = 16
 
@@ -66,8 +74,8 @@ def _entry(sources):
     """Return the kernel; `sources` is in its closure, which numba's cache on disk uses as a key."""
 
     @compiled(error_model="numpy", fastmath={"contract"}, nogil=True)
-    def applied(blas, A, d, e, tau, low, top, halves, factor, G, bits, out, s, rule, ridge, adjoint, table, width):
-        """Fill `out` with the derivative in the direction G; return True if there is one. `bits` are G as integers."""
+    def applied(blas, A, d, e, tau, low, top, halves, factor, G, bits, out, M, s, rule, ridge, adjoint, table, width):
+        """Fill `out` with the derivative in the direction G, with these `bits`, and return True if there is one."""
         sources  # noqa: B018
         n, (relative, absolute), (poles, weights, counts) = G.shape[0], rule, table
         K = poles.shape[1]
@@ -77,15 +85,13 @@ def _entry(sources):
         exponent = exponent_of(bits)
         if k == 0 or exponent == NOT_FINITE or (slope and not top_eigenvector(d, e, top, v)):
             return False
-        wide = np.int64(64 // G.itemsize)
-        height = (n + wide - 1) // wide * wide
-        step = height + PADDING
-        M = np.zeros((4, height, step), G.dtype)
-        P, Z, flat = M[0], M[1], M.reshape(4, height * step)
+        wide, step = np.int64(64 // G.itemsize), M.shape[2]
+        P, Z, flat = M[0], M[1], M.reshape(4, M.shape[1] * step)
         q, r, scaled = np.empty(n * K, G.dtype), np.empty(n * K, G.dtype), np.empty(n * K, G.dtype)
         read(G, P, math.ldexp(1.0, -exponent))
         turn_basis(blas, A, tau, P, width, False)
         mirror(P, n)
+        Z[:, :] = 0
         if slope and not adjoint:
             move(P, slope, v, True)
         pivots(d, e, delta, b, w, k, q, r, scaled, line)
