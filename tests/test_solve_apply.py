@@ -259,8 +259,8 @@ class TestFailures:
         ("diagonal", "status"),
         [
             ([1.0, 2, -1e-3], Status.NOT_POSITIVE),
-            ([1.0, 2, 0], Status.NOT_POSITIVE),
-            ([0.0, 0, 0], Status.NOT_POSITIVE),
+            ([1.0, 2, 0], Status.SINGULAR),
+            ([0.0, 0, 0], Status.SINGULAR),
             ([1.0, np.inf, 1], Status.NONFINITE_INPUT),
             ([1.0, np.nan, 1], Status.NONFINITE_INPUT),
         ],
@@ -455,6 +455,12 @@ class TestDense:
             result = solve_apply(A, None, B, s=s)
             off = errors(result.x, root(s) @ B)
             assert (off > 1e-8).all() and (off <= result.error).all()
+
+    def test_failures(self):
+        A = np.stack([np.eye(3), np.ones((3, 3)), -np.eye(3), np.full((3, 3), np.nan)])
+        result = solve_apply(A, 2, np.ones((3, 2)))
+        assert result.status[:, 0].tolist() == [0, Status.SINGULAR, Status.NOT_POSITIVE, Status.NONFINITE_INPUT]
+        assert np.isnan(result.error[1:]).all() and "8 columns: 2 CONVERGED, 2 NOT_POSITIVE" in result.message
 
     def test_semidefinite(self):
         x = apply_pth_root(np.ones((4, 4)), 2, np.ones(4))
