@@ -28,6 +28,7 @@ Array = Any
 _WHY = {
     Status.NONFINITE_INPUT: "holds NaN or infinity",
     Status.NOT_SYMMETRIC: "is not symmetric",
+    Status.SINGULAR: "is singular",
     Status.DIVERGED: "has one that leaves the range of the dtype",
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from matroot._bars import ILL_INPUT_ERROR, VOUCHED, forward_error_bound, least_rtol, smallest_share
 from matroot._status import USABLE, Status
-from matroot.backends.arrays import dtype_name, smallest_normal, take, unit_roundoff
+from matroot.backends.arrays import HALVES, dtype_name, smallest_normal, take, unit_roundoff
 
 if TYPE_CHECKING:
     from matroot.methods.base import Method
@@ -177,7 +177,7 @@ class RootResult(OfBatch, Generic[A]):
         at = {f: float(on_host(getattr(self, f)).ravel()[index]) for f in _NUMBERS}
         n, name = self.x.shape[-1], dtype_name(self.x.dtype)
         arithmetic, given = unit_roundoff(self.compute_dtype), unit_roundoff(name)
-        faint = 0 < at["lambda_max"] < smallest_normal(name)
+        faint = name in HALVES and 0 < at["lambda_max"] < smallest_normal(name)
         if faint:  # numbers below the normal range have few digits
             given *= smallest_normal(name) / at["lambda_max"]
         uneven = 0.0 if self.asymmetry is None else float(on_host(self.asymmetry).ravel()[index])
@@ -248,7 +248,7 @@ class RootResult(OfBatch, Generic[A]):
         end = at["lambda_min"] if self.exponent < 0 else at["lambda_max"] + at["ridge"]
         if end > 0 and float(self.exponent) * math.log2(end) < math.log2(n * smallest_normal(name)):
             return f"the root leaves the normal range of {name}, below which digits get lost"
-        if 0 < at["lambda_max"] < smallest_normal(name):
+        if name in HALVES and 0 < at["lambda_max"] < smallest_normal(name):
             return f"the matrix lies below the normal range of {name}, where numbers have few digits"
         machine = min(unit_roundoff(self.compute_dtype), FLOAT32)  # products alone round to tf32 or bfloat16
         least = least_rtol(machine, unit_roundoff(name), n)

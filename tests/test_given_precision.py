@@ -251,9 +251,9 @@ def test_the_smallest_eigenvalue_is_what_it_was():
     assert np.allclose(sqrtm(a), np.sqrt(a), rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_below_the_normal_range_numbers_have_few_digits(dtype):
+def test_below_the_normal_range_of_float16_numbers_have_few_digits():
     """2.4e-7 in float16 may have been 2.1e-7, whose root differs by 0.07."""
+    dtype = "float16"
     spacing = float(np.finfo(dtype).smallest_subnormal)
     for a, s in ((4 * spacing, 0.5), (4 * spacing, -0.5), (2 * spacing, -0.25)):
         for shape in ((1, 1), (2, 1, 1)):

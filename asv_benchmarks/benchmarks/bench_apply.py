@@ -17,7 +17,7 @@ def laplacian(m):
 
 
 def peer_krylov(A, B):
-    """SciPy's restarted Lanczos, column by column, at its best of a few restart lengths for these sizes."""
+    """SciPy's restarted Lanczos, column by column, to the same rtol, which it takes for the change of a restart."""
 
     def inverse_root(H):
         return scipy.linalg.inv(scipy.linalg.sqrtm(H))

@@ -195,7 +195,8 @@ def _by_eigen(A: Array, W: Array, scale: Array, job: Job) -> Part:
     QhZ = backend.matmul(Qh, Z)
     off = _rms(AZ - backend.matmul(Q * w[:, None, :], QhZ)), _rms(backend.matmul(Q, QhZ) - Z)
     error = _bound(C, np.maximum(kept, 0), f, off, job) / np.maximum(np.linalg.norm(X, axis=-1), np.finfo(float).tiny)
-    status = np.where(failed, int(Status.NOT_POSITIVE), 0)
+    near = abs(w[:, 0]) <= 2 * n * max(job.eps, job.out_eps) * w[:, -1]
+    status = np.where(failed, np.where(near & (s < 0), int(Status.SINGULAR), int(Status.NOT_POSITIVE)), 0)
     with np.errstate(all="ignore"):
         return Part(X, status, error, np.where(failed, w[:, 0], smallest), kept[:, -1], kept[:, -1] / smallest, delta)
 

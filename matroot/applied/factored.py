@@ -100,7 +100,7 @@ def by_poles(A: Operator, factored: Factored, V: Array, wanted: Wanted) -> Appro
     """Factorize A + t I for every pole t."""
     low, smallest = factored.lowest(wanted.above)
     if smallest < 0 or (wanted.s < 0 and low == 0):
-        return nothing(V, Status.NOT_POSITIVE, smallest)
+        return nothing(V, Status.NOT_POSITIVE if smallest < 0 else Status.SINGULAR, smallest)
     moved = 0.0
     if low == 0:  # A + least I is semidefinite, which is as much as rounding lets one know
         low = SINGULAR * A.unit * wanted.above

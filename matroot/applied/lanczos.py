@@ -40,7 +40,7 @@ def by_lanczos(A: Operator, V: Array, wanted: Wanted, most: int, least: float) -
             return nothing(V, Status.NOT_POSITIVE, smallest)
         evaluated = _evaluated(krylov.tridiagonal, wanted, A, smallest)
         if evaluated is None:  # the smallest eigenvalue cannot be told from 0
-            return nothing(V, Status.NOT_POSITIVE, smallest)
+            return nothing(V, Status.SINGULAR, smallest)
         sums, bound = evaluated
         reached = met(bound, _sizes(sums), wanted)
         if done or reached.all():

@@ -31,6 +31,10 @@ _SENTENCES = {
         "has no such root: the eigenvalues of A are not all positive (the smallest is about {lambda_min:.1e}, the "
         "largest {lambda_max:.1e}); add a ridge"
     ),
+    Status.SINGULAR: (
+        "has no such root: the smallest eigenvalue of A, {lambda_min:.1e}, is rounding beside the largest, "
+        "{lambda_max:.1e}; add a ridge"
+    ),
     Status.NONFINITE_INPUT: "A, its product or the column of b holds NaN or infinity",
     Status.NOT_SYMMETRIC: "A is not symmetric (Hermitian)",
 }

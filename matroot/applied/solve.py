@@ -167,7 +167,7 @@ def _run(
     if not math.isfinite(least) or not V.shape[1] or not A.n or not wanted.above > 0:
         status = Status.NONFINITE_INPUT if not math.isfinite(least) else Status.CONVERGED
         if status is Status.CONVERGED and A.n and V.shape[1] and wanted.s < 0:
-            status = Status.NOT_POSITIVE
+            status = Status.SINGULAR
         named = "lanczos" if method == "auto" else method
         return nothing(V, status, 0.0 if math.isfinite(least) else math.nan), named, 0
     if least < -SINGULAR * A.unit * wanted.above:

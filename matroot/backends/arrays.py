@@ -26,6 +26,8 @@ ROUNDED = ("tf32", "bfloat16")
 #: Exponents of the smallest normal numbers.
 _LOWEST = {"float16": -14, "bfloat16": -126, "float32": -126, "complex64": -126}
 
+HALVES = ("float16", "bfloat16")
+
 #: Wider dtype by name, for the dtypes in which numpy or BLAS cannot compute.
 _WIDER = {"float16": "float32", "bfloat16": "float32"}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from matroot._regularization import Coefficients, Ridge
 from matroot._status import Status
-from matroot.backends.arrays import is_inexact, smallest_normal
+from matroot.backends.arrays import smallest_normal
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
 from matroot.methods.eigen import Eigen
@@ -24,7 +24,6 @@ from matroot.pipeline.status import (
     doubtful,
     excess_of,
     explained_residual,
-    faintness,
     input_lost,
     judge,
     singular,
@@ -50,8 +49,6 @@ class Fused:
         -1 where none is. `judge` decides the others.
     faint : float
         Beyond this end of the spectrum, entries of the root may leave the normal range.
-    normal : float
-        The smallest normal number of the input; 0 for integers.
     """
 
     job: Job
@@ -60,7 +57,6 @@ class Fused:
     allowed: Array
     faint: float
     inverse: bool
-    normal: float
 
     def sure(
         self,
@@ -74,7 +70,7 @@ class Fused:
     ) -> bool:
         """Return True if one matrix is certain to be CONVERGED, so that no array of length 1 need be asked."""
         inside = lambda_min <= self.faint if self.inverse else lambda_max + ridge >= self.faint
-        if lambda_max < max(-lambda_min, self.normal):  # `excess_of` or `faintness` is beyond 1
+        if lambda_max < -lambda_min:  # `excess_of` is beyond 1
             return False
         octave = min(math.frexp(cond)[1], OCTAVES - 1)
         return served == SERVED and asymmetry == 0 and inside and residual <= self.allowed[octave]
@@ -96,9 +92,7 @@ def whole(job: Job, n: int) -> tuple[Job, Fused | None]:
     least = max(n, 1) * smallest_normal(job.out_dtype.name)
     with np.errstate(over="ignore"):
         faint = float(np.float64(least) ** (1 / float(s)))
-    name = job.origin.dtype_name
-    normal = smallest_normal(name) if is_inexact(name) else 0.0
-    return job, Fused(job, n, rule, allowed_residuals(n, job), faint, s < 0, normal)
+    return job, Fused(job, n, rule, allowed_residuals(n, job), faint, s < 0)
 
 
 def allowed_residuals(n: int, job: Job) -> Array:
@@ -133,9 +127,8 @@ def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
         refuse_asymmetric(float(out.asymmetry.max()), stack.dtype.kind == "c", job.origin)
 
     cond = out.cond * excess  # the ridge is added to T
-    allowed = fused.allowed.take(np.frexp(cond)[1], mode="clip")
-    if not ((out.residual <= allowed) & (out.lambda_max >= fused.normal)).all():
-        out.status = judge(out.status, out.residual, cond, n, job, units=faintness(out.lambda_max, job))
+    if not (out.residual <= fused.allowed.take(np.frexp(cond)[1], mode="clip")).all():
+        out.status = judge(out.status, out.residual, cond, n, job)
     faint = out.lambda_min > fused.faint if s < 0 else out.lambda_max + out.ridge < fused.faint
     if faint.any():
         out.status = within_range(out.status, abs(out.x).max((-1, -2)), ~hard, job)

@@ -20,7 +20,7 @@ from matroot._bars import (
 )
 from matroot._regularization import Ridge
 from matroot._status import Status
-from matroot.backends.arrays import is_inexact, smallest_normal
+from matroot.backends.arrays import HALVES, is_inexact, smallest_normal
 from matroot.methods.base import Changed, Problem
 from matroot.methods.eigen import Eigen
 from matroot.pipeline.call import Job
@@ -55,15 +55,16 @@ def excess_of(
     return np.where(ratio > 1, ratio, 1.0)
 
 
-def faintness(size: Array, job: Job) -> Array:
+def faintness(size: Array, job: Job) -> Array | float:
     """Return the factor by which rounding the input errs more where its entries lie below the normal range.
 
-    Subnormal numbers have a fixed spacing, and the fewer digits the smaller they are.
+    Subnormal numbers have a fixed spacing, and the fewer digits the smaller they are. This is counted for half
+    precisions only: float16 ends at 6e-5, which data reach, while a float32 of 1e-44 has been written down as it is.
     """
     name = job.origin.dtype_name
-    with np.errstate(all="ignore"):
-        units = smallest_normal(name) / np.where(size > 0, size, 1)
-    return np.where((size > 0) & (units > 1) & is_inexact(name), units, 1.0)
+    if name not in HALVES:
+        return 1.0
+    return np.maximum(1, smallest_normal(name) / np.where(size > 0, size, 1))
 
 
 def judge(
