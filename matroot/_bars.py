@@ -19,7 +19,7 @@ ILL_INPUT_ERROR = 10**-1.5
 #: p = 4 `ILL_INPUT_ERROR` is reached at the same point; a larger p hides the rounding but does not reduce it.
 INPUT_UNITS = 8
 #: An eigenvalue below this many machine epsilons of the arithmetic, times lambda_max, is noise of either sign.
-ZERO_UNITS = 4
+ZERO_UNITS = 3
 #: The forward errors of all methods are below this multiple of the first-order bound.
 VOUCHED = 4
 
@@ -43,13 +43,14 @@ def smallest_share(n: int, eps: float, in_eps: float) -> float:
     return float(max(n * eps, INPUT_UNITS * in_eps))
 
 
-def noise_share(eps: float, in_eps: float) -> float:
+def noise_share(n: int, eps: float, in_eps: float) -> float:
     """Return the share of lambda_max that rounding puts in the place of an eigenvalue 0, with either sign.
 
-    Decompositions are off by a few machine epsilons `eps`; rounding the input moves eigenvalues by its unit roundoff
-    `in_eps`. Between this share and `smallest_share`, a positive eigenvalue has some meaning.
+    Decompositions are off by a few machine epsilons `eps`, in float64 by up to sqrt(n) of them; rounding the input
+    moves eigenvalues by its unit roundoff `in_eps`. Between this share and `smallest_share`, a positive eigenvalue has
+    some meaning.
     """
-    return max(ZERO_UNITS * eps, in_eps)
+    return max(ZERO_UNITS * eps, n**0.5 * 2.0**-52, in_eps)
 
 
 def forward_error_bound(cond: Array, s: Fraction | float, eps: float) -> Array:

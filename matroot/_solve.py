@@ -116,8 +116,8 @@ def solve(
     - under "pos", negative eigenvalues within ``2 n u lambda_max`` of 0 count as 0 for positive exponents; asymmetry of
       the input, relative to its largest entry, adds n / 2 times itself to ``2 n u``;
     - an inverse root is ``SINGULAR``, and NaN, where the smallest eigenvalue is rounding of 0: within that distance if
-      it is negative, and up to the larger of u and 4 machine epsilons of the arithmetic, times lambda_max, if it is
-      positive. A `Ridge` above n machine epsilons of the arithmetic, or another rule, skips this test;
+      it is negative, and up to the largest of u, 3 machine epsilons of the arithmetic and sqrt(n) of float64's, times
+      lambda_max, if it is positive. Rules other than a `Ridge` of at most n machine epsilons skip this test;
     - an inverse root is ``ILL_CONDITIONED`` where ``u cond / p`` is above 10^-1.5, so that fewer than two digits hold;
     - an inverse root is ``ILL_CONDITIONED`` for every p where the matrix may be singular: its smallest eigenvalue
       is below ``8 u lambda_max``, or below n machine epsilons of the arithmetic. This test is skipped if a

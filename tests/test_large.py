@@ -126,7 +126,7 @@ def test_bad_matrices_beside_good_ones():
         Status.NONFINITE_INPUT,
         Status.NOT_POSITIVE,
     ]
-    assert (result.x[6] == eigen.x[6]).all()
+    assert np.array_equal(result.x[6], eigen.x[6], equal_nan=True)
     assert (result.x[[0, 7]] == good.x[[0, 7]]).all()
 
 

@@ -132,7 +132,7 @@ def singular(status: Array, cond: Array, low: Array, top: Array, gap: Array, job
     machine = float(np.finfo(job.dtype).eps)
     if not may_be_singular(job, n * machine) or not isinstance(job.rule, Ridge | None):
         return status  # the other rules look for such eigenvalues
-    share = noise_share(machine, job.out_eps if may_be_singular(job) else 0.0)
+    share = noise_share(n, machine, job.out_eps if may_be_singular(job) else 0.0)
     wide = n * (max(machine, 2 * job.out_eps) + gap / 2)
     with np.errstate(all="ignore"):
         negative = (status == int(Status.NOT_POSITIVE)) & (abs(low) <= wide * top)
