@@ -101,10 +101,12 @@ def basis_tasks(key: str, stack: Stack, rows: Array, Q: Array, taken: Any, when:
         if not at.size:
             continue
         matrix = take_rows(rows, at)
-        if task == "qr":
+        dtype = o.root_dtype
+        if task == "qr":  # corrects itself, and is exact enough in the precision of the statistics, as published
+            dtype = stack.dtype
             old = take_rows(Q, at)
             matrix = namespace(matrix).concat([matrix, old.reshape(len(at), -1)], axis=1)
-        jobs.append(RootJob(key, at, matrix, Fraction(-1), 0.0, when, o.root_method, o.root_dtype, task))
+        jobs.append(RootJob(key, at, matrix, Fraction(-1), 0.0, when, o.root_method, dtype, task))
     return jobs
 
 

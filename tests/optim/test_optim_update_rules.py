@@ -92,7 +92,7 @@ def test_zeros_stay_finite():
     assert (with_norm(zero, W) == 0).all()
     assert (with_norm(W, zero) == W).all()
     assert (on_sphere(-W, W) == -W).all()
-    assert (clip_rms(zero.copy(), 1.0) == 0).all()
+    assert (clip_rms(zero.copy(), np.zeros(()), 4, 1.0) == 0).all()
     assert (cautious(zero, W) == 0).all()
 
 
