@@ -19,8 +19,9 @@ from matroot_optim.checkpoint.exchange import restore
 from matroot_optim.checkpoint.files import naming, read
 from matroot_optim.diagnostics import Diagnostics, diagnose, joined
 from matroot_optim.jit.shards import placed, shards_of
-from matroot_optim.jit.step import Plan as Static
-from matroot_optim.jit.step import advance, initial, kind_on_host, layout_of
+from matroot_optim.jit.start import Plan as Static
+from matroot_optim.jit.start import initial, kind_on_host, layout_of
+from matroot_optim.jit.step import advance
 from matroot_optim.jit.trees import flatten
 from matroot_optim.kl_shampoo import KLShampoo
 from matroot_optim.names import check_options

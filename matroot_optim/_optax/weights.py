@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from matroot_optim.jit.step import layout_of
+from matroot_optim.jit.start import layout_of
 from matroot_optim.jit.trees import flatten
 from matroot_optim.options import Options
 from matroot_optim.step.finish import cautious_weights, on_sphere
