@@ -20,7 +20,7 @@ from matroot_optim.torch import SOAP, KLShampoo, Shampoo
 
 #: Rows that no number of ranks divides, fewer rows than ranks, a table, vectors, a scalar-like one.
 SHAPES = [(37, 24), (3, 40), (24, 6, 2), (300, 8), (37,), (1,)]
-OPTIONS = {"lr": 0.01, "refresh_every": 4, "ridge": 1e-3, "block_size": 16, "weight_decay": 0.1}
+OPTIONS = {"lr": 0.01, "refresh_every": 4, "ridge": 1e-3, "block_size": 16, "weight_decay": 0.1, "refresh_growth": 0.0}
 STEPS = int(os.environ.get("STEPS", "12"))
 CASES = [
     (Shampoo, {}),

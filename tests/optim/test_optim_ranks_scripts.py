@@ -32,6 +32,15 @@ def test_ddp_under_torchrun(tmp_path):
 
 
 @pytest.mark.slow
+def test_fsdp_under_torchrun(tmp_path):
+    pytest.importorskip("torch")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    output = run_python(180, *launch, str(SCRIPTS / "fsdp.py"), str(tmp_path / "saved"))
+    assert len(re.findall(r"rank \d of 2: owns [1-9]\d* roots, step 20, loss 0\.", output)) == 2, output
+    assert (tmp_path / "saved" / ".metadata").exists()
+
+
+@pytest.mark.slow
 def test_numpy_under_mpiexec():
     pytest.importorskip("mpi4py")
     mpiexec = os.path.join(os.path.dirname(sys.executable), "mpiexec")
