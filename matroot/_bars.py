@@ -50,7 +50,7 @@ def noise_share(n: int, eps: float, in_eps: float) -> float:
     moves eigenvalues by its unit roundoff `in_eps`. Between this share and `smallest_share`, a positive eigenvalue has
     some meaning.
     """
-    return max(ZERO_UNITS * eps, n**0.5 * 2.0**-52, in_eps)
+    return float(max(ZERO_UNITS * eps, n**0.5 * 2.0**-52, in_eps))
 
 
 def forward_error_bound(cond: Array, s: Fraction | float, eps: float) -> Array:
