@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from matroot import ConditionTracker
+from matroot_optim._optax.serialization import serializable
 from matroot_optim._optax.weights import add_cautious_decay, averages, ema_of_weights, keep_norms
 from matroot_optim.checkpoint.exchange import restore
 from matroot_optim.checkpoint.files import naming, read
@@ -132,6 +133,7 @@ def _config(kind: type[Shampoo], options: dict[str, Any], roots: str, *, whole: 
 
 def _transformation(config: Shampoo, roots: str) -> optax.GradientTransformation:
     def init(params: Any) -> ShampooState:
+        serializable(ShampooState)
         leaves, _ = flatten(params)
         _check_groups(config, leaves)
         static = Static(config, layout_of(config, leaves), roots, shards_of(list(leaves.values())))

@@ -41,6 +41,18 @@ def test_the_order_of_keys_has_no_effect():
     assert all((got[k] == want[k]).all() for k in params)
 
 
+def test_bytes_of_flax():
+    flax = pytest.importorskip("flax.serialization")
+    params = {"up": jnp.ones((4, 4)), "down": 2 * jnp.ones((4, 4))}
+    tx = shampoo(0.1, roots="host")
+    _, state = jax.jit(tx.update)(params, tx.init(params), params)
+    again = flax.from_bytes(tx.init({k: params[k] for k in sorted(params)}), flax.to_bytes(state))
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    assert all((x == y).all() for x, y in zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True))
+    with pytest.raises(ValueError, match="must have the arrays of this one"):
+        flax.from_bytes(tx.init({"up": params["up"]}), flax.to_bytes(state))
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["kernel", "scale"], meta_fields=["name"])
 @dataclass
 class Dense:
