@@ -279,7 +279,7 @@ def test_copies_and_pickles_of_the_engine():
 
 
 def test_wrong_arguments(monkeypatch):
-    with pytest.raises(TypeError, match="group must be None, a process group"):
+    with pytest.raises(TypeError, match="group must be None, 'jax', a process group"):
         RankEngine(3)
     with pytest.raises(TypeError, match="engine must be an InlineEngine or an ExecutorEngine, got WarmEngine"):
         RankEngine(engine=WarmEngine())
