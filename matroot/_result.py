@@ -203,7 +203,10 @@ class RootResult(OfBatch, Generic[A]):
             else self._remedy(at["cond"], at["bits_lost"], arithmetic, max(given, uneven)),
             "mend": self._mend(status, at["lambda_max"]),
         }
-        return status.sentence.format(**numbers) + self._zeros(index) + self._negative(index)
+        sentence = status.sentence
+        if status is Status.SINGULAR and at["lambda_max"] == 0:
+            sentence = "is zero, so that it has no inverse root; {mend}"
+        return sentence.format(**numbers) + self._zeros(index) + self._negative(index)
 
     def _mend(self, status: Status, largest: float) -> str:
         """Suggest rules for a matrix that is not positive definite."""

@@ -385,7 +385,8 @@ def plan(tx: optax.GradientTransformation, params: Any, *, measure: bool = False
 
     Examples
     --------
-    >>>     >>> from matroot_optim.optax import plan, shampoo
+    >>> import jax.numpy as jnp
+    >>> from matroot_optim.optax import plan, shampoo
     >>> print(plan(shampoo(1e-3), {"up": jnp.zeros((96, 384)), "bias": jnp.zeros(384)}))
     parameter  shape     seen as  treatment   blocks         exponent  numbers  MB       Mflop  roots
     bias       384                adam                                 2        0.00307  0

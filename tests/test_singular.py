@@ -75,7 +75,7 @@ def test_the_message_and_the_error():
         inv_sqrtm(np.diag([1.0, 0.0]))
     with pytest.raises(RootError, match=r"use compute_dtype='float64', or drop"):
         inv_sqrtm(np.diag([1.0, 1e-9]), compute_dtype="float32")
-    with pytest.raises(RootError, match=r"only Ridge\(absolute=...\)"):
+    with pytest.raises(RootError, match=r"is zero, so that it has no inverse root; only Ridge\(absolute=...\)"):
         inv_sqrtm(np.zeros((2, 2)))
 
 

@@ -188,7 +188,7 @@ def test_down_to_nothing_and_back():
         result = tracker.update(np.ldexp(A, exponent))
         if exponent > -1000:
             assert result.status == Status.CONVERGED
-    assert tracker.update(0 * A).status == Status.NOT_POSITIVE
+    assert tracker.update(0 * A).status == Status.SINGULAR
     assert tracker.way == "failed"
     assert tracker.error == np.inf
     result = tracker.update(A)
