@@ -77,15 +77,7 @@ class OfBatch:
         if status.size == 0:
             return "empty batch"
         worst = int(np.argmax(status)) if status.any() else int(np.argmax(on_host(self.residual)))
-        text = self.sentence(worst)
-        if status.ndim == 0:
-            return text
-        codes, firsts, counts = np.unique(status, return_index=True, return_counts=True)
-        groups = [
-            f"{count} {Status(int(code)).name}" + (f" (first {place(first, status.shape)})" if code else "")
-            for code, first, count in zip(codes, firsts, counts, strict=True)
-        ]
-        return f"{status.size} matrices: {', '.join(groups)}; {place(worst, status.shape)} {text}"
+        return summary(status, worst, "matrices", self.sentence(worst))
 
 
 @dataclass(frozen=True, repr=False)
@@ -307,6 +299,18 @@ class RootResult(OfBatch, Generic[A]):
 def place(index: int, shape: tuple[int, ...]) -> str:
     """Return the index of a matrix in its batch, as it is written after the name of an array."""
     return f"[{', '.join(str(int(i)) for i in np.unravel_index(index, shape))}]"
+
+
+def summary(status: np.ndarray[Any, Any], worst: int, what: str, sentence: str) -> str:
+    """Return the number of every status, with the first of each, and the sentence of the worst one."""
+    if status.ndim == 0:
+        return sentence
+    codes, firsts, counts = np.unique(status, return_index=True, return_counts=True)
+    groups = [
+        f"{count} {Status(int(code)).name}" + (f" (first {place(first, status.shape)})" if code else "")
+        for code, first, count in zip(codes, firsts, counts, strict=True)
+    ]
+    return f"{status.size} {what}: {', '.join(groups)}; {place(worst, status.shape)} {sentence}"
 
 
 def digits_left(cond: float, s: float, eps: float) -> float:

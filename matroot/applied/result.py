@@ -9,7 +9,7 @@ from typing import Any, Generic
 import numpy as np
 
 from matroot._bars import forward_error_bound
-from matroot._result import A, on_host, place
+from matroot._result import A, on_host, summary
 from matroot._status import Status
 from matroot.backends.arrays import dtype_name, unit_roundoff
 
@@ -118,15 +118,7 @@ class ApplyResult(Generic[A]):
         if status.size == 0:
             return "no columns"
         worst = int(np.argmax(status)) if status.any() else int(np.argmax(self._host("error")))
-        text = self.sentence(worst)
-        if status.ndim == 0:
-            return text
-        codes, firsts, counts = np.unique(status, return_index=True, return_counts=True)
-        groups = [
-            f"{count} {Status(int(code)).name}" + (f" (first {place(first, status.shape)})" if code else "")
-            for code, first, count in zip(codes, firsts, counts, strict=True)
-        ]
-        return f"{status.size} columns: {', '.join(groups)}; {place(worst, status.shape)} {text}"
+        return summary(status, worst, "columns", self.sentence(worst))
 
     def _host(self, name: str) -> np.ndarray[Any, Any]:
         return np.asarray(on_host(getattr(self, name)))

@@ -16,6 +16,7 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin
 
 from matroot.backends.cpu.tridiagonal.lanes import new_type, shuffle
+from matroot.backends.cpu.tridiagonal.memory import transposed
 
 #: Bytes of a register.
 REGISTER = 64
@@ -127,15 +128,7 @@ def turn(typingctx, source, k, step, target, m, other):
 
         align = kind.bitwidth // 8
         v = [builder.load(place(source, 0, k, step, t), align=align) for t in range(size)]
-        d = size // 2
-        while d:
-            for i in (i for i in range(size) if not i & d):
-                a, b = v[i], v[i + d]
-                low = [j if not j & d else size + j - d for j in range(size)]
-                high = [size + j if j & d else j + d for j in range(size)]
-                v[i], v[i + d] = (shuffle(builder, a, b, places) for places in (low, high))
-            d //= 2
-        for t, x in enumerate(v):
+        for t, x in enumerate(transposed(builder, v)):
             builder.store(x, place(target, 3, m, other, t), align=align)
         return context.get_dummy_value()
 

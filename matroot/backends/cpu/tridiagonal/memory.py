@@ -171,14 +171,15 @@ def store_rows(typingctx, place, i, j, value):
     return types.void(place, types.intp, types.intp, wide), _write_rows
 
 
-def _transposed(builder: Any, v: list[Any]) -> list[Any]:
-    """Transpose eight vectors: off-diagonal blocks of 4, 2, 1 change places (Eklundh 1972)."""
-    d = LANES // 2
+def transposed(builder: Any, v: list[Any]) -> list[Any]:
+    """Transpose as many vectors as each has numbers: off-diagonal blocks change places (Eklundh 1972)."""
+    size = len(v)
+    d = size // 2
     while d:
-        for i in (i for i in range(LANES) if not i & d):
+        for i in (i for i in range(size) if not i & d):
             a, b = v[i], v[i + d]
-            low = [k if not k & d else LANES + k - d for k in range(LANES)]
-            high = [LANES + k if k & d else k + d for k in range(LANES)]
+            low = [k if not k & d else size + k - d for k in range(size)]
+            high = [size + k if k & d else k + d for k in range(size)]
             v[i], v[i + d] = (shuffle(builder, a, b, places) for places in (low, high))
         d //= 2
     return v
@@ -200,7 +201,7 @@ def to_lanes(typingctx, source, at, step, count, target):
             t = builder.select(builder.icmp_signed("<", t, last), t, last)
             place = _doubles(builder, source, builder.add(at, builder.mul(t, step)))
             vectors.append(builder.load(builder.bitcast(place, VECTOR.as_pointer()), align=8))
-        for t, x in enumerate(_transposed(builder, vectors)):
+        for t, x in enumerate(transposed(builder, vectors)):
             builder.store(x, builder.gep(target, [ir.Constant(at.type, t)]), align=8)
         return context.get_dummy_value()
 
@@ -214,7 +215,7 @@ def from_lanes(typingctx, source, target, at, step, count):
     def codegen(context, builder, sig, args):
         source, target, at, step, count = args
         places = [builder.gep(source, [ir.Constant(at.type, t)]) for t in range(LANES)]
-        for t, x in enumerate(_transposed(builder, [builder.load(p, align=8) for p in places])):
+        for t, x in enumerate(transposed(builder, [builder.load(p, align=8) for p in places])):
             t = ir.Constant(count.type, t)
             with cgutils.if_likely(builder, builder.icmp_signed("<", t, count)):
                 place = _doubles(builder, target, builder.add(at, builder.mul(t, step)))
