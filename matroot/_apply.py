@@ -13,12 +13,10 @@ from matroot._result import A, on_host
 from matroot._roots import fractional_power
 from matroot._solve import as_exponent, exponent_of
 from matroot._status import USABLE, ConditionWarning, RootError, Status
-from matroot.applied.dense import apply_dense
-from matroot.applied.operators import is_operator
 from matroot.applied.result import ApplyResult
-from matroot.applied.solve import apply_operator
 from matroot.backends.arrays import transformed_by
 from matroot.backends.holds import confined
+from matroot.backends.loading import deferred
 from matroot.methods.base import Method
 from matroot.methods.minimax import Minimax
 
@@ -126,7 +124,7 @@ def solve_apply(
     exponent = exponent_of(p, inverse) if s is None else as_exponent(s)
     if transformed_by(a) or transformed_by(b):
         raise TypeError("solve_apply does not differentiate and is not traced: use apply_inverse_pth_root")
-    if is_operator(a):
+    if _is_operator(a):
         return _of_operator(a, exponent, b, method, regularization, rtol, max_iter, lambda_min, compute_dtype)
     if not -1 <= exponent < 1 or exponent == 0:
         raise ValueError(f"s must be in [-1, 1), and not 0; got {exponent}")
@@ -135,7 +133,7 @@ def solve_apply(
     if isinstance(as_regularization(regularization), PseudoInverse):
         raise ValueError("solve_apply has no bound for PseudoInverse; apply_inverse_pth_root takes it")
     options = {"method": method, "regularization": regularization, "rtol": rtol, "compute_dtype": compute_dtype}
-    return apply_dense(a, exponent, b, **options)
+    return _dense(a, exponent, b, **options)
 
 
 @confined
@@ -321,12 +319,27 @@ def _of_operator(
     if lambda_min is not None and not 0 < lambda_min < np.inf:
         raise ValueError(f"lambda_min must be None or a positive number, got {lambda_min!r}")
     options = {"method": method, "regularization": regularization, "rtol": rtol, "max_iter": max_iter}
-    return apply_operator(a, s, b, lambda_min=lambda_min, **options)
+    return _operator(a, s, b, lambda_min=lambda_min, **options)
+
+
+def _is_operator(a: Any) -> bool:
+    answer: bool = deferred("matroot.applied.operators").is_operator(a)
+    return answer
+
+
+def _dense(*args: Any, **options: Any) -> ApplyResult[Any]:
+    result: ApplyResult[Any] = deferred("matroot.applied.dense").apply_dense(*args, **options)
+    return result
+
+
+def _operator(*args: Any, **options: Any) -> ApplyResult[Any]:
+    result: ApplyResult[Any] = deferred("matroot.applied.solve").apply_operator(*args, **options)
+    return result
 
 
 def _applied(a: Any, s: Fraction | float, b: Any, options: dict[str, Any]) -> Any:
     """Return A^s B, or raise."""
-    if is_operator(a):
+    if _is_operator(a):
         if transformed_by(b):
             raise TypeError("only a dense a is differentiated and traced: pass b.detach(), or an array")
         return _answer(_of_operator(a, s, b, **options))
@@ -335,7 +348,7 @@ def _applied(a: Any, s: Fraction | float, b: Any, options: dict[str, Any]) -> An
         return fractional_power(a, s, max_iter=max_iter, **options) @ b
     if not -1 <= s < 1 or s == 0:
         raise ValueError(f"s must be in [-1, 1), and not 0; got {s}")
-    return _answer(apply_dense(a, s, b, **options))
+    return _answer(_dense(a, s, b, **options))
 
 
 def _answer(result: ApplyResult[Any]) -> Any:
