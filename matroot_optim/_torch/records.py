@@ -6,6 +6,7 @@ without the path, and "step". A record may also hold entries of other code, for 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,7 +46,12 @@ class Record:
     @property
     def others(self) -> Entries:
         """Entries that do not belong to the optimizer."""
-        return {name: x for name, x in self.entries.items() if not _OWN.fullmatch(str(name))}
+        return {name: x for name, x in self.entries.items() if not _is_own(str(name))}
+
+
+@functools.cache
+def _is_own(name: str) -> bool:
+    return bool(_OWN.fullmatch(name))
 
 
 # To records.
@@ -137,14 +143,17 @@ def put_together(
         new = take_apart(fresh(options, layout, params), places, 0)
         records = [Record(start) if record is None else record for record, start in zip(records, new, strict=True)]
     whole = [record for record in records if record is not None]
-    names: Entries = {}
-    steps = []
-    for leaf, record in zip(layout.leaves, whole, strict=True):
-        for name, x in record.entries.items():
-            if _OWN.fullmatch(str(name)):
-                names.update(_saved(leaf.name(name), x))
-        steps.append(_step(leaf.path, names.pop(leaf.name("step"), None)))
+    given = {
+        leaf.name(name): x
+        for leaf, record in zip(layout.leaves, whole, strict=True)
+        for name, x in record.entries.items()
+        if _is_own(str(name))
+    }
+    names = _on_host(given)
+    steps = [_step(leaf.path, names.pop(leaf.name("step"), None)) for leaf in layout.leaves]
     names["step"] = np.asarray(max(steps), np.int64)
+    for name in [name for name in names if name.endswith("/pending")]:
+        names.update(_jobs(name, names.pop(name)))
     cuts = {leaf.path: _cut(leaf, record) for leaf, record in zip(layout.leaves, whole, strict=True)}
     jobs = sum(name.endswith("/due") for name in names)
     meta = {"format": FORMAT, "leaves": cuts, "roots": True, "jobs": jobs}
@@ -157,21 +166,36 @@ def _step(path: str, step: Any) -> int:
     return int(step)
 
 
-def _saved(name: str, x: Any) -> Entries:
-    """Convert an entry of a record to entries of a checkpoint."""
-    if not isinstance(x, torch.Tensor | np.ndarray):
-        raise ValueError(f"the state must have a tensor as {name!r}, got {type(x).__name__}")
+def _on_host(entries: Entries) -> Entries:
+    """Return the entries as numpy; single numbers of one dtype in one copy, as there are many of them."""
+    numbers: dict[Any, list[str]] = {}
+    found: Entries = {}
+    for name, x in entries.items():
+        if type(x) is torch.Tensor and x.ndim == 0 and x.is_cpu and not x.is_sparse:
+            numbers.setdefault(x.dtype, []).append(name)
+        elif isinstance(x, torch.Tensor | np.ndarray):
+            found[name] = _numbers(name, x)
+        else:
+            raise ValueError(f"the state must have a tensor as {name!r}, got {type(x).__name__}")
+    for names in numbers.values():
+        found.update(zip(names, _numbers(names[0], torch.stack([entries[name] for name in names])), strict=True))
+    return found
+
+
+def _numbers(name: str, x: Any) -> Any:
     try:
-        x = to_host(x)
+        return to_host(x)
     except (TypeError, RuntimeError) as wrong:
         raise ValueError(f"the state must have numbers as {name!r}, got {type(x).__name__}: {wrong}") from wrong
-    if not name.endswith("/pending"):
-        return {name: x}
-    shape = np.shape(x)
+
+
+def _jobs(name: str, table: Any) -> Entries:
+    """Convert a parameter's table of the jobs of one root to entries of a checkpoint."""
+    shape = np.shape(table)
     if len(shape) != 2 or not shape[0] or shape[1] <= _HEAD + len(FACTS):
         raise ValueError(f"the state must have a table of root jobs as {name!r}, got shape {shape}")
     found: Entries = {}
-    for row in np.asarray(x):
+    for row in np.asarray(table):
         submitted, due, there = map(int, row[:_HEAD])
         if submitted:
             found[f"{name}{submitted}/due"] = np.asarray(due, np.int64)

@@ -7,6 +7,7 @@ number of blocks.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -123,6 +124,7 @@ def _equal(n: int, longest: int) -> int:
     return equal[0] if equal else -(-n // fewest)
 
 
+@functools.lru_cache(1024)
 def regions(shape: Shape, sizes: Shape) -> tuple[Region, ...]:
     """Return the regions of a tensor whose dimensions are cut into blocks of these sizes."""
     pieces = [_pieces(n, size) for n, size in zip(shape, sizes, strict=True)]

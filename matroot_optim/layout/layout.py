@@ -122,7 +122,17 @@ def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:
             known[key] = mine, plain
         return known[key]
 
-    return stacked(_leaf(*of(path), path, x) for path, x in params.items())
+    cut: dict[Any, Leaf] = {}  # cutting is slow too
+
+    def leaf(path: str, x: Array) -> Leaf:
+        check_device(x, path)
+        given, plain = of(path)
+        key = (id(given), tuple(x.shape), state_dtype(x, path), place(x))
+        if key not in cut:
+            cut[key] = _leaf(given, plain, path, x)
+        return dataclasses.replace(cut[key], path=path)
+
+    return stacked(leaf(path, x) for path, x in params.items())
 
 
 def stacked(given: Iterable[Leaf]) -> Layout:
@@ -137,7 +147,6 @@ def stacked(given: Iterable[Leaf]) -> Layout:
 
 
 def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
-    check_device(x, path)
     if given.root_device == "device" and getattr(given.engine, "host_only", False) and not on_host(x):
         raise ValueError(
             f"root_device must be 'host' with {given.engine!r}, whose workers take numpy arrays alone, got 'device' "
