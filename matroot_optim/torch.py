@@ -117,7 +117,7 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         shard: Any = False,
         **options: Any,
     ) -> None:
-        check_keywords(options)
+        check_keywords(type(self).__name__, options)
         given = {"betas": betas, "weight_decay": weight_decay, **options}
         self._kind(rate(lr), **{name: plain(value) for name, value in given.items()})  # checks all options
         shared = {name: plain(value) for name, value in options.items() if name in SHARED}

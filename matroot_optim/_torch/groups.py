@@ -27,8 +27,8 @@ _OF_ALL = SHARED - {"groups"}
 _OURS = {**{name: name for name in (*OF_GROUP, *_OF_ALL, "lr")}, "learning_rate": "lr"}
 
 
-def check_keywords(names: Iterable[str]) -> None:
-    """Raise if a keyword is not an option; the message suggests the nearest option.
+def check_keywords(kind: str, names: Iterable[str]) -> None:
+    """Raise if a keyword is not an option of this class; the message suggests the nearest option.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def check_keywords(names: Iterable[str]) -> None:
         if name == "groups":
             raise TypeError("groups is what parameter groups are for in torch; give params as dicts")
         if name not in OF_GROUP | _OF_ALL:
-            raise TypeError(f"Shampoo has no option {name!r}; {advice(name, _OURS)}")
+            raise TypeError(f"{kind} has no option {name!r}; {advice(name, _OURS)}")
 
 
 def check_names(group: Mapping[str, Any]) -> None:

@@ -39,12 +39,12 @@ def records_of(
         The dict does not fit the parameters.
     """
     saved, old = loaded["state"], loaded.get(META)  # older dicts have the cuts at the top level
+    if old is None and None in texts:  # another optimizer's: its groups would replace the options of these
+        raise ValueError("state_dict must come from matroot_optim.torch.Shampoo, got one without its metadata")
     if not saved:
         return None
     if old is not None:
         cuts = cuts_from_leaves(old, len(texts))
-    elif None in texts:
-        raise ValueError("state_dict must come from matroot_optim.torch.Shampoo, got one without its metadata")
     else:
         cuts = [cuts_from_text(text) for text in texts]
     units = not (isinstance(old, Mapping) and old.get("format") == 1)

@@ -19,12 +19,13 @@ ADVICE = {
 
 
 @pytest.mark.parametrize("name", ADVICE)
-def test_torch_advises(name):
+@pytest.mark.parametrize("kind", ("Shampoo", "SOAP", "KLShampoo"))
+def test_torch_advises(kind, name):
     torch = pytest.importorskip("torch")
-    from matroot_optim.torch import Shampoo
+    import matroot_optim.torch
 
-    with pytest.raises(TypeError, match=f"Shampoo has no option '{name}'; .*{ADVICE[name]}"):
-        Shampoo(torch.nn.Linear(3, 2), lr=1e-3, **{name: 1})
+    with pytest.raises(TypeError, match=f"^{kind} has no option '{name}'; .*{ADVICE[name]}"):
+        getattr(matroot_optim.torch, kind)(torch.nn.Linear(3, 2), lr=1e-3, **{name: 1})
 
 
 @pytest.mark.parametrize("name", ADVICE)

@@ -172,6 +172,20 @@ def test_inside_of_vmap():
         torch.func.vmap(f)(torch.ones(3, 2))
 
 
+@pytest.mark.parametrize("stepped", (False, True))
+def test_the_state_of_another_optimizer(stepped):
+    model = torch.nn.Linear(3, 2)
+    other = torch.optim.AdamW(model.parameters(), lr=0.5, weight_decay=0.5)
+    model(torch.ones(4, 3)).sum().backward()
+    if stepped:
+        other.step()
+    optimizer = Shampoo(model, lr=1e-3)
+    before = copy.deepcopy(optimizer.param_groups)
+    with pytest.raises(ValueError, match=r"must come from matroot_optim\.torch\.Shampoo"):
+        optimizer.load_state_dict(other.state_dict())
+    assert str(optimizer.param_groups) == str(before)
+
+
 def test_a_parameter_given_twice():
     x, y = parameter(2, 2), parameter(2)
     with pytest.raises(ValueError, match="must be given once, got '0/2', which is '0/0'"):
