@@ -218,6 +218,22 @@ def soap(
     return _chained(_config(SOAP, options, roots, whole=True), learning_rate, weight_decay, mask, roots)
 
 
+def kl_shampoo(
+    learning_rate: Any, weight_decay: Any = 0.0, *, mask: Any = None, roots: str = "callback", **options: Any
+) -> optax.GradientTransformation:
+    """Chain `scale_by_kl_shampoo` with weight decay and a learning rate.
+
+    Parameters
+    ----------
+    learning_rate, weight_decay, mask, roots
+        As for `shampoo`.
+    **options
+        Options of `matroot_optim.KLShampoo`.
+    """
+    options = {**options.pop("options", {}), **options}
+    return _chained(_config(KLShampoo, options, roots, whole=True), learning_rate, weight_decay, mask, roots)
+
+
 def _chained(
     config: Shampoo, learning_rate: Any, weight_decay: Any, mask: Any, roots: str
 ) -> optax.GradientTransformation:
