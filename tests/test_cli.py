@@ -266,6 +266,7 @@ def test_info_names_versions_engines_and_blas(capsys):
         assert word in said
 
 
+@pytest.mark.slow
 def test_warm_up_loads_every_kernel(capsys):
     assert cli.main(["warm-up"]) == 0
     assert capsys.readouterr().out.startswith("kernels are ready after")

@@ -291,6 +291,7 @@ def test_output_over_the_input(tmp_path, suffix):
     assert np.allclose(found, np.eye(3) / 2, rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_two_hundred_damaged_files(tmp_path):
     """A short run of ``python -m tests.fuzz_files``."""
     report = fuzz_files.fuzz(tmp_path, seed=0, count=200, sample=4)

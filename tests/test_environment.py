@@ -119,6 +119,7 @@ def test_a_function_is_compiled_beside_such_a_cache(monkeypatch):
     assert compiled()(thrice)(2.0) == 6.0
 
 
+@pytest.mark.slow
 def test_no_home_is_no_profile(monkeypatch, capsys):
     from matroot.cli.command import main
 

@@ -549,6 +549,7 @@ def test_the_rounding_of_float32_denies_no_root(method):
         assert np.linalg.norm(X @ X - C, 2) <= 40 * 2.0**-24 * np.linalg.norm(C, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [None, 0.1, Floor(0.5), PseudoInverse()], ids=str)
 def test_derivatives(rule):
     A = np.stack([np.diag([1.0, 2.0, 3.0]), np.diag([1.0, 1.0, 2.0])])

@@ -150,6 +150,7 @@ def test_from_the_command_line(short, where, monkeypatch, capsys):
     assert not where.exists()
 
 
+@pytest.mark.slow
 def test_info_shows_the_cards(where, kernels, capsys, monkeypatch):
     monkeypatch.setattr(Device, "ratio", 64)
     assert main(["info"]) == 0

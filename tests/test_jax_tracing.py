@@ -103,6 +103,7 @@ def test_first_and_second_order(x64, dtype):
         check_grads(jax.jit(function), (A,), order=2, modes=("fwd", "rev"))
 
 
+@pytest.mark.slow
 def test_second_derivatives_in_every_order():
     A = jnp.eye(2)  # equal eigenvalues
 

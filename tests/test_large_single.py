@@ -87,6 +87,7 @@ def test_a_ridge_promises(reductions, monkeypatch):
     assert reductions == [("float64", True)]
 
 
+@pytest.mark.slow
 def test_bad_and_uneven_matrices(reductions):
     A = gallery.spd(120, 1e1, batch=(6,), rng=5)[0].astype("float32")
     good = solve(A, 2, method=BY_LAPACK, rtol=RTOL)

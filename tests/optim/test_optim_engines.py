@@ -176,6 +176,7 @@ def die():
     os._exit(1)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced():
     pools = []
 
@@ -303,6 +304,7 @@ def test_a_hanging_thread_holds_neither_the_run_nor_the_close():
     assert all(np.isfinite(x).all() for x in params.values())
 
 
+@pytest.mark.slow
 def test_loky_of_our_own_is_shut_down():
     loky = pytest.importorskip("loky")
     want, _ = run(Shampoo(**OPTIONS, engine=InlineEngine(3)), steps=12)
@@ -326,6 +328,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_an_engine_that_nobody_closes_leaves_no_shared_memory(tmp_path):
     script = tmp_path / "unclosed.py"
     script.write_text(UNCLOSED)

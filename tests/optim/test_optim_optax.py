@@ -101,6 +101,7 @@ def test_elements_are_those_of_the_core(options):
     assert_close(params, want, 5e-4)
 
 
+@pytest.mark.slow
 def test_roots_on_the_host_are_one_step_older():
     tx = scale_by_shampoo(roots="host", **OPTIONS)
     params, state = run(tx, gradients(12), host=True)
@@ -112,6 +113,7 @@ def test_roots_on_the_host_are_one_step_older():
     assert diagnostics(still).roots["refreshes"].max() == 0
 
 
+@pytest.mark.slow
 def test_float64_roots_though_jax_has_none():
     """A statistic of condition 1e8 that float32 eigenvalues could not resolve."""
     assert not jax.config.jax_enable_x64
@@ -325,6 +327,7 @@ def test_largest_bound():
     np.testing.assert_allclose(ratio[2], 32 ** (1 / 16))
 
 
+@pytest.mark.slow
 def test_tensors_of_order_3():
     tx = scale_by_shampoo(roots="graph", refresh_every=1, start_step=1, ridge=1e-3, merge=None)
     core = matroot_optim.Shampoo(1.0, refresh_every=1, start_step=1, ridge=1e-3, merge=None)

@@ -100,6 +100,7 @@ def test_init_of_shapes_is_that_of_arrays():
     assert all((x == y).all() for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True))
 
 
+@pytest.mark.slow
 def test_an_ensemble_computes_the_roots_that_its_members_compute_alone(monkeypatch):
     count, real = Counter(), dealing.compute
 

@@ -328,6 +328,7 @@ def calls(function):
     return count
 
 
+@pytest.mark.slow
 def test_saving_and_loading_cost_by_the_number_of_tensors():
     counts = []
     for n in (100, 200, 400):
