@@ -8,14 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from matroot._regularization import PseudoInverse, Regularization, Ridge, as_regularization
 from matroot._result import A, RootResult
 from matroot._selection import Case, choose
-from matroot.autodiff.forms import Power
 from matroot.autodiff.graphs import between_graphs
 from matroot.backends import backend_of
 from matroot.backends.arrays import (
@@ -39,6 +38,9 @@ from matroot.pipeline.call import Job, Output
 from matroot.pipeline.kernel import Fused, solve_fused, whole
 from matroot.pipeline.lone import lone
 from matroot.pipeline.retries import solve_chunk
+
+if TYPE_CHECKING:
+    from matroot.autodiff.forms import Power
 
 Array = Any
 
@@ -218,7 +220,8 @@ def parts(
     except TypeError:  # an option is not hashable; `plan` raises if it is wrong
         job = _planned_shape.__wrapped__(tuple(a.shape), a.dtype, s, limits(), runs_here(), **options)
     compute = partial(_solve, s=s, waits=waits, **options)
-    return job, compute, Power(job.problem.s, job.rule, job.problem.assume_a, job.origin.dtype_name)
+    forms = deferred("matroot.autodiff.forms")
+    return job, compute, forms.Power(job.problem.s, job.rule, job.problem.assume_a, job.origin.dtype_name)
 
 
 @lru_cache(maxsize=256, typed=True)

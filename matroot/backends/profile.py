@@ -16,7 +16,6 @@ import numpy as np
 
 from matroot.backends.cpu.cpu import usable_cores
 from matroot.backends.loading import deferred
-from matroot.backends.replacing import replacing
 
 #: Written into a profile; one of another number is not read.
 FORMAT = 1
@@ -74,7 +73,7 @@ def save(tuned: Limits, where: Path) -> None:
     """Write a profile; the old one stays until the new one is whole."""
     where.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT, "machine": machine(), "limits": asdict(tuned)}, indent=2)
-    with replacing(where) as stream:
+    with deferred("matroot.backends.replacing").replacing(where) as stream:
         stream.write(f"{text}\n".encode())
     limits.cache_clear()
 
