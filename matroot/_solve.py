@@ -195,7 +195,7 @@ def _solve(a: Array, s: Fraction | float, *, waits: bool, **options: Any) -> Roo
         if found is not None:
             return found
     stack = values.reshape(math.prod(batch), n, n)
-    out = Output(len(stack), n, job)
+    out = Output.room(len(stack), n, job)
     if stack.size and fused is not None:
         solve_fused(stack, fused, out)
     elif stack.size:

@@ -16,7 +16,7 @@ from matroot.backends.cpu.cholesky import inverses
 from matroot.methods.conditioning import lanczos
 from matroot.methods.eigen import Eigen
 from matroot.pipeline.attempt import attempt
-from matroot.pipeline.call import Attempt, Job, Output
+from matroot.pipeline.call import Job, Output
 
 Array = Any
 
@@ -67,7 +67,7 @@ def attempts(job: Job) -> Iterator[Job]:
             yield replace(job, rule=rule)
 
 
-def improvable(found: Attempt, job: Job) -> Array:
+def improvable(found: Output, job: Job) -> Array:
     """Return True for matrices that another attempt may improve; waits for the device.
 
     On the CPU, eigenvalues in float64 have confirmed the NOT_POSITIVE of a failed iteration. Only a larger ridge helps.
