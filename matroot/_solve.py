@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from matroot.autodiff.forms import Power
 
 Array = Any
+
+#: The options that the functions of a matrix share.
+OPTIONS = ("method", "regularization", "assume_a", "rtol", "max_iter", "compute_dtype")
 
 #: From this rtol on, float32 input is computed in float32 for speed.
 FAST_RTOL = 1e-3
@@ -146,16 +149,13 @@ def solve(
     """
     if p is not None and s is not None:
         raise TypeError(f"give p, for a root, or s, for a power; got p={p!r} and s={s!r}")
-    return solve_power(
-        a,
-        exponent_of(p, inverse) if s is None else as_exponent(s),
-        method=method,
-        regularization=regularization,
-        assume_a=assume_a,
-        rtol=rtol,
-        max_iter=max_iter,
-        compute_dtype=compute_dtype,
-    )
+    exponent = exponent_of(p, inverse) if s is None else as_exponent(s)
+    return solve_power(a, exponent, **options_of(locals()))
+
+
+def options_of(arguments: dict[str, Any], names: Sequence[str] = OPTIONS) -> dict[str, Any]:
+    """Return the options among the arguments of a public function."""
+    return {name: arguments[name] for name in names}
 
 
 @confined
@@ -282,12 +282,7 @@ def plan(
         raise TypeError(f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}")
     if assume_a not in ("pos", "gen"):
         raise ValueError(f"assume_a must be 'pos' or 'gen', got {assume_a!r}")
-    if rtol is not None and not (isinstance(rtol, int | float | np.floating) and 0 < rtol < 1):
-        raise ValueError(f"rtol must be None or a number in (0, 1), got {rtol!r}")
-    if max_iter is not None and (
-        isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1
-    ):
-        raise ValueError(f"max_iter must be None or an int >= 1, got {max_iter!r}")
+    check_accuracy(rtol, max_iter)
     rule = as_regularization(regularization)
     n = shape[-1]
     if isinstance(rule, PseudoInverse) and rule.rtol is None:
@@ -316,6 +311,16 @@ def plan(
     may_widen = compute_dtype is None and dtype.name in ("float32", "complex64")
     may_widen = may_widen and (rtol is not None or backend.sync_free())
     return Job(problem, chosen, rule, dtype, origin, backend, may_widen, lone=len(shape) == 2)
+
+
+def check_accuracy(rtol: Any, max_iter: Any) -> None:
+    """Raise if `rtol` is no share, or `max_iter` no positive int."""
+    if rtol is not None and not (isinstance(rtol, int | float | np.floating) and 0 < rtol < 1):
+        raise ValueError(f"rtol must be None or a number in (0, 1), got {rtol!r}")
+    if max_iter is not None and (
+        isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1
+    ):
+        raise ValueError(f"max_iter must be None or an int >= 1, got {max_iter!r}")
 
 
 def as_exponent(s: Any) -> Fraction | float:
