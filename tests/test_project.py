@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import matroot
@@ -155,6 +156,9 @@ def test_the_optimizer_sees_only_public_names(module):
         if theirs.partition(".")[0] == "matroot":
             assert theirs in ("matroot", "matroot.gallery"), f"{module} imports {theirs}"
             assert name is None or name in matroot.__all__, f"{module} imports {name}"
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "matroot":
+            assert node.attr in matroot.__all__, f"{module} uses matroot.{node.attr}"
 
 
 def test_no_module_hides_behind_a_public_name():
@@ -229,6 +233,31 @@ def test_import_brings_nothing_along(module):
     if module == "matroot":
         code = f"import sys; from matroot import *; print([m for m in {HEAVY} if m in sys.modules])"
         assert fresh(code).strip() == "[]"
+
+
+@pytest.mark.parametrize("method", ("auto", "eigen", "coupled_newton", "minimax"))
+def test_a_matrix_passes_few_files(method):
+    """From `inverse_pth_root` to the method; a file counts where a function of it is given the matrix."""
+    A = np.diag(np.linspace(1, 2, 60))
+    matroot.inverse_pth_root(A, 4, method=method)  # what is planned and imported is kept
+    files = []
+
+    def look(frame, event, _):
+        path = Path(frame.f_code.co_filename)
+        given = any(isinstance(value, np.ndarray) and value.shape[-2:] == A.shape for value in frame.f_locals.values())
+        if event == "call" and given and path.is_relative_to(ROOT / "matroot"):
+            files.append(path.name)
+            if path.parent.name == "methods" and frame.f_code.co_name in ("run", "roots"):
+                sys.setprofile(None)
+
+    sys.setprofile(look)
+    try:
+        matroot.inverse_pth_root(A, 4, method=method)
+    finally:
+        sys.setprofile(None)
+    way = list(dict.fromkeys(files))
+    assert way[:2] == ["_roots.py", "_solve.py"]
+    assert len(way) <= 11, way  # and one more for the kernel
 
 
 def test_one_version():
