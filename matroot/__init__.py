@@ -1,82 +1,50 @@
-"""matroot: matrix p-th roots that say how good they are."""
+"""matroot: matrix p-th roots that say how good they are.
 
-from matroot import gallery
-from matroot._apply import apply_fractional_power, apply_inverse_pth_root, apply_pth_root, solve_apply
-from matroot._condition_tracker import ConditionTracker
-from matroot._rectangular import orthogonalizer, polar, spectral_power
-from matroot._regularization import Floor, PseudoInverse, Ridge, Shift, TargetCondition
-from matroot._result import RootResult
-from matroot._root_tracker import RootTracker
-from matroot._roots import (
-    cond_pth_root,
-    fractional_power,
-    inv_sqrtm,
-    inverse_pth_root,
-    pth_root,
-    select_method,
-    sqrtm,
-)
-from matroot._solve import solve
-from matroot._solve_each import solve_each
-from matroot._status import ConditionWarning, RootError, Status
-from matroot._stochastic import StochasticResult, stochastic_root
-from matroot.applied.result import ApplyResult
-from matroot.autodiff.frechet import frechet_derivative
-from matroot.backends.cpu.blas import one_blas_thread
-from matroot.backends.cpu.kernels import use_kernels
-from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
-from matroot.methods.eigen import Eigen
-from matroot.methods.minimax import Minimax
-from matroot.methods.newton_db import NewtonDB
-from matroot.methods.schur_newton import SchurNewton
-from matroot.methods.tridiagonal import Tridiagonal
-from matroot.rectangular.result import OrthogonalizerResult, PolarResult, SpectralResult
+Modules are imported when their names are first used; `__init__.pyi` tells type checkers the same names.
+"""
+
+from matroot.backends.loading import deferred
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ApplyResult",
-    "ConditionTracker",
-    "ConditionWarning",
-    "CoupledNewton",
-    "Eigen",
-    "Floor",
-    "HigherOrder",
-    "Minimax",
-    "NewtonDB",
-    "OrthogonalizerResult",
-    "PolarResult",
-    "PseudoInverse",
-    "Ridge",
-    "RootError",
-    "RootResult",
-    "RootTracker",
-    "SchurNewton",
-    "Shift",
-    "SpectralResult",
-    "Status",
-    "StochasticResult",
-    "TargetCondition",
-    "Tridiagonal",
-    "apply_fractional_power",
-    "apply_inverse_pth_root",
-    "apply_pth_root",
-    "cond_pth_root",
-    "fractional_power",
-    "frechet_derivative",
-    "gallery",
-    "inv_sqrtm",
-    "inverse_pth_root",
-    "one_blas_thread",
-    "orthogonalizer",
-    "polar",
-    "pth_root",
-    "select_method",
-    "solve",
-    "solve_apply",
-    "solve_each",
-    "spectral_power",
-    "sqrtm",
-    "stochastic_root",
-    "use_kernels",
-]
+#: The modules of the public names.
+_HOMES = {
+    "matroot._apply": "apply_fractional_power apply_inverse_pth_root apply_pth_root solve_apply",
+    "matroot._condition_tracker": "ConditionTracker",
+    "matroot._rectangular": "orthogonalizer polar spectral_power",
+    "matroot._regularization": "Floor PseudoInverse Ridge Shift TargetCondition",
+    "matroot._result": "RootResult",
+    "matroot._root_tracker": "RootTracker",
+    "matroot._roots": "cond_pth_root fractional_power inv_sqrtm inverse_pth_root pth_root select_method sqrtm",
+    "matroot._solve": "solve",
+    "matroot._solve_each": "solve_each",
+    "matroot._status": "ConditionWarning RootError Status",
+    "matroot._stochastic": "StochasticResult stochastic_root",
+    "matroot.applied.result": "ApplyResult",
+    "matroot.autodiff.frechet": "frechet_derivative",
+    "matroot.backends.cpu.blas": "one_blas_thread",
+    "matroot.backends.cpu.kernels": "use_kernels",
+    "matroot.methods.coupled_newton": "CoupledNewton HigherOrder",
+    "matroot.methods.eigen": "Eigen",
+    "matroot.methods.minimax": "Minimax",
+    "matroot.methods.newton_db": "NewtonDB",
+    "matroot.methods.schur_newton": "SchurNewton",
+    "matroot.methods.tridiagonal": "Tridiagonal",
+    "matroot.rectangular.result": "OrthogonalizerResult PolarResult SpectralResult",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = sorted([*_HOME, "gallery"])
+
+
+def __getattr__(name: str) -> object:
+    if name == "gallery":
+        return deferred("matroot.gallery")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(deferred(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -11,7 +11,7 @@ import numpy as np
 from matroot._regularization import PseudoInverse, Regularization, as_regularization
 from matroot._result import A, on_host
 from matroot._roots import fractional_power
-from matroot._solve import as_exponent, exponent_of
+from matroot._solve import as_exponent, check_accuracy, exponent_of, options_of
 from matroot._status import USABLE, ConditionWarning, RootError, Status
 from matroot.applied.result import ApplyResult
 from matroot.backends.arrays import transformed_by
@@ -21,6 +21,8 @@ from matroot.methods.base import Method
 from matroot.methods.minimax import Minimax
 
 Array = Any
+
+OPTIONS = ("method", "regularization", "rtol", "max_iter", "lambda_min", "compute_dtype")
 
 #: Why a matrix of a dense batch has failed.
 _WHY = {
@@ -200,7 +202,7 @@ def apply_inverse_pth_root(
     >>> apply_inverse_pth_root(A, 2, np.array([3.0, -3.0])).round(12)
     array([ 3., -3.])
     """
-    options = _options(locals())
+    options = options_of(locals(), OPTIONS)
     x: A = _applied(a, exponent_of(p, inverse=True), b, options)
     return x
 
@@ -245,7 +247,7 @@ def apply_pth_root(
     >>> apply_pth_root(lambda v: 4 * v, 2, np.array([1.0, 2.0]))
     array([2., 4.])
     """
-    options = _options(locals())
+    options = options_of(locals(), OPTIONS)
     x: A = _applied(a, exponent_of(p, inverse=False), b, options)
     return x
 
@@ -288,14 +290,9 @@ def apply_fractional_power(
     >>> apply_fractional_power(np.diag([1.0, 32.0]), -0.4, np.ones(2)).round(12)
     array([1.  , 0.25])
     """
-    options = _options(locals())
+    options = options_of(locals(), OPTIONS)
     x: A = _applied(a, as_exponent(s), b, options)
     return x
-
-
-def _options(arguments: dict[str, Any]) -> dict[str, Any]:
-    names = ("method", "regularization", "rtol", "max_iter", "lambda_min", "compute_dtype")
-    return {name: arguments[name] for name in names}
 
 
 def _of_operator(
@@ -312,10 +309,7 @@ def _of_operator(
     """Check what is not checked below, and apply."""
     if compute_dtype is not None and str(compute_dtype).rpartition(".")[2] not in ("float64", "complex128"):
         raise ValueError(f"compute_dtype is for dense arrays; others are computed in float64, got {compute_dtype!r}")
-    if rtol is not None and not (isinstance(rtol, int | float | np.floating) and 0 < rtol < 1):
-        raise ValueError(f"rtol must be None or a number in (0, 1), got {rtol!r}")
-    if max_iter is not None and (isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1):
-        raise ValueError(f"max_iter must be None or an int >= 1, got {max_iter!r}")
+    check_accuracy(rtol, max_iter)
     if lambda_min is not None and not 0 < lambda_min < np.inf:
         raise ValueError(f"lambda_min must be None or a positive number, got {lambda_min!r}")
     options = {"method": method, "regularization": regularization, "rtol": rtol, "max_iter": max_iter}

@@ -6,6 +6,7 @@ Every status code has its sentence, so that the message is part of the result an
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
@@ -42,21 +43,53 @@ class AnyArray(Protocol):
 A = TypeVar("A", bound=AnyArray)
 
 
-class OfBatch:
-    """Base of the results: the length, the parts and the message of a batch."""
+class Result:
+    """Base of the results: their length, their message, and how they are printed."""
 
     status: Array
-    residual: Array
 
-    #: dimensions of a field beyond those of the batch
-    _inner: ClassVar[dict[str, int]] = {"x": 2, "companion": 2, "u": 2, "h": 2, "mask": 1}
+    #: what has a status each
+    _parts: ClassVar[str] = "matrices"
+    #: the field whose largest value says which of these is the worst, where all have converged
+    _error: ClassVar[str] = "residual"
+
+    @property
+    def converged(self) -> Array:
+        """Boolean array (...), True where the status is ``CONVERGED``."""
+        return self.status == int(Status.CONVERGED)
+
+    def __len__(self) -> int:
+        return len(self.status)
 
     def sentence(self, index: int) -> str:
         """Return the status sentence of one matrix of the flattened batch, with its numbers."""
         raise NotImplementedError
 
-    def __len__(self) -> int:
-        return len(self.status)
+    @property
+    def message(self) -> str:
+        """The number of matrices of every status, with the first of each, and the sentence of the worst matrix."""
+        status = on_host(self.status)
+        if status.size == 0:
+            return "empty batch"
+        worst = int(np.argmax(status if status.any() else on_host(getattr(self, self._error))))
+        return _counted(status, worst, self._parts, self.sentence(worst))
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        """Yield the names of the fields that are printed, and their values."""
+        for one in fields(cast(Any, self)):
+            yield one.name, _shortened(one.name, getattr(self, one.name))
+
+    def __repr__(self) -> str:
+        lines = [("message", self.message), *self._lines()]
+        width = max(len(name) for name, _ in lines)
+        return f"{type(self).__name__}\n" + "\n".join(f"  {name:>{width}}: {text}" for name, text in lines)
+
+
+class OfBatch(Result):
+    """Base of the results that can be indexed like the batch."""
+
+    #: dimensions of a field beyond those of the batch
+    _inner: ClassVar[dict[str, int]] = {"x": 2, "companion": 2, "u": 2, "h": 2, "mask": 1}
 
     def __getitem__(self, index: Any) -> Self:
         """Return the result of some matrices; `index` is that of an array with the shape of the batch."""
@@ -69,15 +102,6 @@ class OfBatch:
             if hasattr(values, "shape"):
                 changes[name] = values[(*given, *[slice(None)] * self._inner.get(name, 0))]
         return cast(Self, replace(one, **changes))
-
-    @property
-    def message(self) -> str:
-        """The number of matrices of every status, with the first of each, and the sentence of the worst matrix."""
-        status = on_host(self.status)
-        if status.size == 0:
-            return "empty batch"
-        worst = int(np.argmax(status)) if status.any() else int(np.argmax(on_host(self.residual)))
-        return summary(status, worst, "matrices", self.sentence(worst))
 
 
 @dataclass(frozen=True, repr=False)
@@ -159,13 +183,7 @@ class RootResult(OfBatch, Generic[A]):
     rank: Array | None = field(default=None, kw_only=True)
     asymmetry: Array | None = field(default=None, kw_only=True)
 
-    @property
-    def converged(self) -> Array:
-        """Boolean array (...), True where the status is ``CONVERGED``."""
-        return self.status == int(Status.CONVERGED)
-
     def sentence(self, index: int) -> str:
-        """Return the status sentence of one matrix of the flattened batch, with its numbers."""
         at = {f: float(on_host(getattr(self, f)).ravel()[index]) for f in _NUMBERS}
         n, name = self.x.shape[-1], dtype_name(self.x.dtype)
         arithmetic, given = unit_roundoff(self.compute_dtype), unit_roundoff(name)
@@ -288,20 +306,13 @@ class RootResult(OfBatch, Generic[A]):
             remedies.insert(0, "compute_dtype='float64'")
         return ", or ".join(remedies) or "a larger rtol"
 
-    def __repr__(self) -> str:
-        rows = [("message", self.message)]
-        for one in fields(self):
-            rows.append((one.name, _summary(one.name, getattr(self, one.name))))
-        width = max(len(name) for name, _ in rows)
-        return "RootResult\n" + "\n".join(f"  {name:>{width}}: {text}" for name, text in rows)
-
 
 def place(index: int, shape: tuple[int, ...]) -> str:
     """Return the index of a matrix in its batch, as it is written after the name of an array."""
     return f"[{', '.join(str(int(i)) for i in np.unravel_index(index, shape))}]"
 
 
-def summary(status: np.ndarray[Any, Any], worst: int, what: str, sentence: str) -> str:
+def _counted(status: np.ndarray[Any, Any], worst: int, what: str, sentence: str) -> str:
     """Return the number of every status, with the first of each, and the sentence of the worst one."""
     if status.ndim == 0:
         return sentence
@@ -337,7 +348,7 @@ def on_host(values: Array) -> np.ndarray:
     return np.asarray(values) if hasattr(values, "__array__") else np.from_dlpack(values)
 
 
-def _summary(name: str, value: Array) -> str:
+def _shortened(name: str, value: Array) -> str:
     if value is None or isinstance(value, str | int | float | Fraction) or name == "method":
         return str(value)
     if name in ("x", "companion"):

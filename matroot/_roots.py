@@ -13,7 +13,7 @@ import numpy as np
 from matroot._bars import smallest_share
 from matroot._regularization import Regularization
 from matroot._result import A, RootResult, on_host
-from matroot._solve import as_exponent, check_degree, exponent_of, parts, plan, solve_power
+from matroot._solve import as_exponent, check_degree, exponent_of, options_of, parts, plan, solve_power
 from matroot._status import USABLE, ConditionWarning, RootError, Status
 from matroot.autodiff.graphs import as_operator
 from matroot.backends import backend_of
@@ -97,17 +97,7 @@ def inverse_pth_root(
     >>> np.allclose(X @ X @ X @ X @ A, np.eye(2))
     True
     """
-    result: RootResult[A] = solve_power(
-        a,
-        exponent_of(p, inverse=True),
-        waits=True,
-        method=method,
-        regularization=regularization,
-        assume_a=assume_a,
-        rtol=rtol,
-        max_iter=max_iter,
-        compute_dtype=compute_dtype,
-    )
+    result: RootResult[A] = solve_power(a, exponent_of(p, inverse=True), waits=True, **options_of(locals()))
     return answer(result, on_bad)
 
 
@@ -156,17 +146,7 @@ def pth_root(
     >>> np.allclose(np.linalg.matrix_power(month, 12), P)
     True
     """
-    result: RootResult[A] = solve_power(
-        a,
-        exponent_of(p, inverse=False),
-        waits=True,
-        method=method,
-        regularization=regularization,
-        assume_a=assume_a,
-        rtol=rtol,
-        max_iter=max_iter,
-        compute_dtype=compute_dtype,
-    )
+    result: RootResult[A] = solve_power(a, exponent_of(p, inverse=False), waits=True, **options_of(locals()))
     return answer(result, on_bad)
 
 
@@ -217,17 +197,7 @@ def fractional_power(
     [[1.    0.   ]
      [0.    0.125]]
     """
-    result: RootResult[A] = solve_power(
-        a,
-        as_exponent(s),
-        waits=True,
-        method=method,
-        regularization=regularization,
-        assume_a=assume_a,
-        rtol=rtol,
-        max_iter=max_iter,
-        compute_dtype=compute_dtype,
-    )
+    result: RootResult[A] = solve_power(a, as_exponent(s), waits=True, **options_of(locals()))
     return answer(result, on_bad)
 
 
@@ -319,19 +289,8 @@ def select_method(
     >>> select_method(np.eye(3), 3, assume_a="gen").name
     'schur_newton'
     """
-    values, origin = take(a)
-    s = exponent_of(p, inverse)
-    return plan(
-        values,
-        origin,
-        s,
-        method=method,
-        regularization=regularization,
-        assume_a=assume_a,
-        rtol=rtol,
-        max_iter=max_iter,
-        compute_dtype=compute_dtype,
-    ).method
+    options = options_of(locals())
+    return plan(*take(a), exponent_of(p, inverse), **options).method
 
 
 def cond_pth_root(a: Array, /, p: int, *, inverse: bool = True, assume_a: str = "pos") -> Array:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 from matroot._regularization import Regularization
 from matroot.backends.base import Backend
+from matroot.backends.loading import deferred
 from matroot.backends.profile import limits
 from matroot.methods.base import Method, Problem
-from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
 from matroot.methods.eigen import REFINED, Eigen
-from matroot.methods.minimax import Minimax
-from matroot.methods.newton_db import NewtonDB
-from matroot.methods.schur_newton import SchurNewton
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, runs_here
 from matroot.methods.tridiagonal_cut import LARGEST, cuts_in_lanes, serves_cuts
 from matroot.methods.tridiagonal_large import lanes_are_faster
@@ -27,8 +24,15 @@ CUT_TO_RTOL = 160
 #: The smallest n at which a Cholesky factorization gives the inverse faster than a decomposition.
 CHOLESKY_OVER_EIGEN = 192
 
-METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in (Eigen, CoupledNewton, HigherOrder, Minimax, NewtonDB, SchurNewton, Tridiagonal)
+#: The modules and classes of the methods, imported when a method is first used.
+METHODS = {
+    "eigen": ("matroot.methods.eigen", "Eigen"),
+    "coupled_newton": ("matroot.methods.coupled_newton", "CoupledNewton"),
+    "higher_order": ("matroot.methods.coupled_newton", "HigherOrder"),
+    "minimax": ("matroot.methods.minimax", "Minimax"),
+    "newton_db": ("matroot.methods.newton_db", "NewtonDB"),
+    "schur_newton": ("matroot.methods.schur_newton", "SchurNewton"),
+    "tridiagonal": ("matroot.methods.tridiagonal", "Tridiagonal"),
 }
 
 
@@ -66,7 +70,7 @@ def choose(method: str | Method, case: Case) -> Method:
     elif method == "auto":
         chosen = automatic(case)
     elif isinstance(method, str) and method in METHODS:
-        chosen = METHODS[method]()
+        chosen = named(method)
     else:
         raise ValueError(f"method must be one of {['auto', *METHODS]} or a method object, got {method!r}")
     backend, refusal = case.backend, chosen.refuses(case.problem, case.n)
@@ -86,6 +90,13 @@ def choose(method: str | Method, case: Case) -> Method:
     return chosen
 
 
+def named(name: str, reason: str = "") -> Method:
+    """Return the method of this name, with its default options."""
+    module, kind = METHODS[name]
+    method: Method = getattr(deferred(module), kind)(reason=reason)
+    return method
+
+
 def _refused_on_device(method: Method, problem: Problem) -> str | None:
     if problem.assume_a == "gen":
         return "assume_a='gen' needs a Schur decomposition, which cuSOLVER has not: pass a.get(), or a.cpu() for torch"
@@ -99,16 +110,16 @@ def automatic(case: Case) -> Method:
     problem, rule, n, backend, batch = case.problem, case.rule, case.n, case.backend, case.batch
     if problem.assume_a == "gen":
         reason = "the one method for general matrices: the Schur form, then some triangular products"
-        return replace(SchurNewton(), reason=reason)
+        return named("schur_newton", reason)
     if backend.sync_free():
         if not isinstance(problem.s, Fraction):
-            return replace(Eigen(), reason=f"exponent {problem.s!r} is not a ratio of small integers")
+            return named("eigen", f"exponent {problem.s!r} is not a ratio of small integers")
         if case.cuts:
-            return replace(Eigen(), reason=f"{type(rule).__name__} changes single eigenvalues")
+            return named("eigen", f"{type(rule).__name__} changes single eigenvalues")
         most: int = backend.limits.eigen  # type: ignore[attr-defined]  # of a GPU
         if n <= most:
-            return replace(Eigen(), reason=f"n = {n} on the GPU, up to {most}: batched Jacobi")
-        return replace(Minimax(), reason="products are what a GPU does fast, and its schedule needs no answer")
+            return named("eigen", f"n = {n} on the GPU, up to {most}: batched Jacobi")
+        return named("minimax", "products are what a GPU does fast, and its schedule needs no answer")
     tuned = limits()
     most = tuned.tridiagonal_batch if batch >= TOGETHER else tuned.tridiagonal_alone
     if case.is_complex:
@@ -122,18 +133,18 @@ def automatic(case: Case) -> Method:
     lone = tuned.cholesky_from if serves else min(tuned.cholesky_from, CHOLESKY_OVER_EIGEN)
     if not case.cuts and problem.s == -1 and n >= lone * (2 if batch >= TOGETHER else 1):
         reason = f"n = {n}, p = 1 on the CPU: the inverse from a Cholesky factorization, 1 product"
-        return replace(Minimax(), reason=reason)
+        return named("minimax", reason)
     if serves:
         lanes = batch >= TOGETHER and (case.is_complex or lanes_are_faster(batch, n))
         together = "eight of them side by side" if lanes else "no eigenvectors needed"
         reason = f"{batch} of n = {n} on the CPU, up to {most}: {together}, {PRODUCTS} products"
-        return replace(Tridiagonal(), reason=reason)
+        return named("tridiagonal", reason)
     products = "1 product"
     if not case.cuts and problem.rtol is None and 1 < n <= REFINED:
         products = "at most 5 products" if case.single else "5 products"
     why = f"{type(rule).__name__} changes single eigenvalues" if case.cuts else "exact, and certain for every spectrum"
     hint = "; no compiled kernels in this process, see `matroot warm-up`" if missed else ""
-    return replace(Eigen(), reason=f"n = {n} on the CPU: {why}; a decomposition and {products}{hint}")
+    return named("eigen", f"n = {n} on the CPU: {why}; a decomposition and {products}{hint}")
 
 
 def _cuts_fast(case: Case) -> bool:

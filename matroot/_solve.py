@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from matroot._regularization import PseudoInverse, Regularization, Ridge, as_regularization
 from matroot._result import A, RootResult
 from matroot._selection import Case, choose
-from matroot.autodiff.forms import Power
 from matroot.autodiff.graphs import between_graphs
 from matroot.backends import backend_of
 from matroot.backends.arrays import (
@@ -40,7 +39,13 @@ from matroot.pipeline.kernel import Fused, solve_fused, whole
 from matroot.pipeline.lone import lone
 from matroot.pipeline.retries import solve_chunk
 
+if TYPE_CHECKING:
+    from matroot.autodiff.forms import Power
+
 Array = Any
+
+#: The options that the functions of a matrix share.
+OPTIONS = ("method", "regularization", "assume_a", "rtol", "max_iter", "compute_dtype")
 
 #: From this rtol on, float32 input is computed in float32 for speed.
 FAST_RTOL = 1e-3
@@ -144,16 +149,13 @@ def solve(
     """
     if p is not None and s is not None:
         raise TypeError(f"give p, for a root, or s, for a power; got p={p!r} and s={s!r}")
-    return solve_power(
-        a,
-        exponent_of(p, inverse) if s is None else as_exponent(s),
-        method=method,
-        regularization=regularization,
-        assume_a=assume_a,
-        rtol=rtol,
-        max_iter=max_iter,
-        compute_dtype=compute_dtype,
-    )
+    exponent = exponent_of(p, inverse) if s is None else as_exponent(s)
+    return solve_power(a, exponent, **options_of(locals()))
+
+
+def options_of(arguments: dict[str, Any], names: Sequence[str] = OPTIONS) -> dict[str, Any]:
+    """Return the options among the arguments of a public function."""
+    return {name: arguments[name] for name in names}
 
 
 @confined
@@ -193,7 +195,7 @@ def _solve(a: Array, s: Fraction | float, *, waits: bool, **options: Any) -> Roo
         if found is not None:
             return found
     stack = values.reshape(math.prod(batch), n, n)
-    out = Output(len(stack), n, job)
+    out = Output.room(len(stack), n, job)
     if stack.size and fused is not None:
         solve_fused(stack, fused, out)
     elif stack.size:
@@ -218,7 +220,8 @@ def parts(
     except TypeError:  # an option is not hashable; `plan` raises if it is wrong
         job = _planned_shape.__wrapped__(tuple(a.shape), a.dtype, s, limits(), runs_here(), **options)
     compute = partial(_solve, s=s, waits=waits, **options)
-    return job, compute, Power(job.problem.s, job.rule, job.problem.assume_a, job.origin.dtype_name)
+    forms = deferred("matroot.autodiff.forms")
+    return job, compute, forms.Power(job.problem.s, job.rule, job.problem.assume_a, job.origin.dtype_name)
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -279,12 +282,7 @@ def plan(
         raise TypeError(f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}")
     if assume_a not in ("pos", "gen"):
         raise ValueError(f"assume_a must be 'pos' or 'gen', got {assume_a!r}")
-    if rtol is not None and not (isinstance(rtol, int | float | np.floating) and 0 < rtol < 1):
-        raise ValueError(f"rtol must be None or a number in (0, 1), got {rtol!r}")
-    if max_iter is not None and (
-        isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1
-    ):
-        raise ValueError(f"max_iter must be None or an int >= 1, got {max_iter!r}")
+    check_accuracy(rtol, max_iter)
     rule = as_regularization(regularization)
     n = shape[-1]
     if isinstance(rule, PseudoInverse) and rule.rtol is None:
@@ -313,6 +311,16 @@ def plan(
     may_widen = compute_dtype is None and dtype.name in ("float32", "complex64")
     may_widen = may_widen and (rtol is not None or backend.sync_free())
     return Job(problem, chosen, rule, dtype, origin, backend, may_widen, lone=len(shape) == 2)
+
+
+def check_accuracy(rtol: Any, max_iter: Any) -> None:
+    """Raise if `rtol` is no share, or `max_iter` no positive int."""
+    if rtol is not None and not (isinstance(rtol, int | float | np.floating) and 0 < rtol < 1):
+        raise ValueError(f"rtol must be None or a number in (0, 1), got {rtol!r}")
+    if max_iter is not None and (
+        isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1
+    ):
+        raise ValueError(f"max_iter must be None or an int >= 1, got {max_iter!r}")
 
 
 def as_exponent(s: Any) -> Fraction | float:

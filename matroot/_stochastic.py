@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Generic, NamedTuple
@@ -59,7 +60,6 @@ class StochasticResult(OfBatch, Generic[A]):
     p: int
 
     def sentence(self, index: int) -> str:
-        """Return one line about a matrix of the flattened batch."""
         distance, least = (float(on_host(values).ravel()[index]) for values in (self.distance, self.least))
         if on_host(self.status).ravel()[index] == Status.NONFINITE_INPUT:
             return "holds NaN or infinity; the input must be finite"
@@ -79,9 +79,9 @@ class StochasticResult(OfBatch, Generic[A]):
         text = self.sentence(worst)
         return f"{distance.size} matrices; {place(worst, distance.shape)} {text}" if distance.ndim else text
 
-    def __repr__(self) -> str:
-        shape = f"{tuple(self.x.shape)} {self.x.dtype}"
-        return f"StochasticResult\n  message: {self.message}\n        x: {shape}\n        p: {self.p}"
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield "x", f"{tuple(self.x.shape)} {self.x.dtype}"
+        yield "p", str(self.p)
 
 
 class _One(NamedTuple):

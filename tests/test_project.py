@@ -2,12 +2,14 @@
 
 import ast
 import graphlib
+import importlib
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import matroot
@@ -154,32 +156,108 @@ def test_the_optimizer_sees_only_public_names(module):
         if theirs.partition(".")[0] == "matroot":
             assert theirs in ("matroot", "matroot.gallery"), f"{module} imports {theirs}"
             assert name is None or name in matroot.__all__, f"{module} imports {name}"
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "matroot":
+            assert node.attr in matroot.__all__, f"{module} uses matroot.{node.attr}"
 
 
 def test_no_module_hides_behind_a_public_name():
     """`import matroot.solve` must not be a module where `matroot.solve` is a function; and the rest is private."""
     assert {m.partition(".")[2] for m in MODULES if m.count(".") == 1} & set(matroot.__all__) == {"gallery"}
-    shown = {name for name in vars(matroot) if not name.startswith("_")}
-    folders = {"applied", "autodiff", "backends", "cli", "demo", "drift", "methods", "pipeline", "rectangular"}
-    assert shown - set(matroot.__all__) <= folders
+    assert dir(matroot) == sorted({*matroot.__all__, "__version__"})
     assert len(list((ROOT / "matroot").glob("*.py"))) <= 15
 
 
-def test_a_cpu_import_loads_nothing_of_the_gpu():
-    code = (
-        "import sys, matroot, numpy; matroot.solve(numpy.eye(3), 2); print(*[m for m in sys.modules if 'matroot' in m])"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    loaded = run.stdout.split()
-    assert "matroot.methods.minimax" in loaded
-    assert not [m for m in loaded if "cuda" in m or "device" in m or m.endswith(("minimax_kernel", "minimax_fixed"))]
+def fresh(code):
+    """Run code in a process of its own, and return what it prints."""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+class TestImport:
+    """`import matroot` imports little, and every public name when it is first used."""
+
+    def test_a_cpu_import_loads_nothing_of_the_gpu(self):
+        loaded = "print(len([m for m in sys.modules if m.startswith('matroot.')]))"
+        root = "import numpy; matroot.solve(numpy.eye(3), 2)"
+        code = f"import sys, matroot; {loaded}; {root}; {loaded}; print(*sys.modules)"
+        of_import, of_root, modules = fresh(code).splitlines()
+        assert int(of_import) <= 10
+        assert int(of_root) <= 60
+        ours = [m for m in modules.split() if m.startswith("matroot.")]
+        assert "matroot.pipeline.kernel" in ours
+        assert not [m for m in ours if "cuda" in m or "device" in m or m.startswith("matroot.methods.minimax")]
+
+    def test_type_checkers_see_the_same_names(self):
+        names, homes = [], {"gallery": "matroot"}
+        for node in ast.parse((ROOT / "matroot" / "__init__.pyi").read_text()).body:
+            if isinstance(node, ast.ImportFrom):
+                homes |= {alias.name: node.module for alias in node.names}
+            elif isinstance(node, ast.Assign):
+                names = ast.literal_eval(node.value)
+        assert names == matroot.__all__ == sorted(homes)
+        for name, home in homes.items():
+            assert getattr(matroot, name) is getattr(importlib.import_module(home), name)
+
+    def test_a_name_is_found_in_every_way(self):
+        fresh("from matroot import *; solve, gallery.spd, Ridge")
+        fresh("import matroot.gallery; matroot.gallery.spd, matroot.solve")
+        assert "CoupledNewton" in fresh("import matroot; help(matroot)")
+        assert fresh("import matroot, pickle; print(pickle.loads(pickle.dumps(matroot.Ridge(0.5))))").startswith(
+            "Ridge"
+        )
+        with pytest.raises(AttributeError, match="module 'matroot' has no attribute 'slove'"):
+            matroot.slove  # noqa: B018
+
+    def test_two_threads_may_be_first(self):
+        code = """
+import sys, threading, matroot
+sys.setswitchinterval(1e-6)
+barrier, found = threading.Barrier(8), []
+def use(name):
+    barrier.wait()
+    found.append(getattr(matroot, name))
+names = ["solve", "RootTracker", "solve_each", "polar"] * 2
+threads = [threading.Thread(target=use, args=(name,)) for name in names]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+print(len(found), len(set(found)))
+"""
+        assert fresh(code).split() == ["8", "4"]
 
 
 @pytest.mark.parametrize("module", ("matroot", "matroot.cli", "matroot_optim"))
 def test_import_brings_nothing_along(module):
     code = f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert run.stdout.strip() == "[]"
+    assert fresh(code).strip() == "[]"
+    if module == "matroot":
+        code = f"import sys; from matroot import *; print([m for m in {HEAVY} if m in sys.modules])"
+        assert fresh(code).strip() == "[]"
+
+
+@pytest.mark.parametrize("method", ("auto", "eigen", "coupled_newton", "minimax"))
+def test_a_matrix_passes_few_files(method):
+    """From `inverse_pth_root` to the method; a file counts where a function of it is given the matrix."""
+    A = np.diag(np.linspace(1, 2, 60))
+    matroot.inverse_pth_root(A, 4, method=method)  # what is planned and imported is kept
+    files = []
+
+    def look(frame, event, _):
+        path = Path(frame.f_code.co_filename)
+        given = any(isinstance(value, np.ndarray) and value.shape[-2:] == A.shape for value in frame.f_locals.values())
+        if event == "call" and given and path.is_relative_to(ROOT / "matroot"):
+            files.append(path.name)
+            if path.parent.name == "methods" and frame.f_code.co_name in ("run", "roots"):
+                sys.setprofile(None)
+
+    sys.setprofile(look)
+    try:
+        matroot.inverse_pth_root(A, 4, method=method)
+    finally:
+        sys.setprofile(None)
+    way = list(dict.fromkeys(files))
+    assert way[:2] == ["_roots.py", "_solve.py"]
+    assert len(way) <= 11, way  # and one more for the kernel
 
 
 def test_one_version():

@@ -12,7 +12,7 @@ from matroot.backends.cpu.tridiagonal.pole_table import COARSE
 from matroot.methods.base import Problem
 from matroot.methods.eigen import sharpened
 from matroot.methods.tridiagonal_single import WAY_BACK
-from matroot.pipeline import precision, retries
+from matroot.pipeline import retries
 
 RTOL = 1e-3
 
@@ -92,7 +92,7 @@ def test_a_look_spares_an_inverse_in_vain(method, monkeypatch):
 
 
 def test_a_ridge_that_bounds_cond_spares_the_look(monkeypatch):
-    monkeypatch.setattr(precision, "lanczos", None)
+    monkeypatch.setattr(retries, "lanczos", None)
     A, _ = gallery.spd(400, 1e8, rng=4, dtype="float32")
     result = solve(A, 2, rtol=RTOL, regularization=Ridge(relative=1e-3), method="eigen")
     assert (result.compute_dtype, result.status) == ("float32", Status.CONVERGED)

@@ -25,7 +25,10 @@ PLACES = (
 )
 #: Who commits in a dry run.
 DRY = ("-c", "user.name=dry", "-c", "user.email=dry@localhost")
-WANTED = ("matroot/__init__.py", "matroot_optim/__init__.py", "matroot/py.typed", "matroot_optim/py.typed")
+WANTED = (
+    *("matroot/__init__.py", "matroot/__init__.pyi", "matroot/py.typed"),
+    *("matroot_optim/__init__.py", "matroot_optim/py.typed"),
+)
 
 
 def main() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import numpy as np
 
 from matroot._bars import forward_error_bound
-from matroot._result import A, on_host, summary
+from matroot._result import A, Result, on_host
 from matroot._status import Status
 from matroot.backends.arrays import dtype_name, unit_roundoff
 
@@ -41,7 +42,7 @@ _SENTENCES = {
 
 
 @dataclass(frozen=True, repr=False)
-class ApplyResult(Generic[A]):
+class ApplyResult(Result, Generic[A]):
     """A power of a matrix times vectors, with a bound of the error of every column.
 
     Attributes
@@ -89,13 +90,8 @@ class ApplyResult(Generic[A]):
     exponent: Fraction | float
     rtol: float | None
 
-    @property
-    def converged(self) -> Array:
-        """Boolean array, True where the status is ``CONVERGED``."""
-        return self.status == int(Status.CONVERGED)
-
-    def __len__(self) -> int:
-        return len(self.status)
+    _parts: ClassVar[str] = "columns"
+    _error: ClassVar[str] = "error"
 
     def sentence(self, index: int) -> str:
         """Return one line about a column, of all columns in their order."""
@@ -111,31 +107,17 @@ class ApplyResult(Generic[A]):
         text = _SENTENCES[Status(int(self._host("status").ravel()[index]))]
         return text.format(**numbers, n_iter=self.n_iter, certificate=self.certificate, dtype=name)
 
-    @property
-    def message(self) -> str:
-        """The number of columns of every status, with the first of each, and the sentence of the worst column."""
-        status = self._host("status")
-        if status.size == 0:
-            return "no columns"
-        worst = int(np.argmax(status)) if status.any() else int(np.argmax(self._host("error")))
-        return summary(status, worst, "columns", self.sentence(worst))
-
     def _host(self, name: str) -> np.ndarray[Any, Any]:
         return np.asarray(on_host(getattr(self, name)))
 
-    def __repr__(self) -> str:
-        rows = [("message", self.message)]
+    def _lines(self) -> Iterator[tuple[str, str]]:
         for one in fields(self):
             value = getattr(self, one.name)
+            text = str(value)
             if one.name == "x":
                 text = f"{tuple(value.shape)} {value.dtype}"
             elif hasattr(value, "shape"):
                 known = self._host(one.name)
-                text = (
-                    f"{known.min():.3g} to {known.max():.3g}" if known.size > 1 else " ".join(map(str, known.ravel()))
-                )
-            else:
-                text = str(value)
-            rows.append((one.name, text))
-        width = max(len(name) for name, _ in rows)
-        return "ApplyResult\n" + "\n".join(f"  {name:>{width}}: {text}" for name, text in rows)
+                several = known.size > 1
+                text = f"{known.min():.3g} to {known.max():.3g}" if several else " ".join(map(str, known.ravel()))
+            yield one.name, text

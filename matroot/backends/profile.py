@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from matroot.backends.cpu.cpu import usable_cores
 from matroot.backends.loading import deferred
-from matroot.backends.replacing import replacing
+
+T = TypeVar("T")
 
 #: Written into a profile; one of another number is not read.
 FORMAT = 1
@@ -72,11 +73,16 @@ def machine() -> dict[str, Any]:
 
 def save(tuned: Limits, where: Path) -> None:
     """Write a profile; the old one stays until the new one is whole."""
-    where.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"format": FORMAT, "machine": machine(), "limits": asdict(tuned)}, indent=2)
-    with replacing(where) as stream:
-        stream.write(f"{text}\n".encode())
+    write(where, {"machine": machine(), "limits": asdict(tuned)})
     limits.cache_clear()
+
+
+def write(where: Path, contents: dict[str, Any]) -> None:
+    """Write the JSON of a profile."""
+    where.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"format": FORMAT, **contents}, indent=2)
+    with deferred("matroot.backends.replacing").replacing(where) as stream:
+        stream.write(f"{text}\n".encode())
 
 
 def contents(where: Path) -> dict[str, Any]:
@@ -95,7 +101,23 @@ def contents(where: Path) -> dict[str, Any]:
             return dict(data)
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
-    raise ValueError(f"the profile {where} is damaged")
+    raise damaged(where)
+
+
+def damaged(where: Path) -> ValueError:
+    """Return the error of a file that is no profile."""
+    return ValueError(f"the profile {where} is damaged")
+
+
+def numbers(kind: type[T], found: Any, where: Path) -> T:
+    """Return limits of a kind, a dataclass of integers from 0 on, from what a profile holds of them."""
+    try:
+        limits = {field.name: found[field.name] for field in fields(kind)}  # type: ignore[arg-type]
+    except (KeyError, TypeError):
+        raise damaged(where) from None
+    if not all(type(v) is int and v >= 0 for v in limits.values()):
+        raise damaged(where)
+    return kind(**limits)
 
 
 def read(where: Path) -> Limits:
@@ -107,13 +129,9 @@ def read(where: Path) -> Limits:
         The file is damaged, or stale; the message says how.
     """
     data = contents(where)
-    try:
-        limits = Limits(**{field.name: data["limits"][field.name] for field in fields(Limits)})
-        if not all(type(v) is int and v >= 0 for v in asdict(limits).values()):
-            raise ValueError
-        found = dict(data["machine"])
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"the profile {where} is damaged") from None
+    limits, found = numbers(Limits, data.get("limits"), where), data.get("machine")
+    if not isinstance(found, dict):
+        raise damaged(where)
     if found != machine():
         changed = ", ".join(f"{k} {found.get(k)} then, {v} now" for k, v in machine().items() if found.get(k) != v)
         raise ValueError(f"the profile {where} is stale ({changed})")
@@ -123,8 +141,13 @@ def read(where: Path) -> Limits:
 @cache
 def limits() -> Limits:
     """Return the user's profile if there is a good one, else the defaults; warn of a bad one, once."""
+    return in_force(lambda: read(path()) if present() else Limits(), Limits())
+
+
+def in_force(load: Callable[[], T], built_in: T) -> T:
+    """Return the limits that are read, or the built-in ones with a warning."""
     try:
-        return read(path()) if present() else Limits()
+        return load()
     except (ValueError, OSError) as error:
-        warnings.warn(f"{error}; using the built-in one: run `matroot tune`", UserWarning, stacklevel=2)
-        return Limits()
+        warnings.warn(f"{error}; using the built-in one: run `matroot tune`", UserWarning, stacklevel=3)
+        return built_in

@@ -47,7 +47,7 @@ class Update:
         self.stack, self.job, self.rtol, self.refining = stack, job, rtol, refining
         self.s = job.problem.rational
         self.before, self.bases = bases, list(bases)
-        self.out = Output(B, n, job)
+        self.out = Output.room(B, n, job)
         self.error = np.full(B, np.inf)
         self.way = np.full(B, FAILED, dtype=f"U{max(map(len, WAYS))}")
 

@@ -55,6 +55,32 @@ class Minimax(InverseRoot):
         if not isinstance(self.accurate, bool):
             raise ValueError(f"Minimax(accurate=...) must be a bool, got {self.accurate!r}")
 
+    def schedule(self, p: int, lower: float, *, target: float, a: int = 1) -> Schedule:
+        """Return the polynomials of A^(-a/p), for programs that run them in a graph of their own.
+
+        Parameters
+        ----------
+        p, a : int
+            The exponent is -a/p; both at least 1.
+        lower : float
+            Smallest eigenvalue over a bound of the largest, by which A is divided, in (0, 1).
+        target : float
+            Relative error wanted in every eigenvalue of A^(-1/p), in [1e-16, 1).
+
+        Returns
+        -------
+        Schedule
+            Its `steps` have the coefficients of every q_k, the constant first.
+
+        Examples
+        --------
+        >>> from matroot import Minimax
+        >>> plan = Minimax().schedule(4, 1e-6, target=1e-6)
+        >>> plan.products, [len(step) - 1 for step in plan.steps]
+        (25, [4, 4, 2, 4, 4])
+        """
+        return schedule(p, lower, target=target, a=a, accurate=self.accurate)
+
     def inverse_root(self, A: Array, problem: Problem, backend: Backend) -> Raw:
         s = problem.rational
         if backend.sync_free():

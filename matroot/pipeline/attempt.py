@@ -17,7 +17,7 @@ from matroot.backends.arrays import is_inexact
 from matroot.backends.linalg import add_to_diagonal, hermitian_part
 from matroot.methods import conditioning
 from matroot.methods.eigen import Eigen
-from matroot.pipeline.call import Attempt, Job
+from matroot.pipeline.call import Job, Output
 from matroot.pipeline.facts import extremes, facts_of
 from matroot.pipeline.reference import factor
 from matroot.pipeline.scaling import (
@@ -35,7 +35,7 @@ from matroot.pipeline.status_general import judge_general
 Array = Any
 
 
-def attempt(stack: Array, job: Job) -> Attempt:
+def attempt(stack: Array, job: Job) -> Output:
     """Solve a stack (B, n, n) once, and certify the result."""
     backend, problem, rule, xp = job.backend, job.problem, job.rule, job.backend.xp
     B, n, _ = stack.shape
@@ -133,7 +133,7 @@ def attempt(stack: Array, job: Job) -> Attempt:
         return xp.where(finite & symmetric, xp.where(zero, at_zero, values), xp.nan)
 
     with np.errstate(over="ignore", invalid="ignore"):  # a norm may exceed the range of the entries
-        return Attempt(
+        return Output(
             x=only(only(x, ~zero, 0), given, math.nan),
             companion=None if companion is None else only(companion, given, math.nan),
             status=status,
@@ -145,6 +145,7 @@ def attempt(stack: Array, job: Job) -> Attempt:
             lambda_min=settled(lowest, 0) * scale,
             ridge=delta * scale,
             asymmetry=gap,
+            dtype=job.dtype,
             certificate=certificate,
             amplification=amplification,
             rank=None if raw.rank is None or not general else np.where(zero, 0, raw.rank),

@@ -1,4 +1,4 @@
-"""The options of one call (`Job`), the result of a chunk (`Attempt`), and the arrays that collect it (`Output`)."""
+"""The options of one call (`Job`), and the facts about its matrices (`Output`)."""
 
 from __future__ import annotations
 
@@ -53,47 +53,64 @@ class Job:
         return float(self.backend.eps(self.dtype)) / 2
 
 
+@dataclass
 class Output:
-    """The arrays of a result over the flat batch; chunks write their slices."""
+    """The facts about the matrices of a stack, in the caller's units: of a chunk by `attempt`, of a batch in parts."""
 
-    def __init__(self, B: int, n: int, job: Job) -> None:
-        xp = job.backend.xp
-        self.x = xp.empty((B, n, n), job.out_dtype)
-        self.companion = xp.empty_like(self.x) if job.method.gives_companion else None
-        self.status = xp.zeros(B, xp.int8)
-        self.n_iter = xp.zeros(B, xp.int64)
-        self.residual, self.lambda_max, self.lambda_min, self.ridge, self.asymmetry, self.cond = xp.zeros((6, B))
-        self.cond += 1
-        self.amplification = xp.zeros(B) if job.problem.assume_a == "gen" else None
-        self.rank = xp.full(B, n) if self.amplification is not None else None
+    x: Array
+    companion: Array | None
+    status: Array
+    n_iter: Array
+    residual: Array
+    cond: Array
+    lambda_max: Array
+    lambda_min: Array
+    ridge: Array
+    asymmetry: Array
+    dtype: np.dtype[Any]
+    n_products: int = 0
+    certificate: str = "full"
+    #: relative condition number of A -> A^s for general matrices
+    amplification: Array | None = None
+    #: eigenvalues of general matrices that were not taken for 0
+    rank: Array | None = None
+    #: how many eigenvalues a rule has changed
+    changed: Array | None = None
+
+    @classmethod
+    def room(cls, B: int, n: int, job: Job) -> Output:
+        """Return an output for B matrices of order n, whose rows are to be written."""
+        xp, general = job.backend.xp, job.problem.assume_a == "gen"
         cuts = job.rule is not None and job.rule.needs == "spectrum"
-        self.changed = xp.zeros(B, xp.int64) if cuts else None
-        self.n_products = 0
-        self.certificate = "full"
-        self.dtype = job.dtype
+        x = xp.empty((B, n, n), job.out_dtype)
+        residual, lambda_max, lambda_min, ridge, asymmetry = xp.zeros((5, B))
+        return cls(
+            x=x,
+            companion=xp.empty_like(x) if job.method.gives_companion else None,
+            status=xp.zeros(B, xp.int8),
+            n_iter=xp.zeros(B, xp.int64),
+            residual=residual,
+            cond=xp.ones(B),
+            lambda_max=lambda_max,
+            lambda_min=lambda_min,
+            ridge=ridge,
+            asymmetry=asymmetry,
+            dtype=job.dtype,
+            amplification=xp.zeros(B) if general else None,
+            rank=xp.full(B, n) if general else None,
+            changed=xp.zeros(B, xp.int64) if cuts else None,
+        )
 
-    def write(self, at: Any, one: Attempt | Output) -> None:
+    def write(self, at: Any, one: Output) -> None:
         """Write the rows `at` (a slice or indices). If they are the whole batch, adopt the arrays without copying."""
         whole = isinstance(at, slice) and len(one.x) == len(self.x)
-        for name in (
-            "x",
-            "companion",
-            "status",
-            "n_iter",
-            "residual",
-            "lambda_max",
-            "lambda_min",
-            "ridge",
-            "cond",
-            "asymmetry",
-            "amplification",
-            "rank",
-            "changed",
-        ):
+        for name, values in vars(one).items():
+            if name in ("n_products", "certificate", "dtype"):
+                continue
             if whole:
-                setattr(self, name, getattr(one, name))
+                setattr(self, name, values)
             elif getattr(self, name) is not None:
-                getattr(self, name)[at] = getattr(one, name)
+                getattr(self, name)[at] = values
         self.n_products = max(self.n_products, one.n_products)
         self.certificate = one.certificate
 
@@ -135,27 +152,3 @@ class Facts(NamedTuple):
     cond: Array
     lambda_max: Array
     lambda_min: Array
-
-
-@dataclass
-class Attempt:
-    """One certified solve of a chunk, in the caller's units."""
-
-    x: Array
-    companion: Array | None
-    status: Array
-    n_iter: Array
-    n_products: int
-    residual: Array
-    cond: Array
-    lambda_max: Array
-    lambda_min: Array
-    ridge: Array
-    asymmetry: Array
-    certificate: str
-    #: relative condition number of A -> A^s for general matrices
-    amplification: Array | None = None
-    #: eigenvalues of general matrices that were not taken for 0
-    rank: Array | None = None
-    #: how many eigenvalues a rule has changed
-    changed: Array | None = None

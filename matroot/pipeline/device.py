@@ -29,7 +29,7 @@ def solve_stack(values: Array, job: Job) -> RootResult[Any]:
 def _output(B: int, n: int, job: Job) -> Output:
     backend: Any = job.backend  # a GPU
     try:
-        return Output(B, n, job)
+        return Output.room(B, n, job)
     except backend.xp.cuda.memory.OutOfMemoryError as full:
         need = B * n * n * job.out_dtype.itemsize * (2 if job.method.gives_companion else 1)
         raise MemoryError(

@@ -147,7 +147,7 @@ def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
     if hard.any():
         rows = np.flatnonzero(hard)
         other = replace(job, method=Eigen())
-        found = Output(len(rows), n, other)
+        found = Output.room(len(rows), n, other)
         with one_blas_thread():
             solve_chunk(stack[rows], slice(0, len(rows)), other, found)
         found.certificate = out.certificate

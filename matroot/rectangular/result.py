@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any, ClassVar, Generic
@@ -70,13 +71,7 @@ class Measured(OfBatch, Generic[A]):
 
     _sentences: ClassVar[dict[Status, str]] = _SENTENCES
 
-    @property
-    def converged(self) -> Array:
-        """Boolean array (...), True where the status is ``CONVERGED``."""
-        return self.status == int(Status.CONVERGED)
-
     def sentence(self, index: int) -> str:
-        """Return the status sentence of one matrix of the flattened batch, with its numbers."""
         names = [f.name for f in fields(self) if f.name in _NUMBERS]
         at = {name: on_host(getattr(self, name)).ravel()[index] for name in names}
         return self._sentences[Status(int(on_host(self.status).ravel()[index]))].format(**at, n=self._full_rank())
@@ -85,16 +80,13 @@ class Measured(OfBatch, Generic[A]):
         matrices = getattr(self, fields(self)[-1].name)
         return int(min(matrices.shape[-2:]))
 
-    def __repr__(self) -> str:
-        rows = [("message", self.message)]
+    def _lines(self) -> Iterator[tuple[str, str]]:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, str | int | float | Fraction):
-                rows.append((field.name, str(value)))
+                yield field.name, str(value)
             elif len(value.shape) >= 2 and field.name in ("u", "h", "x"):
-                rows.append((field.name, f"{tuple(value.shape)} {value.dtype}"))
-        width = max(len(name) for name, _ in rows)
-        return f"{type(self).__name__}\n" + "\n".join(f"  {name:>{width}}: {text}" for name, text in rows)
+                yield field.name, f"{tuple(value.shape)} {value.dtype}"
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,8 +17,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from matroot import one_blas_thread
 from matroot.demo import network
 from matroot_optim import Shampoo, apply_updates
 
@@ -213,9 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     start = time.perf_counter()
     chosen = []
-    import scipy.linalg  # noqa: F401  its BLAS must be loaded before its threads can be limited
-
-    with threadpool_limits(limits=1):  # the matrices are small: more threads would only wait for each other
+    with one_blas_thread():  # the matrices are small: more threads would only wait for each other
         for name, rates in RATES.items():
             entries = []
             for rate in rates:

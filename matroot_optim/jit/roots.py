@@ -3,7 +3,7 @@
     B = q_k(M);  X <- X B^a;  M <- B^b M      for A^{-a/b}
 
 in the dtype of A, usually float32: at condition numbers of 1e6 about 4 bits remain, while a root on the host has all
-bits. See `matroot.methods.minimax_schedule` for the polynomials q_k.
+bits. `matroot.Minimax` tells the polynomials q_k.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-import matroot
+from matroot import Minimax
 from matroot_optim.arrays import Array
 
 #: Relative accuracy that the schedule must reach in each eigenvalue.
@@ -51,7 +51,7 @@ def minimax_root(A: Array, exponent: Fraction, ridge: float, level: Array, xp: A
     scale = (1 + relative) * top
     A = (A + (relative * top)[:, None, None] * eye) / scale[:, None, None]
     lower = max(ridge / (1 + ridge), eps * n**0.5 / 4)
-    plan = matroot.methods.minimax_schedule.schedule(b, lower, target=TARGET, a=a)
+    plan = Minimax().schedule(b, lower, target=TARGET, a=a)
     X, M = xp.broadcast_to(eye, A.shape), A
     for step, coefficients in enumerate(plan.steps):
         B = polynomial(M, coefficients, eye)

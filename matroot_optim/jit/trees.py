@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from matroot_optim.arrays import is_array
-from matroot_optim.layout.trees import Leaves, Tree, join
+from matroot_optim.layout.trees import Leaves, Tree, add_leaf, join
 
 
 def flatten(tree: Tree, what: str = "params") -> tuple[Leaves, Callable[[Leaves], Tree]]:
@@ -48,10 +48,8 @@ def flatten(tree: Tree, what: str = "params") -> tuple[Leaves, Callable[[Leaves]
     leaves: Leaves = {}
     for keys, x in found:
         path = join(*(jax.tree_util.keystr((key,), simple=True) for key in keys))
-        if path in leaves:
-            raise ValueError(f"{what} has two arrays with the path {path!r}; rename the key that holds '/'")
         if not is_array(x) and not isinstance(x, float):
             kind = type(x).__name__
             raise TypeError(f"{what} must hold arrays in containers that jax knows, got {kind} at {path!r}")
-        leaves[path] = jnp.asarray(x) if isinstance(x, float) else x
+        add_leaf(leaves, path, jnp.asarray(x) if isinstance(x, float) else x, what)
     return leaves, lambda values: structure.unflatten([values[path] for path in leaves])

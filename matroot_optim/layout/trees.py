@@ -58,13 +58,18 @@ def join(*parts: str) -> str:
     return "/".join(part for part in parts if part)
 
 
+def add_leaf(leaves: Leaves, path: str, leaf: Any, what: str) -> None:
+    """Enter a leaf; raise if there is one with its path."""
+    if path in leaves:
+        raise ValueError(f"{what} has two arrays with the path {path!r}; rename the key that holds '/'")
+    leaves[path] = leaf
+
+
 def _flatten(node: Tree, path: str, leaves: Leaves, what: str) -> Callable[[Leaves], Tree]:
     if node is None:
         return lambda values: None
     if is_array(node):
-        if path in leaves:
-            raise ValueError(f"{what} has two arrays with the path {path!r}; rename the key that holds '/'")
-        leaves[path] = node
+        add_leaf(leaves, path, node, what)
         return lambda values: values.get(path)
     children = _children(node)
     if children is None:

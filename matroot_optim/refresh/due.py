@@ -258,9 +258,3 @@ def put_rows(x: Array, index: Any, values: Array, donate: bool) -> Array:
 def like_or_same(values: Array, x: Array) -> Array:
     """Return `values`, moved from the host to the device of x if needed."""
     return like(values, x) if isinstance(values, np.ndarray) else values
-
-
-def failure_reasons(pending: Sequence[Pending]) -> list[str]:
-    """Return the reasons of failed answers of these batches."""
-    answers = [p.answer() for p in pending]
-    return [a.reason for a in answers if isinstance(a, Failure)]

@@ -28,40 +28,41 @@ def lerp_all(old: Arrays, new: Arrays, beta: Any, donate: bool) -> list[Array]:
 def add_all(old: Arrays, new: Arrays, beta: Any, donate: bool) -> list[Array]:
     """Compute ``beta * old + new``; overwrite the arrays of `old` if `donate`."""
     if old and is_torch(old[0]):
-        torch = sys.modules["torch"]
-        if donate:
-            torch._foreach_mul_(old, beta)
-        result = list(old) if donate else list(torch._foreach_mul(old, beta))
-        torch._foreach_add_(result, new)
+        result = _scaled_in_torch(old, beta, donate)
+        sys.modules["torch"]._foreach_add_(result, new)
         return result
-    result = []
-    for x, y in zip(old, new, strict=True):
-        if donate:
-            x *= beta
-            x += y
-        result.append(x if donate else x * beta + y)
-    return result
+    return [_added(x, y, beta, donate) for x, y in zip(old, new, strict=True)]
 
 
 def add_squares_all(old: Arrays, new: Arrays, beta: float, donate: bool) -> list[Array]:
     """Compute ``beta * old + w * new^2`` with w = 1 - beta, or 1 if beta is 1; overwrite `old` if `donate`."""
     weight = 1.0 - beta if beta < 1.0 else 1.0
     if old and is_torch(old[0]):
-        torch = sys.modules["torch"]
-        if donate:
-            torch._foreach_mul_(old, beta)
-        result = list(old) if donate else list(torch._foreach_mul(old, beta))
-        torch._foreach_addcmul_(result, new, new, weight)
+        result = _scaled_in_torch(old, beta, donate)
+        sys.modules["torch"]._foreach_addcmul_(result, new, new, weight)
         return result
     result = []
     for x, y in zip(old, new, strict=True):
         square = y * y
         square *= weight
-        if donate:
-            x *= beta
-            x += square
-        result.append(x if donate else x * beta + square)
+        result.append(_added(x, square, beta, donate))
     return result
+
+
+def _scaled_in_torch(old: Arrays, beta: Any, donate: bool) -> list[Array]:
+    torch = sys.modules["torch"]
+    if not donate:
+        return list(torch._foreach_mul(old, beta))
+    torch._foreach_mul_(old, beta)
+    return list(old)
+
+
+def _added(x: Array, y: Array, beta: Any, donate: bool) -> Array:
+    if not donate:
+        return x * beta + y
+    x *= beta
+    x += y
+    return x
 
 
 def times_all(arrays: Arrays, factors: Sequence[Any]) -> list[Array]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import warnings
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from matroot.backends import profile
-from matroot.backends.replacing import replacing
 
 
 @dataclass(frozen=True)
@@ -61,10 +58,7 @@ def path() -> Path:
 def save(name: str, limits: GPULimits, where: Path) -> None:
     """Write the limits of one card, and keep the limits of the others."""
     known = _cards(where) if where.exists() else {}
-    known[name] = asdict(limits)
-    where.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(where) as stream:
-        stream.write((json.dumps({"format": profile.FORMAT, "cards": known}, indent=2) + "\n").encode())
+    profile.write(where, {"cards": {**known, name: asdict(limits)}})
 
 
 def read(name: str, where: Path) -> GPULimits:
@@ -75,30 +69,18 @@ def read(name: str, where: Path) -> GPULimits:
     ValueError
         The file is damaged.
     """
-    numbers = _cards(where).get(name)
-    if numbers is None:
-        return GPULimits()
-    try:
-        limits = GPULimits(**{field.name: numbers[field.name] for field in fields(GPULimits)})
-    except (KeyError, TypeError):
-        raise ValueError(f"the profile {where} is damaged") from None
-    if not all(type(v) is int and v >= 0 for v in asdict(limits).values()):
-        raise ValueError(f"the profile {where} is damaged")
-    return limits
+    found = _cards(where).get(name)
+    return GPULimits() if found is None else profile.numbers(GPULimits, found, where)
 
 
 def _cards(where: Path) -> dict[str, Any]:
     cards = profile.contents(where).get("cards")
     if not isinstance(cards, dict):
-        raise ValueError(f"the profile {where} is damaged")
+        raise profile.damaged(where)
     return cards
 
 
 @cache
 def limits(name: str) -> GPULimits:
     """Return the limits in force for a card, with one warning if the file is bad."""
-    try:
-        return read(name, path()) if profile.present(path) else GPULimits()
-    except (ValueError, OSError) as error:
-        warnings.warn(f"{error}; using the built-in one: run `matroot tune`", UserWarning, stacklevel=2)
-        return GPULimits()
+    return profile.in_force(lambda: read(name, path()) if profile.present(path) else GPULimits(), GPULimits())
