@@ -145,7 +145,8 @@ class RootResult(OfBatch, Generic[A]):
     method : Method
         The method used, with its options; its repr gives the reason for the choice.
     compute_dtype : str
-        The precision of the arithmetic.
+        The precision of the arithmetic, of second attempts if there were any; a single precision if it was used for a
+        part of the work.
     certificate : str
         ``"full"`` when `residual` used whole products, ``"probes"`` when it was estimated from random vectors
         (see `matroot.methods.conditioning.residual`).

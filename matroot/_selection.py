@@ -17,8 +17,6 @@ from matroot.methods.tridiagonal_large import lanes_are_faster
 
 #: From this many matrices on, `Tridiagonal` fills half of its lanes or more.
 TOGETHER = 4
-#: The largest n of complex matrices, which `Tridiagonal` solves as real ones of twice the size: alone, and together.
-COMPLEX_ALONE, COMPLEX_BATCH = 51, 204
 #: The smallest n at which float64 is as fast for a cut, and an rtol, as a decomposition that may be in float32.
 CUT_TO_RTOL = 160
 #: The smallest n at which a Cholesky factorization gives the inverse faster than a decomposition.
@@ -122,8 +120,6 @@ def automatic(case: Case) -> Method:
         return named("minimax", "products are what a GPU does fast, and its schedule needs no answer")
     tuned = limits()
     most = tuned.tridiagonal_batch if batch >= TOGETHER else tuned.tridiagonal_alone
-    if case.is_complex:
-        most = min(most, COMPLEX_BATCH if batch >= TOGETHER else COMPLEX_ALONE)
     serves = 1 < n <= most and Tridiagonal().refuses(problem, n) is None and not case.single
     if serves and case.cuts:
         serves = _cuts_fast(case)
@@ -135,7 +131,7 @@ def automatic(case: Case) -> Method:
         reason = f"n = {n}, p = 1 on the CPU: the inverse from a Cholesky factorization, 1 product"
         return named("minimax", reason)
     if serves:
-        lanes = batch >= TOGETHER and (case.is_complex or lanes_are_faster(batch, n))
+        lanes = batch >= TOGETHER and lanes_are_faster(batch, n, case.is_complex)
         together = "eight of them side by side" if lanes else "no eigenvectors needed"
         reason = f"{batch} of n = {n} on the CPU, up to {most}: {together}, {PRODUCTS} products"
         return named("tridiagonal", reason)
@@ -149,9 +145,10 @@ def automatic(case: Case) -> Method:
 
 def _cuts_fast(case: Case) -> bool:
     """Return True if `Tridiagonal` is the faster one also for a matrix that is cut."""
-    s, n, rtol = case.problem.s, case.n, case.problem.rtol
-    if case.is_complex or (n <= LARGEST and lanes_are_faster(case.batch, n)):
-        return cuts_in_lanes(s, 2 * n if case.is_complex else n)
+    s, rtol = case.problem.s, case.problem.rtol
+    n = 2 * case.n if case.is_complex else case.n
+    if n <= LARGEST and lanes_are_faster(case.batch, case.n, case.is_complex):
+        return cuts_in_lanes(s, n)
     return serves_cuts(s) and (rtol is None or n >= CUT_TO_RTOL)
 
 

@@ -310,7 +310,7 @@ def plan(
     chosen = choose(method, case)
     may_widen = compute_dtype is None and dtype.name in ("float32", "complex64")
     may_widen = may_widen and (rtol is not None or backend.sync_free())
-    return Job(problem, chosen, rule, dtype, origin, backend, may_widen, lone=len(shape) == 2)
+    return Job(problem, chosen, rule, dtype, origin, backend, may_widen, len(shape) == 2, compute_dtype is not None)
 
 
 def check_accuracy(rtol: Any, max_iter: Any) -> None:

@@ -153,4 +153,3 @@ def test_where_auto_takes_it():
     ):
         A = np.empty((batch, n, n))
         assert select_method(A, 2, regularization=Floor(1e-6), rtol=rtol).name == name
-    assert select_method(np.empty((1, 300, 300), complex), 2, regularization=Floor(1e-6)).name == "eigen"

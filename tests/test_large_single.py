@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from table import EPS, SPECTRA, distance, problem
 
-from matroot import Ridge, Shift, Status, Tridiagonal, gallery, solve
+from matroot import Floor, Ridge, Shift, Status, Tridiagonal, gallery, solve
 from matroot._solve import solve_power
 from matroot.backends.cpu.tridiagonal.pole_table import COARSE
 from matroot.methods import tridiagonal_single as single
@@ -65,10 +65,29 @@ def test_float64_where_float32_does_not_hold_rtol(reductions):
 
 def test_only_where_it_is_asked_for(reductions):
     A, _ = gallery.spd(120, 1e1, rng=3)
-    solve(A, 2, method=BY_LAPACK, rtol=RTOL)
-    solve(A.astype("float32"), 2, method=BY_LAPACK)
-    solve(A.astype("float32"), 2, method=BY_LAPACK, rtol=1e-6)
-    assert reductions == [("float64", True)] * 3
+    B = A.astype("float32")
+    for result in (
+        solve(A, 2, method=BY_LAPACK, rtol=RTOL),
+        solve(B, 2, method=BY_LAPACK),
+        solve(B, 2, method=BY_LAPACK, rtol=1e-6),
+        solve(B, 2, method=BY_LAPACK, rtol=RTOL, compute_dtype="float64"),
+    ):
+        assert result.compute_dtype == "float64"
+    assert reductions == [("float64", True)] * 4
+
+
+def test_the_result_says_that_float32_was_used(reductions):
+    """In a batch for any matrix; for a part of the work, the way back; and a second attempt repeats it."""
+    A = np.array([problem(200, cond, dtype="float32", seed=2)[0] for cond in (1e6, 1e2)])
+    for given in (A, A[0], A[1]):
+        result = solve(given, 4, method=BY_LAPACK, rtol=RTOL)
+        assert result.converged.all() and result.compute_dtype == "float32"
+    assert {kind for kind, _ in reductions} == {"float32", "float64"}
+    rule = Floor(1e-3)
+    assert solve(A[0], 4, method=BY_LAPACK, rtol=RTOL, regularization=rule).compute_dtype == "float64"
+    assert solve(A[1], 4, method=BY_LAPACK, rtol=RTOL, regularization=rule).compute_dtype == "float32"
+    together = solve(A, 4, method=BY_LAPACK, rtol=RTOL, regularization=rule)
+    assert together.compute_dtype == "float32" and together.changed.tolist() == [100, 0]
 
 
 def test_a_ridge_promises(reductions, monkeypatch):

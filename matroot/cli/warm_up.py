@@ -54,9 +54,10 @@ def _tasks() -> Iterator[Callable[[], Any]]:
     large, general = np.diag(np.arange(1.0, 257.0)), gallery.general(96, 100.0, rng=0)[0]
     yield partial(solve, np.diag(np.arange(1.0, 5.0)), 4)
     yield partial(solve, np.diag(np.arange(0.0, 4.0)), 2, regularization=PseudoInverse())
-    yield partial(solve, large, 4)
-    yield partial(solve, large.astype(np.float32), 4)
-    yield partial(solve, large.astype(np.float32), 4, rtol=1e-3, regularization=1e-2)
+    for double, single in ((np.float64, np.float32), (np.complex128, np.complex64)):
+        yield partial(solve, large.astype(double), 4)
+        yield partial(solve, large.astype(single), 4)
+        yield partial(solve, large.astype(single), 4, rtol=1e-3, regularization=1e-2)
     yield partial(solve, general, 6, assume_a="gen")
     yield partial(solve, general.astype(np.complex128), 6, assume_a="gen")
     for n in (20, 70):

@@ -35,11 +35,11 @@ PRODUCTS = 2
 class Tridiagonal(Method):
     """A = Q T Q^H with T real tridiagonal; A^s = Q r(T) Q^H, r a sum of poles: no iteration, and no eigenvector.
 
-    Exponents -1 <= s <= 1. On the CPU it is the fastest method here for real matrices, in one of two ways, both in
-    float64:
+    Exponents -1 <= s <= 1. On the CPU it is the fastest method here, in one of two ways, both in float64:
 
     - In lanes: eight matrices lie side by side in the vector registers, and a solve with its certificate takes about
-      as long as four products at full speed. For n up to 64, and for batches up to n = 512.
+      as long as four products at full speed. For n up to 64, and for batches up to n = 512. Complex matrices are real
+      ones of twice the size there, for n up to 16, and in batches up to n = 120.
     - By LAPACK's reduction, one matrix after the other: less than half of the time of a decomposition from n = 512 on.
       Between blocks of rows, r(T) is the product of two matrices with a column for every pole. It is never formed, and
       the reflectors are applied to both sides at once: 4/3 n^3 operations, as many as the reduction. float32 matrices
@@ -57,8 +57,7 @@ class Tridiagonal(Method):
     ratios of pivots that are all positive, so that the poles lose nothing.
     The error is that of the tridiagonal form, up to ``5 eps cond |s|`` in lanes and 9 by LAPACK: below that of
     LAPACK's eigenvalues. The sum itself adds up to 7 eps, also where the root is a short number: that of I is not I
-    exactly. Matrices with cond above 1e14 go to `Eigen`. Complex ones are solved as real ones of twice the size, 8
-    times the work of real ones of their own; in batches that is faster than a decomposition up to n of some 150.
+    exactly. Matrices with cond above 1e14 go to `Eigen`.
 
     Parameters
     ----------
@@ -88,7 +87,7 @@ class Tridiagonal(Method):
         """Return True if the stack A is solved in lanes."""
         if self.lanes is not None:
             return self.lanes
-        return A.dtype.kind == "c" or lanes_are_faster(len(A), A.shape[-1])
+        return lanes_are_faster(len(A), A.shape[-1], A.dtype.kind == "c")
 
     def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
         X = np.empty(A.shape, np.result_type(A.dtype, np.float64))
@@ -141,6 +140,7 @@ def roots(
     *,
     lanes: bool,
     rtol: float | None = None,
+    wide: bool = False,
     alone: bool = False,
 ) -> Report | CutReport:
     """`small_roots` in lanes, else `large_roots`; without a compiler, nothing is served."""
@@ -148,13 +148,7 @@ def roots(
         return small_roots(stack, out, s, rule, rtol=rtol, alone=alone)
     if compiled("matroot.backends.cpu.large.kernel") is None:  # not the lanes' kernel, which takes as long to compile
         return Report(*np.zeros((len(Report._fields), len(stack))))
-    if stack.dtype.kind != "c":
-        return large_roots(stack, out, s, rule, rtol=rtol, alone=alone)
-    E = as_real(stack)
-    X = np.empty_like(E)
-    report = large_roots(E, X, s, rule, rtol=rtol, twofold=True, alone=alone)
-    out[...] = as_complex(X)
-    return report._replace(changed=report.changed / 2) if isinstance(report, CutReport) else report
+    return large_roots(stack, out, s, rule, rtol=rtol, wide=wide, alone=alone)
 
 
 def small_roots(

@@ -143,12 +143,12 @@ def large(asked: Asked, A: Array, E: Array, ridge: Array, out: Array, served: Ar
         for i in range(part.start, part.stop):
             S = A[i] if readable(A[i]) else np.array(A[i], np.float64, order="C")
             halves, exponent = halves_of(S, absolute)
-            symmetric, low, high = reduction.reduced(double, S, reflectors, d, e, tau, halves)
-            if not symmetric:
+            if not reduction.reduced(double, S, reflectors, d, e, tau, halves):
                 S = hermitian_part(S.astype(np.float64))
                 if not np.isfinite(S).all():
                     continue
-                _, low, high = reduction.reduced(double, S, reflectors, d, e, tau, halves)
+                reduction.reduced(double, S, reflectors, d, e, tau, halves)
+            low, high = reduction.ends(d, e)
             L = out[i] if out.dtype == asked.dtype else np.empty((n, n), asked.dtype)
             served[i] = kernel.applied(
                 *(blas, reflectors, d, e, tau, low, high, halves, root_of(exponent, s - 1)),

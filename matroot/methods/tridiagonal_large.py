@@ -19,7 +19,7 @@ from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
 from matroot.methods.hermitian import asymmetry
 from matroot.methods.tridiagonal_large_cut import LARGEST_COND, Form, kept, residual
-from matroot.methods.tridiagonal_report import NONE, SERVED, CutReport, Report, pole_level, probes
+from matroot.methods.tridiagonal_report import IN_SINGLE, NONE, SERVED, CutReport, Report, pole_level, probes
 from matroot.methods.tridiagonal_single import LEAST, UNIT, may_be_single, returns_in_single
 
 #: Numbers by which a row of the reflectors is longer than n: rows at a distance of a power of two push each other out
@@ -28,9 +28,11 @@ PADDING = 8
 #: Reflectors that go together, up to which n: few leave less beside the two large products, many make those fast.
 PANELS = ((255, 16), (1023, 32), (math.inf, 48))
 #: How many matrices LAPACK's way solves while the kernel of eight lanes solves its eight, as measured on one thread
-#: of an AMD EPYC of family 26, cond 1e4.
+#: of an AMD EPYC of family 26, cond 1e4; complex matrices of family 25.
 SIZES = (64, 96, 128, 192, 256, 384, 512)
 WORTH = (1.5, 2.1, 2.5, 3.7, 4.5, 6.0, 6.6)
+COMPLEX_SIZES = (16, 24, 32, 48, 64, 96, 120)
+COMPLEX_WORTH = (0.9, 1.4, 1.8, 3.6, 3.8, 6.7, 8.0)
 #: Eigenvalues up to so many times the smallest are moved by the reduction about alike.
 CLUSTER = 4
 #: The reduction moves them by up to this times eps, the root of the mean square of all eigenvalues, and the root of
@@ -39,14 +41,16 @@ CLUSTER = 4
 REDUCTION_ERROR, MANY = 24, 512
 #: The last fields of a `CutReport` where nothing is cut.
 UNCUT = (0.0, 1.0)
-#: Above this n there are no lanes: their work space is that of twelve matrices.
-LARGEST_LANES = SIZES[-1]
 
 
-def lanes_are_faster(B: int, n: int) -> bool:
-    """Return True if lanes solve B real matrices faster; independent of the number of cores."""
+def lanes_are_faster(B: int, n: int, is_complex: bool = False) -> bool:
+    """Return True if lanes solve B matrices faster; independent of the number of cores.
+
+    Beyond the last size there are no lanes: their work space is that of twelve matrices.
+    """
+    sizes, worth = (COMPLEX_SIZES, COMPLEX_WORTH) if is_complex else (SIZES, WORTH)
     a_group = B / -(-B // 8)
-    return n <= SIZES[0] or (n <= LARGEST_LANES and a_group >= float(np.interp(n, SIZES, WORTH)))
+    return n <= sizes[0] or (n <= sizes[-1] and a_group >= float(np.interp(n, sizes, worth)))
 
 
 def large_roots(
@@ -56,33 +60,34 @@ def large_roots(
     rule: Coefficients = NONE,
     *,
     rtol: float | None = None,
-    twofold: bool = False,
+    wide: bool = False,
     alone: bool = False,
 ) -> Report | CutReport:
-    """Compute A'^s for a stack of real symmetric matrices, like `small_roots`.
+    """Compute A'^s for a stack of symmetric or Hermitian matrices, like `small_roots`.
 
     Parameters
     ----------
-    stack, out : array (B, n, n), real
+    stack, out : array (B, n, n)
     s : Fraction
         -1 <= s <= 1, not 0.
     rule : Coefficients
     rtol : float, optional
         A matrix is not served if the error of the reduction may exceed `rtol`.
-    twofold : bool
-        The matrices are twice the size of complex ones that they stand for.
+    wide : bool
+        In double precision, whatever `rtol` permits.
     alone : bool
         On this thread only.
 
     Returns
     -------
     Report
-        A `CutReport` if the rule cuts; matrices with eigenvalues below the cut are served like the others.
+        A `CutReport` if the rule cuts; matrices with eigenvalues below the cut are served like the others. `served` is
+        IN_SINGLE where single precision was used.
     """
     B, n, _ = stack.shape
     kind = CutReport if rule.cuts else Report
     report = np.zeros((len(kind._fields), B))
-    one = Solver(probes(n // 2, True) if twofold else probes(n), s, rule, rtol)
+    one = Solver(n, stack.dtype.kind == "c", s, rule, rtol, wide)
 
     def work(part: slice) -> None:
         for i in range(part.start, part.stop):
@@ -114,45 +119,51 @@ class Solver:
     """The options that all matrices of a stack share."""
 
     def __init__(
-        self,
-        V: FloatArray,
-        s: Fraction,
-        rule: Coefficients,
-        rtol: float | None,
+        self, n: int, is_complex: bool, s: Fraction, rule: Coefficients, rtol: float | None, wide: bool
     ) -> None:
         self.compiled: Any = deferred("matroot.backends.cpu.large.kernel")
         routines = deferred("matroot.backends.cpu.large.blas").routines
-        self.blas = {np.float32: routines("s"), np.float64: routines("d")}
-        self.s, self.rule, self.rtol = s, rule, rtol
-        self.width = panel_width(len(V))
+        kinds: Any = (np.complex64, np.complex128) if is_complex else (np.float32, np.float64)
+        self.single, self.double = kinds
+        self.blas = {self.single: routines("sc"[is_complex]), self.double: routines("dz"[is_complex])}
+        self.s, self.rule, self.rtol, self.wide = s, rule, rtol, wide
+        self.width = panel_width(n)
         self.order = np.array(steps(s), np.int64)
-        self.probes = V
+        self.probes: Array = probes(n, is_complex)
+        if is_complex:
+            self.probes = self.probes[:n] + 1j * self.probes[n:]
+        self.pairs = np.hstack([self.probes.real, self.probes.imag]) if is_complex else self.probes
 
     def __call__(self, a: Array, out: Array) -> tuple[float, ...]:
         """Fill `out` and return the fields of `Report`; zeros where the matrix is not served."""
-        S = a if readable(a) else np.array(a, a.dtype if a.dtype == np.float32 else np.float64, order="C")
+        S = a if readable(a) else np.array(a, a.dtype if a.dtype == self.single else self.double, order="C")
         halves, exponent = halves_of(S, self.rule.absolute)
-        if returns_in_single(S, out, self.rtol) and may_be_single(S, self.s, self.rule, self.rtol or 0.0, halves):
-            facts = self.solve(S, out, halves, exponent, np.float32)
-            if facts[0] == SERVED:
+        if self.in_single(S, out) and may_be_single(S, self.s, self.rule, self.rtol or 0.0, halves):
+            facts = self.solve(S, out, halves, exponent, self.single)
+            if facts[0]:
                 return facts
-        return self.solve(S, out, halves, exponent, np.float64)
+        return self.solve(S, out, halves, exponent, self.double)
+
+    def in_single(self, S: Array, out: Array) -> bool:
+        """Return True if single precision is enough for the way back."""
+        return not self.wide and returns_in_single(S, out, self.rtol)
 
     def solve(self, S: Array, out: Array, halves: FloatArray, exponent: int, kind: Any) -> tuple[float, ...]:
         """`__call__`, with a reduction in the precision `kind`; float32 serves symmetric matrices alone."""
         n, none = len(S), (0.0,) * len(Report._fields) + UNCUT * self.rule.cuts
         unit = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
         A = np.empty((n, n + PADDING), kind)
-        d, e, tau = np.empty((3, n))
-        symmetric, low, high = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves)
+        d, e, tau = np.empty(n), np.empty(n), np.empty(n, self.double)
+        symmetric = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves)
         gap = 0.0
         if not symmetric:
             with np.errstate(all="ignore"):
                 gap = float(asymmetry(S)) / float(abs(S).max())
-                S = hermitian_part(S.astype(np.float64))
-            if not gap < math.inf or kind == np.float32:
+                S = hermitian_part(S.astype(self.double))
+            if not gap < math.inf or kind == self.single:
                 return none
-            symmetric, low, high = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves)
+            self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves)
+        low, high = self.compiled.ends(d, e)
         relative, absolute, smallest, cuts, _ = self.rule
         shift = relative * high + absolute * halves[0] * halves[1]
         if smallest:
@@ -165,29 +176,30 @@ class Solver:
                 if facts is None:
                     return none
                 error, bottom, cond, *rest = facts
-                return 1.0, gap, error, bottom * unit[0] * unit[1], high * unit[0] * unit[1], 0.0, cond, *rest
+                return SERVED, gap, error, bottom * unit[0] * unit[1], high * unit[0] * unit[1], 0.0, cond, *rest
             shift = 0.0
         bottom, top = low + shift, high + shift
-        rule = poles(self.s, bottom, top, pole_level(out.dtype == np.float32, self.rtol))
+        rule = poles(self.s, bottom, top, pole_level(out.dtype == self.single, self.rtol))
         if rule is None:
             return none
         b, w, direct = rule
         d += shift
         if self.rtol is not None and self.errs_by(d, e, bottom, top, kind) > self.rtol:
             return none
-        back = np.float32 if returns_in_single(S, out, self.rtol) else np.float64
+        back = self.single if self.in_single(S, out) else self.double
         X = out if out.dtype == back and readable(out) else np.empty((n, n), back)
-        if back == np.float32:
+        if back == self.single:
             with np.errstate(all="ignore"):  # the lower triangle is not set
-                A = A.astype(np.float32, copy=False)  # one kind of arrays less to compile for
-        error = self.compiled.root(
-            *(self.blas[back], S, A, d, e, tau, b, w, direct, self.s > 0, X, out),
-            *(shift, halves, root_of(exponent, self.s), self.probes, self.order, self.width),
-        )
-        served = math.isfinite(error)
+                A = A.astype(back, copy=False)  # one kind of arrays less to compile for
+        factor = root_of(exponent, self.s)
+        F = self.compiled.poles(d, e, b, w, direct, self.s > 0)
+        self.compiled.root(self.blas[back], A, tau, F, X, self.width)
+        self.compiled.written(X, out, factor)
+        error = self.compiled.certificate(in_pairs(S), in_pairs(X), shift, halves, factor, self.pairs, self.order)
+        served = (IN_SINGLE if back == self.single else SERVED) if math.isfinite(error) else 0.0
         cond = max(top / bottom, 1.0)
         return (
-            *(float(served), gap, error),
+            *(served, gap, error),
             *(value * unit[0] * unit[1] for value in (bottom, high, float(shift))),
             cond,
             *(UNCUT * cuts),
@@ -208,7 +220,7 @@ class Solver:
         if not most <= LARGEST_COND * least:
             return None
         factor = root_of(e, self.s)
-        X = out if out.dtype == np.float64 and readable(out) else np.empty(S.shape)
+        X = out if out.dtype == self.double and readable(out) else np.empty(S.shape, self.double)
         with np.errstate(over="ignore", invalid="ignore"):
             found.root(s, 0.0 if drops else cut**s, factor, X)
             if X is not out:
@@ -223,7 +235,7 @@ class Solver:
         """Bound the forward error; return 0 if the certificate refuses the rtol for every method."""
         share, size = self.compiled.smallest_share(d, e, CLUSTER * bottom)
         bound = float(forward_error_bound(np.float64(top / bottom), self.s, UNIT[kind]))
-        if kind == np.float64 and VOUCHED * bound > (self.rtol or 0.0):
+        if kind == self.double and VOUCHED * bound > (self.rtol or 0.0):
             return 0.0
         moved = REDUCTION_ERROR * max(1.0, len(d) / MANY) ** 0.5 * share**0.5 * size / top
         return float(bound * max(LEAST[kind], moved))
@@ -231,7 +243,12 @@ class Solver:
 
 def readable(a: Array) -> bool:
     """Return True if the compiled loops take an array as it is; numba has another type for read-only arrays."""
-    return a.dtype in (np.float64, np.float32) and a.flags.c_contiguous and a.flags.aligned and a.flags.writeable
+    return a.dtype.char in "dfDF" and a.flags.c_contiguous and a.flags.aligned and a.flags.writeable
+
+
+def in_pairs(a: Array) -> Array:
+    """View complex numbers as pairs of real ones."""
+    return a.view(a.real.dtype) if a.dtype.kind == "c" else a
 
 
 def poles(s: Fraction, low: float, high: float, level: Level) -> tuple[FloatArray, FloatArray, int] | None:

@@ -8,30 +8,31 @@ from typing import NamedTuple
 
 import numpy as np
 
+from matroot.backends.cpu.cpu import CPU
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import MATRIX, RESTART
+from matroot.methods.hermitian import hermitian_product
 
 #: Matrices with a larger condition number are not served.
 LARGEST_COND = 2.0**48
 #: A, d, e, tau as `large.kernel.reduced` leaves them.
-Form = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
+Form = tuple[Array, FloatArray, FloatArray, Array]
 
 
 class Kept(NamedTuple):
     """The eigenvalues above a cut, their vectors, and how many lie below; `highest` is the largest of these."""
 
     w: FloatArray
-    vectors: FloatArray
+    vectors: Array
     changed: int
     highest: float
 
-    def below(self, W: FloatArray) -> FloatArray:
+    def below(self, W: Array) -> Array:
         """Project the columns of W on what is orthogonal to the vectors."""
-        rest: FloatArray = W - self.vectors @ (self.vectors.T @ W)
-        return rest
+        return W - self.vectors @ (self.vectors.conj().T @ W)
 
-    def root(self, s: float, goal: float, factor: float, X: FloatArray) -> None:
+    def root(self, s: float, goal: float, factor: float, X: Array) -> None:
         """Set X to the power s of the matrix, in units of factor^2, with `goal` for all eigenvalues below the cut."""
         X[...] = 0
         np.fill_diagonal(X, goal * factor * factor)
@@ -40,7 +41,9 @@ class Kept(NamedTuple):
             some = sign * values > 0
             if some.any():
                 W = self.vectors[:, some] * (np.sqrt(abs(values[some])) * factor)
-                X += sign * (W @ W.T)  # by syrk, symmetric to the last bit
+                real = W.dtype.kind != "c"
+                part = W @ W.T if real else hermitian_product(W, W.conj().T, CPU())  # numpy calls syrk for real ones
+                X += sign * part
 
     def excess(self, s: Fraction, low: float, most: float, drops: bool) -> float:
         """Compute `pipeline.status.excess_of`."""
@@ -72,20 +75,22 @@ def kept(form: Form, cut: float, drops: bool) -> Kept | None:
     if failed:
         return None
     changed = int(np.searchsorted(w, cut, "right" if drops else "left"))
-    Y = np.asfortranarray(Z[:, changed:])
+    Y = np.asfortranarray(Z[:, changed:], A.dtype)
     if Y.size:
-        Y[1:] = lapack.dormqr("L", "N", A.T[1:n, : n - 1], tau[: n - 1], Y[1:], 64 * Y.shape[1])[0]
-    return Kept(w[changed:], Y, changed, float(w[changed - 1]) if changed else -math.inf)
+        turn = lapack.zunmqr if A.dtype.kind == "c" else lapack.dormqr
+        Y[1:] = turn("L", "N", A.T[1:n, : n - 1], tau[: n - 1], Y[1:], 64 * Y.shape[1])[0]
+    # LAPACK has read the transpose, which is the conjugate.
+    return Kept(w[changed:], Y.conj(), changed, float(w[changed - 1]) if changed else -math.inf)
 
 
 def residual(
-    S: FloatArray,
+    S: Array,
     X: Array,
     found: Kept,
     floor: float | None,
     halves: FloatArray,
     factor: float,
-    probes: FloatArray,
+    probes: Array,
     order: Array,
 ) -> float:
     """Compute the residual of the returned X as `conditioning.residual` does; A is S times both halves.

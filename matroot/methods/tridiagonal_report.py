@@ -12,8 +12,9 @@ from matroot.backends.cpu.tridiagonal.pole_table import COARSE, LEVELS, SINGLE, 
 from matroot.methods.base import FloatArray
 from matroot.methods.conditioning import PROBES, signs
 
-#: `served` in a report: the root is there, or a rule may change eigenvalues of the matrix; else 0.
-SERVED, CUT = 1.0, 2.0
+#: `served` in a report: the root is there, or a rule may change eigenvalues of the matrix, or the root is there and
+#: single precision was used; else 0.
+SERVED, CUT, IN_SINGLE = 1.0, 2.0, 3.0
 #: No regularization.
 NONE = Coefficients()
 #: Columns of probes: as many as a vector register of the kernels holds.

@@ -21,15 +21,15 @@ ESTIMATED_FROM = 1536
 #: Steps of the power method; the estimate decides only what is tried first.
 STEPS = 3
 #: Unit roundoffs by the precision of the reduction.
-UNIT = {np.float32: 2.0**-24, np.float64: 2.0**-53}
+UNIT = {np.float32: 2.0**-24, np.complex64: 2.0**-24, np.float64: 2.0**-53, np.complex128: 2.0**-53}
 #: Its error is not taken for less than this many units of the first-order bound; in float32 2 were seen, apart from
 #: those of clusters.
-LEAST = {np.float32: 3, np.float64: VOUCHED}
+LEAST = {np.float32: 3, np.complex64: 3, np.float64: VOUCHED, np.complex128: VOUCHED}
 
 
 def returns_in_single(S: Array, out: Array, rtol: float | None) -> bool:
     """Return True if float32 is enough for the way back from the tridiagonal form."""
-    return S.dtype == out.dtype == np.float32 and rtol is not None and rtol >= 4 * WAY_BACK * len(out) ** 0.5
+    return S.dtype == out.dtype and S.dtype.char in "fF" and rtol is not None and rtol >= 4 * WAY_BACK * len(out) ** 0.5
 
 
 def may_be_single(S: Array, s: Fraction, rule: Coefficients, rtol: float, halves: FloatArray) -> bool:
@@ -56,7 +56,7 @@ def may_be_single(S: Array, s: Fraction, rule: Coefficients, rtol: float, halves
         return False
     with np.errstate(all="ignore"):
         one, other = halves.tolist()  # numpy's numbers would make a float64 matrix of a float32 one
-        A = (S * one * other).astype(np.float32, copy=False)[None]
+        A = (S * one * other)[None]
         high = growth(A.__matmul__, n)
         shift = rule.relative * high + rule.absolute * one * other
         add_to_diagonal(A, np.array([shift], np.float32))

@@ -32,6 +32,8 @@ class Job:
     may_widen: bool = False
     #: the array is one matrix, and no batch of one
     lone: bool = False
+    #: the precision was requested
+    fixed: bool = False
 
     @cached_property
     def out_dtype(self) -> np.dtype[Any]:

@@ -16,7 +16,7 @@ from matroot.methods.conditioning import PROBES
 from matroot.methods.eigen import Eigen
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, roots
 from matroot.methods.tridiagonal_cut import cut_roots, cuts_in_lanes, serves_cuts
-from matroot.methods.tridiagonal_report import CUT, NONE, SERVED, CutReport, Report
+from matroot.methods.tridiagonal_report import CUT, IN_SINGLE, NONE, SERVED, CutReport, Report
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.retries import solve_chunk
 from matroot.pipeline.scaling import asymmetry_bar, refuse_asymmetric
@@ -111,7 +111,8 @@ def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
     job, n = fused.job, fused.n
     s, rule = job.problem.rational, job.rule
     lanes = isinstance(job.method, Tridiagonal) and job.method.in_lanes(stack)
-    report = roots(stack, out.x, s, fused.rule, lanes=lanes, rtol=job.problem.rtol)
+    report = roots(stack, out.x, s, fused.rule, lanes=lanes, rtol=job.problem.rtol, wide=job.fixed)
+    note_single(report, out)
     out.residual, out.lambda_min, out.lambda_max, out.ridge, out.cond = np.array(report[2:7])
     out.n_products, out.certificate = PRODUCTS, "full" if n <= PROBES else "probes"
     if len(stack) == 1 and not isinstance(report, CutReport) and fused.sure(*(float(fact[0]) for fact in report)):
@@ -154,6 +155,14 @@ def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
         out.write(rows, found)
 
 
+def note_single(report: Report | CutReport, out: Output) -> None:
+    """Set the dtype of the result to the lower precision if it was used; then those matrices are served like others."""
+    single = report.served == IN_SINGLE
+    if single.any():
+        report.served[single] = SERVED
+        out.dtype = np.dtype(np.complex64 if out.dtype.kind == "c" else np.float32)
+
+
 def solve_cut(stack: Array, report: Report | CutReport, fused: Fused, out: Output) -> Array:
     """Solve the matrices that lanes have left because the rule may cut them; return the excess of all (`excess_of`)."""
     s, excess = fused.job.problem.rational, np.ones(len(stack))
@@ -169,7 +178,9 @@ def solve_cut(stack: Array, report: Report | CutReport, fused: Fused, out: Outpu
     if cuts_in_lanes(s, n):
         found = cut_roots(stack[rows], x, s, fused.rule)
     else:
-        by_lapack = roots(stack[rows], x, s, fused.rule, lanes=False, rtol=fused.job.problem.rtol)
+        job = fused.job
+        by_lapack = roots(stack[rows], x, s, fused.rule, lanes=False, rtol=job.problem.rtol, wide=job.fixed)
+        note_single(by_lapack, out)
         if not isinstance(by_lapack, CutReport):
             return excess
         found = by_lapack

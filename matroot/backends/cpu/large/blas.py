@@ -2,7 +2,8 @@
 """BLAS and LAPACK called from compiled loops, on parts of matrices and without copies.
 
 numba's own products take whole arrays alone. Here the routines are called at the addresses that scipy publishes for
-Cython. As in Fortran, matrices are stored by columns, and nothing tests a size.
+Cython. As in Fortran, matrices are stored by columns, and nothing tests a size. Those for complex matrices have the
+arguments of the real ones; where a real routine transposes, they take the adjoint.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from matroot.backends.loading import deferred
 #: Where `routines` has the address of each.
 GEMM, SYMM, SYR2K, TRMM, SYTRD = range(5)
 NAMES = (("blas", "gemm"), ("blas", "symm"), ("blas", "syr2k"), ("blas", "trmm"), ("lapack", "sytrd"))
-NO, TRANSPOSED, LOWER, UPPER, LEFT, RIGHT = (np.uint8(ord(letter)) for letter in "NTLULR")
+COMPLEX = (("blas", "gemm"), ("blas", "hemm"), ("blas", "her2k"), ("blas", "trmm"), ("lapack", "hetrd"))
+NO, TRANSPOSED, ADJOINT, LOWER, UPPER, LEFT, RIGHT = (np.uint8(ord(letter)) for letter in "NTCLULR")
 
 
 @cache
 def routines(letter: str) -> np.ndarray:
-    """Addresses of the routines: "s" for float32, "d" for float64."""
-    places = [address_of(f"scipy.linalg.cython_{library}", letter + name) for library, name in NAMES]
+    """Addresses of the routines: "s" for float32, "d" for float64, "c" and "z" for complex numbers made of these."""
+    names = COMPLEX if letter in "cz" else NAMES
+    places = [address_of(f"scipy.linalg.cython_{library}", letter + name) for library, name in names]
     return np.array(places, np.int64)
 
 
@@ -78,23 +81,23 @@ def gemm(blas, left, right, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc):
 
 @stage()
 def symm(blas, triangle, m, n, alpha, A, lda, B, ldb, beta, C, ldc):
-    """C = alpha A B + beta C for a symmetric A (m x m) of which one triangle is read."""
+    """C = alpha A B + beta C for a Hermitian A (m x m) of which one triangle is read."""
     m, n, lda, ldb, ldc = np.int32(m), np.int32(n), np.int32(lda), np.int32(ldb), np.int32(ldc)
     call(blas[SYMM], (LEFT, triangle, m, n, alpha, A, lda, B, ldb, beta, C, ldc))
 
 
 @stage()
 def syr2k(blas, n, k, alpha, A, lda, B, ldb, beta, C, ldc):
-    """C = alpha (A B^T + B A^T) + beta C on the lower triangle of C (n x n)."""
+    """C = alpha (A B^H + B A^H) + beta C on the lower triangle of C (n x n), alpha and beta real."""
     n, k, lda, ldb, ldc = np.int32(n), np.int32(k), np.int32(lda), np.int32(ldb), np.int32(ldc)
     call(blas[SYR2K], (LOWER, NO, n, k, alpha, A, lda, B, ldb, beta, C, ldc))
 
 
 @stage()
-def times_upper_transposed(blas, m, n, alpha, A, lda, B, ldb):
-    """B = alpha B A^T in place, A (n x n) upper triangular."""
+def times_upper_adjoint(blas, m, n, alpha, A, lda, B, ldb):
+    """B = alpha B A^H in place, A (n x n) upper triangular."""
     m, n, lda, ldb = np.int32(m), np.int32(n), np.int32(lda), np.int32(ldb)
-    call(blas[TRMM], (RIGHT, UPPER, TRANSPOSED, NO, m, n, alpha, A, lda, B, ldb))
+    call(blas[TRMM], (RIGHT, UPPER, ADJOINT, NO, m, n, alpha, A, lda, B, ldb))
 
 
 @stage()

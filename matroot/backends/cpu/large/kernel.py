@@ -1,13 +1,14 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
 """The root of one large matrix: LAPACK's reduction, poles of the tridiagonal matrix, and back transformation.
 
-A = Q T Q^T, X = Q F Q^T with F = sum over k of w_k (T + b_k)^{-1}. Below the diagonal the inverse of a tridiagonal
-matrix is semiseparable (Meurant 1992): G_ij = G_jj q_j ... q_{i-1} for i > j. So whatever couples the rows from c on to
-the columns before c is a product U V^T of two matrices with one column a pole, and the reflectors that act on those
-rows act on U alone. F is never formed: of Q F Q^T, the part from c on grows by one panel of reflectors at a time, and
-4/3 n^3 operations are all that it takes, as many as the reduction.
+A = Q T Q^H with T real, X = Q F Q^H with F = sum over k of w_k (T + b_k)^{-1}. Below the diagonal the inverse of a
+tridiagonal matrix is semiseparable (Meurant 1992): G_ij = G_jj q_j ... q_{i-1} for i > j. So whatever couples the rows
+from c on to the columns before c is a product U V^T of two matrices with one column a pole, and the reflectors that act
+on those rows act on U alone. F is never formed: of Q F Q^H, the part from c on grows by one panel of reflectors at a
+time, and 4/3 n^3 operations are all that it takes, as many as the reduction.
 
-Matrices lie in rows; BLAS, which thinks in columns, sees their transposes: our upper triangle is its lower one.
+Matrices lie in rows; BLAS, which thinks in columns, sees their transposes: our upper triangle is its lower one, and the
+root of the transpose is the transpose of the root.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numba.types import float64
 
 from matroot.backends.cpu.compiled import compiled
 from matroot.backends.cpu.large.blas import (
+    ADJOINT,
     LOWER,
     NO,
     TRANSPOSED,
@@ -28,7 +30,7 @@ from matroot.backends.cpu.large.blas import (
     symm,
     syr2k,
     sytrd,
-    times_upper_transposed,
+    times_upper_adjoint,
 )
 from matroot.backends.cpu.large.layout import residual, scaled, write
 from matroot.backends.cpu.tridiagonal.lanes import full
@@ -159,11 +161,11 @@ def move_left(q, U, c0, c1):
 
 @stage()
 def triangular_factor(G, tau, T):
-    """T with I - V T V^T the product of the reflectors, from G = V^T V; both as BLAS sees them (LAPACK's larft)."""
+    """T with I - V T V^H the product of the reflectors, from G = V^H V; both as BLAS sees them (LAPACK's larft)."""
     k = tau.size
     for j in range(k):
         for i in range(j):
-            total = 0.0
+            total = tau.dtype.type(0.0)
             for h in range(i, j):
                 total += T[h, i] * G[j, h]
             T[j, i] = -tau[j] * total
@@ -187,10 +189,10 @@ def panel_of(A, Z, row, p0, p1):
 
 @stage()
 def assemble(blas, A, tau, q, g, f, X, width):
-    """Compute the upper triangle of X = Q F Q^T, by panels of `width` reflectors, beginning with the last.
+    """Compute the upper triangle of X = Q F Q^H, by panels of `width` reflectors, beginning with the last.
 
-    Z holds the panel V, W = S V and U side by side, S the part of X that is there. Q S Q^T for Q = I - V T V^T is
-    S - V W^T - W V^T with W = S V T^T - V M / 2 and M = T V^T S V T^T: one product with S and one update of it.
+    Z holds the panel V, W = S V and U side by side, S the part of X that is there. Q S Q^H for Q = I - V T V^H is
+    S - V W^H - W V^H with W = S V T^H - V M / 2 and M = T V^H S V T^H: one product with S and one update of it.
     """
     n, K = q.shape
     ld = A.shape[1]
@@ -219,46 +221,69 @@ def assemble(blas, A, tau, q, g, f, X, width):
         panel_of(A, Z, row, p0, p0 + k)
         S, P, W = at(X, start, start), at(Z, row, start), at(Z, row + k, start)
         symm(blas, LOWER, m, k, one, S, n, P, ld, zero, W, ld)
-        gemm(blas, TRANSPOSED, NO, k, 2 * k + K, m, one, P, ld, P, ld, zero, at(G, 0, 0), width)
+        gemm(blas, ADJOINT, NO, k, 2 * k + K, m, one, P, ld, P, ld, zero, at(G, 0, 0), width)
         triangular_factor(G, tau[p0 : p0 + k], T)
         gemm(blas, NO, NO, k, k + K, k, one, at(T, 0, 0), width, at(G, k, 0), width, zero, at(H, 0, 0), width)
-        times_upper_transposed(blas, k, k, half, at(T, 0, 0), width, at(H, 0, 0), width)
-        times_upper_transposed(blas, m, k, one, at(T, 0, 0), width, W, ld)
+        times_upper_adjoint(blas, k, k, half, at(T, 0, 0), width, at(H, 0, 0), width)
+        times_upper_adjoint(blas, m, k, one, at(T, 0, 0), width, W, ld)
         gemm(blas, NO, NO, m, k + K, k, -one, P, ld, at(H, 0, 0), width, one, W, ld)
         syr2k(blas, m, k, -one, P, ld, W, ld, one, S, n)
 
 
 def _entries(sources):
-    """Return the two parts of a solve; `sources` is in their closure, which numba's cache on disk uses as a key."""
+    """Return the parts of a solve, few of which depend on the kinds of numbers; that makes less to compile.
+
+    `sources` is in their closure, which numba's cache on disk uses as a key.
+    """
 
     @jit
     def reduced(blas, S, A, d, e, tau, halves):
         """Reduce S, scaled, to d and e, with reflectors in the upper triangle of A, in the precision of A.
 
-        Returns whether S is symmetric to the last bit, and the extreme eigenvalues.
+        Returns whether S is Hermitian to the last bit.
         """
         sources  # noqa: B018
         n = S.shape[0]
         symmetric = scaled(S, A, halves[0], halves[1])
-        work, parts = np.empty(WORK * n, A.dtype), np.zeros((3, n), A.dtype)
-        sytrd(blas, n, at(A, 0, 0), A.shape[1], parts[0], parts[1], parts[2], work)
+        parts, work = np.zeros((2, n), A.real.dtype), np.zeros((WORK + 1) * n, A.dtype)
+        sytrd(blas, n, at(A, 0, 0), A.shape[1], parts[0], parts[1], work[:n], work[n:])
         for i in range(n):
-            d[i], e[i], tau[i] = parts[0, i], parts[1, i], parts[2, i]
-        low, high = extremes(d, e)
-        return symmetric, low, high
+            d[i], e[i], tau[i] = parts[0, i], parts[1, i], work[i]
+        return symmetric
 
     @jit
-    def root(blas, S, A, d, e, tau, b, w, direct, positive, X, out, shift, halves, factor, probes, order, width):
-        """Write the root to `out`, of S + shift I in the scale of T, and return its residual."""
+    def ends(d, e):
+        """Return the extreme eigenvalues."""
         sources  # noqa: B018
-        n, K = S.shape[0], b.size
-        q, g, f = np.empty((n, K)), np.empty((n, K)), np.empty(n)
+        return extremes(d, e)
+
+    @jit
+    def poles(d, e, b, w, direct, positive):
+        """Return F, the sum of poles, as `ratios` describes it."""
+        sources  # noqa: B018
+        q, g, f = np.empty((d.size, b.size)), np.empty((d.size, b.size)), np.empty(d.size)
         ratios(d, e, b, w, direct, positive, q, g, f)
-        assemble(blas, A, tau, q, g, f, X, width)
+        return q, g, f
+
+    @jit
+    def root(blas, A, tau, F, X, width):
+        """Compute the upper triangle of Q F Q^H."""
+        sources  # noqa: B018
+        assemble(blas, A, tau, *F, X, width)
+
+    @jit
+    def written(X, out, factor):
+        """Write the root to `out`, and round it to X."""
+        sources  # noqa: B018
         write(X, out, factor)
+
+    @jit
+    def certificate(S, X, shift, halves, factor, probes, order):
+        """Return the residual of X as a root of S + shift I in the scale of T; see `layout.residual`."""
+        sources  # noqa: B018
         return residual(S, X, shift, halves, factor, probes, order)
 
-    return reduced, root
+    return reduced, ends, poles, root, written, certificate
 
 
 def _digest() -> int:
@@ -268,4 +293,4 @@ def _digest() -> int:
     return zlib.crc32(b"".join(path.read_bytes() for path in files))
 
 
-reduced, root = _entries(_digest())
+reduced, ends, poles, root, written, certificate = _entries(_digest())

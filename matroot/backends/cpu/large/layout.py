@@ -12,13 +12,11 @@ from matroot.backends.cpu.tridiagonal.stage import stage
 
 #: Rows and columns of a tile that is read across the rows: as many as a cache holds lines at the same place of a page.
 TILE = 8
-#: Columns of probes.
-PROBES = 8
 
 
 @stage(boolean)
 def scaled(S, A, first, second):
-    """Write the upper triangle of S times both factors to A; return True if S is symmetric to the last bit."""
+    """Write the upper triangle of S times both factors to A; return True if S is Hermitian to the last bit."""
     n = S.shape[0]
     symmetric = True
     for i in range(0, n, TILE):
@@ -29,7 +27,7 @@ def scaled(S, A, first, second):
             different = 0
             for r in range(i, min(i + TILE, n)):
                 for c in range(j, min(j + TILE, n)):
-                    different += S[r, c] != S[c, r]
+                    different += S[r, c] != np.conj(S[c, r])
             symmetric &= different == 0
     return symmetric
 
@@ -46,7 +44,7 @@ def write(X, out, factor):
                     X[r, c] = out[r, c]
             for c in range(j, min(j + TILE, n)):
                 for r in range(i, min(i + TILE, c)):
-                    out[c, r] = X[c, r] = out[r, c]
+                    out[c, r] = X[c, r] = np.conj(out[r, c])
 
 
 @stage()
@@ -69,23 +67,53 @@ def times(S, n, W, Y, one, two):
         store(y, d, s * before * behind)
 
 
+@stage()
+def times_complex(S, n, W, Y, one, two):
+    """Do the same for complex matrices: S has pairs of numbers, and rows of W and Y begin with the real parts."""
+    w, y = address(W), address(Y)
+    before, behind = full(one), full(two)
+    for i in range(0, n, 2):
+        a, b = i, min(i + 1, n - 1)
+        p = q = r = s = full(0.0)
+        for j in range(n):
+            u, v = load(w, 2 * j), load(w, 2 * j + 1)
+            x, z = full(S[a, 2 * j]), full(S[a, 2 * j + 1])
+            p, q = fma(x, u, fma(-z, v, p)), fma(x, v, fma(z, u, q))
+            x, z = full(S[b, 2 * j]), full(S[b, 2 * j + 1])
+            r, s = fma(x, u, fma(-z, v, r)), fma(x, v, fma(z, u, s))
+        store(y, 2 * a, p * before * behind)
+        store(y, 2 * a + 1, q * before * behind)
+        store(y, 2 * b, r * before * behind)
+        store(y, 2 * b + 1, s * before * behind)
+
+
+@stage()
+def multiply(S, n, W, Y, one, two):
+    """Compute Y = S W times both factors; the rows of a complex matrix are twice as long."""
+    if S.shape[1] > n:
+        times_complex(S, n, W, Y, one, two)
+    else:
+        times(S, n, W, Y, one, two)
+
+
 @stage(float64)
 def residual(S, X, shift, halves, factor, probes, order):
     """Return ||W - G|| / ||G|| of the steps in `order` (see `conditioning.steps`), for (S times both halves) + shift I.
 
-    X is in the units of the caller, and divided by factor^2. Whatever overflows is scaled first.
+    X is in the units of the caller, and divided by factor^2. Whatever overflows is scaled first. Complex matrices are
+    seen as real numbers in pairs, probes as the two vectors of a row.
     """
-    n, inverse = S.shape[0], 1.0 / factor
-    W, G, Y = np.empty((n, PROBES)), np.empty((n, PROBES)), np.empty((n, PROBES))
+    n, inverse, columns = S.shape[0], 1.0 / factor, probes.shape[1]
+    W, G, Y = np.empty((n, columns)), np.empty((n, columns)), np.empty((n, columns))
     for i in range(n):
-        for t in range(PROBES):
+        for t in range(columns):
             W[i, t] = G[i, t] = probes[i, t]
     for code in order:
         root = code == 1
         before = inverse if root else halves[0]
         moved = 0.0 if root else shift / before
         for i in range(n):
-            for t in range(PROBES):
+            for t in range(columns):
                 if code > 1:
                     G[i, t] = W[i, t]
                     W[i, t] = probes[i, t]
@@ -93,15 +121,15 @@ def residual(S, X, shift, halves, factor, probes, order):
                     W[i, t] *= before
         if code <= 1:
             if root:
-                times(X, n, W, Y, inverse, 1.0)
+                multiply(X, n, W, Y, inverse, 1.0)
             else:
-                times(S, n, W, Y, halves[1], 1.0)
+                multiply(S, n, W, Y, halves[1], 1.0)
             for i in range(n):
-                for t in range(PROBES):
+                for t in range(columns):
                     W[i, t] = Y[i, t] + moved * W[i, t]
     error = whole = 0.0
     for i in range(n):
-        for t in range(PROBES):
+        for t in range(columns):
             error += (W[i, t] - G[i, t]) ** 2
             whole += G[i, t] ** 2
     return np.sqrt(error / whole)
