@@ -26,7 +26,7 @@ from matroot.methods.tridiagonal_single import LEAST, UNIT, may_be_single, retur
 #: of the cache.
 PADDING = 8
 #: Reflectors that go together, up to which n: few leave less beside the two large products, many make those fast.
-PANELS = ((255, 16), (1023, 32), (math.inf, 48))
+PANELS = ((400, 16), (900, 32), (math.inf, 48))
 #: How many matrices LAPACK's way solves while the kernel of eight lanes solves its eight, as measured on one thread
 #: of an AMD EPYC of family 26, cond 1e4; complex matrices of family 25.
 SIZES = (64, 96, 128, 192, 256, 384, 512)

@@ -117,23 +117,18 @@ def ratios(d, e, b, w, direct, positive, q, g, f):
 def diagonal_block(q, g, f, x, V, X, c0, c1):
     """Fill the upper triangle of the block of F at rows and columns [c0, c1), and V, products of q to row c1 - 1."""
     K = q.shape[1]
+    sums = x[K]
     for i in range(c0, c1):
         m = i - c0
-        for k in range(K):
-            x[k, m] = g[i, k]
         X[i, i] = f[i]
         for j in range(m):
-            total = 0.0
-            X[c0 + j, i] = total
-        if m > 0:
-            sums = x[K]
+            sums[j] = 0.0
+        for k in range(K):
+            x[k, m] = g[i, k]
             for j in range(m):
-                sums[j] = 0.0
-            for k in range(K):
-                for j in range(m):
-                    sums[j] += x[k, j]
-            for j in range(m):
-                X[c0 + j, i] = sums[j]
+                sums[j] += x[k, j]
+        for j in range(m):
+            X[c0 + j, i] = sums[j]
         if i + 1 < c1:
             for k in range(K):
                 for j in range(m + 1):
@@ -164,14 +159,13 @@ def triangular_factor(G, tau, T):
     """T with I - V T V^H the product of the reflectors, from G = V^H V; both as BLAS sees them (LAPACK's larft)."""
     k = tau.size
     for j in range(k):
-        for i in range(j):
-            total = tau.dtype.type(0.0)
-            for h in range(i, j):
-                total += T[h, i] * G[j, h]
-            T[j, i] = -tau[j] * total
-        T[j, j] = tau[j]
-        for i in range(j + 1, k):
+        for i in range(k):
             T[j, i] = 0.0
+        for h in range(j):
+            g = -tau[j] * G[j, h]
+            for i in range(h + 1):
+                T[j, i] += g * T[h, i]
+        T[j, j] = tau[j]
 
 
 @stage()
