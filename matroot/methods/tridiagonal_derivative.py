@@ -25,7 +25,7 @@ from matroot.backends.linalg import hermitian_part
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array
 from matroot.methods.tridiagonal import compiled, room
-from matroot.methods.tridiagonal_large import PADDING, halves_of, panel_width, readable, root_of
+from matroot.methods.tridiagonal_large import PADDING, panel_width, readable, root_of
 from matroot.methods.tridiagonal_report import LANES
 
 #: Up to this n the arithmetic is in float64 whatever the direction has.
@@ -140,14 +140,15 @@ def large(asked: Asked, A: Array, E: Array, ridge: Array, out: Array, served: Ar
 
     def work(part: slice) -> None:
         space, reflectors, (d, e, tau) = kernel.room(n, asked.dtype), np.empty((n, n + PADDING)), np.zeros((3, n))
+        halves = np.empty(2)
         for i in range(part.start, part.stop):
             S = A[i] if readable(A[i]) else np.array(A[i], np.float64, order="C")
-            halves, exponent = halves_of(S, absolute)
-            if not reduction.reduced(double, S, reflectors, d, e, tau, halves):
+            symmetric, exponent = reduction.reduced(double, S, reflectors, d, e, tau, halves, absolute)
+            if not symmetric:
                 S = hermitian_part(S.astype(np.float64))
                 if not np.isfinite(S).all():
                     continue
-                reduction.reduced(double, S, reflectors, d, e, tau, halves)
+                _, exponent = reduction.reduced(double, S, reflectors, d, e, tau, halves, absolute)
             low, high = reduction.ends(d, e)
             L = out[i] if out.dtype == asked.dtype else np.empty((n, n), asked.dtype)
             served[i] = kernel.applied(

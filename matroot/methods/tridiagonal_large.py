@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +13,7 @@ from matroot._bars import VOUCHED, forward_error_bound
 from matroot._regularization import Coefficients
 from matroot.backends.cpu.blas import held_in_its_thread, one_blas_thread
 from matroot.backends.cpu.cpu import in_threads
-from matroot.backends.cpu.tridiagonal.pole_table import Level, table
+from matroot.backends.cpu.tridiagonal.pole_table import table
 from matroot.backends.linalg import hermitian_part
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
@@ -87,7 +88,7 @@ def large_roots(
     B, n, _ = stack.shape
     kind = CutReport if rule.cuts else Report
     report = np.zeros((len(kind._fields), B))
-    one = Solver(n, stack.dtype.kind == "c", s, rule, rtol, wide)
+    one = Solver(n, out.dtype, s, rule, rtol, wide)
 
     def work(part: slice) -> None:
         for i in range(part.start, part.stop):
@@ -106,27 +107,26 @@ def panel_width(n: int) -> int:
     return next(width for most, width in PANELS if n <= most)
 
 
-def halves_of(S: Array, absolute: float) -> tuple[FloatArray, int]:
-    """Return two factors that scale S to about 1, and the exponent of the inverse of their product."""
-    with np.errstate(all="ignore"):
-        size = max(float(abs(S.diagonal()).max()), absolute)  # no entry of a positive matrix is larger
-    exponent = math.frexp(size)[1]
-    near = exponent >> 1
-    return np.array([math.ldexp(1.0, -near), math.ldexp(1.0, near - exponent)]), exponent
-
-
 class Solver:
-    """The options that all matrices of a stack share."""
+    """The options that all matrices of a stack share.
+
+    Little Python stands between the compiled loops: it is slow once these have taken the caches.
+    """
 
     def __init__(
-        self, n: int, is_complex: bool, s: Fraction, rule: Coefficients, rtol: float | None, wide: bool
+        self, n: int, dtype: np.dtype[Any], s: Fraction, rule: Coefficients, rtol: float | None, wide: bool
     ) -> None:
         self.compiled: Any = deferred("matroot.backends.cpu.large.kernel")
         routines = deferred("matroot.backends.cpu.large.blas").routines
+        is_complex = dtype.kind == "c"
         kinds: Any = (np.complex64, np.complex128) if is_complex else (np.float32, np.float64)
         self.single, self.double = kinds
         self.blas = {self.single: routines("sc"[is_complex]), self.double: routines("dz"[is_complex])}
         self.s, self.rule, self.rtol, self.wide = s, rule, rtol, wide
+        self.numbers = float(rule.relative), float(rule.absolute), float(rule.smallest), rule.cuts
+        self.poles = table(-s if s < 0 else 1 - s, pole_level(dtype == self.single, rtol))
+        self.counts, self.edges = self.poles.counts.astype(int).tolist(), self.poles.edges.tolist()
+        self.power = float(1 + s if s < 0 else s)
         self.width = panel_width(n)
         self.order = np.array(steps(s), np.int64)
         self.probes: Array = probes(n, is_complex)
@@ -137,24 +137,20 @@ class Solver:
     def __call__(self, a: Array, out: Array) -> tuple[float, ...]:
         """Fill `out` and return the fields of `Report`; zeros where the matrix is not served."""
         S = a if readable(a) else np.array(a, a.dtype if a.dtype == self.single else self.double, order="C")
-        halves, exponent = halves_of(S, self.rule.absolute)
-        if self.in_single(S, out) and may_be_single(S, self.s, self.rule, self.rtol or 0.0, halves):
-            facts = self.solve(S, out, halves, exponent, self.single)
+        back = not self.wide and returns_in_single(S, out, self.rtol)
+        if back and may_be_single(S, self.s, self.rule, self.rtol or 0.0):
+            facts = self.solve(S, out, self.single, self.single)
             if facts[0]:
                 return facts
-        return self.solve(S, out, halves, exponent, self.double)
+        return self.solve(S, out, self.double, self.single if back else self.double)
 
-    def in_single(self, S: Array, out: Array) -> bool:
-        """Return True if single precision is enough for the way back."""
-        return not self.wide and returns_in_single(S, out, self.rtol)
-
-    def solve(self, S: Array, out: Array, halves: FloatArray, exponent: int, kind: Any) -> tuple[float, ...]:
-        """`__call__`, with a reduction in the precision `kind`; float32 serves symmetric matrices alone."""
+    def solve(self, S: Array, out: Array, kind: Any, back: Any) -> tuple[float, ...]:
+        """`__call__`, with a reduction and a way back in these precisions; float32 reduces symmetric matrices alone."""
         n, none = len(S), (0.0,) * len(Report._fields) + UNCUT * self.rule.cuts
-        unit = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
         A = np.empty((n, n + PADDING), kind)
-        d, e, tau = np.empty(n), np.empty(n), np.empty(n, self.double)
-        symmetric = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves)
+        d, e, tau, halves = np.empty(n), np.empty(n), np.empty(n, self.double), np.empty(2)
+        relative, absolute, smallest, cuts = self.numbers
+        symmetric, exponent = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves, absolute)
         gap = 0.0
         if not symmetric:
             with np.errstate(all="ignore"):
@@ -162,10 +158,10 @@ class Solver:
                 S = hermitian_part(S.astype(self.double))
             if not gap < math.inf or kind == self.single:
                 return none
-            self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves)
+            _, exponent = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves, absolute)
+        one, other = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
         low, high = self.compiled.ends(d, e)
-        relative, absolute, smallest, cuts, _ = self.rule
-        shift = relative * high + absolute * halves[0] * halves[1]
+        shift = relative * high + absolute / one / other
         if smallest:
             if low < -high:
                 return none
@@ -176,34 +172,31 @@ class Solver:
                 if facts is None:
                     return none
                 error, bottom, cond, *rest = facts
-                return SERVED, gap, error, bottom * unit[0] * unit[1], high * unit[0] * unit[1], 0.0, cond, *rest
+                return SERVED, gap, error, bottom * one * other, high * one * other, 0.0, cond, *rest
             shift = 0.0
         bottom, top = low + shift, high + shift
-        rule = poles(self.s, bottom, top, pole_level(out.dtype == self.single, self.rtol))
-        if rule is None:
+        if not 0 < bottom <= top < math.inf:
             return none
-        b, w, direct = rule
-        d += shift
+        row = bisect_left(self.edges, top / bottom)
+        if row == len(self.edges):
+            return none
+        if shift:
+            d += shift
         if self.rtol is not None and self.errs_by(d, e, bottom, top, kind) > self.rtol:
             return none
-        back = self.single if self.in_single(S, out) else self.double
         X = out if out.dtype == back and readable(out) else np.empty((n, n), back)
-        if back == self.single:
+        if back != kind:
             with np.errstate(all="ignore"):  # the lower triangle is not set
-                A = A.astype(back, copy=False)  # one kind of arrays less to compile for
-        factor = root_of(exponent, self.s)
-        F = self.compiled.poles(d, e, b, w, direct, self.s > 0)
+                A = A.astype(back)  # one kind of arrays less to compile for
+        factor, some = root_of(exponent, self.s), slice(self.counts[row])
+        b, w, direct = self.poles.b[row, some], self.poles.w[row, some], self.poles.direct
+        F = self.compiled.poles(d, e, b, w, top, top**self.power, direct, self.s > 0)
         self.compiled.root(self.blas[back], A, tau, F, X, self.width)
         self.compiled.written(X, out, factor)
         error = self.compiled.certificate(in_pairs(S), in_pairs(X), shift, halves, factor, self.pairs, self.order)
         served = (IN_SINGLE if back == self.single else SERVED) if math.isfinite(error) else 0.0
-        cond = max(top / bottom, 1.0)
-        return (
-            *(served, gap, error),
-            *(value * unit[0] * unit[1] for value in (bottom, high, float(shift))),
-            cond,
-            *(UNCUT * cuts),
-        )
+        numbers = bottom * one * other, high * one * other, shift * one * other
+        return served, gap, error, *numbers, max(top / bottom, 1.0), *(UNCUT * cuts)
 
     def cut(
         self, S: Array, out: Array, form: Form, ends: tuple[float, ...], halves: FloatArray, e: int
@@ -249,19 +242,6 @@ def readable(a: Array) -> bool:
 def in_pairs(a: Array) -> Array:
     """View complex numbers as pairs of real ones."""
     return a.view(a.real.dtype) if a.dtype.kind == "c" else a
-
-
-def poles(s: Fraction, low: float, high: float, level: Level) -> tuple[FloatArray, FloatArray, int] | None:
-    """Return poles and weights for eigenvalues in [low, high], and the number of direct ones; None if out of reach."""
-    if not (0 < low <= high < math.inf):
-        return None
-    b, w, counts, edges, direct = table(-s if s < 0 else 1 - s, level)
-    row = int(np.searchsorted(edges, high / low))
-    if row >= len(counts):
-        return None
-    K = int(counts[row])
-    power = float(1 + s if s < 0 else s)
-    return b[row, :K] * high, w[row, :K] * high**power, direct
 
 
 def root_of(exponent: int, s: Fraction) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -10,7 +11,7 @@ from matroot._bars import VOUCHED, forward_error_bound
 from matroot._regularization import Coefficients
 from matroot.backends.cpu.cholesky import inverses
 from matroot.backends.linalg import add_to_diagonal
-from matroot.methods.base import Array, FloatArray
+from matroot.methods.base import Array
 from matroot.methods.conditioning import start_vector
 
 #: The way back in float32 is off by up to this, times the square root of n, relative to the root.
@@ -32,7 +33,7 @@ def returns_in_single(S: Array, out: Array, rtol: float | None) -> bool:
     return S.dtype == out.dtype and S.dtype.char in "fF" and rtol is not None and rtol >= 4 * WAY_BACK * len(out) ** 0.5
 
 
-def may_be_single(S: Array, s: Fraction, rule: Coefficients, rtol: float, halves: FloatArray) -> bool:
+def may_be_single(S: Array, s: Fraction, rule: Coefficients, rtol: float) -> bool:
     """Return True if a reduction in float32 is likely to hold `rtol`: a ridge promises it, or an estimate says so.
 
     Parameters
@@ -40,8 +41,6 @@ def may_be_single(S: Array, s: Fraction, rule: Coefficients, rtol: float, halves
     S : array (n, n)
     s, rule, rtol
         As for `tridiagonal_large.large_roots`.
-    halves : array (2,)
-        Factors that scale S to about 1.
     """
     n = len(S)
 
@@ -55,7 +54,9 @@ def may_be_single(S: Array, s: Fraction, rule: Coefficients, rtol: float, halves
     if n < ESTIMATED_FROM:
         return False
     with np.errstate(all="ignore"):
-        one, other = halves.tolist()  # numpy's numbers would make a float64 matrix of a float32 one
+        size = max(float(abs(S.diagonal()).max()), rule.absolute)  # no entry of a positive matrix is larger
+        exponent = math.frexp(size)[1]
+        one, other = math.ldexp(1.0, -(exponent >> 1)), math.ldexp(1.0, (exponent >> 1) - exponent)
         A = (S * one * other)[None]
         high = growth(A.__matmul__, n)
         shift = rule.relative * high + rule.absolute * one * other

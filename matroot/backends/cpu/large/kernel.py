@@ -13,11 +13,12 @@ root of the transpose is the transpose of the root.
 
 from __future__ import annotations
 
+import math
 import zlib
 from pathlib import Path
 
 import numpy as np
-from numba.types import float64
+from numba.types import float64, int64
 
 from matroot.backends.cpu.compiled import compiled
 from matroot.backends.cpu.large.blas import (
@@ -72,6 +73,15 @@ def smallest_share(d, e, x):
         c = e[i] * e[i] / pivot
         squares += d[i] * d[i] + 2 * e[i] * e[i]
     return below / d.size, np.sqrt(squares / d.size)
+
+
+@stage(int64)
+def exponent_of(S, absolute):
+    """Return the exponent of the largest entry of a positive matrix, or of `absolute`; 0 of what is not finite."""
+    size = absolute
+    for i in range(S.shape[0]):
+        size = max(size, abs(S[i, i]) + 0.0)
+    return math.frexp(size)[1] if size < np.inf else 0
 
 
 @stage()
@@ -231,19 +241,23 @@ def _entries(sources):
     """
 
     @jit
-    def reduced(blas, S, A, d, e, tau, halves):
+    def reduced(blas, S, A, d, e, tau, halves, absolute):
         """Reduce S, scaled, to d and e, with reflectors in the upper triangle of A, in the precision of A.
 
-        Returns whether S is Hermitian to the last bit.
+        `halves` are two factors that scale S and a shift by `absolute` to about 1. Returns whether S is Hermitian to
+        the last bit, and the exponent of the inverse of their product.
         """
         sources  # noqa: B018
         n = S.shape[0]
+        exponent = exponent_of(S, absolute)
+        near = exponent >> 1
+        halves[0], halves[1] = math.ldexp(1.0, -near), math.ldexp(1.0, near - exponent)
         symmetric = scaled(S, A, halves[0], halves[1])
         parts, work = np.zeros((2, n), A.real.dtype), np.zeros((WORK + 1) * n, A.dtype)
         sytrd(blas, n, at(A, 0, 0), A.shape[1], parts[0], parts[1], work[:n], work[n:])
         for i in range(n):
             d[i], e[i], tau[i] = parts[0, i], parts[1, i], work[i]
-        return symmetric
+        return symmetric, exponent
 
     @jit
     def ends(d, e):
@@ -252,11 +266,14 @@ def _entries(sources):
         return extremes(d, e)
 
     @jit
-    def poles(d, e, b, w, direct, positive):
-        """Return F, the sum of poles, as `ratios` describes it."""
+    def poles(d, e, b, w, top, weight, direct, positive):
+        """Return F, the sum of poles `top` b with weights `weight` w, as `ratios` describes it."""
         sources  # noqa: B018
-        q, g, f = np.empty((d.size, b.size)), np.empty((d.size, b.size)), np.empty(d.size)
-        ratios(d, e, b, w, direct, positive, q, g, f)
+        n, K = d.size, b.size
+        q, g, f, units = np.empty((n, K)), np.empty((n, K)), np.empty(n), np.empty((2, K))
+        for k in range(K):
+            units[0, k], units[1, k] = top * b[k], weight * w[k]
+        ratios(d, e, units[0], units[1], direct, positive, q, g, f)
         return q, g, f
 
     @jit
