@@ -10,7 +10,8 @@ from matroot import Ridge, Status, Tridiagonal, gallery, select_method, solve
 from matroot._solve import solve_power
 from matroot.backends.cpu.large import kernel
 from matroot.methods import tridiagonal_large as large
-from matroot.methods.tridiagonal_large import SIZES, lanes_are_faster, large_roots
+from matroot.methods.tridiagonal_large import SIZES, Solver, lanes_are_faster, large_roots
+from matroot.methods.tridiagonal_report import SERVED
 
 EPS64 = EPS["float64"]
 BY_LAPACK = Tridiagonal(lanes=False)
@@ -22,9 +23,9 @@ def reference(A, s):
     return (Q * w ** float(s)) @ Q.T
 
 
-@pytest.mark.parametrize("n", [2, 3, 9, 15, 16, 17, 18, 32, 33, 34, 49, 257])
+@pytest.mark.parametrize("n", [2, 3, 9, 15, 16, 17, 18, 32, 33, 34, 49, 401])
 def test_sizes_at_the_edges_of_panels(n):
-    """Panels of 16 reflectors up to n = 255, of 32 beyond; the last row has none."""
+    """Panels of 16 reflectors up to n = 400, of 32 beyond; the last row has none."""
     A, root = gallery.spd(n, 1e3, rng=n)
     for s in EXPONENTS:
         result = solve_power(A, s, method=BY_LAPACK)
@@ -36,19 +37,24 @@ def test_sizes_at_the_edges_of_panels(n):
 
 def test_it_is_really_lapack_that_served(monkeypatch):
     served = []
+    call = Solver.__call__
 
-    def watched(*args, **options):
-        served.append(large_roots(*args, **options))
-        return served[-1]
+    def watched(self, a, out):
+        facts = call(self, a, out)
+        served.append(facts[0])
+        return facts
 
-    monkeypatch.setattr("matroot.methods.tridiagonal.large_roots", watched)
+    monkeypatch.setattr(Solver, "__call__", watched)
     A, _ = gallery.spd(100, 1e4, batch=(2,), rng=0)
     for given in (A, A.astype("float32"), A[0], A.transpose(0, 2, 1), A[::-1]):
         solve(given, 2)
-        assert served.pop().served.all()
+        assert served == [SERVED] * (len(given) if given.ndim == 3 else 1)
+        served.clear()
     for s in EXPONENTS:
         solve_power(A[:1], s, method=BY_LAPACK)
-        assert served.pop().served.all()
+        solve_power(A[0], s, method=BY_LAPACK)
+        assert served == [SERVED] * 2
+        served.clear()
     solve(np.concatenate([A, A, A]), 2)
     assert not served  # six of n = 100 go in lanes
 

@@ -12,6 +12,7 @@ from matroot._solve import solve_power
 from matroot.methods import tridiagonal_large as large
 from matroot.methods import tridiagonal_single as single
 from matroot.methods.tridiagonal_large import COMPLEX_SIZES, lanes_are_faster, large_roots
+from matroot.methods.tridiagonal_report import SERVED
 from matroot.pipeline import kernel
 
 EPS64 = EPS["float64"]
@@ -49,18 +50,21 @@ def test_sizes_at_the_edges_of_panels(n, no_decomposition):
 
 def test_it_is_really_lapack_that_served(monkeypatch):
     served = []
+    call = large.Solver.__call__
 
-    def watched(*args, **options):
-        served.append(large_roots(*args, **options))
-        return served[-1]
+    def watched(self, a, out):
+        facts = call(self, a, out)
+        served.append((out.dtype.kind, facts[0]))
+        return facts
 
-    monkeypatch.setattr("matroot.methods.tridiagonal.large_roots", watched)
+    monkeypatch.setattr(large.Solver, "__call__", watched)
     A, _ = gallery.spd(100, 1e4, batch=(3,), dtype="complex128", rng=0)
     for given in (A, A.astype("complex64"), A[0], A.transpose(0, 2, 1), A[::-1]):
         assert solve(given, 2).converged.all()
-        assert served.pop().served.all()
+        assert served == [("c", SERVED)] * (len(given) if given.ndim == 3 else 1)
+        served.clear()
     solve(A[0].real, 2)
-    assert served.pop().served.all()
+    assert served == [("f", SERVED)]
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)

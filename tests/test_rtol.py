@@ -40,8 +40,8 @@ def test_large_float32(spectrum):
     n, p = 400, 4
     for cond, dtype in ((1e4, "float32"), (1e6, "float64")):
         A, _ = gallery.spd(n, cond, spectrum, rng=1, dtype="float32")
-        auto = solve(A, p, rtol=RTOL)  # which reduces in float64, and is faster
-        assert (auto.method.name, auto.compute_dtype, auto.status) == ("tridiagonal", "float64", Status.CONVERGED)
+        auto = solve(A, p, rtol=RTOL)  # which reduces in float64, goes back in float32, and is faster
+        assert (auto.method.name, auto.compute_dtype, auto.status) == ("tridiagonal", "float32", Status.CONVERGED)
         way_back = WAY_BACK * n**0.5  # in float32
         assert forward_error(auto.x, A, Fraction(-1, p)) <= way_back + COARSE.target
         result = solve(A, p, rtol=RTOL, method="eigen")

@@ -108,15 +108,27 @@ def allowed_residuals(n: int, job: Job) -> Array:
 
 def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
     """Solve the stack (B, n, n) and fill `out`; matrices that the kernels do not serve go to `Eigen`."""
-    job, n = fused.job, fused.n
-    s, rule = job.problem.rational, job.rule
+    job, s = fused.job, fused.job.problem.rational
     lanes = isinstance(job.method, Tridiagonal) and job.method.in_lanes(stack)
     report = roots(stack, out.x, s, fused.rule, lanes=lanes, rtol=job.problem.rtol, wide=job.fixed)
     note_single(report, out)
-    out.residual, out.lambda_min, out.lambda_max, out.ridge, out.cond = np.array(report[2:7])
-    out.n_products, out.certificate = PRODUCTS, "full" if n <= PROBES else "probes"
     if len(stack) == 1 and not isinstance(report, CutReport) and fused.sure(*(float(fact[0]) for fact in report)):
-        return
+        take_facts(report, fused, out)
+    else:
+        finish(stack, report, fused, out)
+
+
+def take_facts(report: Report | CutReport, fused: Fused, out: Output) -> None:
+    """Fill `out` with the facts of a report."""
+    out.residual, out.lambda_min, out.lambda_max, out.ridge, out.cond = np.array(report[2:7])
+    out.n_products, out.certificate = PRODUCTS, "full" if fused.n <= PROBES else "probes"
+
+
+def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) -> None:
+    """Fill `out` with what follows from a report: statuses, and what the kernels have not served."""
+    job, n, rule = fused.job, fused.n, fused.job.rule
+    s = job.problem.rational
+    take_facts(report, fused, out)
     excess: Array | float = 1.0
     if fused.rule.cuts:
         excess = solve_cut(stack, report, fused, out)

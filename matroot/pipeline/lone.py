@@ -1,4 +1,7 @@
-"""One small real matrix by the kernel of lanes, where Python around the compiled loops is most of the time."""
+"""One matrix by a kernel of its own, without the arrays of a batch.
+
+Python around the compiled loops is most of the time of a small matrix, and a tenth of that of one with n = 256.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,17 @@ import numpy as np
 
 from matroot._result import RootResult
 from matroot.backends.arrays import Origin
+from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
-from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, constants, kernel, room
-from matroot.methods.tridiagonal_report import pole_level
-from matroot.pipeline.kernel import Fused
+from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, compiled, constants, kernel, room
+from matroot.methods.tridiagonal_large import Solver
+from matroot.methods.tridiagonal_report import IN_SINGLE, SERVED, Report, pole_level
+from matroot.pipeline.call import Output
+from matroot.pipeline.kernel import Fused, finish
 
 Array = Any
 
-#: Above this n the loops take so long that the general way costs little beside them.
+#: Above this n the loops of lanes take so long that the general way costs little beside them.
 LARGEST = 32
 
 _kept = local()
@@ -57,40 +63,69 @@ class Lone:
         if not self.fused.sure(*numbers):
             return None
         x = X[0] if dtype == np.float64 else X[0].astype(dtype)
-        arrays = {
-            "status": np.zeros((), np.int8),
-            "residual": facts[2, ...],
-            "cond": facts[6, ...],
-            "bits_lost": np.array(np.log2(max(self.size * numbers[6], 1.0))),
-            "n_iter": np.zeros((), np.int64),
-            "lambda_max": facts[4, ...],
-            "lambda_min": facts[3, ...],
-            "ridge": facts[5, ...],
-            "asymmetry": facts[1, ...],
-        }
-        if self.fused.rule.cuts:  # nothing, or the kernel would not have served it
-            arrays["changed"] = np.zeros((), np.int64)
-        if self.fused.rule.drops:
-            arrays["rank"] = np.full((), n)
-        if origin.library != "numpy" or origin.dtype != x.dtype:
-            give = origin.give_back
-            x, arrays = give(x), {name: give(value, as_input=False) for name, value in arrays.items()}
-        result: RootResult[Any] = object.__new__(RootResult)  # a frozen dataclass sets fields one by one, in 5 us
-        result.__dict__.update(self.facts, x=x, **arrays)
-        return result
+        return converged(self.fused, self.facts, self.size, x, facts, numbers[6], origin)
+
+
+@dataclass(frozen=True)
+class LoneLarge:
+    """The same for a matrix that LAPACK reduces."""
+
+    fused: Fused
+    solver: Solver
+    size: float
+    facts: dict[str, Any]
+
+    def solve(self, a: Array, origin: Origin) -> RootResult[Any]:
+        """Solve one matrix (n, n)."""
+        fused, job = self.fused, self.fused.job
+        x = np.empty(a.shape, job.out_dtype)
+        with one_blas_thread():
+            numbers = self.solver(a, x)
+        facts = self.facts
+        if numbers[0] == IN_SINGLE:
+            numbers, facts = (SERVED, *numbers[1:]), {**facts, "compute_dtype": job.out_dtype.name}
+        if fused.sure(*numbers):
+            return converged(fused, facts, self.size, x, np.array(numbers), numbers[6], origin)
+        out = Output(1, fused.n, job)
+        out.x, out.dtype = x[None], np.dtype(facts["compute_dtype"])
+        finish(a[None], Report(*np.array(numbers)[:, None]), fused, out)
+        return out.result((), job)
+
+
+def converged(
+    fused: Fused, shared: dict[str, Any], size: float, x: Array, facts: Array, cond: float, origin: Origin
+) -> RootResult[Any]:
+    """Return the result of one matrix that is CONVERGED; `facts` are the numbers of a `Report`."""
+    arrays = {
+        "status": np.zeros((), np.int8),
+        "residual": facts[2, ...],
+        "cond": facts[6, ...],
+        "bits_lost": np.array(np.log2(max(size * cond, 1.0))),
+        "n_iter": np.zeros((), np.int64),
+        "lambda_max": facts[4, ...],
+        "lambda_min": facts[3, ...],
+        "ridge": facts[5, ...],
+        "asymmetry": facts[1, ...],
+    }
+    if fused.rule.cuts:  # nothing, or the kernel would not have served it
+        arrays["changed"] = np.zeros((), np.int64)
+    if fused.rule.drops:
+        arrays["rank"] = np.full((), fused.n)
+    if origin.library != "numpy" or origin.dtype != x.dtype:
+        give = origin.give_back
+        x, arrays = give(x), {name: give(value, as_input=False) for name, value in arrays.items()}
+    result: RootResult[Any] = object.__new__(RootResult)  # a frozen dataclass sets fields one by one, in 5 us
+    result.__dict__.update(shared, x=x, **arrays)
+    return result
 
 
 @lru_cache(maxsize=256)
-def lone(fused: Fused) -> Lone | None:
+def lone(fused: Fused) -> Lone | LoneLarge | None:
     """Return how `fused` is done for one matrix; None if the general way is as good."""
     job, n = fused.job, fused.n
-    method, s = job.method, job.problem.rational
-    if not (1 <= n <= LARGEST and isinstance(method, Tridiagonal) and method.lanes is not False):
+    method, s, rtol = job.method, job.problem.rational, job.problem.rtol
+    if not (n >= 1 and isinstance(method, Tridiagonal)):
         return None
-    if job.dtype.kind == "c":
-        return None
-    single = job.out_dtype == np.float32
-    V, poles, order, vectors = constants(s.numerator, s.denominator, n, False, pole_level(single, job.problem.rtol))
     facts = {
         "companion": None,
         "n_products": PRODUCTS,
@@ -98,10 +133,18 @@ def lone(fused: Fused) -> Lone | None:
         "compute_dtype": job.dtype.name,
         "certificate": "full" if n <= PROBES else "probes",
         "exponent": s,
-        "rtol": job.problem.rtol,
+        "rtol": rtol,
         "changed": None,
         "rank": None,
     }
+    if not method.in_lanes(np.broadcast_to(np.empty((), job.dtype), (1, n, n))):
+        if fused.rule.cuts or compiled("matroot.backends.cpu.large.kernel") is None:
+            return None
+        return LoneLarge(fused, Solver(n, job.out_dtype, s, fused.rule, rtol, job.fixed), abs(float(s)), facts)
+    if job.dtype.kind == "c" or n > LARGEST:
+        return None
+    single = job.out_dtype == np.float32
+    V, poles, order, vectors = constants(s.numerator, s.denominator, n, False, pole_level(single, rtol))
     arguments = (s.numerator, s.denominator, *fused.rule[:4], *poles, V, order, single)
     return Lone(fused, arguments, vectors, abs(float(s)), facts)
 
