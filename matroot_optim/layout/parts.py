@@ -32,7 +32,7 @@ class Leaf:
     dtype: str  # of the state
     place: str
     options: Options
-    whole: Shape | None = None  # of the parameter, where the leaf is a part of it
+    whole: Shape | None = None  # of the parameter, where the leaf is a part of it; parts have no weights
 
     @property
     def size(self) -> int:
@@ -71,12 +71,12 @@ class Leaf:
     @property
     def has_average(self) -> bool:
         """True if an average of the weights is kept, or the sequence that it follows from."""
-        return self.options.averaging != "none"
+        return self.options.averaging != "none" and self.whole is None
 
     @property
     def pinned(self) -> bool:
         """True if the norms of the step and of the weights are held: of parameters with a direction."""
-        return self.options.hyperball and self.directed
+        return self.options.hyperball and self.directed and self.whole is None
 
     @property
     def spectral(self) -> bool:

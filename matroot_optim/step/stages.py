@@ -18,8 +18,8 @@ from matroot_optim.options import Options
 from matroot_optim.step.averaging import average_weights
 from matroot_optim.step.bases import turned
 from matroot_optim.step.elementwise import times_all
-from matroot_optim.step.finish import to_updates
-from matroot_optim.step.grafting import model_of, over_roots, positive_norm, ratio_of, rescale_blocks, second_moments
+from matroot_optim.step.finish import limit, to_updates
+from matroot_optim.step.grafting import over_roots, positive_norm, ratio_of, rescale_blocks, second_moments
 from matroot_optim.step.inputs import Step, choose
 from matroot_optim.step.momentum import momentum
 from matroot_optim.step.precondition import precondition
@@ -113,6 +113,7 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     }
     ratios = _grafted(step, found, moves, weight)
     new.update(_momentum_of_directions(step, live, moves))
+    limit(step, live, moves)
     to_updates(step, live, moves)
     new.update(average_weights(step, live, moves))
     result = []
@@ -297,11 +298,12 @@ def _rescaled(
 ) -> list[tuple[Array, Any]]:
     """Scale arrays of these leaves to the norms of their grafts; return each with its factor."""
     options = [step.layout.leaves[i].options for i in leaves]
-    models = [model_of(o, moves[i], step.weights[i]) for o, i in zip(options, leaves, strict=True)]
-    known = [k for k, model in enumerate(models) if model is not None]
-    given = [*arrays, *(models[k] for k in known)]
+    known = [k for k, o in enumerate(options) if o.graft not in ("sqrt_n", "trust_ratio")]
+    given = [*arrays, *(moves[leaves[k]] for k in known)]
     norm2 = step.squares("graft", [*leaves, *(leaves[k] for k in known)], given)
+    trusting = [k for k, o in enumerate(options) if o.graft == "trust_ratio"]
     targets = dict(zip(known, norm2[len(leaves) :], strict=True))
+    targets.update(zip(trusting, step.squares_of_weights([leaves[k] for k in trusting]), strict=True))
     found = []
     for k, (i, P) in enumerate(zip(leaves, arrays, strict=True)):
         ratio = ratio_of(options[k], norm2[k], targets.get(k), step.layout.leaves[i].size, namespace(P))

@@ -13,6 +13,10 @@ class Totals(Protocol):
     def firsts(self) -> Sequence[int]:
         """One leaf for every parameter."""
 
+    @property
+    def weights(self) -> Sequence[Any]:
+        """Squared norms of the whole weights of every leaf, for the trust ratio."""
+
     def norms(self, own: Any, there: Sequence[int]) -> Any:
         """Return the norm of the whole gradient for every leaf, 0 for a missing one.
 
@@ -29,5 +33,5 @@ class Totals(Protocol):
 
         Parameters
         ----------
-        what : {"normalize", "graft", "clip"}
+        what : {"normalize", "graft", "cautious", "clip", "hyperball", "sphere"}
         """

@@ -31,6 +31,10 @@ CASES = [
     (SOAP, {}),
     (KLShampoo, {"cautious_decay": True}),
     (Shampoo, {"direction": "spectral"}),
+    (Shampoo, {"cautious_update": True, "averaging": "ema", "averaging_beta": 0.8}),
+    (Shampoo, {"averaging": "schedule_free", "momentum": "none", "clip_norm": 0.5, "decay": "l2"}),
+    (Shampoo, {"hyperball": True, "weight_decay": 0.0, "averaging": "ema"}),
+    (Shampoo, {"graft": "trust_ratio", "start_step": 5}),
 ]
 
 
@@ -75,8 +79,16 @@ def placed(mesh, tensors):
     return [torch.nn.Parameter(distribute_tensor(x, mesh, [Shard(0)])) for x in tensors]
 
 
-def alone(kind, options, stop=STEPS, dtype=torch.float32):
-    return train(kind([torch.nn.Parameter(x) for x in weights(dtype)], **{**OPTIONS, **options}), 0, stop)
+def loose():
+    return [torch.nn.Parameter(x) for x in weights()]
+
+
+def with_averages(opt):
+    params = train(opt)
+    opt.eval()
+    averages = whole(params)
+    opt.train()
+    return params, averages
 
 
 def furthest(found, expected):
@@ -87,12 +99,16 @@ def numbers(rank, size, store):
     """FSDP's and DDP's parameters get the numbers of one process."""
     mesh = init_device_mesh("cpu", (size,))
     for kind, options in CASES:
-        expected = alone(kind, options)
-        found = train(kind(placed(mesh, weights()), **{**OPTIONS, **options}))
-        again = train(kind([torch.nn.Parameter(x) for x in weights()], shard=True, **{**OPTIONS, **options}))
-        print(kind.__name__, options, furthest(found, expected), furthest(again, expected), flush=True)
-        assert furthest(found, expected) <= 2e-6
-        assert furthest(again, expected) <= 2e-6
+        options = {**OPTIONS, **options}
+        expected, found, again = (
+            with_averages(kind(params, shard=shard, **options))
+            for params, shard in ((loose(), False), (placed(mesh, weights()), False), (loose(), True))
+        )
+        apart = [furthest(x, y) for params in (found, again) for x, y in zip(params, expected, strict=True)]
+        print(kind.__name__, options, apart, flush=True)
+        for params in (found, again):
+            assert furthest(params[0], expected[0]) <= 2e-6
+            assert furthest(params[1], expected[1]) <= 2e-6
 
 
 def traffic(rank, size, store):
@@ -169,42 +185,41 @@ def reshard(rank, size, store):
     """A checkpoint of all ranks goes on with one, and one of a single rank with all, and in a plain optimizer."""
     everyone = init_device_mesh("cpu", (size,))
     single = init_device_mesh("cpu", (size, 1), mesh_dim_names=("others", "mine"))["mine"]
-    for name, make in MAKERS.items():
+    for name, (make, options) in MAKERS.items():
         many, few = store.with_name(f"many-{name}"), store.with_name(f"few-{name}")
-        expected = saved(make, everyone, many, alone=False)
+        expected = saved(*make(everyone, **options), many, alone=False)
         if rank == 0:
-            saved(make, single, few, alone=True)
+            saved(*make(single, **options), few, alone=True)
         dist.barrier()
         for kind, mesh, folder, alone in (
             (make, single, many, True),
             (make, everyone, few, False),
             (plain, single, many, True),
         ):
-            apart = resumed(kind, mesh, folder, expected, alone=alone)
+            apart = resumed(*kind(mesh, **options), folder, expected, alone=alone)
             print(f"{name}, {folder.name} in {kind.__name__} on {mesh.size()}: {apart:.2g}", flush=True)
             assert apart <= 1e-6
 
 
-def saved(make, mesh, folder, *, alone):
-    """Save after 6 steps, with roots under way; the weights after 12."""
-    model, opt = make(mesh)
+def saved(model, opt, folder, *, alone):
+    """Save after 6 steps, with roots under way; the weights and their averages after 12."""
     fixed(opt, 0, 6)
     found = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, opt)}
     dcp.save(found, checkpoint_id=folder, no_dist=alone)
     fixed(opt, 6, 12)
-    return whole(model.parameters())
+    return whole([*model.parameters(), *opt.averaged_parameters()])
 
 
-def resumed(make, mesh, folder, expected, *, alone):
-    """Go on from the checkpoint; the distance to the weights of the run that wrote it."""
-    model, opt = make(mesh)
+def resumed(model, opt, folder, expected, *, alone):
+    """Go on from the checkpoint; the distance to the weights and averages of the run that wrote it."""
     found = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, opt)}
     dcp.load(found, checkpoint_id=folder, no_dist=alone)
     model.load_state_dict(found["model"])
     set_optimizer_state_dict(model, opt, found["optimizer"])
     assert opt.diagnostics().step == 6
     fixed(opt, 6, 12)
-    return max(float((a - b).abs().max()) for a, b in zip(whole(model.parameters()), expected, strict=True))
+    found = whole([*model.parameters(), *opt.averaged_parameters()])
+    return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
 
 
 def fixed(opt, start, stop):
@@ -217,23 +232,23 @@ def fixed(opt, start, stop):
         opt.step()
 
 
-def sharded(mesh):
+def sharded(mesh, **options):
     model = network()
     fully_shard(model, mesh=mesh)
-    return model, Shampoo(model, engine=InlineEngine(3), **OPTIONS)
+    return model, Shampoo(model, engine=InlineEngine(3), **OPTIONS, **options)
 
 
-def replicated(mesh):
+def replicated(mesh, **options):
     model = network()
-    return model, Shampoo(model, shard=mesh, engine=InlineEngine(3), **OPTIONS)
+    return model, Shampoo(model, shard=mesh, engine=InlineEngine(3), **OPTIONS, **options)
 
 
-def plain(mesh):
+def plain(mesh, **options):
     model = network()
-    return model, Shampoo(model, engine=InlineEngine(3), **OPTIONS)
+    return model, Shampoo(model, engine=InlineEngine(3), **OPTIONS, **options)
 
 
-MAKERS = {"sharded": sharded, "replicated": replicated}
+MAKERS = {"sharded": (sharded, {"averaging": "ema"}), "replicated": (replicated, {"averaging": "schedule_free"})}
 
 
 def refusals(rank, size, store):
@@ -248,9 +263,8 @@ def refusals(rank, size, store):
     refused(RankError, "same parameters and options; rank", lambda: train(opt, 0, 1))
     columns = [torch.nn.Parameter(distribute_tensor(torch.ones(8, 8), mesh, [Shard(1)]))]
     refused(TypeError, "shard dimension 0", lambda: Shampoo(columns))
-    for options in ({"graft": "trust_ratio"}, {"decay": "l2", "clip_norm": 1.0}, {"averaging": "ema"}):
-        mine = {**OPTIONS, **options}
-        refused(ValueError, "owne", lambda mine=mine: Shampoo(placed(mesh, weights()), **mine))
+    mine = {**OPTIONS, "graft": "trust_ratio", "graft_per_block": True}
+    refused(ValueError, "the norm of every block", lambda: Shampoo(placed(mesh, weights()), **mine))
 
 
 def refused(kind, text, call):

@@ -1,4 +1,4 @@
-"""Norms of whole tensors from the parts that the ranks own."""
+"""Norms of whole tensors from the parts that the ranks own, and from the rows that they store."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from matroot_optim._torch.storage import Rows
 from matroot_optim.layout.layout import Layout
 from matroot_optim.ranks.base import RankError
 
 #: Times that a leaf may come in one call of `squares`.
-SECTIONS = {"normalize": 1, "graft": 4, "clip": 1}
+SECTIONS = {"normalize": 1, "graft": 4, "cautious": 1, "clip": 1}
+
+#: In the place of a norm.
+MISSING = -1.0
 
 
 class RankTotals:
-    """Sums over the ranks of a group; the protocol `Totals`.
+    """Sums over the ranks of a group, of owned parts; the protocol `Totals`.
 
     Parameters
     ----------
@@ -33,7 +37,14 @@ class RankTotals:
     group : process group
     device : device
         Of the collectives.
+
+    Attributes
+    ----------
+    weights : sequence
+        Squared norms of the weights of every leaf, where the graft is their norm; given anew in every step.
     """
+
+    weights: Sequence[Any] = ()
 
     def __init__(self, whole: Layout, leaf_of: Sequence[int], names: Any, group: Any, device: Any) -> None:
         self._firsts = [leaf_of.index(i) for i in range(len(whole.leaves))]
@@ -45,9 +56,11 @@ class RankTotals:
         self._used = {
             "normalize": any(o.graft_normalize for o in options),
             "graft": any(
-                (leaf.directed and not leaf.in_basis) or leaf.options.graft == "sqrt_n" for leaf in whole.leaves
+                (leaf.directed and not leaf.in_basis) or leaf.options.graft in ("sqrt_n", "trust_ratio")
+                for leaf in whole.leaves
             )
             and any(o.graft != "none" for o in options),
+            "cautious": any(o.cautious_update for o in options),
             "clip": any(o.clip_rms is not None for o in options),
         }
 
@@ -56,10 +69,21 @@ class RankTotals:
         return self._firsts
 
     def norms(self, own: Any, there: Sequence[int]) -> Any:
-        mine = np.full(self._count, -1.0)  # no gradient
+        mine = np.full(self._count, MISSING)
         for k in there:
             i = self._leaf_of[k]
             mine[i] = math.hypot(max(mine[i], 0.0), own[k]) if math.isfinite(own[k]) else math.inf
+        everyone = self.gathered(mine)
+        return np.array([math.hypot(*column) for column in everyone.T])[self._leaf_of]
+
+    def gathered(self, mine: Any) -> Any:
+        """Return a norm of every parameter from every rank, 0 where it is missing on all of them.
+
+        Raises
+        ------
+        RankError
+            A gradient is missing on some ranks only.
+        """
         everyone = self._gather(torch.from_numpy(mine)).numpy()
         present = everyone >= 0
         odd = np.flatnonzero(present.any(0) != present.all(0))
@@ -69,11 +93,10 @@ class RankTotals:
             raise RankError(
                 f"the gradient of {self._names[i]!r} must be on all ranks or on none; it is missing on {lacking}"
             )
-        sums = np.array([math.hypot(*column) for column in np.maximum(everyone, 0.0).T])
-        return sums[self._leaf_of]
+        return np.maximum(everyone, 0.0)
 
     def squares(self, what: str, leaves: Sequence[int], own: Sequence[Any]) -> list[Any]:
-        if not self._used[what]:
+        if not self._used.get(what):  # parts have no weights, so the rules that need them are not here
             return list(own)
         seen: Counter[int] = Counter()
         at = []
@@ -106,3 +129,43 @@ class RankTotals:
         found = [torch.empty_like(mine) for _ in range(dist.get_world_size(self._group))]
         dist.all_gather(found, mine, group=self._group)
         return torch.stack(found).cpu()
+
+
+class StoredTotals:
+    """Sums over the ranks of a group, of the rows that they store; a tensor that each has whole needs none.
+
+    Parameters
+    ----------
+    rows : sequence of Rows
+        Of every parameter.
+    group : process group
+    """
+
+    weights: Sequence[Any] = ()
+
+    def __init__(self, rows: Sequence[Rows], group: Any) -> None:
+        self._rows, self._group = rows, group
+
+    @property
+    def firsts(self) -> Sequence[int]:
+        return range(len(self._rows))
+
+    def norms(self, own: Any, there: Sequence[int]) -> Any:
+        raise NotImplementedError
+
+    def of_all(self, everyone: Any) -> Any:
+        """Return the norms of whole tensors from those of the rows of every rank."""
+        whole = [rows is None for rows in self._rows]
+        sums = np.array([math.hypot(*column) for column in everyone.T])
+        return np.where(whole, everyone.max(0), sums)
+
+    def squares(self, what: str, leaves: Sequence[int], own: Sequence[Any]) -> list[Any]:
+        at = [k for k, i in enumerate(leaves) if self._rows[i] is not None]
+        found = list(own)
+        if not at:
+            return found
+        sums = torch.stack([own[k].to(torch.float64) for k in at])
+        dist.all_reduce(sums, group=self._group)
+        for k, total in zip(at, sums, strict=True):
+            found[k] = total.to(own[k].dtype)
+        return found
