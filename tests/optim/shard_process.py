@@ -35,6 +35,8 @@ CASES = [
     (Shampoo, {"averaging": "schedule_free", "momentum": "none", "clip_norm": 0.5, "decay": "l2"}),
     (Shampoo, {"hyperball": True, "weight_decay": 0.0, "averaging": "ema"}),
     (Shampoo, {"graft": "trust_ratio", "start_step": 5}),
+    (Shampoo, {"state_dtype": "bfloat16", "graft_per_block": True}),
+    (SOAP, {"state_dtype": "bfloat16", "averaging": "ema"}),
 ]
 
 
@@ -113,19 +115,24 @@ def numbers(rank, size, store):
 
 def traffic(rank, size, store):
     """Two all-to-alls and at most two all-reduces a step, few bytes; a rank holds its share, as planned."""
-    calls = {name: 0 for name in ("all_to_all_single", "all_reduce", "all_gather", "broadcast")}
-    for name in calls:
-        whole_call = getattr(dist, name)
+    for kind in ("float32", "bfloat16"):
+        moved(rank, size, kind)
 
-        def counted(*given, _call=whole_call, _name=name, **more):
+
+def moved(rank, size, kind):
+    calls = {name: 0 for name in ("all_to_all_single", "all_reduce", "all_gather", "broadcast")}
+    own = {name: getattr(dist, name) for name in calls}
+    for name in calls:
+
+        def counted(*given, _name=name, **more):
             calls[_name] += 1
-            return _call(*given, **more)
+            return own[_name](*given, **more)
 
         setattr(dist, name, counted)
     shapes = [(256, 128), (96, 384), (256,)]
     params = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
     mesh = init_device_mesh("cpu", (size,))
-    options = {**OPTIONS, "block_size": 32, "clip_rms": 1.0}
+    options = {**OPTIONS, "block_size": 32, "clip_rms": 1.0, "state_dtype": kind}
     opt = Shampoo(placed(mesh, [p.detach() for p in params]), **options)
     one = Shampoo(params, **options)
     for k in range(2):
@@ -147,6 +154,8 @@ def traffic(rank, size, store):
     print(f"{opt._keeper.transfer.bytes_sent - before} bytes sent, {held[0]} held, {planned} planned, {held[1]} whole")
     assert held[0] == planned
     assert held[0] <= 1.2 * held[1] / size
+    for name, call in own.items():
+        setattr(dist, name, call)
 
 
 def network():
@@ -248,7 +257,10 @@ def plain(mesh, **options):
     return model, Shampoo(model, engine=InlineEngine(3), **OPTIONS, **options)
 
 
-MAKERS = {"sharded": (sharded, {"averaging": "ema"}), "replicated": (replicated, {"averaging": "schedule_free"})}
+MAKERS = {
+    "sharded": (sharded, {"averaging": "ema"}),
+    "replicated": (replicated, {"averaging": "schedule_free", "state_dtype": "bfloat16"}),
+}
 
 
 def refusals(rank, size, store):

@@ -11,9 +11,10 @@ from functools import cached_property
 from matroot_optim._torch.storage import Rows
 from matroot_optim.layout.blocking import Region, Shape
 from matroot_optim.layout.layout import Layout, stacked
-from matroot_optim.layout.parts import Among, Leaf
+from matroot_optim.layout.parts import Among, At, Leaf
 from matroot_optim.refresh.phases import cost
 from matroot_optim.step.spectral import operations
+from matroot_optim.step.statistics import packed_size
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,13 @@ class Shares:
         found = [0] * self.ranks
         for box in self.boxes:
             leaf = self.layout.leaves[box.leaf]
-            numbers = math.prod(box.size) * (leaf.has_momentum + leaf.has_moment)
-            numbers += sum(n * (n + 1) // 2 + n * n for n in (box.size[axis] for axis in leaf.axes))
-            found[box.owner] += numbers * (8 if leaf.dtype == "float64" else 4)
+            wide = 8 if leaf.dtype == "float64" else 4
+            narrow = 2 if leaf.options.state_dtype == "bfloat16" else wide
+            found[box.owner] += narrow * math.prod(box.size) * (leaf.has_momentum + leaf.has_moment)
+            for n in (box.size[axis] for axis in leaf.axes):
+                packed = n * (n + 1) // 2
+                statistic = packed * (narrow if leaf.in_basis else wide)
+                found[box.owner] += statistic + narrow * (packed if narrow == 2 and not leaf.in_basis else n * n)
         return found
 
     def _cost(self, leaf: Leaf, size: Shape) -> float:
@@ -164,22 +169,35 @@ def _owned(leaf: Leaf, region: int, boxes: Sequence[Box]) -> Leaf:
 
 
 def _among(whole: Layout, part: Layout, leaf_of: Sequence[int], boxes: Sequence[Sequence[Box]]) -> Layout:
-    """Return the part with the numbers of its roots among those of the whole layout."""
-    numbers: dict[tuple[int, int, int], int] = {}
+    """Return the part with the numbers of its roots among those of the whole layout, and the places of its arrays."""
+    numbers: dict[tuple[int, int, int], tuple[int, str, int]] = {}
     orders: list[int] = []
     for stack, axis in whole.factors:
         for member in stack.members:
             leaf = whole.leaves[member.leaf]
-            for origin in leaf.regions[member.region].origins():
-                numbers[member.leaf, leaf.block_number[origin], axis] = len(orders)
+            for row, origin in enumerate(leaf.regions[member.region].origins(), member.start):
+                numbers[member.leaf, leaf.block_number[origin], axis] = len(orders), stack.axis_name(axis), row
                 orders.append(stack.shape[axis])
-    rows = [
-        numbers[leaf_of[member.leaf], box.number, axis]
-        for stack, axis in part.factors
-        for member in stack.members
-        for box in boxes[member.leaf]
-    ]
-    return replace(part, among=Among(tuple(orders), tuple(rows)))
+    rows: list[int] = []
+    places: dict[str, At] = {}
+    for stack, axis in part.factors:
+        mine = [
+            numbers[leaf_of[member.leaf], box.number, axis] for member in stack.members for box in boxes[member.leaf]
+        ]
+        rows += [number for number, _, _ in mine]
+        size = packed_size(stack.shape[axis])
+        starts = tuple(row * size for _, _, row in mine)
+        places[f"{stack.axis_name(axis)}/statistic"] = At(f"{mine[0][1]}/statistic", starts, (0, 1))
+    for leaf, i, owned in zip(part.leaves, leaf_of, boxes, strict=True):
+        strides = _strides(view(whole.leaves[i]))
+        starts = tuple(sum(a * n for a, n in zip(box.origin, strides, strict=True)) for box in owned)
+        for name in ("momentum", "moment"):
+            places[leaf.name(name)] = At(whole.leaves[i].name(name), starts, strides)
+    return replace(part, among=Among(tuple(orders), tuple(rows), places))
+
+
+def _strides(shape: Shape) -> tuple[int, ...]:
+    return tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
 
 
 def _evenly(count: int, ranks: int) -> tuple[tuple[int, int], ...]:
