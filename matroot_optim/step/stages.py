@@ -50,6 +50,7 @@ def _stacked(step: Step, s: Stack, leaves: Sequence[Array]) -> Array:
 def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
     """Update the statistics of every stack with these gradients (stage 1)."""
     new: Arrays = {}
+    summed = {} if step.totals is None else step.totals.grams(step.layout.stacks, stacks)
     for s, G in zip(step.layout.stacks, stacks, strict=True):
         xp, beta = namespace(G), s.options.betas[1]
         # A sum needs no mask: a gradient that does not count is zero here.
@@ -58,8 +59,10 @@ def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
         whitened = {axis: whitened_gram(s, step.arrays, G, axis, xp) for axis in s.axes} if s.whitened else {}
         for axis in s.axes:
             name = f"{s.axis_name(axis)}/statistic"
-            old = step.arrays[name]
-            A = accumulate(old, whitened[axis] if s.whitened else gram(G, axis, xp), beta, step.donate and keep_all)
+            old, product = step.arrays[name], summed.get(s.axis_name(axis))
+            if product is None:
+                product = whitened[axis] if s.whitened else gram(G, axis, xp)
+            A = accumulate(old, product, beta, step.donate and keep_all)
             new[name] = A if keep_all else xp.where(block_mask(s, step.active, G)[:, None], A, old)
     return new
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from matroot_optim.layout.parts import Stack
+
 
 class Totals(Protocol):
     """Protocol of the sums over the parts of parameters. Every rank makes the same calls in the same order."""
@@ -34,4 +36,14 @@ class Totals(Protocol):
         Parameters
         ----------
         what : {"normalize", "graft", "cautious", "clip", "hyperball", "sphere"}
+        """
+
+    def grams(self, stacks: Sequence[Stack], gradients: Sequence[Any]) -> dict[str, Any]:
+        """Return the products of stacks whose blocks are spread over the ranks, summed, by the name of the dimension.
+
+        Parameters
+        ----------
+        stacks : sequence of Stack
+        gradients : sequence
+            Of every stack.
         """

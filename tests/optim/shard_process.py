@@ -37,6 +37,8 @@ CASES = [
     (Shampoo, {"graft": "trust_ratio", "start_step": 5}),
     (Shampoo, {"state_dtype": "bfloat16", "graft_per_block": True}),
     (SOAP, {"state_dtype": "bfloat16", "averaging": "ema"}),
+    (Shampoo, {"preconditioned_dims": "one_sided", "block_size": 6}),
+    (SOAP, {"preconditioned_dims": "one_sided"}),
 ]
 
 
@@ -108,9 +110,8 @@ def numbers(rank, size, store):
         )
         apart = [furthest(x, y) for params in (found, again) for x, y in zip(params, expected, strict=True)]
         print(kind.__name__, options, apart, flush=True)
-        for params in (found, again):
-            assert furthest(params[0], expected[0]) <= 2e-6
-            assert furthest(params[1], expected[1]) <= 2e-6
+        # Products of parts differ by rounding, which turns the bases of nearly equal eigenvalues.
+        assert max(apart) <= (1e-4 if kind is SOAP and "preconditioned_dims" in options else 2e-6)
 
 
 def traffic(rank, size, store):
@@ -158,16 +159,34 @@ def moved(rank, size, kind):
         setattr(dist, name, call)
 
 
+def tall(rank, size, store):
+    """The rows of a one-sided table stay where they are, with their part of the state, and send nothing."""
+    options = {**OPTIONS, "preconditioned_dims": "one_sided"}
+    mesh = init_device_mesh("cpu", (size,))
+    opt = Shampoo(placed(mesh, [torch.ones(2000, 16)]), **options)
+    one = Shampoo([torch.nn.Parameter(torch.ones(2000, 16))], **options)
+    for each in (opt, one):
+        fixed(each, 0, 2)
+    held, all_of_it = (
+        sum(x.nbytes for x in o._keeper.state.arrays.values() if isinstance(x, torch.Tensor)) for o in (opt, one)
+    )
+    print(f"table: {held} held, {all_of_it} whole, {opt._keeper.transfer.bytes_sent} sent", flush=True)
+    assert opt._keeper.transfer.bytes_sent == 0
+    assert held == opt._keeper.transfer.bytes_planned[rank]
+    assert held <= 1.02 * all_of_it / size
+
+
 def network():
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(24, 37), torch.nn.Tanh(), torch.nn.Linear(37, 6))
+    layers = [torch.nn.Linear(24, 37), torch.nn.Tanh(), torch.nn.Linear(37, 6), torch.nn.Linear(6, 100)]
+    return torch.nn.Sequential(*layers)
 
 
 def run(model, opt, rank, size, start, stop):
     for k in range(start, stop):
         x = torch.randn(12 * size, 24, generator=torch.Generator().manual_seed(k)).chunk(size)[rank]
         opt.zero_grad()
-        (model(x) - x[:, :6].sin()).square().mean().backward()
+        (model(x)[:, :6] - x[:, :6].sin()).square().mean().backward()
         opt.step()
 
 
@@ -183,7 +202,7 @@ def trained(rank, size, store):
                 x = torch.randn(12 * size, 24, generator=torch.Generator().manual_seed(k)).to(kind)
                 for net, o, mine in ((model, opt, x.chunk(size)[rank]), (one, alone, x)):
                     o.zero_grad()
-                    (net(mine) - mine[:, :6].sin()).square().mean().backward()
+                    (net(mine)[:, :6] - mine[:, :6].sin()).square().mean().backward()
                     o.step()
             distance = furthest(list(model.parameters()), list(one.parameters()))
             print(f"fully_shard {shape} {kind}: {distance:.2g}", flush=True)
@@ -258,7 +277,7 @@ def plain(mesh, **options):
 
 
 MAKERS = {
-    "sharded": (sharded, {"averaging": "ema"}),
+    "sharded": (sharded, {"averaging": "ema", "preconditioned_dims": "one_sided"}),
     "replicated": (replicated, {"averaging": "schedule_free", "state_dtype": "bfloat16"}),
 }
 

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from matroot_optim._torch.storage import Rows
 from matroot_optim.layout.blocking import Region, Shape
-from matroot_optim.layout.layout import Layout, stacked
+from matroot_optim.layout.layout import Layout, is_table, stacked
 from matroot_optim.layout.parts import Among, At, Leaf
 from matroot_optim.refresh.phases import cost
 from matroot_optim.step.spectral import operations
@@ -19,7 +19,7 @@ from matroot_optim.step.statistics import packed_size
 
 @dataclass(frozen=True)
 class Box:
-    """A part of a parameter that one rank owns: a block, or a range of elements of a parameter without blocks.
+    """A part of a parameter that one rank owns: a block, some rows of a block, or a range of elements without blocks.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Shares:
     """The parts of all parameters with their owners, by longest processing time first.
 
     The cost of a block is that of its roots, per step, and of its products. Parameters without blocks stay where they
-    are, or are cut evenly if every rank has them whole.
+    are, or are cut evenly if every rank has them whole; so do the rows of tables whose rows have no statistic.
 
     Parameters
     ----------
@@ -83,9 +83,17 @@ class Shares:
         found: list[Box] = []
         costs: dict[int, float] = {}
         for i, leaf in enumerate(self.layout.leaves):
+            ranges = self._ranges(i)
             if not leaf.regions:
-                flat = rows_of_view(leaf, self.rows[i]) or _evenly(math.prod(leaf.shape), self.ranks)
-                found += [Box(i, (a,), (b - a,), rank) for rank, (a, b) in enumerate(flat)]
+                found += [Box(i, (a,), (b - a,), rank) for rank, (a, b) in enumerate(ranges)]
+                continue
+            if i in self.spread:
+                found += [
+                    Box(i, (a, *origin[1:]), (b - a, *region.size[1:]), rank, leaf.block_number[origin], r)
+                    for r, region in enumerate(leaf.regions)
+                    for origin in region.origins()
+                    for rank, (a, b) in enumerate(ranges)
+                ]
                 continue
             blocks = [
                 Box(i, origin, region.size, 0, leaf.block_number[origin], r)
@@ -101,6 +109,24 @@ class Shares:
             found[k] = replace(found[k], owner=rank)
             heapq.heapreplace(load, (least + costs[k], rank))
         return found
+
+    @cached_property
+    def spread(self) -> set[int]:
+        """The tables of whose blocks every rank has some rows, and computes the statistic and the root itself."""
+        return {
+            i
+            for i, leaf in enumerate(self.layout.leaves)
+            if leaf.axes == (1,)
+            and is_table(leaf.merged)
+            and all(region.size[0] == leaf.merged[0] for region in leaf.regions)
+            and not (leaf.options.graft_per_block or leaf.options.statistics_of == "whitened")
+            and all(a < b for a, b in self._ranges(i))
+        }
+
+    def _ranges(self, i: int) -> tuple[tuple[int, int], ...]:
+        """Return the ranges of every rank in dimension 0 of the view of a parameter."""
+        leaf = self.layout.leaves[i]
+        return rows_of_view(leaf, self.rows[i]) or _evenly(view(leaf)[0], self.ranks)
 
     @property
     def bytes(self) -> list[int]:
@@ -140,6 +166,8 @@ class Part:
         Number of the parameter of every leaf of the layout.
     boxes : list of list of Box
         The parts in every leaf, in their order.
+    spread : set of int
+        Leaves whose statistics are sums over the ranks.
     """
 
     def __init__(self, shares: Shares, rank: int) -> None:
@@ -155,6 +183,7 @@ class Part:
             self.leaf_of.append(i)
             self.boxes.append(boxes)
             leaves.append(_owned(shares.layout.leaves[i], region, boxes))
+        self.spread = {k for k, i in enumerate(self.leaf_of) if i in shares.spread}
         self.layout = _among(shares.layout, stacked(leaves), self.leaf_of, self.boxes)
 
 

@@ -63,7 +63,7 @@ class ShardedKeeper(Keeper):
         shares = Shares(layout, rows, ranks, core.interval(core.settled_step))
         self.transfer = Transfer(shares, rank, self.group)
         part = self.transfer.part
-        self.totals = RankTotals(layout, part.leaf_of, names_of(groups), self.group, device)
+        self.totals = RankTotals(layout, part.leaf_of, part.spread, names_of(groups), self.group, device)
         self.totals.check(repr((layout, rows, core.schedule, core.lag, core.interval(1), core.clip_norm)))
         self.stored = StoredTotals(rows, self.group)
         self.averages = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,11 @@ import torch
 import torch.distributed as dist
 
 from matroot_optim._torch.storage import Rows
+from matroot_optim.arrays import namespace
 from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import Stack
 from matroot_optim.ranks.base import RankError
+from matroot_optim.step.statistics import gram
 
 #: Times that a leaf may come in one call of `squares`.
 SECTIONS = {"normalize": 1, "graft": 4, "cautious": 1, "clip": 1}
@@ -32,6 +35,8 @@ class RankTotals:
         Of whole parameters.
     leaf_of : sequence of int
         The parameter of every leaf of this rank.
+    spread : collection of int
+        Leaves of this rank whose statistics are sums over the ranks.
     names : mapping
         Names of the parameters by path, for messages.
     group : process group
@@ -46,11 +51,13 @@ class RankTotals:
 
     weights: Sequence[Any] = ()
 
-    def __init__(self, whole: Layout, leaf_of: Sequence[int], names: Any, group: Any, device: Any) -> None:
+    def __init__(
+        self, whole: Layout, leaf_of: Sequence[int], spread: Collection[int], names: Any, group: Any, device: Any
+    ) -> None:
         self._firsts = [leaf_of.index(i) for i in range(len(whole.leaves))]
         self._leaf_of = np.asarray(leaf_of, np.int64)
         self._names = [names.get(leaf.path, leaf.path) for leaf in whole.leaves]
-        self._group, self._device = group, device
+        self._spread, self._group, self._device = spread, group, device
         self._count = len(whole.leaves)
         options = [leaf.options for leaf in whole.leaves]
         self._used = {
@@ -110,6 +117,26 @@ class RankTotals:
         dist.all_reduce(sums, group=self._group)
         return [sums[k].to(x.device, x.dtype) for k, x in zip(at, own, strict=True)]
 
+    def grams(self, stacks: Sequence[Stack], gradients: Sequence[Any]) -> dict[str, Any]:
+        if not self._spread:
+            return {}
+        found: dict[str, Any] = {}
+        rows: dict[str, list[tuple[int, Any]]] = {}  # by dtype; the order is that of parameters and blocks
+        for stack, G in zip(stacks, gradients, strict=True):
+            mine = [member for member in stack.members if member.leaf in self._spread]
+            for axis in stack.axes if mine else ():
+                products = found[stack.axis_name(axis)] = gram(G, axis, namespace(G))
+                rows.setdefault(stack.dtype, []).extend(
+                    (member.leaf, products[member.start : member.stop]) for member in mine
+                )
+        for _, pieces in sorted(rows.items()):
+            there = [piece for _, piece in sorted(pieces, key=lambda pair: pair[0])]
+            flat = torch.cat([piece.reshape(-1) for piece in there])
+            dist.all_reduce(flat, group=self._group)
+            for piece, values in zip(there, flat.split([piece.numel() for piece in there]), strict=True):
+                piece.copy_(values.view(piece.shape))
+        return found
+
     def check(self, text: str) -> None:
         """Raise if a rank has another text, which describes parameters and options.
 
@@ -151,6 +178,9 @@ class StoredTotals:
         return range(len(self._rows))
 
     def norms(self, own: Any, there: Sequence[int]) -> Any:
+        raise NotImplementedError
+
+    def grams(self, stacks: Sequence[Stack], gradients: Sequence[Any]) -> dict[str, Any]:
         raise NotImplementedError
 
     def of_all(self, everyone: Any) -> Any:
