@@ -16,6 +16,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from matroot_optim import InlineEngine, RankError
+from matroot_optim._torch.storage import check_devices
+from matroot_optim.ranks.blocks import Shares, even_rows
 from matroot_optim.torch import SOAP, KLShampoo, Shampoo
 
 #: Rows that no number of ranks divides, fewer rows than ranks, a table, vectors, a scalar-like one.
@@ -152,6 +154,8 @@ def moved(rank, size, kind):
     assert opt._keeper.transfer.bytes_sent - before <= 2.05 * 4 * count / size
     held = [sum(x.nbytes for x in o._keeper.state.arrays.values() if isinstance(x, torch.Tensor)) for o in (opt, one)]
     planned = opt._keeper.transfer.bytes_planned[rank]
+    shares = Shares(opt._keeper.layout, tuple(even_rows(shape[0], size) for shape in shapes), size, 4)
+    assert shares.sent_bytes[rank] == opt._keeper.transfer.bytes_sent - before
     print(f"{opt._keeper.transfer.bytes_sent - before} bytes sent, {held[0]} held, {planned} planned, {held[1]} whole")
     assert held[0] == planned
     assert held[0] <= 1.2 * held[1] / size
@@ -294,6 +298,12 @@ def refusals(rank, size, store):
     refused(RankError, "same parameters and options; rank", lambda: train(opt, 0, 1))
     columns = [torch.nn.Parameter(distribute_tensor(torch.ones(8, 8), mesh, [Shard(1)]))]
     refused(TypeError, "shard dimension 0", lambda: Shampoo(columns))
+    elsewhere = [torch.ones(8, 8, device="meta")]
+    refused(
+        ValueError, "must have a backend for parameters on meta", lambda: check_devices(mesh.get_group(), elsewhere)
+    )
+    both = [*elsewhere, *loose()]
+    refused(ValueError, "on one device, got cpu, meta", lambda: check_devices(mesh.get_group(), both))
     mine = {**OPTIONS, "graft": "trust_ratio", "graft_per_block": True}
     refused(ValueError, "the norm of every block", lambda: Shampoo(placed(mesh, weights()), **mine))
 

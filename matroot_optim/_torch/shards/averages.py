@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from matroot_optim._torch.storage import Rows, local, placed_like, stored_like
+from matroot_optim._torch.storage import local, placed_like, stored_like
 from matroot_optim.arrays import cast, to_host
 from matroot_optim.entries import fresh_part, leaf_parts
 from matroot_optim.layout.parts import Leaf
+from matroot_optim.ranks.blocks import Rows
 
 
 def fresh_or_saved(

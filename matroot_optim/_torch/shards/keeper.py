@@ -12,7 +12,6 @@ from matroot_optim._torch.groups import META
 from matroot_optim._torch.keeper import Groups, Keeper, Params, names_of, slots
 from matroot_optim._torch.records import Entries, Record, put_together, take_apart
 from matroot_optim._torch.shards.averages import fresh_or_saved, saved
-from matroot_optim._torch.shards.deal import Box, Shares
 from matroot_optim._torch.shards.totals import RankTotals, StoredTotals
 from matroot_optim._torch.shards.transfer import Transfer
 from matroot_optim._torch.storage import local, placed_like, rows_of, stored_like
@@ -20,6 +19,7 @@ from matroot_optim.checkpoint.exchange import describe
 from matroot_optim.entries import OF_LEAF, Places, leaf_parts, places
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf
+from matroot_optim.ranks.blocks import Box, Shares
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.step.averaging import average_of
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from matroot_optim._torch.storage import Rows
 from matroot_optim.arrays import namespace
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Stack
 from matroot_optim.ranks.base import RankError
+from matroot_optim.ranks.blocks import Rows
 from matroot_optim.step.statistics import gram
 
 #: Times that a leaf may come in one call of `squares`.
@@ -106,14 +106,21 @@ class RankTotals:
         if not self._used.get(what):  # parts have no weights, so the rules that need them are not here
             return list(own)
         seen: Counter[int] = Counter()
-        at = []
+        of_tensor: Counter[int] = Counter()
+        at, column = [], []
         for k in leaves:
             at.append(seen[k] * self._count + int(self._leaf_of[k]))
+            column.append(of_tensor[at[-1]])
             seen[k] += 1
-        sums = torch.zeros(SECTIONS[what] * self._count, dtype=torch.float64, device=self._device)
+            of_tensor[at[-1]] += 1
+        # Parts of one tensor in columns, whose sum has a fixed order on every device; `index_add_` has none on a GPU.
+        parts = torch.zeros(
+            SECTIONS[what] * self._count, max(column, default=0) + 1, dtype=torch.float64, device=self._device
+        )
         if own:
-            values = torch.stack([x.to(self._device, torch.float64) for x in own])
-            sums.index_add_(0, torch.tensor(at, device=self._device), values)
+            where = (torch.tensor(at, device=self._device), torch.tensor(column, device=self._device))
+            parts[where] = torch.stack([x.to(self._device, torch.float64) for x in own])
+        sums = parts.sum(1)
         dist.all_reduce(sums, group=self._group)
         return [sums[k].to(x.device, x.dtype) for k, x in zip(at, own, strict=True)]
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import heapq
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from matroot_optim._torch.storage import Rows
 from matroot_optim.layout.blocking import Region, Shape
 from matroot_optim.layout.layout import Layout, is_table, stacked
 from matroot_optim.layout.parts import Among, At, Leaf
 from matroot_optim.refresh.phases import cost
 from matroot_optim.step.spectral import operations
 from matroot_optim.step.statistics import packed_size
+
+#: Ranges of rows, one for every rank: the shards of a parameter along dimension 0. None: each rank has all rows.
+Rows = tuple[tuple[int, int], ...] | None
+
+
+def even_rows(n: int, ranks: int) -> Rows:
+    """Return the rows of every rank, cut as `torch.chunk` cuts."""
+    chunk = -(-n // ranks)
+    return tuple((min(rank * chunk, n), min((rank + 1) * chunk, n)) for rank in range(ranks))
 
 
 @dataclass(frozen=True)
@@ -123,10 +132,59 @@ class Shares:
             and all(a < b for a, b in self._ranges(i))
         }
 
+    @cached_property
+    def stored(self) -> list[Rows]:
+        """Rows of every parameter in dimension 0 of its view."""
+        return [rows_of_view(leaf, rows) for leaf, rows in zip(self.layout.leaves, self.rows, strict=True)]
+
     def _ranges(self, i: int) -> tuple[tuple[int, int], ...]:
         """Return the ranges of every rank in dimension 0 of the view of a parameter."""
-        leaf = self.layout.leaves[i]
-        return rows_of_view(leaf, self.rows[i]) or _evenly(view(leaf)[0], self.ranks)
+        return self.stored[i] or _evenly(view(self.layout.leaves[i])[0], self.ranks)
+
+    def holders(self, box: Box) -> list[tuple[int, int, int]]:
+        """Return the ranks that store rows of a box, each with the first of these rows, and the one after the last.
+
+        Of a parameter that each rank has whole, these are all ranks, with all rows of the box.
+        """
+        first, last = box.origin[0], box.origin[0] + box.size[0]
+        rows = self.stored[box.leaf]
+        if rows is None:
+            return [(rank, first, last) for rank in range(self.ranks)]
+        found = []
+        for rank in range(bisect_right(rows, first, key=lambda pair: pair[1]), self.ranks):
+            a, b = max(first, rows[rank][0]), min(last, rows[rank][1])
+            if rows[rank][0] >= last:
+                break
+            if a < b:
+                found.append((rank, a, b))
+        return found
+
+    @property
+    def owners_of_roots(self) -> list[int]:
+        """The owner of every root, in the order of the stacks; a root that every rank computes is that of rank 0."""
+        owner = {(box.leaf, box.number): box.owner for box in reversed(self.boxes)}
+        leaves = self.layout.leaves
+        return [
+            owner[member.leaf, leaves[member.leaf].block_number[origin]]
+            for stack, _ in self.layout.factors
+            for member in stack.members
+            for origin in leaves[member.leaf].regions[member.region].origins()
+        ]
+
+    @cached_property
+    def sent_bytes(self) -> list[int]:
+        """Bytes of gradients and directions that every rank sends to others in a step."""
+        found = [0] * self.ranks
+        for box in self.boxes:
+            width = math.prod(box.size[1:]) * (8 if self.layout.leaves[box.leaf].dtype == "float64" else 4)
+            if self.stored[box.leaf] is None:  # its owner has the gradient, and all others want the direction
+                found[box.owner] += (self.ranks - 1) * box.size[0] * width
+                continue
+            for rank, a, b in self.holders(box):
+                if rank != box.owner:
+                    found[rank] += (b - a) * width
+                    found[box.owner] += (b - a) * width
+        return found
 
     @property
     def bytes(self) -> list[int]:
