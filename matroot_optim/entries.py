@@ -93,7 +93,7 @@ def places(layout: Layout) -> list[Places]:
 
 def leaf_parts(leaf: Leaf) -> list[str]:
     """Return the names of the arrays of a parameter: of its shape, but for "weights", two numbers on the host."""
-    weighted = leaf.options.averaging == "schedule_free"
+    weighted = leaf.has_average and leaf.options.averaging == "schedule_free"
     kept = {"momentum": leaf.has_momentum, "moment": leaf.has_moment, "average": leaf.has_average, "weights": weighted}
     return [part for part, there in kept.items() if there]
 
@@ -104,7 +104,7 @@ def fresh_arrays(options: Options, layout: Layout, params: Sequence[Array]) -> d
     arrays.update({name: np.zeros(len(layout.leaves), kind) for name, kind in OF_LEAF.items()})
     for leaf, x in zip(layout.leaves, params, strict=True):
         for part in leaf_parts(leaf):
-            arrays[leaf.name(part)] = _fresh_part(leaf, part, x)
+            arrays[leaf.name(part)] = fresh_part(leaf, part, x)
     for stack in layout.stacks:
         x = params[stack.members[0].leaf]
         for axis in stack.axes:
@@ -113,7 +113,8 @@ def fresh_arrays(options: Options, layout: Layout, params: Sequence[Array]) -> d
     return arrays
 
 
-def _fresh_part(leaf: Leaf, part: str, x: Array) -> Array:
+def fresh_part(leaf: Leaf, part: str, x: Array) -> Array:
+    """Return one of the arrays of a parameter x before the first step."""
     if part == "weights":
         return np.zeros(2)
     return cast(copy(x), leaf.dtype) if part == "average" else zeros(leaf.shape, leaf.dtype, x)

@@ -32,7 +32,7 @@ from matroot_optim._torch.records import cuts_to_text
 from matroot_optim._torch.shards.keeper import ShardedKeeper
 from matroot_optim._torch.shards.step import check_options, moves_of_shards
 from matroot_optim._torch.state import ParameterStates
-from matroot_optim._torch.storage import group_of, is_dtensor, local
+from matroot_optim._torch.storage import check_devices, group_of, is_dtensor, local
 from matroot_optim.diagnostics import Diagnostics
 from matroot_optim.layout.layout import Layout
 from matroot_optim.options import SHARED
@@ -132,7 +132,9 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         self._whole = True
         params_by_path = parameters(self.param_groups)
         if shard is not False or any(map(is_dtensor, params_by_path.values())):
-            self._keeper = ShardedKeeper(group_of(shard or True, params_by_path.values()))
+            group = group_of(shard or True, params_by_path.values())
+            check_devices(group, params_by_path.values())
+            self._keeper = ShardedKeeper(group)
         if not any(map(is_lazy, params_by_path.values())):
             layout = layout_of(self._core, params_by_path)
             if isinstance(self._keeper, ShardedKeeper):

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from matroot_optim._torch.keeper import parameters
+from matroot_optim._torch.keeper import Keeper, parameters
 from matroot_optim.state import State
-from matroot_optim.step.averaging import average_of
 
 
 class Averages:
     """The methods of an optimizer that keeps averages."""
 
     param_groups: list[dict[str, Any]]
+    _keeper: Keeper
     _training: tuple[tuple[Any, Any], ...] = ()  # parameters, and copies of them from before `eval`
 
     def _current(self) -> State:
@@ -36,11 +36,8 @@ class Averages:
         tensor([-0.1100, -0.1100])
         """
         self.refuse_averages("averaged_parameters()")
-        state, params = self._current(), parameters(self.param_groups).values()
-        if not any(leaf.has_average for leaf in state.layout.leaves):
-            return [p.detach().clone() for p in params]
-        pairs = zip(state.layout.leaves, params, strict=True)
-        return [average_of(leaf, state.arrays, p.detach().clone()) for leaf, p in pairs]
+        self._current()
+        return self._keeper.averages_of(parameters(self.param_groups).values())
 
     def eval(self) -> None:
         """Put the averages into the parameters, to evaluate or save the model, until `train` is called."""

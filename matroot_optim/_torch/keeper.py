@@ -14,6 +14,7 @@ from matroot_optim.entries import Places, places
 from matroot_optim.layout.layout import Layout, make_layout
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.state import State
+from matroot_optim.step.averaging import average_of
 
 Groups = Sequence[Mapping[str, Any]]
 Params = dict[str, Any]
@@ -132,6 +133,12 @@ class Keeper:
     def parts(self, number: int) -> dict[str, Any]:
         """Return entries of a parameter that are not in its places."""
         return {}
+
+    def averages_of(self, params: Iterable[Any]) -> list[Any]:
+        """Return the averages of all parameters in new tensors."""
+        assert self.state is not None
+        arrays, leaves = self.state.arrays, self.state.layout.leaves
+        return [average_of(leaf, arrays, p.detach().clone()) for leaf, p in zip(leaves, params, strict=True)]
 
     def whole_name(self, path: str) -> str:
         """Return a path of the state's layout as one of whole parameters."""

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-#: Ranges of rows, one for every rank: the shards of a parameter along dimension 0. None: each rank has all rows.
-Rows = tuple[tuple[int, int], ...] | None
+from matroot_optim.ranks.blocks import Rows, even_rows
 
 
 def is_dtensor(x: Any) -> bool:
@@ -86,13 +85,33 @@ def group_of(shard: Any, params: Iterable[Any]) -> Any:
     return dist.group.WORLD if shard is True else shard
 
 
+def check_devices(group: Any, params: Iterable[Any]) -> None:
+    """Raise if the local parts of parameters are not all on one device, or the group has no backend for it.
+
+    Raises
+    ------
+    ValueError
+    """
+    import torch.distributed as dist
+
+    devices = sorted({str(local(x).device) for x in params})
+    if len(devices) > 1:
+        raise ValueError(f"with owned blocks, all parameters of a rank must be on one device, got {', '.join(devices)}")
+    known = str(dist.get_backend_config(group))  # "cpu:gloo,cuda:nccl"
+    served = [pair.partition(":")[0] for pair in known.split(",")]
+    for device in devices:
+        if torch.device(device).type not in served:
+            raise ValueError(
+                f"the process group must have a backend for parameters on {device}, it has {known}; for parameters "
+                'that are kept on the CPU beside a GPU, call init_process_group("cpu:gloo,cuda:nccl")'
+            )
+
+
 def rows_of(x: Any, ranks: int) -> Rows:
     """Return the rows of every rank; None if each has all of them."""
     if not is_dtensor(x) or sharding(x) is None:
         return None
-    n = x.shape[0]
-    chunk = -(-n // ranks)  # as torch.chunk cuts
-    return tuple((min(rank * chunk, n), min((rank + 1) * chunk, n)) for rank in range(ranks))
+    return even_rows(x.shape[0], ranks)
 
 
 def local(x: Any) -> Any:

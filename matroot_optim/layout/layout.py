@@ -50,14 +50,17 @@ class Layout:
         Statistics of Shampoo are kept whole: their small eigenvalues, which count most in a root, would be lost.
         """
         found: dict[str, Narrow] = {}
+        places = {} if self.among is None else self.among.places
         for leaf in self.leaves:
             if leaf.options.state_dtype == "bfloat16":
-                found |= {leaf.name(part): Narrow(leaf.dtype, True, False) for part in ("momentum", "moment")}
+                for name in map(leaf.name, ("momentum", "moment")):
+                    found[name] = Narrow(leaf.dtype, True, False, places.get(name))
         for stack, axis in self.factors:
             if stack.options.state_dtype == "bfloat16":
                 found[f"{stack.axis_name(axis)}/root"] = Narrow(stack.dtype, False, not stack.in_basis)
                 if stack.in_basis:
-                    found[f"{stack.axis_name(axis)}/statistic"] = Narrow(stack.dtype, True, False)
+                    name = f"{stack.axis_name(axis)}/statistic"
+                    found[name] = Narrow(stack.dtype, True, False, places.get(name))
         return found
 
     @cached_property

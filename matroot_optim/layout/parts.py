@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -12,12 +13,24 @@ from matroot_optim.layout.blocking import Region, Shape
 from matroot_optim.options import Options
 
 
+class At(NamedTuple):
+    """The place of an array of a part of a run in an array of the whole run.
+
+    The array consists of equal boxes, one over another.
+    """
+
+    name: str  # of the whole array
+    starts: tuple[int, ...]  # flat index there of the first entry of every box
+    strides: tuple[int, ...]  # there, of the dimensions of a box
+
+
 class Narrow(NamedTuple):
     """Storage of an array in bfloat16: the dtype it is computed in, and the way it is rounded and laid out."""
 
     dtype: str
     dithered: bool  # else rounded to the nearest
     packed: bool  # symmetric matrices, of which the lower triangles are kept
+    at: At | None = None  # whose entries are rounded in the same way; None: an array of the whole run
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Leaf:
     dtype: str  # of the state
     place: str
     options: Options
-    whole: Shape | None = None  # of the parameter, where the leaf is a part of it
+    whole: Shape | None = None  # of the parameter, where the leaf is a part of it; parts have no weights
 
     @property
     def size(self) -> int:
@@ -71,12 +84,12 @@ class Leaf:
     @property
     def has_average(self) -> bool:
         """True if an average of the weights is kept, or the sequence that it follows from."""
-        return self.options.averaging != "none"
+        return self.options.averaging != "none" and self.whole is None
 
     @property
     def pinned(self) -> bool:
         """True if the norms of the step and of the weights are held: of parameters with a direction."""
-        return self.options.hyperball and self.directed
+        return self.options.hyperball and self.directed and self.whole is None
 
     @property
     def spectral(self) -> bool:
@@ -129,10 +142,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Among:
-    """The roots of a layout among those of a whole run, of which the layout is a part."""
+    """The roots and the arrays of a layout among those of a whole run, of which the layout is a part."""
 
     orders: tuple[int, ...]  # of all roots
     rows: tuple[int, ...]  # numbers of the roots of the layout
+    places: Mapping[str, At]  # of arrays of the layout
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from matroot_optim.layout.layout import make_layout
 from matroot_optim.planning.deal import plan_ranks
 from matroot_optim.planning.networks import NETWORKS
 from matroot_optim.planning.shapes import parameters_of
+from matroot_optim.planning.table import table
 from matroot_optim.refresh.engines import InlineEngine
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.soap import SOAP
@@ -20,14 +21,16 @@ KINDS: dict[str, Any] = {"shampoo": Shampoo, "soap": SOAP}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print what every rank computes, sends and holds when RankEngine deals the roots; nothing is computed."""
+    """Print what every rank computes, sends and holds with RankEngine and with owned blocks; nothing is computed."""
     parser = argparse.ArgumentParser(
         prog="python -m matroot_optim plan", description=main.__doc__, epilog="Costs are counted as in the schedules."
     )
     parser.add_argument(
         "config", metavar="CONFIG", help=f"{', '.join(NETWORKS)}; a .safetensors file; or JSON with shapes"
     )
-    parser.add_argument("--ranks", type=_positive, nargs="+", default=[1], help="numbers of ranks, 1 by default")
+    parser.add_argument(
+        "--ranks", type=_positive, nargs="+", default=[1], help="numbers of ranks, a column for each; 1"
+    )
     parser.add_argument("--lag", type=_not_negative, default=0, help="lag of the inner engine")
     parser.add_argument("--optimizer", choices=KINDS, default="shampoo")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, TypeError, OSError) as error:
         parser.error(str(error))
     plans = [plan_ranks(opt, layout, ranks, given.lag) for ranks in given.ranks]
-    print(json.dumps([plan.to_dict() for plan in plans]) if given.json else "\n\n".join(map(str, plans)))
+    print(json.dumps([plan.to_dict() for plan in plans]) if given.json else table(plans))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 from matroot_optim.layout.layout import Layout
 from matroot_optim.options import Options
 from matroot_optim.plan import make_plan
+from matroot_optim.planning.table import table
+from matroot_optim.ranks.blocks import Shares, even_rows
 from matroot_optim.ranks.wire import FACT_BYTES, HEAD_BYTES
 from matroot_optim.refresh.phases import cost, first_marks
 from matroot_optim.refresh.shares import Deal
@@ -19,14 +22,17 @@ from matroot_optim.step.statistics import packed_size
 
 @dataclass(frozen=True)
 class RankPlan:
-    """The share of each rank in the roots of one interval, with `RankEngine`; costs are counted, not measured.
+    """The share of each rank in the roots of one interval, with `RankEngine`, and in owned blocks.
+
+    Costs are counted, not measured.
 
     Attributes
     ----------
     ranks, lag, interval : int
     schedule : str
-    parameters, roots, largest : int
-        Numbers in the parameters; roots, each computed once in an interval; the order of the largest.
+    parameters, directed, roots, largest : int
+        Numbers in the parameters, and in those with roots; roots, each computed once in an interval; the order of the
+        largest.
     roots_per_rank : (int, int)
         Least and most in an interval.
     makespan : float
@@ -40,6 +46,11 @@ class RankPlan:
         Bytes that the busiest rank gives to each other rank, and that each rank gets, per step.
     state_bytes, adam_bytes : int
         Bytes of the optimizer's state on every rank, and of Adam's.
+    owned_state_bytes, owned_sent_bytes : int
+        With owned blocks and parameters whose rows are shared evenly: bytes of the largest share of the state, and
+        bytes of gradients and directions that the busiest rank sends in a step.
+    owned_makespan : float
+        As `makespan`, where the owner of a block computes its roots.
     """
 
     ranks: int
@@ -47,6 +58,7 @@ class RankPlan:
     interval: int
     schedule: str
     parameters: int
+    directed: int
     roots: int
     largest: int
     roots_per_rank: tuple[int, int]
@@ -57,29 +69,16 @@ class RankPlan:
     received_bytes: float
     state_bytes: int
     adam_bytes: int
+    owned_state_bytes: int
+    owned_sent_bytes: int
+    owned_makespan: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers as a dict."""
         return asdict(self)
 
     def __str__(self) -> str:
-        low, high = self.roots_per_rank
-        lines = {
-            "parameters": f"{self.parameters / 1e6:.4g} million numbers",
-            "roots": f"{self.roots}, of orders up to {self.largest}, each in {self.interval} steps ({self.schedule})",
-            "ranks": f"{self.ranks}, lag {self.lag}",
-            "roots per rank": f"{low} to {high} in {self.interval} steps",
-            "makespan": f"{self.makespan:.2f} of equal shares; whole roots allow {self.bound:.2f}",
-            "ranks busy": f"{100 * self.busy:.0f} % on a step with roots",
-            "sent": f"{_megabytes(self.sent_bytes)} per step by the busiest rank, to each other",
-            "received": f"{_megabytes(self.received_bytes)} per step by each rank",
-            "state per rank": f"{_megabytes(self.state_bytes)}, {self.state_bytes / self.adam_bytes:.1f} times Adam's",
-        }
-        return "\n".join(f"{name:15} {text}" for name, text in lines.items() if self.roots or name != "makespan")
-
-
-def _megabytes(size: float) -> str:
-    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
+        return table([self])
 
 
 def plan_ranks(options: Options, layout: Layout, ranks: int, lag: int = 0) -> RankPlan:
@@ -105,29 +104,41 @@ def plan_ranks(options: Options, layout: Layout, ranks: int, lag: int = 0) -> Ra
         now = np.flatnonzero(steps == step)
         owners[now] = deal([orders[k] for k in now])
     costs = np.array([cost(n) for n in orders])
-    loads = [np.bincount(owners[steps == step], costs[steps == step], ranks) for step in np.unique(steps)]
+
+    def loads_of(owners: Any) -> list[Any]:
+        return [np.bincount(owners[steps == step], costs[steps == step], ranks) for step in np.unique(steps)]
+
+    def slowest(loads: list[Any]) -> float:
+        return float(np.sum(loads, axis=0).max() if lag and loads else sum(load.max() for load in loads))
+
+    loads = loads_of(owners)
     groups = [costs] if lag else [costs[steps == step] for step in np.unique(steps)]
-    slowest = np.sum(loads, axis=0).max() if lag and loads else sum(load.max() for load in loads)
     ideal = max(costs.sum() / ranks, 1e-300)
     sent = np.bincount(owners, widths, ranks)
     exchanges = len(loads) / interval * HEAD_BYTES
+    cuts = tuple(even_rows(leaf.shape[0], ranks) if leaf.shape else None for leaf in layout.leaves)
+    shares = Shares(layout, cuts, ranks, interval)
     rows, counts = make_plan(layout, interval), np.bincount(owners, minlength=ranks)
     return RankPlan(
         ranks,
         lag,
         interval,
         options.schedule,
-        sum(int(np.prod(leaf.shape)) for leaf in layout.leaves),
+        sum(math.prod(leaf.shape) for leaf in layout.leaves),
+        sum(math.prod(leaf.shape) for leaf in layout.leaves if leaf.directed),
         len(orders),
         max(orders, default=0),
         (int(counts.min()), int(counts.max())),
-        float(slowest / ideal),
+        slowest(loads) / ideal,
         float(sum(bound(group, ranks) for group in groups) / ideal),
         float(np.mean([(load > 0).mean() for load in loads])) if loads else 0.0,
         float(sent.max() / interval + exchanges),
         float(sent.sum() / interval + ranks * exchanges),
         rows.state_bytes,
         rows.adam_bytes,
+        max(shares.bytes),
+        max(shares.sent_bytes),
+        slowest(loads_of(np.asarray(shares.owners_of_roots, np.int64))) / ideal,
     )
 
 

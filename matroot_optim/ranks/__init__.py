@@ -1,1 +1,1 @@
-"""The processes of one run: the few things an engine asks of them, for torch.distributed, MPI and one process."""
+"""The processes of one run: what an engine asks of them, under torch, MPI, JAX and alone, and owners of blocks."""

@@ -33,34 +33,49 @@ from matroot_optim.step.momentum import Rates, nonzero
 FEWEST = 1e-3
 
 
-def to_updates(step: Step, live: Sequence[int], moves: dict[int, Array]) -> None:
-    """Apply the rules above, in this order; overwrite the arrays of `moves`."""
+def limit(step: Step, live: Sequence[int], moves: dict[int, Array]) -> None:
+    """Apply the rules above that need no weights; overwrite the arrays of `moves`."""
     leaves = step.layout.leaves
-    for i in live:
-        if leaves[i].options.cautious_update:
-            moves[i] = cautious(moves[i], step.g[i])
+    careful = [i for i in live if leaves[i].options.cautious_update]
+    masks = [agreement(moves[i], step.g[i]) for i in careful]
+    for i, keep, count in zip(careful, masks, step.squares("cautious", careful, masks), strict=True):
+        moves[i] = cautious(moves[i], keep, count / leaves[i].size)
     limits = {i: limit for i in live if (limit := leaves[i].options.clip_rms) is not None}
     norm2 = step.squares("clip", list(limits), [moves[i] for i in limits])
     for (i, limit), size2 in zip(limits.items(), norm2, strict=True):
         moves[i] = clip_rms(moves[i], size2, leaves[i].size, limit)
+
+
+def to_updates(step: Step, live: Sequence[int], moves: dict[int, Array]) -> None:
+    """Apply the other rules, in this order; overwrite the arrays of `moves`."""
+    leaves = step.layout.leaves
+    pinned = [i for i in live if leaves[i].pinned]
+    W = [step.weights[i] for i in pinned]
+    norm2 = step.squares("hyperball", [*pinned, *pinned], [*(moves[i] for i in pinned), *W])
+    sizes = norm2[len(pinned) :]
+    for i, size2, goal2 in zip(pinned, norm2, sizes, strict=False):
+        moves[i] = with_norm(moves[i], size2, goal2)
     for group in step.alike(live):
         o, rates = leaves[group[0]].options, [step.rates[i] for i in group]
-        found, weights = [moves[i] for i in group], [step.weights[i] for i in group]
-        pinned = leaves[group[0]].pinned
-        if pinned:
-            found = [with_norm(D, W) for D, W in zip(found, weights, strict=True)]
         if rates[0].learning_rate is not None:
-            found = with_decay(o, found, weights, rates)
-            if pinned:
-                found = [on_sphere(x, W) for x, W in zip(found, weights, strict=True)]
-        moves.update(zip(group, found, strict=True))
+            found = with_decay(o, [moves[i] for i in group], [step.weights[i] for i in group], rates)
+            moves.update(zip(group, found, strict=True))
+    if any(step.rates[i].learning_rate is None for i in pinned):
+        return
+    new = [weights + moves[i] for weights, i in zip(W, pinned, strict=True)]
+    for i, x, weights, size2, goal2 in zip(pinned, new, W, step.squares("sphere", pinned, new), sizes, strict=True):
+        moves[i] = with_norm(x, size2, goal2) - weights
 
 
-def cautious(D: Array, g: Array) -> Array:
-    """Set to zero the entries of D whose sign is not that of g, and scale the others up by their fraction."""
+def agreement(D: Array, g: Array) -> Array:
+    """Return 1 where D has the sign of g, else 0."""
     xp = namespace(D)
-    keep = xp.where(D * g > 0, xp.ones_like(D), xp.zeros_like(D))
-    part = keep.mean()
+    return xp.where(D * g > 0, xp.ones_like(D), xp.zeros_like(D))
+
+
+def cautious(D: Array, keep: Array, part: Any) -> Array:
+    """Set to zero the entries of D where `keep` is 0, and scale the others up by the fraction that is kept."""
+    xp = namespace(D)
     return D * (keep / xp.where(part > FEWEST, part, FEWEST * xp.ones_like(part)))
 
 
@@ -81,17 +96,16 @@ def clip_rms(step: Array, norm2: Array, size: int, limit: float) -> Array:
     return step
 
 
-def with_norm(D: Array, W: Array) -> Array:
-    """Scale D to the norm of W; keep D if W is zero."""
+def with_norm(D: Array, norm2: Array, goal2: Array) -> Array:
+    """Scale D, of squared norm `norm2`, to the squared norm `goal2`; keep D if that is zero."""
     xp = namespace(D)
-    norm2 = xp.asarray(squared_norm(W))
-    return D * xp.where(norm2 > 0, xp.sqrt(norm2) / positive_norm(xp.asarray(squared_norm(D))), xp.ones_like(norm2))
+    return D * xp.where(goal2 > 0, xp.sqrt(goal2) / positive_norm(norm2), xp.ones_like(goal2))
 
 
 def on_sphere(update: Array, W: Array) -> Array:
     """Return the update that leads to the same direction, with the norm of W."""
-    new = W + update
-    return with_norm(new, W) - W
+    xp, new = namespace(W), W + update
+    return with_norm(new, xp.asarray(squared_norm(new)), xp.asarray(squared_norm(W))) - W
 
 
 def with_decay(
@@ -132,7 +146,8 @@ def check_weights(layout: Layout, weights: Sequence[Any], rates: Sequence[Rates]
     """Raise if weights are missing that the rules need."""
     for leaf, W, rate in zip(layout.leaves, weights, rates, strict=True):
         o = leaf.options
-        needed = nonzero(rate.weight_decay) or o.graft == "trust_ratio" or leaf.pinned or leaf.has_average
+        trust = o.graft == "trust_ratio" and leaf.whole is None
+        needed = nonzero(rate.weight_decay) or trust or leaf.pinned or leaf.has_average
         if W is None and needed:
             raise ValueError(
                 "params must be given for weight decay, averages, hyperball and the trust-ratio graft, "

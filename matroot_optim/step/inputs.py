@@ -37,6 +37,13 @@ class Step:
         own = [namespace(x).asarray(squared_norm(x)) for x in arrays]
         return own if self.totals is None else self.totals.squares(what, leaves, own)
 
+    def squares_of_weights(self, leaves: Sequence[int]) -> list[Any]:
+        """Return the squared norm of the weights of each of these leaves."""
+        if self.totals is not None:
+            return [self.totals.weights[i] for i in leaves]
+        weights = [self.weights[i] for i in leaves]
+        return [namespace(W).asarray(squared_norm(W)) for W in weights]
+
     def alike(self, indices: Sequence[int]) -> list[list[int]]:
         """Group the leaves that one call can process: one place, one dtype and the same options of stages 3 and 4."""
         found: dict[Any, list[int]] = {}

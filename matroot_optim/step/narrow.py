@@ -4,7 +4,8 @@ Means of many gradients change by less than a unit of bfloat16 at a step, so rou
 as they are. They are rounded up or down, with probabilities that make the mean right: a number from 0 to 2^16 - 1 is
 added to the bits of the float32, of which the upper 16 are kept. The numbers are those of a fixed table, from a place
 that the step and the name of the array give: equal runs give equal bits, and a resumed run those of one that never
-stopped. Roots and bases are computed anew, and rounded to the nearest. Roots are symmetric, and kept packed.
+stopped. A part of an array, on the rank that owns it, gets the numbers of its entries in the whole array. Roots and
+bases are computed anew, and rounded to the nearest. Roots are symmetric, and kept packed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from matroot_optim.arrays import Array, cast, dtype_name, is_jax, is_torch, like
 from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import At
 from matroot_optim.step.statistics import pack, unpack
 
 #: Length of the table.
@@ -79,8 +81,12 @@ def narrowed(name: str, x: Array, kind: Any, step: Any) -> Array:
         return x
     x = cast(pack(x) if kind.packed else x, "float32")
     if kind.dithered and step is not None:
+        name = name if kind.at is None else kind.at.name
         start = (step * STRIDE + zlib.crc32(name.encode()) % SIZE) % SIZE
-        x = _dithered(x.reshape(-1), start).reshape(x.shape)
+        if kind.at is None:
+            x = _dithered(x.reshape(-1), start).reshape(x.shape)
+        else:
+            x = _rounded(x, _noise_of_part(x, start, kind.at))
     if isinstance(x, np.ndarray):
         return x.astype(_bfloat16())
     return cast(x, "bfloat16")
@@ -105,10 +111,29 @@ def _dithered(x: Array, start: Any) -> Array:
     if is_torch(x):
         torch = sys.modules["torch"]
         noise = torch.roll(_table_on(str(x.device)), -start)
-        noise = noise[:n] if n <= SIZE else noise.repeat(-(-n // SIZE))[:n]
-        return noise.add_(x.view(torch.int32)).bitwise_and_(-SIZE).view(torch.float32)
+        return _rounded(x, noise[:n] if n <= SIZE else noise.repeat(-(-n // SIZE))[:n])
     noise = np.resize(np.roll(_table(), -start), n)
     return ((np.ascontiguousarray(x).view(np.int32) + noise) & -SIZE).view(np.float32)
+
+
+def _rounded(x: Any, noise: Any) -> Any:
+    """Add the noise, which is overwritten, to the bits of a tensor, and cut them."""
+    torch = sys.modules["torch"]
+    return noise.add_(x.contiguous().view(torch.int32)).bitwise_and_(-SIZE).view(torch.float32)
+
+
+def _noise_of_part(x: Any, start: int, at: At) -> Any:
+    """Return the numbers of the entries of a tensor, which is a part of the array that they start in."""
+    torch, boxes = sys.modules["torch"], len(at.starts)
+    if not boxes:
+        return torch.zeros(x.shape, dtype=torch.int32, device=x.device)
+    size = (x.shape[0] // boxes, *x.shape[1:])
+    index = np.asarray(at.starts, np.int64).reshape(boxes, *(1,) * x.ndim) + start
+    places = like((index % SIZE).astype(np.int32), x)
+    for k, (n, stride) in enumerate(zip(size, at.strides, strict=True)):
+        along = (np.arange(n, dtype=np.int64) * stride % SIZE).astype(np.int32)
+        places = places + like(along.reshape(n, *(1,) * (x.ndim - 1 - k)), x)
+    return _table_on(str(x.device)).index_select(0, places.bitwise_and_(SIZE - 1).reshape(-1)).reshape(x.shape)
 
 
 @lru_cache(maxsize=1)

@@ -18,8 +18,8 @@ from matroot_optim.options import Options
 from matroot_optim.step.averaging import average_weights
 from matroot_optim.step.bases import turned
 from matroot_optim.step.elementwise import times_all
-from matroot_optim.step.finish import to_updates
-from matroot_optim.step.grafting import model_of, over_roots, positive_norm, ratio_of, rescale_blocks, second_moments
+from matroot_optim.step.finish import limit, to_updates
+from matroot_optim.step.grafting import over_roots, positive_norm, ratio_of, rescale_blocks, second_moments
 from matroot_optim.step.inputs import Step, choose
 from matroot_optim.step.momentum import momentum
 from matroot_optim.step.precondition import precondition
@@ -50,6 +50,7 @@ def _stacked(step: Step, s: Stack, leaves: Sequence[Array]) -> Array:
 def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
     """Update the statistics of every stack with these gradients (stage 1)."""
     new: Arrays = {}
+    summed = {} if step.totals is None else step.totals.grams(step.layout.stacks, stacks)
     for s, G in zip(step.layout.stacks, stacks, strict=True):
         xp, beta = namespace(G), s.options.betas[1]
         # A sum needs no mask: a gradient that does not count is zero here.
@@ -58,8 +59,10 @@ def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
         whitened = {axis: whitened_gram(s, step.arrays, G, axis, xp) for axis in s.axes} if s.whitened else {}
         for axis in s.axes:
             name = f"{s.axis_name(axis)}/statistic"
-            old = step.arrays[name]
-            A = accumulate(old, whitened[axis] if s.whitened else gram(G, axis, xp), beta, step.donate and keep_all)
+            old, product = step.arrays[name], summed.get(s.axis_name(axis))
+            if product is None:
+                product = whitened[axis] if s.whitened else gram(G, axis, xp)
+            A = accumulate(old, product, beta, step.donate and keep_all)
             new[name] = A if keep_all else xp.where(block_mask(s, step.active, G)[:, None], A, old)
     return new
 
@@ -113,6 +116,7 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     }
     ratios = _grafted(step, found, moves, weight)
     new.update(_momentum_of_directions(step, live, moves))
+    limit(step, live, moves)
     to_updates(step, live, moves)
     new.update(average_weights(step, live, moves))
     result = []
@@ -297,11 +301,12 @@ def _rescaled(
 ) -> list[tuple[Array, Any]]:
     """Scale arrays of these leaves to the norms of their grafts; return each with its factor."""
     options = [step.layout.leaves[i].options for i in leaves]
-    models = [model_of(o, moves[i], step.weights[i]) for o, i in zip(options, leaves, strict=True)]
-    known = [k for k, model in enumerate(models) if model is not None]
-    given = [*arrays, *(models[k] for k in known)]
+    known = [k for k, o in enumerate(options) if o.graft not in ("sqrt_n", "trust_ratio")]
+    given = [*arrays, *(moves[leaves[k]] for k in known)]
     norm2 = step.squares("graft", [*leaves, *(leaves[k] for k in known)], given)
+    trusting = [k for k, o in enumerate(options) if o.graft == "trust_ratio"]
     targets = dict(zip(known, norm2[len(leaves) :], strict=True))
+    targets.update(zip(trusting, step.squares_of_weights([leaves[k] for k in trusting]), strict=True))
     found = []
     for k, (i, P) in enumerate(zip(leaves, arrays, strict=True)):
         ratio = ratio_of(options[k], norm2[k], targets.get(k), step.layout.leaves[i].size, namespace(P))

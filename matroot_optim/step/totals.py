@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from matroot_optim.layout.parts import Stack
+
 
 class Totals(Protocol):
     """Protocol of the sums over the parts of parameters. Every rank makes the same calls in the same order."""
@@ -12,6 +14,10 @@ class Totals(Protocol):
     @property
     def firsts(self) -> Sequence[int]:
         """One leaf for every parameter."""
+
+    @property
+    def weights(self) -> Sequence[Any]:
+        """Squared norms of the whole weights of every leaf, for the trust ratio."""
 
     def norms(self, own: Any, there: Sequence[int]) -> Any:
         """Return the norm of the whole gradient for every leaf, 0 for a missing one.
@@ -29,5 +35,15 @@ class Totals(Protocol):
 
         Parameters
         ----------
-        what : {"normalize", "graft", "clip"}
+        what : {"normalize", "graft", "cautious", "clip", "hyperball", "sphere"}
+        """
+
+    def grams(self, stacks: Sequence[Stack], gradients: Sequence[Any]) -> dict[str, Any]:
+        """Return the products of stacks whose blocks are spread over the ranks, summed, by the name of the dimension.
+
+        Parameters
+        ----------
+        stacks : sequence of Stack
+        gradients : sequence
+            Of every stack.
         """

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
 import re
+import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import jax
@@ -207,6 +211,37 @@ def failing(tx, mesh, step):
     _, state = train(tx, mesh, step=step)
     skipped = diagnostics(state).roots["skipped"]
     assert 0 < (skipped > 0).sum() < len(skipped)
+
+
+def lost(address, number, what):
+    """A NaN in the part of a gradient that one process has is one for both. Then process 1 dies, or does not come."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(address, 2, int(number), heartbeat_timeout_seconds=20)
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, P("x"))
+
+    def array(values):
+        return jax.make_array_from_callback(values.shape, rows, lambda at: values[at])
+
+    tx = shampoo(0.05, **OPTIONS)
+    params, g = {"w": array(np.ones((8, 8), np.float32))}, np.ones((8, 8), np.float32)
+    state, step = tx.init(params), program(tx)
+    for t in range(4):
+        before = whole(params)["w"]
+        g[7, 0] = np.nan if t == 2 else 1.0  # in the last row, which process 1 has
+        params, state = step({"w": array(g)}, state, params)
+        moved = np.abs(whole(params)["w"] - before)
+        assert (moved == 0).all() if t == 2 else (moved > 0).all(), t
+    assert diagnostics(state).nonfinite == {"w": 1}
+    print("both skipped it", flush=True)
+    if number == "1":
+        if what == "dead":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)
+    faulthandler.dump_traceback_later(15 if what == "late" else 600, exit=True)
+    for _ in range(2):
+        params, state = step({"w": array(g)}, state, params)
+        jax.block_until_ready(params)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -41,6 +42,20 @@ def test_each_root_in_one_of_two_processes(monkeypatch):
     for code, output in processes(400, "-m", "optim.jax_process", "two", "{0}", "{1}"):
         assert code == 0, output[-4000:]
         assert "done" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["dead", "late"])
+def test_a_process_that_dies_or_does_not_come_ends_the_other(monkeypatch, what):
+    """In the time of JAX's heartbeat, or of a watchdog of the program; the limit is that of the test."""
+    host_devices(monkeypatch, 2)
+    (code, output), (other, rest) = processes(200, "-m", "optim.jax_process", "lost", "{0}", "{1}", what)
+    assert "both skipped it" in output, output[-4000:]
+    assert "killed after" not in output + rest, output[-4000:]
+    assert code != 0
+    assert other in (-signal.SIGKILL, -signal.SIGABRT)
+    assert "done" not in output
+    assert what == "dead" or "Timeout" in output, output[-4000:]  # of faulthandler
 
 
 @pytest.mark.slow

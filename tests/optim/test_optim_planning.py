@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 import time
 
@@ -116,7 +117,14 @@ def test_the_command(capsys):
     assert "lag 10" in text
     assert "times Adam's" in text
     assert main(["plan", "resnet50", "--preconditioned-dims", "none"]) == 0
-    assert "makespan" not in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith("Adam's\n")
+    assert main(["plan", "resnet50", "--ranks", "1", "64"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"\nranks +1 +64\n", text)
+    assert re.search(r"\n  the least that whole roots allow +1.00 +9.57\n", text)
+    assert "\nFrom 64 ranks on, ranks wait for few roots: use a lag, or --schedule interval, or" in text
+    assert main(["plan", "resnet50", "--ranks", "64", "--schedule", "interval", "--block-size", "128"]) == 0
+    assert "wait for" not in capsys.readouterr().out
     assert main([]) == 2
     assert main(["--help"]) == 0
     with pytest.raises(SystemExit):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from matroot_optim import Shampoo
-from matroot_optim.step.finish import cautious, clip_rms, on_sphere, with_norm
+from matroot_optim.step.finish import agreement, cautious, clip_rms, on_sphere, with_norm
 
 SGD = {"graft": "sgd", "momentum": "none"}
 
@@ -53,9 +53,10 @@ def test_cautious_update():
 
 def test_cautious_update_of_few_entries():
     D, g = np.ones(2000), -np.ones(2000)
-    assert (cautious(D, g) == 0).all()
+    assert (cautious(D, agreement(D, g), np.zeros(())) == 0).all()
     g[0] = 1
-    assert cautious(D, g).tolist() == [1000.0] + [0.0] * 1999  # their fraction counts as 1/1000 at least
+    found = cautious(D, agreement(D, g), np.asarray(1 / 2000))
+    assert found.tolist() == [1000.0] + [0.0] * 1999  # their fraction counts as 1/1000 at least
 
 
 def test_hyperball():
@@ -89,11 +90,12 @@ def test_hyperball_keeps_the_norm_and_leaves_vectors():
 
 def test_zeros_stay_finite():
     zero, W = np.zeros((2, 2)), np.ones((2, 2))
-    assert (with_norm(zero, W) == 0).all()
-    assert (with_norm(W, zero) == W).all()
+    nothing, four = np.zeros(()), np.asarray(4.0)
+    assert (with_norm(zero, nothing, four) == 0).all()
+    assert (with_norm(W, four, nothing) == W).all()
     assert (on_sphere(-W, W) == -W).all()
     assert (clip_rms(zero.copy(), np.zeros(()), 4, 1.0) == 0).all()
-    assert (cautious(zero, W) == 0).all()
+    assert (cautious(zero, agreement(zero, W), nothing) == 0).all()
 
 
 def test_weights_are_needed():

@@ -11,18 +11,22 @@ import torch.distributed as dist
 from matroot_optim._torch.groups import META
 from matroot_optim._torch.keeper import Groups, Keeper, Params, names_of, slots
 from matroot_optim._torch.records import Entries, Record, put_together, take_apart
-from matroot_optim._torch.shards.deal import Box, Shares
-from matroot_optim._torch.shards.totals import RankTotals
+from matroot_optim._torch.shards.averages import fresh_or_saved, saved
+from matroot_optim._torch.shards.totals import RankTotals, StoredTotals
 from matroot_optim._torch.shards.transfer import Transfer
 from matroot_optim._torch.storage import local, placed_like, rows_of, stored_like
 from matroot_optim.checkpoint.exchange import describe
 from matroot_optim.entries import OF_LEAF, Places, leaf_parts, places
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf
+from matroot_optim.ranks.blocks import Box, Shares
 from matroot_optim.shampoo import Shampoo
+from matroot_optim.step.averaging import average_of
 
-#: Entries of the shape of the parameter.
+#: Entries of the shape of the parameter that go to the owners of its blocks.
 PARTS = ("momentum", "moment")
+#: Entries that stay with the weights.
+STORED = ("average", "weights")
 
 
 class ShardedKeeper(Keeper):
@@ -36,6 +40,9 @@ class ShardedKeeper(Keeper):
     ----------
     transfer : Transfer
     totals : RankTotals
+    stored : StoredTotals
+    averages : dict
+        The averages of the rows that this rank stores, by name.
     """
 
     def __init__(self, group: Any) -> None:
@@ -43,6 +50,8 @@ class ShardedKeeper(Keeper):
         self.group = group
         self.transfer: Transfer
         self.totals: RankTotals
+        self.stored: StoredTotals
+        self.averages: dict[str, Any] = {}
 
     def empty(self) -> Keeper:
         return ShardedKeeper(self.group)
@@ -54,8 +63,13 @@ class ShardedKeeper(Keeper):
         shares = Shares(layout, rows, ranks, core.interval(core.settled_step))
         self.transfer = Transfer(shares, rank, self.group)
         part = self.transfer.part
-        self.totals = RankTotals(layout, part.leaf_of, names_of(groups), self.group, device)
+        self.totals = RankTotals(layout, part.leaf_of, part.spread, names_of(groups), self.group, device)
         self.totals.check(repr((layout, rows, core.schedule, core.lag, core.interval(1), core.clip_norm)))
+        self.stored = StoredTotals(rows, self.group)
+        self.averages = {}
+        for leaf, p, record, own in zip(layout.leaves, params.values(), records, rows, strict=True):
+            entries = {} if record is None else record.entries
+            self.averages.update(fresh_or_saved(leaf, p, entries, own, rank, core.on_nonfinite))
         here = [local(p) for p in params.values()]
         mine = [here[i] for i in part.leaf_of]
         found = places(part.layout)
@@ -81,14 +95,23 @@ class ShardedKeeper(Keeper):
         return merged
 
     def parts(self, number: int) -> dict[str, Any]:
-        """Return what this rank owns of the momentum and the moment of a parameter, flat."""
+        """Return what this rank owns of the momentum and the moment of a parameter, flat, and the average."""
         assert self.state is not None and self.layout is not None
-        leaves = self.state.layout.leaves
+        leaves, whole = self.state.layout.leaves, self.layout.leaves[number]
         mine = [leaves[k] for k, i in enumerate(self.transfer.part.leaf_of) if i == number]
-        return {
+        owned = {
             part: torch.cat([self.state[leaf.name(part)].reshape(-1) for leaf in mine])
-            for part in leaf_parts(self.layout.leaves[number])
+            for part in leaf_parts(whole)
+            if part in PARTS
         }
+        return {**owned, **saved(whole, self.tensors[number], self.averages)}
+
+    def averages_of(self, params: Iterable[Any]) -> list[Any]:
+        assert self.layout is not None
+        return [
+            placed_like(p, average_of(leaf, self.averages, local(p).clone()))
+            for leaf, p in zip(self.layout.leaves, params, strict=True)
+        ]
 
     def has_pending(self, core: Shampoo, entries: Iterable[Entries]) -> bool:
         return slots(core) > 0  # on all ranks alike, also on those without a block
@@ -128,6 +151,8 @@ class ShardedKeeper(Keeper):
             for i, stored in enumerate(self.transfer.to_storage(arrays)):
                 if there[i]:
                     found[i][part] = placed_like(self.tensors[i], stored)
+        for entries, leaf, p in zip(found, self.layout.leaves, self.tensors, strict=True):
+            entries.update({name: x.clone() for name, x in saved(leaf, p, self.averages).items()})
         return found
 
     def _examples(self) -> list[Any]:
@@ -172,7 +197,7 @@ def _own_entries(entries: Mapping[str, Any], boxes: Sequence[Box]) -> dict[str, 
     for name, x in entries.items():
         head, mark, rest = str(name).partition("/")
         if not mark:
-            if name not in PARTS:
+            if name not in (*PARTS, *STORED):
                 found[name] = x
         elif head.startswith("block") and int(head.removeprefix("block")) in where:
             found[f"block{where[int(head.removeprefix('block'))]}/{rest}"] = x

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from matroot_optim._torch.keeper import Params
 from matroot_optim._torch.parameters import dense
 from matroot_optim._torch.shards.keeper import ShardedKeeper
+from matroot_optim._torch.shards.totals import MISSING
 from matroot_optim._torch.storage import is_dtensor, local
-from matroot_optim.arrays import cast
+from matroot_optim.arrays import cast, norms_of, squared_norm
 from matroot_optim.layout.layout import Layout
 from matroot_optim.shampoo import Shampoo
-from matroot_optim.step.finish import with_decay
+from matroot_optim.step.averaging import average_weights
+from matroot_optim.step.finish import to_updates
+from matroot_optim.step.inputs import Step
 from matroot_optim.step.momentum import Rates, with_l2
 
 
 def check_options(layout: Layout) -> None:
-    """Raise if an option is not served with owned blocks. Most of these need weights, which the owners do not have.
+    """Raise if an option is not served with owned blocks.
 
     Raises
     ------
     ValueError
     """
     for leaf in layout.leaves:
-        o = leaf.options
-        unserved = {
-            "graft": o.graft == "trust_ratio",
-            "averaging": leaf.has_average,
-            "hyperball": leaf.pinned,
-            "cautious_update": o.cautious_update,
-            "clip_norm": o.decay == "l2" and o.clip_norm is not None,
-        }
-        for name in (name for name, wrong in unserved.items() if wrong):
-            beside = " and decay='l2'" if name == "clip_norm" else ""
+        if leaf.options.graft == "trust_ratio" and leaf.options.graft_per_block:
             raise ValueError(
-                f"{name} must not be {getattr(o, name)!r} with owned blocks{beside}; see the guide on ranks"
+                "graft must not be 'trust_ratio' with graft_per_block=True and owned blocks: the owners have no "
+                "weights, of which they would need the norm of every block"
             )
 
 
@@ -48,12 +47,19 @@ def moves_of_shards(core: Shampoo, keeper: ShardedKeeper, params: Params, rates:
         Of every parameter.
     """
     assert keeper.layout is not None and keeper.state is not None
-    leaves, transfer = keeper.layout.leaves, keeper.transfer
+    leaves, transfer, totals = keeper.layout.leaves, keeper.transfer, keeper.totals
     weights = [cast(local(p), leaf.dtype) for p, leaf in zip(params.values(), leaves, strict=True)]
     stored = [
-        None if p.grad is None else with_l2(leaf.options, cast(_gradient(path, p), leaf.dtype), W, mine)
-        for (path, p), leaf, W, mine in zip(params.items(), leaves, weights, rates, strict=True)
+        None if p.grad is None else cast(_gradient(path, p), leaf.dtype)
+        for (path, p), leaf in zip(params.items(), leaves, strict=True)
     ]
+    if core.clip_norm is not None and any(leaf.options.decay == "l2" for leaf in leaves):  # the decay comes after it
+        stored, core = _clipped(core, keeper, stored), replace(core, clip_norm=None)
+    stored = [
+        None if x is None else with_l2(leaf.options, x, W, mine)
+        for x, leaf, W, mine in zip(stored, leaves, weights, rates, strict=True)
+    ]
+    totals.weights = _squares_of_weights(keeper, weights)
     owned = transfer.to_owners(stored)
     there = [stored[i] is not None for i in transfer.part.leaf_of]
     state = keeper.state
@@ -64,15 +70,49 @@ def moves_of_shards(core: Shampoo, keeper: ShardedKeeper, params: Params, rates:
         donate=True,
         # The owners return the steps as they are; rate and decay follow where the weights are.
         rates=[Rates(None, 0.0, rates[i].beta) for i in transfer.part.leaf_of],
-        totals=keeper.totals,
+        totals=totals,
     )
-    counted = keeper.state.arrays["count"] > state.arrays["count"]
-    found: dict[str, Any] = {}
-    for i, (path, x) in enumerate(zip(params, transfer.to_storage(moves), strict=True)):
-        if counted[keeper.totals.firsts[i]]:
-            x = x.reshape(weights[i].shape)
-            (found[path],) = with_decay(leaves[i].options, [x], [weights[i]], [rates[i]])
-    return found
+    count = keeper.state.arrays["count"][totals.firsts]
+    live = np.flatnonzero(count > state.arrays["count"][totals.firsts]).tolist()
+    steps = [x.reshape(W.shape) for x, W in zip(transfer.to_storage(moves), weights, strict=True)]
+    return _finished(keeper, rates, weights, {i: steps[i] for i in live}, count)
+
+
+def _finished(
+    keeper: ShardedKeeper, rates: Sequence[Rates], weights: Sequence[Any], moves: dict[int, Any], count: Any
+) -> dict[str, Any]:
+    """Return the updates by path, from the steps; what needs weights is done here, where they are."""
+    assert keeper.layout is not None and keeper.state is not None
+    live, leaves = list(moves), keeper.layout.leaves
+    arrays = {**keeper.averages, "count": count}
+    active = [i in moves for i in range(len(leaves))]
+    step = Step(
+        keeper.layout, arrays, [], list(weights), active, rates, keeper.state.step, donate=True, totals=keeper.stored
+    )
+    to_updates(step, live, moves)
+    keeper.averages.update(average_weights(step, live, moves))
+    return {leaves[i].path: moves[i] for i in live}
+
+
+def _clipped(core: Shampoo, keeper: ShardedKeeper, stored: Sequence[Any]) -> list[Any]:
+    """Scale gradients where they are stored to the largest norm of all together."""
+    assert core.clip_norm is not None
+    there = [i for i, x in enumerate(stored) if x is not None]
+    norms = np.full(len(stored), MISSING)
+    norms[there] = np.nan_to_num(norms_of([stored[i] for i in there]), nan=math.inf, posinf=math.inf)
+    norms = keeper.stored.of_all(keeper.totals.gathered(norms))
+    counted = norms if core.on_nonfinite == "propagate" else norms[np.isfinite(norms)]
+    total = math.hypot(*counted)
+    scale = core.clip_norm / total if total > core.clip_norm else 1.0
+    return [x if x is None or scale == 1.0 else x * scale for x in stored]
+
+
+def _squares_of_weights(keeper: ShardedKeeper, weights: Sequence[Any]) -> list[Any]:
+    """Return the squared norm of the weights of every part that this rank owns; None where no rule needs it."""
+    assert keeper.layout is not None
+    at = [i for i, leaf in enumerate(keeper.layout.leaves) if leaf.options.graft == "trust_ratio"]
+    norm2 = dict(zip(at, keeper.stored.squares("graft", at, [squared_norm(weights[i]) for i in at]), strict=True))
+    return [norm2.get(i) for i in keeper.transfer.part.leaf_of]
 
 
 def _gradient(path: str, p: Any) -> Any:

@@ -1,26 +1,33 @@
-"""Norms of whole tensors from the parts that the ranks own."""
+"""Norms of whole tensors from the parts that the ranks own, and from the rows that they store."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from matroot_optim.arrays import namespace
 from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import Stack
 from matroot_optim.ranks.base import RankError
+from matroot_optim.ranks.blocks import Rows
+from matroot_optim.step.statistics import gram
 
 #: Times that a leaf may come in one call of `squares`.
-SECTIONS = {"normalize": 1, "graft": 4, "clip": 1}
+SECTIONS = {"normalize": 1, "graft": 4, "cautious": 1, "clip": 1}
+
+#: In the place of a norm.
+MISSING = -1.0
 
 
 class RankTotals:
-    """Sums over the ranks of a group; the protocol `Totals`.
+    """Sums over the ranks of a group, of owned parts; the protocol `Totals`.
 
     Parameters
     ----------
@@ -28,26 +35,39 @@ class RankTotals:
         Of whole parameters.
     leaf_of : sequence of int
         The parameter of every leaf of this rank.
+    spread : collection of int
+        Leaves of this rank whose statistics are sums over the ranks.
     names : mapping
         Names of the parameters by path, for messages.
     group : process group
     device : device
         Of the collectives.
+
+    Attributes
+    ----------
+    weights : sequence
+        Squared norms of the weights of every leaf, where the graft is their norm; given anew in every step.
     """
 
-    def __init__(self, whole: Layout, leaf_of: Sequence[int], names: Any, group: Any, device: Any) -> None:
+    weights: Sequence[Any] = ()
+
+    def __init__(
+        self, whole: Layout, leaf_of: Sequence[int], spread: Collection[int], names: Any, group: Any, device: Any
+    ) -> None:
         self._firsts = [leaf_of.index(i) for i in range(len(whole.leaves))]
         self._leaf_of = np.asarray(leaf_of, np.int64)
         self._names = [names.get(leaf.path, leaf.path) for leaf in whole.leaves]
-        self._group, self._device = group, device
+        self._spread, self._group, self._device = spread, group, device
         self._count = len(whole.leaves)
         options = [leaf.options for leaf in whole.leaves]
         self._used = {
             "normalize": any(o.graft_normalize for o in options),
             "graft": any(
-                (leaf.directed and not leaf.in_basis) or leaf.options.graft == "sqrt_n" for leaf in whole.leaves
+                (leaf.directed and not leaf.in_basis) or leaf.options.graft in ("sqrt_n", "trust_ratio")
+                for leaf in whole.leaves
             )
             and any(o.graft != "none" for o in options),
+            "cautious": any(o.cautious_update for o in options),
             "clip": any(o.clip_rms is not None for o in options),
         }
 
@@ -56,10 +76,21 @@ class RankTotals:
         return self._firsts
 
     def norms(self, own: Any, there: Sequence[int]) -> Any:
-        mine = np.full(self._count, -1.0)  # no gradient
+        mine = np.full(self._count, MISSING)
         for k in there:
             i = self._leaf_of[k]
             mine[i] = math.hypot(max(mine[i], 0.0), own[k]) if math.isfinite(own[k]) else math.inf
+        everyone = self.gathered(mine)
+        return np.array([math.hypot(*column) for column in everyone.T])[self._leaf_of]
+
+    def gathered(self, mine: Any) -> Any:
+        """Return a norm of every parameter from every rank, 0 where it is missing on all of them.
+
+        Raises
+        ------
+        RankError
+            A gradient is missing on some ranks only.
+        """
         everyone = self._gather(torch.from_numpy(mine)).numpy()
         present = everyone >= 0
         odd = np.flatnonzero(present.any(0) != present.all(0))
@@ -69,23 +100,49 @@ class RankTotals:
             raise RankError(
                 f"the gradient of {self._names[i]!r} must be on all ranks or on none; it is missing on {lacking}"
             )
-        sums = np.array([math.hypot(*column) for column in np.maximum(everyone, 0.0).T])
-        return sums[self._leaf_of]
+        return np.maximum(everyone, 0.0)
 
     def squares(self, what: str, leaves: Sequence[int], own: Sequence[Any]) -> list[Any]:
-        if not self._used[what]:
+        if not self._used.get(what):  # parts have no weights, so the rules that need them are not here
             return list(own)
         seen: Counter[int] = Counter()
-        at = []
+        of_tensor: Counter[int] = Counter()
+        at, column = [], []
         for k in leaves:
             at.append(seen[k] * self._count + int(self._leaf_of[k]))
+            column.append(of_tensor[at[-1]])
             seen[k] += 1
-        sums = torch.zeros(SECTIONS[what] * self._count, dtype=torch.float64, device=self._device)
+            of_tensor[at[-1]] += 1
+        # Parts of one tensor in columns, whose sum has a fixed order on every device; `index_add_` has none on a GPU.
+        parts = torch.zeros(
+            SECTIONS[what] * self._count, max(column, default=0) + 1, dtype=torch.float64, device=self._device
+        )
         if own:
-            values = torch.stack([x.to(self._device, torch.float64) for x in own])
-            sums.index_add_(0, torch.tensor(at, device=self._device), values)
+            where = (torch.tensor(at, device=self._device), torch.tensor(column, device=self._device))
+            parts[where] = torch.stack([x.to(self._device, torch.float64) for x in own])
+        sums = parts.sum(1)
         dist.all_reduce(sums, group=self._group)
         return [sums[k].to(x.device, x.dtype) for k, x in zip(at, own, strict=True)]
+
+    def grams(self, stacks: Sequence[Stack], gradients: Sequence[Any]) -> dict[str, Any]:
+        if not self._spread:
+            return {}
+        found: dict[str, Any] = {}
+        rows: dict[str, list[tuple[int, Any]]] = {}  # by dtype; the order is that of parameters and blocks
+        for stack, G in zip(stacks, gradients, strict=True):
+            mine = [member for member in stack.members if member.leaf in self._spread]
+            for axis in stack.axes if mine else ():
+                products = found[stack.axis_name(axis)] = gram(G, axis, namespace(G))
+                rows.setdefault(stack.dtype, []).extend(
+                    (member.leaf, products[member.start : member.stop]) for member in mine
+                )
+        for _, pieces in sorted(rows.items()):
+            there = [piece for _, piece in sorted(pieces, key=lambda pair: pair[0])]
+            flat = torch.cat([piece.reshape(-1) for piece in there])
+            dist.all_reduce(flat, group=self._group)
+            for piece, values in zip(there, flat.split([piece.numel() for piece in there]), strict=True):
+                piece.copy_(values.view(piece.shape))
+        return found
 
     def check(self, text: str) -> None:
         """Raise if a rank has another text, which describes parameters and options.
@@ -106,3 +163,46 @@ class RankTotals:
         found = [torch.empty_like(mine) for _ in range(dist.get_world_size(self._group))]
         dist.all_gather(found, mine, group=self._group)
         return torch.stack(found).cpu()
+
+
+class StoredTotals:
+    """Sums over the ranks of a group, of the rows that they store; a tensor that each has whole needs none.
+
+    Parameters
+    ----------
+    rows : sequence of Rows
+        Of every parameter.
+    group : process group
+    """
+
+    weights: Sequence[Any] = ()
+
+    def __init__(self, rows: Sequence[Rows], group: Any) -> None:
+        self._rows, self._group = rows, group
+
+    @property
+    def firsts(self) -> Sequence[int]:
+        return range(len(self._rows))
+
+    def norms(self, own: Any, there: Sequence[int]) -> Any:
+        raise NotImplementedError
+
+    def grams(self, stacks: Sequence[Stack], gradients: Sequence[Any]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def of_all(self, everyone: Any) -> Any:
+        """Return the norms of whole tensors from those of the rows of every rank."""
+        whole = [rows is None for rows in self._rows]
+        sums = np.array([math.hypot(*column) for column in everyone.T])
+        return np.where(whole, everyone.max(0), sums)
+
+    def squares(self, what: str, leaves: Sequence[int], own: Sequence[Any]) -> list[Any]:
+        at = [k for k, i in enumerate(leaves) if self._rows[i] is not None]
+        found = list(own)
+        if not at:
+            return found
+        sums = torch.stack([own[k].to(torch.float64) for k in at])
+        dist.all_reduce(sums, group=self._group)
+        for k, total in zip(at, sums, strict=True):
+            found[k] = total.to(own[k].dtype)
+        return found

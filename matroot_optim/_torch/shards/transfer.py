@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from matroot_optim._torch.shards.deal import Part, Shares, rows_of_view, view
+from matroot_optim.ranks.blocks import Part, Shares, view
 
 #: A piece: number of a tensor, and its slices there.
 Piece = tuple[int, tuple[slice, ...]]
@@ -39,7 +39,9 @@ class Transfer:
         self.bytes_planned = shares.bytes
         self._rank, self._ranks, self._group = rank, shares.ranks, group
         self._whole = shares.layout
-        self._shapes = [_stored(leaf, rows, rank) for leaf, rows in zip(shares.layout.leaves, shares.rows, strict=True)]
+        self._shapes = [
+            _stored(leaf, rows, rank) for leaf, rows in zip(shares.layout.leaves, shares.stored, strict=True)
+        ]
         place = {
             (box.leaf, box.number, box.origin): (k, j)
             for k, boxes in enumerate(self.part.boxes)
@@ -53,13 +55,17 @@ class Transfer:
             self._there[dtype] = ([[] for _ in range(self._ranks)], [[] for _ in range(self._ranks)])
             self._back[dtype] = ([[] for _ in range(self._ranks)], [[] for _ in range(self._ranks)])
         for box in shares.boxes:
-            leaf = shares.layout.leaves[box.leaf]
-            rows = rows_of_view(leaf, shares.rows[box.leaf])
-            for holder in range(self._ranks):
-                first, last = (0, view(leaf)[0]) if rows is None else rows[holder]
-                a, b = max(box.origin[0], first), min(box.origin[0] + box.size[0], last)
-                if a >= b or self._rank not in (holder, box.owner) or 0 in box.size:
+            if 0 in box.size:
+                continue
+            leaf, rows = shares.layout.leaves[box.leaf], shares.stored[box.leaf]
+            if rows is None and self._rank != box.owner:  # then the others do not matter
+                there = [(self._rank, box.origin[0], box.origin[0] + box.size[0])]
+            else:
+                there = shares.holders(box)
+            for holder, a, b in there:
+                if self._rank not in (holder, box.owner):
                     continue
+                first = 0 if rows is None else rows[holder][0]
                 rest = tuple(slice(o, o + n) for o, n in zip(box.origin[1:], box.size[1:], strict=True))
                 stored = (box.leaf, (slice(a - first, b - first), *rest))
                 owned: Piece | None = None
@@ -137,6 +143,5 @@ def _note(
 def _stored(leaf: Any, rows: Any, rank: int) -> tuple[int, ...]:
     """Return the shape of the stored part of a view."""
     shape = view(leaf)
-    mine = rows_of_view(leaf, rows)
-    count = shape[0] if mine is None else mine[rank][1] - mine[rank][0]
+    count = shape[0] if rows is None else rows[rank][1] - rows[rank][0]
     return (count, *shape[1:])
