@@ -44,8 +44,9 @@ def seconds(f, count):
 
 def measure(ours, other):
     """Least seconds of both sides."""
-    counts = [max(1, int(SAMPLE / max(seconds(f, 1), 1e-9))) for f in (ours, other)]
-    best = [min(seconds(f, n), seconds(f, 1)) for f, n in zip((ours, other), counts, strict=True)]
+    first = [seconds(f, 1) for f in (ours, other)]
+    counts = [max(1, int(SAMPLE / max(t, 1e-9))) for t in first]
+    best = [t if n == 1 else seconds(f, n) for t, f, n in zip(first, (ours, other), counts, strict=True)]
     for _ in range(AGAIN):
         if best[0] <= CLOSE * best[1]:
             break
@@ -62,7 +63,7 @@ def large(n, batch, kind, limit):
 def cells(options):
     for n, batch, kind in product(options.sizes, options.batches, KINDS):
         if not large(n, batch, kind, options.limit):
-            yield from product([n], [batch], [kind], DEGREES, CONDS)
+            yield from product([n], [batch], [kind], options.degrees, CONDS)
 
 
 def numbers(text):
@@ -73,6 +74,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=numbers, default=SIZES)
     parser.add_argument("--batches", type=numbers, default=BATCHES)
+    parser.add_argument("--degrees", type=numbers, default=DEGREES)
     parser.add_argument("--limit", type=float, default=5.0, help="seconds of one decomposition")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

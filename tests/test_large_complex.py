@@ -240,7 +240,7 @@ def test_complex64_to_an_rtol(monkeypatch):
 def test_which_way_is_taken():
     last = COMPLEX_SIZES[-1]
     assert lanes_are_faster(1, COMPLEX_SIZES[0], True) and not lanes_are_faster(1, 32, True)
-    assert lanes_are_faster(8, 64, True) and not lanes_are_faster(800, last + 1, True)
+    assert lanes_are_faster(8, 32, True) and not lanes_are_faster(800, last + 1, True)
     for n in (40, 300, 2000):
         assert select_method(np.empty((n, n), complex), 2).name == "tridiagonal"
         assert select_method(np.empty((n, n), complex), 2, regularization=Floor(1e-6)).name == "tridiagonal"

@@ -39,7 +39,7 @@ class Tridiagonal(Method):
 
     - In lanes: eight matrices lie side by side in the vector registers, and a solve with its certificate takes about
       as long as four products at full speed. For n up to 64, and for batches up to n = 512. Complex matrices are real
-      ones of twice the size there, for n up to 16, and in batches up to n = 120.
+      ones of twice the size there, for n up to 16, and in batches up to n = 48.
     - By LAPACK's reduction, one matrix after the other: less than half of the time of a decomposition from n = 512 on.
       Between blocks of rows, r(T) is the product of two matrices with a column for every pole. It is never formed, and
       the reflectors are applied to both sides at once: 4/3 n^3 operations, as many as the reduction. float32 matrices
@@ -62,8 +62,8 @@ class Tridiagonal(Method):
     Parameters
     ----------
     lanes : bool or None
-        In lanes, or by LAPACK. None: what is faster for so many matrices of that size, so that a matrix of n > 64 may
-        have other last bits alone than in a batch.
+        In lanes, or by LAPACK. None: what is faster for so many matrices of that size, so that a matrix of n > 64, and
+        a complex one of n > 16, may have other last bits alone than in a batch.
 
     References
     ----------

@@ -32,8 +32,8 @@ PANELS = ((400, 16), (900, 32), (math.inf, 48))
 #: of an AMD EPYC of family 26, cond 1e4; complex matrices of family 25.
 SIZES = (64, 96, 128, 192, 256, 384, 512)
 WORTH = (1.5, 2.1, 2.5, 3.7, 4.5, 6.0, 6.6)
-COMPLEX_SIZES = (16, 24, 32, 48, 64, 96, 120)
-COMPLEX_WORTH = (0.9, 1.4, 1.8, 3.6, 3.8, 6.7, 8.0)
+COMPLEX_SIZES = (16, 24, 32, 40, 48)
+COMPLEX_WORTH = (3.0, 3.4, 4.4, 6.8, 8.0)
 #: Eigenvalues up to so many times the smallest are moved by the reduction about alike.
 CLUSTER = 4
 #: The reduction moves them by up to this times eps, the root of the mean square of all eigenvalues, and the root of

@@ -18,7 +18,7 @@ from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, compiled, constants, kernel, room
 from matroot.methods.tridiagonal_large import Solver
-from matroot.methods.tridiagonal_report import IN_SINGLE, SERVED, Report, pole_level
+from matroot.methods.tridiagonal_report import IN_SINGLE, SERVED, CutReport, Report, pole_level
 from matroot.pipeline.call import Output
 from matroot.pipeline.kernel import Fused, finish
 
@@ -84,11 +84,13 @@ class LoneLarge:
         facts = self.facts
         if numbers[0] == IN_SINGLE:
             numbers, facts = (SERVED, *numbers[1:]), {**facts, "compute_dtype": job.out_dtype.name}
-        if fused.sure(*numbers):
+        kind = CutReport if fused.rule.cuts else Report
+        cut = fused.rule.cuts and numbers[len(Report._fields)]
+        if not cut and fused.sure(*numbers[: len(Report._fields)]):
             return converged(fused, facts, self.size, x, np.array(numbers), numbers[6], origin)
         out = Output.room(1, fused.n, job)
         out.x, out.dtype = x[None], np.dtype(facts["compute_dtype"])
-        finish(a[None], Report(*np.array(numbers)[:, None]), fused, out)
+        finish(a[None], kind(*np.array(numbers)[:, None]), fused, out)
         return out.result((), job)
 
 
@@ -107,7 +109,7 @@ def converged(
         "ridge": facts[5, ...],
         "asymmetry": facts[1, ...],
     }
-    if fused.rule.cuts:  # nothing, or the kernel would not have served it
+    if fused.rule.cuts:  # and nothing was
         arrays["changed"] = np.zeros((), np.int64)
     if fused.rule.drops:
         arrays["rank"] = np.full((), fused.n)
@@ -138,7 +140,7 @@ def lone(fused: Fused) -> Lone | LoneLarge | None:
         "rank": None,
     }
     if not method.in_lanes(np.broadcast_to(np.empty((), job.dtype), (1, n, n))):
-        if fused.rule.cuts or compiled("matroot.backends.cpu.large.kernel") is None:
+        if compiled("matroot.backends.cpu.large.kernel") is None:
             return None
         return LoneLarge(fused, Solver(n, job.out_dtype, s, fused.rule, rtol, job.fixed), abs(float(s)), facts)
     if job.dtype.kind == "c" or n > LARGEST:
