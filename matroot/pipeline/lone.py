@@ -86,7 +86,7 @@ class LoneLarge:
             numbers, facts = (SERVED, *numbers[1:]), {**facts, "compute_dtype": job.out_dtype.name}
         if fused.sure(*numbers):
             return converged(fused, facts, self.size, x, np.array(numbers), numbers[6], origin)
-        out = Output(1, fused.n, job)
+        out = Output.room(1, fused.n, job)
         out.x, out.dtype = x[None], np.dtype(facts["compute_dtype"])
         finish(a[None], Report(*np.array(numbers)[:, None]), fused, out)
         return out.result((), job)
