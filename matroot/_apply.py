@@ -126,16 +126,14 @@ def solve_apply(
     exponent = exponent_of(p, inverse) if s is None else as_exponent(s)
     if transformed_by(a) or transformed_by(b):
         raise TypeError("solve_apply does not differentiate and is not traced: use apply_inverse_pth_root")
+    options = options_of(locals(), OPTIONS)
     if _is_operator(a):
-        return _of_operator(a, exponent, b, method, regularization, rtol, max_iter, lambda_min, compute_dtype)
-    if not -1 <= exponent < 1 or exponent == 0:
-        raise ValueError(f"s must be in [-1, 1), and not 0; got {exponent}")
+        return _of_operator(a, exponent, b, **options)
     if isinstance(method, Minimax) or method == "minimax":
         raise ValueError("solve_apply has no bound for method='minimax'; apply_inverse_pth_root takes it")
     if isinstance(as_regularization(regularization), PseudoInverse):
         raise ValueError("solve_apply has no bound for PseudoInverse; apply_inverse_pth_root takes it")
-    options = {"method": method, "regularization": regularization, "rtol": rtol, "compute_dtype": compute_dtype}
-    return _dense(a, exponent, b, **options)
+    return _of_dense(a, exponent, b, **options)
 
 
 @confined
@@ -295,39 +293,30 @@ def apply_fractional_power(
     return x
 
 
-def _of_operator(
-    a: Any,
-    s: Fraction | float,
-    b: Any,
-    method: Any,
-    regularization: Any,
-    rtol: float | None,
-    max_iter: int | None,
-    lambda_min: float | None,
-    compute_dtype: Any,
-) -> ApplyResult[Any]:
-    """Check what is not checked below, and apply."""
-    if compute_dtype is not None and str(compute_dtype).rpartition(".")[2] not in ("float64", "complex128"):
-        raise ValueError(f"compute_dtype is for dense arrays; others are computed in float64, got {compute_dtype!r}")
-    check_accuracy(rtol, max_iter)
-    if lambda_min is not None and not 0 < lambda_min < np.inf:
-        raise ValueError(f"lambda_min must be None or a positive number, got {lambda_min!r}")
-    options = {"method": method, "regularization": regularization, "rtol": rtol, "max_iter": max_iter}
-    return _operator(a, s, b, lambda_min=lambda_min, **options)
-
-
 def _is_operator(a: Any) -> bool:
     answer: bool = deferred("matroot.applied.operators").is_operator(a)
     return answer
 
 
-def _dense(*args: Any, **options: Any) -> ApplyResult[Any]:
-    result: ApplyResult[Any] = deferred("matroot.applied.dense").apply_dense(*args, **options)
+def _of_operator(a: Any, s: Fraction | float, b: Any, *, compute_dtype: Any, **options: Any) -> ApplyResult[Any]:
+    """Check what is not checked below, and apply."""
+    if compute_dtype is not None and str(compute_dtype).rpartition(".")[2] not in ("float64", "complex128"):
+        raise ValueError(f"compute_dtype is for dense arrays; others are computed in float64, got {compute_dtype!r}")
+    check_accuracy(options["rtol"], options["max_iter"])
+    lambda_min = options["lambda_min"]
+    if lambda_min is not None and not 0 < lambda_min < np.inf:
+        raise ValueError(f"lambda_min must be None or a positive number, got {lambda_min!r}")
+    result: ApplyResult[Any] = deferred("matroot.applied.solve").apply_operator(a, s, b, **options)
     return result
 
 
-def _operator(*args: Any, **options: Any) -> ApplyResult[Any]:
-    result: ApplyResult[Any] = deferred("matroot.applied.solve").apply_operator(*args, **options)
+def _of_dense(
+    a: Any, s: Fraction | float, b: Any, *, max_iter: Any, lambda_min: Any, **options: Any
+) -> ApplyResult[Any]:
+    """Apply; `max_iter` and `lambda_min` are for Lanczos."""
+    if not -1 <= s < 1 or s == 0:
+        raise ValueError(f"s must be in [-1, 1), and not 0; got {s}")
+    result: ApplyResult[Any] = deferred("matroot.applied.dense").apply_dense(a, s, b, **options)
     return result
 
 
@@ -337,12 +326,10 @@ def _applied(a: Any, s: Fraction | float, b: Any, options: dict[str, Any]) -> An
         if transformed_by(b):
             raise TypeError("only a dense a is differentiated and traced: pass b.detach(), or an array")
         return _answer(_of_operator(a, s, b, **options))
-    max_iter, _ = options.pop("max_iter"), options.pop("lambda_min")
     if transformed_by(a) or transformed_by(b):  # torch differentiates it, or jax traces it
-        return fractional_power(a, s, max_iter=max_iter, **options) @ b
-    if not -1 <= s < 1 or s == 0:
-        raise ValueError(f"s must be in [-1, 1), and not 0; got {s}")
-    return _answer(_dense(a, s, b, **options))
+        del options["lambda_min"]
+        return fractional_power(a, s, **options) @ b
+    return _answer(_of_dense(a, s, b, **options))
 
 
 def _answer(result: ApplyResult[Any]) -> Any:
