@@ -231,7 +231,6 @@ class TestRoot:
             cli.main(arguments)
         assert stop.value.code == 2
 
-
     def test_without_arguments_the_help_is_shown(self, capsys):
         with pytest.raises(SystemExit):
             cli.main([])
@@ -243,7 +242,7 @@ class TestRoot:
             ([0.0, 1.0], (), ("--pseudo-inverse", "--ridge EPS, --floor EPS or --shift EPS")),
             ([-1.0, 1.0], (), ("--ridge EPS --absolute above", "--floor EPS, --shift EPS or --pseudo-inverse")),
             ([0.0, 0.0], (), ("--ridge EPS --absolute, --shift EPS --absolute or --pseudo-inverse",)),
-            ([2e-7, 1.0], ("--compute-dtype", "float32"), ("--ridge 1e-05 (a ridge)",)),
+            ([1e-6, 1.0], ("--compute-dtype", "float32"), ("--ridge 1e-05 (a ridge)",)),
             ([1e-5, 1.0], ("--method", "coupled_newton", "--max-iter", "1"), ("raise --max-iter", "--method eigen")),
         ),
         ids=("singular", "indefinite", "zero", "ill-conditioned", "max-iter"),

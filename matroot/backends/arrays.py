@@ -88,7 +88,8 @@ def _converted(a: Any, name: str) -> np.ndarray:
         try:
             values = np.asarray(a)
         except ValueError as ragged:
-            raise TypeError(f"{name} must be an array, got a {type(a).__name__}: {ragged}; matrices of unequal sizes are for solve_each") from None
+            what = f"{name} must be an array, got a {type(a).__name__}: {ragged}"
+            raise TypeError(f"{what}; matrices of unequal sizes are for solve_each") from None
         if values.dtype.kind in "fciub":
             return values
     dense = "; use a.toarray()" if hasattr(a, "toarray") else ""
