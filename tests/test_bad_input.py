@@ -70,6 +70,25 @@ def test_errors_name_what_was_meant(call):
         solve(EYE)
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("ridge", "regularization=1e-6"),
+        ("eps", "regularization=1e-6"),
+        ("tol", r"PseudoInverse\(rtol"),
+        ("dtype", "compute_dtype"),
+        ("regularisation", "did you mean 'regularization'"),
+        ("what", "the options are .*method, .*rtol"),
+    ],
+)
+@pytest.mark.parametrize("function", [inverse_pth_root, pth_root, solve], ids=lambda f: f.__name__)
+def test_a_keyword_of_another_library_is_told_by_our_name(function, name, advice):
+    with pytest.raises(TypeError, match=f"^{function.__name__} has no option '{name}'; .*{advice}"):
+        function(EYE, 2, **{name: 1e-6})
+    with pytest.raises(TypeError, match="has no option 'hermitian'; assume_a"):
+        inv_sqrtm(EYE, hermitian=True)
+
+
 @pytest.mark.parametrize("a", [[[1.0, 0.0], ["x", 1.0]], None, 3.0, "A", object(), {}], ids=lambda a: type(a).__name__)
 def test_not_an_array(call, a):
     with pytest.raises(TypeError, match=f"a must be an array .*got {type(a).__name__}"):
