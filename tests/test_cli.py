@@ -82,7 +82,7 @@ class TestFiles:
 
     def test_a_missing_corner_is_no_header(self, tmp_path):
         (tmp_path / "a.csv").write_text(",2,3\n2,9,1\n3,1,9\n")
-        with pytest.raises(ValueError, match="line 1, column 1: '' is no number"):
+        with pytest.raises(ValueError, match="line 1, column 1: an empty cell is no number"):
             files.read(tmp_path / "a.csv")
 
     @pytest.mark.parametrize(
