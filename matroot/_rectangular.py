@@ -9,6 +9,7 @@ import numpy as np
 
 from matroot._result import A
 from matroot._status import Status
+from matroot.backends.arrays import check_square
 from matroot.backends.holds import confined
 from matroot.backends.linalg import hermitian_part
 from matroot.rectangular import certificate
@@ -223,8 +224,7 @@ def orthogonalizer(a: A, /, *, rtol: float | None = None, absolute: float = 0.0)
     stack = gathered(a)
     xp = stack.backend.xp
     n = stack.A.shape[-1]
-    if stack.A.shape[-2] != n:
-        raise ValueError(f"a must be (..., n, n), got {tuple(a.shape)}")
+    check_square(tuple(a.shape))
     with stack.backend.here(stack.origin):
         kept = orthogonalizers(stack, checked_rtol(rtol), float(absolute))
         failed = (kept.status > int(Status.STAGNATED)) & stack.finite

@@ -222,11 +222,14 @@ class RootResult(OfBatch, Generic[A]):
     def _mend(self, status: Status, largest: float) -> str:
         """Suggest rules for a matrix that is not positive definite."""
         if largest == 0:
-            return "only Ridge(absolute=...), Shift(absolute=...) or PseudoInverse helps"
+            return "only regularization=Ridge(absolute=...), Shift(absolute=...) or PseudoInverse() helps"
         if status is Status.SINGULAR:
             wider = "use compute_dtype='float64', or " if unit_roundoff(self.compute_dtype) > 2.0**-53 else ""
-            return f"{wider}drop such eigenvalues with PseudoInverse(), or raise them with a ridge, Floor or Shift"
-        return "add a ridge above that size, or use Floor, Shift or PseudoInverse"
+            return (
+                f"{wider}drop such eigenvalues with regularization=PseudoInverse(), or raise them with Ridge(...), "
+                "Floor(...) or Shift(...)"
+            )
+        return "use regularization=Ridge(absolute=...) above that size, Floor(...), Shift(...) or PseudoInverse()"
 
     def _zeros(self, index: int) -> str:
         """Say which eigenvalues were taken for 0."""
@@ -297,10 +300,13 @@ class RootResult(OfBatch, Generic[A]):
                 "or eigenvectors that are nearly dependent cost these"
             )
         if self.exponent > 0 and cond * smallest_share(self.x.shape[-1], 2 * arithmetic, given) >= 1:
-            return "PseudoInverse(), if the smallest eigenvalues are zeros; a ridge would change what they become"
+            return (
+                "regularization=PseudoInverse(), if the smallest eigenvalues are zeros; a ridge would change what they "
+                "become"
+            )
         wanted = 1e-2 if self.rtol is None else min(self.rtol / VOUCHED, 1e-2)
         ridge = 10.0 ** math.ceil(math.log10(max(arithmetic * size / wanted, 100 * given * size) or 1.0))
-        remedies = [] if ridge >= 1 else [f"a ridge of {ridge:.0e}"]
+        remedies = [] if ridge >= 1 else [f"regularization={ridge:.0e} (a ridge)"]
         if given > 2.0**-53 and not given * size * cond <= ILL_INPUT_ERROR:
             remedies.insert(0, "a matrix gathered in float64")
         elif arithmetic > 2.0**-53:
@@ -350,7 +356,7 @@ def on_host(values: Array) -> np.ndarray:
 
 
 def _shortened(name: str, value: Array) -> str:
-    if value is None or isinstance(value, str | int | float | Fraction) or name == "method":
+    if value is None or isinstance(value, str | int | Fraction) or name in ("exponent", "rtol", "method"):
         return str(value)
     if name in ("x", "companion"):
         return f"{tuple(value.shape)} {value.dtype}"

@@ -20,6 +20,7 @@ from matroot.backends import backend_of
 from matroot.backends.arrays import (
     ROUNDED,
     Origin,
+    check_square,
     dtype_name,
     is_inexact,
     readable,
@@ -276,10 +277,10 @@ def plan(
 ) -> Job:
     """Check the arguments and choose method and precision, without reading the values of the array."""
     shape = tuple(values.shape)
-    if len(shape) < 2 or shape[-1] != shape[-2]:
-        raise ValueError(f"a must be (..., n, n), got {shape}")
+    check_square(shape)
     if values.dtype.kind not in "fciu" or values.dtype.itemsize > (16 if values.dtype.kind == "c" else 8):
-        raise TypeError(f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}")
+        hint = "; convert it by a.astype(float)" if values.dtype.kind in "OUS" else ""
+        raise TypeError(f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}{hint}")
     if assume_a not in ("pos", "gen"):
         raise ValueError(f"assume_a must be 'pos' or 'gen', got {assume_a!r}")
     check_accuracy(rtol, max_iter)
@@ -349,14 +350,16 @@ def _unit_fraction(numerator: int, denominator: int) -> Fraction:
 
 def check_degree(p: Any) -> int:
     """Return `p` as an int; raise if it is not a positive integer, or is a bool."""
+    if p is None:
+        raise TypeError("p must be a positive int, got None; give the degree of the root, 2 for a square root")
     try:
         if isinstance(p, bool | np.bool_):
             raise TypeError
         degree = operator.index(p)
     except TypeError:
-        raise TypeError(
-            f"p must be a positive int, got {p!r}; for other exponents use fractional_power(a, s)"
-        ) from None
+        traced = type(p).__name__.endswith("Tracer")
+        advice = "jax.jit takes it by static_argnums=1" if traced else "for other exponents use fractional_power(a, s)"
+        raise TypeError(f"p must be a positive int, got {p!r}; {advice}") from None
     if degree < 1:
         raise ValueError(f"p must be a positive int, got {degree}; inverse_pth_root gives the negative exponent")
     return degree

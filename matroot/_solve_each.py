@@ -14,7 +14,7 @@ from array_api_compat import array_namespace
 
 from matroot._result import A, RootResult
 from matroot._solve import solve
-from matroot.backends.arrays import library_of
+from matroot.backends.arrays import check_square, library_of
 from matroot.backends.streams import side_by_side
 
 Array = Any
@@ -76,8 +76,7 @@ def _kind(a: Array, i: int) -> tuple[Any, ...]:
     if library is None:
         raise TypeError(f"arrays[{i}] must be an array (numpy, cupy, torch, jax or any DLPack array), got {a!r:.40}")
     shape = tuple(a.shape)
-    if len(shape) < 2 or shape[-1] != shape[-2]:
-        raise ValueError(f"arrays[{i}] must be (..., n, n), got {shape}")
+    check_square(shape, f"arrays[{i}]")
     return library, str(getattr(a, "device", "")), str(a.dtype), shape[-1]
 
 

@@ -57,8 +57,8 @@ _SENTENCES = {
     ),
     Status.NONFINITE_INPUT: "holds NaN or infinity; the input must be finite",
     Status.NOT_SYMMETRIC: (
-        "is not symmetric (Hermitian): max|A - A^H| is {asymmetry:.1e} of max|A|; pass (A + A^T) / 2 if that is "
-        "rounding of your own, or assume_a='gen' for a general matrix"
+        "is not symmetric (Hermitian): max|A - A^H| is {asymmetry:.1e} of max|A|; pass assume_a='gen' for a "
+        "general matrix, or (A + A^T) / 2 if that is rounding of your own"
     ),
     Status.SINGULAR: (
         "is singular: its smallest eigenvalue, {lambda_min:.1e}, is rounding beside the largest, {lambda_max:.1e}, so "

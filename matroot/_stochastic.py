@@ -15,7 +15,7 @@ from matroot._result import A, OfBatch, on_host, place
 from matroot._solve import check_degree, solve_power
 from matroot._status import Status
 from matroot.backends import backend_of
-from matroot.backends.arrays import is_inexact, round_to, take, unit_roundoff
+from matroot.backends.arrays import check_square, is_inexact, round_to, take, unit_roundoff
 from matroot.backends.holds import confined
 from matroot.backends.loading import deferred
 
@@ -65,7 +65,7 @@ class StochasticResult(OfBatch, Generic[A]):
             return "holds NaN or infinity; the input must be finite"
         if on_host(self.principal).ravel()[index]:
             return f"has a stochastic principal root: ||X^p - P||_F is {distance:.1e}"
-        roots = "there is none" if np.isnan(least) else f"it has entries down to {least:.1e}"
+        roots = "it has no principal root" if np.isnan(least) else f"it has entries down to {least:.1e}"
         nearest = f"the nearest X found has ||X^p - P||_F = {distance:.1e}"
         return f"has no stochastic principal root ({roots}); {nearest}"
 
@@ -136,8 +136,7 @@ def stochastic_root(a: A, p: int, /) -> StochasticResult[A]:
     if backend.sync_free():
         raise ValueError("stochastic_root works on the CPU: pass a.get()")
     shape, n = values.shape, values.shape[-1] if values.ndim else 0
-    if len(shape) < 2 or shape[-1] != shape[-2]:
-        raise ValueError(f"a must be (..., n, n), got {tuple(shape)}")
+    check_square(shape)
     if values.dtype.kind not in "fiu":
         raise TypeError(f"a must be real, got dtype {origin.dtype_name}")
     name = origin.dtype_name
@@ -176,7 +175,9 @@ def _check_stochastic(stack: Matrix, finite: NDArray[np.bool_], shape: tuple[int
     i, row = (int(k) for k in np.argwhere(bad)[0])
     at = "".join(f"{k}, " for k in np.unravel_index(i, shape[:-2])) if len(shape) > 2 else ""
     least, total = stack[i, row].min(), sums[i, row]
-    what = f"has the entry {least:.1e}" if least < 0 else f"adds up to {total:.8g}; divide the rows by their sums"
+    columns = (abs(stack[i].sum(0) - 1) <= allowed).all()
+    advice = "the columns add up to 1: pass the transpose" if columns else "divide the rows by their sums"
+    what = f"has the entry {least:.1e}" if least < 0 else f"adds up to {total:.8g}; {advice}"
     raise ValueError(f"a is not stochastic: row a[{at}{row}] {what}")
 
 

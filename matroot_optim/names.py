@@ -1,4 +1,4 @@
-"""Advice on option names that are not ours: misspellings, and the options of AdamW and its kin."""
+"""Advice on option names that are not ours: misspellings, and the options of AdamW, of other Shampoos and of SOAP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 _EPSILON = "graft_epsilon is the nearest one, and relative to the gradients: the default serves gradients of any size"
 _SPEED = "leave it out, tensors of equal shape are processed together"
-#: Options of torch's and optax's optimizers, and what to do instead.
+#: Options of torch's and optax's optimizers, and of published Shampoos and SOAPs, and what to do instead.
 FOREIGN = {
     "eps": _EPSILON,
     "eps_root": _EPSILON,
@@ -22,6 +22,17 @@ FOREIGN = {
     "b1": "betas=(b1, b2) is the option",
     "b2": "betas=(b1, b2) is the option",
     "mu_dtype": "leave it out, the momentum is float32 for parameters of any dtype",
+    "precondition_frequency": "refresh_every is the option",
+    "preconditioning_compute_steps": "refresh_every is the option",
+    "start_preconditioning_step": "start_step is the option",
+    "max_preconditioner_dim": "block_size is the option",
+    "max_precond_dim": "block_size is the option, and max_preconditioned_dim leaves long dimensions alone",
+    "epsilon": "ridge is the option, relative to the largest eigenvalue",
+    "shampoo_beta": "betas is the option, and holds it as the second",
+    "precondition_1d": "precondition_vectors is the option",
+    "merge_dims": "merge is the option",
+    "grafting_config": "graft is the option",
+    "inv_root_override": "exponent is the option",
 }
 
 

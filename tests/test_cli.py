@@ -82,7 +82,7 @@ class TestFiles:
 
     def test_a_missing_corner_is_no_header(self, tmp_path):
         (tmp_path / "a.csv").write_text(",2,3\n2,9,1\n3,1,9\n")
-        with pytest.raises(ValueError, match="line 1, column 1: '' is no number"):
+        with pytest.raises(ValueError, match="line 1, column 1: an empty cell is no number"):
             files.read(tmp_path / "a.csv")
 
     @pytest.mark.parametrize(
@@ -230,6 +230,38 @@ class TestRoot:
         with pytest.raises(SystemExit) as stop:
             cli.main(arguments)
         assert stop.value.code == 2
+
+    def test_without_arguments_the_help_is_shown(self, capsys):
+        with pytest.raises(SystemExit):
+            cli.main([])
+        assert "examples:" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("diagonal", "options", "advice"),
+        (
+            ([0.0, 1.0], (), ("--pseudo-inverse", "--ridge EPS, --floor EPS or --shift EPS")),
+            ([-1.0, 1.0], (), ("--ridge EPS --absolute above", "--floor EPS, --shift EPS or --pseudo-inverse")),
+            ([0.0, 0.0], (), ("--ridge EPS --absolute, --shift EPS --absolute or --pseudo-inverse",)),
+            ([1e-6, 1.0], ("--compute-dtype", "float32"), ("--ridge 1e-05 (a ridge)",)),
+            ([1e-5, 1.0], ("--method", "coupled_newton", "--max-iter", "1"), ("raise --max-iter", "--method eigen")),
+        ),
+        ids=("singular", "indefinite", "zero", "ill-conditioned", "max-iter"),
+    )
+    def test_remedies_are_options(self, diagonal, options, advice, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        np.save("a.npy", np.diag(diagonal))
+        cli.main(["root", "a.npy", "-p", "2", *options])
+        said = capsys.readouterr().out
+        assert all(one in said for one in advice) and "regularization" not in said, said
+
+    def test_says_that_nothing_is_written_without_a_name(self, spd, capsys):
+        assert cli.main(["root", str(spd[0]), "-p", "4"]) == 0
+        assert "-o OUT" in capsys.readouterr().out
+
+    def test_the_degree_of_a_square_root_is_named(self, capsys):
+        with pytest.raises(SystemExit):
+            cli.main(["root", "a.npy", "-p", "0.5"])
+        assert "2 is for A^(-1/2)" in capsys.readouterr().err
 
 
 class TestCompare:

@@ -126,7 +126,7 @@ BAD = {
     "header.csv": (b"jan,feb\n\n", "no number: line 1, column 1: 'jan'"),
     "labels.csv": (b"name,jan\njan,1\n", "line 2, column 1: 'jan' is no number"),
     "half.csv": (b"1,x\nx,1\n", "line 1, column 2: 'x' is no number"),
-    "corner.csv": (b",2\n2,4\n", "line 1, column 1: '' is no number"),
+    "corner.csv": (b",2\n2,4\n", "line 1, column 1: an empty cell is no number"),
     "decimal.csv": (b"# a\n1;0\n0;1,5\n", "line 3, column 2: '1,5' has a decimal comma; write 1.5"),
     "decimal.txt": (b"1,5 0\n0 1,5\n", "'1,5' has a decimal comma; write 1.5"),
     "comma.csv": (b"1,0,\n0,1,\n", "separated by ','"),

@@ -152,3 +152,8 @@ def test_other_dtypes_and_empty():
     assert jax.grad(lambda a: matroot.sqrtm(a).sum())(jnp.zeros((0, 3, 3))).shape == (0, 3, 3)
     with pytest.raises(ValueError, match="assume_a"):
         jax.jit(lambda a: matroot.sqrtm(a, assume_a="no"))(jnp.eye(3))
+
+
+def test_a_traced_degree_is_told_to_be_static():
+    with pytest.raises(TypeError, match="static_argnums=1"):
+        jax.jit(matroot.inverse_pth_root)(jnp.eye(3), 4)

@@ -115,6 +115,11 @@ def test_condition_of_large_matrices_is_close():
         assert 0.99 <= result.lambda_max <= 1 + 1e-12
 
 
+def test_numbers_are_as_short_for_one_matrix_of_a_batch():
+    text = repr(solve(np.stack([np.diag([1.0, 3.0])] * 3), 2)[1])
+    assert "bits_lost: 0.585\n" in text and "cond: 3\n" in text
+
+
 def test_repr_has_a_line_per_field():
     result = solve(np.stack([np.eye(3), -np.eye(3)]), 2, method="eigen")
     lines = repr(result).splitlines()
@@ -135,7 +140,7 @@ def test_message_of_one():
     assert re.fullmatch(r"converged: residual \d\.\de-\d\d, about 16 digits hold at cond 4\.0e\+00", good)
     indefinite = solve(np.diag([1.0, -0.25]), 2).message
     assert "-2.5e-01" in indefinite
-    assert "ridge" in indefinite
+    assert "regularization=Ridge(absolute=...)" in indefinite
     assert "NaN" in solve(np.full((2, 2), np.nan), 2).message
 
 
@@ -214,7 +219,7 @@ def test_ill_conditioned_says_what_to_do(dtype, remedy):
     assert result.status == Status.ILL_CONDITIONED
     message = result.message
     assert re.search(r"costs 2\d of the 24 bits of float32: about [01] digits? (is|are) left", message), message
-    assert f"use {remedy}, or a ridge of 1e-05" in message
+    assert f"use {remedy}, or regularization=1e-05 (a ridge)" in message
     assert not result.converged
     # what it recommends, it accepts; no arithmetic brings back what a float32 matrix has lost
     assert solve(A, 2, method="coupled_newton", compute_dtype="float64").converged == (dtype == "float64")

@@ -71,11 +71,11 @@ def test_a_ridge_mends_and_retries_find_it():
 
 
 def test_the_message_and_the_error():
-    with pytest.raises(RootError, match=r"is singular: its smallest eigenvalue, 0\.0e\+00, .* PseudoInverse"):
+    with pytest.raises(RootError, match=r"is singular: its smallest eigenvalue, 0\.0e\+00, .*regularization=Pse"):
         inv_sqrtm(np.diag([1.0, 0.0]))
     with pytest.raises(RootError, match=r"use compute_dtype='float64', or drop"):
         inv_sqrtm(np.diag([1.0, 1e-9]), compute_dtype="float32")
-    with pytest.raises(RootError, match=r"is zero, so that it has no inverse root; only Ridge\(absolute=...\)"):
+    with pytest.raises(RootError, match=r"is zero, so that .*; only regularization=Ridge\(absolute=...\)"):
         inv_sqrtm(np.zeros((2, 2)))
 
 

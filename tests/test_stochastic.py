@@ -81,7 +81,7 @@ def test_two_states():
     for p in (2, 4):
         result = stochastic_root(SWAP, p)
         assert not result.principal and np.isnan(result.least) and is_stochastic(result.x)
-        assert np.isclose(result.distance, 0.7, rtol=1e-4) and "there is none" in result.message
+        assert np.isclose(result.distance, 0.7, rtol=1e-4) and "it has no principal root" in result.message
     for a, b in itertools.product((0.55, 0.7, 0.99), repeat=2):
         P = np.array([[a, 1 - a], [1 - b, b]])
         result = stochastic_root(P, 7)
@@ -166,6 +166,7 @@ def test_what_is_not_stochastic():
         (np.array([[0.5, 0.5], [0.5, 0.4]]), r"row a\[1\] adds up to 0\.9; divide"),
         (np.array([[1.5, -0.5], [0.5, 0.5]]), r"row a\[0\] has the entry -5\.0e-01"),
         (np.stack([np.eye(2), np.eye(2) * 2]), r"row a\[1, 0\] adds up to 2"),
+        (np.array([[0.9, 0.2], [0.1, 0.8]]), r"adds up to 1\.1; the columns add up to 1: pass the transpose"),
     ):
         with pytest.raises(ValueError, match=what):
             stochastic_root(P, 2)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+from matroot._keywords import advise
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -28,7 +30,11 @@ def as_operator(describe: Callable[..., tuple[str, Any]]) -> Callable[[Callable[
 
                 root: R = compiled.root(describe, args[0], function.__name__, *args[1:], **options)
                 return root
-            return function(*args, **options)
+            try:
+                return function(*args, **options)
+            except TypeError:
+                advise(function, options)
+                raise
 
         return call
 
@@ -45,6 +51,10 @@ def between_graphs(function: Callable[P, R]) -> Callable[P, R]:
 
             result: R = compiled.between_graphs(function, *args, **options)
             return result
-        return function(*args, **options)
+        try:
+            return function(*args, **options)
+        except TypeError:
+            advise(function, options)
+            raise
 
     return call

@@ -88,7 +88,8 @@ def _converted(a: Any, name: str) -> np.ndarray:
         try:
             values = np.asarray(a)
         except ValueError as ragged:
-            raise TypeError(f"{name} must be an array, got a {type(a).__name__}: {ragged}") from None
+            what = f"{name} must be an array, got a {type(a).__name__}: {ragged}"
+            raise TypeError(f"{what}; matrices of unequal sizes are for solve_each") from None
         if values.dtype.kind in "fciub":
             return values
     dense = "; use a.toarray()" if hasattr(a, "toarray") else ""
@@ -96,6 +97,17 @@ def _converted(a: Any, name: str) -> np.ndarray:
         f"{name} must be an array (numpy, cupy, torch, jax or any DLPack array) or nested lists of numbers, got "
         f"{type(a).__name__}{dense}"
     )
+
+
+def check_square(shape: tuple[int, ...], name: str = "a") -> None:
+    """Raise ValueError unless this is the shape of square matrices."""
+    if len(shape) < 2:
+        raise ValueError(f"{name} must be (..., n, n), got {tuple(shape)}")
+    if shape[-1] != shape[-2]:
+        raise ValueError(
+            f"{name} must be (..., n, n), got {tuple(shape)}; the covariance of samples in rows is "
+            f"numpy.cov({name}, rowvar=False), and rectangular matrices have polar and spectral_power"
+        )
 
 
 def library_of(a: Array) -> str | None:

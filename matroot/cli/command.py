@@ -52,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status; ``matroot --help`` lists them.
     """
     parser = _parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     options, rest = parser.parse_known_args(argv)
     options.rest = rest
     if rest and not options.passes_on:

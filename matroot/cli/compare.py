@@ -15,7 +15,7 @@ from matroot.cli import by_hand, files, problem
 from matroot.cli.progress import Progress
 
 BUDGET = 1.0  # seconds of repeats per method, after the first run
-COLD = 10  # a first run up to so many times that long is repeated in any case: it may have compiled for seconds
+COLD = 60  # a first run up to so many times that long is repeated in any case: it may have compiled for seconds
 COLUMNS = ("method", "seconds", "products", "residual", "forward error", "status")
 #: Options that the float64 reference does not take.
 ACCURACY = ("rtol", "max_iter", "compute_dtype")

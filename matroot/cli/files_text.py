@@ -72,7 +72,8 @@ def complaint(lines: list[Line], separator: str | None) -> str | None:
                             f"line {i}, column {column}: {word!r} has a decimal comma; write {word.replace(',', '.')}"
                         )
                 name = {None: "white space", "\t": "tabs"}.get(separator, f"{separator!r}")
-                return f"line {i}, column {column}: {cell!r} is no number (columns are separated by {name})"
+                what = repr(cell) if cell else "an empty cell"
+                return f"line {i}, column {column}: {what} is no number (columns are separated by {name})"
         if len(found) != wide:
             return f"line {i} has {len(found)} numbers, line {lines[0][0]} has {wide}"
     return None

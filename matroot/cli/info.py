@@ -96,7 +96,8 @@ def _blas() -> dict[str, str]:
     rows = {}
     for i, pool in enumerate(threadpool_info()):
         what = " ".join(str(pool[k]) for k in ("internal_api", "version", "architecture") if pool.get(k))
-        rows[f"{pool['user_api']} {i}"] = f"{what}, {pool['num_threads']} threads"
+        folder = Path(pool["filepath"]).parent.name  # numpy.libs or scipy.libs, where a wheel brought it
+        rows[f"{pool['user_api']} {i}"] = f"{what}, {pool['num_threads']} threads, in {folder}"
     return rows
 
 

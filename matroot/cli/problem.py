@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,14 @@ OPTIONS = {
     "assume_a='gen'": "--general",
     "method='eigen'": "--method eigen",
     "compute_dtype='float64'": "--compute-dtype float64",
-    "regularization=Ridge(absolute=...)": "--ridge EPS --absolute",
+    "regularization=": "",
+    "Ridge(absolute=...)": "--ridge EPS --absolute",
+    "Shift(absolute=...)": "--shift EPS --absolute",
+    "Ridge(...)": "--ridge EPS",
+    "Floor(...)": "--floor EPS",
+    "Shift(...)": "--shift EPS",
+    "PseudoInverse()": "--pseudo-inverse",
+    "max_iter": "--max-iter",
 }
 FORMATS = ".npy, .npz, .csv, .txt or .mtx"
 
@@ -43,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     rules.add_argument("--absolute", action="store_true", help="EPS is in the units of A")
     accuracy = parser.add_argument_group("accuracy")
     accuracy.add_argument("--rtol", type=_size, help="relative accuracy that is enough (default: all there is)")
-    accuracy.add_argument("--max-iter", type=_degree, metavar="N", help="most iterations of an iterative method")
+    accuracy.add_argument("--max-iter", type=_count, metavar="N", help="most iterations of an iterative method")
     accuracy.add_argument("--compute-dtype", choices=DTYPES, help="precision of the arithmetic")
 
 
@@ -78,6 +86,7 @@ def _rule(options: argparse.Namespace) -> Any:
 
 def in_options(text: str) -> str:
     """Replace keywords in a sentence of the library by options of the command line."""
+    text = re.sub(r"regularization=(?=\d)", "--ridge ", text)
     for keyword, option in OPTIONS.items():
         text = text.replace(keyword, option)
     return text
@@ -110,10 +119,17 @@ def errors_named(options: argparse.Namespace, name: str) -> Iterator[None]:
         raise MemoryError(f"{source(options, name)}: {error}") from error
 
 
-def _degree(text: str) -> int:
+def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a positive integer is wanted, not {text!r}")
     return int(text)
+
+
+def _degree(text: str) -> int:
+    try:
+        return _count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; 2 is for A^(-1/2), and with --pth-root for A^(1/2)") from None
 
 
 def _size(text: str) -> float:

@@ -87,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
     if going and options.output is not None:
         files.write(options.output, {name: with_nan(results[name].x, failed[name]) for name in results})
         print(f"written to {options.output}")
+    if going and options.output is None:
+        print("not written to a file: -o OUT does that")
     end = "" if options.output is None else "; OUT has NaN there" if going else "; nothing was written"
     for line in lines:
         print(f"matroot: error: {line}{end}", file=sys.stderr)

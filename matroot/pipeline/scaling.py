@@ -51,8 +51,8 @@ def refuse_asymmetric(gap: float, is_complex: bool, origin: Origin) -> None:
     if gap > asymmetry_bar(origin):
         kind = "Hermitian" if is_complex else "symmetric"
         raise ValueError(
-            f"a is not {kind}: max|A - A^H| is {gap:.1e} of max|A|; pass (A + A^T) / 2 if that is rounding of your "
-            "own, or assume_a='gen' for a general matrix"
+            f"a is not {kind}: max|A - A^H| is {gap:.1e} of max|A|; pass assume_a='gen' for a general "
+            "matrix, or (A + A^T) / 2 if that is rounding of your own"
         )
 
 

@@ -73,8 +73,9 @@ def _flatten(node: Tree, path: str, leaves: Leaves, what: str) -> Callable[[Leav
         return lambda values: values.get(path)
     children = _children(node)
     if children is None:
-        kind = type(node).__name__
-        raise TypeError(f"{what} must hold arrays in lists, tuples, dicts or dataclasses, got {kind} at {path!r}")
+        kind, at = type(node).__name__, f" at {path!r}" if path else ""
+        advice = "; make a list of it, or see matroot_optim.torch" if kind == "generator" else ""
+        raise TypeError(f"{what} must hold arrays in lists, tuples, dicts or dataclasses, got {kind}{at}{advice}")
     built = {name: _flatten(child, join(path, str(name)), leaves, what) for name, child in children.items()}
     return lambda values: _rebuild(node, {name: build(values) for name, build in built.items()})
 
