@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -17,26 +20,46 @@ def environment():
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
+#: Seconds in which a launcher may end its own processes.
+PATIENCE = 10
+
+
 def run_together(commands, limit):
-    """Run the commands at once; (code, output) of each. What still runs after the limit is killed."""
-    started = [
-        subprocess.Popen(c, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for c in commands
-    ]
-    end, found = time.monotonic() + limit, []
-    try:
-        for process in started:
-            try:
-                output, _ = process.communicate(timeout=max(0.1, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                output = process.communicate()[0] + f"\nkilled after {limit} s"
-            found.append((process.returncode, output))
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
+    """Run the commands at once; (code, output) of each. What still runs after the limit is ended, with its children."""
+    with ExitStack() as stack:
+        # Files, because a process would wait for the reader of a full pipe, and the others for this process.
+        outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in commands]
+        started = [
+            subprocess.Popen(c, env=environment(), stdout=f, stderr=subprocess.STDOUT, start_new_session=True)
+            for c, f in zip(commands, outputs, strict=True)
+        ]
+        end, found = time.monotonic() + limit, []
+        try:
+            for process in started:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.1, end - time.monotonic()))
+            late = [process.poll() is None for process in started]
+        finally:
+            _end(started)
+        for process, f, ended in zip(started, outputs, late, strict=True):
+            f.seek(0)
+            found.append((process.returncode, f.read() + ended * f"\nkilled after {limit} s"))
     return found
+
+
+def _end(started):
+    """End what still runs: launchers get a chance to end their processes, whose sessions may be others."""
+    running = [process for process in started if process.poll() is None]
+    for process in running:
+        process.terminate()
+    end = time.monotonic() + PATIENCE
+    for process in running:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.1, end - time.monotonic()))
+    for process in started:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def run_python(limit, *arguments):

@@ -94,7 +94,7 @@ def groups(rank, size, store):
 def lost(rank, size, store):
     """A rank that is late, and then one that dies, is an error that names it, on all others, in time."""
     torch_group.PATIENCE = 1.0
-    for what, limit in (("late", 4.0), ("dead", 60.0)):
+    for what, limit in (("late", 10.0), ("dead", 60.0)):
         model = net()
         engine = RankEngine(timeout=limit)
         opt = optimizer(model, "interval", 0, 32, engine, refresh_growth=0.0, start_step=1)

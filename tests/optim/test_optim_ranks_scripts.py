@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,11 +21,29 @@ def test_a_script_is_short(path):
     assert len(path.read_text().splitlines()) < 50
 
 
+def test_no_process_outlives_its_test():
+    """Neither a child of a process that ended, nor one of a process that was late, nor one with much to say."""
+    child = "sleep 600 & echo $!; "
+    found = run_together([["sh", "-c", child + rest] for rest in ("exit 3", "wait", "yes | head -c 200000")], 2)
+    assert [code for code, _ in found] == [3, -signal.SIGTERM, 0]
+    assert [output.endswith("killed after 2 s") for _, output in found] == [False, True, False]
+    children = [int(output.split()[0]) for _, output in found]
+    end = time.monotonic() + 10  # orphans that were killed wait for their new parent
+    while any(map(is_running, children)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(is_running, children))
+
+
+def is_running(pid):
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
+
+
 @pytest.mark.slow
 def test_ddp_under_torchrun(tmp_path):
     pytest.importorskip("torch")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    output = run_python(180, *launch, str(SCRIPTS / "ddp.py"), str(tmp_path / "saved"))
+    output = run_python(400, *launch, str(SCRIPTS / "ddp.py"), str(tmp_path / "saved"))
     found = dict(re.findall(r"rank (\d) of 2: (\d+) roots", output))
     assert found.keys() == {"0", "1"}
     assert all(int(roots) > 0 for roots in found.values()), output
@@ -35,7 +55,7 @@ def test_ddp_under_torchrun(tmp_path):
 def test_fsdp_under_torchrun(tmp_path):
     pytest.importorskip("torch")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    output = run_python(180, *launch, str(SCRIPTS / "fsdp.py"), str(tmp_path / "saved"))
+    output = run_python(400, *launch, str(SCRIPTS / "fsdp.py"), str(tmp_path / "saved"))
     assert len(re.findall(r"rank \d of 2: owns [1-9]\d* roots, step 20, loss 0\.", output)) == 2, output
     assert (tmp_path / "saved" / ".metadata").exists()
 
@@ -47,7 +67,7 @@ def test_numpy_under_mpiexec():
     if not os.path.exists(mpiexec):
         pytest.skip("mpiexec is not installed beside Python")
     ((code, output),) = run_together(
-        [[mpiexec, "-n", "2", sys.executable, "-m", "mpi4py", str(SCRIPTS / "mpi.py")]], 120
+        [[mpiexec, "-n", "2", sys.executable, "-m", "mpi4py", str(SCRIPTS / "mpi.py")]], 400
     )
     assert code == 0, output[-3000:]
     assert len(re.findall(r"rank \d of 2: [1-9]\d* roots, loss 0\.0", output)) == 2, output

@@ -22,6 +22,6 @@ def ranks(scenario, size, limit, tmp_path):
 
 @pytest.mark.slow
 def test_ddp_has_the_bits_of_every_root_on_every_rank_and_names_a_late_or_dead_rank(tmp_path):
-    for rank, (code, output) in enumerate(ranks("same,groups,lost", 3, 240, tmp_path)):
+    for rank, (code, output) in enumerate(ranks("same,groups,lost", 3, 400, tmp_path)):
         assert code == (-signal.SIGKILL if rank == 1 else 0), output[-4000:]
         assert rank == 1 or "done" in output
