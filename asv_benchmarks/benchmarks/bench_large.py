@@ -17,7 +17,7 @@ SIZES = (96, 128, 192, 256, 512, 1024, 2048)
 
 @core([512], [1], ["float64"], [1e6], [4], [1])
 class Large:
-    params = (list(SIZES), [1, 4], ["float32", "float64"], [1e4, 1e6], [2, 4], [1, 2])
+    params = (list(SIZES), [1, 4], ["float32", "float64", "complex128"], [1e4, 1e6], [2, 4], [1, 2])
     param_names = ("n", "batch", "dtype", "cond", "p", "threads")
     timeout = 600
 

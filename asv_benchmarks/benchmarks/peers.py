@@ -18,7 +18,7 @@ def numpy_eigh(A: Array, p: int) -> Callable[[], Array]:
 
     def run() -> Array:
         w, Q = np.linalg.eigh(A)
-        return (Q * (w ** (-1 / p))[..., None, :]) @ Q.mT
+        return (Q * (w ** (-1 / p))[..., None, :]) @ (Q.conj().mT if A.dtype.kind == "c" else Q.mT)
 
     return run
 
