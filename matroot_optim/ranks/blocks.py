@@ -233,9 +233,8 @@ class Part:
         for box in shares.boxes:
             if box.owner == rank:
                 mine.setdefault((box.leaf, box.region), []).append(box)
-        for i in range(len(shares.layout.leaves)):
-            if not any(leaf == i for leaf, _ in mine):
-                mine[i, 0] = []
+        there = {i for i, _ in mine}
+        mine.update({(i, 0): [] for i in range(len(shares.layout.leaves)) if i not in there})
         self.leaf_of, self.boxes, leaves = [], [], []
         for (i, region), boxes in sorted(mine.items()):
             self.leaf_of.append(i)

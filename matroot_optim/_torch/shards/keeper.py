@@ -52,6 +52,8 @@ class ShardedKeeper(Keeper):
         self.totals: RankTotals
         self.stored: StoredTotals
         self.averages: dict[str, Any] = {}
+        self._leaves: list[list[int]] = []  # of the part, for every parameter
+        self._by_path: dict[str, int] = {}
 
     def empty(self) -> Keeper:
         return ShardedKeeper(self.group)
@@ -79,26 +81,29 @@ class ShardedKeeper(Keeper):
         else:
             self.state = put_together(core, part.layout, mine, [None] * len(mine), found)
         self.hold(layout, params, records)
+        self._leaves = [[] for _ in self.tensors]
+        for k, i in enumerate(part.leaf_of):
+            self._leaves[i].append(k)
+        self._by_path = {leaf.path: k for k, leaf in enumerate(part.layout.leaves)}
         self.places = [self._places_of(i, found) for i in range(len(self.tensors))]
 
     def _places_of(self, i: int, found: Sequence[Places]) -> Places:
         """Return the places of the counts and the owned blocks of a parameter, by the names of whole parameters."""
         merged: Places = {}
-        for k, (leaf, boxes) in enumerate(zip(self.transfer.part.leaf_of, self.transfer.part.boxes, strict=True)):
-            if leaf != i:
-                continue
+        for k in self._leaves[i]:
+            numbers = {j: box.number for j, box in enumerate(self.transfer.part.boxes[k])}
             for name, place in found[k].items():
                 if name in OF_LEAF:
                     merged.setdefault(name, place)
                 elif name.startswith("block"):
-                    merged[_renamed(name, {j: box.number for j, box in enumerate(boxes)})] = place
+                    merged[_renamed(name, numbers)] = place
         return merged
 
     def parts(self, number: int) -> dict[str, Any]:
         """Return what this rank owns of the momentum and the moment of a parameter, flat, and the average."""
         assert self.state is not None and self.layout is not None
         leaves, whole = self.state.layout.leaves, self.layout.leaves[number]
-        mine = [leaves[k] for k, i in enumerate(self.transfer.part.leaf_of) if i == number]
+        mine = [leaves[k] for k in self._leaves[number]]
         owned = {
             part: torch.cat([self.state[leaf.name(part)].reshape(-1) for leaf in mine])
             for part in leaf_parts(whole)
@@ -117,14 +122,13 @@ class ShardedKeeper(Keeper):
         return slots(core) > 0  # on all ranks alike, also on those without a block
 
     def whole_name(self, path: str) -> str:
-        for k, leaf in enumerate(self.transfer.part.layout.leaves):
-            head, _, rest = path.partition(leaf.path)
-            if not head and (not rest or rest[0] == "/"):
-                numbers = {j: box.number for j, box in enumerate(self.transfer.part.boxes[k])}
-                assert self.layout is not None
-                whole = self.layout.leaves[self.transfer.part.leaf_of[k]].path
-                return "/".join([whole, _renamed(rest[1:], numbers)]) if rest else whole
-        return path
+        group, number, *rest = path.split("/", 2)
+        k = self._by_path.get(f"{group}/{number}")
+        if k is None or self.layout is None:
+            return path
+        numbers = {j: box.number for j, box in enumerate(self.transfer.part.boxes[k])}
+        whole = self.layout.leaves[self.transfer.part.leaf_of[k]].path
+        return "/".join([whole, *(_renamed(name, numbers) for name in rest)])
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("an optimizer with owned blocks cannot be copied or pickled; save its state_dict")

@@ -54,7 +54,8 @@ class RankTotals:
     def __init__(
         self, whole: Layout, leaf_of: Sequence[int], spread: Collection[int], names: Any, group: Any, device: Any
     ) -> None:
-        self._firsts = [leaf_of.index(i) for i in range(len(whole.leaves))]
+        first = {i: k for k, i in reversed([*enumerate(leaf_of)])}
+        self._firsts = [first[i] for i in range(len(whole.leaves))]
         self._leaf_of = np.asarray(leaf_of, np.int64)
         self._names = [names.get(leaf.path, leaf.path) for leaf in whole.leaves]
         self._spread, self._group, self._device = spread, group, device

@@ -111,10 +111,10 @@ class Transfer:
     def _exchange(
         self, source: Sequence[Any], sent: list[list[Piece]], target: Sequence[Any], given: list[list[Piece]]
     ) -> None:
-        out = [source[k][at].reshape(-1) for pieces in sent for k, at in pieces]
-        places = [target[k][at] for pieces in given for k, at in pieces]
-        sizes_out = [sum(source[k][at].numel() for k, at in pieces) for pieces in sent]
-        sizes_in = [sum(target[k][at].numel() for k, at in pieces) for pieces in given]
+        to = [[source[k][at].reshape(-1) for k, at in pieces] for pieces in sent]
+        of = [[target[k][at] for k, at in pieces] for pieces in given]
+        sizes_out, sizes_in = ([sum(x.numel() for x in pieces) for pieces in lists] for lists in (to, of))
+        out, places = [x for pieces in to for x in pieces], [x for pieces in of for x in pieces]
         example = next(iter([*out, *places, *source]))
         mine = torch.cat(out) if out else torch.empty(0, dtype=example.dtype, device=example.device)
         theirs = torch.empty(sum(sizes_in), dtype=example.dtype, device=example.device)
