@@ -19,7 +19,7 @@ from operator import call, methodcaller, not_
 from threading import get_ident
 from typing import Any, ParamSpec, TypeVar
 
-from matroot._keywords import advise
+from matroot.backends.keywords import advise
 
 P = ParamSpec("P")
 R = TypeVar("R")
