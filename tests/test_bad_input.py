@@ -87,6 +87,10 @@ def test_a_keyword_of_another_library_is_told_by_our_name(function, name, advice
         function(EYE, 2, **{name: 1e-6})
     with pytest.raises(TypeError, match="has no option 'hermitian'; assume_a"):
         inv_sqrtm(EYE, hermitian=True)
+    with pytest.raises(TypeError, match="orthogonalizer has no option 'tol'; did you mean 'rtol'"):
+        matroot.orthogonalizer(EYE, tol=1e-7)
+    with pytest.raises(TypeError, match="stochastic_root has no option 'method'; it has none"):
+        matroot.stochastic_root(EYE, 2, method="eigen")
 
 
 @pytest.mark.parametrize("a", [[[1.0, 0.0], ["x", 1.0]], None, 3.0, "A", object(), {}], ids=lambda a: type(a).__name__)

@@ -21,7 +21,7 @@ HEAVY = ("numba", "cupy", "torch", "jax", "matplotlib", "scipy", "pandas")
 # the floor of its folder.
 FLOORS = {
     "matroot": (
-        {"matroot.gallery", "matroot._bars", "matroot._status", "matroot._keywords"},
+        {"matroot.gallery", "matroot._bars", "matroot._status"},
         {"matroot._regularization", "matroot._result", "matroot.backends"},
         {"matroot.methods"},
         {"matroot.pipeline"},

@@ -32,11 +32,10 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from matroot import _selection as selection  # noqa: E402
 from matroot import gallery  # noqa: E402
 
 #: Methods for symmetric matrices; Schur-Newton serves them too, but is made for the others.
-METHODS = tuple(name for name, kind in selection.METHODS.items() if "pos" in kind.serves and name != "schur_newton")
+METHODS = ("eigen", "coupled_newton", "higher_order", "minimax", "newton_db", "tridiagonal")
 
 
 def stack(n: int, batch: int, cond: float, dtype: str = "float64", spectrum: str = "geometric") -> Any:

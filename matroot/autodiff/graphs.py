@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from matroot._keywords import advise
+from matroot.backends.keywords import advise
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -88,7 +88,7 @@ def _converted(a: Any, name: str) -> np.ndarray:
         try:
             values = np.asarray(a)
         except ValueError as ragged:
-            what = f"{name} must be an array, got a {type(a).__name__}: {ragged}"
+            what = f"{name} must be an array, got a {type(a).__name__}: {str(ragged).rstrip('.')}"
             raise TypeError(f"{what}; matrices of unequal sizes are for solve_each") from None
         if values.dtype.kind in "fciub":
             return values

@@ -19,6 +19,8 @@ from operator import call, methodcaller, not_
 from threading import get_ident
 from typing import Any, ParamSpec, TypeVar
 
+from matroot.backends.keywords import advise
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -99,7 +101,11 @@ def confined(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return copy_context().run(function, *args, **kwargs)
+        try:
+            return copy_context().run(function, *args, **kwargs)
+        except TypeError:
+            advise(function, kwargs)
+            raise
 
     return call
 
