@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -224,6 +225,25 @@ threads = [threading.Thread(target=use, args=(name,)) for name in names]
 print(len(found), len(set(found)))
 """
         assert fresh(code).split() == ["8", "4"]
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+    def test_a_fork_waits_for_a_name(self):
+        """A child that inherits a half-imported module waits for ever for the thread that it has not."""
+        code = """
+import os, signal, sys, threading, time, warnings, matroot
+warnings.simplefilter("ignore")
+thread = threading.Thread(target=lambda: matroot.solve)
+thread.start()
+time.sleep(0.01)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    matroot.solve
+    os._exit(0)
+thread.join()
+print(os.waitpid(child, 0)[1])
+"""
+        assert fresh(code).strip() == "0"
 
 
 @pytest.mark.parametrize("module", ("matroot", "matroot.cli", "matroot_optim"))
