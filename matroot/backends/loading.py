@@ -14,6 +14,9 @@ from threading import RLock
 from types import ModuleType
 from typing import Any
 
+#: The process that imported matroot; a child that was forked is another one.
+PROCESS = os.getpid()
+
 _importing = RLock()
 #: Locks taken by the thread that forks, in order.
 _locked: list[Any] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from matroot.backends.loading import deferred
+from matroot.backends.loading import PROCESS, deferred
 
 #: "now" compiles in the process that needs a kernel, "never" nowhere; all else is the default.
 VARIABLE = "MATROOT_COMPILE"
@@ -18,8 +18,6 @@ VARIABLE = "MATROOT_COMPILE"
 #: Seconds of work, as `lapack_seconds` counts it, after which a process without kernels gets them.
 PATIENCE = 2.0
 
-#: The process that imported this module; a child that was forked is another one.
-_OWN = os.getpid()
 #: The decision, once it is made.
 _decided: dict[str, bool] = {}
 #: Seconds of work that are left until kernels are used; empty where they never are, or are already.
@@ -96,6 +94,6 @@ def _decide() -> bool:
     folder = mark.folder()
     if when != "never" and folder is not None:
         _left["work"] = PATIENCE
-        if os.getpid() == _OWN:
+        if os.getpid() == PROCESS:
             deferred("matroot.backends.cpu.background").fill(folder, mark.SOURCES)
     return when != "never" and folder is None
