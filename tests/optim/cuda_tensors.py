@@ -50,7 +50,7 @@ class CudaTensor(torch.Tensor):
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return run(func, args, kwargs or {})
 
-    # Brackets and numbers ask for a real card before they come to the dispatch: their rules are here.
+    # Brackets, copies and numbers ask for a real card before they come to the dispatch: their rules are here.
 
     def __getitem__(self, key):
         return CudaTensor(self.values[_bare_index(key)], self.device)
@@ -59,6 +59,11 @@ class CudaTensor(torch.Tensor):
         if isinstance(value, torch.Tensor) and value.ndim and value.device != self.device:
             Count.up += value.device.type == "cpu"  # torch copies across
         self.values[_bare_index(key)] = value.values if isinstance(value, CudaTensor) else value
+
+    def copy_(self, source, non_blocking=False):
+        count(source.device, self.device)
+        self.values.copy_(off_card(source))
+        return self
 
     def _number(name):  # noqa: N805
         def method(self):

@@ -60,6 +60,7 @@ class RankTotals:
         self._names = [names.get(leaf.path, leaf.path) for leaf in whole.leaves]
         self._spread, self._group, self._device = spread, group, device
         self._count = len(whole.leaves)
+        self._known: dict[str, tuple[tuple[int, ...], tuple[list[int], Any, int]]] = {}  # the last places
         options = [leaf.options for leaf in whole.leaves]
         self._used = {
             "normalize": any(o.graft_normalize for o in options),
@@ -106,6 +107,21 @@ class RankTotals:
     def squares(self, what: str, leaves: Sequence[int], own: Sequence[Any]) -> list[Any]:
         if not self._used.get(what):  # parts have no weights, so the rules that need them are not here
             return list(own)
+        at, where, width = self._places(what, tuple(leaves))
+        # Parts of one tensor in columns, whose sum has a fixed order on every device; `index_add_` has none on a GPU.
+        parts = torch.zeros(SECTIONS[what] * self._count, width, dtype=torch.float64, device=self._device)
+        if own:
+            parts[where] = torch.stack([x.to(self._device, torch.float64) for x in own])
+        sums = parts.sum(1)
+        dist.all_reduce(sums, group=self._group)
+        each = sums.unbind()
+        return [each[k].to(x.device, x.dtype) for k, x in zip(at, own, strict=True)]
+
+    def _places(self, what: str, leaves: tuple[int, ...]) -> tuple[list[int], Any, int]:
+        """Return the place of each part in the sums, its row and column on the device, and the number of columns."""
+        known = self._known.get(what)
+        if known is not None and known[0] == leaves:
+            return known[1]
         seen: Counter[int] = Counter()
         of_tensor: Counter[int] = Counter()
         at, column = [], []
@@ -114,16 +130,10 @@ class RankTotals:
             column.append(of_tensor[at[-1]])
             seen[k] += 1
             of_tensor[at[-1]] += 1
-        # Parts of one tensor in columns, whose sum has a fixed order on every device; `index_add_` has none on a GPU.
-        parts = torch.zeros(
-            SECTIONS[what] * self._count, max(column, default=0) + 1, dtype=torch.float64, device=self._device
-        )
-        if own:
-            where = (torch.tensor(at, device=self._device), torch.tensor(column, device=self._device))
-            parts[where] = torch.stack([x.to(self._device, torch.float64) for x in own])
-        sums = parts.sum(1)
-        dist.all_reduce(sums, group=self._group)
-        return [sums[k].to(x.device, x.dtype) for k, x in zip(at, own, strict=True)]
+        where = tuple(torch.from_numpy(np.array(x, np.int64)).to(self._device) for x in (at, column))
+        found = at, where, max(column, default=0) + 1
+        self._known[what] = leaves, found
+        return found
 
     def grams(self, stacks: Sequence[Stack], gradients: Sequence[Any]) -> dict[str, Any]:
         if not self._spread:
