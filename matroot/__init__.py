@@ -21,7 +21,7 @@ _HOMES = {
     "matroot._status": "ConditionWarning RootError Status",
     "matroot._stochastic": "StochasticResult stochastic_root",
     "matroot.applied.result": "ApplyResult",
-    "matroot.autodiff.frechet": "frechet_derivative",
+    "matroot.autodiff.frechet": "frechet_derivative spectral_derivative",
     "matroot.backends.cpu.blas": "one_blas_thread",
     "matroot.backends.cpu.kernels": "use_kernels",
     "matroot.methods.coupled_newton": "CoupledNewton HigherOrder",

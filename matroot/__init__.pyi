@@ -19,7 +19,7 @@ from matroot._solve_each import solve_each
 from matroot._status import ConditionWarning, RootError, Status
 from matroot._stochastic import StochasticResult, stochastic_root
 from matroot.applied.result import ApplyResult
-from matroot.autodiff.frechet import frechet_derivative
+from matroot.autodiff.frechet import frechet_derivative, spectral_derivative
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.backends.cpu.kernels import use_kernels
 from matroot.methods.coupled_newton import CoupledNewton, HigherOrder
@@ -73,6 +73,7 @@ __all__ = [
     "solve",
     "solve_apply",
     "solve_each",
+    "spectral_derivative",
     "spectral_power",
     "sqrtm",
     "stochastic_root",

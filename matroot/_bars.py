@@ -20,6 +20,10 @@ ILL_INPUT_ERROR = 10**-1.5
 INPUT_UNITS = 8
 #: An eigenvalue below this many machine epsilons of the arithmetic, times lambda_max, is noise of either sign.
 ZERO_UNITS = 3
+#: Singular values below this multiple of the rounding errors that a random matrix would have count as 0.
+NOISE = 16
+#: LAPACK's singular values have errors up to this times sqrt(m) eps sigma_max.
+LAPACK_ERROR = 8
 #: The forward errors of all methods are below this multiple of the first-order bound.
 VOUCHED = 4
 
@@ -51,6 +55,14 @@ def noise_share(n: int, eps: float, in_eps: float) -> float:
     some meaning.
     """
     return float(max(ZERO_UNITS * eps, n**0.5 * 2.0**-52, in_eps))
+
+
+def zero_cuts(norm: Array, m: int, n: int, unit: float) -> tuple[Array, float]:
+    """Return the absolute and the relative size, of sigma_max, below which a singular value counts as 0.
+
+    `norm` is the Frobenius norm of an m x n matrix, m >= n, whose entries have relative errors `unit`.
+    """
+    return NOISE * unit * (m**-0.5 + n**-0.5) * norm, LAPACK_ERROR * m**0.5 * 2.0**-52
 
 
 def forward_error_bound(cond: Array, s: Fraction | float, eps: float) -> Array:

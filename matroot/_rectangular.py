@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
 from matroot._result import A
 from matroot._status import Status
-from matroot.backends.arrays import check_square
+from matroot.autodiff.forms import Power
+from matroot.autodiff.graphs import between_graphs
+from matroot.backends.arrays import check_square, dtype_name, transformed_by
 from matroot.backends.holds import confined
-from matroot.backends.linalg import hermitian_part
+from matroot.backends.linalg import adjoint, hermitian_part
+from matroot.backends.loading import deferred
 from matroot.rectangular import certificate
 from matroot.rectangular.orthogonal import orthogonalizers
-from matroot.rectangular.powers import Found, adjoint, spectral
+from matroot.rectangular.powers import Found, spectral
 from matroot.rectangular.result import OrthogonalizerResult, PolarResult, SpectralResult
 from matroot.rectangular.stack import Stack, gathered
 
@@ -24,7 +29,7 @@ Array = Any
 LARGEST = 64
 
 
-@confined
+@between_graphs
 def polar(a: A, /, *, rtol: float | None = None, method: str = "auto") -> PolarResult[A]:
     """Compute the polar decomposition A = U H: the nearest matrix with orthonormal columns, and (A^H A)^{1/2}.
 
@@ -59,6 +64,12 @@ def polar(a: A, /, *, rtol: float | None = None, method: str = "auto") -> PolarR
     See Also
     --------
     spectral_power : other powers of the singular values.
+    spectral_derivative : the derivative of the factor U, in one direction.
+
+    Notes
+    -----
+    torch can differentiate both factors, and jax trace and differentiate them, once and twice. A matrix of lower rank
+    than min(m, n) has NaN for its gradient.
 
     References
     ----------
@@ -77,10 +88,16 @@ def polar(a: A, /, *, rtol: float | None = None, method: str = "auto") -> PolarR
     >>> np.allclose(result.u @ result.h, A)
     True
     """
+    compute = partial(_polar, rtol=checked_rtol(rtol), method=checked_method(method))
+    return cast(PolarResult[A], _computed(a, "polar", Fraction(0), compute))
+
+
+@confined
+def _polar(a: Array, rtol: float | None, method: str) -> PolarResult[Any]:
     stack = gathered(a)
     xp = stack.backend.xp
     with stack.backend.here(stack.origin):
-        found = spectral(stack, Fraction(0), checked_rtol(rtol), checked_method(method), wants_h=True)
+        found = spectral(stack, Fraction(0), rtol, method, wants_h=True)
         B, m, n = found.x.shape
         u = xp.empty(found.x.shape, stack.out_dtype)
         h = xp.empty((B, m, m) if stack.flipped else (B, n, n), u.dtype)
@@ -111,7 +128,7 @@ def polar(a: A, /, *, rtol: float | None = None, method: str = "auto") -> PolarR
         return PolarResult(u=stack.give_back(u), h=stack.give_back(h), **facts)
 
 
-@confined
+@between_graphs
 def spectral_power(
     a: A, s: int | Fraction | float, /, *, rtol: float | None = None, method: str = "auto"
 ) -> SpectralResult[A]:
@@ -134,6 +151,11 @@ def spectral_power(
     SpectralResult
         With `x`, `status`, `residual`, `rank` and `cond`.
 
+    Notes
+    -----
+    torch can differentiate x, and jax trace and differentiate it, once and twice. For s < 1 a matrix of lower rank than
+    min(m, n) has NaN for its gradient.
+
     Raises
     ------
     TypeError, ValueError
@@ -151,11 +173,17 @@ def spectral_power(
     >>> np.allclose(spectral_power(A, -1).x.T, np.linalg.pinv(A))
     True
     """
-    s = checked_exponent(s)
+    power = checked_exponent(s)
+    compute = partial(_spectral_power, s=power, rtol=checked_rtol(rtol), method=checked_method(method))
+    return cast(SpectralResult[A], _computed(a, "spectral_power", power, compute))
+
+
+@confined
+def _spectral_power(a: Array, s: Fraction, rtol: float | None, method: str) -> SpectralResult[Any]:
     stack = gathered(a)
     xp = stack.backend.xp
     with stack.backend.here(stack.origin):
-        found = spectral(stack, s, checked_rtol(rtol), checked_method(method), wants_h=False)
+        found = spectral(stack, s, rtol, method, wants_h=False)
         x = xp.empty(found.x.shape, stack.out_dtype)
         residual = xp.zeros(len(x))
 
@@ -272,6 +300,17 @@ def checked_method(method: Any) -> str:
     if method not in ("auto", "products", "svd"):
         raise ValueError(f"method must be 'auto', 'products' or 'svd', got {method!r}")
     return str(method)
+
+
+def _computed(a: Array, name: str, s: Fraction, compute: Callable[[Array], Any]) -> Any:
+    """Return the result of `compute`, also for an array that torch differentiates or jax traces."""
+    library = transformed_by(a)
+    if library is None:
+        return compute(a)
+    if len(a.shape) < 2:
+        raise ValueError(f"a must be (..., m, n), got {tuple(a.shape)}")
+    module = deferred("matroot.rectangular.torch") if library == "torch" else deferred("matroot.rectangular.jax")
+    return getattr(module, name)(a, Power(s, None, "any", dtype_name(a.dtype)), compute)
 
 
 def _facts(stack: Stack, found: Found, status: Array, **measured: Array) -> dict[str, Any]:

@@ -208,6 +208,8 @@ def _transformed(a: Array, library: str, s: Fraction | float, waits: bool, optio
     """Solve for an array that torch differentiates or jax traces."""
     job, compute, power = parts(a, s, waits, options)
     module = deferred("matroot.autodiff.torch") if library == "torch" else deferred("matroot.autodiff.jax")
+    if library == "jax" and a.size and deferred("matroot.autodiff.jax_native").serves(job, options):
+        module = deferred("matroot.autodiff.jax_native")
     result: RootResult[Any] = module.solve(a, power, compute, job)
     return result
 

@@ -15,6 +15,8 @@ CLOSE = 0.25
 TERMS = 20
 #: Largest degree of a root whose second differences are summed by products.
 LARGEST_DEGREE = 16
+#: Numbers in a work array of second differences.
+ROOM = 1 << 20
 
 
 def first_differences(w: Array, s: float, xp: Any = np) -> Array:
@@ -129,6 +131,44 @@ def _series(x: Array, y: Array, z: Array, s: float) -> Array:
         three = three * z + two
         total = total + coefficient * three
     return total
+
+
+def second_sums(
+    w: Array, s: Fraction | float, first: Array, smooth: Array, E: Array, H: Array, failed: Array, xp: Any = np
+) -> Array:
+    """Sum h[w_i, w_k, w_j] (E_ik H_kj + H_ik E_kj) over k, with h as in `second_differences`.
+
+    Parameters
+    ----------
+    w : array (B, n)
+    s : Fraction or float
+    first : array (B, n, n)
+    smooth : array (B, n) of bool
+    E, H : array (B, n, n)
+    failed : array (B,) of bool
+        Matrices that may be left out.
+
+    Returns
+    -------
+    array (B, n, n)
+    """
+    if smooth.all() and (w > 0).all():
+        by_products = second_products(w, s, E, H, xp)
+        if by_products is not None:
+            return by_products
+    M = xp.zeros_like(E)
+    n = E.shape[-1]
+    step = max(1, ROOM // max(1, n * n))
+    for b in range(len(E)):
+        if failed[b]:
+            continue
+        for i in range(0, n, step):
+            rows = slice(i, min(i + step, n))
+            T = second_differences(w[b], float(s), first[b], smooth[b], rows, xp)
+            for left, right in ((E, H), (H, E)):
+                part = xp.einsum("ikj,ik,kj->ij", T, left[b, rows], right[b])
+                M[b, rows] = part if left is E else M[b, rows] + part
+    return M
 
 
 def second_products(w: Array, s: Fraction | float, E: Array, H: Array, xp: Any = np) -> Array | None:

@@ -1,4 +1,7 @@
-"""Linear and bilinear forms of the derivatives of A -> A'^s, for stacks of matrices of any size and scale."""
+"""Linear and bilinear forms of the derivatives of A -> A'^s, for stacks of matrices of any size and scale.
+
+Matrices may be rectangular, and the power then is that of the singular values, U S^s V^H.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 
 from matroot._regularization import Regularization, Ridge
 from matroot.autodiff.general import General
+from matroot.autodiff.singular import Singular
 from matroot.autodiff.spectral import Spectral
 from matroot.backends import backend_of
 from matroot.backends.arrays import is_inexact, unit_roundoff
@@ -41,7 +45,8 @@ class Power:
     ----------
     s : Fraction or float
     rule : Regularization or None
-    assume_a : {"pos", "gen"}
+    assume_a : {"pos", "gen", "any"}
+        "any" is a power of the singular values, without a rule.
     dtype_name : str
         Of the caller's A, which tells its rounding.
     """
@@ -61,9 +66,9 @@ def evaluate(
     ----------
     form : str
     power : Power
-    A : array (B, n, n)
+    A : array (B, n, n), or (B, m, n) under "any"
         Of numpy or cupy, any dtype. Under "pos" its Hermitian part counts, and that of the directions.
-    directions : arrays (B, n, n)
+    directions : arrays of the shape of A
         One, or two for the forms of second order.
     ridge : array (B,), optional
         The shift that was added when the root was computed, absolute; NaN where the root failed, `OF_THE_RULE` where
@@ -71,7 +76,7 @@ def evaluate(
 
     Returns
     -------
-    value : array (B, n, n)
+    value : array of the shape of A
         NaN where there is no derivative.
     failed : array (B,) of bool
 
@@ -134,10 +139,13 @@ def _chunk(
         moved, finite = moved + own, finite & usable
     scale = power_of_two(exponent, xp)
     with np.errstate(all="ignore"):
+        given = unit_roundoff(power.dtype_name) if is_inexact(power.dtype_name) else 0.0
         if power.assume_a == "gen":
             X, failed = _general(form, power, A, scaled, scale, ridge)
+        elif power.assume_a == "any":
+            values = Singular(A, power.s, max(given, 2.0**-53), backend)
+            X, failed = getattr(values, form)(*scaled), values.failed
         else:
-            given = unit_roundoff(power.dtype_name) if is_inexact(power.dtype_name) else 0.0
             rounding = n * max(2.0**-52, 2 * given)
             at = Spectral(hermitian_part(A), power.s, power.rule, scale, ridge, rounding, backend)
             X, failed = getattr(at, form)(*scaled), at.failed

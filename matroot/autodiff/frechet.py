@@ -1,13 +1,15 @@
-"""The function `frechet_derivative`."""
+"""The functions `frechet_derivative` and `spectral_derivative`."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from matroot._rectangular import checked_exponent
 from matroot._regularization import Regularization
 from matroot._result import on_host
 from matroot._solve import as_exponent, exponent_of, plan
@@ -97,12 +99,60 @@ def frechet_derivative(
     if (p is None) == (s is None):
         raise TypeError(f"give p, for a root, or s, for a power; got p={p!r} and s={s!r}")
     power_of = exponent_of(p, inverse) if s is None else as_exponent(s)
+    return _derivative(a, e, lambda a: _power(a, power_of, regularization, assume_a))
+
+
+@confined
+def spectral_derivative(a: Array, e: Array, s: int | Fraction | float, /) -> Array:
+    """Compute the Frechet derivative of `spectral_power`, L(A, E), with f(A + t E) = f(A) + t L + O(t^2).
+
+    For s = 0 it is the derivative of the polar factor. The divided differences of the singular values are computed
+    without cancellation: equal ones are as accurate as others. All arithmetic is in float64.
+
+    Parameters
+    ----------
+    a : array (..., m, n)
+        numpy, cupy, torch, jax or another DLPack array. Not written to.
+    e : array (..., m, n)
+        The direction, of the same library. Batch dimensions broadcast against those of `a`.
+    s : int, Fraction or float
+        As in `spectral_power`.
+
+    Returns
+    -------
+    array (..., m, n)
+        Of the kind and device of `a`, in the wider dtype of the two.
+
+    Raises
+    ------
+    RootError
+        A matrix has no derivative: s < 1, and the rank is below min(m, n), so that the function jumps or has an
+        infinite slope.
+    TypeError, ValueError
+        An argument is wrong.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import spectral_derivative, polar
+    >>> A, E = np.array([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), np.ones((3, 2))
+    >>> L = spectral_derivative(A, E, 0)
+    >>> U = polar(A).u
+    >>> np.allclose(U.T @ L + L.T @ U, 0)                 # from U^T U = I
+    True
+    """
+    power = checked_exponent(s)
+    return _derivative(a, e, lambda a: Power(power, None, "any", dtype_name(a.dtype)))
+
+
+def _derivative(a: Array, e: Array, described: Callable[[Array], Power]) -> Array:
+    """Compute the derivative in the direction e of the function that `described` gives for an array."""
     a, e = (x if library_of(x) else take(x, name)[0] for x, name in ((a, "a"), (e, "e")))  # lists of numbers
     if library_of(a) != library_of(e):
         raise TypeError(f"a and e must come from one library, got {library_of(a)} and {library_of(e)}")
     shape = tuple(a.shape)
     if len(shape) < 2 or tuple(e.shape)[-2:] != shape[-2:] or len(e.shape) < 2:
-        raise ValueError(f"e must be (..., n, n) like a, got {tuple(e.shape)} and {shape}")
+        raise ValueError(f"e must be (..., m, n) like a, got {tuple(e.shape)} and {shape}")
     try:
         shape = np.broadcast_shapes(shape, tuple(e.shape))
     except ValueError:
@@ -114,17 +164,17 @@ def frechet_derivative(
     if library is not None:
         module = deferred("matroot.autodiff.torch") if library == "torch" else deferred("matroot.autodiff.jax")
         a, e = module.alike(a, e, shape)
-        return module.derivative(a, e, _power(a, power_of, regularization, assume_a))
+        return module.derivative(a, e, described(a))
 
-    power = _power(a, power_of, regularization, assume_a)
+    power = described(a)
     values, origin = take(a)
     directions, other = take(e, "e")
-    backend, n = backend_of(values), shape[-1]
+    backend, size = backend_of(values), shape[-2:]
     xp = backend.xp
     with backend.here(origin):
-        if assume_a == "pos" and values.size:
-            symmetrized(values.reshape(-1, n, n), origin, backend, lone=True)  # for its check
-        stack, E = (xp.broadcast_to(x, shape).reshape(math.prod(shape[:-2]), n, n) for x in (values, directions))
+        if power.assume_a == "pos" and values.size:
+            symmetrized(values.reshape(-1, *size), origin, backend, lone=True)  # for its check
+        stack, E = (xp.broadcast_to(x, shape).reshape(math.prod(shape[:-2]), *size) for x in (values, directions))
         L, failed = evaluate("derivative", power, stack, (E,))
         failed = on_host(failed)
         if failed.any():
@@ -145,4 +195,4 @@ def _power(a: Array, s: Fraction | float, regularization: Any, assume_a: str) ->
     return Power(job.problem.s, job.rule, assume_a, name)
 
 
-__all__ = ["frechet_derivative"]
+__all__ = ["frechet_derivative", "spectral_derivative"]

@@ -135,10 +135,10 @@ def _bind(form: str, power: Power, a: Array, ridge: Array, *directions: Array) -
 def _callback(a: Array, ridge: Array, *directions: Array, form: str, power: Power) -> Array:
     def host(*given: Array) -> Array:
         values, added, *others = (np.asarray(v) for v in given)
-        n = values.shape[-1]
+        size = values.shape[-2:]
         if not values.size:
             return np.zeros(values.shape, values.dtype)
-        stack, *along = (v.astype(readable(str(v.dtype))).reshape(-1, n, n) for v in (values, *others))
+        stack, *along = (v.astype(readable(str(v.dtype))).reshape(-1, *size) for v in (values, *others))
         out, _ = evaluate(form, power, stack, tuple(along), added.reshape(-1).astype(np.float64))
         with np.errstate(over="ignore"):
             return out.reshape(values.shape).astype(values.dtype)

@@ -18,16 +18,12 @@ from matroot._regularization import Floor, PseudoInverse, Regularization, Ridge,
 from matroot.autodiff.divided import (
     first_differences,
     first_differences_of_root,
-    second_differences,
-    second_products,
+    second_sums,
 )
 from matroot.backends.base import Backend
 from matroot.backends.linalg import hermitian_part
 
 Array = Any
-
-#: Numbers in a work array of second differences.
-ROOM = 1 << 20
 
 
 class Spectral:
@@ -173,24 +169,7 @@ class Spectral:
 
     def _second(self, E: Array, H: Array) -> Array:
         """Sum h[i, k, j] (E_ik H_kj + H_ik E_kj) over k."""
-        xp, s = self.xp, self.s
-        if self.smooth.all() and (self.changed > 0).all():
-            by_products = second_products(self.changed, s, E, H, xp)
-            if by_products is not None:
-                return by_products
-        M = xp.zeros_like(E)
-        n = E.shape[-1]
-        step = max(1, ROOM // max(1, n * n))
-        for b in range(len(E)):
-            if self.failed[b]:
-                continue
-            for i in range(0, n, step):
-                rows = slice(i, min(i + step, n))
-                T = second_differences(self.w[b], float(s), self.first[b], self.smooth[b], rows, xp)
-                for left, right in ((E, H), (H, E)):
-                    part = xp.einsum("ikj,ik,kj->ij", T, left[b, rows], right[b])
-                    M[b, rows] = part if left is E else M[b, rows] + part
-        return M
+        return second_sums(self.w, self.s, self.first, self.smooth, E, H, self.failed, self.xp)
 
 
 def moves(w: Array, rule: Regularization | None, scale: Array, ridge: Array | None, xp: Any) -> tuple[Array, Any]:

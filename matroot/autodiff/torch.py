@@ -23,22 +23,37 @@ FACTS = tuple(f.name for f in fields(RootResult) if f.name != "x" and f.name not
 
 
 class Call:
-    """One solve, and its result once it has been run."""
+    """One solve, and its result once it has been run.
 
-    def __init__(self, power: Power, compute: Callable[[Tensor], RootResult[Tensor]]) -> None:
-        self.power, self.compute = power, compute
-        self.result: RootResult[Tensor] | None = None
+    Attributes
+    ----------
+    power : Power
+    compute : callable
+        Returns the result for a tensor.
+    x : str
+        The field of the result that is differentiated.
+    facts : tuple of str
+        Its other fields that are tensors or None.
+    """
+
+    def __init__(self, power: Power, compute: Callable[[Tensor], Any], x: str, facts: tuple[str, ...]) -> None:
+        self.power, self.compute, self.x, self.facts = power, compute, x, facts
+        self.result: Any = None
 
 
 def solve(a: Tensor, power: Power, compute: Callable[[Tensor], RootResult[Tensor]], job: Any) -> RootResult[Tensor]:
     """Return the result of `compute`, with an x that torch can differentiate in `a`."""
-    call = Call(power, compute)
+    result: RootResult[Tensor] = recorded(a, Call(power, compute, "x", FACTS))
+    return result
+
+
+def recorded(a: Tensor, call: Call) -> Any:
+    """Return the result of a call, with a field that torch can differentiate in `a`."""
     x, *facts = Root.apply(a, call)
-    assert call.result is not None  # which `Root` has put there
     given: dict[str, Any] = {
-        name: None if getattr(call.result, name) is None else x for name, x in zip(FACTS, facts, strict=True)
+        name: None if getattr(call.result, name) is None else x for name, x in zip(call.facts, facts, strict=True)
     }
-    return replace(call.result, x=x, **given)
+    return replace(call.result, **{call.x: x}, **given)
 
 
 def alike(a: Tensor, e: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -60,16 +75,23 @@ class Root(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(a: Tensor, call: Call) -> tuple[Tensor, ...]:
         result = call.result = call.compute(a.detach())
-        facts = [getattr(result, name) for name in FACTS]
-        return (result.x, *(torch.empty(0) if value is None else torch.as_tensor(value) for value in facts))
+        facts = [getattr(result, name) for name in call.facts]
+        tensors = (torch.empty(0) if value is None else torch.as_tensor(value) for value in facts)
+        return getattr(result, call.x), *tensors
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         a, call = inputs
-        facts = dict(zip(FACTS, output[1:], strict=True))
+        facts = dict(zip(call.facts, output[1:], strict=True))
         usable = sum(facts["status"] == int(status) for status in USABLE) > 0
-        ridge = torch.where(usable, facts["ridge"], torch.nan)
-        ctx.power = call.power
+        if call.power.assume_a == "any":
+            ridge = torch.zeros(usable.shape, dtype=torch.float64, device=usable.device)
+            if call.power.s < 1:
+                usable = usable & (facts["rank"] == min(a.shape[-2:]))
+        else:
+            ridge = facts["ridge"]
+        ridge = torch.where(usable, ridge, torch.nan)
+        ctx.power, ctx.constants = call.power, len(call.facts)
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(a, ridge)
         ctx.save_for_forward(a, ridge)
@@ -82,7 +104,7 @@ class Root(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def jvp(ctx: Any, da: Tensor, call: None) -> tuple[Any, ...]:
         a, ridge = ctx.saved_tensors
-        return (Form.apply("derivative", ctx.power, a, ridge, da, None), *[None] * len(FACTS))
+        return (Form.apply("derivative", ctx.power, a, ridge, da, None), *[None] * ctx.constants)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, a: Tensor, call: Call) -> tuple[Any, ...]:
@@ -97,8 +119,8 @@ class Form(torch.autograd.Function):  # type: ignore[misc]
     def forward(form: str, power: Power, a: Tensor, ridge: Tensor, u: Tensor, v: Tensor | None) -> Tensor:
         values, origin = take(a.detach())
         given = [take(_dense(d))[0] for d in (u, v) if d is not None]
-        xp, n = backend_of(values).xp, values.shape[-1]
-        stack = values.reshape(-1, n, n) if values.size else values.reshape(0, n, n)
+        xp, size = backend_of(values).xp, values.shape[-2:]
+        stack = values.reshape(-1, *size) if values.size else values.reshape(0, *size)
         with backend_of(values).here(origin):
             out, _ = evaluate(
                 form,

@@ -198,8 +198,8 @@ def _take_jax(a: Any) -> tuple[Array, Origin]:
     jax = sys.modules["jax"]
     if isinstance(a, jax.core.Tracer):
         raise TypeError(
-            "a is traced by jax (jit, grad or vmap), and this function needs concrete values; roots, powers, solve and "
-            "frechet_derivative can be traced"
+            "a is traced by jax (jit, grad or vmap), and this function needs concrete values; roots, powers, solve, "
+            "polar, spectral_power and derivatives can be traced"
         )
     (device, *others) = a.devices()
     if others:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from matroot.backends.base import Backend
+
 Array = Any
 
 
@@ -34,3 +36,23 @@ def hermitian_part(A: Array) -> Array:
     H = A + (other.conj() if A.dtype.kind == "c" else other)
     H *= 0.5
     return H
+
+
+def adjoint(A: Array) -> Array:
+    """Return the conjugate transpose of every matrix."""
+    return (A.conj() if A.dtype.kind == "c" else A).swapaxes(-1, -2)
+
+
+def thin_svd(A: Array, backend: Backend) -> tuple[Array, Array, Array]:
+    """Compute the thin SVD of a stack; NaN where LAPACK fails."""
+    xp = backend.xp
+    try:
+        U, S, Vh = xp.linalg.svd(A, full_matrices=False)
+        return U, S, Vh
+    except np.linalg.LinAlgError:
+        if len(A) == 1:
+            n = A.shape[-1]
+            return xp.full_like(A, np.nan), xp.full((1, n), np.nan), xp.full((1, n, n), np.nan, A.dtype)
+        each = [thin_svd(A[i : i + 1], backend) for i in range(len(A))]
+        U, S, Vh = (xp.concatenate(parts) for parts in zip(*each, strict=True))
+        return U, S, Vh

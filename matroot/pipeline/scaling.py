@@ -84,7 +84,7 @@ def prepared(stack: Array, finite: Array, exponent: Array, dtype: Any, backend: 
     xp = backend.xp
     A = xp.array(stack, dtype=np.result_type(stack.dtype, dtype), order="C")
     if backend.any(~finite):
-        xp.copyto(A, xp.eye(A.shape[-1], dtype=A.dtype), where=~finite[:, None, None])
+        xp.copyto(A, xp.eye(*A.shape[-2:], dtype=A.dtype), where=~finite[:, None, None])
     shift_by_power_of_two(A, -exponent, backend)
     with np.errstate(under="ignore"):
         return A.astype(dtype, copy=False)

@@ -11,8 +11,9 @@ import numpy as np
 from matroot._bars import ILL_FORWARD_ERROR, ILL_INPUT_ERROR
 from matroot._status import Status
 from matroot.backends.arrays import is_inexact, smallest_normal
+from matroot.backends.linalg import adjoint
 from matroot.methods.conditioning import PROBES, signs
-from matroot.rectangular.powers import ROUNDING, Found, adjoint, gram_error, stack_norm
+from matroot.rectangular.powers import ROUNDING, Found, gram_error, stack_norm
 from matroot.rectangular.stack import Stack
 
 Array = Any

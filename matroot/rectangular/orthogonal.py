@@ -10,10 +10,10 @@ import numpy as np
 
 from matroot._bars import ILL_INPUT_ERROR
 from matroot._status import Status
-from matroot.backends.linalg import hermitian_part
+from matroot.backends.linalg import adjoint, hermitian_part
 from matroot.pipeline.scaling import asymmetry, asymmetry_bar, refuse_asymmetric
 from matroot.rectangular.certificate import FULL, MARGIN, times, vectors
-from matroot.rectangular.powers import ROUNDING, adjoint, stack_norm
+from matroot.rectangular.powers import ROUNDING, stack_norm
 from matroot.rectangular.stack import Stack
 
 Array = Any

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from matroot._bars import zero_cuts
 from matroot._result import on_host
 from matroot._solve import solve_power
 from matroot._status import USABLE
 from matroot.backends.base import Backend
-from matroot.backends.linalg import add_to_diagonal, hermitian_part
+from matroot.backends.linalg import add_to_diagonal, adjoint, hermitian_part, thin_svd
 from matroot.methods.hermitian import hermitian_product
 from matroot.rectangular.stack import Stack
 
@@ -30,10 +31,6 @@ ROUNDING = 2.0**-53
 BACKWARD = 32
 #: Up to this orthogonality error one Newton-Schulz step, which squares it, restores U.
 RESTORED = 1e-5
-#: Singular values below this multiple of the rounding errors that a random A would have count as 0.
-NOISE = 16
-#: LAPACK's singular values have errors up to this times sqrt(m) eps sigma_max.
-LAPACK_ERROR = 8
 #: From this n on, half of a Hermitian product is computed, in blocks.
 TILED = 192
 #: kappa is an estimate from below in large matrices: the products are used up to 1/MARGIN of what they can serve.
@@ -97,11 +94,8 @@ def spectral(stack: Stack, s: Fraction, rtol: float | None, method: str, wants_h
 
 def cuts(A: Array, unit: float, rtol: float | None) -> tuple[Array, float]:
     """Return the absolute and the relative size, of sigma_max, below which a singular value counts as 0."""
-    m, n = A.shape[1:]
-    if rtol is not None:
-        return stack_norm(A) * 0, rtol
-    noise = NOISE * unit * (m**-0.5 + n**-0.5)
-    return noise * stack_norm(A), LAPACK_ERROR * m**0.5 * 2 * ROUNDING
+    norm, (m, n) = stack_norm(A), A.shape[1:]
+    return zero_cuts(norm, m, n, unit) if rtol is None else (norm * 0, rtol)
 
 
 def by_products(stack: Stack, s: Fraction, rtol: float | None, found: Found, anyway: bool) -> np.ndarray:
@@ -168,7 +162,7 @@ def by_svd(
     kept = xp.empty((B, n), bool)
 
     def work(part: slice) -> None:
-        U, S, Vh = decomposed(A[part], backend)
+        U, S, Vh = thin_svd(A[part], backend)
         absolute, relative = cut
         keep = S > xp.maximum(absolute[part], relative * S[:, 0])[:, None]
         power = xp.where(keep, xp.where(keep, S, 1) ** float(s), 0)
@@ -205,26 +199,6 @@ def restored(X: Array, backend: Backend) -> Array:
     gap = -backend.rank_k(adjoint(X))
     add_to_diagonal(gap, 1.0)
     return X + backend.matmul(X, gap) / 2
-
-
-def decomposed(A: Array, backend: Backend) -> tuple[Array, Array, Array]:
-    """Compute the thin SVD of a stack; NaN where LAPACK fails."""
-    xp = backend.xp
-    try:
-        U, S, Vh = xp.linalg.svd(A, full_matrices=False)
-        return U, S, Vh
-    except np.linalg.LinAlgError:
-        if len(A) == 1:
-            n = A.shape[-1]
-            return xp.full_like(A, np.nan), xp.full((1, n), np.nan), xp.full((1, n, n), np.nan, A.dtype)
-        each = [decomposed(A[i : i + 1], backend) for i in range(len(A))]
-        U, S, Vh = (xp.concatenate(parts) for parts in zip(*each, strict=True))
-        return U, S, Vh
-
-
-def adjoint(A: Array) -> Array:
-    """Return the conjugate transpose of every matrix."""
-    return (A.conj() if A.dtype.kind == "c" else A).swapaxes(-1, -2)
 
 
 def stack_norm(A: Array) -> Array:

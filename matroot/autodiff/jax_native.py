@@ -1,0 +1,184 @@
+"""Inverse roots on the device of a traced array, by the fixed schedule of `Minimax`; jax differentiates its products.
+
+The derivative of a minimax polynomial is less accurate than its value, since its error oscillates. A Newton step at the
+end multiplies the error of the derivative by the error of the value, and squares the latter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from matroot._bars import allowed_error
+from matroot._regularization import Ridge
+from matroot._result import RootResult
+from matroot._status import Status
+from matroot.autodiff.forms import Power
+from matroot.autodiff.jax import FACTS
+from matroot.backends.arrays import Origin, is_inexact
+from matroot.methods.conditioning import PROBES, signs, start_vector
+from matroot.methods.minimax import Minimax
+from matroot.methods.minimax_schedule import Schedule, schedule, step_products
+from matroot.pipeline.call import Job
+from matroot.pipeline.scaling import asymmetry_bar
+
+Array = Any
+
+#: Relative error of every eigenvalue of the root before the Newton step.
+TARGET = 8 * 2.0**-52
+#: ||M - I||_F that rounding may leave before the last step; an eigenvalue that the schedule does not serve leaves 1/2.
+LAG = 0.1
+#: Above this p the larger cushion is used in float32: M holds p-th powers of what is above it.
+LARGE_P = 4
+#: Steps of the power method: an estimate from below, by up to some 6 % for a flat spectrum.
+POWER_STEPS = 40
+
+
+def serves(job: Job, options: dict[str, Any]) -> bool:
+    """Return True if the method was asked for, and if the schedule serves the problem."""
+    method, rule, s = options.get("method"), job.rule, job.problem.s
+    asked = method == "minimax" or isinstance(method, Minimax)
+    plain = options.get("max_iter") is None and options.get("compute_dtype") is None
+    ridge = rule is None or (isinstance(rule, Ridge) and not rule.retries)
+    return asked and plain and ridge and job.problem.assume_a == "pos" and s < 0 and s * job.problem.p == -1
+
+
+def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]], job: Job) -> RootResult[Array]:
+    """Return A^(-1/p) of a traced array, of at least float32 arithmetic, with measured quality.
+
+    jax differentiates x; the other fields are constants.
+    """
+    with jax.default_matmul_precision("highest"):
+        return _solve(a, power, job)
+
+
+def _solve(a: Array, power: Power, job: Job) -> RootResult[Array]:
+    n, p, constant = a.shape[-1], job.problem.p, jax.lax.stop_gradient
+    relative, absolute = (job.rule.relative, job.rule.absolute) if isinstance(job.rule, Ridge) else (0.0, 0.0)
+    given = a if is_inexact(power.dtype_name) else a.astype(jnp.zeros((), float).dtype)
+    A, eye = given.astype(jnp.promote_types(given.dtype, jnp.float32)), jnp.eye(n)
+    eps = float(jnp.finfo(A.dtype).eps)
+    size = constant(abs(A).max((-1, -2), initial=0))
+    finite = jnp.isfinite(size)
+    unit = jnp.exp2(jnp.floor(jnp.log2(jnp.where(finite & (size > 0), size, 1))))
+    A = jnp.where(finite[..., None, None], A / _over(unit), eye.astype(A.dtype))
+    gap = constant(abs(A - A.conj().mT).max((-1, -2), initial=0)) / jnp.where(size > 0, size / unit, 1)
+    A = (A + A.conj().mT) / 2
+
+    top = largest(A)
+    delta = relative * top + absolute / unit
+    A = A + _over(delta) * eye.astype(A.dtype)
+    plan = _plan(job, relative, n, eps)
+    bound = constant(_above(A))
+    X, last = _iterated(A / _over(bound), plan)
+    X = X * _over(bound ** (-1 / p))
+
+    probes = jnp.asarray(signs(n, PROBES) if n > PROBES else np.eye(n), A.dtype)
+    W = A @ probes
+    for _ in range(p):
+        W = X @ W
+    residual = _norm(W - probes) / math.sqrt(max(1, probes.size))
+    # The norm of the root is the power -1/p of the smallest eigenvalue.
+    low = largest(constant(X)) ** -p
+    cond = jnp.maximum((top + delta) / low, 1)
+    deviation = _norm(last - eye)
+    status = jnp.where(jnp.finfo(A.dtype).eps / 2 * cond / p <= allowed_error(job.problem.rtol), 0, 1)
+    status = jnp.where(status, int(Status.ILL_CONDITIONED), int(Status.CONVERGED))
+    expected = math.sqrt(n) * 1.1 * plan.widths[-1] + LAG
+    lagging = jnp.where(deviation <= 2 * math.sqrt(n), int(Status.STAGNATED), int(Status.DIVERGED))
+    status = jnp.where(deviation <= expected, status, lagging)
+    bar = asymmetry_bar(Origin("numpy", given.dtype, None))
+    status = jnp.where(gap <= bar, status, int(Status.NOT_SYMMETRIC))
+    status = jnp.where(finite, status, int(Status.NONFINITE_INPUT))
+    X = X * _over(unit ** (-1 / p))
+    usable = (status == int(Status.CONVERGED)) | (status == int(Status.ILL_CONDITIONED))
+    # So that the gradient of a failed matrix is NaN, too.
+    X = X.astype(given.dtype) + _over(jnp.where(usable, 0, jnp.nan)).astype(given.dtype) * given
+    facts = {
+        "status": status,
+        "residual": residual,
+        "cond": cond,
+        "bits_lost": jnp.maximum(jnp.log2(cond / p), 0),
+        "n_iter": jnp.full(status.shape, len(plan.steps) + 1),
+        "n_products": jnp.asarray(2 + len(plan.steps) * step_products(4, p)),
+        "lambda_max": top * unit,
+        "lambda_min": low * unit,
+        "ridge": delta * unit,
+    }
+    known = {name: constant(facts[name]).astype(jax.dtypes.canonicalize_dtype(kind)) for name, kind in FACTS.items()}
+    return RootResult(
+        x=X,
+        companion=None,
+        asymmetry=gap.astype(known["residual"].dtype),
+        **known,
+        method=job.method,
+        compute_dtype=str(A.dtype),
+        certificate="full" if n <= PROBES else "probes",
+        exponent=job.problem.s,
+        rtol=job.problem.rtol,
+    )
+
+
+def largest(A: Array) -> Array:
+    """Estimate the largest eigenvalue of Hermitian matrices from below; its derivative is that at an eigenvector."""
+    fixed = jax.lax.stop_gradient(A)
+    v = jnp.broadcast_to(jnp.asarray(start_vector(A.shape[-1]), A.dtype)[:, None], (*A.shape[:-1], 1))
+
+    def step(_: int, v: Array) -> Array:
+        v = fixed @ v
+        size = _over(_norm(v))
+        return v / jnp.where(size > 0, size, 1)
+
+    v = jax.lax.fori_loop(0, POWER_STEPS, step, v)
+    return (v.conj().mT @ A @ v)[..., 0, 0].real
+
+
+def _plan(job: Job, floor: float, n: int, eps: float) -> Schedule:
+    """Return the schedule for every spectrum that the ridge, or else rounding, leaves."""
+    lower = min(max(floor / (1 + floor) * n**-0.25, eps * math.sqrt(n) / 4), 0.9)
+    p = job.problem.p
+    accurate = (isinstance(job.method, Minimax) and job.method.accurate) or (eps > 1e-10 and p > LARGE_P)
+    return schedule(p, lower, target=TARGET, accurate=accurate)
+
+
+def _iterated(M: Array, plan: Schedule) -> tuple[Array, Array]:
+    """Compute M^(-1/p) by the schedule and a Newton step; return it and M before the last step of the schedule.
+
+    All polynomials are evaluated as if of degree 4, so that one step is compiled for all.
+    """
+    p, eye = plan.p, jnp.eye(M.shape[-1], dtype=M.dtype)
+
+    def step(found: tuple[Array, Array, Array], c: Array) -> tuple[tuple[Array, Array, Array], None]:
+        X, M, _ = found
+        M2 = M @ M
+        B = M2 @ (c[4] * M2 + c[3] * M + c[2] * eye) + c[1] * M + c[0] * eye
+        return (X @ B, jnp.linalg.matrix_power(B, p) @ M, M), None
+
+    (X, M, last), _ = jax.lax.scan(
+        step, (jnp.broadcast_to(eye, M.shape), M, M), jnp.asarray(plan.table(), M.real.dtype)
+    )
+    X = X @ ((1 + 1 / p) * eye - M / p)
+    return (X + X.conj().mT) / 2, jax.lax.stop_gradient(last)
+
+
+def _above(A: Array) -> Array:
+    """Bound the largest eigenvalue from above; see `matroot.methods.minimax_steps.largest_between`."""
+    n = A.shape[-1]
+    second = (abs(A) ** 2).sum((-1, -2)) / n
+    fourth = (abs(A @ A) ** 2).sum((-1, -2)) / n
+    variance = jnp.maximum(fourth - second**2, 0) + 4 * jnp.finfo(A.dtype).eps * fourth
+    above = jnp.minimum(abs(A).sum(-1).max(-1), jnp.sqrt(second + jnp.sqrt((n - 1) * variance)))
+    return jnp.where(above > 0, above, 1)
+
+
+def _norm(A: Array) -> Array:
+    return jnp.sqrt((abs(A) ** 2).sum((-1, -2)))
+
+
+def _over(values: Array) -> Array:
+    return values[..., None, None]

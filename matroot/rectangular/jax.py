@@ -1,0 +1,75 @@
+"""Powers of singular values of arrays that jax traces: computed on the host, differentiable twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from matroot._status import USABLE
+from matroot.autodiff.forms import Power
+from matroot.autodiff.jax import attached
+from matroot.backends.arrays import is_inexact
+from matroot.rectangular import certificate
+from matroot.rectangular.result import PolarResult, SpectralResult
+
+Array = Any
+Result = TypeVar("Result", PolarResult[Any], SpectralResult[Any])
+
+#: Fields of a result that describe the call; the other fields are arrays.
+STATIC = ("method", "certificate", "exponent")
+#: Fields with one number for a matrix, and their dtypes.
+FACTS = {"status": np.int8, "rank": np.int32, **dict.fromkeys(("residual", "cond", "orthogonality"), np.float64)}
+
+for _kind in (PolarResult, SpectralResult):
+    _names = [f.name for f in fields(_kind)]
+    jax.tree_util.register_dataclass(_kind, [n for n in _names if n not in STATIC], [n for n in _names if n in STATIC])
+
+
+def polar(a: Array, power: Power, compute: Callable[[Array], PolarResult[Array]]) -> PolarResult[Array]:
+    """Return the result of `compute`, a function of numpy arrays, for a traced array."""
+    result = _traced(a, power, compute, PolarResult, "u", {})
+    if not is_inexact(power.dtype_name):
+        return result
+    h = result.u.conj().mT @ a
+    h = (h + h.conj().mT) / 2
+    return replace(result, h=result.h + (h - jax.lax.stop_gradient(h)))  # the value is that of `compute`
+
+
+def spectral_power(a: Array, power: Power, compute: Callable[[Array], SpectralResult[Array]]) -> SpectralResult[Array]:
+    """Return the result of `compute`, a function of numpy arrays, for a traced array."""
+    return _traced(a, power, compute, SpectralResult, "x", {"exponent": power.s})
+
+
+def _traced(
+    a: Array,
+    power: Power,
+    compute: Callable[[Array], Result],
+    kind: type[Result],
+    x: str,
+    static: dict[str, Any],
+) -> Result:
+    *batch, m, n = a.shape
+    dtype = a.dtype if is_inexact(power.dtype_name) else jnp.zeros((), float).dtype
+    sizes = {x: (m, n), "h": (n, n)}
+    shapes = {}
+    for name in (f.name for f in fields(kind) if f.name not in STATIC):
+        inner: tuple[int, ...] = sizes.get(name, ())
+        held = dtype if inner else jax.dtypes.canonicalize_dtype(FACTS[name])
+        shapes[name] = jax.ShapeDtypeStruct((*batch, *inner), held)
+
+    def host(values: Array) -> dict[str, Array]:
+        result = compute(np.asarray(values))
+        return {name: np.asarray(getattr(result, name)).astype(shape.dtype) for name, shape in shapes.items()}
+
+    found = jax.pure_callback(host, shapes, jax.lax.stop_gradient(a), vmap_method="broadcast_all")
+    if is_inexact(power.dtype_name):
+        usable = sum(found["status"] == int(status) for status in USABLE) > 0
+        if power.s < 1:
+            usable = usable & (found["rank"] == min(m, n))
+        found[x] = attached(power, a, found[x], jnp.where(usable, 0.0, jnp.nan))
+    return kind(**found, method="svd", certificate=certificate.kind(min(m, n)), **static)
