@@ -81,6 +81,14 @@ def test_scales_batches_and_dtypes():
     assert spectral_derivative(np.zeros((3, 2)), np.ones((3, 2)), 2).any() == 0
 
 
+def test_single_precision_in_and_out_is_double_precision_within():
+    for smallest in (3e-4, 1e-5):  # by the Gram matrix, and by the decomposition
+        A, E, _ = (M.astype("f4") for M in matrices(5, 3, (1.0, 0.1, smallest)))
+        for s in (0, 0.5):
+            exact = spectral_derivative(A.astype(float), E.astype(float), s)
+            assert np.linalg.norm(spectral_derivative(A, E, s) - exact) <= 2e-7 * np.linalg.norm(exact)
+
+
 def test_a_matrix_without_derivative():
     A, E, _ = matrices(5, 3, (3.0, 2.0, 0.0))
     for s in (0, 0.5, -1):
@@ -172,6 +180,9 @@ class TestTorch:
         (result.u.sum() + result.h.sum()).backward()
         assert a.grad[0].isfinite().all()
         assert a.grad[1].isnan().all()
+        cut = self.tensor(4, 3, (2.0, 1.0, 0.1))
+        polar(cut, rtol=0.2).u.sum().backward()
+        assert cut.grad.isnan().all()
         alone = a.detach()[1].requires_grad_()
         spectral_power(alone, 2).x.sum().backward()
         assert alone.grad.isfinite().all()
@@ -244,7 +255,8 @@ class TestJax:
     def test_without_full_rank(self):
         jnp = self.jax.numpy
         a = jnp.ones((3, 2))
-        assert jnp.isnan(self.jax.grad(lambda a: polar(a).u.sum())(a)).all()
+        for matrix, rtol in ((a, None), (jnp.diag(jnp.array([2.0, 1.0, 0.1])), 0.2)):
+            assert jnp.isnan(self.jax.grad(lambda a, rtol=rtol: polar(a, rtol=rtol).u.sum())(matrix)).all()
         result = self.jax.jit(polar)(a)
         assert int(result.rank) == 1
         assert matroot.Status(int(result.status)) == matroot.Status.ILL_CONDITIONED

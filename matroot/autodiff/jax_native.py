@@ -45,7 +45,7 @@ def serves(job: Job, options: dict[str, Any]) -> bool:
     asked = method == "minimax" or isinstance(method, Minimax)
     plain = options.get("max_iter") is None and options.get("compute_dtype") is None
     ridge = rule is None or (isinstance(rule, Ridge) and not rule.retries)
-    return asked and plain and ridge and job.problem.assume_a == "pos" and s < 0 and s * job.problem.p == -1
+    return asked and plain and ridge and job.problem.assume_a == "pos" and s * job.problem.p == -1
 
 
 def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]], job: Job) -> RootResult[Array]:
