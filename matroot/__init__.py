@@ -16,7 +16,7 @@ _HOMES = {
     "matroot._result": "RootResult",
     "matroot._root_tracker": "RootTracker",
     "matroot._roots": "cond_pth_root fractional_power inv_sqrtm inverse_pth_root pth_root select_method sqrtm",
-    "matroot._solve": "solve",
+    "matroot._solve": "solve solve_in_two",
     "matroot._solve_each": "solve_each",
     "matroot._status": "ConditionWarning RootError Status",
     "matroot._stochastic": "StochasticResult stochastic_root",

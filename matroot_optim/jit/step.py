@@ -53,6 +53,8 @@ def _advance(
 ) -> tuple[list[Array], Arrays]:
     options, layout, shards = plan.options, plan.layout, plan.shards
     arrays = widen(layout, arrays)
+    if plan.roots != "host":
+        arrays.update(renewed(plan, arrays, arrays["step"], late=True))
     t = arrays["step"] + 1
     rates = [Rates(None, float(leaf.options.weight_decay), leaf.options.betas[0]) for leaf in layout.leaves]
     check_weights(layout, weights, rates)

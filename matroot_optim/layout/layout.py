@@ -69,6 +69,13 @@ class Layout:
         return [(stack, axis) for stack in self.stacks for axis in stack.axes]
 
     @cached_property
+    def orders(self) -> tuple[int, ...]:
+        """The order of every root of the run."""
+        if self.among is not None:
+            return self.among.orders
+        return tuple(stack.shape[axis] for stack, axis in self.factors for _ in range(stack.blocks))
+
+    @cached_property
     def stacks_of_leaf(self) -> list[list[tuple[int, Member]]]:
         """(stack number, member) of each region of every leaf, in the order of the regions."""
         where: list[list[tuple[int, Member]]] = [[] for _ in self.leaves]
