@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from matroot_optim.arrays import Array, cast, check_device, is_cupy, on_host, place, state_dtype
 from matroot_optim.layout.blocking import Region, Shape, as_matrix, block_sizes, merge_dims, regions
 from matroot_optim.layout.parts import Among, Leaf, Member, Narrow, Stack
@@ -35,6 +37,11 @@ class Layout:
     def index(self) -> dict[str, int]:
         """Number of the leaf at a path."""
         return {leaf.path: i for i, leaf in enumerate(self.leaves)}
+
+    @cached_property
+    def decays(self) -> Any:
+        """Decay of the largest norm of every leaf per step: that of the root of its second moment."""
+        return np.array([math.sqrt(leaf.options.beta2_of_graft) for leaf in self.leaves])
 
     @cached_property
     def kinds(self) -> list[Any]:

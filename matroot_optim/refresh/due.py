@@ -58,8 +58,9 @@ def due_jobs(
         if wait is not None and wait != steps_to_use(options, layout, stack, step):
             continue
         mark, taken = arrays[f"{key}/mark"], arrays[f"{key}/taken"]
-        start = stack.options.first_root_step
-        waiting = mark.min() > step - interval and taken.min() >= 0  # most stacks at most steps: skip the masks
+        start = stack.first_root_step
+        # most stacks at most steps: skip the masks
+        waiting = np.minimum.reduce(mark) > step - interval and np.minimum.reduce(taken) >= 0
         if waiting and not grown and step != max(1, start - options.lag):
             continue
         if grown:  # new phases for the longer interval
