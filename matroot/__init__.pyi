@@ -14,8 +14,8 @@ from matroot._roots import (
     select_method,
     sqrtm,
 )
-from matroot._solve import solve, solve_in_two
-from matroot._solve_each import solve_each
+from matroot._solve import solve
+from matroot._solve_each import solve_each, solve_in_two
 from matroot._status import ConditionWarning, RootError, Status
 from matroot._stochastic import StochasticResult, stochastic_root
 from matroot.applied.result import ApplyResult

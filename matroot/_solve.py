@@ -36,7 +36,7 @@ from matroot.backends.profile import Limits, limits
 from matroot.methods.base import Method, Problem
 from matroot.methods.tridiagonal import runs_here
 from matroot.pipeline.call import Job, Output
-from matroot.pipeline.kernel import Fused, begin_fused, solve_fused, whole
+from matroot.pipeline.kernel import Fused, solve_fused, whole
 from matroot.pipeline.lone import lone
 from matroot.pipeline.retries import solve_chunk
 
@@ -157,47 +157,6 @@ def solve(
 def options_of(arguments: dict[str, Any], names: Sequence[str] = OPTIONS) -> dict[str, Any]:
     """Return the options among the arguments of a public function."""
     return {name: arguments[name] for name in names}
-
-
-def solve_in_two(a: A, p: int, /, **options: Any) -> Callable[[], RootResult[A]]:
-    """Do the first half of a solve for an inverse p-th root, and return the function that does the second.
-
-    For programs that have other work to do between them. There are halves of about equal cost where `Tridiagonal`
-    solves a stack of real matrices of numpy by LAPACK, which is above n = 64: the reduction to tridiagonal form, and
-    the way back. Elsewhere the function does everything. The result is that of `solve` in any case, to the last bit.
-
-    Parameters
-    ----------
-    a : array (..., n, n)
-        Must not change before the second half.
-    p : int
-    **options
-        As of `solve`, except `s` and `inverse`; an `rtol` leaves no halves.
-
-    Returns
-    -------
-    function
-        To be called once.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from matroot import solve_in_two
-    >>> A = np.diag(np.arange(1.0, 101.0))[None]
-    >>> finish = solve_in_two(A, 3)
-    >>> bool(np.allclose(finish().x[0].diagonal(), np.arange(1, 101) ** (-1 / 3)))
-    True
-    """
-    whole = partial(solve, a, p, **options)
-    return _begun(a, p, options, whole) if isinstance(a, np.ndarray) and a.ndim > 2 and a.size else whole
-
-
-@confined
-def _begun(a: Array, p: int, options: dict[str, Any], whole: Callable[[], Any]) -> Callable[[], RootResult[Any]]:
-    values, origin = take(a)
-    job, fused = planned(values, origin, exponent_of(p, True), **options)
-    rest = None if fused is None else begin_fused(values.reshape(-1, *a.shape[-2:]), fused)
-    return whole if rest is None else confined(lambda: rest().result(a.shape[:-2], job))
 
 
 @confined

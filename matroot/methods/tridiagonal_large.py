@@ -46,7 +46,7 @@ UNCUT = (0.0, 1.0)
 
 
 class Reduced(NamedTuple):
-    """A matrix in tridiagonal form, scaled by `halves`: the reflectors and T, and if it is symmetric to the last bit."""
+    """A matrix in tridiagonal form, scaled by `halves`; whether it is symmetric to the last bit."""
 
     form: Form
     halves: FloatArray

@@ -116,7 +116,7 @@ def begin_fused(stack: Array, fused: Fused) -> Callable[[], Output] | None:
     begun = first_half(stack, job.problem.rational, fused.rule)
 
     def rest() -> Output:
-        out = Output(len(stack), fused.n, job)
+        out = Output.room(len(stack), fused.n, job)
         solve_fused(stack, fused, out, begun)
         return out
 
