@@ -17,7 +17,7 @@ _HOMES = {
     "matroot._root_tracker": "RootTracker",
     "matroot._roots": "cond_pth_root fractional_power inv_sqrtm inverse_pth_root pth_root select_method sqrtm",
     "matroot._solve": "solve",
-    "matroot._solve_each": "solve_each",
+    "matroot._solve_each": "solve_each solve_in_two",
     "matroot._status": "ConditionWarning RootError Status",
     "matroot._stochastic": "StochasticResult stochastic_root",
     "matroot.applied.result": "ApplyResult",

@@ -15,7 +15,7 @@ from matroot._roots import (
     sqrtm,
 )
 from matroot._solve import solve
-from matroot._solve_each import solve_each
+from matroot._solve_each import solve_each, solve_in_two
 from matroot._status import ConditionWarning, RootError, Status
 from matroot._stochastic import StochasticResult, stochastic_root
 from matroot.applied.result import ApplyResult
@@ -73,6 +73,7 @@ __all__ = [
     "solve",
     "solve_apply",
     "solve_each",
+    "solve_in_two",
     "spectral_derivative",
     "spectral_power",
     "sqrtm",

@@ -1,21 +1,24 @@
-"""Matrices of unequal sizes in one call."""
+"""Matrices of unequal sizes in one call, and one call in two."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from matroot._result import A, RootResult
-from matroot._solve import solve
-from matroot.backends.arrays import check_square, library_of
+from matroot._solve import exponent_of, planned, solve
+from matroot.backends.arrays import check_square, library_of, take
+from matroot.backends.holds import confined
 from matroot.backends.streams import side_by_side
+from matroot.pipeline.kernel import begin_fused
 
 Array = Any
 
@@ -109,3 +112,44 @@ def _split(result: RootResult[Any], batches: list[tuple[int, ...]]) -> list[Root
 
 def _namespace(a: Array) -> Any:
     return sys.modules["cupy"] if library_of(a) == "cupy" else array_namespace(a)
+
+
+def solve_in_two(a: A, p: int, /, **options: Any) -> Callable[[], RootResult[A]]:
+    """Do the first half of a solve for an inverse p-th root, and return the function that does the second.
+
+    For programs that have other work to do between them. There are halves of about equal cost where `Tridiagonal`
+    solves a stack of real matrices of numpy by LAPACK, which is above n = 64: the reduction to tridiagonal form, and
+    the way back. Elsewhere the function does everything. The result is that of `solve` in any case, to the last bit.
+
+    Parameters
+    ----------
+    a : array (..., n, n)
+        Must not change before the second half.
+    p : int
+    **options
+        As of `solve`, except `s` and `inverse`; an `rtol` leaves no halves.
+
+    Returns
+    -------
+    function
+        To be called once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matroot import solve_in_two
+    >>> A = np.diag(np.arange(1.0, 101.0))[None]
+    >>> finish = solve_in_two(A, 3)
+    >>> bool(np.allclose(finish().x[0].diagonal(), np.arange(1, 101) ** (-1 / 3)))
+    True
+    """
+    whole = partial(solve, a, p, **options)
+    return _begun(a, p, options, whole) if isinstance(a, np.ndarray) and a.ndim > 2 and a.size else whole
+
+
+@confined
+def _begun(a: Array, p: int, options: dict[str, Any], whole: Callable[[], Any]) -> Callable[[], RootResult[Any]]:
+    values, origin = take(a)
+    job, fused = planned(values, origin, exponent_of(p, True), **options)
+    rest = None if fused is None else begin_fused(values.reshape(-1, *a.shape[-2:]), fused)
+    return whole if rest is None else confined(lambda: rest().result(a.shape[:-2], job))

@@ -100,7 +100,14 @@ def place(x: Array) -> str:
         return "numpy"
     if is_jax(x):
         return "jax"  # jax moves arrays itself, and a traced array has no device
+    if is_torch(x):
+        return _place_of_torch(x.device)
     return f"{type(x).__module__.partition('.')[0]}:{x.device}"
+
+
+@cache
+def _place_of_torch(device: Any) -> str:
+    return f"torch:{device}"
 
 
 def on_host(x: Array) -> bool:
@@ -201,6 +208,8 @@ def squared_norm(x: Array) -> Array:
     if is_jax(x):  # no reshape, which would gather a sharded array
         return sys.modules["jax"].numpy.tensordot(x, x, x.ndim)
     flat = x.reshape(-1)
+    if is_torch(flat):
+        return flat.dot(flat)
     return flat @ flat if flat.shape[0] else (flat * flat).sum()
 
 
@@ -227,13 +236,12 @@ def norms_of(arrays: Sequence[Any]) -> Any:
     result = np.zeros(len(arrays))
     for found in places.values():
         mine = [arrays[k] for k in found]
-        sums = [squared_norm(x) for x in mine]
         if on_host(mine[0]):
-            norms = np.asarray(to_host(stack_scalars(sums, mine[0])), np.float64) ** 0.5
+            norms = _norms_on_host(mine)
             odd = np.flatnonzero(~((norms > SMALL_NORM) & np.isfinite(norms)))
             largest = {j: float(to_host(_largest(mine[j]))) for j in odd}
         else:  # one transfer also brings the largest values, which show what is not finite
-            both = to_host(stack_scalars([*sums, *map(_largest, mine)], mine[0])).astype(np.float64)
+            both = to_host(stack_scalars([*map(squared_norm, mine), *map(_largest, mine)], mine[0])).astype(np.float64)
             norms, most = both[: len(mine)] ** 0.5, both[len(mine) :]
             odd = np.flatnonzero(~((norms > SMALL_NORM) & np.isfinite(norms)))
             largest = {j: float(most[j]) for j in odd}
@@ -241,6 +249,14 @@ def norms_of(arrays: Sequence[Any]) -> Any:
             norms[j] = _norm_of_extremes(mine[j], largest[j])
         result[found] = norms
     return result
+
+
+def _norms_on_host(arrays: Sequence[Any]) -> Any:
+    if is_torch(arrays[0]):
+        torch = sys.modules["torch"]
+        return torch.stack(torch._foreach_norm(arrays)).numpy().astype(np.float64)
+    sums = stack_scalars([squared_norm(x) for x in arrays], arrays[0])
+    return np.asarray(to_host(sums), np.float64) ** 0.5
 
 
 #: Above this norm, a float32 holds the square with all digits.

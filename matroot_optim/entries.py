@@ -140,11 +140,9 @@ def answer_size(stack: Stack, axis: int) -> int:
 
 def fresh_marks(layout: Layout, interval: int, schedule: str) -> dict[str, Array]:
     """Return the first mark of every root, with phases distributed over the roots of all stacks."""
-    sizes = [stack.shape[axis] for stack, axis in layout.factors for _ in range(stack.blocks)]
-    if layout.among is None:
-        marks = first_marks(sizes, interval, schedule)
-    else:
-        marks = first_marks(layout.among.orders, interval, schedule)[list(layout.among.rows)]
+    marks = first_marks(layout.orders, interval, schedule)
+    if layout.among is not None:
+        marks = marks[list(layout.among.rows)]
     arrays, start = {}, 0
     for stack, axis in layout.factors:
         arrays[f"{stack.axis_name(axis)}/mark"] = marks[start : start + stack.blocks].copy()

@@ -334,13 +334,15 @@ def refresh_roots(opt_state: Any) -> Any:
 
     def change(state: ShampooState) -> ShampooState:
         options, core = state.plan.options, state.core
-        t = core.step + (options.algorithm != "soap")  # SOAP renews its bases at the end of a step
         arrays = opened(core.layout, core.arrays, core.step)
-        jobs, books = due_jobs(options, core.layout, arrays, t)
-        arrays.update(books)
         engine = options.running_engine  # type: ignore[attr-defined]
-        for pending in submit(engine, jobs, core.step):
-            arrays.update(install(core.layout, arrays, pending, ()))
+        # SOAP renews its bases at the end of a step; roots of two steps have begun there.
+        turns = [(0, None)] if options.algorithm == "soap" else [(0, 1), (1, 0)]
+        for later, wait in turns:
+            jobs, books = due_jobs(options, core.layout, arrays, core.step + later, wait)
+            arrays.update(books)
+            for pending in submit(engine, jobs, core.step):
+                arrays.update(install(core.layout, arrays, pending, ()))
         kept = closed(arrays)
         same = {name for name, x in kept.items() if x is core.arrays.get(name)}
         changed = {name: placed(x, state.arrays[name]) for name, x in kept.items() if name not in same}

@@ -30,7 +30,7 @@ from matroot_optim.step.finish import check_weights
 from matroot_optim.step.inputs import Step
 from matroot_optim.step.momentum import Rates, with_l2
 from matroot_optim.step.narrow import closed, opened
-from matroot_optim.step.scaling import decay, exponents, in_new_units, scaled
+from matroot_optim.step.scaling import exponents, in_new_units, scaled
 from matroot_optim.step.stages import stacked_gradients, update_statistics, updates
 from matroot_optim.step.totals import Totals
 
@@ -483,8 +483,7 @@ class Shampoo(Options):
 
 def _units(layout: Layout, arrays: Arrays, norms: Any) -> Any:
     """Return the exponents of the gradients' units from this step on, and convert the state to them."""
-    forget = np.array([decay(leaf) for leaf in layout.leaves])
-    peak = np.fmax(np.where(np.isfinite(norms), norms, 0.0), arrays["peak"] * forget)
+    peak = np.fmax(np.where(np.isfinite(norms), norms, 0.0), arrays["peak"] * layout.decays)
     units = exponents(peak, arrays["exponent"])
     shift = units - arrays["exponent"]
     if shift.any():

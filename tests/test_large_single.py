@@ -22,8 +22,8 @@ def reductions(monkeypatch):
     done = []
     solve_in = Solver.solve
 
-    def watched(self, S, out, kind, back):
-        facts = solve_in(self, S, out, kind, back)
+    def watched(self, S, out, kind, back, begun=None):
+        facts = solve_in(self, S, out, kind, back, begun)
         done.append((kind.__name__, bool(facts[0])))
         return facts
 

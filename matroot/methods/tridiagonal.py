@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, lru_cache
@@ -20,7 +20,7 @@ from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray, Method, Problem, Raw
 from matroot.methods.conditioning import steps
 from matroot.methods.eigen import Eigen
-from matroot.methods.tridiagonal_large import lanes_are_faster, large_roots
+from matroot.methods.tridiagonal_large import Reduced, lanes_are_faster, large_roots, reductions
 from matroot.methods.tridiagonal_report import LANES, NONE, SERVED, CutReport, Report, pole_level, probes
 
 #: Seconds that a call may take on one thread; what is longer pays for waking the others.
@@ -142,13 +142,19 @@ def roots(
     rtol: float | None = None,
     wide: bool = False,
     alone: bool = False,
+    begun: Sequence[Reduced] | None = None,
 ) -> Report | CutReport:
     """`small_roots` in lanes, else `large_roots`; without a compiler, nothing is served."""
     if lanes:
         return small_roots(stack, out, s, rule, rtol=rtol, alone=alone)
     if compiled("matroot.backends.cpu.large.kernel") is None:  # not the lanes' kernel, which takes as long to compile
         return Report(*np.zeros((len(Report._fields), len(stack))))
-    return large_roots(stack, out, s, rule, rtol=rtol, wide=wide, alone=alone)
+    return large_roots(stack, out, s, rule, rtol=rtol, wide=wide, alone=alone, begun=begun)
+
+
+def first_half(stack: Array, s: Fraction, rule: Coefficients = NONE) -> list[Reduced] | None:
+    """Return what `roots` takes as `begun`, for a stack not in lanes and without an rtol; None: no compiler."""
+    return None if compiled("matroot.backends.cpu.large.kernel") is None else reductions(stack, s, rule)
 
 
 def small_roots(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,15 @@ REDUCTION_ERROR, MANY = 24, 512
 UNCUT = (0.0, 1.0)
 
 
+class Reduced(NamedTuple):
+    """A matrix in tridiagonal form, scaled by `halves`; whether it is symmetric to the last bit."""
+
+    form: Form
+    halves: FloatArray
+    symmetric: bool
+    exponent: int
+
+
 def lanes_are_faster(B: int, n: int, is_complex: bool = False) -> bool:
     """Return True if lanes solve B matrices faster; independent of the number of cores.
 
@@ -63,6 +73,7 @@ def large_roots(
     rtol: float | None = None,
     wide: bool = False,
     alone: bool = False,
+    begun: Sequence[Reduced] | None = None,
 ) -> Report | CutReport:
     """Compute A'^s for a stack of symmetric or Hermitian matrices, like `small_roots`.
 
@@ -78,6 +89,8 @@ def large_roots(
         In double precision, whatever `rtol` permits.
     alone : bool
         On this thread only.
+    begun : sequence, optional
+        What `reductions` gave for the same stack; without an `rtol`, and used only once.
 
     Returns
     -------
@@ -92,14 +105,31 @@ def large_roots(
 
     def work(part: slice) -> None:
         for i in range(part.start, part.stop):
-            report[:, i] = one(stack[i], out[i])
+            report[:, i] = one(stack[i], out[i], None if begun is None else begun[i])
 
     if alone:
         work(slice(0, B))
     else:
-        with one_blas_thread():
-            in_threads(held_in_its_thread(work), [slice(i, i + 1) for i in range(B)])
+        one_by_one(work, B)
     return kind(*report)
+
+
+def reductions(stack: Array, s: Fraction, rule: Coefficients = NONE) -> list[Reduced]:
+    """Return the tridiagonal forms of a stack of symmetric or Hermitian matrices: the first half of `large_roots`."""
+    one, found = Solver(stack.shape[-1], np.result_type(stack.dtype, np.float32), s, rule, None, True), {}
+
+    def work(part: slice) -> None:
+        for i in range(part.start, part.stop):
+            found[i] = one.reduced(one.as_readable(stack[i]), one.double)
+
+    one_by_one(work, len(stack))
+    return [found[i] for i in range(len(stack))]
+
+
+def one_by_one(work: Callable[[slice], None], B: int) -> None:
+    """Call `work` for every matrix of a stack, on several threads."""
+    with one_blas_thread():
+        in_threads(held_in_its_thread(work), [slice(i, i + 1) for i in range(B)])
 
 
 def panel_width(n: int) -> int:
@@ -134,23 +164,34 @@ class Solver:
             self.probes = self.probes[:n] + 1j * self.probes[n:]
         self.pairs = np.hstack([self.probes.real, self.probes.imag]) if is_complex else self.probes
 
-    def __call__(self, a: Array, out: Array) -> tuple[float, ...]:
+    def as_readable(self, a: Array) -> Array:
+        """Return `a`, or a copy that the compiled loops take; single precision is kept."""
+        return a if readable(a) else np.array(a, a.dtype if a.dtype == self.single else self.double, order="C")
+
+    def __call__(self, a: Array, out: Array, begun: Reduced | None = None) -> tuple[float, ...]:
         """Fill `out` and return the fields of `Report`; zeros where the matrix is not served."""
-        S = a if readable(a) else np.array(a, a.dtype if a.dtype == self.single else self.double, order="C")
+        S = self.as_readable(a)
         back = not self.wide and returns_in_single(S, out, self.rtol)
         if back and may_be_single(S, self.s, self.rule, self.rtol or 0.0):
             facts = self.solve(S, out, self.single, self.single)
             if facts[0]:
                 return facts
-        return self.solve(S, out, self.double, self.single if back else self.double)
+        return self.solve(S, out, self.double, self.single if back else self.double, begun)
 
-    def solve(self, S: Array, out: Array, kind: Any, back: Any) -> tuple[float, ...]:
-        """`__call__`, with a reduction and a way back in these precisions; float32 reduces symmetric matrices alone."""
-        n, none = len(S), (0.0,) * len(Report._fields) + UNCUT * self.rule.cuts
+    def reduced(self, S: Array, kind: Any) -> Reduced:
+        """Return the tridiagonal form of S in a precision."""
+        n = len(S)
         A = np.empty((n, n + PADDING), kind)
         d, e, tau, halves = np.empty(n), np.empty(n), np.empty(n, self.double), np.empty(2)
+        absolute = self.numbers[1]
+        found = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves, absolute)
+        return Reduced((A, d, e, tau), halves, *found)
+
+    def solve(self, S: Array, out: Array, kind: Any, back: Any, begun: Reduced | None = None) -> tuple[float, ...]:
+        """`__call__`, with a reduction and a way back in these precisions; float32 reduces symmetric matrices alone."""
+        n, none = len(S), (0.0,) * len(Report._fields) + UNCUT * self.rule.cuts
         relative, absolute, smallest, cuts = self.numbers
-        symmetric, exponent = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves, absolute)
+        (A, d, e, tau), halves, symmetric, exponent = self.reduced(S, kind) if begun is None else begun
         gap = 0.0
         if not symmetric:
             with np.errstate(all="ignore"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +15,9 @@ from matroot.backends.arrays import smallest_normal
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
 from matroot.methods.eigen import Eigen
-from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, roots
+from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, first_half, roots
 from matroot.methods.tridiagonal_cut import cut_roots, cuts_in_lanes, serves_cuts
+from matroot.methods.tridiagonal_large import Reduced
 from matroot.methods.tridiagonal_report import CUT, IN_SINGLE, NONE, SERVED, CutReport, Report
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.retries import solve_chunk
@@ -106,11 +108,26 @@ def allowed_residuals(n: int, job: Job) -> Array:
     return allowed
 
 
-def solve_fused(stack: Array, fused: Fused, out: Output) -> None:
+def begin_fused(stack: Array, fused: Fused) -> Callable[[], Output] | None:
+    """Do the first half of `solve_fused`, and return the function that does the second; None: it is all one piece."""
+    job = fused.job
+    if job.problem.rtol is not None or not isinstance(job.method, Tridiagonal) or job.method.in_lanes(stack):
+        return None
+    begun = first_half(stack, job.problem.rational, fused.rule)
+
+    def rest() -> Output:
+        out = Output.room(len(stack), fused.n, job)
+        solve_fused(stack, fused, out, begun)
+        return out
+
+    return None if begun is None else rest
+
+
+def solve_fused(stack: Array, fused: Fused, out: Output, begun: list[Reduced] | None = None) -> None:
     """Solve the stack (B, n, n) and fill `out`; matrices that the kernels do not serve go to `Eigen`."""
     job, s = fused.job, fused.job.problem.rational
-    lanes = isinstance(job.method, Tridiagonal) and job.method.in_lanes(stack)
-    report = roots(stack, out.x, s, fused.rule, lanes=lanes, rtol=job.problem.rtol, wide=job.fixed)
+    lanes = begun is None and isinstance(job.method, Tridiagonal) and job.method.in_lanes(stack)
+    report = roots(stack, out.x, s, fused.rule, lanes=lanes, rtol=job.problem.rtol, wide=job.fixed, begun=begun)
     note_single(report, out)
     if len(stack) == 1 and not isinstance(report, CutReport) and fused.sure(*(float(fact[0]) for fact in report)):
         take_facts(report, fused, out)

@@ -12,6 +12,7 @@ from matroot_optim._torch.groups import OF_LAYOUT, plain
 from matroot_optim._torch.records import Entries, Record, put_together, take_apart
 from matroot_optim.entries import Places, places
 from matroot_optim.layout.layout import Layout, make_layout
+from matroot_optim.refresh.due import steps_to_use
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.state import State
 from matroot_optim.step.averaging import average_of
@@ -124,7 +125,9 @@ class Keeper:
 
     def take_apart(self, core: Shampoo) -> list[Entries]:
         """Copy the entries of all tensors of the state."""
-        return take_apart(self.state, self.places, slots(core)) if self.state is not None else []
+        if self.state is None or self.layout is None:
+            return []
+        return take_apart(self.state, self.places, slots(core, self.layout))
 
     def has_pending(self, core: Shampoo, entries: Iterable[Entries]) -> bool:
         """Return True if the entries of all parameters have those of pending root jobs."""
@@ -175,9 +178,13 @@ class Keeper:
         self._numbers = {id(p): i for i, p in enumerate(self.tensors)}
 
 
-def slots(core: Shampoo) -> int:
-    """Return the largest number of pending jobs of one root."""
-    return -(-core.lag // core.interval(1)) + 1 if core.lag else 0
+def slots(core: Shampoo, layout: Layout) -> int:
+    """Return the largest number of pending jobs of one root, of the layout of whole parameters."""
+    if core.lag:
+        return -(-core.lag // core.interval(1)) + 1
+    settled = core.settled_step
+    late = core.first_root_step + settled + core.interval(settled)
+    return max((steps_to_use(core, layout, stack, late) for stack in layout.stacks), default=0)
 
 
 def layout_of(core: Shampoo, params: Params) -> Layout:

@@ -66,7 +66,8 @@ class ParameterStates(MutableMapping[Any, Any]):
             number = keeper.number(optimizer.param_groups, p)
         if number is None or keeper.state is None:
             raise KeyError(p)
-        return Own(keeper.state, keeper.places[number], slots(optimizer._core), keeper.parts(number))
+        room = slots(optimizer._core, keeper.layout) if keeper.layout is not None else 0
+        return Own(keeper.state, keeper.places[number], room, keeper.parts(number))
 
     def __repr__(self) -> str:
         return f"<{len(self)} parameters at step {self._optimizer._current().step}>"

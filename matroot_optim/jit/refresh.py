@@ -28,17 +28,21 @@ from matroot_optim.step.grafting import bias_correction
 Arrays = dict[str, Array]
 
 
-def renewed(plan: Plan, arrays: Arrays, t: Any) -> Arrays:
-    """Renew the roots that are due at this step; return the roots, their facts and their counters."""
-    if not plan.layout.factors:
+def renewed(plan: Plan, arrays: Arrays, t: Any, *, late: bool = False) -> Arrays:
+    """Renew the roots that are due at this step; return the roots, their facts and their counters.
+
+    `late`: those that are used one step later; `arrays` are as the step t has left them.
+    """
+    table = turns(plan.options, plan.layout, late=late)
+    if not plan.layout.factors or (late and not table.masks.any()):
         return {}
-    table = turns(plan.options, plan.layout)
     parts = ("root", "taken", "refreshes", "skipped", "failures", *FACTS)
     names = [f"{stack.axis_name(axis)}/{part}" for stack, axis in plan.layout.factors for part in parts]
     names += [leaf.name("moment") for leaf in plan.layout.leaves if leaf.in_basis]
     old = {name: arrays[name] for name in names}
     asked = [jnp.any(arrays[f"{stack.axis_name(axis)}/taken"] < 0) for stack, axis in plan.layout.factors]
-    number = table.at(t, plan.options.first_root_step, jnp.any(jnp.stack(asked)))
+    asked = [] if late else asked  # those are needed at once
+    number = table.at(t, plan.options.first_root_step, jnp.any(jnp.stack([jnp.asarray(False), *asked])))
     due = jnp.asarray(table.masks)[number]  # fewer than those of the branch where members of an ensemble differ
     owners = owners_of(plan.shards, table.sets)
     run = [

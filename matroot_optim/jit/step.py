@@ -21,7 +21,7 @@ from matroot_optim.step.finish import check_weights
 from matroot_optim.step.inputs import Step, same
 from matroot_optim.step.momentum import Rates, with_l2
 from matroot_optim.step.narrow import narrow, widen
-from matroot_optim.step.scaling import decay, exponents, scaled_traced, wanted_again
+from matroot_optim.step.scaling import exponents, scaled_traced, wanted_again
 from matroot_optim.step.stages import stacked_gradients, update_statistics, updates
 from matroot_optim.step.whitening import share_of_units
 
@@ -53,6 +53,8 @@ def _advance(
 ) -> tuple[list[Array], Arrays]:
     options, layout, shards = plan.options, plan.layout, plan.shards
     arrays = widen(layout, arrays)
+    if plan.roots != "host":
+        arrays.update(renewed(plan, arrays, arrays["step"], late=True))
     t = arrays["step"] + 1
     rates = [Rates(None, float(leaf.options.weight_decay), leaf.options.betas[0]) for leaf in layout.leaves]
     check_weights(layout, weights, rates)
@@ -114,7 +116,7 @@ def _screen(
             norms[i] = _norm(clean[i])
     if not clean:
         return clean, active, bad.astype(jnp.int32)
-    forget = jnp.asarray([decay(leaf) for leaf in layout.leaves], jnp.float32)
+    forget = jnp.asarray(layout.decays, jnp.float32)
     now = jnp.stack(norms)
     peak = jnp.fmax(jnp.where(jnp.isfinite(now), now, 0), arrays["peak"] * forget)
     units = exponents(peak, arrays["exponent"], jnp)

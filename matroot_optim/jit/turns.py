@@ -11,6 +11,7 @@ import numpy as np
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
+from matroot_optim.refresh.due import steps_to_use
 from matroot_optim.refresh.phases import first_marks, levels
 
 #: Blocks that are due together: for each dimension of a stack, their indices.
@@ -58,22 +59,31 @@ class Turns:
         return jnp.asarray(self.which)[place]
 
 
-def turns(options: Options, layout: Layout) -> Turns:
-    """Return the core's schedule as a table."""
-    sizes = [stack.shape[axis] for stack, axis in layout.factors for _ in range(stack.blocks)]
+def turns(options: Options, layout: Layout, *, late: bool = False) -> Turns:
+    """Return the core's schedule as a table.
+
+    Parameters
+    ----------
+    options : Options
+    layout : Layout
+    late : bool
+        Of the roots that are used one step after their turn, else of all others.
+    """
+    sizes = layout.orders
     masks: list[Any] = []
     begins: list[int] = []
     bases: list[int] = []
     intervals: list[int] = []
     offsets: list[int] = []
-    for begin, interval in levels(options):
-        base = begin
+    for begin, interval, level in _sections(options):
+        base = level
         if options.schedule == "interval" and bases:  # one interval after the last refresh
             base = bases[-1] + (begin - 1 - bases[-1]) // intervals[-1] * intervals[-1] + interval
         marks = first_marks(sizes, interval, options.schedule)
         begins, bases = [*begins, begin], [*bases, base]
         intervals, offsets = [*intervals, interval], [*offsets, len(masks)]
-        masks += [(j + 1 - marks) % interval == 0 for j in range(interval)]
+        waits = [steps_to_use(options, layout, s, begin) for s, _ in layout.factors for _ in range(s.blocks)]
+        masks += [((j + 1 - marks) % interval == 0) & (np.array(waits) == late) for j in range(interval)]
     start, seen = options.first_root_step, np.zeros(len(sizes), bool)
     for t in range(1, start + 1):  # roots without a turn before Shampoo starts are due at the start
         k = int(np.searchsorted(begins, t, side="right")) - 1
@@ -82,7 +92,10 @@ def turns(options: Options, layout: Layout) -> Turns:
     sets: dict[bytes, int] = {}
     found: list[Due] = []
     which = []
-    for mask in [*masks, first, np.zeros(len(sizes), bool), np.ones(len(sizes), bool)]:
+    none, everything = np.zeros(len(sizes), bool), np.ones(len(sizes), bool)
+    if late:  # first roots are never late
+        first, everything = none, np.any([none, *masks], axis=0)
+    for mask in [*masks, first, none, everything]:
         key = mask.tobytes()
         if key not in sets:
             sets[key] = len(found)
@@ -90,6 +103,19 @@ def turns(options: Options, layout: Layout) -> Turns:
         which.append(sets[key])
     different = np.array([np.frombuffer(key, bool) for key in sets]).reshape(len(sets), len(sizes))
     return Turns(found, which, different, begins, bases, intervals, offsets)
+
+
+def _sections(options: Options) -> list[tuple[int, int, int]]:
+    """Return steps with their interval and its first step; `steps_to_use` is constant from one to the next."""
+    found: list[tuple[int, int, int]] = []
+    for begin, interval in levels(options):
+        settled = options.first_root_step + interval
+        if found and found[-1][0] > begin:
+            found.pop()
+        found.append((begin, interval, begin))
+        if settled > begin:
+            found.append((settled, interval, begin))
+    return found
 
 
 def _split(layout: Layout, mask: Any) -> Due:

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 Array = Any
@@ -76,7 +77,7 @@ class Region:
     count: Shape
     size: Shape
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """Number of blocks."""
         return math.prod(self.count)
@@ -153,6 +154,8 @@ def stack(x: Array, region: Region, xp: Any) -> Array:
 
 def unstack(blocks: Array, region: Region, xp: Any) -> Array:
     """Join blocks that `stack` has cut into the box of the tensor."""
+    if region.blocks == 1:
+        return xp.reshape(blocks, region.size)
     k = len(region.size)
     order = tuple(i for j in range(k) for i in (j, k + j))
     box = xp.permute_dims(xp.reshape(blocks, (*region.count, *region.size)), order)

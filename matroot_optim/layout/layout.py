@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from matroot_optim.arrays import Array, cast, check_device, is_cupy, on_host, place, state_dtype
 from matroot_optim.layout.blocking import Region, Shape, as_matrix, block_sizes, merge_dims, regions
 from matroot_optim.layout.parts import Among, Leaf, Member, Narrow, Stack
@@ -35,6 +37,11 @@ class Layout:
     def index(self) -> dict[str, int]:
         """Number of the leaf at a path."""
         return {leaf.path: i for i, leaf in enumerate(self.leaves)}
+
+    @cached_property
+    def decays(self) -> Any:
+        """Decay of the largest norm of every leaf per step: that of the root of its second moment."""
+        return np.array([math.sqrt(leaf.options.beta2_of_graft) for leaf in self.leaves])
 
     @cached_property
     def kinds(self) -> list[Any]:
@@ -67,6 +74,13 @@ class Layout:
     def factors(self) -> list[tuple[Stack, int]]:
         """Every (stack, preconditioned dimension), each with one array of statistics."""
         return [(stack, axis) for stack in self.stacks for axis in stack.axes]
+
+    @cached_property
+    def orders(self) -> tuple[int, ...]:
+        """The order of every root of the run."""
+        if self.among is not None:
+            return self.among.orders
+        return tuple(stack.shape[axis] for stack, axis in self.factors for _ in range(stack.blocks))
 
     @cached_property
     def stacks_of_leaf(self) -> list[list[tuple[int, Member]]]:

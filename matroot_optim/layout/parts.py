@@ -47,10 +47,15 @@ class Leaf:
     options: Options
     whole: Shape | None = None  # of the parameter, where the leaf is a part of it; parts have no weights
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of elements of the parameter."""
         return math.prod(self.shape if self.whole is None else self.whole)
+
+    @cached_property
+    def epsilon(self) -> float:
+        """Epsilon in the graft's denominator, relative to the largest recent norm."""
+        return float(self.options.graft_epsilon * self.size**-0.5)
 
     def name(self, part: str) -> str:
         """Return the name of one of the parameter's arrays in the state."""
@@ -180,6 +185,11 @@ class Stack:
     def whitened(self) -> bool:
         """True if the statistics are of the gradient whitened by the roots of the other dimensions."""
         return self.options.statistics_of == "whitened"
+
+    @cached_property
+    def first_root_step(self) -> int:
+        """The step from which its roots are used."""
+        return self.options.first_root_step
 
     def exponent(self, axis: int) -> Fraction:
         """Return the exponent of the roots of one dimension."""

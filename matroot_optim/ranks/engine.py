@@ -188,7 +188,7 @@ class RankEngine:
         """Wait for this rank's answers, one for each batch; None where it owns no root."""
         parts: list[RootAnswer | Failure | None] = []
         for k, handle in enumerate(current.handles):
-            part = handle if handle is None or isinstance(handle, Failure) else self.engine.collect(handle)
+            part = handle if handle is None or isinstance(handle, Failure) else self._collected(handle)
             if isinstance(part, RootAnswer):
                 self.clock.root_seconds += part.seconds
                 rows, width = len(current.rows(k, self.ranks.rank)), current.batches[k].answer_shape[1]
@@ -196,6 +196,12 @@ class RankEngine:
                     part = Failure(f"the roots have shape {tuple(part.root.shape)} and not {(rows, width)}")
             parts.append(part)
         return parts
+
+    def _collected(self, handle: Any) -> RootAnswer | Failure:
+        try:
+            return self.engine.collect(handle)
+        except Exception as error:  # as in `_started`
+            return Failure(told(error))
 
     def _exchange(self, current: Round, parts: Sequence[RootAnswer | Failure | None]) -> list[RootAnswer | Failure]:
         """Send this rank's roots, and return the answers put together from those of all ranks."""

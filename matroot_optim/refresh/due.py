@@ -18,7 +18,7 @@ from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
 from matroot_optim.refresh.engines import Engine, Failure
 from matroot_optim.refresh.jobs import FACTS, RootJob, stack_jobs, stale_error
-from matroot_optim.refresh.phases import due, wanted
+from matroot_optim.refresh.phases import due, takes_two_steps, wanted
 from matroot_optim.rules import Rule, in_units, stronger, with_cut
 from matroot_optim.step.bases import moved_moments, overlaps
 from matroot_optim.step.grafting import bias_correction
@@ -27,8 +27,27 @@ from matroot_optim.step.statistics import unpack
 Arrays = dict[str, Array]
 
 
-def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tuple[list[RootJob], Arrays]:
-    """Return the jobs of a step, and the counters that they change."""
+def steps_to_use(options: Options, layout: Layout, stack: Stack, step: int) -> int:
+    """Return the steps from the statistics of a root to its use, without the engine's: 1 if the root takes two steps.
+
+    Roots have two steps where `takes_two_steps`, after the first interval of Shampoo. Units must not matter, since the
+    gradients may get others in between.
+    """
+    interval, o = options.interval(step), stack.options
+    if options.schedule == "interval" or o.root_device != "host" or o.graft == "none":
+        return 0
+    if stack.in_basis or stack.whitened or step < o.first_root_step + interval:
+        return 0
+    return int(takes_two_steps(layout.orders, interval))
+
+
+def due_jobs(
+    options: Options, layout: Layout, arrays: Arrays, step: int, wait: int | None = None
+) -> tuple[list[RootJob], Arrays]:
+    """Return the jobs of a step, and the counters that they change.
+
+    With `wait`, the jobs are of roots with so many `steps_to_use`.
+    """
     jobs: list[RootJob] = []
     books: Arrays = {}
     interval = options.interval(step)
@@ -36,9 +55,12 @@ def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tup
     dealt = fresh_marks(layout, interval, options.schedule) if grown else {}
     for stack, axis in layout.factors:
         key = stack.axis_name(axis)
+        if wait is not None and wait != steps_to_use(options, layout, stack, step):
+            continue
         mark, taken = arrays[f"{key}/mark"], arrays[f"{key}/taken"]
-        start = stack.options.first_root_step
-        waiting = mark.min() > step - interval and taken.min() >= 0  # most stacks at most steps: skip the masks
+        start = stack.first_root_step
+        # most stacks at most steps: skip the masks
+        waiting = np.minimum.reduce(mark) > step - interval and np.minimum.reduce(taken) >= 0
         if waiting and not grown and step != max(1, start - options.lag):
             continue
         if grown:  # new phases for the longer interval
@@ -51,7 +73,11 @@ def due_jobs(options: Options, layout: Layout, arrays: Arrays, step: int) -> tup
         if not index.size:
             continue
         books[f"{key}/taken"] = np.maximum(taken, 0)
-        jobs += _jobs(options, layout, arrays, books, stack, axis, index, step + options.lag)
+        later = max(options.lag, steps_to_use(options, layout, stack, step))
+        first = taken[index] <= 0  # needed at once
+        for part, lag in ((index[~first], later), (index[first], options.lag)):
+            if part.size:
+                jobs += _jobs(options, layout, arrays, books, stack, axis, part, step + lag)
     return jobs, books
 
 

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +20,7 @@ import numpy as np
 
 from matroot_optim.refresh import shared
 from matroot_optim.refresh.executors import made, maker, shut_down
-from matroot_optim.refresh.jobs import Failure, RootAnswer, RootBatch, compute
+from matroot_optim.refresh.jobs import Failure, RootAnswer, RootBatch, begin
 from matroot_optim.refresh.sent import Sent, Together, told
 from matroot_optim.refresh.worker import compute_in_pool, compute_sent
 
@@ -54,32 +55,47 @@ class Clock:
         )
 
 
+class Begun:
+    """The handle of a batch of which an `InlineEngine` has done the first half."""
+
+    def __init__(self, finish: Callable[[], RootAnswer]) -> None:
+        self.finish: Callable[[], RootAnswer] | None = finish
+        self.answer: RootAnswer | None = None
+
+
 class InlineEngine:
-    """Engine that computes roots at once, in the training thread; with a lag they are still used later.
+    """Engine that computes roots in the training thread: a first half when they are submitted, the rest when used.
 
     Parameters
     ----------
     lag : int
-        Steps between submission and use. The numbers are those of an `ExecutorEngine` of the same lag.
+        Steps between submission and use. With a lag, all is computed when it is submitted. The numbers are those of
+        an `ExecutorEngine` of the same lag.
     """
 
     def __init__(self, lag: int = 0) -> None:
         self.lag = _checked_lag(lag)
         self.clock = Clock()
 
-    def submit(self, batch: RootBatch) -> RootAnswer:
-        answer = self.answer(batch)
-        self.clock.root_seconds += answer.seconds
-        self.clock.waited_seconds += answer.seconds
-        self.clock.answers += 1
-        return answer
+    def submit(self, batch: RootBatch) -> Begun:
+        begun = Begun(self.begin(batch))
+        if self.lag:  # the work spaces of many steps would be kept
+            self.collect(begun)
+        return begun
 
-    def answer(self, batch: RootBatch) -> RootAnswer:
-        """Compute the roots of a batch."""
-        return compute(batch)
+    def begin(self, batch: RootBatch) -> Callable[[], RootAnswer]:
+        """Do the first half of the work on a batch, and return the function that does the second."""
+        return begin(batch)
 
-    def collect(self, handle: RootAnswer) -> RootAnswer:
-        return handle
+    def collect(self, handle: Begun) -> RootAnswer:
+        if handle.answer is None:
+            assert handle.finish is not None
+            answer = handle.answer = handle.finish()
+            handle.finish = None  # with its work space
+            self.clock.root_seconds += answer.seconds
+            self.clock.waited_seconds += answer.seconds
+            self.clock.answers += 1
+        return handle.answer
 
     def __repr__(self) -> str:
         return f"InlineEngine(lag={self.lag})"

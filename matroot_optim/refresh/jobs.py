@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from matroot import RootResult, one_blas_thread, solve
+from matroot import RootResult, one_blas_thread, solve_in_two
 from matroot_optim.arrays import Array, cast, dtype_name, namespace, to_host
 from matroot_optim.refresh.bases import new_bases
 from matroot_optim.rules import Rule
@@ -141,15 +142,28 @@ def stack_jobs(jobs: Sequence[RootJob]) -> list[tuple[RootBatch, list[RootJob]]]
 
 def compute(batch: RootBatch) -> RootAnswer:
     """Compute the roots of a batch with one call of `matroot.solve`, or its bases."""
+    return begin(batch)()
+
+
+def begin(batch: RootBatch) -> Callable[[], RootAnswer]:
+    """Do the first half of `compute`, and return the function that does the second; of bases there is no first."""
     if batch.task != "root":
-        begin = time.perf_counter()
-        with one_blas_thread():
-            Q, facts = new_bases(*operands(batch), batch.task, batch.dtype)
-        host = {name: np.asarray(to_host(facts[name])).astype(kind) for name, kind in FACTS.items()}
-        return RootAnswer(Q.reshape(batch.answer_shape), host, time.perf_counter() - begin)
+        return partial(_bases, batch)
+    start = time.perf_counter()
     p, method, dtype = batch.exponent.denominator, batch.method, batch.dtype
-    rule = batch.regularization
-    return answered(batch, lambda A: solve(A, p, method=method, regularization=rule, compute_dtype=dtype))
+    with one_blas_thread():
+        A = cast(unpack(batch.matrix), dtype)
+        finish = solve_in_two(A, p, method=method, regularization=batch.regularization, compute_dtype=dtype)
+    spent = time.perf_counter() - start
+    return lambda: answered(batch, finish, spent)
+
+
+def _bases(batch: RootBatch) -> RootAnswer:
+    start = time.perf_counter()
+    with one_blas_thread():
+        Q, facts = new_bases(*operands(batch), batch.task, batch.dtype)
+    host = {name: np.asarray(to_host(facts[name])).astype(kind) for name, kind in FACTS.items()}
+    return RootAnswer(Q.reshape(batch.answer_shape), host, time.perf_counter() - start)
 
 
 def operands(batch: RootBatch) -> tuple[Array, Array | None]:
@@ -159,19 +173,22 @@ def operands(batch: RootBatch) -> tuple[Array, Array | None]:
     return unpack(x[:, :size]), x[:, size:].reshape(-1, n, n) if batch.task == "qr" else None
 
 
-def answered(batch: RootBatch, root: Callable[[Array], RootResult[Any]]) -> RootAnswer:
-    """Compute the answer to a batch with a function that gives A^{-1/p}, p the denominator of the exponent."""
-    begin = time.perf_counter()
+def answered(batch: RootBatch, root: Callable[[], RootResult[Any]], spent: float = 0.0) -> RootAnswer:
+    """Compute the answer to a batch with a function that gives A^{-1/p}, p the denominator of the exponent.
+
+    `spent` seconds have gone before.
+    """
+    start = time.perf_counter() - spent
     own = dtype_name(batch.matrix)
     with one_blas_thread():  # also for the products below, so that every engine gives the same bits
-        result = root(cast(unpack(batch.matrix), batch.dtype))
+        result = root()
         X = result.x
         for _ in range(-batch.exponent.numerator - 1):
             X = result.x @ X
     with np.errstate(over="ignore"):
         packed = cast(pack(X), own)
     facts = {name: np.asarray(to_host(getattr(result, name))).astype(kind) for name, kind in FACTS.items()}
-    return RootAnswer(packed, facts, time.perf_counter() - begin)
+    return RootAnswer(packed, facts, time.perf_counter() - start)
 
 
 def stale_error(

@@ -3,12 +3,16 @@
 If all roots are renewed on one step, this step takes much longer than the others. Here each root has its own phase of
 the interval, and the phases have nearly equal cost: jobs are assigned by longest processing time first (Graham 1969)
 to the phase with the least cost so far. The cost of one job is a + b n^2 + c n^3.
+
+Fewer roots than phases leave steps without one, and beside these a root is felt. Then each root takes two steps: a
+first half in its phase and a second in the next, so that it is used one step later.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,8 @@ from matroot_optim.options import Options
 
 #: Cost of one root of order n, in units of n^3 at large n: a call, the traffic, the arithmetic.
 A, B, C = 4e5, 300.0, 1.0
+#: Roots of this order and below have no halves.
+WHOLE = 64
 
 
 def cost(n: int) -> float:
@@ -53,27 +59,76 @@ def assign(costs: Sequence[float], phases: int) -> Any:
     return result
 
 
+def assign_pairs(costs: Sequence[tuple[float, float]], phases: int) -> Any:
+    """Assign a phase to each job of two parts, the second of which falls on the next phase.
+
+    Examples
+    --------
+    >>> from matroot_optim.refresh.phases import assign_pairs
+    >>> assign_pairs([(5, 5), (4, 4), (3, 0)], 5).tolist()
+    [0, 2, 4]
+    """
+    load = np.zeros(phases)
+    result = np.zeros(len(costs), np.int64)
+    for job in sorted(range(len(costs)), key=lambda job: (-sum(costs[job]), job)):
+        first, second = load + costs[job][0], np.roll(load, -1) + costs[job][1]
+        k = result[job] = np.lexsort((first + second, np.maximum(first, second)))[0]
+        load[[k, (k + 1) % phases]] += costs[job]
+    return result
+
+
 def deal(sizes: Sequence[int], phases: int) -> Any:
     """Assign a phase to each root; roots of one order stay together while their cost fits a phase of mean cost.
 
-    One call for ten small roots costs little more than a call for one root.
+    One call for ten small roots costs little more than a call for one root. Where `takes_two_steps`, a root has its
+    phase and the next.
 
     Examples
     --------
     >>> from matroot_optim.refresh.phases import deal
     >>> deal([8, 8, 8, 256, 256, 256, 256], 2).tolist()
     [0, 0, 0, 0, 0, 1, 1]
+    >>> deal([512, 512], 5).tolist()
+    [0, 2]
     """
+    return _dealt(tuple(sizes), phases)[0].copy()
+
+
+def takes_two_steps(sizes: Sequence[int], phases: int) -> bool:
+    """Return True if half of the phases have less than half of the cost of the heaviest, which can be halved.
+
+    Examples
+    --------
+    >>> from matroot_optim.refresh.phases import takes_two_steps
+    >>> takes_two_steps([784, 512, 512, 512], 10), takes_two_steps([512] * 6, 10), takes_two_steps([64] * 4, 10)
+    (True, False, False)
+    """
+    return _dealt(tuple(sizes), phases)[1]
+
+
+@lru_cache(maxsize=64)
+def _dealt(sizes: tuple[int, ...], phases: int) -> tuple[Any, bool]:
+    """Return the phase of each root, and whether a root takes two."""
+    if not sizes:
+        return np.zeros(0, np.int64), False
     mean = sum(cost(n) for n in sizes) / phases
     chunks: list[list[int]] = []
     for n in sorted(set(sizes), reverse=True):
         jobs = [j for j, size in enumerate(sizes) if size == n]
         pieces = min(len(jobs), max(1, round(len(jobs) * cost(n) / mean)))
         chunks += [list(part) for part in np.array_split(jobs, pieces)]
+    costs = [sum(cost(sizes[j]) for j in jobs) for jobs in chunks]
+    found = assign(costs, phases)
+    loads = np.sort(np.bincount(found, costs, phases))
+    orders = [sizes[jobs[0]] for jobs in chunks]
+    in_two = bool(orders[int(np.argmax(costs))] > WHOLE and loads[phases // 2] < loads[-1] / 2)
+    if in_two:
+        halves = [(c / 2, c / 2) if n > WHOLE else (c, 0.0) for c, n in zip(costs, orders, strict=True)]
+        found = assign_pairs(halves, phases)
     result = np.zeros(len(sizes), np.int64)
-    for jobs, phase in zip(chunks, assign([sum(cost(sizes[j]) for j in jobs) for jobs in chunks], phases), strict=True):
+    for jobs, phase in zip(chunks, found, strict=True):
         result[jobs] = phase
-    return result
+    return result, in_two
 
 
 def first_marks(sizes: Sequence[int], interval: int, schedule: str) -> Any:

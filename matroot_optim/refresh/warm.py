@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from matroot import RootTracker
+from matroot_optim.arrays import cast
 from matroot_optim.refresh.engines import InlineEngine
 from matroot_optim.refresh.jobs import RootAnswer, RootBatch, answered, compute
+from matroot_optim.step.statistics import unpack
 
 
 class WarmEngine(InlineEngine):
@@ -38,7 +41,11 @@ class WarmEngine(InlineEngine):
         self.rtol = rtol
         self._trackers: dict[Any, tuple[Any, RootTracker]] = {}
 
-    def answer(self, batch: RootBatch) -> RootAnswer:
+    def begin(self, batch: RootBatch) -> Callable[[], RootAnswer]:
+        answer = self._answer(batch)
+        return lambda: answer
+
+    def _answer(self, batch: RootBatch) -> RootAnswer:
         if batch.task != "root":
             return compute(batch)
         key = (batch.members, batch.matrix.shape, batch.exponent, batch.dtype)
@@ -48,7 +55,8 @@ class WarmEngine(InlineEngine):
             rtol = (1 + self.rtol) ** (-1 / batch.exponent.numerator) - 1
             tracker = RootTracker(batch.exponent.denominator, rtol=rtol, regularization=batch.regularization)
             self._trackers[key] = batch.regularization, tracker
-        return answered(batch, tracker.update)
+        update = tracker.update
+        return answered(batch, lambda: update(cast(unpack(batch.matrix), batch.dtype)))
 
     @property
     def counts(self) -> dict[str, int]:

@@ -47,37 +47,43 @@ def moving(layout: Layout, active: Sequence[Any], accumulated: Any, lag: int) ->
 
 
 def turned(
-    layout: Layout, arrays: Arrays, lists: Sequence[Sequence[Array]], live: Sequence[int], *, back: bool
-) -> list[list[Array]]:
-    """Return lists of arrays with those of SOAP's leaves in the bases, or `back` out of the bases, all in one call."""
-    wanted = [i for i in live if layout.leaves[i].in_basis]
-    boxes: dict[tuple[int, int, int], Array] = {}
-    for s in layout.stacks:
+    layout: Layout,
+    arrays: Arrays,
+    leaves: Sequence[Array],
+    live: Sequence[int],
+    stacks: Sequence[Array] | None = None,
+    *,
+    back: bool,
+) -> list[Array]:
+    """Return arrays with those of SOAP's leaves in the bases, or `back` out of the bases; `stacks` are their stacks."""
+    wanted = {i for i in live if layout.leaves[i].in_basis}
+    boxes: dict[tuple[int, int], Array] = {}
+    for number, s in enumerate(layout.stacks):
         members = [m for m in s.members if m.leaf in wanted]
         if not members:
             continue
-        xp = namespace(lists[0][members[0].leaf])
-        each = [(k, m) for k in range(len(lists)) for m in members]
-        regions = [layout.leaves[m.leaf].regions[m.region] for _, m in each]
-        parts = [stack(_merged(layout, lists[k], m.leaf), r, xp) for (k, m), r in zip(each, regions, strict=True)]
-        G = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+        xp = namespace(leaves[members[0].leaf])
+        regions = [layout.leaves[m.leaf].regions[m.region] for m in members]
         bases = [arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
-        if len(members) < len(s.members):
+        whole = len(members) == len(s.members)
+        if stacks is not None and whole:
+            G = stacks[number]
+        else:
+            parts = [stack(_merged(layout, leaves, m.leaf), r, xp) for m, r in zip(members, regions, strict=True)]
+            G = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+        if not whole:
             bases = [xp.concat([Q[m.start : m.stop] for m in members], axis=0) for Q in bases]
-        if len(lists) > 1:
-            bases = [xp.concat([Q] * len(lists), axis=0) for Q in bases]
         G, start = (out_of_basis if back else into_basis)(G, bases, s.axes, xp), 0
-        for (k, m), region in zip(each, regions, strict=True):
+        for m, region in zip(members, regions, strict=True):
             stop = start + m.stop - m.start
-            boxes[k, m.leaf, m.region] = unstack(G[start:stop], region, xp)
+            boxes[m.leaf, m.region] = unstack(G[start:stop] if len(members) > 1 else G, region, xp)
             start = stop
-    results = [list(leaves) for leaves in lists]
-    for k, result in enumerate(results):
-        for i in wanted:
-            leaf, xp = layout.leaves[i], namespace(result[i])
-            mine = [boxes[k, i, r] for r in range(len(leaf.regions))]
-            result[i] = assemble(mine, leaf.regions, leaf.merged, xp).reshape(leaf.shape)
-    return results
+    result = list(leaves)
+    for i in wanted:
+        leaf, xp = layout.leaves[i], namespace(result[i])
+        mine = [boxes[i, r] for r in range(len(leaf.regions))]
+        result[i] = assemble(mine, leaf.regions, leaf.merged, xp).reshape(leaf.shape)
+    return result
 
 
 def _merged(layout: Layout, leaves: Sequence[Array], i: int) -> Array:

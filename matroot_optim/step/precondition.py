@@ -12,6 +12,8 @@ from matroot_optim.arrays import Array
 def multiply(P: Array, X: Array, axis: int, xp: Any) -> Array:
     """Multiply stacked blocks P (blocks, *shape) by symmetric roots X (blocks, n, n) along one dimension."""
     shape = tuple(P.shape)
+    if len(shape) == 3:
+        return xp.matmul(P, X) if axis else xp.matmul(X, P)
     before, n, after = math.prod(shape[1 : axis + 1]), shape[axis + 1], math.prod(shape[axis + 2 :])
     if before == 1:
         product = xp.matmul(X, xp.reshape(P, (shape[0], n, after)))
@@ -33,6 +35,8 @@ def precondition(G: Array, roots: Sequence[Array], axes: Sequence[int], xp: Any)
 def along(P: Array, X: Array, axis: int, xp: Any) -> Array:
     """Multiply stacked blocks P (blocks, *shape) by any matrices X (blocks, m, n) along one dimension of size n."""
     shape, m = tuple(P.shape), X.shape[-2]
+    if len(shape) == 3:
+        return xp.matmul(P, xp.matrix_transpose(X)) if axis else xp.matmul(X, P)
     before, n, after = math.prod(shape[1 : axis + 1]), shape[axis + 1], math.prod(shape[axis + 2 :])
     if before == 1:
         product = xp.matmul(X, xp.reshape(P, (shape[0], n, after)))

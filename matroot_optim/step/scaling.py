@@ -9,7 +9,6 @@ error.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,11 +28,6 @@ LARGEST = 1100
 
 #: Largest power of two that a float32 is multiplied by at once.
 CHUNK = 100
-
-
-def decay(leaf: Leaf) -> float:
-    """Return the decay of the largest norm per step: that of the root of the second moment."""
-    return math.sqrt(leaf.options.beta2_of_graft)
 
 
 def exponents(peak: Any, exponent: Any, xp: Any = np) -> Any:

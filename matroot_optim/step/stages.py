@@ -107,7 +107,7 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
             continue
         roots = [step.arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
         directions.append(None if idle else precondition(G, roots, s.axes, namespace(G)))
-    moves, changed = _first_order(step, live, averages, factors)
+    moves, changed = _first_order(step, live, averages, factors, stacks)
     new.update(changed)
     found = {
         i: _direction(step, i, moves[i], directions, factors[i], weight[i])
@@ -156,18 +156,17 @@ def averaged(step: Step, live: Sequence[int]) -> tuple[list[Array], list[Any], A
 
 
 def _first_order(
-    step: Step, live: Sequence[int], averages: Sequence[Array], factors: Sequence[Any]
+    step: Step, live: Sequence[int], averages: Sequence[Array], factors: Sequence[Any], stacks: Sequence[Array]
 ) -> tuple[dict[int, Array], Arrays]:
     """Compute the first-order steps and the moments, those of SOAP's leaves in their bases."""
     layout, arrays = step.layout, step.arrays
     if not any(layout.leaves[i].in_basis for i in live):
         return first_order_steps(step, live, step.g, averages, factors)
-    same = all(averages[i] is step.g[i] for i in live)
-    whole = [[step.whole(x) for x in xs] for xs in ([step.g] if same else [step.g, averages])]
-    found = turned(layout, arrays, whole, live, back=False)
-    g, means = found[0], found[-1]
+    g = means = turned(layout, arrays, [step.whole(x) for x in step.g], live, stacks, back=False)
+    if any(averages[i] is not step.g[i] for i in live):
+        means = turned(layout, arrays, [step.whole(x) for x in averages], live, back=False)
     moves, changed = first_order_steps(step, live, g, means, factors)
-    (back,) = turned(layout, arrays, [[moves.get(i, x) for i, x in enumerate(g)]], live, back=True)
+    back = turned(layout, arrays, [moves.get(i, x) for i, x in enumerate(g)], live, back=True)
     return {i: back[i] for i in moves}, changed
 
 
@@ -207,7 +206,7 @@ def first_order_steps(
 def _floor(step: Step, i: int) -> Any:
     """Return the epsilon beside the root of the second moment: `graft_epsilon` times the largest recent RMS."""
     leaf = step.layout.leaves[i]
-    epsilon = leaf.options.graft_epsilon * leaf.size**-0.5
+    epsilon = leaf.epsilon
     if leaf.options.graft_normalize:
         return max(epsilon, UNDERFLOW)
     peak, e = step.arrays["peak"][i], step.arrays["exponent"][i]

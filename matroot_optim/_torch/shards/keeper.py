@@ -119,7 +119,8 @@ class ShardedKeeper(Keeper):
         ]
 
     def has_pending(self, core: Shampoo, entries: Iterable[Entries]) -> bool:
-        return slots(core) > 0  # on all ranks alike, also on those without a block
+        # on all ranks alike, also on those without a block
+        return self.layout is not None and slots(core, self.layout) > 0
 
     def whole_name(self, path: str) -> str:
         group, number, *rest = path.split("/", 2)
@@ -139,7 +140,7 @@ class ShardedKeeper(Keeper):
         """Copy the entries of all tensors; all ranks together, for momentum and moment return to the storage."""
         if self.state is None or self.layout is None:
             return []
-        own = take_apart(self.state, places(self.state.layout), slots(core))
+        own = take_apart(self.state, places(self.state.layout), slots(core, self.layout))
         found: list[Entries] = [{} for _ in self.tensors]
         for k, (i, boxes) in enumerate(zip(self.transfer.part.leaf_of, self.transfer.part.boxes, strict=True)):
             numbers = {j: box.number for j, box in enumerate(boxes)}
