@@ -236,13 +236,14 @@ def norms_of(arrays: Sequence[Any]) -> Any:
     result = np.zeros(len(arrays))
     for found in places.values():
         mine = [arrays[k] for k in found]
+        sizes, power = _sizes(mine)
         if on_host(mine[0]):
-            norms = _norms_on_host(mine)
+            norms = np.asarray(to_host(stack_scalars(sizes, mine[0])), np.float64) ** power
             odd = np.flatnonzero(~((norms > SMALL_NORM) & np.isfinite(norms)))
             largest = {j: float(to_host(_largest(mine[j]))) for j in odd}
         else:  # one transfer also brings the largest values, which show what is not finite
-            both = to_host(stack_scalars([*map(squared_norm, mine), *map(_largest, mine)], mine[0])).astype(np.float64)
-            norms, most = both[: len(mine)] ** 0.5, both[len(mine) :]
+            both = to_host(stack_scalars([*sizes, *map(_largest, mine)], mine[0])).astype(np.float64)
+            norms, most = both[: len(mine)] ** power, both[len(mine) :]
             odd = np.flatnonzero(~((norms > SMALL_NORM) & np.isfinite(norms)))
             largest = {j: float(most[j]) for j in odd}
         for j in odd:
@@ -251,12 +252,11 @@ def norms_of(arrays: Sequence[Any]) -> Any:
     return result
 
 
-def _norms_on_host(arrays: Sequence[Any]) -> Any:
+def _sizes(arrays: Sequence[Any]) -> tuple[Sequence[Any], float]:
+    """Return one number for each array, and the power of it that is the norm: torch has one call for all norms."""
     if is_torch(arrays[0]):
-        torch = sys.modules["torch"]
-        return torch.stack(torch._foreach_norm(arrays)).numpy().astype(np.float64)
-    sums = stack_scalars([squared_norm(x) for x in arrays], arrays[0])
-    return np.asarray(to_host(sums), np.float64) ** 0.5
+        return sys.modules["torch"]._foreach_norm(arrays), 1.0
+    return [squared_norm(x) for x in arrays], 0.5
 
 
 #: Above this norm, a float32 holds the square with all digits.

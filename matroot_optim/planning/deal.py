@@ -113,7 +113,7 @@ def plan_ranks(options: Options, layout: Layout, ranks: int, lag: int = 0) -> Ra
 
     loads = loads_of(owners)
     groups = [costs] if lag else [costs[steps == step] for step in np.unique(steps)]
-    ideal = max(costs.sum() / ranks, 1e-300)
+    ideal = max(float(costs.sum()) / ranks, 1e-300)
     sent = np.bincount(owners, widths, ranks)
     exchanges = len(loads) / interval * HEAD_BYTES
     cuts = tuple(even_rows(leaf.shape[0], ranks) if leaf.shape else None for leaf in layout.leaves)

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from threadpoolctl import threadpool_info, threadpool_limits  # noqa: E402
 
-from matroot import gallery, solve  # noqa: E402
+from matroot import gallery, solve, solve_in_two  # noqa: E402
 from matroot_optim.refresh import jobs as roots  # noqa: E402
 from matroot_optim.torch import Shampoo  # noqa: E402
 
@@ -39,9 +39,9 @@ def test_roots_of_a_step_use_no_more_threads_than_torch(four_cores, monkeypatch,
 
     def looking(*args, **options):
         seen.extend(lib["num_threads"] for lib in threadpool_info() if lib["internal_api"] == "openblas")
-        return solve(*args, **options)
+        return solve_in_two(*args, **options)
 
-    monkeypatch.setattr(roots, "solve", looking)
+    monkeypatch.setattr(roots, "solve_in_two", looking)
     model = torch.nn.Sequential(torch.nn.Linear(256, 256, bias=False), torch.nn.Linear(256, 32, bias=False))
     opt = Shampoo(model.parameters(), 1e-3, block_size=32, start_step=1)
     torch.set_num_threads(count)
