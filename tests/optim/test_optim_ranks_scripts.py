@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from optim.processes import run_python, run_together
+from optim.processes import run_together
 
 SCRIPTS = Path(__file__).parents[2] / "docs" / "guide" / "scripts"
 
@@ -39,25 +39,39 @@ def is_running(pid):
     return status.exists() and "State:\tZ" not in status.read_text()
 
 
+def under_torchrun(script, folder):
+    """Output of a script on two ranks, and where it saved.
+
+    Once in some fifty runs a process was aborted at its end, after the groups were destroyed, with a message that is
+    known of gloo (pytorch/pytorch#190489): then it runs again.
+    """
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPTS / script)]
+    for attempt in range(2):
+        saved = folder / f"saved{attempt}"
+        ((code, output),) = run_together([[sys.executable, *launch, str(saved)]], 400)
+        if "terminate called without an active exception" not in output:
+            break
+    assert code == 0, output[-4000:]
+    return output, saved
+
+
 @pytest.mark.slow
 def test_ddp_under_torchrun(tmp_path):
     pytest.importorskip("torch")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    output = run_python(400, *launch, str(SCRIPTS / "ddp.py"), str(tmp_path / "saved"))
+    output, saved = under_torchrun("ddp.py", tmp_path)
     found = dict(re.findall(r"rank (\d) of 2: (\d+) roots", output))
     assert found.keys() == {"0", "1"}
     assert all(int(roots) > 0 for roots in found.values()), output
     assert len(set(re.findall(r"loss (\S+)", output))) == 2, output  # each of its own part of the batch
-    assert (tmp_path / "saved").exists()
+    assert saved.exists()
 
 
 @pytest.mark.slow
 def test_fsdp_under_torchrun(tmp_path):
     pytest.importorskip("torch")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    output = run_python(400, *launch, str(SCRIPTS / "fsdp.py"), str(tmp_path / "saved"))
+    output, saved = under_torchrun("fsdp.py", tmp_path)
     assert len(re.findall(r"rank \d of 2: owns [1-9]\d* roots, step 20, loss 0\.", output)) == 2, output
-    assert (tmp_path / "saved" / ".metadata").exists()
+    assert (saved / ".metadata").exists()
 
 
 @pytest.mark.slow
