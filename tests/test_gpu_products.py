@@ -131,6 +131,7 @@ class TestRounding:
         with pytest.raises(ValueError, match="is for arrays on a CUDA device"):
             solve(np.eye(3), 2, rtol=1e-2, compute_dtype="tf32")
 
+    @pytest.mark.slow
     def test_small_matrices_and_shortcuts(self, kernels, monkeypatch):
         """small.cu multiplies in full, and is left out; the others go together with rounding."""
         A, root = gallery.spd(16, 3.0, batch=(2,), rng=0)

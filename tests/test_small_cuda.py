@@ -28,6 +28,7 @@ def backend(kernels, monkeypatch):
     return gpu(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 33, 64])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_same_as_the_iteration(n, dtype, backend):

@@ -137,6 +137,7 @@ def test_an_ensemble_computes_the_roots_that_its_members_compute_alone(monkeypat
     assert count["roots"] <= found <= count["roots"] + 4 * members  # two steps at which members differ
 
 
+@pytest.mark.slow
 def test_diagnostics_of_several_states():
     parts = {"a": shampoo(0.1, refresh_every=1, start_step=1), "b": shampoo(0.01, refresh_every=1, start_step=1)}
     tx = optax.multi_transform(parts, {"u": "a", "v": "b"})
