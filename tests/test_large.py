@@ -187,9 +187,10 @@ def test_ridges_and_retries():
 
 
 @pytest.mark.parametrize("s", [Fraction(-1, 2), Fraction(-1, 3), Fraction(2, 3)], ids=str)
-def test_the_residual_is_that_of_what_is_returned(s, monkeypatch):
-    A, _ = problem(100, 1e4, seed=7)
-    X = np.empty((1, 100, 100))
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_the_residual_is_that_of_what_is_returned(s, dtype, monkeypatch):
+    A, _ = problem(100, 1e4, dtype=dtype, seed=7)
+    X = np.empty((1, 100, 100), dtype)
     residual = large_roots(A[None], X, s).residual[0]
     truth = true_residual(A, X[0], s)
     assert truth / 3 <= residual <= 3 * truth
