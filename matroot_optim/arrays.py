@@ -225,6 +225,13 @@ def stack_scalars(values: Sequence[Any], x: Array) -> Array:
     return namespace(x).stack(tuple(values))
 
 
+def norms_in_place(arrays: Sequence[Any]) -> Sequence[Any]:
+    """Return norms as 0-d arrays (numpy: floats) where the arrays are."""
+    if arrays and is_torch(arrays[0]):  # one call for all
+        return list(sys.modules["torch"]._foreach_norm(arrays))
+    return [namespace(x).sqrt(squared_norm(x)) for x in arrays]
+
+
 def norms_of(arrays: Sequence[Any]) -> Any:
     """Compute norms as float64 on the host, with one transfer per device; a norm is not finite if an entry is not.
 
@@ -236,27 +243,19 @@ def norms_of(arrays: Sequence[Any]) -> Any:
     result = np.zeros(len(arrays))
     for found in places.values():
         mine = [arrays[k] for k in found]
-        sizes, power = _sizes(mine)
         if on_host(mine[0]):
-            norms = np.asarray(to_host(stack_scalars(sizes, mine[0])), np.float64) ** power
+            norms = np.asarray(to_host(stack_scalars(norms_in_place(mine), mine[0])), np.float64)
             odd = np.flatnonzero(~((norms > SMALL_NORM) & np.isfinite(norms)))
             largest = {j: float(to_host(_largest(mine[j]))) for j in odd}
         else:  # one transfer also brings the largest values, which show what is not finite
-            both = to_host(stack_scalars([*sizes, *map(_largest, mine)], mine[0])).astype(np.float64)
-            norms, most = both[: len(mine)] ** power, both[len(mine) :]
+            both = to_host(stack_scalars([*norms_in_place(mine), *map(_largest, mine)], mine[0])).astype(np.float64)
+            norms, most = both[: len(mine)], both[len(mine) :]
             odd = np.flatnonzero(~((norms > SMALL_NORM) & np.isfinite(norms)))
             largest = {j: float(most[j]) for j in odd}
         for j in odd:
             norms[j] = _norm_of_extremes(mine[j], largest[j])
         result[found] = norms
     return result
-
-
-def _sizes(arrays: Sequence[Any]) -> tuple[Sequence[Any], float]:
-    """Return one number for each array, and the power of it that is the norm: torch has one call for all norms."""
-    if is_torch(arrays[0]):
-        return sys.modules["torch"]._foreach_norm(arrays), 1.0
-    return [squared_norm(x) for x in arrays], 0.5
 
 
 #: Above this norm, a float32 holds the square with all digits.

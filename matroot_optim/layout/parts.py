@@ -72,7 +72,7 @@ class Leaf:
         """Number of the block, by origin."""
         return {origin: k for k, (origin, _) in enumerate(self.blocks)}
 
-    @property
+    @cached_property
     def has_moment(self) -> bool:
         """True if a second moment is kept for the first-order step."""
         if self.options.graft == "sgd":
@@ -81,27 +81,27 @@ class Leaf:
             return True
         return not self.directed or self.options.first_shampoo_step > 1
 
-    @property
+    @cached_property
     def has_momentum(self) -> bool:
         """True if a momentum buffer is kept."""
         return self.options.momentum != "none" and self.options.averaging != "schedule_free"
 
-    @property
+    @cached_property
     def has_average(self) -> bool:
         """True if an average of the weights is kept, or the sequence that it follows from."""
         return self.options.averaging != "none" and self.whole is None
 
-    @property
+    @cached_property
     def pinned(self) -> bool:
         """True if the norms of the step and of the weights are held: of parameters with a direction."""
         return self.options.hyperball and self.directed and self.whole is None
 
-    @property
+    @cached_property
     def spectral(self) -> bool:
         """True if the direction is that of the singular vectors, without statistics and roots."""
         return self.options.direction == "spectral" and bool(self.regions)
 
-    @property
+    @cached_property
     def directed(self) -> bool:
         """True if the parameter has another direction than that of the first-order step."""
         return bool(self.axes) or self.spectral
@@ -115,12 +115,12 @@ class Leaf:
         chosen = list[Any](given[axis - len(self.merged)] if isinstance(given, tuple) else given for axis in self.axes)
         return tuple(exponent if isinstance(exponent, Fraction) else usual for exponent in chosen)
 
-    @property
+    @cached_property
     def in_basis(self) -> bool:
         """True if the second moment is kept in eigenbases of the statistics."""
         return self.options.algorithm == "soap" and bool(self.axes)
 
-    @property
+    @cached_property
     def kind(self) -> Any:
         """Key of the treatment in stages 3 and 4: leaves with equal keys are processed in one call."""
         o = self.options
@@ -129,7 +129,7 @@ class Leaf:
         end = (o.decay, o.clip_rms, o.cautious_decay, o.cautious_update, self.pinned)
         return (self.place, self.dtype, *first_order, *momentum, *end)
 
-    @property
+    @cached_property
     def averages_gradients(self) -> bool:
         """True if the momentum averages gradients, not directions."""
         return self.has_momentum and self.options.momentum_of == "gradient"
@@ -166,22 +166,22 @@ class Stack:
     dtype: str
     members: tuple[Member, ...]
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """Number of blocks."""
         return self.members[-1].stop
 
-    @property
+    @cached_property
     def in_basis(self) -> bool:
         """True if the array "root" of a dimension holds the eigenbases of its statistics, and no roots."""
         return self.options.algorithm == "soap"
 
-    @property
+    @cached_property
     def spectral(self) -> bool:
         """True if the direction is that of the singular vectors, without statistics and roots."""
         return self.options.direction == "spectral"
 
-    @property
+    @cached_property
     def whitened(self) -> bool:
         """True if the statistics are of the gradient whitened by the roots of the other dimensions."""
         return self.options.statistics_of == "whitened"

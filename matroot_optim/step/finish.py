@@ -46,16 +46,16 @@ def limit(step: Step, live: Sequence[int], moves: dict[int, Array]) -> None:
         moves[i] = clip_rms(moves[i], size2, leaves[i].size, limit)
 
 
-def to_updates(step: Step, live: Sequence[int], moves: dict[int, Array]) -> None:
-    """Apply the other rules, in this order; overwrite the arrays of `moves`."""
+def to_updates(step: Step, groups: Sequence[Sequence[int]], moves: dict[int, Array]) -> None:
+    """Apply the other rules, in this order, to leaves in groups that are alike; overwrite the arrays of `moves`."""
     leaves = step.layout.leaves
-    pinned = [i for i in live if leaves[i].pinned]
+    pinned = [i for group in groups for i in group if leaves[i].pinned]
     W = [step.weights[i] for i in pinned]
     norm2 = step.squares("hyperball", [*pinned, *pinned], [*(moves[i] for i in pinned), *W])
     sizes = norm2[len(pinned) :]
     for i, size2, goal2 in zip(pinned, norm2, sizes, strict=False):
         moves[i] = with_norm(moves[i], size2, goal2)
-    for group in step.alike(live):
+    for group in groups:
         o, rates = leaves[group[0]].options, [step.rates[i] for i in group]
         if rates[0].learning_rate is not None:
             found = with_decay(o, [moves[i] for i in group], [step.weights[i] for i in group], rates)

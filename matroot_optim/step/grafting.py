@@ -62,29 +62,18 @@ def rescale_blocks(options: Options, P: Array, F: Array, W: Array | None, xp: An
     """Scale every block of a stack to the norm of its graft; the factors have shape (blocks,)."""
     if options.graft == "none":
         return P, xp.ones_like(P.reshape(P.shape[0], -1)[:, 0])
-    model = model_of(options, F, W)
-    target = None if model is None else _norm2_of_blocks(model, xp)
-    ratio = ratio_of(options, _norm2_of_blocks(P, xp), target, math.prod(P.shape[1:]), xp)
+    model, norms = model_of(options, F, W), _norms_of_blocks(P, xp)
+    target = _norms_of_blocks(model, xp) if model is not None else xp.ones_like(norms) * math.prod(P.shape[1:]) ** 0.5
+    ratio = ratio_of(options, norms, target, xp)
     return P * ratio.reshape((-1,) + (1,) * (P.ndim - 1)), ratio
 
 
-def _norm2_of_blocks(x: Array, xp: Any) -> Array:
-    return xp.sum(xp.reshape(x * x, (x.shape[0], -1)), axis=1)
+def _norms_of_blocks(x: Array, xp: Any) -> Array:
+    return xp.sqrt(xp.sum(xp.reshape(x * x, (x.shape[0], -1)), axis=1))
 
 
-def ratio_of(options: Options, norm2: Array, target: Array | None, size: int, xp: Any) -> Any:
-    """Return the factor that gives a direction the norm of its graft.
-
-    Parameters
-    ----------
-    norm2, target : array
-        Squared norms of the direction and of what `model_of` returns.
-    size : int
-        Number of elements of the direction.
-    """
-    one = xp.ones_like(norm2)
-    if target is None:
-        target = one * float(size)
-    elif options.graft == "trust_ratio":
-        target = xp.where(target > 0, target, norm2)  # weights that are all zero have no scale yet
-    return xp.sqrt(target / xp.where(norm2 > 0, norm2, one))
+def ratio_of(options: Options, norms: Array, target: Array, xp: Any) -> Any:
+    """Return the factors that give directions of these norms the norms of their grafts, `target`."""
+    if options.graft == "trust_ratio":
+        target = xp.where(target > 0, target, norms)  # weights that are all zero have no scale yet
+    return target / xp.where(norms > 0, norms, xp.ones_like(norms))

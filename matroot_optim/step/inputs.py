@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matroot_optim.arrays import Array, is_traced, namespace, squared_norm
+from matroot_optim.arrays import Array, is_traced, namespace, norms_in_place, squared_norm
 from matroot_optim.layout.layout import Layout
 from matroot_optim.step.momentum import Rates
 from matroot_optim.step.totals import Totals
@@ -37,12 +37,15 @@ class Step:
         own = [namespace(x).asarray(squared_norm(x)) for x in arrays]
         return own if self.totals is None else self.totals.squares(what, leaves, own)
 
-    def squares_of_weights(self, leaves: Sequence[int]) -> list[Any]:
-        """Return the squared norm of the weights of each of these leaves."""
+    def norms(self, what: str, leaves: Sequence[int], arrays: Sequence[Array]) -> Sequence[Any]:
+        """Return the norm of the tensor of each of these leaves, whose part is in `arrays`."""
+        return norms_in_place(arrays) if self.totals is None else _roots(self.squares(what, leaves, arrays))
+
+    def norms_of_weights(self, leaves: Sequence[int]) -> Sequence[Any]:
+        """Return the norm of the weights of each of these leaves."""
         if self.totals is not None:
-            return [self.totals.weights[i] for i in leaves]
-        weights = [self.weights[i] for i in leaves]
-        return [namespace(W).asarray(squared_norm(W)) for W in weights]
+            return _roots([self.totals.weights[i] for i in leaves])
+        return norms_in_place([self.weights[i] for i in leaves])
 
     def alike(self, indices: Sequence[int]) -> list[list[int]]:
         """Group the leaves that one call can process: one place, one dtype and the same options of stages 3 and 4."""
@@ -55,6 +58,10 @@ class Step:
         """Return the number of steps of leaf i that counted, this step included."""
         count = self.arrays["count"][i]
         return count if is_traced(count) else int(count)
+
+
+def _roots(squares: Sequence[Any]) -> list[Any]:
+    return [x**0.5 for x in squares]
 
 
 def choose(active: Any, new: Array, old: Array) -> Array:

@@ -11,7 +11,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from matroot_optim.arrays import Array, is_traced, namespace
+import numpy as np
+
+from matroot_optim.arrays import Array, cast, dtype_name, is_traced, like, namespace, stack_scalars
 from matroot_optim.layout.blocking import assemble, stack, unstack
 from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
@@ -29,6 +31,8 @@ from matroot_optim.step.statistics import accumulate, gram
 from matroot_optim.step.whitening import whitened_gram
 
 Arrays = dict[str, Array]
+#: Leaves that one call can process, in lists.
+Groups = Sequence[Sequence[int]]
 
 #: Smallest epsilon, in units of 2^e: the squares of smaller gradients underflow in float32, and this bounds their step.
 UNDERFLOW = 2.0**-63
@@ -93,7 +97,8 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     layout = step.layout
     live = [i for i, leaf in enumerate(layout.leaves) if step.active[i] is not False and 0 not in leaf.shape]
     weight = [mix_weight(leaf.options, step.number) for leaf in layout.leaves]
-    averages, factors, new = averaged(step, live)
+    groups = step.alike(live)
+    averages, factors, new = averaged(step, groups)
     directions: list[Any] = []
     for s, G in zip(layout.stacks, stacks, strict=True):
         if s.in_basis:
@@ -107,7 +112,7 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
             continue
         roots = [step.arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
         directions.append(None if idle else precondition(G, roots, s.axes, namespace(G)))
-    moves, changed = _first_order(step, live, averages, factors, stacks)
+    moves, changed = _first_order(step, live, groups, averages, factors, stacks)
     new.update(changed)
     found = {
         i: _direction(step, i, moves[i], directions, factors[i], weight[i])
@@ -115,9 +120,9 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
         if (layout.leaves[i].directed and not layout.leaves[i].in_basis) or _scales_itself(layout.leaves[i].options)
     }
     ratios = _grafted(step, found, moves, weight)
-    new.update(_momentum_of_directions(step, live, moves))
+    new.update(_momentum_of_directions(step, groups, moves))
     limit(step, live, moves)
-    to_updates(step, live, moves)
+    to_updates(step, groups, moves)
     new.update(average_weights(step, live, moves))
     result = []
     for i, g in enumerate(step.g):
@@ -131,14 +136,16 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     return result, new
 
 
-def averaged(step: Step, live: Sequence[int]) -> tuple[list[Array], list[Any], Arrays]:
+def averaged(step: Step, groups: Groups) -> tuple[list[Array], list[Any], Arrays]:
     """Return the arrays to precondition, their factors, and the new buffers.
 
     For every leaf the array is the gradient, or the mean of the gradients up to the factor.
     """
     averages, factors, new = list(step.g), [1.0] * len(step.g), {}
     leaves = step.layout.leaves
-    for group in step.alike([i for i in live if leaves[i].averages_gradients]):
+    for group in groups:
+        if not leaves[group[0]].averages_gradients:
+            continue
         names = [leaves[i].name("momentum") for i in group]
         old = [step.arrays[name] for name in names]
         means, buffers, scales = momentum(
@@ -156,29 +163,34 @@ def averaged(step: Step, live: Sequence[int]) -> tuple[list[Array], list[Any], A
 
 
 def _first_order(
-    step: Step, live: Sequence[int], averages: Sequence[Array], factors: Sequence[Any], stacks: Sequence[Array]
+    step: Step,
+    live: Sequence[int],
+    groups: Groups,
+    averages: Sequence[Array],
+    factors: Sequence[Any],
+    stacks: Sequence[Array],
 ) -> tuple[dict[int, Array], Arrays]:
     """Compute the first-order steps and the moments, those of SOAP's leaves in their bases."""
     layout, arrays = step.layout, step.arrays
     if not any(layout.leaves[i].in_basis for i in live):
-        return first_order_steps(step, live, step.g, averages, factors)
+        return first_order_steps(step, groups, step.g, averages, factors)
     g = means = turned(layout, arrays, [step.whole(x) for x in step.g], live, stacks, back=False)
     if any(averages[i] is not step.g[i] for i in live):
         means = turned(layout, arrays, [step.whole(x) for x in averages], live, back=False)
-    moves, changed = first_order_steps(step, live, g, means, factors)
+    moves, changed = first_order_steps(step, groups, g, means, factors)
     back = turned(layout, arrays, [moves.get(i, x) for i, x in enumerate(g)], live, back=True)
     return {i: back[i] for i in moves}, changed
 
 
 def first_order_steps(
-    step: Step, live: Sequence[int], gradients: Sequence[Array], averages: Sequence[Array], factors: Sequence[Any]
+    step: Step, groups: Groups, gradients: Sequence[Array], averages: Sequence[Array], factors: Sequence[Any]
 ) -> tuple[dict[int, Array], Arrays]:
     """Compute the first-order steps of the leaves that count, in new arrays, and the moments."""
     leaves, new = step.layout.leaves, {}
     moves: dict[int, Array] = {}
-    normal = [i for i in live if leaves[i].options.graft_normalize]
+    normal = [i for group in groups for i in group if leaves[i].options.graft_normalize]
     norm2 = dict(zip(normal, step.squares("normalize", normal, [gradients[i] for i in normal]), strict=True))
-    for group in step.alike(live):
+    for group in groups:
         o = leaves[group[0]].options
         scales = [factors[i] for i in group]
         g, mean = [gradients[i] for i in group], [averages[i] for i in group]
@@ -216,10 +228,12 @@ def _floor(step: Step, i: int) -> Any:
     return max(epsilon * math.ldexp(float(peak), -int(e)), UNDERFLOW)
 
 
-def _momentum_of_directions(step: Step, live: Sequence[int], moves: dict[int, Array]) -> Arrays:
+def _momentum_of_directions(step: Step, groups: Groups, moves: dict[int, Array]) -> Arrays:
     """Average the directions of leaves whose momentum is not of the gradients (stage 4); update `moves`."""
     leaves, new = step.layout.leaves, {}
-    for group in step.alike([i for i in live if leaves[i].has_momentum and not leaves[i].averages_gradients]):
+    for group in groups:
+        if not leaves[group[0]].has_momentum or leaves[group[0]].averages_gradients:
+            continue
         names = [leaves[i].name("momentum") for i in group]
         old = [step.arrays[name] for name in names]
         counts = [step.count(i) for i in group]
@@ -299,15 +313,23 @@ def _rescaled(
     step: Step, leaves: Sequence[int], arrays: Sequence[Any], moves: dict[int, Array]
 ) -> list[tuple[Array, Any]]:
     """Scale arrays of these leaves to the norms of their grafts; return each with its factor."""
-    options = [step.layout.leaves[i].options for i in leaves]
-    known = [k for k, o in enumerate(options) if o.graft not in ("sqrt_n", "trust_ratio")]
-    given = [*arrays, *(moves[leaves[k]] for k in known)]
-    norm2 = step.squares("graft", [*leaves, *(leaves[k] for k in known)], given)
-    trusting = [k for k, o in enumerate(options) if o.graft == "trust_ratio"]
-    targets = dict(zip(known, norm2[len(leaves) :], strict=True))
-    targets.update(zip(trusting, step.squares_of_weights([leaves[k] for k in trusting]), strict=True))
-    found = []
-    for k, (i, P) in enumerate(zip(leaves, arrays, strict=True)):
-        ratio = ratio_of(options[k], norm2[k], targets.get(k), step.layout.leaves[i].size, namespace(P))
-        found.append((P * ratio, ratio))
+    of = step.layout.leaves
+    graft = [of[i].options.graft for i in leaves]
+    known = [i for i, name in zip(leaves, graft, strict=True) if name not in ("sqrt_n", "trust_ratio")]
+    norms = step.norms("graft", [*leaves, *known], [*arrays, *(moves[i] for i in known)])
+    targets: dict[int, Any] = dict(zip(known, norms[len(leaves) :], strict=True))
+    trusting = [i for i, name in zip(leaves, graft, strict=True) if name == "trust_ratio"]
+    targets.update(zip(trusting, step.norms_of_weights(trusting), strict=True))
+    targets.update({i: of[i].size ** 0.5 for i, name in zip(leaves, graft, strict=True) if name == "sqrt_n"})
+    alike: dict[Any, list[int]] = {}
+    for k, i in enumerate(leaves):
+        alike.setdefault(step.layout.kinds[i], []).append(k)
+    found: list[Any] = [None] * len(leaves)
+    for at in alike.values():
+        P, goals = [arrays[k] for k in at], [targets[leaves[k]] for k in at]
+        own, xp = stack_scalars([norms[k] for k in at], P[0]), namespace(P[0])
+        target = cast(like(np.asarray(goals), own), dtype_name(own)) if graft[at[0]] == "sqrt_n" else stack_scalars(goals, P[0])
+        ratios = list(ratio_of(of[leaves[at[0]]].options, own, target, xp))
+        for k, x, ratio in zip(at, times_all(P, ratios), ratios, strict=True):
+            found[k] = x, ratio
     return found

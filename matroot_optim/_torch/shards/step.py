@@ -89,7 +89,7 @@ def _finished(
     step = Step(
         keeper.layout, arrays, [], list(weights), active, rates, keeper.state.step, donate=True, totals=keeper.stored
     )
-    to_updates(step, live, moves)
+    to_updates(step, step.alike(live), moves)
     keeper.averages.update(average_weights(step, live, moves))
     return {leaves[i].path: moves[i] for i in live}
 
