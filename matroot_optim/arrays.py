@@ -60,10 +60,11 @@ def _torch() -> Any:
     return SimpleNamespace(
         **{
             name: getattr(torch, name)
-            for name in ("matmul", "mean", "ones_like", "reshape", "sqrt", "where", "zeros_like")
+            for name in ("mean", "ones_like", "reshape", "sqrt", "where", "zeros_like")
         },
         **{name: getattr(torch, name) for name in ("float32", "float64", "stack", "zeros")},
         asarray=torch.as_tensor,
+        matmul=lambda a, b: torch.bmm(a, b) if a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0] else torch.matmul(a, b),
         concat=lambda arrays, axis: torch.cat(tuple(arrays), dim=axis),
         matrix_transpose=lambda x: x.mT,
         permute_dims=torch.permute,
@@ -225,6 +226,11 @@ def stack_scalars(values: Sequence[Any], x: Array) -> Array:
     return namespace(x).stack(tuple(values))
 
 
+def scalars(x: Array) -> Sequence[Any]:
+    """Return the entries of a vector as 0-d arrays (numpy: floats)."""
+    return x.unbind() if is_torch(x) else list(x)  # type: ignore[no-any-return]
+
+
 def norms_in_place(arrays: Sequence[Any]) -> Sequence[Any]:
     """Return norms as 0-d arrays (numpy: floats) where the arrays are."""
     if arrays and is_torch(arrays[0]):  # one call for all
@@ -242,20 +248,24 @@ def norms_of(arrays: Sequence[Any]) -> Any:
         places.setdefault(place(x), []).append(k)
     result = np.zeros(len(arrays))
     for found in places.values():
-        mine = [arrays[k] for k in found]
-        if on_host(mine[0]):
-            norms = np.asarray(to_host(stack_scalars(norms_in_place(mine), mine[0])), np.float64)
-            odd = np.flatnonzero(~((norms > SMALL_NORM) & np.isfinite(norms)))
-            largest = {j: float(to_host(_largest(mine[j]))) for j in odd}
-        else:  # one transfer also brings the largest values, which show what is not finite
-            both = to_host(stack_scalars([*norms_in_place(mine), *map(_largest, mine)], mine[0])).astype(np.float64)
-            norms, most = both[: len(mine)], both[len(mine) :]
-            odd = np.flatnonzero(~((norms > SMALL_NORM) & np.isfinite(norms)))
-            largest = {j: float(most[j]) for j in odd}
-        for j in odd:
-            norms[j] = _norm_of_extremes(mine[j], largest[j])
-        result[found] = norms
+        result[found] = _norms_of_one_place([arrays[k] for k in found])
     return result
+
+
+def _norms_of_one_place(arrays: Sequence[Any]) -> Any:
+    here, sizes, most = on_host(arrays[0]), norms_in_place(arrays), None
+    if not here:  # one transfer also brings the largest values, which show what is not finite
+        sizes = [*sizes, *map(_largest, arrays)]
+    norms = np.asarray(to_host(stack_scalars(sizes, arrays[0])), np.float64)
+    if not here:
+        norms, most = np.split(norms, 2)
+    usual = (norms > SMALL_NORM) & (norms < math.inf)
+    if np.count_nonzero(usual) < len(usual):
+        norms = norms.copy()
+        for k in np.flatnonzero(~usual):
+            largest = _largest(arrays[k]) if most is None else most[k]
+            norms[k] = _norm_of_extremes(arrays[k], float(to_host(largest)))
+    return norms
 
 
 #: Above this norm, a float32 holds the square with all digits.

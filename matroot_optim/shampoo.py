@@ -458,7 +458,7 @@ class Shampoo(Options):
         norms = np.zeros(len(g))
         norms[there] = norms_of([g[i] for i in there])
         norms = norms if totals is None else totals.norms(norms, there)
-        bad = list(~np.isfinite(norms))
+        bad = (~np.isfinite(norms)).tolist()
         if self.on_nonfinite == "raise" and any(bad):
             names = ", ".join(repr(layout.leaves[i].path) for i, b in enumerate(bad) if b)
             raise FloatingPointError(f"the gradient must be finite, got NaN or infinity in {names}")
@@ -477,8 +477,8 @@ class Shampoo(Options):
             clean.append(with_l2(leaf.options, x, weights[i], rates[i]))
             if clean[i] is not x:
                 norms[i] = norms_of([clean[i]])[0]
-        units = _units(layout, arrays, norms)
-        return [scaled(x, -int(e)) for x, e in zip(clean, units, strict=True)], active, bad
+        units = _units(layout, arrays, norms).tolist()
+        return [scaled(x, -e) if e else x for x, e in zip(clean, units, strict=True)], active, bad
 
 
 def _units(layout: Layout, arrays: Arrays, norms: Any) -> Any:
@@ -486,7 +486,7 @@ def _units(layout: Layout, arrays: Arrays, norms: Any) -> Any:
     peak = np.fmax(np.where(np.isfinite(norms), norms, 0.0), arrays["peak"] * layout.decays)
     units = exponents(peak, arrays["exponent"])
     shift = units - arrays["exponent"]
-    if shift.any():
+    if np.count_nonzero(shift):
         arrays.update(in_new_units(layout, arrays, shift.tolist()))
     arrays["peak"], arrays["exponent"] = peak, units
     return units
@@ -536,7 +536,8 @@ def _zeros(x: Any, arrays: Arrays, leaf: Any, W: Any) -> Array:
 def _count(
     arrays: Arrays, moved: Sequence[bool], active: Sequence[bool], bad: Sequence[bool], *, accumulate: bool
 ) -> None:
-    good = np.asarray(active, np.int64)
-    arrays["count"] = arrays["count"] + np.asarray(moved, np.int64)
-    arrays["accumulated"] = arrays["accumulated"] + good * accumulate
-    arrays["skipped"] = arrays["skipped"] + np.asarray(bad, np.int64)
+    arrays["count"] = arrays["count"] + np.asarray(moved, bool)
+    if accumulate:
+        arrays["accumulated"] = arrays["accumulated"] + np.asarray(active, bool)
+    if any(bad):
+        arrays["skipped"] = arrays["skipped"] + np.asarray(bad, bool)

@@ -34,7 +34,6 @@ from matroot_optim._torch.shards.step import check_options, moves_of_shards
 from matroot_optim._torch.state import ParameterStates
 from matroot_optim._torch.storage import check_devices, group_of, is_dtensor, local
 from matroot_optim.diagnostics import Diagnostics
-from matroot_optim.layout.layout import Layout
 from matroot_optim.options import SHARED
 from matroot_optim.plan import Plan, make_plan, warn_if_large
 from matroot_optim.presets import preset_options
@@ -194,9 +193,11 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         if changes:
             self._core = dataclasses.replace(self._core, **changes)
 
-    def _rates(self, layout: Layout) -> list[Rates]:
-        of_group = [Rates(float(g["lr"]), float(g["weight_decay"]), float(g["betas"][0])) for g in self.param_groups]
-        return [of_group[int(leaf.path.partition("/")[0])] for leaf in layout.leaves]
+    def _rates(self) -> list[Rates]:
+        """Return the rates of every parameter."""
+        groups = self.param_groups
+        of_group = [Rates(float(g["lr"]), float(g["weight_decay"]), float(g["betas"][0])) for g in groups]
+        return [rates for rates, g in zip(of_group, groups, strict=True) for _ in g["params"]]
 
     def _current(self) -> State:
         """Return the state, fitted to the current parameters, groups and options."""
@@ -248,25 +249,25 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         params = parameters(self.param_groups)
         if isinstance(self._keeper, ShardedKeeper) and self._keeper.layout is not None:
             with full_precision(map(local, params.values())):
-                rates = self._rates(self._keeper.layout)
-                for path, move in moves_of_shards(self._core, self._keeper, params, rates).items():
+                moves = moves_of_shards(self._core, self._keeper, params, self._rates())
+                for path, move in moves.items():
                     add_into(local(params[path]), move)
             return
-        grads = {path: dense(path, p.grad) for path, p in params.items() if p.grad is not None}
-        weights = {path: p.detach() for path, p in params.items()}
         layout = state.layout
-        g, W = layout.align(grads, "grads"), layout.align(weights, "params")
-        with full_precision(weights.values()):
-            moves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=self._rates(layout))
+        weights = [p.detach() for p in params.values()]
+        grads = [None if p.grad is None else dense(path, p.grad) for path, p in params.items()]
+        g, W = layout.fitted(grads, "grads"), layout.fitted(weights, "params")
+        with full_precision(weights):
+            moves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=self._rates())
         alike: dict[Any, tuple[list[Any], list[Any]]] = {}  # by device, for one call each
-        for (path, W), move in zip(weights.items(), moves, strict=True):
-            if path not in grads:
+        for x, w, move in zip(grads, weights, moves, strict=True):
+            if x is None:
                 continue
-            if W.dtype != move.dtype:
-                add_into(W, move)
+            if w.dtype != move.dtype:
+                add_into(w, move)
             else:
-                pair = alike.setdefault((W.device, W.dtype), ([], []))
-                pair[0].append(W)
+                pair = alike.setdefault((w.device, w.dtype), ([], []))
+                pair[0].append(w)
                 pair[1].append(move)
         for pair in alike.values():
             torch._foreach_add_(*pair)

@@ -162,12 +162,12 @@ def unstack(blocks: Array, region: Region, xp: Any) -> Array:
     return xp.reshape(box, tuple(c * s for c, s in zip(region.count, region.size, strict=True)))
 
 
-def assemble(boxes: Sequence[Array], parts: Sequence[Region], shape: Shape, xp: Any) -> Array:
+def assemble(boxes: Sequence[Array], parts: Sequence[Region], xp: Any) -> Array:
     """Join the boxes of all regions into the tensor."""
     if len(boxes) == 1:
-        return xp.reshape(boxes[0], shape)
+        return boxes[0]
     at = {region.start: box for region, box in zip(parts, boxes, strict=True)}
-    for axis in reversed(range(len(shape))):
+    for axis in reversed(range(len(parts[0].start))):
         joined: dict[Shape, list[Array]] = {}
         for start in sorted(at):
             joined.setdefault(start[:axis], []).append(at[start])

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, cast, check_device, is_cupy, on_host, place, state_dtype
+from matroot_optim.arrays import Array, cast, check_device, dtype_name, is_cupy, on_host, place, state_dtype
 from matroot_optim.layout.blocking import Region, Shape, as_matrix, block_sizes, merge_dims, regions
 from matroot_optim.layout.parts import Among, Leaf, Member, Narrow, Stack
 from matroot_optim.options import Options
@@ -42,6 +42,16 @@ class Layout:
     def decays(self) -> Any:
         """Decay of the largest norm of every leaf per step: that of the root of its second moment."""
         return np.array([math.sqrt(leaf.options.beta2_of_graft) for leaf in self.leaves])
+
+    @cached_property
+    def epsilons(self) -> Any:
+        """Epsilon of every leaf in the graft's denominator, relative to the largest recent norm."""
+        return np.array([leaf.epsilon for leaf in self.leaves])
+
+    @cached_property
+    def normalized(self) -> Any:
+        """Mask of the leaves whose gradients are divided by their norms before the first-order method."""
+        return np.array([leaf.options.graft_normalize for leaf in self.leaves], bool)
 
     @cached_property
     def kinds(self) -> list[Any]:
@@ -108,14 +118,30 @@ class Layout:
         ValueError
             A path or a shape is not that of `init`.
         """
-        for path, x in leaves.items():
+        for path in leaves:
             if path not in self.index:
                 raise ValueError(f"{what} must have the paths that init saw, got the new path {path!r}")
-            check_device(x, path)
-            want = self.leaves[self.index[path]].shape
-            if tuple(x.shape) != want:
-                raise ValueError(f"{what} must have shape {want} at {path!r}, got {tuple(x.shape)}")
-        return [cast(leaves[leaf.path], leaf.dtype) if leaf.path in leaves else None for leaf in self.leaves]
+        return self.fitted([leaves.get(leaf.path) for leaf in self.leaves], what)
+
+    def fitted(self, arrays: Sequence[Array | None], what: str) -> list[Array | None]:
+        """Return arrays, given in the order of the layout, in the state's dtype; None for a missing array.
+
+        Raises
+        ------
+        ValueError
+            A shape is not that of `init`.
+        """
+        found: list[Array | None] = []
+        for x, leaf in zip(arrays, self.leaves, strict=True):
+            if x is None:
+                found.append(None)
+                continue
+            if leaf.place[:4] == "cupy":
+                check_device(x, leaf.path)
+            if x.shape != leaf.shape:
+                raise ValueError(f"{what} must have shape {leaf.shape} at {leaf.path!r}, got {tuple(x.shape)}")
+            found.append(x if dtype_name(x) == leaf.dtype else cast(x, leaf.dtype))
+        return found
 
 
 def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:

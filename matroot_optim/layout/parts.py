@@ -9,6 +9,8 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from matroot_optim.layout.blocking import Region, Shape
 from matroot_optim.options import Options
 
@@ -185,6 +187,11 @@ class Stack:
     def whitened(self) -> bool:
         """True if the statistics are of the gradient whitened by the roots of the other dimensions."""
         return self.options.statistics_of == "whitened"
+
+    @cached_property
+    def leaf_of_block(self) -> Any:
+        """Number of the leaf of every block."""
+        return np.repeat([m.leaf for m in self.members], [m.stop - m.start for m in self.members])
 
     @cached_property
     def first_root_step(self) -> int:

@@ -86,7 +86,7 @@ def _jobs(
 ) -> list[RootJob]:
     """Return the jobs for these blocks of a stack, one for every regularization."""
     o, key = stack.options, stack.axis_name(axis)
-    accumulated = leaf_values(layout, stack, arrays["accumulated"])[index]
+    accumulated = leaf_values(stack, arrays["accumulated"])[index]
     rows = take_rows(arrays[f"{key}/statistic"], index)
     if o.root_device == "host":
         rows = to_host(rows)
@@ -100,11 +100,11 @@ def _jobs(
         rows = rows / like(scale.astype(stack.dtype), rows)[:, None]
     if options.schedule == "residual":
         index, rows = _stale_only(options, arrays, books, stack, axis, index, rows)
-        accumulated = leaf_values(layout, stack, arrays["accumulated"])[index]
+        accumulated = leaf_values(stack, arrays["accumulated"])[index]
     jobs = []
-    units = leaf_values(layout, stack, arrays["exponent"])[index]
+    units = leaf_values(stack, arrays["exponent"])[index]
     for rule, at in rules_of(stack, axis, arrays[f"{key}/failures"][index], accumulated, units):
-        matrix = rows if len(at) == len(index) else take_rows(rows, at)
+        matrix = some_rows(rows, at)
         jobs.append(RootJob(key, index[at], matrix, stack.exponent(axis), rule, when, o.root_method, o.root_dtype))
     return jobs
 
@@ -112,7 +112,7 @@ def _jobs(
 def _basis_jobs(arrays: Arrays, stack: Stack, axis: int, index: Any, rows: Array, when: int) -> list[RootJob]:
     """Return the jobs for the eigenbases of these blocks."""
     key = stack.axis_name(axis)
-    Q = take_rows(arrays[f"{key}/root"], index)
+    Q = some_rows(arrays[f"{key}/root"], index)
     Q = to_host(Q) if stack.options.root_device == "host" else Q
     tasks = basis_tasks(key, stack, rows, Q, arrays[f"{key}/taken"][index], when)
     return [replace(job, index=index[job.index]) for job in tasks]
@@ -126,11 +126,11 @@ def basis_tasks(key: str, stack: Stack, rows: Array, Q: Array, taken: Any, when:
         at = np.flatnonzero(mask)
         if not at.size:
             continue
-        matrix = take_rows(rows, at)
+        matrix = some_rows(rows, at)
         dtype = o.root_dtype
         if task == "qr":  # corrects itself, and is exact enough in the precision of the statistics, as published
             dtype = stack.dtype
-            old = take_rows(Q, at)
+            old = some_rows(Q, at)
             matrix = namespace(matrix).concat([matrix, old.reshape(len(at), -1)], axis=1)
         jobs.append(RootJob(key, at, matrix, Fraction(-1), 0.0, when, o.root_method, dtype, task))
     return jobs
@@ -220,13 +220,13 @@ def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str
             good = enter(books, job, pending.submitted, facts, certified)
             if good.any():
                 name = f"{job.key}/root"
-                root = answer.root[part] if good.all() else take_rows(answer.root[part], np.flatnonzero(good))
+                root = some_rows(answer.root[part], np.flatnonzero(good))
                 n, rows = stack.shape[axis], job.index[good]
                 values = like_or_same(root.reshape(-1, n, n) if stack.in_basis else unpack(root), arrays[name])
                 decomposed = np.flatnonzero(facts["n_iter"][good] == 0) if stack.in_basis else ()
                 if len(decomposed):  # columns of refined bases stay where they were
                     old = take_rows(arrays[name], rows[decomposed])
-                    now = values if len(decomposed) == len(rows) else take_rows(values, decomposed)
+                    now = some_rows(values, decomposed)
                     squares = overlaps(old, now)
                     new.update(moved_moments(layout, ChainMap(new, arrays), stack, axis, rows[decomposed], squares))
                 new[name] = put_rows(arrays[name], rows, values, name in own)
@@ -259,23 +259,30 @@ def gate(root: Array, residual: Any, tolerance: float) -> Any:
     return np.isfinite(size) & (residual <= tolerance)
 
 
-def leaf_values(layout: Layout, stack: Stack, values: Any) -> Any:
+def leaf_values(stack: Stack, values: Any) -> Any:
     """Repeat per-leaf values for the blocks of a stack."""
-    return np.concatenate([np.full(m.stop - m.start, values[m.leaf]) for m in stack.members])
+    return values[stack.leaf_of_block]
 
 
 def take_rows(x: Array, index: Any) -> Array:
-    """Return x[index], always a copy."""
+    """Return x[index] for increasing indices, always a copy."""
+    if len(index) == x.shape[0]:
+        return copy(x)
     return x[like(index, x)] if not is_jax(x) else x[index]
 
 
+def some_rows(x: Array, index: Any) -> Array:
+    """Return x[index] for increasing indices; x itself if these are all."""
+    return x if len(index) == x.shape[0] else take_rows(x, index)
+
+
 def put_rows(x: Array, index: Any, values: Array, donate: bool) -> Array:
-    """Replace rows of x, in place if `donate`."""
+    """Replace rows of x, in place if `donate`; `values` itself if these are all rows."""
+    if len(index) == x.shape[0]:
+        return values
     if is_jax(x):
         return x.at[index].set(values)
     if not donate:
-        if len(index) == len(x):
-            return values
         x = copy(x)
     x[like(index, x)] = values
     return x

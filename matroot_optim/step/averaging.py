@@ -36,7 +36,7 @@ def average_weights(step: Step, live: Sequence[int], moves: dict[int, Array]) ->
         name, b = leaf.name("average"), leaf.options.beta_of_average
         old = step.arrays[name]
         if leaf.options.averaging == "ema":
-            new[name] = lerp(old, W + moves[i], b if step.count(i) > 1 else 0.0, step.donate)
+            new[name] = lerp(old, W + moves[i], b if step.counts[i] > 1 else 0.0, step.donate)
             continue
         c, new[leaf.name("weights")] = _share(step.arrays[leaf.name("weights")], step.rates[i].learning_rate)
         gap = c * (old - W)

@@ -20,7 +20,7 @@ import numpy as np
 from matroot_optim.arrays import Array, copy, is_jax, like, namespace
 from matroot_optim.layout.blocking import assemble, stack, unstack
 from matroot_optim.layout.layout import Layout
-from matroot_optim.layout.parts import Stack
+from matroot_optim.layout.parts import Leaf, Stack
 from matroot_optim.step.precondition import along, into_basis, out_of_basis
 
 Arrays = Mapping[str, Array]
@@ -69,7 +69,7 @@ def turned(
         if stacks is not None and whole:
             G = stacks[number]
         else:
-            parts = [stack(_merged(layout, leaves, m.leaf), r, xp) for m, r in zip(members, regions, strict=True)]
+            parts = [stack(as_merged(leaves[m.leaf], layout.leaves[m.leaf]), r, xp) for m, r in zip(members, regions, strict=True)]
             G = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
         if not whole:
             bases = [xp.concat([Q[m.start : m.stop] for m in members], axis=0) for Q in bases]
@@ -82,12 +82,13 @@ def turned(
     for i in wanted:
         leaf, xp = layout.leaves[i], namespace(result[i])
         mine = [boxes[i, r] for r in range(len(leaf.regions))]
-        result[i] = assemble(mine, leaf.regions, leaf.merged, xp).reshape(leaf.shape)
+        result[i] = assemble(mine, leaf.regions, xp).reshape(leaf.shape)
     return result
 
 
-def _merged(layout: Layout, leaves: Sequence[Array], i: int) -> Array:
-    return leaves[i].reshape(layout.leaves[i].merged)
+def as_merged(x: Array, leaf: Leaf) -> Array:
+    """Return x, of the shape of a leaf, in its merged shape."""
+    return x if leaf.shape == leaf.merged else x.reshape(leaf.merged)
 
 
 def overlaps(old: Array, new: Array) -> Array:

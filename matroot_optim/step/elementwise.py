@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from matroot_optim.arrays import Array, is_torch, lerp, namespace
+import numpy as np
+
+from matroot_optim.arrays import Array, dtype_name, is_torch, lerp, namespace
 
 Arrays = Sequence[Array]
 
@@ -38,9 +40,13 @@ def add_squares_all(old: Arrays, new: Arrays, beta: float, donate: bool) -> list
     """Compute ``beta * old + w * new^2`` with w = 1 - beta, or 1 if beta is 1; overwrite `old` if `donate`."""
     weight = 1.0 - beta if beta < 1.0 else 1.0
     if old and is_torch(old[0]):
-        result = _scaled_in_torch(old, beta, donate)
-        sys.modules["torch"]._foreach_addcmul_(result, new, new, weight)
-        return result
+        torch = sys.modules["torch"]
+        if beta < 1.0:
+            return lerp_all(old, torch._foreach_mul(new, new), beta, donate)
+        if not donate:
+            return list(torch._foreach_addcmul(old, new, new))
+        torch._foreach_addcmul_(old, new, new)
+        return list(old)
     result = []
     for x, y in zip(old, new, strict=True):
         square = y * y
@@ -50,11 +56,21 @@ def add_squares_all(old: Arrays, new: Arrays, beta: float, donate: bool) -> list
 
 
 def _scaled_in_torch(old: Arrays, beta: Any, donate: bool) -> list[Array]:
-    torch = sys.modules["torch"]
+    torch, factors = sys.modules["torch"], _numbers([beta], old[0])
     if not donate:
-        return list(torch._foreach_mul(old, beta))
-    torch._foreach_mul_(old, beta)
+        return list(torch._foreach_mul(old, factors))
+    torch._foreach_mul_(old, factors)
     return list(old)
+
+
+def _numbers(values: list[Any], x: Any) -> Any:
+    """Return numbers for tensors like x: on a CPU as 0-d tensors, since torch makes one of each number that it gets."""
+    if x.device.type != "cpu" or not isinstance(values[0], float):
+        return values
+    torch = sys.modules["torch"]
+    if values.count(values[0]) == len(values):
+        return torch.tensor(values[0], dtype=x.dtype)
+    return torch.from_numpy(np.array(values, dtype_name(x))).unbind()
 
 
 def _added(x: Array, y: Array, beta: Any, donate: bool) -> Array:
@@ -65,17 +81,17 @@ def _added(x: Array, y: Array, beta: Any, donate: bool) -> Array:
     return x
 
 
-def times_all(arrays: Arrays, factors: Sequence[Any]) -> list[Array]:
+def times_all(arrays: Arrays, factors: list[Any]) -> list[Array]:
     """Return new arrays, each multiplied by its factor."""
     if arrays and is_torch(arrays[0]):
-        return list(sys.modules["torch"]._foreach_mul(arrays, list(factors)))
+        return list(sys.modules["torch"]._foreach_mul(arrays, _numbers(factors, arrays[0])))
     return [x * factor for x, factor in zip(arrays, factors, strict=True)]
 
 
-def scale_all(arrays: Arrays, factors: Sequence[Any]) -> list[Array]:
+def scale_all(arrays: Arrays, factors: list[Any]) -> list[Array]:
     """Multiply each array by its factor, in place if the library allows."""
     if arrays and is_torch(arrays[0]):
-        sys.modules["torch"]._foreach_mul_(arrays, list(factors))
+        sys.modules["torch"]._foreach_mul_(arrays, _numbers(factors, arrays[0]))
         return list(arrays)
     result = []
     for x, factor in zip(arrays, factors, strict=True):
@@ -84,13 +100,13 @@ def scale_all(arrays: Arrays, factors: Sequence[Any]) -> list[Array]:
     return result
 
 
-def over_roots_all(top: Arrays, squares: Arrays, floors: Sequence[Any], factors: Sequence[Any]) -> list[Array]:
+def over_roots_all(top: Arrays, squares: Arrays, floors: list[Any], factors: list[Any]) -> list[Array]:
     """Compute ``factor * top / (sqrt(square) + floor)`` in new arrays."""
     if top and is_torch(top[0]):
         torch = sys.modules["torch"]
         bottom = torch._foreach_sqrt(squares)
-        torch._foreach_add_(bottom, list(floors))
-        torch._foreach_div_(bottom, list(factors))
+        torch._foreach_add_(bottom, _numbers(floors, bottom[0]))
+        torch._foreach_div_(bottom, _numbers(factors, bottom[0]))
         return [torch.div(x, y, out=y) for x, y in zip(top, bottom, strict=True)]
     result = []
     for x, v, floor, factor in zip(top, squares, floors, factors, strict=True):

@@ -112,7 +112,7 @@ def with_decay(
     options: Options, steps: Sequence[Array], weights: Sequence[Array | None], rates: Sequence[Rates]
 ) -> list[Array]:
     """Compute the updates of the weights; overwrite the arrays of `steps` if the library allows."""
-    if options.decay == "l2":
+    if options.decay == "l2" or not any(nonzero(r.weight_decay) for r in rates):
         return scale_all(steps, [-r.learning_rate for r in rates])
     shrunk = [_decayed(options, x, W, r) for x, W, r in zip(steps, weights, rates, strict=True)]
     if options.decay == "decoupled":

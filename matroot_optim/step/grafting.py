@@ -76,4 +76,4 @@ def ratio_of(options: Options, norms: Array, target: Array, xp: Any) -> Any:
     """Return the factors that give directions of these norms the norms of their grafts, `target`."""
     if options.graft == "trust_ratio":
         target = xp.where(target > 0, target, norms)  # weights that are all zero have no scale yet
-    return target / xp.where(norms > 0, norms, xp.ones_like(norms))
+    return target / (norms + (norms == 0))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from matroot_optim.arrays import Array, is_traced, namespace, norms_in_place, squared_norm
 from matroot_optim.layout.layout import Layout
 from matroot_optim.step.momentum import Rates
 from matroot_optim.step.totals import Totals
+
+#: Smallest epsilon, in units of 2^e: the squares of smaller gradients underflow in float32, and this bounds their step.
+UNDERFLOW = 2.0**-63
 
 
 def same(x: Array) -> Array:
@@ -54,10 +58,26 @@ class Step:
             found.setdefault((self.layout.kinds[i], self.rates[i].beta), []).append(i)
         return list(found.values())
 
-    def count(self, i: int) -> Any:
-        """Return the number of steps of leaf i that counted, this step included."""
-        count = self.arrays["count"][i]
-        return count if is_traced(count) else int(count)
+    @cached_property
+    def counts(self) -> Any:
+        """The number of steps of every leaf that counted, this step included."""
+        return _each(self.arrays["count"])
+
+    @cached_property
+    def floors(self) -> Any:
+        """The epsilon of every leaf beside the root of the second moment.
+
+        It is `graft_epsilon` times the largest recent root mean square of the gradients.
+        """
+        peak, e = self.arrays["peak"], self.arrays["exponent"]
+        xp = namespace(peak)
+        size = xp.where(self.layout.normalized, 1.0, xp.ldexp(peak, -e))
+        return _each(xp.maximum(self.layout.epsilons.astype(peak.dtype) * size, UNDERFLOW))
+
+
+def _each(x: Any) -> Any:
+    """Return an array as a list of Python numbers, if it has values."""
+    return x if is_traced(x) else x.tolist()
 
 
 def _roots(squares: Sequence[Any]) -> list[Any]:

@@ -12,8 +12,7 @@ With D a gradient or a direction, m the one buffer, W the weights and t counted 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from matroot_optim.arrays import Array
 from matroot_optim.options import Options
@@ -21,8 +20,7 @@ from matroot_optim.step.elementwise import add_all, lerp_all
 from matroot_optim.step.grafting import bias_correction
 
 
-@dataclass(frozen=True)
-class Rates:
+class Rates(NamedTuple):
     """The numbers that may change at every step, for one parameter."""
 
     learning_rate: Any  # None: the caller applies the rate

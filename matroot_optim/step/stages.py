@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, cast, dtype_name, is_traced, like, namespace, stack_scalars
+from matroot_optim.arrays import Array, cast, dtype_name, is_traced, like, namespace, scalars, stack_scalars
 from matroot_optim.layout.blocking import assemble, stack, unstack
 from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
 from matroot_optim.step.averaging import average_weights
-from matroot_optim.step.bases import turned
+from matroot_optim.step.bases import as_merged, turned
 from matroot_optim.step.elementwise import times_all
 from matroot_optim.step.finish import limit, to_updates
 from matroot_optim.step.grafting import over_roots, positive_norm, ratio_of, rescale_blocks, second_moments
@@ -34,8 +34,6 @@ Arrays = dict[str, Array]
 #: Leaves that one call can process, in lists.
 Groups = Sequence[Sequence[int]]
 
-#: Smallest epsilon, in units of 2^e: the squares of smaller gradients underflow in float32, and this bounds their step.
-UNDERFLOW = 2.0**-63
 
 
 def stacked_gradients(step: Step) -> list[Array]:
@@ -47,7 +45,7 @@ def _stacked(step: Step, s: Stack, leaves: Sequence[Array]) -> Array:
     parts, layout = [], step.layout
     for member in s.members:
         leaf, x = layout.leaves[member.leaf], step.whole(leaves[member.leaf])
-        parts.append(stack(x.reshape(leaf.merged), leaf.regions[member.region], namespace(x)))
+        parts.append(stack(as_merged(x, leaf), leaf.regions[member.region], namespace(x)))
     return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
 
 
@@ -153,7 +151,7 @@ def averaged(step: Step, groups: Groups) -> tuple[list[Array], list[Any], Arrays
             old,
             [step.g[i] for i in group],
             step.rates[group[0]].beta,
-            [step.count(i) for i in group],
+            [step.counts[i] for i in group],
             step.donate,
         )
         for k, i in enumerate(group):
@@ -203,8 +201,8 @@ def first_order_steps(
             names = [leaves[i].name("moment") for i in group]
             old = [step.arrays[name] for name in names]
             moments = second_moments(old, g, o.beta2_of_graft, step.donate)
-            floors = [_floor(step, i) for i in group]
-            found = over_roots(o, mean, moments, floors, scales, [step.count(i) for i in group])
+            floors = [step.floors[i] for i in group]
+            found = over_roots(o, mean, moments, floors, scales, [step.counts[i] for i in group])
             new.update({n: choose(step.active[i], v, w) for n, i, v, w in zip(names, group, moments, old, strict=True)})
         if o.graft == "sgd":
             found = [
@@ -215,19 +213,6 @@ def first_order_steps(
     return moves, new
 
 
-def _floor(step: Step, i: int) -> Any:
-    """Return the epsilon beside the root of the second moment: `graft_epsilon` times the largest recent RMS."""
-    leaf = step.layout.leaves[i]
-    epsilon = leaf.epsilon
-    if leaf.options.graft_normalize:
-        return max(epsilon, UNDERFLOW)
-    peak, e = step.arrays["peak"][i], step.arrays["exponent"][i]
-    if is_traced(peak):
-        xp = namespace(peak)
-        return xp.maximum(epsilon * xp.ldexp(peak, -e), UNDERFLOW)
-    return max(epsilon * math.ldexp(float(peak), -int(e)), UNDERFLOW)
-
-
 def _momentum_of_directions(step: Step, groups: Groups, moves: dict[int, Array]) -> Arrays:
     """Average the directions of leaves whose momentum is not of the gradients (stage 4); update `moves`."""
     leaves, new = step.layout.leaves, {}
@@ -236,7 +221,7 @@ def _momentum_of_directions(step: Step, groups: Groups, moves: dict[int, Array])
             continue
         names = [leaves[i].name("momentum") for i in group]
         old = [step.arrays[name] for name in names]
-        counts = [step.count(i) for i in group]
+        counts = [step.counts[i] for i in group]
         directions = [moves[i] for i in group]
         o, beta = leaves[group[0]].options, step.rates[group[0]].beta
         means, buffers, scales = momentum(o, old, directions, beta, counts, step.donate)
@@ -266,14 +251,16 @@ def _direction(
     boxes, ratio = [], None
     for s, member in where:
         region = leaf.regions[member.region]
-        P = directions[s][member.start : member.stop]
+        P = directions[s]
+        if member.stop - member.start < P.shape[0]:
+            P = P[member.start : member.stop]
         if o.graft_per_block:
-            Fb = stack(F.reshape(leaf.merged), region, xp)
-            Wb = stack(W.reshape(leaf.merged), region, xp) if W is not None else None
+            Fb = stack(as_merged(F, leaf), region, xp)
+            Wb = stack(as_merged(W, leaf), region, xp) if W is not None else None
             P, ratios = rescale_blocks(o, P, Fb, Wb, xp)
             ratio = xp.mean(ratios) if ratio is None else ratio
         boxes.append(unstack(P, region, xp))
-    D = assemble(boxes, leaf.regions, leaf.merged, xp).reshape(leaf.shape)
+    D = assemble(boxes, leaf.regions, xp).reshape(leaf.shape)
     if o.graft == "none":
         D = _in_units(D * factor, step, i, unit_of_direction(leaf, preconditioned=True))
         ratio = 1.0 if ratio is None else ratio
@@ -329,7 +316,7 @@ def _rescaled(
         P, goals = [arrays[k] for k in at], [targets[leaves[k]] for k in at]
         own, xp = stack_scalars([norms[k] for k in at], P[0]), namespace(P[0])
         target = cast(like(np.asarray(goals), own), dtype_name(own)) if graft[at[0]] == "sqrt_n" else stack_scalars(goals, P[0])
-        ratios = list(ratio_of(of[leaves[at[0]]].options, own, target, xp))
+        ratios = scalars(ratio_of(of[leaves[at[0]]].options, own, target, xp))
         for k, x, ratio in zip(at, times_all(P, ratios), ratios, strict=True):
             found[k] = x, ratio
     return found
