@@ -58,13 +58,10 @@ def _torch() -> Any:
     """Return the torch functions that the stages call; on small tensors the array API wrappers cost more than these."""
     torch = sys.modules["torch"]
     return SimpleNamespace(
-        **{
-            name: getattr(torch, name)
-            for name in ("mean", "ones_like", "reshape", "sqrt", "where", "zeros_like")
-        },
+        **{name: getattr(torch, name) for name in ("mean", "ones_like", "reshape", "sqrt", "where", "zeros_like")},
         **{name: getattr(torch, name) for name in ("float32", "float64", "stack", "zeros")},
         asarray=torch.as_tensor,
-        matmul=lambda a, b: torch.bmm(a, b) if a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0] else torch.matmul(a, b),
+        matmul=lambda a, b: (torch.bmm if a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0] else torch.matmul)(a, b),
         concat=lambda arrays, axis: torch.cat(tuple(arrays), dim=axis),
         matrix_transpose=lambda x: x.mT,
         permute_dims=torch.permute,
@@ -226,15 +223,17 @@ def stack_scalars(values: Sequence[Any], x: Array) -> Array:
     return namespace(x).stack(tuple(values))
 
 
-def scalars(x: Array) -> Sequence[Any]:
+def scalars(x: Array) -> list[Any]:
     """Return the entries of a vector as 0-d arrays (numpy: floats)."""
-    return x.unbind() if is_torch(x) else list(x)  # type: ignore[no-any-return]
+    return list(x.unbind() if is_torch(x) else x)
 
 
 def norms_in_place(arrays: Sequence[Any]) -> Sequence[Any]:
     """Return norms as 0-d arrays (numpy: floats) where the arrays are."""
-    if arrays and is_torch(arrays[0]):  # one call for all
-        return list(sys.modules["torch"]._foreach_norm(arrays))
+    if arrays and is_torch(arrays[0]):
+        torch = sys.modules["torch"]
+        together = len({x.device for x in arrays}) == 1  # one call for all
+        return list(torch._foreach_norm(arrays) if together else map(torch.linalg.vector_norm, arrays))
     return [namespace(x).sqrt(squared_norm(x)) for x in arrays]
 
 
@@ -262,7 +261,7 @@ def _norms_of_one_place(arrays: Sequence[Any]) -> Any:
     usual = (norms > SMALL_NORM) & (norms < math.inf)
     if np.count_nonzero(usual) < len(usual):
         norms = norms.copy()
-        for k in np.flatnonzero(~usual):
+        for k in np.flatnonzero(~usual).tolist():
             largest = _largest(arrays[k]) if most is None else most[k]
             norms[k] = _norm_of_extremes(arrays[k], float(to_host(largest)))
     return norms

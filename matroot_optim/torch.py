@@ -249,9 +249,9 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         params = parameters(self.param_groups)
         if isinstance(self._keeper, ShardedKeeper) and self._keeper.layout is not None:
             with full_precision(map(local, params.values())):
-                moves = moves_of_shards(self._core, self._keeper, params, self._rates())
-                for path, move in moves.items():
-                    add_into(local(params[path]), move)
+                found = moves_of_shards(self._core, self._keeper, params, self._rates())
+            for path, move in found.items():
+                add_into(local(params[path]), move)
             return
         layout = state.layout
         weights = [p.detach() for p in params.values()]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.linalg import get_lapack_funcs
 
 from matroot import Status
 from matroot_optim.arrays import Array, cast, dtype_name, is_torch, like, linalg, namespace
@@ -93,5 +94,17 @@ def _refined(A: Array, Q: Array, own: str) -> tuple[Array, Array, Array]:
     order = (-w).argsort(-1)
     places = order.argsort(-1)
     number = like(np.arange(len(A))[:, None], A)
-    R, _ = linalg(A).qr(xp.matrix_transpose(P[number, :, order]))  # indexing transposes
-    return cast(xp.matrix_transpose(R[number, :, places]), own), w, 0.0 * w[:, 0]
+    rows = _orthonormal_rows(P[number, :, order])  # indexing transposes
+    return cast(xp.matrix_transpose(rows[number, places]), own), w, 0.0 * w[:, 0]
+
+
+def _orthonormal_rows(A: Array) -> Array:
+    """Return Q^T of A^T = Q R for a stack of square matrices; numpy's are overwritten."""
+    if not isinstance(A, np.ndarray):
+        xp = namespace(A)
+        return xp.matrix_transpose(linalg(A).qr(xp.matrix_transpose(A))[0])
+    factor, form = get_lapack_funcs(("geqrf", "orgqr"), (A,))  # numpy's own QR is in double precision alone
+    for k, matrix in enumerate(A):
+        reflectors, tau, _, _ = factor(matrix.T, overwrite_a=True)
+        A[k] = form(reflectors, tau, overwrite_a=True)[0].T
+    return A

@@ -69,7 +69,8 @@ def turned(
         if stacks is not None and whole:
             G = stacks[number]
         else:
-            parts = [stack(as_merged(leaves[m.leaf], layout.leaves[m.leaf]), r, xp) for m, r in zip(members, regions, strict=True)]
+            merged = [as_merged(leaves[m.leaf], layout.leaves[m.leaf]) for m in members]
+            parts = [stack(x, region, xp) for x, region in zip(merged, regions, strict=True)]
             G = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
         if not whole:
             bases = [xp.concat([Q[m.start : m.stop] for m in members], axis=0) for Q in bases]

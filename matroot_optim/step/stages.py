@@ -7,7 +7,6 @@ not finite, or a traced boolean.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +32,6 @@ from matroot_optim.step.whitening import whitened_gram
 Arrays = dict[str, Array]
 #: Leaves that one call can process, in lists.
 Groups = Sequence[Sequence[int]]
-
 
 
 def stacked_gradients(step: Step) -> list[Array]:
@@ -314,9 +312,12 @@ def _rescaled(
     found: list[Any] = [None] * len(leaves)
     for at in alike.values():
         P, goals = [arrays[k] for k in at], [targets[leaves[k]] for k in at]
-        own, xp = stack_scalars([norms[k] for k in at], P[0]), namespace(P[0])
-        target = cast(like(np.asarray(goals), own), dtype_name(own)) if graft[at[0]] == "sqrt_n" else stack_scalars(goals, P[0])
-        ratios = scalars(ratio_of(of[leaves[at[0]]].options, own, target, xp))
+        own = stack_scalars([norms[k] for k in at], P[0])
+        if graft[at[0]] == "sqrt_n":
+            target = cast(like(np.asarray(goals), own), dtype_name(own))
+        else:
+            target = stack_scalars(goals, own)
+        ratios = scalars(ratio_of(of[leaves[at[0]]].options, own, target, namespace(own)))
         for k, x, ratio in zip(at, times_all(P, ratios), ratios, strict=True):
             found[k] = x, ratio
     return found
