@@ -250,8 +250,8 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         if isinstance(self._keeper, ShardedKeeper) and self._keeper.layout is not None:
             with full_precision(map(local, params.values())):
                 found = moves_of_shards(self._core, self._keeper, params, self._rates())
-            for path, move in found.items():
-                add_into(local(params[path]), move)
+                for path, move in found.items():
+                    add_into(local(params[path]), move)
             return
         layout = state.layout
         weights = [p.detach() for p in params.values()]

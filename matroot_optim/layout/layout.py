@@ -86,6 +86,11 @@ class Layout:
         return [(stack, axis) for stack in self.stacks for axis in stack.axes]
 
     @cached_property
+    def factor_named(self) -> dict[str, tuple[Stack, int]]:
+        """Every pair of `factors` by the prefix of its arrays."""
+        return {stack.axis_name(axis): (stack, axis) for stack, axis in self.factors}
+
+    @cached_property
     def orders(self) -> tuple[int, ...]:
         """The order of every root of the run."""
         if self.among is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import ChainMap
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
@@ -148,16 +149,12 @@ def rules_of(stack: Stack, axis: int, failures: Any, gradients: Any, units: Any)
     units : int array
         Exponents of the units of the gradients.
     """
-    beta = stack.options.betas[1]
-    if beta < 1.0:  # older gradients have no weight
-        gradients = np.minimum(gradients, round(1 / (1 - beta)))
-    steps = np.maximum(gradients, 1)
-    buckets = 2 ** np.ceil(np.log2(steps)).astype(np.int64)  # of few sizes, so that one call serves many blocks
-    n, rule = stack.shape[axis], stack.options.rule
-    # no np.unique of columns: Ctrl-C inside its comparison of records comes out as a TypeError of numpy
+    beta, n, rule = stack.options.betas[1], stack.shape[axis], stack.options.rule
+    most = round(1 / (1 - beta)) if beta < 1.0 else math.inf  # older gradients have no weight
     kinds: dict[tuple[int, int, int], list[int]] = {}
-    for k, kind in enumerate(zip(failures.tolist(), buckets.tolist(), units.tolist(), strict=True)):
-        kinds.setdefault(kind, []).append(k)
+    for k, (level, count, e) in enumerate(zip(failures.tolist(), gradients.tolist(), units.tolist(), strict=True)):
+        bucket = 1 << (max(1, min(count, most)) - 1).bit_length()  # of few sizes, so that one call serves many blocks
+        kinds.setdefault((level, bucket, e), []).append(k)
     found: dict[Rule, list[int]] = {}
     for level, count, e in sorted(kinds):
         mine = in_units(stronger(with_cut(rule, n, stack.dtype, count), level), 2 * e)
@@ -204,7 +201,6 @@ def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str
     `own` holds the names of the arrays that may be overwritten.
     """
     answer = pending.answer()
-    factors = {s.axis_name(axis): (s, axis) for s, axis in layout.factors}
     new: Arrays = {}
     start = 0
     for job in pending.jobs:
@@ -215,7 +211,7 @@ def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str
             books["skipped"][job.index] += 1
         else:
             facts = {name: values[part] for name, values in answer.facts.items()}
-            stack, axis = factors[job.key]
+            stack, axis = layout.factor_named[job.key]
             certified = gate(answer.root[part], facts["residual"], stack.options.root_tolerance)
             good = enter(books, job, pending.submitted, facts, certified)
             if good.any():

@@ -73,7 +73,7 @@ class RootJob:
     @property
     def alike(self) -> Any:
         """Key of the job; jobs with equal keys go into one call."""
-        kind = (type(self.matrix).__module__, str(self.matrix.dtype), str(getattr(self.matrix, "device", "")))
+        kind = (type(self.matrix), self.matrix.dtype, str(getattr(self.matrix, "device", "")))
         return (self.matrix.shape[-1], self.exponent, self.regularization, self.method, self.dtype, self.task, kind)
 
 
