@@ -474,7 +474,7 @@ class Shampoo(Options):
                 clean.append(_zeros(x, arrays, leaf, weights[i]))
                 continue
             x = x * scale if scale != 1.0 else x
-            clean.append(with_l2(leaf.options, x, weights[i], rates[i]))
+            clean.append(with_l2(leaf.options, x, weights[i], rates[i]) if leaf.options.decay == "l2" else x)
             if clean[i] is not x:
                 norms[i] = norms_of([clean[i]])[0]
         units = _units(layout, arrays, norms).tolist()

@@ -44,6 +44,11 @@ class Layout:
         return np.array([math.sqrt(leaf.options.beta2_of_graft) for leaf in self.leaves])
 
     @cached_property
+    def starts(self) -> list[tuple[int, int]]:
+        """Of every leaf, the step from which Shampoo moves it, and the steps over which the first-order step fades."""
+        return [(leaf.options.first_shampoo_step, leaf.options.mix_steps) for leaf in self.leaves]
+
+    @cached_property
     def epsilons(self) -> Any:
         """Epsilon of every leaf in the graft's denominator, relative to the largest recent norm."""
         return np.array([leaf.epsilon for leaf in self.leaves])

@@ -58,6 +58,12 @@ class Step:
             found.setdefault((self.layout.kinds[i], self.rates[i].beta), []).append(i)
         return list(found.values())
 
+    def chosen(self, group: Sequence[int], new: Sequence[Array], old: Sequence[Array]) -> Sequence[Array]:
+        """Return the new arrays of leaves that may be active, and the old ones of those that jax finds not to be."""
+        if not is_traced(self.number):
+            return new
+        return [choose(self.active[i], x, y) for i, x, y in zip(group, new, old, strict=True)]
+
     @cached_property
     def counts(self) -> Any:
         """The number of steps of every leaf that counted, this step included."""

@@ -77,9 +77,8 @@ def block_mask(s: Stack, active: Sequence[Any], x: Array) -> Array:
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
 
 
-def mix_weight(options: Options, number: Any) -> Any:
+def mix_weight(start: int, ramp: int, number: Any) -> Any:
     """Return the weight of Shampoo against the first-order step: 0 before Shampoo starts, then a ramp, then 1."""
-    start, ramp = options.first_shampoo_step, options.mix_steps
     if is_traced(number):
         xp = namespace(number)
         return xp.clip((number - start) / ramp, 0.0, 1.0) if ramp else xp.where(number >= start, 1.0, 0.0)
@@ -92,7 +91,8 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     """Compute the update of every weight and the new arrays of the state (stages 3 and 4)."""
     layout = step.layout
     live = [i for i, leaf in enumerate(layout.leaves) if step.active[i] is not False and 0 not in leaf.shape]
-    weight = [mix_weight(leaf.options, step.number) for leaf in layout.leaves]
+    weights = {key: mix_weight(*key, step.number) for key in set(layout.starts)}
+    weight = [weights[key] for key in layout.starts]
     groups = step.alike(live)
     averages, factors, new = averaged(step, groups)
     directions: list[Any] = []
@@ -154,7 +154,7 @@ def averaged(step: Step, groups: Groups) -> tuple[list[Array], list[Any], Arrays
         )
         for k, i in enumerate(group):
             averages[i], factors[i] = means[k], scales[k]
-            new[names[k]] = choose(step.active[i], buffers[k], old[k])
+        new.update(zip(names, step.chosen(group, buffers, old), strict=True))
     return averages, factors, new
 
 
@@ -201,7 +201,7 @@ def first_order_steps(
             moments = second_moments(old, g, o.beta2_of_graft, step.donate)
             floors = [step.floors[i] for i in group]
             found = over_roots(o, mean, moments, floors, scales, [step.counts[i] for i in group])
-            new.update({n: choose(step.active[i], v, w) for n, i, v, w in zip(names, group, moments, old, strict=True)})
+            new.update(zip(names, step.chosen(group, moments, old), strict=True))
         if o.graft == "sgd":
             found = [
                 _in_units(x, step, i, unit_of_direction(leaves[i], preconditioned=False))
@@ -224,7 +224,7 @@ def _momentum_of_directions(step: Step, groups: Groups, moves: dict[int, Array])
         o, beta = leaves[group[0]].options, step.rates[group[0]].beta
         means, buffers, scales = momentum(o, old, directions, beta, counts, step.donate)
         moves.update(zip(group, times_all(means, scales), strict=True))
-        new.update({n: choose(step.active[i], m, w) for n, i, m, w in zip(names, group, buffers, old, strict=True)})
+        new.update(zip(names, step.chosen(group, buffers, old), strict=True))
     return new
 
 
