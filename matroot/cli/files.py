@@ -22,7 +22,7 @@ from matroot.cli.files_read import Arrays, NoSuchArrayError
 
 
 def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
-    """Read every array of a file.
+    """Read every array of a file, by name; the name is ``""`` where the format has none. Nothing in a file is executed.
 
     Parameters
     ----------
@@ -31,33 +31,14 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
     key : str, optional
         Name of the one array wanted from an .npz file.
 
-    Returns
-    -------
-    dict of str to ndarray
-        Name to array; the name is ``""`` where the format has none.
-
     Raises
     ------
-    FileNotFoundError
-        There is no such file.
-    OSError
-        The file cannot be read.
+    FileNotFoundError, OSError
+        There is no such file, or it cannot be read.
     ValueError
-        The format is not one of the five, or the contents are not arrays of numbers: the file is damaged, for
-        instance. Nothing that a file holds is executed.
+        The format is not one of the five, or the contents are not arrays of numbers.
     MemoryError
         The arrays do not fit into memory. Sizes announced in the file are compared with its length first.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib, numpy as np
-    >>> from matroot.cli.files import read, write
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder, "a.csv")
-    ...     write(path, {"": np.diag([1.0, 4.0])})
-    ...     read(path)[""]
-    array([[1., 0.],
-           [0., 4.]])
     """
     path = Path(path)
     suffix = check_suffix(path)
@@ -78,24 +59,10 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
 
 
 def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write named arrays, whole or not at all.
+    """Write named arrays, whole or not at all, in the format of the name's ending.
 
-    The bytes are written to a temporary file in the folder of `path`, which then replaces `path` in one step. Links are
-    followed, and an existing file keeps its mode.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file to write; the ending (.npy, .npz, .csv, .txt, .mtx) chooses the format.
-    arrays : mapping of str to ndarray
-        The arrays to write. Only .npz takes more than one array; .csv, .txt and .mtx take only matrices.
-
-    Raises
-    ------
-    ValueError
-        The format cannot hold these arrays, or `path` is not a possible path of a file.
-    OSError
-        The file cannot be written; the old file is unchanged.
+    Only .npz takes more than one array; .csv, .txt and .mtx take only matrices. ValueError if the format cannot hold
+    the arrays or the path is not one of a file; OSError if it cannot be written, and the old file is unchanged.
     """
     path = Path(path)
     writer = _WRITERS[check_suffix(path)]
