@@ -61,10 +61,6 @@ class Regularization:
         """Return what no eigenvalue that is kept lies below, given the largest; 0 for none."""
         return self.floor() * largest
 
-    def absolute_size(self) -> float:
-        """Return the largest absolute quantity in the rule, for scaling."""
-        return 0.0
-
 
 def _is_number(value: Any) -> bool:
     number = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
@@ -128,9 +124,6 @@ class Ridge(Regularization):
     def floor(self) -> float:
         return self.relative / (1 + self.relative)
 
-    def absolute_size(self) -> float:
-        return self.absolute
-
 
 @dataclass(frozen=True)
 class Floor(Regularization):
@@ -176,9 +169,6 @@ class Floor(Regularization):
     def floor(self) -> float:
         return self.relative
 
-    def absolute_size(self) -> float:
-        return self.absolute
-
 
 @dataclass(frozen=True)
 class Shift(Regularization):
@@ -203,9 +193,6 @@ class Shift(Regularization):
 
     def coefficients(self) -> Coefficients:
         return Coefficients(self.relative, self.absolute, smallest=1.0)
-
-    def absolute_size(self) -> float:
-        return self.absolute
 
 
 @dataclass(frozen=True)
@@ -248,9 +235,6 @@ class PseudoInverse(Regularization):
 
     def coefficients(self) -> Coefficients:
         return Coefficients(self.rtol or 0.0, self.absolute, cuts=True, drops=True)
-
-    def absolute_size(self) -> float:
-        return self.absolute
 
 
 @dataclass(frozen=True)

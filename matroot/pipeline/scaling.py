@@ -71,7 +71,7 @@ def symmetrized(A: Array, origin: Origin, backend: Backend, lone: bool = False) 
 
 def scale_exponent(size: Array, rule: Regularization | None, xp: Any) -> Array:
     """Return e such that A / 2^e has its largest entry in [1/2, 1); 0 for a zero matrix."""
-    absolute = rule.absolute_size() if rule is not None else 0.0
+    absolute = rule.coefficients().absolute if rule is not None else 0.0
     _, exponent = xp.frexp(xp.maximum(size.astype(xp.float64), absolute))
     return xp.minimum(exponent, 1023)
 
