@@ -10,6 +10,7 @@ import numpy as np
 
 from matroot._bars import ILL_FORWARD_ERROR, ILL_INPUT_ERROR, forward_error_bound
 from matroot._regularization import Regularization, Ridge, as_regularization
+from matroot._result import on_host
 from matroot._status import Status
 from matroot.applied.bounds import Approximation, Wanted, nothing
 from matroot.applied.factored import SINGULAR, Factored, by_poles, cheaper_steps
@@ -67,9 +68,9 @@ def apply_operator(
         X, error = _in_units(_spread(found, some, V), units, A.exponent, wanted)
         with np.errstate(over="ignore"):
             X = round_to(X.astype(dtype), name)
-        cond = _cond(found, largest + delta)
+        cond = (largest + delta) / found.smallest if found.smallest > 0 else math.inf
         status = _statuses(found, error, cond, wanted, A, units)
-        over = ~_host(A.xp.isfinite(X).all(0)) & (status < int(Status.DIVERGED))
+        over = ~on_host(A.xp.isfinite(X).all(0)) & (status < int(Status.DIVERGED))
         status = np.where(over, int(Status.DIVERGED), status).astype(np.int8)
         bad = status > int(Status.STAGNATED)
         X[:, A.xp.asarray(bad)] = np.nan
@@ -125,9 +126,9 @@ class _Units(NamedTuple):
 def _normalized(B: Array, A: Operator) -> tuple[Array, _Units]:
     """Return columns of norm 1, or 0, and what they have to be multiplied by."""
     xp = A.xp
-    finite = _host(xp.isfinite(B).all(0))
+    finite = on_host(xp.isfinite(B).all(0))
     V = xp.where(xp.asarray(finite), B, 0).astype(A.dtype)
-    size = _host(abs(V).max(0)) if A.n else np.zeros(V.shape[1])
+    size = on_host(abs(V).max(0)) if A.n else np.zeros(V.shape[1])
     exponent = np.frexp(size)[1]
     half = np.ldexp(1.0, -(exponent // 2)), np.ldexp(1.0, -(exponent - exponent // 2))
     V = V * xp.asarray(half[0]) * xp.asarray(half[1])
@@ -189,10 +190,6 @@ def _run(
     return by_poles(A, factored, V, wanted), "poles", factored.count
 
 
-def _cond(found: Approximation, largest: float) -> float:
-    return largest / found.smallest if found.smallest > 0 else math.inf
-
-
 def _statuses(found: Approximation, error: Floats, cond: float, wanted: Wanted, A: Operator, units: _Units) -> Any:
     """Return the status of every column."""
     met = error <= (wanted.rtol or ILL_FORWARD_ERROR)
@@ -215,9 +212,4 @@ def _scaled(value: float, exponent: int) -> Any:
 
 
 def _norms(X: Array, xp: Any) -> Floats:
-    return np.asarray(_host(xp.sqrt(xp.einsum("ij,ij->j", X.conj(), X).real)))
-
-
-def _host(values: Array) -> Any:
-    get = getattr(values, "get", None)
-    return np.asarray(values if get is None else get())
+    return np.asarray(on_host(xp.sqrt(xp.einsum("ij,ij->j", X.conj(), X).real)))
