@@ -12,7 +12,7 @@ import numpy as np
 
 from matroot._bars import smallest_share
 from matroot._regularization import Regularization
-from matroot._result import A, RootResult, on_host
+from matroot._result import A, RootResult, on_host, place
 from matroot._solve import as_exponent, check_degree, exponent_of, options_of, parts, plan, solve_power
 from matroot._status import USABLE, ConditionWarning, RootError, Status
 from matroot.autodiff.graphs import as_operator
@@ -395,9 +395,8 @@ def _report(result: RootResult[Any], which: np.ndarray, what: str) -> str:
     first = int(np.flatnonzero(which.ravel())[0])
     if which.ndim == 0:
         return f"the matrix {result.sentence(first)}"
-    index = tuple(int(i) for i in np.unravel_index(first, which.shape))
-    at = ", ".join(map(str, index))
-    return f"{int(which.sum())} of {which.size} matrices {what}; the first, a[{at}], {result.sentence(first)}"
+    at = place(first, which.shape)
+    return f"{int(which.sum())} of {which.size} matrices {what}; the first, a{at}, {result.sentence(first)}"
 
 
 __all__ = [

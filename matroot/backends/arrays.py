@@ -234,10 +234,6 @@ def _typed(values: Array, origin: Origin, as_input: bool) -> Array:
         return values.astype(origin.dtype)
 
 
-def _give_numpy(values: Array, origin: Origin, as_input: bool) -> Array:
-    return _typed(values, origin, as_input)
-
-
 def _give_torch(values: Array, origin: Origin, as_input: bool) -> Array:
     torch = sys.modules["torch"]
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else torch.from_dlpack(values)
@@ -290,8 +286,8 @@ _TAKE = {
     "dlpack": _take_dlpack,
 }
 _GIVE = {
-    "numpy": _give_numpy,
-    "cupy": _give_numpy,
+    "numpy": _typed,
+    "cupy": _typed,
     "torch": _give_torch,
     "jax": _give_jax,
     "dlpack": _give_dlpack,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -63,7 +62,7 @@ class Update:
             if gap > asymmetry_bar(job.origin) * float(abs(a).max()):
                 return False
             a = hermitian_part(a.astype(np.result_type(a.dtype, job.dtype)))
-        A = in_units_of(basis.scale, a, job.dtype)
+        A = np.divide(a, basis.scale, dtype=np.result_type(a.dtype, job.dtype)).astype(job.dtype, copy=False)
         basis, at, way = self._seen(basis, A)
         if not at.error <= self.rtol:
             return False
@@ -134,11 +133,6 @@ class Update:
     def _note(self, i: int, way: str, error: float) -> None:
         self.way[i] = way
         self.error[i] = error + self.job.out_eps * self.stack.shape[-1] ** 0.5
-
-
-def in_units_of(scale: float, a: Array, dtype: np.dtype[Any]) -> Array:
-    """Divide by `scale`, a power of two, before casting to `dtype`."""
-    return np.divide(a, scale, dtype=np.result_type(a.dtype, dtype)).astype(dtype, copy=False)
 
 
 def _patient(new: Basis, old: Basis | None) -> Basis:

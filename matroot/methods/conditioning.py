@@ -129,9 +129,6 @@ def residual(
             Y = xp.where(nothing, 0, Y)
         return Y
 
-    def apply_X(W: Array) -> Array:
-        return backend.matmul(X, W)
-
     size = (n * (1 if full else PROBES)) ** 0.5
     with np.errstate(all="ignore"):
         W = goal = V
@@ -139,7 +136,7 @@ def residual(
             if step == RESTART:
                 goal, W = W, V
             else:
-                W = apply_X(W) if step == ROOT else apply_A(W)
+                W = backend.matmul(X, W) if step == ROOT else apply_A(W)
         R = W - goal
         if goal is V:
             if changed is not None:

@@ -218,9 +218,4 @@ def step_limit(problem: Problem, growth: float, A: Array, backend: Backend) -> i
     least = backend.eps(A.dtype)
     if backend.sync_free() and problem.floor is not None:
         least = max(least, float(problem.floor.min(initial=1.0)))
-    return default_max_iter(growth, least)
-
-
-def default_max_iter(growth: float, eps: float) -> int:
-    """Return the steps that raise an eigenvalue from eps to 1, plus ten for the quadratic phase."""
-    return math.ceil(-math.log(eps) / math.log(growth)) + 10
+    return math.ceil(-math.log(least) / math.log(growth)) + 10  # ten for the quadratic phase

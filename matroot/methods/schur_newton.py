@@ -230,7 +230,7 @@ class _Triangular:
                 self._multiply(F, F, out=F)
             if abs(a) > 1:
                 F = self._integer_power(F, abs(a))
-            self._exact_diagonal(F, float(s))
+            tri.set_diagonal_blocks(F, self.pairs, self.lam, plan.principal_power(self.lam, float(s)))
         return F, status, steps
 
     def _more_roots(self, k: int, s: float, b: int) -> tuple[int, float, float]:
@@ -253,7 +253,8 @@ class _Triangular:
         """Compute R^sigma by coupled steps on M = c R = I - Z; overwrites R."""
         Z = self.R
         if e.q == 1:  # sigma = 1 or -1
-            return (Z if e.sigma > 0 else self._inverse_times(Z, _identity_like(Z))), Status.CONVERGED, 0
+            eye = np.eye(len(Z), dtype=Z.dtype).T  # in Fortran's order
+            return (Z if e.sigma > 0 else self._inverse_times(Z, eye)), Status.CONVERGED, 0
         Z *= -c
         _add_to_diagonal(Z, 1)
         G: Matrix | None = None  # M_0^{-r/q} M^{r/q}
@@ -317,9 +318,6 @@ class _Triangular:
                 self._multiply(result, F, out=result)
         return result
 
-    def _exact_diagonal(self, F: Matrix, s: float) -> None:
-        tri.set_diagonal_blocks(F, self.pairs, self.lam, plan.principal_power(self.lam, s))
-
     def _sqrt(self) -> None:
         tri.sqrt_triangular(self.R, self.blocks)
         self.products += 1
@@ -337,7 +335,3 @@ class _Triangular:
 def _add_to_diagonal(A: Matrix, value: float) -> None:
     """Add value I to a Fortran-ordered A, of which `linalg.add_to_diagonal` would change a copy."""
     np.einsum("ii->i", A)[...] += value
-
-
-def _identity_like(A: Matrix) -> Matrix:
-    return np.asfortranarray(np.eye(A.shape[0], dtype=A.dtype))
