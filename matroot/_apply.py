@@ -201,8 +201,7 @@ def apply_inverse_pth_root(
     array([ 3., -3.])
     """
     options = options_of(locals(), OPTIONS)
-    x: A = _applied(a, exponent_of(p, inverse=True), b, options)
-    return x
+    return _applied(a, exponent_of(p, inverse=True), b, options)
 
 
 @confined
@@ -246,8 +245,7 @@ def apply_pth_root(
     array([2., 4.])
     """
     options = options_of(locals(), OPTIONS)
-    x: A = _applied(a, exponent_of(p, inverse=False), b, options)
-    return x
+    return _applied(a, exponent_of(p, inverse=False), b, options)
 
 
 @confined
@@ -289,13 +287,11 @@ def apply_fractional_power(
     array([1.  , 0.25])
     """
     options = options_of(locals(), OPTIONS)
-    x: A = _applied(a, as_exponent(s), b, options)
-    return x
+    return _applied(a, as_exponent(s), b, options)
 
 
 def _is_operator(a: Any) -> bool:
-    answer: bool = deferred("matroot.applied.operators").is_operator(a)
-    return answer
+    return deferred("matroot.applied.operators").is_operator(a)
 
 
 def _of_operator(a: Any, s: Fraction | float, b: Any, *, compute_dtype: Any, **options: Any) -> ApplyResult[Any]:
@@ -306,8 +302,7 @@ def _of_operator(a: Any, s: Fraction | float, b: Any, *, compute_dtype: Any, **o
     lambda_min = options["lambda_min"]
     if lambda_min is not None and not 0 < lambda_min < np.inf:
         raise ValueError(f"lambda_min must be None or a positive number, got {lambda_min!r}")
-    result: ApplyResult[Any] = deferred("matroot.applied.solve").apply_operator(a, s, b, **options)
-    return result
+    return deferred("matroot.applied.solve").apply_operator(a, s, b, **options)
 
 
 def _of_dense(
@@ -316,8 +311,7 @@ def _of_dense(
     """Apply; `max_iter` and `lambda_min` are for Lanczos."""
     if not -1 <= s < 1 or s == 0:
         raise ValueError(f"s must be in [-1, 1), and not 0; got {s}")
-    result: ApplyResult[Any] = deferred("matroot.applied.dense").apply_dense(a, s, b, **options)
-    return result
+    return deferred("matroot.applied.dense").apply_dense(a, s, b, **options)
 
 
 def _applied(a: Any, s: Fraction | float, b: Any, options: dict[str, Any]) -> Any:

@@ -88,8 +88,7 @@ def choose(method: str | Method, case: Case) -> Method:
 def named(name: str, reason: str = "") -> Method:
     """Return the method of this name, with its default options."""
     module, kind = METHODS[name]
-    method: Method = getattr(deferred(module), kind)(reason=reason)
-    return method
+    return getattr(deferred(module), kind)(reason=reason)
 
 
 def _refused_on_device(method: Method, problem: Problem) -> str | None:

@@ -176,8 +176,7 @@ def _solve(a: Array, s: Fraction | float, *, waits: bool, **options: Any) -> Roo
     job, fused = planned(values, origin, s, **options)
     if job.backend.sync_free():
         on_device = deferred("matroot.pipeline.device")  # with cupy's calls and kernels
-        result: RootResult[Any] = on_device.solve_stack(values, replace(job, may_widen=job.may_widen and waits))
-        return result
+        return on_device.solve_stack(values, replace(job, may_widen=job.may_widen and waits))
     batch, n = values.shape[:-2], values.shape[-1]
     if fused is not None and not batch and origin.library != "dlpack":  # whose plan is not kept
         one = lone(fused)
@@ -199,8 +198,7 @@ def _transformed(a: Array, library: str, s: Fraction | float, waits: bool, optio
     module = deferred("matroot.autodiff.torch") if library == "torch" else deferred("matroot.autodiff.jax")
     if library == "jax" and a.size and deferred("matroot.autodiff.jax_native").serves(job, options):
         module = deferred("matroot.autodiff.jax_native")
-    result: RootResult[Any] = module.solve(a, power, compute, job)
-    return result
+    return module.solve(a, power, compute, job)
 
 
 def parts(

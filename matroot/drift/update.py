@@ -127,8 +127,7 @@ class Update:
             self._note(i, *(FULL, float(bound[j])) if usable[j] else (FAILED, np.inf))
             if usable[j]:
                 self.bases[i] = _patient(method.found[j], self.before[i])
-        bad: np.ndarray = rows[(one.status != Status.CONVERGED) & (one.status != Status.NONFINITE_INPUT)]
-        return bad
+        return rows[(one.status != Status.CONVERGED) & (one.status != Status.NONFINITE_INPUT)]
 
     def _note(self, i: int, way: str, error: float) -> None:
         self.way[i] = way

@@ -85,8 +85,7 @@ class Minimax(InverseRoot):
         s = problem.rational
         if backend.sync_free():
             kernel, fixed = map(deferred, ("matroot.methods.minimax_kernel", "matroot.methods.minimax_fixed"))
-            raw: Raw = (kernel if kernel.fits(A, backend) else fixed).run(self, A, problem, backend)
-            return raw
+            return (kernel if kernel.fits(A, backend) else fixed).run(self, A, problem, backend)
         if s.denominator == 1:
             return _whole_inverse(A, -s.numerator, backend)
         return self.apply(A, None, -s.numerator, problem, backend)

@@ -23,8 +23,7 @@ def extremes(A: Array, needs: str, assume_a: str, backend: Backend) -> tuple[Arr
         w = backend.eigvalsh(A.astype(np.result_type(A.dtype, np.float64)))
         return w[:, -1], w[:, 0]
     if backend.sync_free():
-        pair: tuple[Array, Array] = deferred("matroot.pipeline.device_facts").ritz(A, backend)
-        return pair
+        return deferred("matroot.pipeline.device_facts").ritz(A, backend)
     largest = (conditioning.norm2 if assume_a == "gen" else conditioning.largest_eigenvalue)(A, backend)
     return largest, np.zeros_like(largest)
 
@@ -48,8 +47,7 @@ def facts_of(
         ridge = 0 if raw.ridge is not None else delta  # zero if the method added the ridge itself
         return Facts(status, raw.cond, raw.lambda_max - ridge, raw.lambda_min)
     if job.backend.sync_free():
-        found: Facts = deferred("matroot.pipeline.device_facts").facts_of(A, raw, delta, ends, status, residual, job)
-        return found
+        return deferred("matroot.pipeline.device_facts").facts_of(A, raw, delta, ends, status, residual, job)
     if job.problem.assume_a == "gen":
         norm = conditioning.norm2(A, job.backend)
         cond = np.full(len(A), np.nan) if raw.cond is None else raw.cond

@@ -26,12 +26,12 @@ def maker(executor: Any) -> Callable[[], Any] | None:
     try:
         signature = inspect.signature(executor)
     except (ValueError, TypeError):  # not every callable has a signature
-        return executor  # type: ignore[no-any-return]
+        return executor
     try:
         signature.bind()
     except TypeError as error:
         raise TypeError(f"executor must make an executor without arguments, got {executor!r}: {error}") from None
-    return executor  # type: ignore[no-any-return]
+    return executor
 
 
 def made(make: Callable[[], Any]) -> Any:

@@ -38,8 +38,7 @@ class CPU:
 
     def matmul(self, a: NDArray, b: NDArray, out: NDArray | None = None) -> NDArray:
         """Multiply stacks, into `out` if given."""
-        product: NDArray = np.matmul(a, b, out=out)
-        return product
+        return np.matmul(a, b, out=out)
 
     def rank_k(self, a: NDArray) -> NDArray:
         """Compute ``a @ a^H``, exactly Hermitian; for real matrices numpy calls BLAS syrk, at half the work."""
