@@ -186,8 +186,7 @@ def shampoo(
     >>> updates, state = jax.jit(tx.update)(grads, state, params)
     >>> params = optax.apply_updates(params, updates)
     """
-    options = {**options.pop("options", {}), **options}  # inject_hyperparams passes keywords on as one dict
-    return _chained(_config(Shampoo, options, roots, whole=True), learning_rate, weight_decay, mask, roots)
+    return _chained(Shampoo, options, learning_rate, weight_decay, mask, roots)
 
 
 def soap(
@@ -214,8 +213,7 @@ def soap(
     >>> grads = jax.grad(lambda p: (p["w"] ** 2).sum())(params)
     >>> updates, state = jax.jit(tx.update)(grads, state, params)
     """
-    options = {**options.pop("options", {}), **options}
-    return _chained(_config(SOAP, options, roots, whole=True), learning_rate, weight_decay, mask, roots)
+    return _chained(SOAP, options, learning_rate, weight_decay, mask, roots)
 
 
 def kl_shampoo(
@@ -230,13 +228,14 @@ def kl_shampoo(
     **options
         Options of `matroot_optim.KLShampoo`.
     """
-    options = {**options.pop("options", {}), **options}
-    return _chained(_config(KLShampoo, options, roots, whole=True), learning_rate, weight_decay, mask, roots)
+    return _chained(KLShampoo, options, learning_rate, weight_decay, mask, roots)
 
 
 def _chained(
-    config: Shampoo, learning_rate: Any, weight_decay: Any, mask: Any, roots: str
+    kind: type[Shampoo], options: dict[str, Any], learning_rate: Any, weight_decay: Any, mask: Any, roots: str
 ) -> optax.GradientTransformation:
+    options = {**options.pop("options", {}), **options}  # inject_hyperparams passes keywords on as one dict
+    config = _config(kind, options, roots, whole=True)
     free = config.averaging == "schedule_free"
     inner = replace(config, averaging="none", momentum="none" if free else config.momentum)
     if callable(learning_rate):
