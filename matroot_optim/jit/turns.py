@@ -83,7 +83,7 @@ def turns(options: Options, layout: Layout, *, late: bool = False) -> Turns:
         key = mask.tobytes()
         if key not in sets:
             sets[key] = len(found)
-            found.append(_split(layout, mask))
+            found.append([(s, axis, np.flatnonzero(mine)) for s, axis, mine in layout.split(mask) if mine.any()])
         which.append(sets[key])
     different = np.array([np.frombuffer(key, bool) for key in sets]).reshape(len(sets), len(sizes))
     return Turns(found, which, different, begins, bases, intervals, offsets)
@@ -100,13 +100,3 @@ def _sections(options: Options) -> list[tuple[int, int, int]]:
         if settled > begin:
             found.append((settled, interval, begin))
     return found
-
-
-def _split(layout: Layout, mask: Any) -> Due:
-    result, start = [], 0
-    for stack, axis in layout.factors:
-        index = np.flatnonzero(mask[start : start + stack.blocks])
-        start += stack.blocks
-        if index.size:
-            result.append((stack, axis, index))
-    return result

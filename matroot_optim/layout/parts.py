@@ -9,6 +9,8 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from matroot_optim.layout.blocking import Region, Shape
 from matroot_optim.options import Options
 
@@ -198,3 +200,8 @@ class Stack:
     def axis_name(self, axis: int) -> str:
         """Return the prefix of the arrays of one dimension."""
         return f"{self.name}/axis{axis}"
+
+    @cached_property
+    def leaf_of_block(self) -> Any:
+        """Number of the leaf of every block, an int array."""
+        return np.concatenate([np.full(m.stop - m.start, m.leaf) for m in self.members])

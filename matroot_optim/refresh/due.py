@@ -86,7 +86,7 @@ def _jobs(
 ) -> list[RootJob]:
     """Return the jobs for these blocks of a stack, one for every regularization."""
     o, key = stack.options, stack.axis_name(axis)
-    accumulated = leaf_values(layout, stack, arrays["accumulated"])[index]
+    accumulated = arrays["accumulated"][stack.leaf_of_block[index]]
     rows = take_rows(arrays[f"{key}/statistic"], index)
     if o.root_device == "host":
         rows = to_host(rows)
@@ -100,9 +100,9 @@ def _jobs(
         rows = rows / like(scale.astype(stack.dtype), rows)[:, None]
     if options.schedule == "residual":
         index, rows = _stale_only(options, arrays, books, stack, axis, index, rows)
-        accumulated = leaf_values(layout, stack, arrays["accumulated"])[index]
+        accumulated = arrays["accumulated"][stack.leaf_of_block[index]]
     jobs = []
-    units = leaf_values(layout, stack, arrays["exponent"])[index]
+    units = arrays["exponent"][stack.leaf_of_block[index]]
     for rule, at in rules_of(stack, axis, arrays[f"{key}/failures"][index], accumulated, units):
         matrix = rows if len(at) == len(index) else take_rows(rows, at)
         jobs.append(RootJob(key, index[at], matrix, stack.exponent(axis), rule, when, o.root_method, o.root_dtype))
@@ -183,13 +183,14 @@ def submit(engine: Engine, jobs: Sequence[RootJob], step: int) -> list[Pending]:
     together, alone = getattr(engine, "submit_all", None), getattr(engine, "collect_alone", engine.collect)
     handles = [engine.submit(batch) for batch in batches] if together is None else together(batches)
     return [
-        Pending(step, tuple(map(_without_matrix, group)), partial(engine.collect, handle), partial(alone, handle))
+        Pending(
+            step,
+            tuple(replace(job, matrix=None) for job in group),
+            partial(engine.collect, handle),
+            partial(alone, handle),
+        )
         for (_, group), handle in zip(stacked, handles, strict=True)
     ]
-
-
-def _without_matrix(job: RootJob) -> RootJob:
-    return replace(job, matrix=None)
 
 
 def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str]) -> Arrays:
@@ -251,11 +252,6 @@ def gate(root: Array, residual: Any, tolerance: float) -> Any:
     """Return a mask of the good roots: finite, with a certified residual within the tolerance."""
     size = np.asarray(to_host(abs(root).sum(-1)))
     return np.isfinite(size) & (residual <= tolerance)
-
-
-def leaf_values(layout: Layout, stack: Stack, values: Any) -> Any:
-    """Repeat per-leaf values for the blocks of a stack."""
-    return np.concatenate([np.full(m.stop - m.start, values[m.leaf]) for m in stack.members])
 
 
 def take_rows(x: Array, index: Any) -> Array:

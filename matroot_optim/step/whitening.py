@@ -55,8 +55,7 @@ def _whitened_in_basis(s: Stack, arrays: Mapping[str, Array], U: Array, Q: Array
     A, n = unpack(arrays[f"{s.axis_name(axis)}/statistic"]), s.shape[axis]
     w = xp.sum(Q * xp.matmul(A, Q), axis=-2)
     if s.options.bias_correction:  # the statistic lacks the gradient of this step
-        leaf = np.concatenate([np.full(m.stop - m.start, m.leaf) for m in s.members])
-        before = arrays["accumulated"][leaf] - 1
+        before = arrays["accumulated"][s.leaf_of_block] - 1
         share = bias_correction(s.options.betas[1], before + (before < 1))
         w = w / (like(share.astype(s.dtype), w)[:, None] if isinstance(share, np.ndarray) else share)
     least = max(relative_ridge(s.options.rule) or 0.0, n * float(np.finfo(s.dtype).eps))
