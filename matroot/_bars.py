@@ -41,8 +41,7 @@ def least_rtol(eps: float, out_eps: float, n: int) -> float:
 def smallest_share(n: int, eps: float, in_eps: float) -> float:
     """Return the share of lambda_max below which an eigenvalue of a symmetric matrix is indistinguishable from 0.
 
-    It is the larger of n times the machine epsilon `eps` of the arithmetic and `INPUT_UNITS` times the unit roundoff
-    `in_eps` of the input.
+    `eps` is the machine epsilon of the arithmetic, `in_eps` the unit roundoff of the input.
     """
     return float(max(n * eps, INPUT_UNITS * in_eps))
 

@@ -58,10 +58,7 @@ class Case:
 def choose(method: str | Method, case: Case) -> Method:
     """Return the method to run: the requested one if it can do the problem, or the one that "auto" stands for.
 
-    Raises
-    ------
-    ValueError
-        Unknown name, or the method asked for cannot do the problem; the message says what can.
+    ValueError for an unknown name, or a method that cannot do the problem; the message says what can.
     """
     if isinstance(method, Method):
         chosen = method

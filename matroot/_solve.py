@@ -163,18 +163,7 @@ def options_of(arguments: dict[str, Any], names: Sequence[str] = OPTIONS) -> dic
 def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options: Any) -> RootResult[Any]:
     """Compute X = A^s for any exponent, with the options of `solve`.
 
-    Parameters
-    ----------
-    a : array (..., n, n)
-    s : Fraction or float
-    waits : bool
-        The caller reads the result on the host anyway, so matrices that fail in float32 may be retried in float64.
-    **options
-        As in `solve`.
-
-    Returns
-    -------
-    RootResult
+    `waits`: the caller reads the result on the host anyway, so matrices that fail in float32 may be retried in float64.
     """
     library = transformed_by(a)
     if library is not None:

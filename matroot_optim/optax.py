@@ -422,13 +422,7 @@ def plan(tx: optax.GradientTransformation, params: Any, *, measure: bool = False
 
 
 def _states(opt_state: Any, what: str) -> list[ShampooState]:
-    """Return every `ShampooState` in an optax state.
-
-    Raises
-    ------
-    ValueError
-        The state holds none.
-    """
+    """Return every `ShampooState` in an optax state; ValueError if it holds none."""
     found: list[ShampooState] = []
     _map_states(found.append, opt_state)
     if not found:

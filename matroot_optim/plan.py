@@ -116,20 +116,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def warn_if_large(layout: Layout, names: Mapping[str, str] | None = None, *, stacklevel: int = 2) -> None:
-    """Warn if the state of a layout exceeds three times Adam's.
-
-    Parameters
-    ----------
-    layout : Layout
-    names : mapping, optional
-        Names of the parameters for the message, by path.
-    stacklevel : int
-        As for `warnings.warn`, counted from the caller.
-
-    Warns
-    -----
-    UserWarning
-    """
+    """Warn if the state of a layout exceeds three times Adam's; `names` maps paths to the names of the message."""
     names = names or {}
     sizes = {names.get(leaf.path, leaf.path): (_state_bytes(leaf), _adam_bytes(leaf)) for leaf in layout.leaves}
     told, large = _size(sizes)

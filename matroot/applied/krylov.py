@@ -18,21 +18,11 @@ KEPT = 2**28
 
 
 class Krylov:
-    """Lanczos without reorthogonalization, for every column of an array.
+    """Lanczos without reorthogonalization, for every column of an array (n, k) of norm 1, or 0.
 
     A rounding error of a product disturbs A V = V T + (the next vector) by as much, so that V f(T) e_1 and the
     residuals of shifted systems hold although V loses its orthogonality (Greenbaum 1989; Druskin & Knizhnerman 1991).
-    Reorthogonalization would need all of V and O(n m^2) operations.
-
-    Parameters
-    ----------
-    product : function of (n, k), which returns (n, k)
-    start : array (n, k)
-        Columns of norm 1, or 0.
-    xp : module
-        numpy or cupy.
-    kept : int
-        Bytes of vectors to keep; at least two vectors are kept.
+    Reorthogonalization would need all of V and O(n m^2) operations. At most `kept` bytes of vectors are kept, but two.
     """
 
     def __init__(self, product: Callable[[Array], Array], start: Array, xp: Any, kept: int = KEPT) -> None:

@@ -69,12 +69,8 @@ def readable(name: str) -> str:
 def take(a: Array, name: str = "a") -> tuple[Array, Origin]:
     """Convert `a` to the array to compute on (a read-only view where possible), and return it with its `Origin`.
 
-    CPU arrays become numpy arrays, CUDA arrays cupy arrays. Half precisions unknown to numpy become float32.
-
-    Raises
-    ------
-    TypeError
-        `a` is not an array of a known library, or is traced by a compiler.
+    CPU arrays become numpy arrays, CUDA arrays cupy arrays; half precisions unknown to numpy become float32. TypeError
+    if `a` is not an array of a known library, or is traced by a compiler.
     """
     library = library_of(a)
     if library is None:

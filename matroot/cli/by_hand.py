@@ -55,9 +55,6 @@ def by_scipy(a: Array, s: float, rule: Any, general: bool) -> Callable[[], Array
     n = a.shape[-1]
     stack = a.reshape(-1, n, n)
 
-    def loop(stack: Array) -> Array:
-        return np.stack([power(A) for A in stack]).reshape(a.shape) if len(stack) else a
-
     first = stack[:1, :TRIED, :TRIED]
     seconds = []
     for _ in range(2 if first.size else 0):
@@ -67,7 +64,7 @@ def by_scipy(a: Array, s: float, rule: Any, general: bool) -> Callable[[], Array
     expected = min(seconds, default=0.0) * len(stack) * (n / max(1, min(n, TRIED))) ** 3
     if expected > PATIENCE:
         raise TooSlowError(f"not run: it would take some {expected:.0f} seconds")
-    return quiet(lambda: loop(stack))
+    return quiet(lambda: np.stack([power(A) for A in stack]).reshape(a.shape) if len(stack) else a)
 
 
 def quiet(f: Callable[[], Any]) -> Callable[[], Any]:

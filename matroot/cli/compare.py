@@ -71,8 +71,8 @@ def compare(a: np.ndarray[Any, Any], p: int, **keywords: Any) -> tuple[list[tupl
             except (ValueError, NotImplementedError) as reason:
                 refusals[name] = str(reason)
             else:
-                work, residual = str(result.n_products), _largest(result.residual)
-                error, status = _largest(forward_error(result.x, exact.x)), worst_status(result.status)
+                work, residual = str(result.n_products), problem.largest(result.residual, ".1e")
+                error, status = problem.largest(forward_error(result.x, exact.x), ".1e"), worst_status(result.status)
                 rows.append((name, f"{seconds:.3g}", work, residual, error, status))
             progress.step()
         for name, method in by_hand.ROWS.items():
@@ -95,7 +95,7 @@ def _by_hand(method: Any, a: np.ndarray[Any, Any], exact: Any, regularization: A
         a, rule = (a + diagonal).astype(np.result_type(a.dtype, np.float32)), None
     X, seconds = timed(method(a, float(exact.exponent), rule, assume_a == "gen"))
     status = "-" if np.isfinite(X).all() else "NaN"
-    return f"{seconds:.3g}", "-", "-", _largest(forward_error(X, exact.x)), status
+    return f"{seconds:.3g}", "-", "-", problem.largest(forward_error(X, exact.x), ".1e"), status
 
 
 def timed(f: Callable[[], Any]) -> tuple[Any, float]:
@@ -141,10 +141,3 @@ def table(rows: list[tuple[str, ...]]) -> str:
         ).rstrip()
         for row in rows
     )
-
-
-def _largest(values: Any) -> str:
-    """Format the largest value of the matrices that have one."""
-    flat = np.asarray(values).ravel()
-    known = flat[~np.isnan(flat)]
-    return format(known.max() if known.size else np.nan if flat.size else 0.0, ".1e")

@@ -35,23 +35,10 @@ class Digits(NamedTuple):
 
 
 def load_digits() -> Digits:
-    """
-    Load the optical digits of the UCI repository: 1,797 images of 8 x 8 pixels.
+    """Load the optical digits of the UCI repository: 1,797 images of 8 x 8 pixels, divided by their largest value.
 
-    E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, 1998,
-    https://doi.org/10.24432/C50P49, CC BY 4.0.
-
-    Returns
-    -------
-    Digits
-        Pixels divided by their largest possible value, 16.
-
-    Examples
-    --------
-    >>> from matroot.demo.network import load_digits
-    >>> digits = load_digits()
-    >>> digits.images.shape, int(digits.labels[0])
-    ((1797, 64), 0)
+    E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, 1998, https://doi.org/10.24432/C50P49, CC BY
+    4.0.
     """
     with (files("matroot.demo") / "data" / "digits.npz").open("rb") as file, np.load(file) as data:
         return Digits(data["images"].reshape(-1, 64) / 16.0, data["labels"].astype(np.int64))
@@ -136,12 +123,10 @@ def train(
 
 
 def kronecker_statistics(G: Array) -> tuple[Array, Array]:
-    """
-    Sum ``L = sum_t G_t G_t^T`` and ``R = sum_t G_t^T G_t`` over stacked gradients (steps, m, n), as in
-    Shampoo.
+    """Sum ``L = sum_t G_t G_t^T`` and ``R = sum_t G_t^T G_t`` over stacked gradients (steps, m, n), as in Shampoo.
 
-    Shampoo (V. Gupta, T. Koren and Y. Singer, ICML 2018, algorithm 1) multiplies the gradient by
-    ``L^{-1/4}`` on the left and by ``R^{-1/4}`` on the right.
+    Shampoo (V. Gupta, T. Koren and Y. Singer, ICML 2018, algorithm 1) multiplies the gradient by ``L^{-1/4}`` on the
+    left and by ``R^{-1/4}`` on the right.
     """
     rows, columns = np.concatenate(list(G), axis=1), np.concatenate(list(G), axis=0)
     return rows @ rows.T, columns.T @ columns

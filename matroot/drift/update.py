@@ -30,17 +30,7 @@ LONGEST_WAIT = 31
 
 
 class Update:
-    """The arrays of one update over the flat batch; chunks write their own parts.
-
-    Attributes
-    ----------
-    bases : list of Basis or None
-        The kept basis of every matrix; updated in place.
-    error : array (B,)
-        Bound of the relative error of each root.
-    way : array (B,) of str
-    out : Output
-    """
+    """The arrays of one update over the flat batch of B matrices; chunks write their own parts."""
 
     def __init__(self, stack: Array, job: Job, bases: list[Basis | None], rtol: float, refining: bool) -> None:
         B, n, _ = stack.shape
@@ -48,7 +38,7 @@ class Update:
         self.s = job.problem.rational
         self.before, self.bases = bases, list(bases)
         self.out = Output.room(B, n, job)
-        self.error = np.full(B, np.inf)
+        self.error = np.full(B, np.inf)  # bounds of the relative errors of the roots
         self.way = np.full(B, FAILED, dtype=f"U{max(map(len, WAYS))}")
 
     def solve(self, part: slice) -> None:

@@ -102,22 +102,9 @@ class Progress:
 def iterate(work: Workspace, step: Step, *, tol: float, max_iter: int, near: Near) -> tuple[Array, Array, Array]:
     """Run `step` until ||M - I||_F of each matrix is at most `tol`, or does not improve any more.
 
-    Parameters
-    ----------
-    work : Workspace
-        X and M have the initial values of the method.
-    step : callable
-        See `Step`.
-    tol : float
-    max_iter : int
-    near : callable
-        See `Near`. It predicts the last step, whose M need not be computed.
-
-    Returns
-    -------
-    X : array (..., B, n, n)
-        The best iterate of every matrix: the previous iterate where the last step increased the error.
-    status, n_iter : array (B,)
+    X and M in `work` have the initial values. `near` predicts the last step, whose M need not be computed. Returns the
+    best iterate of every matrix, which is the previous one where the last step increased the error, with status and
+    steps (B,).
     """
     driver = _on_device if work.backend.sync_free() else _on_host
     return driver(work, step, tol, max_iter, near)

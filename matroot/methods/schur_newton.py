@@ -110,39 +110,15 @@ def schur_newton(
     positive: bool = False,
     out_eps: float = 0.0,
 ) -> Power:
-    """Compute the principal power A^s of one matrix, in its own dtype.
+    """Compute the principal power A^s of one matrix (n, n), finite and not near the ends of the exponent range.
 
-    Parameters
-    ----------
-    A : array (n, n), real or complex, single or double precision
-        Finite, and not near the ends of the exponent range. Never written to.
-    s : Fraction or float
-        A Fraction with a small numerator is computed by coupled steps; otherwise one power series is summed.
-    rtol : float, optional
-        Relative accuracy of the iteration; full accuracy by default.
-    max_iter : int, optional
-        Limit of coupled steps.
-    positive : bool
-        True if A should be positive definite: a negative eigenvalue is then an error for A^{-1}, too.
-    out_eps : float
-        Unit roundoff of the data in A, if A holds the data in a wider precision.
+    A Fraction with a small numerator is computed by coupled steps, at most `max_iter`; otherwise one power series is
+    summed. `positive` if A should be positive definite: a negative eigenvalue is then an error for A^{-1}, too.
+    `out_eps` is the unit roundoff of the data in A, if A holds the data in a wider precision.
 
-    Returns
-    -------
-    Power
-        ``NO_PRINCIPAL_ROOT`` if an eigenvalue is no further from the closed negative real axis than the
-        rounding error of the Schur form. Semisimple eigenvalues 0 have the power 0 for s > 0. Triangular products
-        and square roots count as products, though they cost a third of one or less.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fractions import Fraction
-    >>> from matroot.methods.schur_newton import schur_newton
-    >>> A = np.array([[1.0, 4.0], [0.0, 8.0]])
-    >>> schur_newton(A, Fraction(1, 3)).x
-    array([[1.        , 0.57142857],
-           [0.        , 2.        ]])
+    The status is ``NO_PRINCIPAL_ROOT`` if an eigenvalue is no further from the closed negative real axis than the
+    rounding error of the Schur form. Semisimple eigenvalues 0 have the power 0 for s > 0. Triangular products and
+    square roots count as products, though they cost a third of one or less.
     """
     from scipy.linalg import LinAlgError, schur
 

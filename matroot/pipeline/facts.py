@@ -41,18 +41,8 @@ def facts_of(
 ) -> Facts:
     """Measure or estimate cond, lambda_max and lambda_min; set NOT_POSITIVE where they show it.
 
-    Parameters
-    ----------
-    A, X : array (B, n, n)
-        The regularized matrices, scaled, and their powers.
-    raw : Raw
-        What the method found.
-    delta : array (B,)
-        The multiple of I in A.
-    ends : (array (B,), array (B,)) or None
-        Extreme eigenvalues of A as far as a rule needed them.
-    status, residual : array (B,)
-    job : Job
+    A are the regularized matrices, scaled, with the multiple `delta` (B,) of I, and X their powers. `ends` are extreme
+    eigenvalues of A as far as a rule needed them.
     """
     if raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
         ridge = 0 if raw.ridge is not None else delta  # zero if the method added the ridge itself

@@ -59,10 +59,7 @@ def refuse_asymmetric(gap: float, is_complex: bool, origin: Origin) -> None:
 def symmetrized(A: Array, origin: Origin, backend: Backend, lone: bool = False) -> tuple[Array, Array]:
     """Return the Hermitian part of a stack, which may be the stack itself, and the relative asymmetry (B,).
 
-    Raises
-    ------
-    ValueError
-        On the CPU: a lone matrix is not symmetric up to rounding.
+    On the CPU, ValueError if a lone matrix is not symmetric up to rounding.
     """
     gap = asymmetry(A, backend)
     if not backend.any(gap > 0):

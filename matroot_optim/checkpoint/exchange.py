@@ -89,11 +89,8 @@ def restore(
 ) -> tuple[dict[str, Array], tuple[Pending, ...]]:
     """Convert the output of `export` to arrays and root jobs in the layout, framework and dtypes of `params`.
 
-    Raises
-    ------
-    ValueError
-        An entry or the metadata are missing, not of this layout, or not valid values of a state: the message names
-        the entry. Numbers that are not finite are accepted only under ``on_nonfinite="propagate"``.
+    ValueError, which names the entry, if an entry or the metadata are missing, not of this layout, or not valid values
+    of a state. Numbers that are not finite are accepted only under ``on_nonfinite="propagate"``.
     """
     saved = read_meta(layout, meta)
     check_names(layout, saved, names)

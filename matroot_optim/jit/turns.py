@@ -20,24 +20,16 @@ Due = list[tuple[Stack, int, Any]]
 
 @dataclass(frozen=True)
 class Turns:
-    """A table that gives the set of roots due at a step, over the phases of every interval.
+    """A table that gives the set of roots due at a step, over the phases of every interval."""
 
-    Attributes
-    ----------
-    sets : list of Due
-        The different sets of roots.
-    which : list of int
-        The set of every phase, interval after interval; then the sets of the step at which Shampoo starts, of no
-        roots, and of all roots.
-    masks : bool array (sets, roots)
-        The roots of every set.
-    begins, bases, intervals, offsets : list of int
-        For every interval: its first step, a step of phase 0, its length, and the index of its first phase in `which`.
-    """
-
+    #: the different sets of roots
     sets: list[Due]
+    #: the set of every phase, interval after interval; then the sets of the step at which Shampoo starts, of no roots,
+    #: and of all roots
     which: list[int]
+    #: the roots of every set, (sets, roots)
     masks: Any
+    #: for every interval: its first step, a step of phase 0, its length, and the index of its first phase in `which`
     begins: list[int]
     bases: list[int]
     intervals: list[int]
@@ -60,15 +52,7 @@ class Turns:
 
 
 def turns(options: Options, layout: Layout, *, late: bool = False) -> Turns:
-    """Return the core's schedule as a table.
-
-    Parameters
-    ----------
-    options : Options
-    layout : Layout
-    late : bool
-        Of the roots that are used one step after their turn, else of all others.
-    """
+    """Return the core's schedule as a table, of the roots used one step after their turn if `late`, else of others."""
     sizes = layout.orders
     masks: list[Any] = []
     begins: list[int] = []

@@ -103,10 +103,7 @@ class Layout:
     def align(self, leaves: Mapping[str, Array], what: str) -> list[Array | None]:
         """Return arrays of a tree in the order of the layout, in the state's dtype; None for a missing array.
 
-        Raises
-        ------
-        ValueError
-            A path or a shape is not that of `init`.
+        ValueError for a path or a shape that is not that of `init`.
         """
         for path, x in leaves.items():
             if path not in self.index:
@@ -121,12 +118,7 @@ class Layout:
 def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:
     """Return the layout of these parameters.
 
-    Raises
-    ------
-    TypeError
-        A parameter is not real floating point.
-    ValueError
-        Options of one parameter do not fit its shape.
+    TypeError for a parameter that is not real floating point, ValueError for options that do not fit its shape.
     """
     known: dict[str, tuple[Options, Options]] = {}  # checking the options of every parameter again takes long
 

@@ -139,14 +139,8 @@ def basis_tasks(key: str, stack: Stack, rows: Array, Q: Array, taken: Any, when:
 def rules_of(stack: Stack, axis: int, failures: Any, gradients: Any, units: Any) -> list[tuple[Rule, Any]]:
     """Return the regularizations of some blocks of a stack, each with the positions of its blocks.
 
-    Parameters
-    ----------
-    failures : int array
-        Bad roots in a row.
-    gradients : int array
-        Gradients in the statistic.
-    units : int array
-        Exponents of the units of the gradients.
+    They depend on the bad roots in a row, the gradients in the statistic, and the exponents of the units of the
+    gradients.
     """
     beta = stack.options.betas[1]
     if beta < 1.0:  # older gradients have no weight

@@ -73,14 +73,9 @@ def _norm2_of_blocks(x: Array, xp: Any) -> Array:
 
 
 def ratio_of(options: Options, norm2: Array, target: Array | None, size: int, xp: Any) -> Any:
-    """Return the factor that gives a direction the norm of its graft.
+    """Return the factor that gives a direction of `size` elements the norm of its graft.
 
-    Parameters
-    ----------
-    norm2, target : array
-        Squared norms of the direction and of what `model_of` returns.
-    size : int
-        Number of elements of the direction.
+    `norm2` and `target` are the squared norms of the direction and of what `model_of` returns.
     """
     one = xp.ones_like(norm2)
     if target is None:

@@ -28,13 +28,8 @@ GRID = 32
 def gemm(a: Array, b: Array, out: Array, backend: Any, rounding: str = "") -> None:
     """Compute out = a @ b for stacks (B, m, k), (B, k, n) and (B, m, n) of one dtype, with contiguous rows.
 
-    Parameters
-    ----------
-    a, b, out : array
-        May be parts of larger stacks; `out` overlaps neither.
-    backend : GPU
-    rounding : str, optional
-        A key of `ROUNDING`, for float32 and complex64.
+    They may be parts of larger stacks; `out` overlaps neither. `rounding` is a key of `ROUNDING`, for float32 and
+    complex64.
     """
     size = out.dtype.itemsize
     kind, compute = TYPES[out.dtype.name]
