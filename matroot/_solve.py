@@ -273,7 +273,10 @@ def plan(
         hint = "; convert it by a.astype(float)" if values.dtype.kind in "OUS" else ""
         raise TypeError(f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}{hint}")
     if assume_a not in ("pos", "gen"):
-        raise ValueError(f"assume_a must be 'pos' or 'gen', got {assume_a!r}")
+        raise ValueError(
+            f"assume_a must be 'pos' or 'gen', got {assume_a!r}; 'pos' is for symmetric and Hermitian positive "
+            "semidefinite matrices, 'gen' for all others"
+        )
     check_accuracy(rtol, max_iter)
     rule = as_regularization(regularization)
     n = shape[-1]
