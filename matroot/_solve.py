@@ -36,7 +36,7 @@ from matroot.backends.profile import Limits, limits
 from matroot.methods.base import Method, Problem
 from matroot.methods.tridiagonal import runs_here
 from matroot.pipeline.call import Job, Output
-from matroot.pipeline.kernel import Fused, solve_fused, whole
+from matroot.pipeline.kernel import Fused, solve_fused, solve_kept, whole
 from matroot.pipeline.lone import lone
 from matroot.pipeline.retries import solve_chunk
 
@@ -171,7 +171,10 @@ def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options
     return _solve(a, s, waits=waits, **options)
 
 
-def _solve(a: Array, s: Fraction | float, *, waits: bool, **options: Any) -> RootResult[Any]:
+def _solve(
+    a: Array, s: Fraction | float, *, waits: bool, kept: list[Array] | None = None, **options: Any
+) -> RootResult[Any]:
+    """Do `solve_power` for an array with values; add to `kept` what the derivative needs not compute again, if any."""
     values, origin = take(a)
     job, fused = planned(values, origin, s, **options)
     if job.backend.sync_free():
@@ -179,14 +182,18 @@ def _solve(a: Array, s: Fraction | float, *, waits: bool, **options: Any) -> Roo
         result: RootResult[Any] = on_device.solve_stack(values, replace(job, may_widen=job.may_widen and waits))
         return result
     batch, n = values.shape[:-2], values.shape[-1]
-    if fused is not None and not batch and origin.library != "dlpack":  # whose plan is not kept
+    if fused is not None and not batch and kept is None and origin.library != "dlpack":  # whose plan is not kept
         one = lone(fused)
         found = None if one is None else one.solve(values, origin)
         if found is not None:
             return found
     stack = values.reshape(math.prod(batch), n, n)
     out = Output.room(len(stack), n, job)
-    if stack.size and fused is not None:
+    if stack.size and fused is not None and kept is not None:
+        form = solve_kept(stack, fused, out)
+        if form is not None:
+            kept.append(form.reshape(*batch, *form.shape[1:]))
+    elif stack.size and fused is not None:
         solve_fused(stack, fused, out)
     elif stack.size:
         job.backend.run_chunks(lambda part: solve_chunk(stack[part], part, job, out), len(stack), n, job.dtype.itemsize)
