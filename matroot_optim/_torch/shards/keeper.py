@@ -62,7 +62,7 @@ class ShardedKeeper(Keeper):
         rank, ranks = dist.get_rank(self.group), dist.get_world_size(self.group)
         rows = tuple(rows_of(p, ranks) for p in params.values())
         device = next((local(p).device for p in params.values()), torch.device("cpu"))
-        shares = Shares(layout, rows, ranks, core.interval(core.settled_step))
+        shares = Shares(layout, rows, ranks, core.interval(core.settled_step), core.schedule, core.lag)
         self.transfer = Transfer(shares, rank, self.group)
         part = self.transfer.part
         self.totals = RankTotals(layout, part.leaf_of, part.spread, names_of(groups), self.group, device)
