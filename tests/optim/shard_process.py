@@ -30,7 +30,7 @@ CASES = [
     (Shampoo, {"clip_norm": 0.5, "clip_rms": 0.3, "graft_normalize": True, "schedule": "residual"}),
     (Shampoo, {"graft": "sqrt_n", "mix_steps": 5, "decay": "independent", "engine": InlineEngine(3)}),
     (Shampoo, {"graft_per_block": True, "graft": "sgd", "momentum": "nesterov", "decay": "l2"}),
-    (SOAP, {}),
+    (SOAP, {"refresh_every": lambda step: 4}),
     (KLShampoo, {"cautious_decay": True}),
     (Shampoo, {"direction": "spectral"}),
     (Shampoo, {"cautious_update": True, "averaging": "ema", "averaging_beta": 0.8}),
