@@ -86,7 +86,7 @@ class Result:
 
 
 class OfBatch(Result):
-    """Base of the results that can be indexed like the batch."""
+    """Base of the results that can be indexed like the batch, and iterated over."""
 
     #: dimensions of a field beyond those of the batch
     _inner: ClassVar[dict[str, int]] = {"x": 2, "companion": 2, "u": 2, "h": 2, "mask": 1}
@@ -102,6 +102,12 @@ class OfBatch(Result):
             if hasattr(values, "shape"):
                 changes[name] = values[(*given, *[slice(None)] * self._inner.get(name, 0))]
         return cast(Self, replace(one, **changes))
+
+    def __iter__(self) -> Iterator[Self]:
+        if self.status.ndim == 0:  # without this, Python would find the end of a sequence at its first index
+            name = "u" if hasattr(self, "u") else "x"
+            raise TypeError(f"the {type(self).__name__} of one matrix is no sequence; its array is result.{name}")
+        return (self[index] for index in range(len(self)))
 
 
 @dataclass(frozen=True, repr=False)

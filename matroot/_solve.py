@@ -36,7 +36,7 @@ from matroot.backends.profile import Limits, limits
 from matroot.methods.base import Method, Problem
 from matroot.methods.tridiagonal import runs_here
 from matroot.pipeline.call import Job, Output
-from matroot.pipeline.kernel import Fused, solve_fused, whole
+from matroot.pipeline.kernel import Fused, solve_fused, solve_kept, whole
 from matroot.pipeline.lone import lone
 from matroot.pipeline.retries import solve_chunk
 
@@ -171,21 +171,28 @@ def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options
     return _solve(a, s, waits=waits, **options)
 
 
-def _solve(a: Array, s: Fraction | float, *, waits: bool, **options: Any) -> RootResult[Any]:
+def _solve(
+    a: Array, s: Fraction | float, *, waits: bool, kept: list[Array] | None = None, **options: Any
+) -> RootResult[Any]:
+    """Do `solve_power` for an array with values; add to `kept` what the derivative needs not compute again, if any."""
     values, origin = take(a)
     job, fused = planned(values, origin, s, **options)
     if job.backend.sync_free():
         on_device = deferred("matroot.pipeline.device")  # with cupy's calls and kernels
         return on_device.solve_stack(values, replace(job, may_widen=job.may_widen and waits))
     batch, n = values.shape[:-2], values.shape[-1]
-    if fused is not None and not batch and origin.library != "dlpack":  # whose plan is not kept
+    if fused is not None and not batch and kept is None and origin.library != "dlpack":  # whose plan is not kept
         one = lone(fused)
         found = None if one is None else one.solve(values, origin)
         if found is not None:
             return found
     stack = values.reshape(math.prod(batch), n, n)
     out = Output.room(len(stack), n, job)
-    if stack.size and fused is not None:
+    if stack.size and fused is not None and kept is not None:
+        form = solve_kept(stack, fused, out)
+        if form is not None:
+            kept.append(form.reshape(*batch, *form.shape[1:]))
+    elif stack.size and fused is not None:
         solve_fused(stack, fused, out)
     elif stack.size:
         job.backend.run_chunks(lambda part: solve_chunk(stack[part], part, job, out), len(stack), n, job.dtype.itemsize)
@@ -271,7 +278,10 @@ def plan(
         hint = "; convert it by a.astype(float)" if values.dtype.kind in "OUS" else ""
         raise TypeError(f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}{hint}")
     if assume_a not in ("pos", "gen"):
-        raise ValueError(f"assume_a must be 'pos' or 'gen', got {assume_a!r}")
+        raise ValueError(
+            f"assume_a must be 'pos' or 'gen', got {assume_a!r}; 'pos' is for symmetric and Hermitian positive "
+            "semidefinite matrices, 'gen' for all others"
+        )
     check_accuracy(rtol, max_iter)
     rule = as_regularization(regularization)
     n = shape[-1]

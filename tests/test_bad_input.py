@@ -117,6 +117,8 @@ def test_what_is_no_array_is_named():
         matroot.sqrtm([[1.0], [1.0, 2.0]])
     with pytest.raises(TypeError, match=r"got csr_array; use a\.toarray\(\)"):
         matroot.sqrtm(scipy.sparse.csr_array(np.eye(2)))
+    with pytest.raises(TypeError, match=r"LinearOperator; solve_apply takes operators"):
+        matroot.sqrtm(scipy.sparse.linalg.aslinearoperator(np.eye(2)))
     with pytest.raises(TypeError, match=r"masked array.*a\.filled"):
         matroot.sqrtm(np.ma.masked_array(np.eye(2), mask=np.eye(2) > 0))
 

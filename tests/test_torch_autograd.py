@@ -8,7 +8,8 @@ import pytest
 from table import EPS, distance
 
 import matroot
-from matroot import Floor, PseudoInverse, RootError, Status, frechet_derivative
+from matroot import Floor, PseudoInverse, Ridge, RootError, Status, frechet_derivative
+from matroot.autodiff.forms import Power, evaluate
 
 torch = pytest.importorskip("torch")
 
@@ -163,3 +164,31 @@ def test_in_a_compiled_graph():
     assert torch.isnan(torch.compile(matroot.inv_sqrtm, backend="aot_eager", fullgraph=True)(-A)).all()
     broken = torch.compile(lambda a: matroot.solve(a, 2).x * 2, backend="aot_eager")
     assert (broken(A) == matroot.inv_sqrtm(A) * 2).all()
+
+
+@pytest.mark.parametrize("rule", [None, 1e-3])
+def test_a_large_matrix_is_reduced_once(rule, monkeypatch):
+    """The gradient takes the tridiagonal forms of the solve, and has the bits of one that reduces again."""
+    n = 130
+    random = np.random.default_rng(5)
+    G = torch.from_numpy(random.standard_normal((2, n, 2 * n)))
+    a, g = hermitian(G @ G.mT), torch.from_numpy(random.standard_normal((2, n, n)))
+    a[1] -= 300 * torch.eye(n, dtype=a.dtype)
+
+    def root(a):
+        return matroot.solve(a, 2, regularization=rule).x
+
+    ridge = matroot.solve(a, 2, regularization=rule).ridge.numpy()
+    power = Power(Fraction(-1, 2), None if rule is None else Ridge(rule), "pos", "float64")
+    expected, moved = (
+        evaluate(form, power, a.numpy(), (g.numpy(),), ridge)[0][0] for form in ("adjoint", "derivative")
+    )
+    monkeypatch.setattr("matroot.methods.tridiagonal_derivative.readable", None)  # asked before a reduction
+    _, pull = torch.func.vjp(root, a)
+    found = pull(g)[0]
+    assert torch.isnan(found[1]).all()
+    np.testing.assert_array_equal(found[0], expected)
+    twice = torch.func.vmap(pull)(torch.stack([g, 2 * g]))[0]
+    torch.testing.assert_close(twice[1], 2 * found, rtol=0, atol=0, equal_nan=True)
+    _, forward = torch.func.jvp(root, (a[:1],), (g[:1],))
+    np.testing.assert_array_equal(forward[0], moved)

@@ -19,7 +19,7 @@ Array = Any
 _SENTENCES = {
     Status.CONVERGED: "converged: relative error at most {error:.1e} ({certificate})",
     Status.ILL_CONDITIONED: (
-        "ended well, but at cond {cond:.1e} rounding may cost a relative error of {lost:.1e} in {dtype}; add a ridge, "
+        "was solved, but at cond {cond:.1e} rounding may cost a relative error of {lost:.1e} in {dtype}; add a ridge, "
         "or use a wider dtype or a larger rtol"
     ),
     Status.MAX_ITER: (

@@ -88,7 +88,9 @@ def _converted(a: Any, name: str) -> np.ndarray:
             raise TypeError(f"{what}; matrices of unequal sizes are for solve_each") from None
         if values.dtype.kind in "fciub":
             return values
-    dense = "; use a.toarray()" if hasattr(a, "toarray") else ""
+    dense = f"; use {name}.toarray(), or solve_apply for a root times vectors" if hasattr(a, "toarray") else ""
+    if hasattr(a, "matvec"):
+        dense = "; solve_apply takes operators, and computes a root times vectors"
     raise TypeError(
         f"{name} must be an array (numpy, cupy, torch, jax or any DLPack array) or nested lists of numbers, got "
         f"{type(a).__name__}{dense}"

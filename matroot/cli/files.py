@@ -88,7 +88,7 @@ def check_fits(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]])
         return
     if len(arrays) != 1:
         raise ValueError(
-            f"{shown(path)}: {suffix} holds one array, got {len(arrays)}; write to .npz, or pick one by name"
+            f"{shown(path)}: {suffix} holds one array, got {len(arrays)}; write to .npz, or pick one with --key NAME"
         )
     (a,) = arrays.values()
     if suffix != ".npy" and a.ndim != 2:

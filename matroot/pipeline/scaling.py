@@ -49,10 +49,10 @@ def asymmetry_bar(origin: Origin) -> float:
 def refuse_asymmetric(gap: float, is_complex: bool, origin: Origin) -> None:
     """Raise if max|A - A^H| is more than rounding; `gap` is relative to max|A|."""
     if gap > asymmetry_bar(origin):
-        kind = "Hermitian" if is_complex else "symmetric"
+        kind, mean = ("Hermitian", "(A + A^H) / 2") if is_complex else ("symmetric", "(A + A^T) / 2")
         raise ValueError(
             f"a is not {kind}: max|A - A^H| is {gap:.1e} of max|A|; pass assume_a='gen' for a general "
-            "matrix, or (A + A^T) / 2 if that is rounding of your own"
+            f"matrix, or {mean} if that is rounding of your own"
         )
 
 

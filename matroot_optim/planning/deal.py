@@ -117,7 +117,7 @@ def plan_ranks(options: Options, layout: Layout, ranks: int, lag: int = 0) -> Ra
     sent = np.bincount(owners, widths, ranks)
     exchanges = len(loads) / interval * HEAD_BYTES
     cuts = tuple(even_rows(leaf.shape[0], ranks) if leaf.shape else None for leaf in layout.leaves)
-    shares = Shares(layout, cuts, ranks, interval)
+    shares = Shares(layout, cuts, ranks, interval, options.schedule, lag)
     rows, counts = make_plan(layout, interval), np.bincount(owners, minlength=ranks)
     return RankPlan(
         ranks,

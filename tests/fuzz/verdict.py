@@ -124,7 +124,10 @@ def distance(X: np.ndarray, known: Exact | np.ndarray) -> float:
     if isinstance(known, Exact):
         D = Exact.of(real_form(X)) - known
         return 0.0 if D.largest() == 0 else ratio(D.norm(2), known.norm(2))
-    return float(np.linalg.norm((X - known).astype(float), 2) / np.linalg.norm(known.astype(float), 2))
+    kind = complex if known.dtype.kind == "c" else float
+    size = np.linalg.norm(known.astype(kind), 2)
+    gap = np.linalg.norm((X - known).astype(kind), 2)
+    return float(gap / size) if size or gap else 0.0
 
 
 def noise(A: np.ndarray, X: np.ndarray, s: Fraction | float, known: Known) -> tuple[float, float]:
