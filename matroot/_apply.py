@@ -20,8 +20,6 @@ from matroot.backends.loading import deferred
 from matroot.methods.base import Method
 from matroot.methods.minimax import Minimax
 
-Array = Any
-
 OPTIONS = ("method", "regularization", "rtol", "max_iter", "lambda_min", "compute_dtype")
 
 #: Why a matrix of a dense batch has failed.

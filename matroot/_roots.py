@@ -21,10 +21,8 @@ from matroot.backends.arrays import Origin, has_values, is_inexact, take, unit_r
 from matroot.backends.base import Backend
 from matroot.backends.holds import confined
 from matroot.methods import conditioning
-from matroot.methods.base import Method
+from matroot.methods.base import Array, Method
 from matroot.pipeline.scaling import asymmetry_bar, symmetrized
-
-Array = Any
 
 
 def _described(name: str, *args: Any, **options: Any) -> tuple[str, Any]:

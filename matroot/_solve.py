@@ -33,7 +33,7 @@ from matroot.backends.cpu.kernels import lapack_seconds, spend
 from matroot.backends.holds import confined
 from matroot.backends.loading import deferred
 from matroot.backends.profile import Limits, limits
-from matroot.methods.base import Method, Problem
+from matroot.methods.base import Array, Method, Problem
 from matroot.methods.tridiagonal import runs_here
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.kernel import Fused, solve_fused, solve_kept, whole
@@ -42,8 +42,6 @@ from matroot.pipeline.retries import solve_chunk
 
 if TYPE_CHECKING:
     from matroot.autodiff.forms import Power
-
-Array = Any
 
 #: The options that the functions of a matrix share.
 OPTIONS = ("method", "regularization", "assume_a", "rtol", "max_iter", "compute_dtype")

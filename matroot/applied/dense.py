@@ -19,7 +19,7 @@ from matroot.backends import backend_of
 from matroot.backends.arrays import take
 from matroot.backends.cpu.tridiagonal.poles import CLASSES, in_classes
 from matroot.backends.linalg import add_to_diagonal
-from matroot.methods.base import Method
+from matroot.methods.base import Array, Method
 from matroot.methods.conditioning import PROBES, largest_eigenvalue, signs
 from matroot.methods.eigen import Eigen
 from matroot.methods.minimax import Minimax
@@ -34,8 +34,6 @@ from matroot.pipeline.scaling import (
     symmetrized,
 )
 from matroot.pipeline.status import input_lost, vouched
-
-Array = Any
 
 #: Accuracy of the poles, which are used for the bound only.
 ACCURACY = 1e-6

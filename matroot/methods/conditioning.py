@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from matroot.backends.base import Backend
-from matroot.methods.base import Changed
-
-Array = Any
+from matroot.methods.base import Array, Changed
 
 #: Columns of the random-probe certificate; see `residual` for the spread it gives.
 PROBES = 8

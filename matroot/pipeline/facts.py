@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -11,10 +10,8 @@ from matroot._status import USABLE, Status
 from matroot.backends.base import Backend
 from matroot.backends.loading import deferred
 from matroot.methods import conditioning
-from matroot.methods.base import Raw
+from matroot.methods.base import Array, Raw
 from matroot.pipeline.call import Facts, Job
-
-Array = Any
 
 
 def extremes(A: Array, needs: str, assume_a: str, backend: Backend) -> tuple[Array, Array]:

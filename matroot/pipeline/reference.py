@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
 from matroot.backends.base import Backend
-from matroot.methods.base import Changed
+from matroot.methods.base import Array, Changed
 from matroot.methods.eigen import corrected
 from matroot.pipeline.facts import inverses
-
-Array = Any
 
 
 def factor(A: Array, s: Fraction | float, changed: Changed | None, assume_a: str, backend: Backend) -> Array | None:

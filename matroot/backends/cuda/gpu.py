@@ -93,14 +93,12 @@ class GPU:
         return out
 
     def combine(self, s: float, S: Array, m: float, M: Array, d: float, out: Array, scratch: Array) -> None:
-        """Compute out = s S + m M + d I; see `matroot.backends.linalg.combine`."""
         if self.limits.kernels and out.dtype.kind == "f":
             stacks.combine(s, S, m, M, d, out, self)
         else:
             combine(s, S, m, M, d, out, scratch, self.xp)
 
     def eps(self, dtype: Any) -> float:
-        """Return the machine epsilon of products in a dtype: twice their unit roundoff."""
         single = dtype.name in ("float32", "complex64")
         return 2 * unit_roundoff(self.rounding if self.rounding and single else dtype.name)
 
@@ -128,7 +126,6 @@ class GPU:
         return w, Q
 
     def eigvalsh(self, A: Array) -> Array:
-        """Compute ascending eigenvalues (B, n)."""
         xp = self.xp
         if A.shape[-1] <= self.limits.jacobi:
             return xp.linalg.eigvalsh(A)
@@ -217,7 +214,6 @@ class GPU:
         return True
 
     def sync_free(self) -> bool:
-        """Return True if loops must not read values on the host; always True on the GPU."""
         return True
 
 
