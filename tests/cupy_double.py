@@ -132,6 +132,7 @@ class ndarray:  # noqa: N801
     size = property(lambda self: self._a.size)
     nbytes = property(lambda self: self._a.nbytes)
     strides = property(lambda self: self._a.strides)
+    flags = property(lambda self: self._a.flags)
     data = property(lambda self: types.SimpleNamespace(ptr=self._a.ctypes.data))
     real = property(lambda self: wrap(self._a.real))
     imag = property(lambda self: wrap(self._a.imag))
