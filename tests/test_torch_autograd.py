@@ -192,3 +192,21 @@ def test_a_large_matrix_is_reduced_once(rule, monkeypatch):
     torch.testing.assert_close(twice[1], 2 * found, rtol=0, atol=0, equal_nan=True)
     _, forward = torch.func.jvp(root, (a[:1],), (g[:1],))
     np.testing.assert_array_equal(forward[0], moved)
+
+
+def test_the_older_vmap_of_torch():
+    """``vectorize`` of torch.autograd.functional, and ``is_grads_batched``."""
+    a = tensor([1.0, 1.0, 2.0], batch=(2,))
+    functional = torch.autograd.functional
+
+    def root(a):
+        return matroot.inv_sqrtm(hermitian(a))
+
+    J = functional.jacobian(root, a)
+    for strategy in ("reverse-mode", "forward-mode"):
+        torch.testing.assert_close(functional.jacobian(root, a, vectorize=True, strategy=strategy), J)
+
+    def loss(a):
+        return root(a).pow(3).sum()
+
+    torch.testing.assert_close(functional.hessian(loss, a, vectorize=True), functional.hessian(loss, a))

@@ -39,7 +39,7 @@ TARGET = 8 * 2.0**-52
 LAG = 0.1
 #: Above this p the larger cushion is used in float32: M holds p-th powers of what is above it. And for positive powers.
 LARGE_P = 4
-#: Largest positive exponent, and largest denominator of one.
+#: Largest numerator and denominator of a positive exponent.
 LARGEST = 8
 #: Steps of the power method: an estimate from below, by up to some 6 % for a flat spectrum.
 POWER_STEPS = 40
@@ -51,9 +51,9 @@ def serves(job: Job, options: dict[str, Any]) -> bool:
     asked = method == "minimax" or isinstance(method, Minimax)
     plain = options.get("max_iter") is None and options.get("compute_dtype") is None
     ridge = rule is None or (isinstance(rule, Ridge) and not rule.retries)
-    power = isinstance(s, Fraction) and s.denominator > 1 and max(s, s.denominator) <= LARGEST
-    served = s * job.problem.p == -1 or (power and s > 0)
-    return asked and plain and ridge and served and job.problem.assume_a == "pos"
+    root = s * job.problem.p == -1
+    positive = isinstance(s, Fraction) and s > 0 and max(s.numerator, s.denominator) <= LARGEST and s.denominator > 1
+    return asked and plain and ridge and (root or positive) and job.problem.assume_a == "pos"
 
 
 def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]], job: Job) -> RootResult[Array]:
