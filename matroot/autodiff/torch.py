@@ -19,7 +19,7 @@ Tensor = Any
 
 #: Fields of a result that are no tensors.
 PLAIN = ("n_products", "method", "compute_dtype", "certificate", "exponent", "rtol")
-#: The powers that `_looped` has met, and their numbers.
+#: The powers that `_operator` has met, and their numbers.
 _powers: dict[Power, int] = {}
 #: Tensors of a result beside x; some may be None.
 FACTS = tuple(f.name for f in fields(RootResult) if f.name != "x" and f.name not in PLAIN)
@@ -132,13 +132,16 @@ class Form(torch.autograd.Function):  # type: ignore[misc]
     def forward(
         form: str, power: Power, a: Tensor, ridge: Tensor, u: Tensor, v: Tensor | None, kept: Tensor | None
     ) -> Tensor:
-        if any(torch._C._functorch.is_legacy_batchedtensor(d) for d in (a, ridge, u, v) if d is not None):
-            looped: Tensor = _looped()(form, _powers.setdefault(power, len(_powers)), a, ridge, u, v)
-            return looped
+        tensors = [d for d in (a, ridge, u, v) if d is not None]
+        if torch._C._len_torch_dispatch_stack() or any(map(torch._C._functorch.is_legacy_batchedtensor, tensors)):
+            traced: Tensor = _operator()(form, _powers.setdefault(power, len(_powers)), a, ridge, u, v)
+            return traced
+        if not a.numel():
+            return torch.zeros_like(a)
         values, origin = take(a.detach())
         given = [take(_dense(d))[0] for d in (u, v) if d is not None]
         xp, size = backend_of(values).xp, values.shape[-2:]
-        stack = values.reshape(-1, *size) if values.size else values.reshape(0, *size)
+        stack = values.reshape(-1, *size)
         form_of_a = None
         if kept is not None and kept.numel():
             form_of_a = take(kept.detach())[0].reshape(len(stack), *kept.shape[-2:])
@@ -203,8 +206,12 @@ class Form(torch.autograd.Function):  # type: ignore[misc]
 
 
 @cache
-def _looped() -> Callable[..., Tensor]:
-    """Return a form as an operator: what torch's older vmap (``is_grads_batched``, ``vectorize``) takes in a loop."""
+def _operator() -> Callable[..., Tensor]:
+    """Return the forms as an operator, for what sees operators alone.
+
+    That is torch's older vmap (``is_grads_batched``, ``vectorize``), which calls it in a loop, and the traces of
+    ``torch.func.linearize``.
+    """
 
     @torch.library.custom_op("matroot::form", mutates_args=())  # type: ignore[untyped-decorator]
     def form(
@@ -213,6 +220,7 @@ def _looped() -> Callable[..., Tensor]:
         found: Tensor = Form.forward(name, list(_powers)[power], a, ridge, u, v, None)
         return found
 
+    form.register_fake(lambda name, power, a, ridge, u, v: a.new_empty(a.shape))
     operator: Callable[..., Tensor] = form
     return operator
 
