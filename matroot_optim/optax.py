@@ -276,27 +276,28 @@ def _with_decay(
 
 def _check(config: Options, roots: str) -> None:
     """Raise if an option is not possible inside a compiled step."""
-    wrong = {
-        "refresh_every": callable(config.refresh_every) and roots != "host",
-        "schedule": config.schedule == "residual" and roots != "host",
-        "on_nonfinite": config.on_nonfinite == "raise",
-        "engine": config.engine is not None and (roots != "host" or config.engine.lag != 0),
-        "regularization": relative_ridge(config.rule) is None and roots == "graph",
-        "root_device": config.root_device == "device" and roots != "host",
-        "weight_decay": config.weight_decay != 0 and config.decay != "l2",
+    host, engine, rule = roots == "host", config.engine, relative_ridge(config.rule)
+    rules = {
+        "refresh_every": (host or not callable(config.refresh_every), "an int under jit"),
+        "schedule": (host or config.schedule != "residual", "'staggered' or 'interval' under jit"),
+        "on_nonfinite": (config.on_nonfinite != "raise", "'skip' or 'propagate' under jit"),
+        "engine": (engine is None or (host and engine.lag == 0), "None under jit, and of lag 0 with roots='host'"),
+        "regularization": (
+            rule is not None or roots != "graph",
+            "a number, or a Ridge without an absolute size, with roots='graph'",
+        ),
+        "root_device": (
+            host or config.root_device != "device",
+            "'host' with roots='callback' or 'graph', which say themselves where roots are computed",
+        ),
+        "weight_decay": (
+            config.weight_decay == 0 or config.decay == "l2",
+            "given to shampoo, or chained as optax.add_decayed_weights, unless decay is 'l2'",
+        ),
     }
-    allowed = {
-        "refresh_every": "an int under jit",
-        "schedule": "'staggered' or 'interval' under jit",
-        "on_nonfinite": "'skip' or 'propagate' under jit",
-        "engine": "None under jit, and of lag 0 with roots='host'",
-        "regularization": "a number, or a Ridge without an absolute size, with roots='graph'",
-        "root_device": "'host' with roots='callback' or 'graph', which say themselves where roots are computed",
-        "weight_decay": "given to shampoo, or chained as optax.add_decayed_weights, unless decay is 'l2'",
-    }
-    for name, is_wrong in wrong.items():
-        if is_wrong:
-            raise ValueError(f"{name} must be {allowed[name]}, got {getattr(config, name)!r}")
+    for name, (good, allowed) in rules.items():
+        if not good:
+            raise ValueError(f"{name} must be {allowed}, got {getattr(config, name)!r}")
 
 
 def _check_groups(config: Options, paths: Iterable[str]) -> None:
@@ -304,11 +305,9 @@ def _check_groups(config: Options, paths: Iterable[str]) -> None:
     for path in paths:
         changes = config.changes_for(path)
         coupled = changes.get("decay", config.decay) == "l2"
-        mine = sorted(OF_WEIGHTS & changes.keys())
+        mine = sorted((OF_WEIGHTS | {"learning_rate"}) & changes.keys())
         if mine:
             raise ValueError(f"groups({path!r}) must not set {mine[0]} under optax; use optax.multi_transform")
-        if "learning_rate" in changes:
-            raise ValueError(f"groups({path!r}) must not set learning_rate under optax; use optax.multi_transform")
         if "weight_decay" in changes and not coupled:
             raise ValueError(f"groups({path!r}) must not set weight_decay under optax; give shampoo a mask")
 
