@@ -74,6 +74,10 @@ def scale_by_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gradie
     **options
         Options of `matroot_optim.Shampoo`, except learning_rate, weight_decay and engine. `refresh_every` is an int.
 
+    Returns
+    -------
+    optax.GradientTransformation
+
     Raises
     ------
     ValueError
@@ -92,6 +96,10 @@ def scale_by_soap(*, roots: str = "callback", **options: Any) -> optax.GradientT
     **options
         Options of `matroot_optim.SOAP`, except learning_rate, weight_decay and engine.
 
+    Returns
+    -------
+    optax.GradientTransformation
+
     Raises
     ------
     ValueError
@@ -109,6 +117,10 @@ def scale_by_kl_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gra
         As in `scale_by_shampoo`. With "host", roots that the first steps want are there from the second step on.
     **options
         Options of `matroot_optim.KLShampoo`, except learning_rate, weight_decay and engine.
+
+    Returns
+    -------
+    optax.GradientTransformation
 
     Raises
     ------
@@ -175,6 +187,10 @@ def shampoo(
     **options
         Options of `matroot_optim.Shampoo`, static even under ``inject_hyperparams``.
 
+    Returns
+    -------
+    optax.GradientTransformation
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp, optax
@@ -203,6 +219,10 @@ def soap(
     **options
         Options of `matroot_optim.SOAP`.
 
+    Returns
+    -------
+    optax.GradientTransformation
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp, optax
@@ -227,6 +247,10 @@ def kl_shampoo(
         As for `shampoo`.
     **options
         Options of `matroot_optim.KLShampoo`.
+
+    Returns
+    -------
+    optax.GradientTransformation
     """
     return _chained(KLShampoo, options, learning_rate, weight_decay, mask, roots)
 
@@ -328,6 +352,11 @@ def refresh_roots(opt_state: Any) -> Any:
     ----------
     opt_state : tree
         Any optax state that holds a `ShampooState`: of a chain, masked, injected.
+
+    Returns
+    -------
+    tree
+        As `opt_state`.
     """
 
     def change(state: ShampooState) -> ShampooState:
@@ -357,11 +386,16 @@ def load(path: str | os.PathLike[str], opt_state: Any, params: Any) -> Any:
 
     Parameters
     ----------
-    path : path
+    path : str or path-like
     opt_state : tree
         Result of ``tx.init(params)``; it may have another block size than the file.
     params : tree
         As for ``tx.init``.
+
+    Returns
+    -------
+    tree
+        As `opt_state`.
 
     Raises
     ------
@@ -393,6 +427,11 @@ def plan(tx: optax.GradientTransformation, params: Any, *, measure: bool = False
         allocated.
     measure : bool
         Time one root of every order, instead of counting operations.
+
+    Returns
+    -------
+    Plan
+        ``str()`` gives a table with a row for every parameter, ``rows`` the same as data.
 
     Raises
     ------
@@ -435,6 +474,12 @@ def diagnostics(opt_state: Any, tracker: ConditionTracker | None = None) -> Diag
     ----------
     opt_state : tree
         Any optax state that holds a `ShampooState`, or several: the diagnostics are of all their roots.
+    tracker : matroot.ConditionTracker, optional
+        Gets a record of every root.
+
+    Returns
+    -------
+    Diagnostics
 
     Raises
     ------
@@ -453,6 +498,11 @@ def averaged_parameters(opt_state: Any, params: Any) -> Any:
         Any optax state that holds one of schedule-free, also of `optax.contrib.schedule_free`, or of an EMA.
     params : tree
         The current parameters, as for ``tx.update``.
+
+    Returns
+    -------
+    tree
+        As `params`.
 
     Raises
     ------
