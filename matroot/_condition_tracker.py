@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -76,13 +77,7 @@ class ConditionTracker:
                     Status(self._worst[name]).name,
                 )
             )
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-
-        def line(row: tuple[str, ...]) -> str:
-            cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-            return "  ".join([row[0].ljust(widths[0]), *cells[1:-1], row[-1]])
-
-        return "\n".join(map(line, rows))
+        return table(rows)
 
     def plot(self, ax: Any = None) -> Any:
         """Plot the condition number of each name over its records and return the axes; needs matplotlib."""
@@ -102,3 +97,16 @@ class ConditionTracker:
 def _worst(values: Any) -> float:
     """Return the largest number; NaN only where there is no other."""
     return float(np.fmax.reduce(np.ravel(values)))
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Align the columns: the first and the last to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    last = len(widths) - 1
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in (0, last) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

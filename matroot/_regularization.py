@@ -175,8 +175,14 @@ class Shift(Regularization):
     """Shift the spectrum so that the smallest eigenvalue reaches a target; do nothing if it is above already.
 
     Use it to repair a matrix that rounding or averaging has made slightly indefinite. The shift is the smallest that
-    reaches the target, and keeps the eigenvectors and the gaps. The target is ``relative * ||A||_2 + absolute``, with
-    the norm before the shift.
+    reaches the target, ``relative * ||A||_2 + absolute``, and keeps the eigenvectors and the gaps.
+
+    Parameters
+    ----------
+    relative : float
+        Multiple of the 2-norm before the shift.
+    absolute : float
+        Added unscaled, in the units of A.
     """
 
     relative: float = 0.0
@@ -242,6 +248,11 @@ class TargetCondition(Regularization):
     """Add the smallest ridge that reduces the condition number to kappa; do nothing if it is below already.
 
     Use it when the accuracy is prescribed: float32 keeps d digits of A^{-1/p} at kappa = p * 10^(7 - d).
+
+    Parameters
+    ----------
+    kappa : float
+        Above 1.
     """
 
     kappa: float

@@ -101,6 +101,7 @@ def solve(
         too coarse (float32 and ``rtol=1e-8``), the status is ``ILL_CONDITIONED``. From 1e-3 on, float32 input is
         computed in float32 where this is accurate enough, that is, where 4 eps cond / p is below rtol.
     max_iter : int, optional
+        Most steps of an iteration; None: as many as the arithmetic may need.
     compute_dtype : dtype or str, optional
         ``"float32"`` or ``"float64"`` (or the complex counterparts). None: float64, unless float32 is enough for
         `rtol` or the regularization, or the input is float32 on a GPU with slow float64. The relative condition number
@@ -112,6 +113,12 @@ def solve(
     Returns
     -------
     RootResult
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong, or a lone matrix on the CPU is not symmetric under ``assume_a="pos"``, which in a batch is
+        a status; the message names the value and what is allowed.
 
     Notes
     -----
@@ -129,12 +136,6 @@ def solve(
       regularization keeps the smallest eigenvalue above n machine epsilons of the arithmetic.
 
     `cond` is the condition number of the regularized matrix.
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is wrong, or a lone matrix on the CPU is not symmetric under ``assume_a="pos"``, which in a batch is
-        a status; the message names the value and what is allowed.
 
     Examples
     --------

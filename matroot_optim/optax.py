@@ -74,6 +74,10 @@ def scale_by_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gradie
     **options
         Options of `matroot_optim.Shampoo`, except learning_rate, weight_decay and engine. `refresh_every` is an int.
 
+    Returns
+    -------
+    optax.GradientTransformation
+
     Raises
     ------
     ValueError
@@ -92,6 +96,10 @@ def scale_by_soap(*, roots: str = "callback", **options: Any) -> optax.GradientT
     **options
         Options of `matroot_optim.SOAP`, except learning_rate, weight_decay and engine.
 
+    Returns
+    -------
+    optax.GradientTransformation
+
     Raises
     ------
     ValueError
@@ -109,6 +117,10 @@ def scale_by_kl_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gra
         As in `scale_by_shampoo`. With "host", roots that the first steps want are there from the second step on.
     **options
         Options of `matroot_optim.KLShampoo`, except learning_rate, weight_decay and engine.
+
+    Returns
+    -------
+    optax.GradientTransformation
 
     Raises
     ------
@@ -175,6 +187,10 @@ def shampoo(
     **options
         Options of `matroot_optim.Shampoo`, static even under ``inject_hyperparams``.
 
+    Returns
+    -------
+    optax.GradientTransformation
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp, optax
@@ -203,6 +219,10 @@ def soap(
     **options
         Options of `matroot_optim.SOAP`.
 
+    Returns
+    -------
+    optax.GradientTransformation
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp, optax
@@ -227,6 +247,10 @@ def kl_shampoo(
         As for `shampoo`.
     **options
         Options of `matroot_optim.KLShampoo`.
+
+    Returns
+    -------
+    optax.GradientTransformation
     """
     return _chained(KLShampoo, options, learning_rate, weight_decay, mask, roots)
 
@@ -276,27 +300,28 @@ def _with_decay(
 
 def _check(config: Options, roots: str) -> None:
     """Raise if an option is not possible inside a compiled step."""
-    wrong = {
-        "refresh_every": callable(config.refresh_every) and roots != "host",
-        "schedule": config.schedule == "residual" and roots != "host",
-        "on_nonfinite": config.on_nonfinite == "raise",
-        "engine": config.engine is not None and (roots != "host" or config.engine.lag != 0),
-        "regularization": relative_ridge(config.rule) is None and roots == "graph",
-        "root_device": config.root_device == "device" and roots != "host",
-        "weight_decay": config.weight_decay != 0 and config.decay != "l2",
+    host, engine, rule = roots == "host", config.engine, relative_ridge(config.rule)
+    rules = {
+        "refresh_every": (host or not callable(config.refresh_every), "an int under jit"),
+        "schedule": (host or config.schedule != "residual", "'staggered' or 'interval' under jit"),
+        "on_nonfinite": (config.on_nonfinite != "raise", "'skip' or 'propagate' under jit"),
+        "engine": (engine is None or (host and engine.lag == 0), "None under jit, and of lag 0 with roots='host'"),
+        "regularization": (
+            rule is not None or roots != "graph",
+            "a number, or a Ridge without an absolute size, with roots='graph'",
+        ),
+        "root_device": (
+            host or config.root_device != "device",
+            "'host' with roots='callback' or 'graph', which say themselves where roots are computed",
+        ),
+        "weight_decay": (
+            config.weight_decay == 0 or config.decay == "l2",
+            "given to shampoo, or chained as optax.add_decayed_weights, unless decay is 'l2'",
+        ),
     }
-    allowed = {
-        "refresh_every": "an int under jit",
-        "schedule": "'staggered' or 'interval' under jit",
-        "on_nonfinite": "'skip' or 'propagate' under jit",
-        "engine": "None under jit, and of lag 0 with roots='host'",
-        "regularization": "a number, or a Ridge without an absolute size, with roots='graph'",
-        "root_device": "'host' with roots='callback' or 'graph', which say themselves where roots are computed",
-        "weight_decay": "given to shampoo, or chained as optax.add_decayed_weights, unless decay is 'l2'",
-    }
-    for name, is_wrong in wrong.items():
-        if is_wrong:
-            raise ValueError(f"{name} must be {allowed[name]}, got {getattr(config, name)!r}")
+    for name, (good, allowed) in rules.items():
+        if not good:
+            raise ValueError(f"{name} must be {allowed}, got {getattr(config, name)!r}")
 
 
 def _check_groups(config: Options, paths: Iterable[str]) -> None:
@@ -304,11 +329,9 @@ def _check_groups(config: Options, paths: Iterable[str]) -> None:
     for path in paths:
         changes = config.changes_for(path)
         coupled = changes.get("decay", config.decay) == "l2"
-        mine = sorted(OF_WEIGHTS & changes.keys())
+        mine = sorted((OF_WEIGHTS | {"learning_rate"}) & changes.keys())
         if mine:
             raise ValueError(f"groups({path!r}) must not set {mine[0]} under optax; use optax.multi_transform")
-        if "learning_rate" in changes:
-            raise ValueError(f"groups({path!r}) must not set learning_rate under optax; use optax.multi_transform")
         if "weight_decay" in changes and not coupled:
             raise ValueError(f"groups({path!r}) must not set weight_decay under optax; give shampoo a mask")
 
@@ -329,6 +352,11 @@ def refresh_roots(opt_state: Any) -> Any:
     ----------
     opt_state : tree
         Any optax state that holds a `ShampooState`: of a chain, masked, injected.
+
+    Returns
+    -------
+    tree
+        As `opt_state`.
     """
 
     def change(state: ShampooState) -> ShampooState:
@@ -358,11 +386,16 @@ def load(path: str | os.PathLike[str], opt_state: Any, params: Any) -> Any:
 
     Parameters
     ----------
-    path : path
+    path : str or path-like
     opt_state : tree
         Result of ``tx.init(params)``; it may have another block size than the file.
     params : tree
         As for ``tx.init``.
+
+    Returns
+    -------
+    tree
+        As `opt_state`.
 
     Raises
     ------
@@ -394,6 +427,11 @@ def plan(tx: optax.GradientTransformation, params: Any, *, measure: bool = False
         allocated.
     measure : bool
         Time one root of every order, instead of counting operations.
+
+    Returns
+    -------
+    Plan
+        ``str()`` gives a table with a row for every parameter, ``rows`` the same as data.
 
     Raises
     ------
@@ -436,6 +474,12 @@ def diagnostics(opt_state: Any, tracker: ConditionTracker | None = None) -> Diag
     ----------
     opt_state : tree
         Any optax state that holds a `ShampooState`, or several: the diagnostics are of all their roots.
+    tracker : matroot.ConditionTracker, optional
+        Gets a record of every root.
+
+    Returns
+    -------
+    Diagnostics
 
     Raises
     ------
@@ -454,6 +498,11 @@ def averaged_parameters(opt_state: Any, params: Any) -> Any:
         Any optax state that holds one of schedule-free, also of `optax.contrib.schedule_free`, or of an EMA.
     params : tree
         The current parameters, as for ``tx.update``.
+
+    Returns
+    -------
+    tree
+        As `params`.
 
     Raises
     ------

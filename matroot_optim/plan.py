@@ -182,8 +182,7 @@ def _state_bytes(leaf: Leaf) -> int:
         return int(whole * (moments + averages + statistics + roots))
     if leaf.in_basis:
         return int(2 * (moments + statistics + roots) + whole * averages)
-    packed = statistics
-    return int(2 * (moments + packed) + whole * (averages + statistics))
+    return int(2 * (moments + statistics) + whole * (averages + statistics))  # roots are as large as statistics
 
 
 def _adam_bytes(leaf: Leaf) -> int:

@@ -201,6 +201,10 @@ class Shampoo(Options):
         params : array, or any nesting of lists, dicts, tuples and dataclasses of arrays
             numpy, cupy, torch or jax; real floating point.
 
+        Returns
+        -------
+        State
+
         Warns
         -----
         UserWarning
@@ -250,6 +254,16 @@ class Shampoo(Options):
 
         For numpy, cupy and torch. The numbers are those of `update`, with less memory traffic.
 
+        Parameters
+        ----------
+        params, grads : tree
+            As for `update`.
+        state : State
+
+        Returns
+        -------
+        State
+
         Raises
         ------
         TypeError
@@ -275,6 +289,11 @@ class Shampoo(Options):
         params : tree
             The current parameters.
         state : State
+
+        Returns
+        -------
+        tree
+            As `params`.
 
         Examples
         --------
@@ -307,6 +326,10 @@ class Shampoo(Options):
         path : path
         params : tree
             As for `init`; the paths and shapes must be those of the file.
+
+        Returns
+        -------
+        State
 
         Raises
         ------
@@ -496,6 +519,16 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
     """Add updates to parameters, in the parameters' dtype; None leaves a parameter unchanged.
 
     The sum is computed in the wider of the two dtypes and rounded once.
+
+    Parameters
+    ----------
+    params, updates : tree
+        `updates` may lack paths of `params`.
+
+    Returns
+    -------
+    tree
+        As `params`.
 
     Examples
     --------

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from matroot._condition_tracker import table
 from matroot.cli import by_hand, files, problem
 from matroot.cli.progress import Progress
 
@@ -128,16 +129,3 @@ def worst_status(status: np.ndarray[Any, Any]) -> str:
     worst = max((s for s in Status if (status == s.value).any()), key=lambda s: s.value)
     count = int((status == worst.value).sum())
     return worst.name + ("" if count == status.size else f" ({count} of {status.size})")
-
-
-def table(rows: list[tuple[str, ...]]) -> str:
-    """Align the columns: the first and the last to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    last = len(widths) - 1
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i in (0, last) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )

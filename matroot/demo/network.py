@@ -79,13 +79,6 @@ def accuracy(params: Params, digits: Digits) -> float:
     return float((forward(params, digits.images)[-1].argmax(axis=1) == digits.labels).mean())
 
 
-def momentum_step(params: Params, gradients: Params, velocity: Params, rate: float = 0.1) -> tuple[Params, Params]:
-    """Take a heavy-ball step: ``v = 0.9 v + g``, ``w = w - rate v``."""
-    velocity = [{k: 0.9 * v[k] + g[k] for k in g} for v, g in zip(velocity, gradients, strict=True)]
-    params = [{k: w[k] - rate * v[k] for k in w} for w, v in zip(params, velocity, strict=True)]
-    return params, velocity
-
-
 class Trained(NamedTuple):
     """Result of the training."""
 
@@ -111,7 +104,8 @@ def train(
     while len(losses) < steps:
         for batch in digits.batches(batch_size, rng):
             loss, gradients = loss_and_gradients(params, batch)
-            params, velocity = momentum_step(params, gradients, velocity)
+            velocity = [{k: 0.9 * v[k] + g[k] for k in g} for v, g in zip(velocity, gradients, strict=True)]
+            params = [{k: w[k] - 0.1 * v[k] for k in w} for w, v in zip(params, velocity, strict=True)]
             if len(losses) % every == 0:
                 for stack, g in zip(kept, gradients, strict=True):
                     stack.append(g["W"])

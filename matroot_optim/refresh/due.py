@@ -77,12 +77,12 @@ def due_jobs(
         first = taken[index] <= 0  # needed at once
         for part, lag in ((index[~first], later), (index[first], options.lag)):
             if part.size:
-                jobs += _jobs(options, layout, arrays, books, stack, axis, part, step + lag)
+                jobs += _jobs(options, arrays, books, stack, axis, part, step + lag)
     return jobs, books
 
 
 def _jobs(
-    options: Options, layout: Layout, arrays: Arrays, books: Arrays, stack: Stack, axis: int, index: Any, when: int
+    options: Options, arrays: Arrays, books: Arrays, stack: Stack, axis: int, index: Any, when: int
 ) -> list[RootJob]:
     """Return the jobs for these blocks of a stack, one for every regularization."""
     o, key = stack.options, stack.axis_name(axis)
