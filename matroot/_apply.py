@@ -296,17 +296,24 @@ def _of_operator(a: Any, s: Fraction | float, b: Any, *, compute_dtype: Any, **o
     """Check what is not checked below, and apply."""
     if compute_dtype is not None and str(compute_dtype).rpartition(".")[2] not in ("float64", "complex128"):
         raise ValueError(f"compute_dtype is for dense arrays; others are computed in float64, got {compute_dtype!r}")
-    check_accuracy(options["rtol"], options["max_iter"])
-    lambda_min = options["lambda_min"]
-    if lambda_min is not None and not 0 < lambda_min < np.inf:
-        raise ValueError(f"lambda_min must be None or a positive number, got {lambda_min!r}")
+    _check_lanczos(options["max_iter"], options["lambda_min"])
+    check_accuracy(options["rtol"], None)
     return deferred("matroot.applied.solve").apply_operator(a, s, b, **options)
+
+
+def _check_lanczos(max_iter: Any, lambda_min: Any) -> None:
+    """Raise if `max_iter` is no positive int, or `lambda_min` no positive number."""
+    check_accuracy(None, max_iter)
+    number = isinstance(lambda_min, int | float | np.integer | np.floating) and not isinstance(lambda_min, bool)
+    if lambda_min is not None and not (number and 0 < lambda_min < np.inf):
+        raise ValueError(f"lambda_min must be None or a positive number, got {lambda_min!r}")
 
 
 def _of_dense(
     a: Any, s: Fraction | float, b: Any, *, max_iter: Any, lambda_min: Any, **options: Any
 ) -> ApplyResult[Any]:
     """Apply; `max_iter` and `lambda_min` are for Lanczos."""
+    _check_lanczos(max_iter, lambda_min)
     if not -1 <= s < 1 or s == 0:
         raise ValueError(f"s must be in [-1, 1), and not 0; got {s}")
     return deferred("matroot.applied.dense").apply_dense(a, s, b, **options)

@@ -45,11 +45,11 @@ class ConditionTracker:
         self._worst: dict[str, int] = {}
 
     def record(self, name: str, result: RootResult[Any]) -> None:
-        """Keep the worst values over the batch of `result` under `name`."""
+        """Keep the worst values over the batch of `result` under `name`; NaN of a failed matrix only if all have it."""
         values = {field: on_host(getattr(result, field)) for field in FIELDS}
         if values["status"].size == 0:
             return
-        row = {field: float(v.max()) for field, v in values.items()}
+        row = {field: _worst(v) for field, v in values.items()}
         self._records.setdefault(name, deque(maxlen=self.max_records)).append(row)
         self._counts[name] = self._counts.get(name, 0) + 1
         self._worst[name] = max(self._worst.get(name, 0), int(row["status"]))
@@ -71,9 +71,9 @@ class ConditionTracker:
                     name,
                     str(self._counts[name]),
                     f"{values['cond'][-1]:.4g}",
-                    f"{max(values['cond']):.4g}",
-                    f"{max(values['residual']):.2g}",
-                    f"{max(values['bits_lost']):.2g}",
+                    f"{_worst(values['cond']):.4g}",
+                    f"{_worst(values['residual']):.2g}",
+                    f"{_worst(values['bits_lost']):.2g}",
                     Status(self._worst[name]).name,
                 )
             )
@@ -92,6 +92,11 @@ class ConditionTracker:
         if self._records:
             ax.legend()
         return ax
+
+
+def _worst(values: Any) -> float:
+    """Return the largest number; NaN only where there is no other."""
+    return float(np.fmax.reduce(np.ravel(values)))
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -229,9 +229,9 @@ def orthogonalizer(a: A, /, *, rtol: float | None = None, absolute: float = 0.0)
 
     Notes
     -----
-    torch can differentiate x, and jax trace and differentiate it, once and twice, where the result is used in a way that
-    is the same for x and x U, U unitary: through ``x @ x.mH``, say. torch refuses a gradient that is not; jax cannot.
-    While jax traces, x has n columns.
+    torch can differentiate x, and jax trace and differentiate it, once and twice, where it is used in a way that is the
+    same for x and x U, U unitary: through ``x @ x.mH``, say. torch refuses a gradient that is not; jax cannot. While
+    jax traces, x has n columns.
 
     Raises
     ------

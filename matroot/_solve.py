@@ -20,6 +20,7 @@ from matroot.backends import backend_of
 from matroot.backends.arrays import (
     ROUNDED,
     Origin,
+    check_numbers,
     check_square,
     dtype_name,
     is_inexact,
@@ -273,9 +274,7 @@ def plan(
     """Check the arguments and choose method and precision, without reading the values of the array."""
     shape = tuple(values.shape)
     check_square(shape)
-    if values.dtype.kind not in "fciu" or values.dtype.itemsize > (16 if values.dtype.kind == "c" else 8):
-        hint = "; convert it by a.astype(float)" if values.dtype.kind in "OUS" else ""
-        raise TypeError(f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}{hint}")
+    check_numbers(values.dtype, origin)
     if assume_a not in ("pos", "gen"):
         raise ValueError(
             f"assume_a must be 'pos' or 'gen', got {assume_a!r}; 'pos' is for symmetric and Hermitian positive "

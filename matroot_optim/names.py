@@ -23,6 +23,7 @@ FOREIGN = {
     "b2": "betas=(b1, b2) is the option",
     "mu_dtype": "leave it out, the momentum is float32 for parameters of any dtype",
     "precondition_frequency": "refresh_every is the option",
+    "update_freq": "refresh_every is the option",
     "preconditioning_compute_steps": "refresh_every is the option",
     "start_preconditioning_step": "start_step is the option",
     "max_preconditioner_dim": "block_size is the option",

@@ -455,7 +455,7 @@ class Shampoo(Options):
         """Submit the jobs that are due and install the batches due by this step (stage 2); update `arrays`."""
         jobs, books = due_jobs(self, layout, arrays, t)
         arrays.update(books)
-        waiting = [*pending, *submit(self.running_engine, jobs, t)]
+        waiting = [*pending, *submit(self.running_engine, jobs, t, arrays["count"])]
         own = set(arrays) if donate else set()
         for batch in waiting:
             if batch.due <= t:

@@ -215,6 +215,10 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         states.clear()
         states.update(values)
 
+    def __repr__(self) -> str:
+        unseen = f"    {META}: "  # a place for checkpoints
+        return "\n".join(line for line in super().__repr__().splitlines() if not line.startswith(unseen))
+
     # A step.
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -230,6 +234,13 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         TypeError
             A gradient is sparse.
         """
+        if torch.compiler.is_compiling():
+            from matroot_optim._torch.eager import outside_of_graphs  # which imports the compiler
+
+            return outside_of_graphs(self._step_with, closure)
+        return self._step_with(closure)
+
+    def _step_with(self, closure: Callable[[], Any] | None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -10,7 +10,12 @@ from table import EPS, NAMED, conjugate, distance, problem
 
 import matroot
 from matroot import (
+    Floor,
+    PseudoInverse,
+    Ridge,
+    Shift,
     Status,
+    TargetCondition,
     cond_pth_root,
     fractional_power,
     inv_sqrtm,
@@ -127,6 +132,14 @@ def test_empty_by_every_method(row):
         result = solve(np.zeros(shape), 2, method=row.method)
         assert result.x.shape == shape
         assert result.cond.shape == shape[:-2]
+
+
+@pytest.mark.parametrize(
+    "rule", [Ridge(1e-3), Floor(1e-3), Shift(1e-3), PseudoInverse(), TargetCondition(10.0)], ids=repr
+)
+def test_empty_under_every_rule(rule):
+    for shape in [(0, 0), (3, 0, 0), (0, 4, 4), (0, 80, 80)]:
+        assert solve(np.zeros(shape), 2, regularization=rule).x.shape == shape
 
 
 def test_scalar_root(kind):

@@ -135,6 +135,31 @@ def test_not_numbers_we_compute_with(call, dtype):
         call(np.zeros((2, 2), dtype=dtype))
 
 
+#: Functions of a and another array, by the array that is wrong.
+BESIDE = {
+    "polar": (matroot.polar, "a"),
+    "spectral_power": (lambda a: matroot.spectral_power(a, 0.5), "a"),
+    "orthogonalizer": (matroot.orthogonalizer, "a"),
+    "frechet_derivative": (lambda a: matroot.frechet_derivative(a, np.eye(2), 2), "a"),
+    "its direction": (lambda e: matroot.frechet_derivative(np.eye(2), e, 2), "e"),
+    "spectral_derivative": (lambda a: matroot.spectral_derivative(a, np.eye(2), 0.5), "a"),
+    "its direction too": (lambda e: matroot.spectral_derivative(np.eye(2), e, 0.5), "e"),
+    "stochastic_root": (lambda a: matroot.stochastic_root(a, 2), "a"),
+    "solve_apply": (lambda a: matroot.solve_apply(a, 2, np.ones(2)), "a"),
+    "its vectors": (lambda b: matroot.solve_apply(np.eye(2), 2, b), "b"),
+    "vectors of a function": (lambda b: matroot.solve_apply(lambda v: v, 2, b), "b"),
+    "tracker": (lambda a: matroot.RootTracker(2).update(a), "a"),
+}
+
+
+@pytest.mark.parametrize("what", BESIDE)
+@pytest.mark.parametrize("dtype", ["object", "U1", "M8[D]", "longdouble", "clongdouble"])
+def test_not_numbers_of_other_functions(what, dtype):
+    call, name = BESIDE[what]
+    with pytest.raises(TypeError, match=f"^{name} must be real"):
+        call(np.eye(2).astype(dtype) if dtype != "M8[D]" else np.zeros((2, 2), dtype))
+
+
 def test_not_symmetric(call):
     a = EYE + 0.25 * np.eye(3, k=1)
     if call is FUNCTIONS["select_method"]:

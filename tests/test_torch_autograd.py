@@ -192,3 +192,41 @@ def test_a_large_matrix_is_reduced_once(rule, monkeypatch):
     torch.testing.assert_close(twice[1], 2 * found, rtol=0, atol=0, equal_nan=True)
     _, forward = torch.func.jvp(root, (a[:1],), (g[:1],))
     np.testing.assert_array_equal(forward[0], moved)
+
+
+def test_the_older_vmap_of_torch():
+    """``vectorize`` of torch.autograd.functional, and ``is_grads_batched``."""
+    a = tensor([1.0, 1.0, 2.0], batch=(2,))
+    functional = torch.autograd.functional
+
+    def root(a):
+        return matroot.inv_sqrtm(hermitian(a))
+
+    J = functional.jacobian(root, a)
+    for strategy in ("reverse-mode", "forward-mode"):
+        torch.testing.assert_close(functional.jacobian(root, a, vectorize=True, strategy=strategy), J)
+
+    def loss(a):
+        return root(a).pow(3).sum()
+
+    torch.testing.assert_close(functional.hessian(loss, a, vectorize=True), functional.hessian(loss, a))
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3, 3), (2, 0, 0), (2, 0, 3, 3)])
+@pytest.mark.parametrize("assume_a", ["pos", "gen"])
+def test_gradients_of_nothing(shape, assume_a):
+    a = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+    found = (matroot.sqrtm(a, assume_a=assume_a), matroot.polar(a).u, matroot.orthogonalizer(a).x)
+    for x in found:
+        (g,) = torch.autograd.grad(x.sum(), a, create_graph=True)
+        g.sum().backward()
+        assert g.shape == a.grad.shape == shape
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch.fx on its own constants
+def test_linearize():
+    """It traces operators; what numpy computes would be a constant."""
+    a = tensor([1.0, 1.0, 2.0]).detach()
+    e = hermitian(torch.arange(9, dtype=a.dtype).reshape(3, 3))
+    _, linear = torch.func.linearize(matroot.inv_sqrtm, a)
+    torch.testing.assert_close(linear(e), frechet_derivative(a, e, 2))

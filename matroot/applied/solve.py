@@ -19,7 +19,7 @@ from matroot.applied.operators import Operator, operator, spectrum
 from matroot.applied.result import ApplyResult
 from matroot.applied.shifted import Floats, rule
 from matroot.backends import backend_of
-from matroot.backends.arrays import Origin, is_inexact, readable, round_to, take, unit_roundoff
+from matroot.backends.arrays import Origin, check_numbers, is_inexact, readable, round_to, take, unit_roundoff
 
 Array = Any
 
@@ -43,6 +43,8 @@ def apply_operator(
 ) -> ApplyResult[Any]:
     """Compute A^s B, -1 <= s < 1, not 0; see `matroot.solve_apply`."""
     columns, origin = take(b, "b")
+    if columns.dtype.kind != "b":
+        check_numbers(columns.dtype, origin, "b")
     vector = columns.ndim == 1
     if columns.ndim not in (1, 2):
         raise ValueError(f"b must be (n,) or (n, m) where a is no array, got {tuple(columns.shape)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ Tensor = Any
 
 #: Fields of a result that are no tensors.
 PLAIN = ("n_products", "method", "compute_dtype", "certificate", "exponent", "rtol")
+#: The powers that `_operator` has met, and their numbers.
+_powers: dict[Power, int] = {}
 #: Tensors of a result beside x; some may be None.
 FACTS = tuple(f.name for f in fields(RootResult) if f.name != "x" and f.name not in PLAIN)
 
@@ -130,10 +132,16 @@ class Form(torch.autograd.Function):  # type: ignore[misc]
     def forward(
         form: str, power: Power, a: Tensor, ridge: Tensor, u: Tensor, v: Tensor | None, kept: Tensor | None
     ) -> Tensor:
+        tensors = [d for d in (a, ridge, u, v) if d is not None]
+        if torch._C._len_torch_dispatch_stack() or any(map(torch._C._functorch.is_legacy_batchedtensor, tensors)):
+            traced: Tensor = _operator()(form, _powers.setdefault(power, len(_powers)), a, ridge, u, v)
+            return traced
+        if not a.numel():
+            return torch.zeros_like(a)
         values, origin = take(a.detach())
         given = [take(_dense(d))[0] for d in (u, v) if d is not None]
         xp, size = backend_of(values).xp, values.shape[-2:]
-        stack = values.reshape(-1, *size) if values.size else values.reshape(0, *size)
+        stack = values.reshape(-1, *size)
         form_of_a = None
         if kept is not None and kept.numel():
             form_of_a = take(kept.detach())[0].reshape(len(stack), *kept.shape[-2:])
@@ -195,6 +203,26 @@ class Form(torch.autograd.Function):  # type: ignore[misc]
             for x, dim in zip(inputs, in_dims, strict=True)
         ]
         return Form.apply(*front), 0
+
+
+@cache
+def _operator() -> Callable[..., Tensor]:
+    """Return the forms as an operator, for what sees operators alone.
+
+    That is torch's older vmap (``is_grads_batched``, ``vectorize``), which calls it in a loop, and the traces of
+    ``torch.func.linearize``.
+    """
+
+    @torch.library.custom_op("matroot::form", mutates_args=())  # type: ignore[untyped-decorator]
+    def form(
+        name: str, power: int, a: torch.Tensor, ridge: torch.Tensor, u: torch.Tensor, v: torch.Tensor | None
+    ) -> torch.Tensor:
+        found: Tensor = Form.forward(name, list(_powers)[power], a, ridge, u, v, None)
+        return found
+
+    form.register_fake(lambda name, power, a, ridge, u, v: a.new_empty(a.shape))
+    operator: Callable[..., Tensor] = form
+    return operator
 
 
 def _dense(d: Tensor) -> Tensor:

@@ -97,6 +97,14 @@ def _converted(a: Any, name: str) -> np.ndarray:
     )
 
 
+def check_numbers(dtype: np.dtype[Any], origin: Origin, name: str = "a") -> None:
+    """Raise TypeError unless a dtype, that of `take`, holds real or complex numbers of float64 precision at most."""
+    if dtype.kind not in "fciu" or dtype.itemsize > (16 if dtype.kind == "c" else 8):
+        hint = f"; convert it by {name}.astype(float)" if dtype.kind in "bOUS" else ""
+        found = f"got dtype {origin.dtype_name}{hint}"
+        raise TypeError(f"{name} must be real or complex, of float64 precision at most, {found}")
+
+
 def check_square(shape: tuple[int, ...], name: str = "a") -> None:
     """Raise ValueError unless this is the shape of square matrices."""
     if len(shape) < 2:

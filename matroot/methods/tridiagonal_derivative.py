@@ -44,7 +44,7 @@ def serves(s: Fraction | float, rule: Regularization | None, A: Array, E: Array)
 
 def lanes_are_faster(B: int, n: int) -> bool:
     """Return True if lanes serve B matrices faster than LAPACK's way."""
-    a_group = B / -(-B // LANES)
+    a_group = B / max(1, -(-B // LANES))
     return n <= SIZES[0] or (n <= SIZES[-1] and a_group >= float(np.interp(n, SIZES, WORTH)))
 
 

@@ -60,7 +60,7 @@ def lanes_are_faster(B: int, n: int, is_complex: bool = False) -> bool:
     Beyond the last size there are no lanes: their work space is that of twelve matrices.
     """
     sizes, worth = (COMPLEX_SIZES, COMPLEX_WORTH) if is_complex else (SIZES, WORTH)
-    a_group = B / -(-B // 8)
+    a_group = B / max(1, -(-B // 8))
     return n <= sizes[0] or (n <= sizes[-1] and a_group >= float(np.interp(n, sizes, worth)))
 
 

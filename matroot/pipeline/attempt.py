@@ -103,8 +103,7 @@ def attempt(stack: Array, job: Job) -> Output:
     add_to_diagonal(A, delta)
     A = A.astype(wide, copy=False)
     X = x.astype(wide)
-    with np.errstate(over="ignore", invalid="ignore"):  # a complex root may have overflowed: inf times 0 is NaN
-        scale_root(X, exponent, -problem.s, backend)
+    scale_root(X, exponent, -problem.s, backend)
     other = factor(A, problem.s, raw.changed, problem.assume_a, backend)
     residual, certificate = conditioning.residual(A, X, problem.s, backend, raw.changed, other)
     status, cond, highest, lowest = facts_of(A, X, raw, delta, ends, status, residual, job)

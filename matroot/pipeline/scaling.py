@@ -100,26 +100,30 @@ def shift_by_power_of_two(A: Array, exponent: Array, backend: Backend) -> None:
         xp.ldexp(real, exponent.astype(xp.int32)[:, None, None], out=real)
         return
     most = 1000 if A.real.dtype.itemsize == 8 else 120
-    while exponent.any():  # a product is faster than ldexp
-        part = np.clip(exponent, -most, most)
-        A *= power_of_two(part, xp).astype(A.real.dtype)[:, None, None]
-        exponent = exponent - part
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows gets a status; infinite + 0j times 2 has NaN
+        while exponent.any():  # a product is faster than ldexp
+            part = np.clip(exponent, -most, most)
+            A *= power_of_two(part, xp).astype(A.real.dtype)[:, None, None]
+            exponent = exponent - part
 
 
 def scale_root(X: Array, exponent: Array, s: Fraction | float, backend: Backend, more: Array | int = 0) -> None:
     """Multiply X by 2^(exponent s + more) in place; exact where exponent * s is an integer."""
-    xp = backend.xp
+    xp, rest = backend.xp, None
     if isinstance(s, Fraction):
         power = exponent.astype(xp.int64) * s.numerator
         whole = power // s.denominator
         if s.denominator > 1:
             fractions = xp.asarray([2.0 ** (k / s.denominator) for k in range(s.denominator)])
-            X *= fractions[power - whole * s.denominator].astype(X.real.dtype)[:, None, None]
+            rest = fractions[power - whole * s.denominator]
     else:
         high = _leading(s)  # exponent * high is exact
         power = exponent * high
         whole = xp.floor(power)
-        X *= xp.exp2(power - whole + exponent * (s - high)).astype(X.real.dtype)[:, None, None]
+        rest = xp.exp2(power - whole + exponent * (s - high))
+    if rest is not None:
+        with np.errstate(over="ignore", invalid="ignore"):  # as below
+            X *= rest.astype(X.real.dtype)[:, None, None]
     shift_by_power_of_two(X, xp.clip(whole + more, -BEYOND, BEYOND), backend)
 
 

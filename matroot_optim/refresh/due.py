@@ -176,12 +176,16 @@ def _stale_only(
     return index[stale], take_rows(rows, stale)
 
 
-def submit(engine: Engine, jobs: Sequence[RootJob], step: int) -> list[Pending]:
-    """Stack the jobs and hand them to the engine, all batches of the step in one call if the engine takes them so."""
+def submit(engine: Engine, jobs: Sequence[RootJob], step: int, counts: Any = ()) -> list[Pending]:
+    """Stack the jobs and hand them to the engine, all batches of the step in one call if the engine takes them so.
+
+    `counts`, the steps of every parameter that counted, are what ranks compare.
+    """
     stacked = stack_jobs(jobs)
     batches = [batch for batch, _ in stacked]
     together, alone = getattr(engine, "submit_all", None), getattr(engine, "collect_alone", engine.collect)
-    handles = [engine.submit(batch) for batch in batches] if together is None else together(batches)
+    seen = np.asarray(counts).tobytes()
+    handles = [engine.submit(batch) for batch in batches] if together is None else together(batches, seen)
     return [
         Pending(
             step,

@@ -296,7 +296,13 @@ def refusals(rank, size, store):
         opt.param_groups[0]["params"][4].grad = None
     refused(RankError, "'0/4' must be on all ranks or on none; it is missing on 1", opt.step)
     opt = Shampoo(placed(mesh, weights()), **{**OPTIONS, "block_size": 8 if rank == 1 else 16})
-    refused(RankError, "same parameters and options; rank", lambda: train(opt, 0, 1))
+    refused(RankError, "same parameters, options and step; rank", lambda: train(opt, 0, 1))
+    opt, files = Shampoo(loose(), shard=True, **OPTIONS), []
+    for step in range(2):
+        train(opt, step, step + 1)
+        files.append(opt.state_dict())
+    opt = Shampoo(loose(), shard=True, **OPTIONS)
+    refused(RankError, "options and step; rank", lambda: opt.load_state_dict(files[0 if rank == 1 else 1]))
     columns = [torch.nn.Parameter(distribute_tensor(torch.ones(8, 8), mesh, [Shard(1)]))]
     refused(TypeError, "shard dimension 0", lambda: Shampoo(columns))
     elsewhere = [torch.ones(8, 8, device="meta")]

@@ -67,7 +67,8 @@ class ShardedKeeper(Keeper):
         self.transfer = Transfer(shares, rank, self.group)
         part = self.transfer.part
         self.totals = RankTotals(layout, part.leaf_of, part.spread, names_of(groups), self.group, device)
-        text = repr((layout, rows, core.schedule, core.lag, core.interval(1), core.clip_norm))
+        step = next((str(record.entries.get("step")) for record in records if record is not None), "")
+        text = repr((layout, rows, core.schedule, core.lag, core.interval(1), core.clip_norm, step))
         self.totals.check(re.sub(" at 0x[0-9a-f]+", "", text))  # functions have other addresses on every rank
         self.stored = StoredTotals(rows, self.group)
         self.averages = {}
