@@ -10,7 +10,7 @@ import numpy as np
 
 from matroot._regularization import PseudoInverse, Regularization, as_regularization
 from matroot._result import A, on_host
-from matroot._roots import fractional_power
+from matroot._roots import caller, fractional_power
 from matroot._solve import as_exponent, check_accuracy, exponent_of, options_of
 from matroot._status import USABLE, ConditionWarning, RootError, Status
 from matroot.applied.result import ApplyResult
@@ -347,9 +347,5 @@ def _answer(result: ApplyResult[Any]) -> Any:
             f"the flattened batch, {why}: add a ridge, or see solve(a, p).message"
         )
     if status.any():
-        warnings.warn(
-            f"ill-conditioned: {result.message}",
-            ConditionWarning,
-            stacklevel=5,  # two frames more than usual, from `confined` and `_applied`
-        )
+        warnings.warn(f"ill-conditioned: {result.message}", ConditionWarning, stacklevel=caller())
     return result.x

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 
 import numpy as np
 
-from matroot._bars import ILL_INPUT_ERROR, VOUCHED, forward_error_bound, least_rtol, smallest_share
+from matroot._bars import ILL_INPUT_ERROR, VOUCHED, digits_left, least_rtol, smallest_share
 from matroot._status import USABLE, Status
 from matroot.backends.arrays import HALVES, dtype_name, smallest_normal, take, unit_roundoff
 
@@ -335,12 +335,6 @@ def _counted(status: np.ndarray[Any, Any], worst: int, what: str, sentence: str)
         for code, first, count in zip(codes, firsts, counts, strict=True)
     ]
     return f"{status.size} {what}: {', '.join(groups)}; {place(worst, status.shape)} {sentence}"
-
-
-def digits_left(cond: float, s: float, eps: float) -> float:
-    """Return the decimal digits of A^s left by rounding of `eps`, in the arithmetic or of the input."""
-    error = float(forward_error_bound(np.float64(cond), s, eps))
-    return max(0.0, -math.log10(max(error, eps))) if error < 1 else 0.0
 
 
 def _about(digits: float, one: str, many: str) -> str:

@@ -377,11 +377,11 @@ def answer(result: RootResult[A], on_bad: str = "raise") -> A:
         x = with_nan(x, result.status, [s for s in Status if s not in USABLE])
     lost = status == Status.ILL_CONDITIONED
     if lost.any():
-        warnings.warn(_report(result, lost, "ill-conditioned"), ConditionWarning, stacklevel=_caller())
+        warnings.warn(_report(result, lost, "ill-conditioned"), ConditionWarning, stacklevel=caller())
     return x
 
 
-def _caller() -> int:
+def caller() -> int:
     """Return the stacklevel of the first frame outside of matroot, to which a warning should point."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and frame.f_globals.get("__name__", "").startswith("matroot."):
