@@ -195,6 +195,21 @@ def test_torch_differentiates_what_is_the_same_for_all_bases():
         torch.func.grad(lambda a: orthogonalizer(a).x.sum())(A)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-200, 1e150])
+def test_gradients_at_any_scale(scale):
+    """Of full rank, X X^T is the inverse, whose derivative in E is -A^-1 E A^-1."""
+    torch = pytest.importorskip("torch")
+    w = np.array([1.0, 1.0, 1e-8])
+    A, G = matrix(w), matrix([2.0, 1.0, -1.0], 3)
+    a = torch.from_numpy(A * scale).requires_grad_()
+    x = orthogonalizer(a).x * scale**0.5
+    (x @ x.mT).backward(torch.from_numpy(G))
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    inverse = (Q / w) @ Q.T
+    exact = -inverse @ G @ inverse
+    assert np.linalg.norm(a.grad.numpy() * scale - exact) <= 1e-6 * np.linalg.norm(exact)
+
+
 def test_gradients_of_a_batch_with_failures():
     torch = pytest.importorskip("torch")
     stack = np.stack(
