@@ -143,9 +143,11 @@ def test_through_other_functions():
     (first.x.sum() + second.x.sum()).backward()
     assert a.grad is not None
     assert torch.autograd.gradcheck(lambda a: matroot.apply_inverse_pth_root(hermitian(a), 2, b), (a,))
-    empty = torch.zeros(0, 3, 3, requires_grad=True)
-    matroot.inv_sqrtm(empty).sum().backward()
-    assert empty.grad.shape == (0, 3, 3)
+    for shape in ((0, 3, 3), (0, 0), (2, 0, 0)):
+        empty = torch.zeros(shape, requires_grad=True)
+        for x in (matroot.inv_sqrtm(empty), matroot.polar(empty).u, matroot.frechet_derivative(empty, empty, 2)):
+            x.sum().backward()
+        assert empty.grad.shape == shape
 
 
 @pytest.mark.slow

@@ -139,6 +139,8 @@ class Form(torch.autograd.Function):  # type: ignore[misc]
         if not a.numel():
             return torch.zeros_like(a)
         values, origin = take(a.detach())
+        if not values.size:
+            return torch.zeros_like(a)
         given = [take(_dense(d))[0] for d in (u, v) if d is not None]
         xp, size = backend_of(values).xp, values.shape[-2:]
         stack = values.reshape(-1, *size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -53,7 +54,7 @@ def by_scipy(a: Array, s: float, rule: Any, general: bool) -> Callable[[], Array
     }
     power: Callable[[Array], Any] = functions.get(s, lambda A: linalg.fractional_matrix_power(A, s))
     n = a.shape[-1]
-    stack = a.reshape(-1, n, n)
+    stack = a.reshape(math.prod(a.shape[:-2]), n, n)
 
     first = stack[:1, :TRIED, :TRIED]
     seconds = []

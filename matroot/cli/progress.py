@@ -29,7 +29,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._shown = False
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():  # None where it is closed
             self._clock.start()
         return self
 

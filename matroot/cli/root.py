@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -109,7 +110,7 @@ def sentence(options: argparse.Namespace, name: str, indices: np.ndarray[Any, An
 
 def with_nan(x: np.ndarray[Any, Any], indices: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return the roots with NaN at these indices of the flattened batch."""
-    stack = x.reshape(-1, *x.shape[-2:]).copy()
+    stack = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:]).copy()
     stack[indices] = np.nan
     return stack.reshape(x.shape)
 
