@@ -24,6 +24,7 @@ from matroot_optim.jit.start import Plan as Static
 from matroot_optim.jit.start import initial, kind_on_host, layout_of
 from matroot_optim.jit.step import advance
 from matroot_optim.jit.trees import flatten
+from matroot_optim.jit.turns import marks
 from matroot_optim.kl_shampoo import KLShampoo
 from matroot_optim.names import check_options
 from matroot_optim.options import Options
@@ -54,6 +55,8 @@ class ShampooState:
         kinds = {name: kind_on_host(name) for name in self.arrays}
         mine = {name: x for name, x in self.arrays.items() if kinds[name]}
         host = {name: np.array(x).astype(kinds[name]) for name, x in jax.device_get(mine).items()}  # one wait for all
+        if self.plan.roots != "host":  # a compiled step needs no marks
+            host.update(marks(self.plan.options, self.plan.layout, int(host["step"])))
         return State(self.plan.layout, {**self.arrays, **host})
 
 

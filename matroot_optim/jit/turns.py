@@ -89,6 +89,25 @@ def turns(options: Options, layout: Layout, *, late: bool = False) -> Turns:
     return Turns(found, which, different, begins, bases, intervals, offsets)
 
 
+def marks(options: Options, layout: Layout, step: int) -> dict[str, Any]:
+    """Return the core's marks, the last due step of every root, after so many steps.
+
+    A root that is used one step later has not been computed at its turn yet, and is due again.
+    """
+    table = turns(options, layout)
+    level = max(int(np.searchsorted(table.begins, step, side="right")) - 1, 0)
+    base, interval = table.bases[level], table.intervals[level]
+    first = first_marks(layout.orders, interval, options.schedule)
+    found = step - (step - base + 1 - first) % interval
+    arrays, start = {}, 0
+    for stack, axis in layout.factors:
+        mine = found[start : start + stack.blocks]
+        wait = steps_to_use(options, layout, stack, step)
+        arrays[f"{stack.axis_name(axis)}/mark"] = np.where((mine == step) & (wait > 0), step - interval, mine)
+        start += stack.blocks
+    return arrays
+
+
 def _sections(options: Options) -> list[tuple[int, int, int]]:
     """Return steps with their interval and its first step; `steps_to_use` is constant from one to the next."""
     found: list[tuple[int, int, int]] = []
