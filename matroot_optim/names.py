@@ -9,6 +9,7 @@ _EPSILON = "graft_epsilon is the nearest one, and relative to the gradients: the
 _SPEED = "leave it out, tensors of equal shape are processed together"
 #: Options of torch's and optax's optimizers, and of published Shampoos and SOAPs, and what to do instead.
 FOREIGN = {
+    "lr": "learning_rate is the option, and the parameters go to init; matroot_optim.torch has torch's optimizers",
     "eps": _EPSILON,
     "eps_root": _EPSILON,
     "foreach": _SPEED,
@@ -35,6 +36,9 @@ FOREIGN = {
     "grafting_config": "graft is the option",
     "inv_root_override": "exponent is the option",
 }
+
+#: Of these, those that change no number.
+HARMLESS = frozenset({"foreach", "fused", "capturable", "differentiable"})
 
 
 def advice(name: str, ours: Mapping[str, str]) -> str:

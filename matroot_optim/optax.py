@@ -15,7 +15,7 @@ import optax
 
 from matroot import ConditionTracker
 from matroot_optim._optax.serialization import serializable
-from matroot_optim._optax.weights import add_cautious_decay, averages, ema_of_weights, keep_norms
+from matroot_optim._optax.weights import add_cautious_decay, averages, ema_of_weights, keep_norms, steady
 from matroot_optim.checkpoint.exchange import restore
 from matroot_optim.checkpoint.files import naming, read
 from matroot_optim.diagnostics import Diagnostics, diagnose, joined
@@ -262,6 +262,8 @@ def _chained(
     config = _config(kind, options, roots, whole=True)
     free = config.averaging == "schedule_free"
     inner = replace(config, averaging="none", momentum="none" if free else config.momentum)
+    if isinstance(learning_rate, list | tuple | dict):
+        raise TypeError(f"learning_rate must be a number, array or schedule, got {type(learning_rate).__name__}")
     if callable(learning_rate):
         rate = optax.scale_by_schedule(lambda count: -learning_rate(count))
     else:
@@ -269,7 +271,7 @@ def _chained(
     steps = _with_decay(inner, roots, weight_decay, mask, rate)
     steps += [keep_norms(config)] * config.hyperball
     steps += [ema_of_weights(config.beta_of_average)] * (config.averaging == "ema")
-    whole = optax.chain(*steps)
+    whole = steady(*steps) if config.on_nonfinite == "skip" else optax.chain(*steps)
     if not free:
         return whole
     counted = (

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from matroot_optim.diagnostics import Diagnostics, diagnose
 from matroot_optim.entries import Pending
 from matroot_optim.layout.layout import Layout, make_layout
 from matroot_optim.layout.trees import Tree, flatten
+from matroot_optim.names import check_options
 from matroot_optim.options import Options
 from matroot_optim.plan import Plan, make_plan, warn_if_large
 from matroot_optim.presets import preset_options
@@ -187,6 +188,10 @@ class Shampoo(Options):
     >>> bool(abs(params["w"] - target).max() < 0.1)
     True
     """
+
+    def __new__(cls, *_: Any, **options: Any) -> Self:
+        check_options(options, (field.name for field in fields(cls)))
+        return super().__new__(cls)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:

@@ -1,6 +1,7 @@
 """A^s B of sparse matrices, operators and functions: the error is below its bound."""
 
 import math
+import warnings
 from fractions import Fraction
 
 import mpmath
@@ -9,7 +10,9 @@ import pytest
 
 from matroot import (
     Ridge,
+    RootError,
     Status,
+    frechet_derivative,
     gallery,
     solve_apply,
 )
@@ -244,5 +247,35 @@ def test_the_bound_of_the_largest_eigenvalue_holds():
         from matroot.applied.operators import spectrum
 
         b = np.ones((300, 1))
-        found = spectrum(operator(lambda v, A=A: A @ v, b, take(b)[1], False))
+        found = spectrum(operator(lambda v, A=A: A @ v, b, take(b)[1], False, 0.0))
         assert found.smallest >= -1e-14 and found.largest <= 1 + 1e-12 <= found.above
+
+
+@pytest.mark.parametrize("size", [1e-300, 1.0, 1e300])
+@pytest.mark.parametrize("form", ["function", "sparse", "dense"])
+@pytest.mark.parametrize("absolute", [0.0, 1.0, 1e300])
+def test_numbers_of_any_size_beside_a_matrix_of_any_size(size, form, absolute):
+    A = np.diag([1.0, 2.0, 4.0]) * size
+    a = {"function": lambda v: A @ v, "sparse": sparse.csr_array(A), "dense": A}[form]
+    result = solve_apply(a, 2, np.ones(3), regularization=Ridge(absolute=absolute))
+    assert result.status == 0 and result.ridge == absolute
+    assert np.allclose(result.x, (A.diagonal() + absolute) ** -0.5, rtol=1e-14)
+    for low in (1e-305, 1e-5 * size):
+        assert solve_apply(a, 2, np.ones(3), lambda_min=low).status == 0
+    if form != "dense":
+        with pytest.raises(ValueError, match="is no lower bound"):
+            solve_apply(a, 2, np.ones(3), lambda_min=1e305)
+
+
+def test_subnormal_operators_and_matrices_without_a_power():
+    tiny = sparse.diags_array([2.0**-1030, 2.0**-1032])
+    for a in (tiny, lambda v: tiny @ v):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert solve_apply(a, 2, np.array([1.0, 0.0])).x[0] == pytest.approx(2.0**515)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for A in (np.zeros((3, 3)), -np.eye(3), np.full((3, 3), np.nan)):
+            assert str(solve_apply(A, 2, np.ones((3, 2))))
+            with pytest.raises(RootError):
+                frechet_derivative(np.where(A == -1, np.inf, A), np.eye(3), 2)

@@ -1,5 +1,6 @@
 """Roots that torch differentiates: values as without, derivatives by torch's own checks, batches with failures."""
 
+import weakref
 from dataclasses import fields
 from fractions import Fraction
 
@@ -10,6 +11,8 @@ from table import EPS, distance
 import matroot
 from matroot import Floor, PseudoInverse, Ridge, RootError, Status, frechet_derivative
 from matroot.autodiff.forms import Power, evaluate
+from matroot.methods.tridiagonal_large import room_of
+from matroot.pipeline import kernel
 
 torch = pytest.importorskip("torch")
 
@@ -192,6 +195,17 @@ def test_a_large_matrix_is_reduced_once(rule, monkeypatch):
     torch.testing.assert_close(twice[1], 2 * found, rtol=0, atol=0, equal_nan=True)
     _, forward = torch.func.jvp(root, (a[:1],), (g[:1],))
     np.testing.assert_array_equal(forward[0], moved)
+
+
+def test_a_backward_pass_frees_what_was_kept(monkeypatch):
+    kept = []
+    monkeypatch.setattr(kernel, "room_of", lambda B, n: kept.append(room := room_of(B, n)) or room)
+    a = tensor(np.linspace(1, 2, 70))
+    x = matroot.inv_sqrtm(a)
+    held = weakref.ref(kept.pop())
+    assert held() is not None
+    x.sum().backward()
+    assert held() is None
 
 
 def test_the_older_vmap_of_torch():

@@ -224,9 +224,10 @@ def _bound(C: Array, kept: Array, f: Array, off: tuple[Array, Array], job: Job) 
     weight = w / (start[:, None] + t) * (1 if s < 0 else t)
     total = np.zeros(norm.shape)
     square = abs(C).astype(float) ** 2
-    for tj, weight_j in zip(t.T, weight.T, strict=True):
-        size = np.sqrt((square / ((kept + tj[:, None]) ** 2)[:, None, :]).sum(-1))
-        total += (weight_j * moved)[:, None] * size
+    with np.errstate(all="ignore"):  # of matrices that are 0, or have no power
+        for tj, weight_j in zip(t.T, weight.T, strict=True):
+            size = np.sqrt((square / ((kept + tj[:, None]) ** 2)[:, None, :]).sum(-1))
+            total += (weight_j * moved)[:, None] * size
     return rounding + (1 + POLES_ERR * ACCURACY) * total
 
 

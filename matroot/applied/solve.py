@@ -26,6 +26,8 @@ Array = Any
 METHODS = ("auto", "lanczos", "poles")
 #: Steps of Lanczos, if max_iter is None.
 STEPS = 5000
+#: A lower bound of the eigenvalues below this times the upper one is none: so many poles are never taken.
+USEFUL = 2.0**-900
 #: Below so many steps Lanczos is not tried where factorizations cost no more.
 FEW_STEPS = 64
 
@@ -52,16 +54,17 @@ def apply_operator(
     backend = backend_of(columns)
     with backend.here(origin):
         B = columns[:, None] if vector else columns
-        A = operator(a, B, origin, vector)
+        A = operator(a, B, origin, vector, ridge.absolute)
         if method == "poles" and A.matrix is None:
             raise ValueError("method='poles' factorizes A: a must be a scipy.sparse matrix, and b a numpy array")
         V, units = _normalized(B, A)
         least, largest, above = spectrum(A)
-        delta = ridge.relative * max(largest, 0.0) + math.ldexp(ridge.absolute, -A.exponent)
+        delta = ridge.relative * max(largest, 0.0) + float(_scaled(ridge.absolute, -A.exponent))
         A.add(delta)
-        low = None if lambda_min is None and not delta else math.ldexp(lambda_min or 0.0, -A.exponent) + delta
-        if lambda_min is not None and least < math.ldexp(lambda_min, -A.exponent) - 1e-6 * abs(largest):
-            value = math.ldexp(least, A.exponent)
+        given = float(_scaled(lambda_min or 0.0, -A.exponent))
+        low = given + delta if given + delta > USEFUL * (above + delta) else None
+        if given and given - 1e-6 * abs(largest) > least:
+            value = float(_scaled(least, A.exponent))
             raise ValueError(f"lambda_min = {lambda_min:.3e} is no lower bound: a has a Ritz value of {value:.3e}")
         dtype, name = _out_dtype(A, origin)
         wanted = Wanted(s, rtol, unit_roundoff(name), above + delta, low)

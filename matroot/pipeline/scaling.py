@@ -33,8 +33,9 @@ def asymmetry(A: Array, backend: Backend) -> Array:
     for i in range(0, n, tile):
         for j in range(0, i + 1, tile):
             other = A[..., j : j + tile, i : i + tile].swapaxes(-1, -2)
-            D = A[..., i : i + tile, j : j + tile] - (other.conj() if A.dtype.kind == "c" else other)
-            gap = backend.xp.maximum(gap, abs(D).max((-1, -2)))
+            with np.errstate(over="ignore", invalid="ignore"):
+                D = A[..., i : i + tile, j : j + tile] - (other.conj() if A.dtype.kind == "c" else other)
+                gap = backend.xp.maximum(gap, abs(D).max((-1, -2)))
     if not backend.any(gap > 0):
         return gap
     size = abs(A).max((-1, -2))

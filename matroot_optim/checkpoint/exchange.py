@@ -140,7 +140,7 @@ def _restore_parts(layout: Layout, params: Sequence[Array], names: Names, finite
         else:
             values = reals(names, wanted, shape, dtype, *((*finite, NOT_NEGATIVE) if part == "moment" else finite))
         for (name, x), value in zip(mine, values, strict=True):
-            own = value.copy() if len(mine) > 1 else value  # not a view, which would keep the memory of all
+            own = np.array(value) if len(mine) > 1 else np.asarray(value)  # no view, which would keep all in memory
             found[name] = own if part == "weights" else like(own, x)
     return found
 

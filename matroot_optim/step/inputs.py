@@ -52,8 +52,9 @@ class Step:
         return list(found.values())
 
     def count(self, i: int) -> Any:
-        """Return the number of steps of leaf i that counted, this step included."""
+        """Return the number of steps of leaf i that counted, this step included; 1 if none has."""
         count = self.arrays["count"][i]
+        count = count + (count < 1)
         return count if is_traced(count) else int(count)
 
 

@@ -19,7 +19,15 @@ import matroot_optim  # noqa: E402
 from matroot import gallery  # noqa: E402
 from matroot_optim.jit.roots import largest_bound, minimax_root, power  # noqa: E402
 from matroot_optim.jit.turns import turns  # noqa: E402
-from matroot_optim.optax import ShampooState, diagnostics, load, refresh_roots, scale_by_shampoo, shampoo  # noqa: E402
+from matroot_optim.optax import (  # noqa: E402
+    ShampooState,
+    averaged_parameters,
+    diagnostics,
+    load,
+    refresh_roots,
+    scale_by_shampoo,
+    shampoo,
+)
 from matroot_optim.refresh.due import due_jobs  # noqa: E402
 
 OPTIONS = {"refresh_every": 3, "block_size": 4, "ridge": 1e-3}
@@ -214,6 +222,19 @@ def test_nonfinite_gradients_skip_one_tensor():
         if name.startswith("w/") and name.endswith("statistic"):
             np.testing.assert_array_equal(core[name], old[name], err_msg=name)
     assert diagnostics(state).nonfinite == {"b": 0, "c": 0, "w": 1}
+
+
+@pytest.mark.parametrize("decay", ["decoupled", "independent"])
+def test_a_parameter_whose_gradient_was_skipped_is_not_decayed(decay):
+    """Not under jit, where numbers of steps have values."""
+    tx = shampoo(0.1, 0.5, decay=decay, averaging="ema", averaging_beta=0.5, **OPTIONS)
+    params, grads = ones(), {k: jnp.asarray(v) for k, v in gradients(1)[0].items()}
+    state = tx.init(params)
+    updates, state = tx.update({**grads, "w": grads["w"].at[0, 0].set(jnp.nan)}, state, params)
+    assert float(abs(updates["w"]).max()) == 0.0
+    np.testing.assert_array_equal(averaged_parameters(state, params)["w"], params["w"])
+    updates, _ = tx.update({**grads, "w": 0 * grads["w"]}, state, params)
+    assert float(abs(updates["w"]).max()) > 0.0
 
 
 def test_bfloat16_parameters():
