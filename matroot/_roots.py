@@ -395,14 +395,3 @@ def _report(result: RootResult[Any], which: np.ndarray, what: str) -> str:
         return f"the matrix {result.sentence(first)}"
     at = place(first, which.shape)
     return f"{int(which.sum())} of {which.size} matrices {what}; the first, a{at}, {result.sentence(first)}"
-
-
-__all__ = [
-    "cond_pth_root",
-    "fractional_power",
-    "inv_sqrtm",
-    "inverse_pth_root",
-    "pth_root",
-    "select_method",
-    "sqrtm",
-]

@@ -5,6 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from cupy_double import Device, Waited, ndarray, waiting_forbidden
+from table import distance
 
 from matroot import (
     CoupledNewton,
@@ -51,10 +52,6 @@ def blind(A, p, **options):
     """A solve that may not ask the device anything."""
     with waiting_forbidden():
         return solve(on_device(A), p, **options)
-
-
-def distance(X, Y):
-    return np.linalg.norm(X - Y, 2) / np.linalg.norm(Y, 2)
 
 
 def serves(method, p):

@@ -9,7 +9,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from test_warm import N, distance, power, shaken, stream
+from table import distance
+from test_warm import N, power, shaken, stream
 
 from matroot import Floor, PseudoInverse, Ridge, RootTracker, Shift, Status, TargetCondition, gallery, solve
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from table import distance
 
 from matroot import RootTracker, Status, gallery
 from matroot.backends import cpu_backend as cpu
@@ -22,10 +23,6 @@ RNG = np.random.default_rng(0)
 def power(A, s):
     w, Q = np.linalg.eigh(A.astype(np.result_type(A.dtype, np.float64)))
     return (Q * w ** float(s)) @ Q.conj().T
-
-
-def distance(X, Y):
-    return np.linalg.norm(X - Y, 2) / np.linalg.norm(Y, 2)
 
 
 def shaken(A, size, rng=0):

@@ -162,10 +162,10 @@ def _on_device(work: Workspace, step: Step, tol: float, max_iter: int, near: Nea
         better = found.converged | (new < error)
         if k < max_iter:
             better = better | ~found.finished
-        verdict = found.status(xp.where(better, new, error), tol, xp)
+        ended = found.status(xp.where(better, new, error), tol, xp)
 
         xp.copyto(work.X, work.X_next, where=(active & better)[:, None, None])
-        status = xp.where(active & found.finished, verdict, status)
+        status = xp.where(active & found.finished, ended, status)
         n_iter = xp.where(active, k, n_iter)
         falling = falling | (new < error)
         active = active & ~found.finished

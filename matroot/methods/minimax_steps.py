@@ -143,7 +143,7 @@ def factors(a: int, p: int) -> list[tuple[int, int, int]]:
     return list(zip_longest(to_X, left[: len(right)], right, fillvalue=0))
 
 
-def verdict(M: Array, plan: Schedule, steps: int, backend: Backend) -> Array:
+def status_of(M: Array, plan: Schedule, steps: int, backend: Backend) -> Array:
     """Return the status from M before the last step, which is overwritten."""
     add_to_diagonal(M, -1)
     deviation = backend.xp.sqrt((abs(M) ** 2).sum((-1, -2)))
