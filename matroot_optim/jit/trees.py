@@ -25,6 +25,8 @@ def flatten(tree: Tree, what: str = "params") -> tuple[Leaves, Callable[[Leaves]
     found, structure = jax.tree_util.tree_flatten_with_path(tree)
     leaves: Leaves = {}
     for keys, x in found:
+        if len(keys) > 1 and keys[-1] == jax.tree_util.GetAttrKey("value"):
+            keys = keys[:-1]  # flax's boxes: nnx.Optimizer gives them to init, and the bare arrays to update
         path = join(*(jax.tree_util.keystr((key,), simple=True) for key in keys))
         if not is_array(x) and not isinstance(x, float):
             kind = type(x).__name__
