@@ -1,7 +1,16 @@
-"""matroot: matrix p-th roots that say how good they are.
+"""Matrix p-th roots, A^(1/p) and A^(-1/p), of one matrix or a batch, that say how good they are.
 
-Modules are imported when their names are first used; `__init__.pyi` tells type checkers the same names.
+>>> import numpy as np, matroot
+>>> A = np.array([[5.0, 4.0], [4.0, 5.0]])
+>>> X = matroot.inverse_pth_root(A, 4)               # or pth_root, sqrtm, inv_sqrtm, fractional_power
+>>> result = matroot.solve(A, 4)                     # X in result.x, with its residual, condition number and status
+
+`solve_apply` multiplies a root and vectors, of sparse matrices too; `polar` and `spectral_power` are for rectangular
+matrices, `stochastic_root` for transition matrices. A rule for singular matrices is `Ridge`, `Floor`, `Shift`,
+`PseudoInverse` or `TargetCondition`. The command ``matroot`` works on files.
 """
+
+# Modules are imported when their names are first used; `__init__.pyi` tells type checkers the same names.
 
 from matroot.backends.loading import deferred
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from matroot._regularization import PseudoInverse, Regularization, as_regularization
 from matroot._result import A, on_host
-from matroot._roots import fractional_power
+from matroot._roots import caller, fractional_power
 from matroot._solve import as_exponent, check_accuracy, exponent_of, options_of
 from matroot._status import USABLE, ConditionWarning, RootError, Status
 from matroot.applied.result import ApplyResult
@@ -19,8 +19,6 @@ from matroot.backends.holds import confined
 from matroot.backends.loading import deferred
 from matroot.methods.base import Method
 from matroot.methods.minimax import Minimax
-
-Array = Any
 
 OPTIONS = ("method", "regularization", "rtol", "max_iter", "lambda_min", "compute_dtype")
 
@@ -201,8 +199,7 @@ def apply_inverse_pth_root(
     array([ 3., -3.])
     """
     options = options_of(locals(), OPTIONS)
-    x: A = _applied(a, exponent_of(p, inverse=True), b, options)
-    return x
+    return _applied(a, exponent_of(p, inverse=True), b, options)
 
 
 @confined
@@ -246,8 +243,7 @@ def apply_pth_root(
     array([2., 4.])
     """
     options = options_of(locals(), OPTIONS)
-    x: A = _applied(a, exponent_of(p, inverse=False), b, options)
-    return x
+    return _applied(a, exponent_of(p, inverse=False), b, options)
 
 
 @confined
@@ -289,35 +285,38 @@ def apply_fractional_power(
     array([1.  , 0.25])
     """
     options = options_of(locals(), OPTIONS)
-    x: A = _applied(a, as_exponent(s), b, options)
-    return x
+    return _applied(a, as_exponent(s), b, options)
 
 
 def _is_operator(a: Any) -> bool:
-    answer: bool = deferred("matroot.applied.operators").is_operator(a)
-    return answer
+    return deferred("matroot.applied.operators").is_operator(a)
 
 
 def _of_operator(a: Any, s: Fraction | float, b: Any, *, compute_dtype: Any, **options: Any) -> ApplyResult[Any]:
     """Check what is not checked below, and apply."""
     if compute_dtype is not None and str(compute_dtype).rpartition(".")[2] not in ("float64", "complex128"):
         raise ValueError(f"compute_dtype is for dense arrays; others are computed in float64, got {compute_dtype!r}")
-    check_accuracy(options["rtol"], options["max_iter"])
-    lambda_min = options["lambda_min"]
-    if lambda_min is not None and not 0 < lambda_min < np.inf:
+    _check_lanczos(options["max_iter"], options["lambda_min"])
+    check_accuracy(options["rtol"], None)
+    return deferred("matroot.applied.solve").apply_operator(a, s, b, **options)
+
+
+def _check_lanczos(max_iter: Any, lambda_min: Any) -> None:
+    """Raise if `max_iter` is no positive int, or `lambda_min` no positive number."""
+    check_accuracy(None, max_iter)
+    number = isinstance(lambda_min, int | float | np.integer | np.floating) and not isinstance(lambda_min, bool)
+    if lambda_min is not None and not (number and 0 < lambda_min < np.inf):
         raise ValueError(f"lambda_min must be None or a positive number, got {lambda_min!r}")
-    result: ApplyResult[Any] = deferred("matroot.applied.solve").apply_operator(a, s, b, **options)
-    return result
 
 
 def _of_dense(
     a: Any, s: Fraction | float, b: Any, *, max_iter: Any, lambda_min: Any, **options: Any
 ) -> ApplyResult[Any]:
     """Apply; `max_iter` and `lambda_min` are for Lanczos."""
+    _check_lanczos(max_iter, lambda_min)
     if not -1 <= s < 1 or s == 0:
         raise ValueError(f"s must be in [-1, 1), and not 0; got {s}")
-    result: ApplyResult[Any] = deferred("matroot.applied.dense").apply_dense(a, s, b, **options)
-    return result
+    return deferred("matroot.applied.dense").apply_dense(a, s, b, **options)
 
 
 def _applied(a: Any, s: Fraction | float, b: Any, options: dict[str, Any]) -> Any:
@@ -348,9 +347,5 @@ def _answer(result: ApplyResult[Any]) -> Any:
             f"the flattened batch, {why}: add a ridge, or see solve(a, p).message"
         )
     if status.any():
-        warnings.warn(
-            f"ill-conditioned: {result.message}",
-            ConditionWarning,
-            stacklevel=5,  # two frames more than usual, from `confined` and `_applied`
-        )
+        warnings.warn(f"ill-conditioned: {result.message}", ConditionWarning, stacklevel=caller())
     return result.x

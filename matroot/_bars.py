@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -41,8 +42,7 @@ def least_rtol(eps: float, out_eps: float, n: int) -> float:
 def smallest_share(n: int, eps: float, in_eps: float) -> float:
     """Return the share of lambda_max below which an eigenvalue of a symmetric matrix is indistinguishable from 0.
 
-    It is the larger of n times the machine epsilon `eps` of the arithmetic and `INPUT_UNITS` times the unit roundoff
-    `in_eps` of the input.
+    `eps` is the machine epsilon of the arithmetic, `in_eps` the unit roundoff of the input.
     """
     return float(max(n * eps, INPUT_UNITS * in_eps))
 
@@ -75,3 +75,9 @@ def forward_error_bound(cond: Array, s: Fraction | float, eps: float) -> Array:
             first_order = np.minimum(eps * s * cond ** (1 - s), eps**s)
         return np.where(cond * INPUT_UNITS * eps < 1, first_order, eps**s)  # a smaller eigenvalue may be 0
     return eps * -s * cond
+
+
+def digits_left(cond: float, s: float, eps: float) -> float:
+    """Return the decimal digits of A^s left by rounding of `eps`, in the arithmetic or of the input."""
+    error = float(forward_error_bound(np.float64(cond), s, eps))
+    return max(0.0, -math.log10(max(error, eps))) if error < 1 else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,11 +45,11 @@ class ConditionTracker:
         self._worst: dict[str, int] = {}
 
     def record(self, name: str, result: RootResult[Any]) -> None:
-        """Keep the worst values over the batch of `result` under `name`."""
+        """Keep the worst values over the batch of `result` under `name`; NaN of a failed matrix only if all have it."""
         values = {field: on_host(getattr(result, field)) for field in FIELDS}
         if values["status"].size == 0:
             return
-        row = {field: float(v.max()) for field, v in values.items()}
+        row = {field: _worst(v) for field, v in values.items()}
         self._records.setdefault(name, deque(maxlen=self.max_records)).append(row)
         self._counts[name] = self._counts.get(name, 0) + 1
         self._worst[name] = max(self._worst.get(name, 0), int(row["status"]))
@@ -70,19 +71,13 @@ class ConditionTracker:
                     name,
                     str(self._counts[name]),
                     f"{values['cond'][-1]:.4g}",
-                    f"{max(values['cond']):.4g}",
-                    f"{max(values['residual']):.2g}",
-                    f"{max(values['bits_lost']):.2g}",
+                    f"{_worst(values['cond']):.4g}",
+                    f"{_worst(values['residual']):.2g}",
+                    f"{_worst(values['bits_lost']):.2g}",
                     Status(self._worst[name]).name,
                 )
             )
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-
-        def line(row: tuple[str, ...]) -> str:
-            cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-            return "  ".join([row[0].ljust(widths[0]), *cells[1:-1], row[-1]])
-
-        return "\n".join(map(line, rows))
+        return table(rows)
 
     def plot(self, ax: Any = None) -> Any:
         """Plot the condition number of each name over its records and return the axes; needs matplotlib."""
@@ -97,3 +92,21 @@ class ConditionTracker:
         if self._records:
             ax.legend()
         return ax
+
+
+def _worst(values: Any) -> float:
+    """Return the largest number; NaN only where there is no other."""
+    return float(np.fmax.reduce(np.ravel(values)))
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Align the columns: the first and the last to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    last = len(widths) - 1
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in (0, last) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

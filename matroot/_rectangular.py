@@ -203,7 +203,7 @@ def _spectral_power(a: Array, s: Fraction, rtol: float | None, method: str) -> S
         return SpectralResult(x=stack.give_back(x), exponent=s, **facts)
 
 
-@confined
+@between_graphs
 def orthogonalizer(a: A, /, *, rtol: float | None = None, absolute: float = 0.0) -> OrthogonalizerResult[A]:
     """Compute X = Q_k L_k^{-1/2} of symmetric A = Q L Q^H, n x k: X^H A X = I on the directions that are kept.
 
@@ -227,6 +227,12 @@ def orthogonalizer(a: A, /, *, rtol: float | None = None, absolute: float = 0.0)
         With `x`, `mask`, `rank`, `kept_least`, `dropped_most`, `residual` and `status`. A batch has as many columns as
         its largest rank; the others are 0, and False in `mask`.
 
+    Notes
+    -----
+    torch can differentiate x, and jax trace and differentiate it, once and twice, where it is used in a way that is the
+    same for x and x U, U unitary: through ``x @ x.mH``, say. torch refuses a gradient that is not; jax cannot. While
+    jax traces, x has n columns.
+
     Raises
     ------
     TypeError, ValueError
@@ -249,12 +255,23 @@ def orthogonalizer(a: A, /, *, rtol: float | None = None, absolute: float = 0.0)
     """
     if not isinstance(absolute, int | float | np.floating) or not 0 <= absolute < np.inf:
         raise ValueError(f"absolute must be a finite number, at least 0, got {absolute!r}")
+    compute = partial(_orthogonalizer, rtol=checked_rtol(rtol), absolute=float(absolute))
+    library = transformed_by(a)
+    if library is None:
+        return compute(a)
+    check_square(tuple(a.shape))
+    module = deferred("matroot.rectangular.torch") if library == "torch" else deferred("matroot.rectangular.jax")
+    return cast(OrthogonalizerResult[A], module.orthogonalizer(a, compute))
+
+
+@confined
+def _orthogonalizer(a: Array, rtol: float | None, absolute: float) -> OrthogonalizerResult[Any]:
     stack = gathered(a)
     xp = stack.backend.xp
     n = stack.A.shape[-1]
     check_square(tuple(a.shape))
     with stack.backend.here(stack.origin):
-        kept = orthogonalizers(stack, checked_rtol(rtol), float(absolute))
+        kept = orthogonalizers(stack, rtol, absolute)
         failed = (kept.status > int(Status.STAGNATED)) & stack.finite
         rank = xp.where(kept.status > int(Status.STAGNATED), 0, kept.rank)
         k = int(rank.max()) if len(rank) else n

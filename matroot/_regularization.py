@@ -61,10 +61,6 @@ class Regularization:
         """Return what no eigenvalue that is kept lies below, given the largest; 0 for none."""
         return self.floor() * largest
 
-    def absolute_size(self) -> float:
-        """Return the largest absolute quantity in the rule, for scaling."""
-        return 0.0
-
 
 def _is_number(value: Any) -> bool:
     number = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
@@ -128,9 +124,6 @@ class Ridge(Regularization):
     def floor(self) -> float:
         return self.relative / (1 + self.relative)
 
-    def absolute_size(self) -> float:
-        return self.absolute
-
 
 @dataclass(frozen=True)
 class Floor(Regularization):
@@ -176,17 +169,20 @@ class Floor(Regularization):
     def floor(self) -> float:
         return self.relative
 
-    def absolute_size(self) -> float:
-        return self.absolute
-
 
 @dataclass(frozen=True)
 class Shift(Regularization):
     """Shift the spectrum so that the smallest eigenvalue reaches a target; do nothing if it is above already.
 
     Use it to repair a matrix that rounding or averaging has made slightly indefinite. The shift is the smallest that
-    reaches the target, and keeps the eigenvectors and the gaps. The target is ``relative * ||A||_2 + absolute``, with
-    the norm before the shift.
+    reaches the target, ``relative * ||A||_2 + absolute``, and keeps the eigenvectors and the gaps.
+
+    Parameters
+    ----------
+    relative : float
+        Multiple of the 2-norm before the shift.
+    absolute : float
+        Added unscaled, in the units of A.
     """
 
     relative: float = 0.0
@@ -203,9 +199,6 @@ class Shift(Regularization):
 
     def coefficients(self) -> Coefficients:
         return Coefficients(self.relative, self.absolute, smallest=1.0)
-
-    def absolute_size(self) -> float:
-        return self.absolute
 
 
 @dataclass(frozen=True)
@@ -249,15 +242,17 @@ class PseudoInverse(Regularization):
     def coefficients(self) -> Coefficients:
         return Coefficients(self.rtol or 0.0, self.absolute, cuts=True, drops=True)
 
-    def absolute_size(self) -> float:
-        return self.absolute
-
 
 @dataclass(frozen=True)
 class TargetCondition(Regularization):
     """Add the smallest ridge that reduces the condition number to kappa; do nothing if it is below already.
 
     Use it when the accuracy is prescribed: float32 keeps d digits of A^{-1/p} at kappa = p * 10^(7 - d).
+
+    Parameters
+    ----------
+    kappa : float
+        Above 1.
     """
 
     kappa: float

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 
 import numpy as np
 
-from matroot._bars import ILL_INPUT_ERROR, VOUCHED, forward_error_bound, least_rtol, smallest_share
+from matroot._bars import ILL_INPUT_ERROR, VOUCHED, digits_left, least_rtol, smallest_share
 from matroot._status import USABLE, Status
 from matroot.backends.arrays import HALVES, dtype_name, smallest_normal, take, unit_roundoff
 
@@ -86,7 +86,7 @@ class Result:
 
 
 class OfBatch(Result):
-    """Base of the results that can be indexed like the batch."""
+    """Base of the results that can be indexed like the batch, and iterated over."""
 
     #: dimensions of a field beyond those of the batch
     _inner: ClassVar[dict[str, int]] = {"x": 2, "companion": 2, "u": 2, "h": 2, "mask": 1}
@@ -102,6 +102,12 @@ class OfBatch(Result):
             if hasattr(values, "shape"):
                 changes[name] = values[(*given, *[slice(None)] * self._inner.get(name, 0))]
         return cast(Self, replace(one, **changes))
+
+    def __iter__(self) -> Iterator[Self]:
+        if self.status.ndim == 0:  # without this, Python would find the end of a sequence at its first index
+            name = "u" if hasattr(self, "u") else "x"
+            raise TypeError(f"the {type(self).__name__} of one matrix is no sequence; its array is result.{name}")
+        return (self[index] for index in range(len(self)))
 
 
 @dataclass(frozen=True, repr=False)
@@ -329,12 +335,6 @@ def _counted(status: np.ndarray[Any, Any], worst: int, what: str, sentence: str)
         for code, first, count in zip(codes, firsts, counts, strict=True)
     ]
     return f"{status.size} {what}: {', '.join(groups)}; {place(worst, status.shape)} {sentence}"
-
-
-def digits_left(cond: float, s: float, eps: float) -> float:
-    """Return the decimal digits of A^s left by rounding of `eps`, in the arithmetic or of the input."""
-    error = float(forward_error_bound(np.float64(cond), s, eps))
-    return max(0.0, -math.log10(max(error, eps))) if error < 1 else 0.0
 
 
 def _about(digits: float, one: str, many: str) -> str:

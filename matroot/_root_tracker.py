@@ -131,7 +131,7 @@ class RootTracker:
 
     @property
     def exponent(self) -> Fraction:
-        """s of X = A'^s."""
+        """The exponent s of X = A'^s."""
         return (-1 if self.inverse else 1) / Fraction(self.p)
 
     def reset(self) -> None:

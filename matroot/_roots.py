@@ -12,7 +12,7 @@ import numpy as np
 
 from matroot._bars import smallest_share
 from matroot._regularization import Regularization
-from matroot._result import A, RootResult, on_host
+from matroot._result import A, RootResult, on_host, place
 from matroot._solve import as_exponent, check_degree, exponent_of, options_of, parts, plan, solve_power
 from matroot._status import USABLE, ConditionWarning, RootError, Status
 from matroot.autodiff.graphs import as_operator
@@ -21,10 +21,8 @@ from matroot.backends.arrays import Origin, has_values, is_inexact, take, unit_r
 from matroot.backends.base import Backend
 from matroot.backends.holds import confined
 from matroot.methods import conditioning
-from matroot.methods.base import Method
+from matroot.methods.base import Array, Method
 from matroot.pipeline.scaling import asymmetry_bar, symmetrized
-
-Array = Any
 
 
 def _described(name: str, *args: Any, **options: Any) -> tuple[str, Any]:
@@ -379,11 +377,11 @@ def answer(result: RootResult[A], on_bad: str = "raise") -> A:
         x = with_nan(x, result.status, [s for s in Status if s not in USABLE])
     lost = status == Status.ILL_CONDITIONED
     if lost.any():
-        warnings.warn(_report(result, lost, "ill-conditioned"), ConditionWarning, stacklevel=_caller())
+        warnings.warn(_report(result, lost, "ill-conditioned"), ConditionWarning, stacklevel=caller())
     return x
 
 
-def _caller() -> int:
+def caller() -> int:
     """Return the stacklevel of the first frame outside of matroot, to which a warning should point."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and frame.f_globals.get("__name__", "").startswith("matroot."):
@@ -395,17 +393,5 @@ def _report(result: RootResult[Any], which: np.ndarray, what: str) -> str:
     first = int(np.flatnonzero(which.ravel())[0])
     if which.ndim == 0:
         return f"the matrix {result.sentence(first)}"
-    index = tuple(int(i) for i in np.unravel_index(first, which.shape))
-    at = ", ".join(map(str, index))
-    return f"{int(which.sum())} of {which.size} matrices {what}; the first, a[{at}], {result.sentence(first)}"
-
-
-__all__ = [
-    "cond_pth_root",
-    "fractional_power",
-    "inv_sqrtm",
-    "inverse_pth_root",
-    "pth_root",
-    "select_method",
-    "sqrtm",
-]
+    at = place(first, which.shape)
+    return f"{int(which.sum())} of {which.size} matrices {what}; the first, a{at}, {result.sentence(first)}"

@@ -58,10 +58,7 @@ class Case:
 def choose(method: str | Method, case: Case) -> Method:
     """Return the method to run: the requested one if it can do the problem, or the one that "auto" stands for.
 
-    Raises
-    ------
-    ValueError
-        Unknown name, or the method asked for cannot do the problem; the message says what can.
+    ValueError for an unknown name, or a method that cannot do the problem; the message says what can.
     """
     if isinstance(method, Method):
         chosen = method
@@ -91,8 +88,7 @@ def choose(method: str | Method, case: Case) -> Method:
 def named(name: str, reason: str = "") -> Method:
     """Return the method of this name, with its default options."""
     module, kind = METHODS[name]
-    method: Method = getattr(deferred(module), kind)(reason=reason)
-    return method
+    return getattr(deferred(module), kind)(reason=reason)
 
 
 def _refused_on_device(method: Method, problem: Problem) -> str | None:

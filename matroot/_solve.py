@@ -20,6 +20,7 @@ from matroot.backends import backend_of
 from matroot.backends.arrays import (
     ROUNDED,
     Origin,
+    check_numbers,
     check_square,
     dtype_name,
     is_inexact,
@@ -33,17 +34,15 @@ from matroot.backends.cpu.kernels import lapack_seconds, spend
 from matroot.backends.holds import confined
 from matroot.backends.loading import deferred
 from matroot.backends.profile import Limits, limits
-from matroot.methods.base import Method, Problem
+from matroot.methods.base import Array, Method, Problem
 from matroot.methods.tridiagonal import runs_here
 from matroot.pipeline.call import Job, Output
-from matroot.pipeline.kernel import Fused, solve_fused, whole
+from matroot.pipeline.kernel import Fused, solve_fused, solve_kept, whole
 from matroot.pipeline.lone import lone
 from matroot.pipeline.retries import solve_chunk
 
 if TYPE_CHECKING:
     from matroot.autodiff.forms import Power
-
-Array = Any
 
 #: The options that the functions of a matrix share.
 OPTIONS = ("method", "regularization", "assume_a", "rtol", "max_iter", "compute_dtype")
@@ -102,6 +101,7 @@ def solve(
         too coarse (float32 and ``rtol=1e-8``), the status is ``ILL_CONDITIONED``. From 1e-3 on, float32 input is
         computed in float32 where this is accurate enough, that is, where 4 eps cond / p is below rtol.
     max_iter : int, optional
+        Most steps of an iteration; None: as many as the arithmetic may need.
     compute_dtype : dtype or str, optional
         ``"float32"`` or ``"float64"`` (or the complex counterparts). None: float64, unless float32 is enough for
         `rtol` or the regularization, or the input is float32 on a GPU with slow float64. The relative condition number
@@ -113,6 +113,12 @@ def solve(
     Returns
     -------
     RootResult
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong, or a lone matrix on the CPU is not symmetric under ``assume_a="pos"``, which in a batch is
+        a status; the message names the value and what is allowed.
 
     Notes
     -----
@@ -130,12 +136,6 @@ def solve(
       regularization keeps the smallest eigenvalue above n machine epsilons of the arithmetic.
 
     `cond` is the condition number of the regularized matrix.
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is wrong, or a lone matrix on the CPU is not symmetric under ``assume_a="pos"``, which in a batch is
-        a status; the message names the value and what is allowed.
 
     Examples
     --------
@@ -163,18 +163,7 @@ def options_of(arguments: dict[str, Any], names: Sequence[str] = OPTIONS) -> dic
 def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options: Any) -> RootResult[Any]:
     """Compute X = A^s for any exponent, with the options of `solve`.
 
-    Parameters
-    ----------
-    a : array (..., n, n)
-    s : Fraction or float
-    waits : bool
-        The caller reads the result on the host anyway, so matrices that fail in float32 may be retried in float64.
-    **options
-        As in `solve`.
-
-    Returns
-    -------
-    RootResult
+    `waits`: the caller reads the result on the host anyway, so matrices that fail in float32 may be retried in float64.
     """
     library = transformed_by(a)
     if library is not None:
@@ -182,22 +171,28 @@ def solve_power(a: Array, s: Fraction | float, *, waits: bool = False, **options
     return _solve(a, s, waits=waits, **options)
 
 
-def _solve(a: Array, s: Fraction | float, *, waits: bool, **options: Any) -> RootResult[Any]:
+def _solve(
+    a: Array, s: Fraction | float, *, waits: bool, kept: list[Array] | None = None, **options: Any
+) -> RootResult[Any]:
+    """Do `solve_power` for an array with values; add to `kept` what the derivative needs not compute again, if any."""
     values, origin = take(a)
     job, fused = planned(values, origin, s, **options)
     if job.backend.sync_free():
         on_device = deferred("matroot.pipeline.device")  # with cupy's calls and kernels
-        result: RootResult[Any] = on_device.solve_stack(values, replace(job, may_widen=job.may_widen and waits))
-        return result
+        return on_device.solve_stack(values, replace(job, may_widen=job.may_widen and waits))
     batch, n = values.shape[:-2], values.shape[-1]
-    if fused is not None and not batch and origin.library != "dlpack":  # whose plan is not kept
+    if fused is not None and not batch and kept is None and origin.library != "dlpack":  # whose plan is not kept
         one = lone(fused)
         found = None if one is None else one.solve(values, origin)
         if found is not None:
             return found
     stack = values.reshape(math.prod(batch), n, n)
     out = Output.room(len(stack), n, job)
-    if stack.size and fused is not None:
+    if stack.size and fused is not None and kept is not None:
+        form = solve_kept(stack, fused, out)
+        if form is not None:
+            kept.append(form.reshape(*batch, *form.shape[1:]))
+    elif stack.size and fused is not None:
         solve_fused(stack, fused, out)
     elif stack.size:
         job.backend.run_chunks(lambda part: solve_chunk(stack[part], part, job, out), len(stack), n, job.dtype.itemsize)
@@ -210,8 +205,7 @@ def _transformed(a: Array, library: str, s: Fraction | float, waits: bool, optio
     module = deferred("matroot.autodiff.torch") if library == "torch" else deferred("matroot.autodiff.jax")
     if library == "jax" and a.size and deferred("matroot.autodiff.jax_native").serves(job, options):
         module = deferred("matroot.autodiff.jax_native")
-    result: RootResult[Any] = module.solve(a, power, compute, job)
-    return result
+    return module.solve(a, power, compute, job)
 
 
 def parts(
@@ -280,11 +274,12 @@ def plan(
     """Check the arguments and choose method and precision, without reading the values of the array."""
     shape = tuple(values.shape)
     check_square(shape)
-    if values.dtype.kind not in "fciu" or values.dtype.itemsize > (16 if values.dtype.kind == "c" else 8):
-        hint = "; convert it by a.astype(float)" if values.dtype.kind in "OUS" else ""
-        raise TypeError(f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}{hint}")
+    check_numbers(values.dtype, origin)
     if assume_a not in ("pos", "gen"):
-        raise ValueError(f"assume_a must be 'pos' or 'gen', got {assume_a!r}")
+        raise ValueError(
+            f"assume_a must be 'pos' or 'gen', got {assume_a!r}; 'pos' is for symmetric and Hermitian positive "
+            "semidefinite matrices, 'gen' for all others"
+        )
     check_accuracy(rtol, max_iter)
     rule = as_regularization(regularization)
     n = shape[-1]

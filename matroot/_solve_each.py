@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import fields, replace
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -17,13 +18,14 @@ from matroot._result import A, RootResult
 from matroot._solve import exponent_of, planned, solve
 from matroot.backends.arrays import check_square, library_of, take
 from matroot.backends.holds import confined
+from matroot.backends.keywords import advise
 from matroot.backends.streams import side_by_side
 from matroot.pipeline.kernel import begin_fused
 
 Array = Any
 
 
-def solve_each(arrays: Sequence[A], p: int, /, **options: Any) -> list[RootResult[A]]:
+def solve_each(arrays: Iterable[A], /, p: int | None = None, **options: Any) -> list[RootResult[A]]:
     """Solve for arrays of any sizes: arrays of equal size are stacked into one batch, and each gets its own result.
 
     All matrices of one size, dtype and device form one batch, whereas a loop over `solve` would solve the matrices one
@@ -32,10 +34,10 @@ def solve_each(arrays: Sequence[A], p: int, /, **options: Any) -> list[RootResul
 
     Parameters
     ----------
-    arrays : sequence of arrays (..., n, n)
+    arrays : iterable of arrays (..., n, n)
         Of one library or several, each with its own n and batch dimensions. Never written to.
     p : int
-        Degree of the root, positive.
+        Degree of the root, positive; or `s` among the options.
     **options
         As of `solve`.
 
@@ -57,6 +59,7 @@ def solve_each(arrays: Sequence[A], p: int, /, **options: Any) -> list[RootResul
     >>> print(np.diag(first.x), np.diag(second.x).round(4))
     [0.5 0.5] [0.3333 0.3333 0.3333]
     """
+    arrays = list(arrays)
     groups: dict[Any, list[int]] = {}
     for i, a in enumerate(arrays):
         groups.setdefault(_kind(a, i), []).append(i)
@@ -114,7 +117,7 @@ def _namespace(a: Array) -> Any:
     return sys.modules["cupy"] if library_of(a) == "cupy" else array_namespace(a)
 
 
-def solve_in_two(a: A, p: int, /, **options: Any) -> Callable[[], RootResult[A]]:
+def solve_in_two(a: A, /, p: int | None = None, **options: Any) -> Callable[[], RootResult[A]]:
     """Do the first half of a solve for an inverse p-th root, and return the function that does the second.
 
     For programs that have other work to do between them. There are halves of about equal cost where `Tridiagonal`
@@ -127,7 +130,7 @@ def solve_in_two(a: A, p: int, /, **options: Any) -> Callable[[], RootResult[A]]
         Must not change before the second half.
     p : int
     **options
-        As of `solve`, except `s` and `inverse`; an `rtol` leaves no halves.
+        As of `solve`; an `rtol`, `s` and `inverse` leave no halves.
 
     Returns
     -------
@@ -144,12 +147,17 @@ def solve_in_two(a: A, p: int, /, **options: Any) -> Callable[[], RootResult[A]]
     True
     """
     whole = partial(solve, a, p, **options)
-    return _begun(a, p, options, whole) if isinstance(a, np.ndarray) and a.ndim > 2 and a.size else whole
+    halves = isinstance(a, np.ndarray) and a.ndim > 2 and a.size and not {"s", "inverse"} & set(options)
+    return _begun(a, exponent_of(p, True), options, whole) if halves else whole
 
 
 @confined
-def _begun(a: Array, p: int, options: dict[str, Any], whole: Callable[[], Any]) -> Callable[[], RootResult[Any]]:
+def _begun(a: Array, s: Fraction, options: dict[str, Any], whole: Callable[[], Any]) -> Callable[[], RootResult[Any]]:
     values, origin = take(a)
-    job, fused = planned(values, origin, exponent_of(p, True), **options)
+    try:
+        job, fused = planned(values, origin, s, **options)
+    except TypeError:
+        advise(solve, options)
+        raise
     rest = None if fused is None else begin_fused(values.reshape(-1, *a.shape[-2:]), fused)
     return whole if rest is None else confined(lambda: rest().result(a.shape[:-2], job))

@@ -34,7 +34,7 @@ class Status(IntEnum):
 
 _SENTENCES = {
     Status.CONVERGED: "converged: residual {residual:.1e}, {digits_hold}",
-    Status.ILL_CONDITIONED: ("ended well, but {loss} (residual {residual:.1e}); use {remedy}"),
+    Status.ILL_CONDITIONED: ("was solved, but {loss} (residual {residual:.1e}); use {remedy}"),
     Status.MAX_ITER: (
         "not converged after {n_iter} iterations (residual {residual:.1e}, cond {cond:.1e}); "
         "raise max_iter, add a ridge, or use method='eigen'"
@@ -99,3 +99,7 @@ class RootError(np.linalg.LinAlgError):
 
 class ConditionWarning(UserWarning):
     """The root was computed, but conditioning cost most of the working precision's digits."""
+
+
+for _public in (RootError, ConditionWarning):  # tracebacks print where a class is
+    _public.__module__ = "matroot"

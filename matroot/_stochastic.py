@@ -15,7 +15,7 @@ from matroot._result import A, OfBatch, on_host, place
 from matroot._solve import check_degree, solve_power
 from matroot._status import Status
 from matroot.backends import backend_of
-from matroot.backends.arrays import check_square, is_inexact, round_to, take, unit_roundoff
+from matroot.backends.arrays import check_numbers, check_square, is_inexact, round_to, take, unit_roundoff
 from matroot.backends.holds import confined
 from matroot.backends.loading import deferred
 
@@ -137,7 +137,8 @@ def stochastic_root(a: A, p: int, /) -> StochasticResult[A]:
         raise ValueError("stochastic_root works on the CPU: pass a.get()")
     shape, n = values.shape, values.shape[-1] if values.ndim else 0
     check_square(shape)
-    if values.dtype.kind not in "fiu":
+    check_numbers(values.dtype, origin)
+    if values.dtype.kind == "c":
         raise TypeError(f"a must be real, got dtype {origin.dtype_name}")
     name = origin.dtype_name
     unit = unit_roundoff(name) if is_inexact(name) else 2.0**-53

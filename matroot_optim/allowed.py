@@ -91,7 +91,10 @@ _COUNT_OR_NONE = ("an int >= 1 or None", lambda value: value is None or (is_int(
 
 #: The allowed values of every option, in words and as a test.
 RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "learning_rate": ("a number >= 0 or a function of the step", lambda v: callable(v) or (_is_number(v) and v >= 0)),
+    "learning_rate": (
+        "a number >= 0 or a function of the step (parameters go to init)",
+        lambda v: (callable(v) and not hasattr(v, "parameters")) or (_is_number(v) and v >= 0),
+    ),
     "algorithm": one_of(ALGORITHMS),
     "betas": (
         "two numbers, the first in [0, 1), the second in [0, 1] (1 is the sum)",

@@ -155,7 +155,7 @@ def like(values: Any, x: Array) -> Array:
     if isinstance(x, np.ndarray):
         return values
     if is_torch(x):
-        return sys.modules["torch"].from_numpy(np.ascontiguousarray(values)).to(x.device)
+        return sys.modules["torch"].from_numpy(np.asarray(values, order="C")).to(x.device)
     if is_jax(x):
         return _like_jax(values, x)
     return namespace(x).asarray(values)

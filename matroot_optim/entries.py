@@ -143,8 +143,4 @@ def fresh_marks(layout: Layout, interval: int, schedule: str) -> dict[str, Array
     marks = first_marks(layout.orders, interval, schedule)
     if layout.among is not None:
         marks = marks[list(layout.among.rows)]
-    arrays, start = {}, 0
-    for stack, axis in layout.factors:
-        arrays[f"{stack.axis_name(axis)}/mark"] = marks[start : start + stack.blocks].copy()
-        start += stack.blocks
-    return arrays
+    return {f"{stack.axis_name(axis)}/mark": mine.copy() for stack, axis, mine in layout.split(marks)}

@@ -9,6 +9,7 @@ _EPSILON = "graft_epsilon is the nearest one, and relative to the gradients: the
 _SPEED = "leave it out, tensors of equal shape are processed together"
 #: Options of torch's and optax's optimizers, and of published Shampoos and SOAPs, and what to do instead.
 FOREIGN = {
+    "lr": "learning_rate is the option, and the parameters go to init; matroot_optim.torch has torch's optimizers",
     "eps": _EPSILON,
     "eps_root": _EPSILON,
     "foreach": _SPEED,
@@ -23,6 +24,7 @@ FOREIGN = {
     "b2": "betas=(b1, b2) is the option",
     "mu_dtype": "leave it out, the momentum is float32 for parameters of any dtype",
     "precondition_frequency": "refresh_every is the option",
+    "update_freq": "refresh_every is the option",
     "preconditioning_compute_steps": "refresh_every is the option",
     "start_preconditioning_step": "start_step is the option",
     "max_preconditioner_dim": "block_size is the option",
@@ -34,6 +36,9 @@ FOREIGN = {
     "grafting_config": "graft is the option",
     "inv_root_override": "exponent is the option",
 }
+
+#: Of these, those that change no number.
+HARMLESS = frozenset({"foreach", "fused", "capturable", "differentiable"})
 
 
 def advice(name: str, ours: Mapping[str, str]) -> str:

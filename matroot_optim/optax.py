@@ -15,7 +15,7 @@ import optax
 
 from matroot import ConditionTracker
 from matroot_optim._optax.serialization import serializable
-from matroot_optim._optax.weights import add_cautious_decay, averages, ema_of_weights, keep_norms
+from matroot_optim._optax.weights import add_cautious_decay, averages, ema_of_weights, keep_norms, steady
 from matroot_optim.checkpoint.exchange import restore
 from matroot_optim.checkpoint.files import naming, read
 from matroot_optim.diagnostics import Diagnostics, diagnose, joined
@@ -24,6 +24,7 @@ from matroot_optim.jit.start import Plan as Static
 from matroot_optim.jit.start import initial, kind_on_host, layout_of
 from matroot_optim.jit.step import advance
 from matroot_optim.jit.trees import flatten
+from matroot_optim.jit.turns import marks
 from matroot_optim.kl_shampoo import KLShampoo
 from matroot_optim.names import check_options
 from matroot_optim.options import Options
@@ -54,6 +55,8 @@ class ShampooState:
         kinds = {name: kind_on_host(name) for name in self.arrays}
         mine = {name: x for name, x in self.arrays.items() if kinds[name]}
         host = {name: np.array(x).astype(kinds[name]) for name, x in jax.device_get(mine).items()}  # one wait for all
+        if self.plan.roots != "host":  # a compiled step needs no marks
+            host.update(marks(self.plan.options, self.plan.layout, int(host["step"])))
         return State(self.plan.layout, {**self.arrays, **host})
 
 
@@ -74,6 +77,10 @@ def scale_by_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gradie
     **options
         Options of `matroot_optim.Shampoo`, except learning_rate, weight_decay and engine. `refresh_every` is an int.
 
+    Returns
+    -------
+    optax.GradientTransformation
+
     Raises
     ------
     ValueError
@@ -92,6 +99,10 @@ def scale_by_soap(*, roots: str = "callback", **options: Any) -> optax.GradientT
     **options
         Options of `matroot_optim.SOAP`, except learning_rate, weight_decay and engine.
 
+    Returns
+    -------
+    optax.GradientTransformation
+
     Raises
     ------
     ValueError
@@ -109,6 +120,10 @@ def scale_by_kl_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gra
         As in `scale_by_shampoo`. With "host", roots that the first steps want are there from the second step on.
     **options
         Options of `matroot_optim.KLShampoo`, except learning_rate, weight_decay and engine.
+
+    Returns
+    -------
+    optax.GradientTransformation
 
     Raises
     ------
@@ -175,6 +190,10 @@ def shampoo(
     **options
         Options of `matroot_optim.Shampoo`, static even under ``inject_hyperparams``.
 
+    Returns
+    -------
+    optax.GradientTransformation
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp, optax
@@ -186,8 +205,7 @@ def shampoo(
     >>> updates, state = jax.jit(tx.update)(grads, state, params)
     >>> params = optax.apply_updates(params, updates)
     """
-    options = {**options.pop("options", {}), **options}  # inject_hyperparams passes keywords on as one dict
-    return _chained(_config(Shampoo, options, roots, whole=True), learning_rate, weight_decay, mask, roots)
+    return _chained(Shampoo, options, learning_rate, weight_decay, mask, roots)
 
 
 def soap(
@@ -204,6 +222,10 @@ def soap(
     **options
         Options of `matroot_optim.SOAP`.
 
+    Returns
+    -------
+    optax.GradientTransformation
+
     Examples
     --------
     >>> import jax, jax.numpy as jnp, optax
@@ -214,8 +236,7 @@ def soap(
     >>> grads = jax.grad(lambda p: (p["w"] ** 2).sum())(params)
     >>> updates, state = jax.jit(tx.update)(grads, state, params)
     """
-    options = {**options.pop("options", {}), **options}
-    return _chained(_config(SOAP, options, roots, whole=True), learning_rate, weight_decay, mask, roots)
+    return _chained(SOAP, options, learning_rate, weight_decay, mask, roots)
 
 
 def kl_shampoo(
@@ -229,16 +250,23 @@ def kl_shampoo(
         As for `shampoo`.
     **options
         Options of `matroot_optim.KLShampoo`.
+
+    Returns
+    -------
+    optax.GradientTransformation
     """
-    options = {**options.pop("options", {}), **options}
-    return _chained(_config(KLShampoo, options, roots, whole=True), learning_rate, weight_decay, mask, roots)
+    return _chained(KLShampoo, options, learning_rate, weight_decay, mask, roots)
 
 
 def _chained(
-    config: Shampoo, learning_rate: Any, weight_decay: Any, mask: Any, roots: str
+    kind: type[Shampoo], options: dict[str, Any], learning_rate: Any, weight_decay: Any, mask: Any, roots: str
 ) -> optax.GradientTransformation:
+    options = {**options.pop("options", {}), **options}  # inject_hyperparams passes keywords on as one dict
+    config = _config(kind, options, roots, whole=True)
     free = config.averaging == "schedule_free"
     inner = replace(config, averaging="none", momentum="none" if free else config.momentum)
+    if isinstance(learning_rate, list | tuple | dict):
+        raise TypeError(f"learning_rate must be a number, array or schedule, got {type(learning_rate).__name__}")
     if callable(learning_rate):
         rate = optax.scale_by_schedule(lambda count: -learning_rate(count))
     else:
@@ -246,7 +274,7 @@ def _chained(
     steps = _with_decay(inner, roots, weight_decay, mask, rate)
     steps += [keep_norms(config)] * config.hyperball
     steps += [ema_of_weights(config.beta_of_average)] * (config.averaging == "ema")
-    whole = optax.chain(*steps)
+    whole = steady(*steps) if config.on_nonfinite == "skip" else optax.chain(*steps)
     if not free:
         return whole
     counted = (
@@ -277,27 +305,28 @@ def _with_decay(
 
 def _check(config: Options, roots: str) -> None:
     """Raise if an option is not possible inside a compiled step."""
-    wrong = {
-        "refresh_every": callable(config.refresh_every) and roots != "host",
-        "schedule": config.schedule == "residual" and roots != "host",
-        "on_nonfinite": config.on_nonfinite == "raise",
-        "engine": config.engine is not None and (roots != "host" or config.engine.lag != 0),
-        "regularization": relative_ridge(config.rule) is None and roots == "graph",
-        "root_device": config.root_device == "device" and roots != "host",
-        "weight_decay": config.weight_decay != 0 and config.decay != "l2",
+    host, engine, rule = roots == "host", config.engine, relative_ridge(config.rule)
+    rules = {
+        "refresh_every": (host or not callable(config.refresh_every), "an int under jit"),
+        "schedule": (host or config.schedule != "residual", "'staggered' or 'interval' under jit"),
+        "on_nonfinite": (config.on_nonfinite != "raise", "'skip' or 'propagate' under jit"),
+        "engine": (engine is None or (host and engine.lag == 0), "None under jit, and of lag 0 with roots='host'"),
+        "regularization": (
+            rule is not None or roots != "graph",
+            "a number, or a Ridge without an absolute size, with roots='graph'",
+        ),
+        "root_device": (
+            host or config.root_device != "device",
+            "'host' with roots='callback' or 'graph', which say themselves where roots are computed",
+        ),
+        "weight_decay": (
+            config.weight_decay == 0 or config.decay == "l2",
+            "given to shampoo, or chained as optax.add_decayed_weights, unless decay is 'l2'",
+        ),
     }
-    allowed = {
-        "refresh_every": "an int under jit",
-        "schedule": "'staggered' or 'interval' under jit",
-        "on_nonfinite": "'skip' or 'propagate' under jit",
-        "engine": "None under jit, and of lag 0 with roots='host'",
-        "regularization": "a number, or a Ridge without an absolute size, with roots='graph'",
-        "root_device": "'host' with roots='callback' or 'graph', which say themselves where roots are computed",
-        "weight_decay": "given to shampoo, or chained as optax.add_decayed_weights, unless decay is 'l2'",
-    }
-    for name, is_wrong in wrong.items():
-        if is_wrong:
-            raise ValueError(f"{name} must be {allowed[name]}, got {getattr(config, name)!r}")
+    for name, (good, allowed) in rules.items():
+        if not good:
+            raise ValueError(f"{name} must be {allowed}, got {getattr(config, name)!r}")
 
 
 def _check_groups(config: Options, paths: Iterable[str]) -> None:
@@ -305,11 +334,9 @@ def _check_groups(config: Options, paths: Iterable[str]) -> None:
     for path in paths:
         changes = config.changes_for(path)
         coupled = changes.get("decay", config.decay) == "l2"
-        mine = sorted(OF_WEIGHTS & changes.keys())
+        mine = sorted((OF_WEIGHTS | {"learning_rate"}) & changes.keys())
         if mine:
             raise ValueError(f"groups({path!r}) must not set {mine[0]} under optax; use optax.multi_transform")
-        if "learning_rate" in changes:
-            raise ValueError(f"groups({path!r}) must not set learning_rate under optax; use optax.multi_transform")
         if "weight_decay" in changes and not coupled:
             raise ValueError(f"groups({path!r}) must not set weight_decay under optax; give shampoo a mask")
 
@@ -330,6 +357,11 @@ def refresh_roots(opt_state: Any) -> Any:
     ----------
     opt_state : tree
         Any optax state that holds a `ShampooState`: of a chain, masked, injected.
+
+    Returns
+    -------
+    tree
+        As `opt_state`.
     """
 
     def change(state: ShampooState) -> ShampooState:
@@ -359,11 +391,16 @@ def load(path: str | os.PathLike[str], opt_state: Any, params: Any) -> Any:
 
     Parameters
     ----------
-    path : path
+    path : str or path-like
     opt_state : tree
         Result of ``tx.init(params)``; it may have another block size than the file.
     params : tree
         As for ``tx.init``.
+
+    Returns
+    -------
+    tree
+        As `opt_state`.
 
     Raises
     ------
@@ -396,6 +433,11 @@ def plan(tx: optax.GradientTransformation, params: Any, *, measure: bool = False
     measure : bool
         Time one root of every order, instead of counting operations.
 
+    Returns
+    -------
+    Plan
+        ``str()`` gives a table with a row for every parameter, ``rows`` the same as data.
+
     Raises
     ------
     ValueError
@@ -422,13 +464,7 @@ def plan(tx: optax.GradientTransformation, params: Any, *, measure: bool = False
 
 
 def _states(opt_state: Any, what: str) -> list[ShampooState]:
-    """Return every `ShampooState` in an optax state.
-
-    Raises
-    ------
-    ValueError
-        The state holds none.
-    """
+    """Return every `ShampooState` in an optax state; ValueError if it holds none."""
     found: list[ShampooState] = []
     _map_states(found.append, opt_state)
     if not found:
@@ -443,6 +479,12 @@ def diagnostics(opt_state: Any, tracker: ConditionTracker | None = None) -> Diag
     ----------
     opt_state : tree
         Any optax state that holds a `ShampooState`, or several: the diagnostics are of all their roots.
+    tracker : matroot.ConditionTracker, optional
+        Gets a record of every root.
+
+    Returns
+    -------
+    Diagnostics
 
     Raises
     ------
@@ -461,6 +503,11 @@ def averaged_parameters(opt_state: Any, params: Any) -> Any:
         Any optax state that holds one of schedule-free, also of `optax.contrib.schedule_free`, or of an EMA.
     params : tree
         The current parameters, as for ``tx.update``.
+
+    Returns
+    -------
+    tree
+        As `params`.
 
     Raises
     ------

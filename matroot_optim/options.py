@@ -89,7 +89,7 @@ class Options:
             except (TypeError, ValueError, ArithmeticError, AttributeError):
                 good = False
             if not good:
-                raise ValueError(f"{name} must be {allowed}, got {value!r}")
+                raise ValueError(f"{name} must be {allowed}, got {value!r:.200}")
         put = object.__setattr__
         for name in RULES:
             value = getattr(self, name)

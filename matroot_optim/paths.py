@@ -12,14 +12,6 @@ class ByPath:
 
     Patterns are those of `fnmatch`. The names in a path may be joined by "/" or by "." in a pattern.
 
-    Parameters
-    ----------
-    rules : mapping of str to mapping
-        Options by pattern.
-
-    Examples
-    --------
-    >>> from matroot_optim.paths import ByPath
     >>> ByPath({"*.weight": {"block_size": 64}, "*.qkv.weight": {"split": 3}})("blocks/0/qkv/weight")
     {'block_size': 64, 'split': 3}
     """

@@ -115,26 +115,13 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def warn_if_large(layout: Layout, names: Mapping[str, str] | None = None, *, stacklevel: int = 2) -> None:
-    """Warn if the state of a layout exceeds three times Adam's.
-
-    Parameters
-    ----------
-    layout : Layout
-    names : mapping, optional
-        Names of the parameters for the message, by path.
-    stacklevel : int
-        As for `warnings.warn`, counted from the caller.
-
-    Warns
-    -----
-    UserWarning
-    """
+def warn_if_large(layout: Layout, names: Mapping[str, str] | None = None) -> None:
+    """Warn if the state of a layout exceeds three times Adam's; `names` maps paths to the names of the message."""
     names = names or {}
     sizes = {names.get(leaf.path, leaf.path): (_state_bytes(leaf), _adam_bytes(leaf)) for leaf in layout.leaves}
     told, large = _size(sizes)
     if large:
-        warnings.warn(f"Shampoo's state takes {told}; plan() tells it of every parameter", stacklevel=stacklevel + 1)
+        warnings.warn(f"Shampoo's state takes {told}; plan() tells it of every parameter", stacklevel=3)
 
 
 def _size(sizes: Mapping[str, tuple[int, int]]) -> tuple[str, bool]:
@@ -195,8 +182,7 @@ def _state_bytes(leaf: Leaf) -> int:
         return int(whole * (moments + averages + statistics + roots))
     if leaf.in_basis:
         return int(2 * (moments + statistics + roots) + whole * averages)
-    packed = statistics
-    return int(2 * (moments + packed) + whole * (averages + statistics))
+    return int(2 * (moments + statistics) + whole * (averages + statistics))  # roots are as large as statistics
 
 
 def _adam_bytes(leaf: Leaf) -> int:

@@ -73,13 +73,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset_options(name: str) -> dict[str, Any]:
-    """Return the options of a preset.
-
-    Raises
-    ------
-    ValueError
-        There is no preset of this name.
-    """
+    """Return the options of a preset; ValueError if there is none of this name."""
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(map(repr, PRESETS))}, got {name!r}")
     return dict(PRESETS[name])

@@ -20,13 +20,7 @@ EPS = float(np.finfo(np.float64).eps)
 
 
 def as_rule(value: Any) -> Rule:
-    """Return a rule from a rule, a relative ridge, or the dict of `as_plain`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        The value is none of these.
-    """
+    """Return a rule from a rule, a relative ridge, or the dict of `as_plain`; raise for all else."""
     if isinstance(value, Mapping):
         given = dict(value)
         return RULES_BY_NAME[given.pop("rule")](**given)
@@ -40,8 +34,6 @@ def as_rule(value: Any) -> Rule:
 def as_plain(rule: Any) -> Any:
     """Return a rule as a dict of its name and its numbers, for JSON; any other value is kept.
 
-    >>> from matroot import Floor
-    >>> from matroot_optim.rules import as_plain
     >>> as_plain(Floor(1e-3))
     {'rule': 'Floor', 'relative': 0.001, 'absolute': 0.0}
     """
@@ -55,14 +47,8 @@ def stronger(rule: Rule, level: int) -> Rule:
 
     Relative sizes become at least eps and at most 1, because a larger ridge would leave little of the statistics.
 
-    Examples
-    --------
-    >>> from matroot import TargetCondition
-    >>> from matroot_optim.rules import stronger
-    >>> [stronger(1e-6, level) for level in (0, 1, 100)]
-    [1e-06, 1e-05, 1.0]
-    >>> stronger(TargetCondition(1e6), 2)
-    TargetCondition(kappa=10000.0)
+    >>> [stronger(1e-6, level) for level in (0, 1, 100)], stronger(TargetCondition(1e6), 2)
+    ([1e-06, 1e-05, 1.0], TargetCondition(kappa=10000.0))
     """
     if level == 0:
         return rule
@@ -86,10 +72,6 @@ def with_cut(rule: Rule, n: int, dtype: str, gradients: int) -> Rule:
     A product of the gradient is wrong by about n eps, and `gradients` rounded sums by the root of their number, both
     relative to the largest eigenvalue. Eigenvalues below this are noise: they would be amplified without it.
 
-    Examples
-    --------
-    >>> from matroot import PseudoInverse
-    >>> from matroot_optim.rules import with_cut
     >>> with_cut(PseudoInverse(), 64, "float32", 900)
     PseudoInverse(rtol=1.1205673217773438e-05, absolute=0.0)
     """

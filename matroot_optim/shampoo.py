@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from matroot_optim.diagnostics import Diagnostics, diagnose
 from matroot_optim.entries import Pending
 from matroot_optim.layout.layout import Layout, make_layout
 from matroot_optim.layout.trees import Tree, flatten
+from matroot_optim.names import check_options
 from matroot_optim.options import Options
 from matroot_optim.plan import Plan, make_plan, warn_if_large
 from matroot_optim.presets import preset_options
@@ -188,6 +189,10 @@ class Shampoo(Options):
     True
     """
 
+    def __new__(cls, *_: Any, **options: Any) -> Self:
+        check_options(options, (field.name for field in fields(cls)))
+        return super().__new__(cls)
+
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
         """Return the options of a published optimizer: "anil2020", "google" or "meta"; `changes` override them."""
@@ -200,6 +205,10 @@ class Shampoo(Options):
         ----------
         params : array, or any nesting of lists, dicts, tuples and dataclasses of arrays
             numpy, cupy, torch or jax; real floating point.
+
+        Returns
+        -------
+        State
 
         Warns
         -----
@@ -250,6 +259,16 @@ class Shampoo(Options):
 
         For numpy, cupy and torch. The numbers are those of `update`, with less memory traffic.
 
+        Parameters
+        ----------
+        params, grads : tree
+            As for `update`.
+        state : State
+
+        Returns
+        -------
+        State
+
         Raises
         ------
         TypeError
@@ -275,6 +294,11 @@ class Shampoo(Options):
         params : tree
             The current parameters.
         state : State
+
+        Returns
+        -------
+        tree
+            As `params`.
 
         Examples
         --------
@@ -307,6 +331,10 @@ class Shampoo(Options):
         path : path
         params : tree
             As for `init`; the paths and shapes must be those of the file.
+
+        Returns
+        -------
+        State
 
         Raises
         ------
@@ -432,7 +460,7 @@ class Shampoo(Options):
         """Submit the jobs that are due and install the batches due by this step (stage 2); update `arrays`."""
         jobs, books = due_jobs(self, layout, arrays, t)
         arrays.update(books)
-        waiting = [*pending, *submit(self.running_engine, jobs, t)]
+        waiting = [*pending, *submit(self.running_engine, jobs, t, arrays["count"])]
         own = set(arrays) if donate else set()
         for batch in waiting:
             if batch.due <= t:
@@ -496,6 +524,16 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
     """Add updates to parameters, in the parameters' dtype; None leaves a parameter unchanged.
 
     The sum is computed in the wider of the two dtypes and rounded once.
+
+    Parameters
+    ----------
+    params, updates : tree
+        `updates` may lack paths of `params`.
+
+    Returns
+    -------
+    tree
+        As `params`.
 
     Examples
     --------

@@ -30,7 +30,7 @@ from matroot_optim._torch.modules import parameter_groups
 from matroot_optim._torch.parameters import check_parameters, dense, full_precision
 from matroot_optim._torch.records import cuts_to_text
 from matroot_optim._torch.shards.keeper import ShardedKeeper
-from matroot_optim._torch.shards.step import check_options, moves_of_shards
+from matroot_optim._torch.shards.step import moves_of_shards
 from matroot_optim._torch.state import ParameterStates
 from matroot_optim._torch.storage import check_devices, group_of, is_dtensor, local
 from matroot_optim.diagnostics import Diagnostics
@@ -135,10 +135,7 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
             check_devices(group, params_by_path.values())
             self._keeper = ShardedKeeper(group)
         if not any(map(is_lazy, params_by_path.values())):
-            layout = layout_of(self._core, params_by_path)
-            if isinstance(self._keeper, ShardedKeeper):
-                check_options(layout)
-            warn_if_large(layout, names_of(self.param_groups))
+            warn_if_large(layout_of(self._core, params_by_path), names_of(self.param_groups))
 
     @classmethod
     def preset(cls, name: str, params: torch.nn.Module | Iterable[Any], **changes: Any) -> Self:
@@ -219,6 +216,10 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         states.clear()
         states.update(values)
 
+    def __repr__(self) -> str:
+        unseen = f"    {META}: "  # a place for checkpoints
+        return "\n".join(line for line in super().__repr__().splitlines() if not line.startswith(unseen))
+
     # A step.
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -234,6 +235,13 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         TypeError
             A gradient is sparse.
         """
+        if torch.compiler.is_compiling():
+            from matroot_optim._torch.eager import outside_of_graphs  # which imports the compiler
+
+            return outside_of_graphs(self._step_with, closure)
+        return self._step_with(closure)
+
+    def _step_with(self, closure: Callable[[], Any] | None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():

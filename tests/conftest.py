@@ -1,6 +1,7 @@
 """What all tests share: compiled kernels, a hypothesis profile, and the kinds of arrays as a fixture."""
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,19 @@ def one_blas_thread():
     """Many small matrices: BLAS's own threads would only wait for each other."""
     with threadpool_limits(1, user_api="blas"):
         yield
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """Put the double in the place of cupy."""
+    import cupy_double
+
+    from matroot.backends.cuda.gpu import gpu
+
+    monkeypatch.setitem(sys.modules, "cupy", cupy_double.MODULE)
+    gpu.cache_clear()
+    yield cupy_double.MODULE
+    gpu.cache_clear()
 
 
 @dataclass(frozen=True)

@@ -126,12 +126,8 @@ class ndarray:  # noqa: N801
         assert isinstance(a, np.ndarray)
         self._a, self._id = a, Device.current if device is None else device
 
-    shape = property(lambda self: self._a.shape)
-    dtype = property(lambda self: self._a.dtype)
-    ndim = property(lambda self: self._a.ndim)
-    size = property(lambda self: self._a.size)
-    nbytes = property(lambda self: self._a.nbytes)
-    strides = property(lambda self: self._a.strides)
+    for _name in ("shape", "dtype", "ndim", "size", "nbytes", "strides", "flags"):
+        locals()[_name] = property(lambda self, name=_name: getattr(self._a, name))
     data = property(lambda self: types.SimpleNamespace(ptr=self._a.ctypes.data))
     real = property(lambda self: wrap(self._a.real))
     imag = property(lambda self: wrap(self._a.imag))

@@ -103,7 +103,7 @@ def npz(rng):
 
 def csv(rng):
     a, stream = flat(rng), io.BytesIO()
-    files._WRITERS[".csv"](stream, {"": a})
+    files._WRITERS[".csv"](stream, a)
     start = (b"", b"# a comment\n", b"\xef\xbb\xbf")[rng.integers(3)]
     return Case(".csv", start + stream.getvalue(), [{"": a.astype(complex if a.dtype.kind == "c" else float)}])
 

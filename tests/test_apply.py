@@ -12,9 +12,11 @@ from matroot import (
     PseudoInverse,
     Ridge,
     RootError,
+    Status,
     TargetCondition,
     gallery,
     inverse_pth_root,
+    solve_apply,
 )
 from matroot._apply import apply_inverse_pth_root
 from matroot.methods.minimax import Minimax
@@ -133,3 +135,21 @@ def test_arguments():
         apply_inverse_pth_root(np.triu(np.ones((3, 3))), 2, np.ones(3))
     with pytest.raises(TypeError, match="b must be an array"):
         apply_inverse_pth_root(A, 2, ["1", "2", "3"])
+
+
+def test_columns_that_are_not_finite_are_nan_and_the_others_are_served():
+    A, B = np.stack([4 * np.eye(3), -np.eye(3), np.full((3, 3), np.nan)]), np.ones((3, 2))
+    B[1, 1] = np.inf
+    result = solve_apply(A, 2, B)
+    bad = [int(Status.NOT_POSITIVE), int(Status.NONFINITE_INPUT)]
+    assert result.status.tolist() == [[0, bad[1]], bad, [bad[1], bad[1]]]
+    assert np.allclose(result.x[0, :, 0], 0.5, rtol=1e-15)
+    assert np.isnan(result.x[1:]).all() and np.isnan(result.x[0, :, 1]).all()
+    assert np.isnan(solve_apply(np.eye(2), 2, np.array([np.nan, 1.0])).x).all()
+
+
+@pytest.mark.parametrize("a", [np.eye(2), lambda v: v], ids=["dense", "function"])
+def test_options_of_lanczos_are_checked_for_every_kind(a):
+    for options in ({"max_iter": 0}, {"max_iter": 2.5}, {"lambda_min": -1}, {"lambda_min": "a"}, {"lambda_min": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} must be None or"):
+            solve_apply(a, 2, np.ones(2), **options)

@@ -10,7 +10,12 @@ from table import EPS, NAMED, conjugate, distance, problem
 
 import matroot
 from matroot import (
+    Floor,
+    PseudoInverse,
+    Ridge,
+    Shift,
     Status,
+    TargetCondition,
     cond_pth_root,
     fractional_power,
     inv_sqrtm,
@@ -127,6 +132,16 @@ def test_empty_by_every_method(row):
         result = solve(np.zeros(shape), 2, method=row.method)
         assert result.x.shape == shape
         assert result.cond.shape == shape[:-2]
+
+
+@pytest.mark.parametrize(
+    "rule", [Floor(1e-3), PseudoInverse(), Shift(1e-3), TargetCondition(1e3), Ridge(1e-3)], ids=repr
+)
+def test_empty_under_every_rule(rule):
+    for shape in [(0, 0), (3, 0, 0), (0, 4, 4), (0, 100, 100)]:
+        for dtype in ("float64", "complex64"):
+            result = solve(np.zeros(shape, dtype), 2, regularization=rule)
+            assert result.x.shape == shape and result.x.dtype == dtype and not result.status.any()
 
 
 def test_scalar_root(kind):

@@ -287,3 +287,20 @@ def test_help_has_examples_and_the_exit_status(command, capsys):
     for line in said.partition("examples:\n")[2].splitlines():
         if line.startswith("  matroot "):
             assert line.split()[1] in cli.COMMANDS
+
+
+def test_files_of_no_dimension_and_of_n_0(tmp_path, capsys):
+    for name, A in (("number.npy", np.array(3.0)), ("vector.npy", np.ones(3))):
+        np.save(tmp_path / name, A)
+        assert cli.main(["root", str(tmp_path / name), "-p", "2", "-o", str(tmp_path / "x.npy")]) == 1
+        assert f"{name}: a must be (..., n, n), got {A.shape}" in capsys.readouterr().err
+    np.save(tmp_path / "none.npy", np.zeros((2, 0, 0)))
+    for command in (["root", "-p", "2", "-o", str(tmp_path / "x.npy")], ["compare", "-p", "2"], ["info"]):
+        assert cli.main([command[0], str(tmp_path / "none.npy"), *command[1:]]) == 0
+    assert np.load(tmp_path / "x.npy").shape == (2, 0, 0)
+
+
+def test_closed_stderr(batch, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.main(["info", str(batch[0])]) == 0
+    assert "NaN or infinity" in capsys.readouterr().out

@@ -221,6 +221,17 @@ def test_tracker_forgets_old_records_but_not_the_worst():
     assert tracker.summary().splitlines()[1].endswith("NOT_POSITIVE")
 
 
+def test_tracker_leaves_out_what_failed():
+    tracker = ConditionTracker()
+    tracker.record("a", solve(np.stack([np.eye(2), np.diag([4.0, 1.0]), np.full((2, 2), np.nan)]), 2))
+    tracker.record("a", solve(np.full((2, 2), np.nan), 2))
+    tracker.record("a", solve(np.eye(2), 2))
+    cond = tracker.to_dict()["a"]["cond"]
+    assert cond[0] == 4 and np.isnan(cond[1]) and cond[2] == 1
+    line = tracker.summary().splitlines()[1].split()
+    assert line[2:4] == ["1", "4"] and line[-1] == "NONFINITE_INPUT"
+
+
 def test_tracker_of_nothing():
     tracker = ConditionTracker()
     tracker.record("empty", solve(np.empty((0, 3, 3)), 2))

@@ -69,6 +69,12 @@ def test_what_is_wrong_is_named():
         solve_each([np.eye(2)], 0.5)
 
 
+def test_degree_by_name_and_arrays_of_a_generator():
+    found = solve_each((k * np.eye(k) for k in (1, 2, 4)), p=2)
+    assert [float(one.x[0, 0]) for one in found] == pytest.approx([1, 2**-0.5, 0.5])
+    assert solve_each([4 * np.eye(2)], s=0.5)[0].x[0, 0] == pytest.approx(2)
+
+
 class TestStreams:
     @pytest.fixture(autouse=True)
     def cupy(self, monkeypatch):

@@ -5,13 +5,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from fuzz import general, narrow, symmetric
+from fuzz import general, large, narrow, symmetric
+from fuzz.__main__ import attempt
 from fuzz.case import Case
 from fuzz.draw import draw
 from fuzz.exact import Exact, identity, ratio, real_form, residual
 from fuzz.verdict import judge
 
-from matroot import Status
+from matroot import Status, gallery
 from matroot._solve import solve_power
 
 FIFTY_DIGITS = 1e-50
@@ -67,6 +68,22 @@ def test_a_residual_below_one_rounding_of_its_evaluation_may_be_told_smaller():
     assert judge(case, result) == []
     wrong = replace(result, x=result.x * (1 + 1e-5), residual=result.residual)
     assert "residual" in [kind for kind, _ in judge(case, wrong)]
+
+
+def test_large_matrices_of_every_layout_alone_and_in_mixed_batches():
+    for seed, index in [(7701, 31), (7701, 119), (7701, 295), *((1, i) for i in range(40))]:
+        case = large.draw(seed, index)
+        assert attempt(case)[0] == [], str(case)
+
+
+def test_references_of_large_matrices():
+    A = gallery.spd(40, 1e3, rng=0)[0]
+    matrix = large.Spectrum(A)
+    for s in (Fraction(-1, 3), Fraction(2, 5), 0.3):
+        known = large.known(matrix, 2.0**-53, s, None, 0.0)
+        assert np.linalg.norm(known.X - solve_power(A, s, method="eigen").x) <= 1e-12 * np.linalg.norm(known.X)
+        assert known.residual(known.X) < 1e-10 < 1e-4 < known.residual(1.001 * known.X)
+    assert large.known(large.Spectrum(-A), 2.0**-53, Fraction(1, 2), None, 0.0).hopeless == "indefinite"
 
 
 def plain():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from table import distance
 
 from matroot import (
     CoupledNewton,
@@ -66,10 +67,6 @@ def blind(A, p, **options):
     A = cupy.asarray(A)
     with no_waiting():
         return solve(A, p, **options)
-
-
-def distance(X, Y):
-    return np.linalg.norm(X - Y, 2) / np.linalg.norm(Y, 2)
 
 
 @pytest.mark.skipif(there, reason="there is a card")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from cuda_double import kernels
 from cupy_double import Cublas, Cusolver, Libcusolver, ndarray, waiting_forbidden
+from table import distance
 
 from matroot import Floor, RootError, Status, gallery, inverse_pth_root, solve
 from matroot._bars import forward_error_bound
@@ -31,10 +32,6 @@ def cupy(monkeypatch):
 def blind(A, p, **options):
     with waiting_forbidden():
         return solve(ndarray(np.array(A)), p, **options)
-
-
-def distance(X, Y):
-    return np.linalg.norm(X - Y, 2) / np.linalg.norm(Y, 2)
 
 
 class TestGemm:

@@ -20,6 +20,7 @@ PATH = Path(__file__).parents[1] / "asv_benchmarks" / "gpu_report.py"
 @pytest.fixture
 def report(kernels, monkeypatch):
     """The script with matrices small enough for the double."""
+    monkeypatch.syspath_prepend(PATH.parent)
     spec = importlib.util.spec_from_file_location("gpu_report", PATH)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "gpu_report", module)

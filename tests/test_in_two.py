@@ -56,5 +56,8 @@ def test_other_arrays_and_bad_arguments():
     assert solve_in_two(np.eye(70), 2)().x.shape == (70, 70)
     with pytest.raises(ValueError, match="p must be a positive int"):
         solve_in_two(matrices(1, 80), 0)
-    with pytest.raises(TypeError, match="method"):
+    with pytest.raises(TypeError, match="solve has no option 'methods'; did you mean 'method'"):
         solve_in_two(matrices(1, 80), 2, methods="eigen")
+    A = matrices(1, 80)
+    for options in ({"p": 2, "inverse": False}, {"s": 0.3}, {"p": 3}):
+        assert (solve_in_two(A, **options)().x == solve(A, **options).x).all()

@@ -1,11 +1,14 @@
 """Inverse roots inside of jax's graph, by the fixed schedule of Minimax."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from table import EPS, distance, problem
 
 import matroot
 from matroot import Ridge, Status, frechet_derivative
+from matroot.autodiff.forms import Power, evaluate
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -39,6 +42,29 @@ def test_value_and_derivative(p, cond, options):
     assert np.allclose(result.cond, matroot.solve(wide, p, **options).cond, rtol=0.2)
     assert int(result.n_products) < 60
     assert (result.residual < 1e-2).all()
+
+
+@pytest.mark.parametrize(("s", "cond"), [(Fraction(1, 2), 1e4), (Fraction(1, 3), 1e3), (Fraction(5, 2), 100.0)])
+def test_positive_powers(s, cond):
+    """In float32 arithmetic, as accurate as the condition of the power permits, up to a factor."""
+    A = problem(12, cond, dtype="float32")[0]
+    E = np.random.default_rng(0).standard_normal(A.shape).astype("float32")
+    E += E.T
+
+    def function(a):
+        return matroot.solve(a, s=s, method="minimax")
+
+    assert not calls_the_host(function, A)
+    result, moved = jax.jit(lambda a, e: jax.jvp(function, (a,), (e,)))(jnp.asarray(A), E)
+    wide, eps, x = A.astype(float), EPS["float32"], float(s)
+    bound = eps * x * cond ** max(1 - x, 0)
+    assert distance(result.x, matroot.fractional_power(wide, s)) <= 3 * bound + 30 * eps
+    power = Power(s, None, "pos", "float64")
+    exact = evaluate("derivative", power, wide[None], (E.astype(float)[None],))[0][0]
+    assert np.linalg.norm(moved.x - exact) <= 100 * eps * cond**0.5 * np.linalg.norm(exact)
+    assert result.status == Status.CONVERGED
+    assert np.isclose(result.cond, cond, rtol=0.02) and result.residual < 1e-4
+    assert np.isnan(function(jnp.asarray(-A)).x).all()
 
 
 @pytest.mark.slow
@@ -85,10 +111,10 @@ def test_scales_dtypes_and_vmap():
     "function",
     [
         matroot.inv_sqrtm,
-        lambda a: matroot.sqrtm(a, method="minimax"),
+        lambda a: matroot.fractional_power(a, 0.9, method="minimax"),
         lambda a: matroot.inv_sqrtm(a, method="minimax", regularization=Ridge(1e-6, retries=2)),
     ],
-    ids=["auto", "positive power", "retries"],
+    ids=["auto", "ninth power of a tenth root", "retries"],
 )
 def test_all_else_is_left_to_the_host(function):
     assert calls_the_host(function, jnp.eye(3))

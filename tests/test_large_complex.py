@@ -5,10 +5,22 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
-from table import EPS, SPECTRA, conditioning, conjugate, distance, forward_bar, problem
+from table import EPS, NAMED, SPECTRA, conditioning, conjugate, distance, forward_bar, problem
 
-from matroot import Floor, PseudoInverse, Shift, Status, TargetCondition, Tridiagonal, gallery, select_method, solve
+from matroot import (
+    Floor,
+    PseudoInverse,
+    Ridge,
+    Shift,
+    Status,
+    TargetCondition,
+    Tridiagonal,
+    gallery,
+    select_method,
+    solve,
+)
 from matroot._solve import solve_power
+from matroot.backends.linalg import add_to_diagonal, hermitian_part
 from matroot.methods import tridiagonal_large as large
 from matroot.methods import tridiagonal_single as single
 from matroot.methods.tridiagonal_large import COMPLEX_SIZES, lanes_are_faster, large_roots
@@ -46,6 +58,32 @@ def test_sizes_at_the_edges_of_panels(n, no_decomposition):
         assert (X[0] == conjugate(X[0])).all()
         if s.numerator == -1 or s > 0:
             assert (solve_power(A, s, method=BY_LAPACK).x == X[0]).all()
+
+
+@pytest.mark.parametrize("method", [name for name in NAMED if 2 in NAMED[name].degrees])
+@pytest.mark.parametrize("dtype", ["complex128", "complex64"])
+def test_asymmetry_of_rounding_under_a_ridge(method, dtype):
+    """Above 256 KB numpy may write a sum into one of its terms, in the order of that term."""
+    n, eps = 190, EPS[dtype]
+    A, _ = hermitian(np.geomspace(1e-3, 1, n))
+    A = A.astype(dtype)
+    A[0, 1] *= 1 + 2 * eps
+    w, Q = np.linalg.eigh(hermitian_part(A.astype(complex)))
+    for given in (A, A[None]):
+        result = solve(given, 2, method=method, regularization=Ridge(absolute=0.1))
+        X = (Q * (w + 0.1) ** -0.5) @ conjugate(Q)
+        assert result.converged.all() and distance(result.x.reshape(n, n), X) <= 2 * forward_bar(11.0, -0.5, n, eps, 12)
+        assert (result.residual < 100 * n**0.5 * eps).all()
+
+
+def test_sums_go_to_matrices_in_c_order():
+    for n in (3, 150):
+        A = hermitian_part(np.ones((2, n, n), complex))
+        assert A.flags.c_contiguous
+        add_to_diagonal(A, np.array([1.0, 2.0]))
+        assert (A[1].diagonal() == 3).all()
+        with pytest.raises(ValueError, match="C order"):
+            add_to_diagonal(A.swapaxes(1, 2), 1.0)
 
 
 def test_it_is_really_lapack_that_served(monkeypatch):

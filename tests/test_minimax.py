@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from table import distance
 
 from matroot import ConditionWarning, CoupledNewton, RootError, Status, gallery, inverse_pth_root, solve
 from matroot._bars import forward_error_bound
@@ -24,10 +25,6 @@ from matroot.methods.minimax_schedule import schedule, step_products
 from matroot.methods.minimax_steps import factors, largest_between
 
 SPECTRA = ("geometric", "two_cluster", "power_law")
-
-
-def distance(X, Y):
-    return np.linalg.norm(X - Y, 2) / np.linalg.norm(Y, 2)
 
 
 @pytest.mark.parametrize(

@@ -166,3 +166,84 @@ def test_arguments_and_empty():
     for shape, wanted in (((0, 0), (0, 0)), ((2, 0, 0), (2, 0, 0)), ((0, 3, 3), (0, 3, 3))):
         result = orthogonalizer(np.zeros(shape))
         assert result.x.shape == wanted and isinstance(repr(result), str)
+
+
+def matrix(w, seed=0):
+    Q = np.linalg.qr(np.random.default_rng(seed).standard_normal((len(w), len(w))))[0]
+    return (Q * w) @ Q.T
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch scripts formulas of its forward mode
+def test_torch_differentiates_what_is_the_same_for_all_bases():
+    """Of first and second order, where kept eigenvalues are equal, and one is dropped."""
+    torch = pytest.importorskip("torch")
+    A = torch.from_numpy(matrix([1.0, 1.0, 0.5, 1e-9])).requires_grad_()
+    F = torch.from_numpy(matrix([2.0, 1.0, -1.0, 0.5], 1))
+
+    def projected(a):
+        x = orthogonalizer((a + a.mT) / 2, absolute=1e-3).x
+        assert x.shape == (4, 3)
+        return x @ x.mT, torch.linalg.eigvalsh(x.mT @ F @ x)
+
+    assert torch.autograd.gradcheck(projected, (A,), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(projected, (A,))
+    result = orthogonalizer(A, absolute=1e-3)
+    assert np.array_equal(result.x.detach(), orthogonalizer(A.detach().numpy(), absolute=1e-3).x)
+    with pytest.raises(RuntimeError, match=r"use x @ x\.mH"):
+        result.x[:, 0].sum().backward()
+    with pytest.raises(TypeError, match=r"torch\.func"):
+        torch.func.grad(lambda a: orthogonalizer(a).x.sum())(A)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-200, 1e150])
+def test_gradients_at_any_scale(scale):
+    """Of full rank, X X^T is the inverse, whose derivative in E is -A^-1 E A^-1."""
+    torch = pytest.importorskip("torch")
+    w = np.array([1.0, 1.0, 1e-8])
+    A, G = matrix(w), matrix([2.0, 1.0, -1.0], 3)
+    a = torch.from_numpy(A * scale).requires_grad_()
+    x = orthogonalizer(a).x * scale**0.5
+    (x @ x.mT).backward(torch.from_numpy(G))
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    inverse = (Q / w) @ Q.T
+    exact = -inverse @ G @ inverse
+    assert np.linalg.norm(a.grad.numpy() * scale - exact) <= 1e-6 * np.linalg.norm(exact)
+
+
+def test_gradients_of_a_batch_with_failures():
+    torch = pytest.importorskip("torch")
+    stack = np.stack(
+        [matrix([3.0, 2.0, 1.0]), matrix([2.0, 1.0, 0.0]), -matrix([3.0, 2.0, 1.0]), np.full((3, 3), np.nan)]
+    )
+    A = torch.from_numpy(stack.astype(np.float32)).requires_grad_()
+    x = orthogonalizer(A).x
+    (x @ x.mT).sum().backward()
+    assert torch.isnan(A.grad).any((1, 2)).tolist() == [False, False, True, True]
+    for i in range(2):
+        alone = A.detach()[i].requires_grad_()
+        x = orthogonalizer(alone).x
+        (x @ x.mT).sum().backward()
+        assert torch.allclose(A.grad[i], alone.grad, rtol=1e-5)
+
+
+def test_jax_traces_and_differentiates():
+    jax = pytest.importorskip("jax")
+    A = np.stack([matrix([3.0, 3.0, 1.0]), matrix([2.0, 1.0, 0.0], 1)]).astype(np.float32)
+
+    def total(a):
+        x = orthogonalizer(a).x
+        return (x @ x.T)[0].sum()
+
+    result = jax.jit(orthogonalizer)(A)
+    assert result.x.shape == (2, 3, 3) and result.rank.tolist() == [3, 2]
+    assert result.mask.tolist() == [[True] * 3, [True, True, False]]
+    found = jax.vmap(jax.grad(total))(A)
+    E = np.stack([matrix([1.0, -2.0, 0.5], 7), matrix([1.0, 0.0, 0.0], 1)])
+    t = 1e-4
+    for a, e, g in zip(A.astype(float), E, found, strict=True):
+
+        def pinv(a):
+            return np.linalg.pinv(a, rcond=1e-3, hermitian=True)[0].sum()
+
+        difference = (pinv(a + t * e) - pinv(a - t * e)) / (2 * t)
+        assert abs((np.asarray(g) * e).sum() - difference) <= 1e-4 * abs(difference)

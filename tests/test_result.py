@@ -268,14 +268,28 @@ def test_plain_functions_raise(call):
 @pytest.mark.parametrize("name", ["inverse_pth_root", "fractional_power", "inv_sqrtm"])
 def test_plain_functions_warn(name):
     call = PLAIN[name]
-    with pytest.warns(ConditionWarning, match=r"^the matrix ended well, but at cond .* digits? (is|are) left") as seen:
+    with pytest.warns(ConditionWarning, match=r"^the matrix was solved, but at cond .* digits? (is|are) left") as seen:
         x = call(ill(), compute_dtype="float32")
     assert np.isfinite(x).all()
     if name == "inverse_pth_root":
         assert seen[0].filename == __file__  # the caller's line, not ours
-    with pytest.warns(ConditionWarning, match=r"^1 of 2 matrices ill-conditioned; the first, a\[1\], ended well"):
+    with pytest.warns(ConditionWarning, match=r"^1 of 2 matrices ill-conditioned; the first, a\[1\], was solved"):
         call(np.stack([np.eye(12, dtype=np.float32), ill()]), compute_dtype="float32")
     assert issubclass(ConditionWarning, UserWarning)
+
+
+def test_errors_and_warnings_are_named_as_they_are_imported():
+    for kind in (RootError, ConditionWarning):
+        assert (kind.__module__, pickle.loads(pickle.dumps(kind))) == ("matroot", kind)
+
+
+def test_one_matrix_gives_no_sequence():
+    """`x, info = solve(...)` must not find an empty one."""
+    assert [one.x.shape for one in solve(np.stack([np.eye(3)] * 2), 2)] == [(3, 3)] * 2
+    with pytest.raises(TypeError, match=r"RootResult of one matrix is no sequence; its array is result\.x"):
+        _, _ = solve(np.eye(3), 2)
+    with pytest.raises(TypeError, match=r"its array is result\.u"):
+        list(matroot.polar(np.eye(3)))
 
 
 def test_solve_neither_raises_nor_warns():

@@ -1,5 +1,6 @@
 """Roots that torch differentiates: values as without, derivatives by torch's own checks, batches with failures."""
 
+import weakref
 from dataclasses import fields
 from fractions import Fraction
 
@@ -8,7 +9,10 @@ import pytest
 from table import EPS, distance
 
 import matroot
-from matroot import Floor, PseudoInverse, RootError, Status, frechet_derivative
+from matroot import Floor, PseudoInverse, Ridge, RootError, Status, frechet_derivative
+from matroot.autodiff.forms import Power, evaluate
+from matroot.methods.tridiagonal_large import room_of
+from matroot.pipeline import kernel
 
 torch = pytest.importorskip("torch")
 
@@ -139,9 +143,11 @@ def test_through_other_functions():
     (first.x.sum() + second.x.sum()).backward()
     assert a.grad is not None
     assert torch.autograd.gradcheck(lambda a: matroot.apply_inverse_pth_root(hermitian(a), 2, b), (a,))
-    empty = torch.zeros(0, 3, 3, requires_grad=True)
-    matroot.inv_sqrtm(empty).sum().backward()
-    assert empty.grad.shape == (0, 3, 3)
+    for shape in ((0, 3, 3), (0, 0), (2, 0, 0)):
+        empty = torch.zeros(shape, requires_grad=True)
+        for x in (matroot.inv_sqrtm(empty), matroot.polar(empty).u, matroot.frechet_derivative(empty, empty, 2)):
+            x.sum().backward()
+        assert empty.grad.shape == shape
 
 
 @pytest.mark.slow
@@ -163,3 +169,80 @@ def test_in_a_compiled_graph():
     assert torch.isnan(torch.compile(matroot.inv_sqrtm, backend="aot_eager", fullgraph=True)(-A)).all()
     broken = torch.compile(lambda a: matroot.solve(a, 2).x * 2, backend="aot_eager")
     assert (broken(A) == matroot.inv_sqrtm(A) * 2).all()
+
+
+@pytest.mark.parametrize("rule", [None, 1e-3])
+def test_a_large_matrix_is_reduced_once(rule, monkeypatch):
+    """The gradient takes the tridiagonal forms of the solve, and has the bits of one that reduces again."""
+    n = 130
+    random = np.random.default_rng(5)
+    G = torch.from_numpy(random.standard_normal((2, n, 2 * n)))
+    a, g = hermitian(G @ G.mT), torch.from_numpy(random.standard_normal((2, n, n)))
+    a[1] -= 300 * torch.eye(n, dtype=a.dtype)
+
+    def root(a):
+        return matroot.solve(a, 2, regularization=rule).x
+
+    ridge = matroot.solve(a, 2, regularization=rule).ridge.numpy()
+    power = Power(Fraction(-1, 2), None if rule is None else Ridge(rule), "pos", "float64")
+    expected, moved = (
+        evaluate(form, power, a.numpy(), (g.numpy(),), ridge)[0][0] for form in ("adjoint", "derivative")
+    )
+    monkeypatch.setattr("matroot.methods.tridiagonal_derivative.readable", None)  # asked before a reduction
+    _, pull = torch.func.vjp(root, a)
+    found = pull(g)[0]
+    assert torch.isnan(found[1]).all()
+    np.testing.assert_array_equal(found[0], expected)
+    twice = torch.func.vmap(pull)(torch.stack([g, 2 * g]))[0]
+    torch.testing.assert_close(twice[1], 2 * found, rtol=0, atol=0, equal_nan=True)
+    _, forward = torch.func.jvp(root, (a[:1],), (g[:1],))
+    np.testing.assert_array_equal(forward[0], moved)
+
+
+def test_a_backward_pass_frees_what_was_kept(monkeypatch):
+    kept = []
+    monkeypatch.setattr(kernel, "room_of", lambda B, n: kept.append(room := room_of(B, n)) or room)
+    a = tensor(np.linspace(1, 2, 70))
+    x = matroot.inv_sqrtm(a)
+    held = weakref.ref(kept.pop())
+    assert held() is not None
+    x.sum().backward()
+    assert held() is None
+
+
+def test_the_older_vmap_of_torch():
+    """``vectorize`` of torch.autograd.functional, and ``is_grads_batched``."""
+    a = tensor([1.0, 1.0, 2.0], batch=(2,))
+    functional = torch.autograd.functional
+
+    def root(a):
+        return matroot.inv_sqrtm(hermitian(a))
+
+    J = functional.jacobian(root, a)
+    for strategy in ("reverse-mode", "forward-mode"):
+        torch.testing.assert_close(functional.jacobian(root, a, vectorize=True, strategy=strategy), J)
+
+    def loss(a):
+        return root(a).pow(3).sum()
+
+    torch.testing.assert_close(functional.hessian(loss, a, vectorize=True), functional.hessian(loss, a))
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3, 3), (2, 0, 0), (2, 0, 3, 3)])
+@pytest.mark.parametrize("assume_a", ["pos", "gen"])
+def test_gradients_of_nothing(shape, assume_a):
+    a = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+    found = (matroot.sqrtm(a, assume_a=assume_a), matroot.polar(a).u, matroot.orthogonalizer(a).x)
+    for x in found:
+        (g,) = torch.autograd.grad(x.sum(), a, create_graph=True)
+        g.sum().backward()
+        assert g.shape == a.grad.shape == shape
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch.fx on its own constants
+def test_linearize():
+    """It traces operators; what numpy computes would be a constant."""
+    a = tensor([1.0, 1.0, 2.0]).detach()
+    e = hermitian(torch.arange(9, dtype=a.dtype).reshape(3, 3))
+    _, linear = torch.func.linearize(matroot.inv_sqrtm, a)
+    torch.testing.assert_close(linear(e), frechet_derivative(a, e, 2))

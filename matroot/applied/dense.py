@@ -16,10 +16,10 @@ from matroot._status import Status
 from matroot.applied.result import ApplyResult
 from matroot.applied.shifted import POLES_ERR
 from matroot.backends import backend_of
-from matroot.backends.arrays import take
+from matroot.backends.arrays import check_numbers, take
 from matroot.backends.cpu.tridiagonal.poles import CLASSES, in_classes
 from matroot.backends.linalg import add_to_diagonal
-from matroot.methods.base import Method
+from matroot.methods.base import Array, Method
 from matroot.methods.conditioning import PROBES, largest_eigenvalue, signs
 from matroot.methods.eigen import Eigen
 from matroot.methods.minimax import Minimax
@@ -34,8 +34,6 @@ from matroot.pipeline.scaling import (
     symmetrized,
 )
 from matroot.pipeline.status import input_lost, vouched
-
-Array = Any
 
 #: Accuracy of the poles, which are used for the bound only.
 ACCURACY = 1e-6
@@ -66,6 +64,8 @@ def apply_dense(
     """Compute A^s B with `Eigen`, or A^{-1/p} B with `Minimax`, which has no bound: its `error` is NaN."""
     values, origin = take(a)
     columns, other = take(b, "b")
+    if columns.dtype.kind != "b":
+        check_numbers(columns.dtype, other, "b")
     if backend_of(values).sync_free() or backend_of(columns).sync_free():
         raise ValueError("dense arrays are applied on the CPU: pass a.get() and b.get(), or lambda v: a @ v")
     if other.library != origin.library:
@@ -87,6 +87,9 @@ def apply_dense(
     stack = xp.broadcast_to(values, (*batch, n, n)).reshape(math.prod(batch), n, n)
     columns = xp.broadcast_to(columns, (*batch, n, m)).reshape(math.prod(batch), n, m)
     out = xp.empty(columns.shape, np.result_type(job.out_dtype, columns.dtype))
+    lost = ~xp.isfinite(columns).all(-2)
+    if lost.any():
+        columns = xp.where(lost[:, None, :], 0, columns)
     found = Part(out, np.zeros(len(stack), np.int8), np.zeros((len(stack), m)), *np.ones((4, len(stack))))
 
     def work(part: slice) -> None:
@@ -95,8 +98,9 @@ def apply_dense(
 
     if stack.size and m:
         job.backend.run_chunks(work, len(stack), n, job.dtype.itemsize)
+    status, error = _of_columns(found, n, job, lost)
+    out[xp.broadcast_to((status > int(Status.STAGNATED))[:, None, :], out.shape)] = np.nan
     X = out.reshape(*batch, n, m)
-    status, error = _of_columns(found, n, job)
     numbers = {name: getattr(found, name).reshape(batch) for name in ("lambda_min", "lambda_max", "cond", "ridge")}
     numbers |= {"status": status.reshape(*batch, m), "error": error.reshape(*batch, m)}
     if vector:
@@ -130,7 +134,7 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> Part:
     wide = np.result_type(job.dtype, np.float64)
     if stack.dtype.kind in "iu":  # abs() of the smallest integer overflows
         stack = stack.astype(wide)
-    finite = xp.isfinite(stack).all((-1, -2)) & xp.isfinite(columns).all((-1, -2))
+    finite = xp.isfinite(stack).all((-1, -2))
     size = xp.where(finite, abs(stack).max((-1, -2)), 1)
     exponent = scale_exponent(size, rule, xp)
     A = prepared(stack, finite, exponent, np.result_type(stack.dtype, job.dtype), backend)
@@ -138,7 +142,7 @@ def _apply_chunk(stack: Array, columns: Array, job: Job) -> Part:
     A = A.astype(job.dtype, copy=False)
 
     # Transpose b, since the iteration multiplies from the right; for a real A, split b into real and imaginary parts.
-    W = xp.where(finite[:, None, None], columns, 0).conj().swapaxes(-1, -2)
+    W = columns.conj().swapaxes(-1, -2)
     split = W.dtype.kind == "c" and A.dtype.kind != "c"
     if split:
         W = xp.concatenate([W.real, W.imag], axis=1)
@@ -220,9 +224,10 @@ def _bound(C: Array, kept: Array, f: Array, off: tuple[Array, Array], job: Job) 
     weight = w / (start[:, None] + t) * (1 if s < 0 else t)
     total = np.zeros(norm.shape)
     square = abs(C).astype(float) ** 2
-    for tj, weight_j in zip(t.T, weight.T, strict=True):
-        size = np.sqrt((square / ((kept + tj[:, None]) ** 2)[:, None, :]).sum(-1))
-        total += (weight_j * moved)[:, None] * size
+    with np.errstate(all="ignore"):  # of matrices that are 0, or have no power
+        for tj, weight_j in zip(t.T, weight.T, strict=True):
+            size = np.sqrt((square / ((kept + tj[:, None]) ** 2)[:, None, :]).sum(-1))
+            total += (weight_j * moved)[:, None] * size
     return rounding + (1 + POLES_ERR * ACCURACY) * total
 
 
@@ -249,14 +254,15 @@ def _by_minimax(method: Minimax, A: Array, W: Array, scale: Array, job: Job) -> 
     return Part(raw.x, status, xp.full(W.shape[:2], xp.nan), smallest, largest, cond, delta)
 
 
-def _of_columns(found: Part, n: int, job: Job) -> tuple[Array, Array]:
-    """Return status and error of every column, (B, m)."""
+def _of_columns(found: Part, n: int, job: Job, lost: Array) -> tuple[Array, Array]:
+    """Return status and error of every column, (B, m); `lost` is True for those that are not finite."""
     rounding = job.out_eps if job.out_eps > job.eps else 0.0
     error = np.where(np.isnan(found.error), np.nan, found.error + rounding)
     ill = ~(vouched(found.cond, n, job) & ~input_lost(found.cond, job))[:, None]
     ill = ill | (error > (job.problem.rtol or ILL_FORWARD_ERROR))
     status = found.status[:, None].astype(np.int8)
     status = np.where((status == 0) & ill, np.int8(Status.ILL_CONDITIONED), status)
+    status = np.where(lost, np.int8(Status.NONFINITE_INPUT), status)
     return status, np.where(status > int(Status.STAGNATED), np.nan, error)
 
 

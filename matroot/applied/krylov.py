@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from matroot._result import on_host
 from matroot.applied.shifted import Floats, Tridiagonal
 
 Array = Any
@@ -18,21 +19,11 @@ KEPT = 2**28
 
 
 class Krylov:
-    """Lanczos without reorthogonalization, for every column of an array.
+    """Lanczos without reorthogonalization, for every column of an array (n, k) of norm 1, or 0.
 
     A rounding error of a product disturbs A V = V T + (the next vector) by as much, so that V f(T) e_1 and the
     residuals of shifted systems hold although V loses its orthogonality (Greenbaum 1989; Druskin & Knizhnerman 1991).
-    Reorthogonalization would need all of V and O(n m^2) operations.
-
-    Parameters
-    ----------
-    product : function of (n, k), which returns (n, k)
-    start : array (n, k)
-        Columns of norm 1, or 0.
-    xp : module
-        numpy or cupy.
-    kept : int
-        Bytes of vectors to keep; at least two vectors are kept.
+    Reorthogonalization would need all of V and O(n m^2) operations. At most `kept` bytes of vectors are kept, but two.
     """
 
     def __init__(self, product: Callable[[Array], Array], start: Array, xp: Any, kept: int = KEPT) -> None:
@@ -43,7 +34,7 @@ class Krylov:
         self.alpha: list[Floats] = []
         self.beta: list[Floats] = []
         self.size = np.zeros(start.shape[1])
-        self.ended = ~_host(start.any(0))
+        self.ended = ~on_host(start.any(0))
         self.finite = True
 
     def __len__(self) -> int:
@@ -59,11 +50,11 @@ class Krylov:
         xp = self.xp
         W = self.product(self.last)
         a = xp.einsum("ij,ij->j", self.last.conj(), W).real
-        alpha = _host(a)
+        alpha = on_host(a)
         W -= self.last * a
         if self.beta:
             W -= self.before * xp.asarray(self.beta[-1])
-        beta = _host(xp.sqrt(xp.einsum("ij,ij->j", W.conj(), W).real))
+        beta = on_host(xp.sqrt(xp.einsum("ij,ij->j", W.conj(), W).real))
         self.finite = self.finite and bool(np.isfinite(alpha).all() and np.isfinite(beta).all())
         if self.alpha:
             alpha = np.where(self.ended, self.alpha[0], alpha)
@@ -100,9 +91,4 @@ class Krylov:
             before, last = last, W
             if i < m:
                 Y += W * xp.asarray(C[i])
-        return Y, _host(xp.sqrt(xp.einsum("ij,ij->j", last.conj(), last).real)), again + 1
-
-
-def _host(values: Array) -> Any:
-    get = getattr(values, "get", None)
-    return np.asarray(values if get is None else get())
+        return Y, on_host(xp.sqrt(xp.einsum("ij,ij->j", last.conj(), last).real)), again + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,18 +91,21 @@ def is_operator(a: Any) -> bool:
     return sparse_library(a) is not None or hasattr(a, "matvec") or (library_of(a) is None and callable(a))
 
 
-def operator(a: Any, columns: Array, origin: Origin, vector: bool) -> Operator:
-    """Check `a` against B, given as `columns` (n, k) with its origin, and return it as an `Operator`."""
+def operator(a: Any, columns: Array, origin: Origin, vector: bool, absolute: float) -> Operator:
+    """Check `a` against B, given as `columns` (n, k) with its origin, and return it as an `Operator`.
+
+    It is in units in which `absolute`, the number that is going to be added to the diagonal, is at most about 1, too.
+    """
     n = len(columns)
     shape = getattr(a, "shape", None)
     if shape is not None and tuple(shape) != (n, n):
         raise ValueError(f"a must be (n, n) for a b of n = {n} rows, got {tuple(shape)}")
     if sparse_library(a) == "scipy.sparse" and origin.library == "numpy":
-        return _of_sparse(a, columns)
-    return _of_products(a, columns, origin, vector)
+        return _of_sparse(a, columns, absolute)
+    return _of_products(a, columns, origin, vector, absolute)
 
 
-def _of_sparse(a: Any, columns: Array) -> Operator:
+def _of_sparse(a: Any, columns: Array, absolute: float) -> Operator:
     name = dtype_name(a.dtype)
     if a.dtype.kind not in "fciub" or a.dtype.itemsize > (16 if a.dtype.kind == "c" else 8):
         raise TypeError(f"a must be real or complex, of float64 precision at most, got dtype {name}")
@@ -109,7 +113,7 @@ def _of_sparse(a: Any, columns: Array) -> Operator:
     A = a.tocsc().astype(wide)  # a copy, with duplicates summed
     A.sum_duplicates()
     size = float(abs(A.data).max(initial=0.0))
-    exponent = _exponent(size)
+    exponent = _exponent(size, absolute)
     given = unit_roundoff(name) if is_inexact(name) else 2.0**-53
     A.data = np.ldexp(A.data.view(np.float64), -exponent).view(wide)
     if not np.isfinite(size):
@@ -127,7 +131,7 @@ def _of_sparse(a: Any, columns: Array) -> Operator:
     return Operator(A.shape[0], lambda V: rows @ V, exponent, dtype, name, _unit(terms), np, A)
 
 
-def _of_products(a: Any, columns: Array, origin: Origin, vector: bool) -> Operator:
+def _of_products(a: Any, columns: Array, origin: Origin, vector: bool, absolute: float) -> Operator:
     """Take an operator with `matvec`, a sparse matrix of another library, or a function."""
     n, xp = len(columns), backend_of(columns).xp
     is_function = sparse_library(a) is None and not hasattr(a, "matvec")
@@ -154,19 +158,21 @@ def _of_products(a: Any, columns: Array, origin: Origin, vector: bool) -> Operat
     start = xp.asarray(start_vector(n)[:, None]) if n else xp.zeros((0, 1))
     first = raw(start)
     size = float(abs(first).max()) if n else 0.0
-    exponent = _exponent(size) if abs(_exponent(size)) > 64 else 0
+    exponent = _exponent(size, absolute)
+    exponent = exponent if abs(exponent) > 64 else 0
     wide = np.dtype(np.complex128 if first.dtype.kind == "c" else np.float64)
     dtype = np.dtype(np.result_type(wide, columns.dtype))
     declared = origin.dtype_name if is_function else dtype_name(getattr(a, "dtype", None) or first.dtype)
     arithmetic = unit_roundoff(dtype_name(first.dtype))
     if as_input and is_inexact(origin.dtype_name):
         arithmetic = max(arithmetic, unit_roundoff(origin.dtype_name))
-    scale = 2.0**-exponent
+    halves = [math.ldexp(1.0, -(exponent // 2)), math.ldexp(1.0, -(exponent - exponent // 2))]
 
     def product(V: Array) -> Array:
         W = raw(V).astype(dtype, copy=True)  # an operator may return what it keeps
         if exponent:
-            W *= scale
+            for half in halves:  # the whole may be beyond the largest number
+                W *= half
         return W
 
     return Operator(n, product, exponent, dtype, declared, _unit(float(n)) * (arithmetic / 2.0**-53), xp, count=1)
@@ -224,8 +230,8 @@ def _refuse(what: str, is_complex: bool) -> None:
     raise ValueError(f"a is not {kind}: {what}; pass (A + A^T) / 2 if that is rounding of your own")
 
 
-def _exponent(size: float) -> int:
-    return int(np.frexp(size)[1]) if np.isfinite(size) and size > 0 else 0
+def _exponent(size: float, absolute: float) -> int:
+    return int(np.frexp(max(size, absolute))[1]) if np.isfinite(size) and max(size, absolute) > 0 else 0
 
 
 def _unit(terms: float) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, Generic
 
@@ -19,7 +18,7 @@ Array = Any
 _SENTENCES = {
     Status.CONVERGED: "converged: relative error at most {error:.1e} ({certificate})",
     Status.ILL_CONDITIONED: (
-        "ended well, but at cond {cond:.1e} rounding may cost a relative error of {lost:.1e} in {dtype}; add a ridge, "
+        "was solved, but at cond {cond:.1e} rounding may cost a relative error of {lost:.1e} in {dtype}; add a ridge, "
         "or use a wider dtype or a larger rtol"
     ),
     Status.MAX_ITER: (
@@ -109,15 +108,3 @@ class ApplyResult(Result, Generic[A]):
 
     def _host(self, name: str) -> np.ndarray[Any, Any]:
         return np.asarray(on_host(getattr(self, name)))
-
-    def _lines(self) -> Iterator[tuple[str, str]]:
-        for one in fields(self):
-            value = getattr(self, one.name)
-            text = str(value)
-            if one.name == "x":
-                text = f"{tuple(value.shape)} {value.dtype}"
-            elif hasattr(value, "shape"):
-                known = self._host(one.name)
-                several = known.size > 1
-                text = f"{known.min():.3g} to {known.max():.3g}" if several else " ".join(map(str, known.ravel()))
-            yield one.name, text

@@ -44,21 +44,9 @@ class Rule(NamedTuple):
 
 
 def rule(s: Fraction | float, low: float, high: float, accuracy: float, least: float = 0.0) -> Rule:
-    """Return poles for x^s on [low, high], -1 <= s < 1, not 0.
+    """Return poles for x^s on [low, high], -1 <= s < 1, not 0, to the relative `accuracy`.
 
-    Parameters
-    ----------
-    s : Fraction or float
-    low, high : float
-        Bounds of the eigenvalues. For s > 0 low may be 0.
-    accuracy : float
-        Relative.
-    least : float
-        Where the poles begin, if low is less (s > 0).
-
-    Returns
-    -------
-    Rule
+    For s > 0 low may be 0; the poles begin at `least`, if low is less.
     """
     alpha = -s if s < 0 else 1 - s
     s = float(s)

@@ -10,6 +10,7 @@ import numpy as np
 
 from matroot._bars import ILL_FORWARD_ERROR, ILL_INPUT_ERROR, forward_error_bound
 from matroot._regularization import Regularization, Ridge, as_regularization
+from matroot._result import on_host
 from matroot._status import Status
 from matroot.applied.bounds import Approximation, Wanted, nothing
 from matroot.applied.factored import SINGULAR, Factored, by_poles, cheaper_steps
@@ -18,13 +19,15 @@ from matroot.applied.operators import Operator, operator, spectrum
 from matroot.applied.result import ApplyResult
 from matroot.applied.shifted import Floats, rule
 from matroot.backends import backend_of
-from matroot.backends.arrays import Origin, is_inexact, readable, round_to, take, unit_roundoff
+from matroot.backends.arrays import Origin, check_numbers, is_inexact, readable, round_to, take, unit_roundoff
 
 Array = Any
 
 METHODS = ("auto", "lanczos", "poles")
 #: Steps of Lanczos, if max_iter is None.
 STEPS = 5000
+#: A lower bound of the eigenvalues below this times the upper one is none: so many poles are never taken.
+USEFUL = 2.0**-900
 #: Below so many steps Lanczos is not tried where factorizations cost no more.
 FEW_STEPS = 64
 
@@ -42,6 +45,8 @@ def apply_operator(
 ) -> ApplyResult[Any]:
     """Compute A^s B, -1 <= s < 1, not 0; see `matroot.solve_apply`."""
     columns, origin = take(b, "b")
+    if columns.dtype.kind != "b":
+        check_numbers(columns.dtype, origin, "b")
     vector = columns.ndim == 1
     if columns.ndim not in (1, 2):
         raise ValueError(f"b must be (n,) or (n, m) where a is no array, got {tuple(columns.shape)}")
@@ -49,16 +54,17 @@ def apply_operator(
     backend = backend_of(columns)
     with backend.here(origin):
         B = columns[:, None] if vector else columns
-        A = operator(a, B, origin, vector)
+        A = operator(a, B, origin, vector, ridge.absolute)
         if method == "poles" and A.matrix is None:
             raise ValueError("method='poles' factorizes A: a must be a scipy.sparse matrix, and b a numpy array")
         V, units = _normalized(B, A)
         least, largest, above = spectrum(A)
-        delta = ridge.relative * max(largest, 0.0) + math.ldexp(ridge.absolute, -A.exponent)
+        delta = ridge.relative * max(largest, 0.0) + float(_scaled(ridge.absolute, -A.exponent))
         A.add(delta)
-        low = None if lambda_min is None and not delta else math.ldexp(lambda_min or 0.0, -A.exponent) + delta
-        if lambda_min is not None and least < math.ldexp(lambda_min, -A.exponent) - 1e-6 * abs(largest):
-            value = math.ldexp(least, A.exponent)
+        given = float(_scaled(lambda_min or 0.0, -A.exponent))
+        low = given + delta if given + delta > USEFUL * (above + delta) else None
+        if given and given - 1e-6 * abs(largest) > least:
+            value = float(_scaled(least, A.exponent))
             raise ValueError(f"lambda_min = {lambda_min:.3e} is no lower bound: a has a Ritz value of {value:.3e}")
         dtype, name = _out_dtype(A, origin)
         wanted = Wanted(s, rtol, unit_roundoff(name), above + delta, low)
@@ -67,9 +73,9 @@ def apply_operator(
         X, error = _in_units(_spread(found, some, V), units, A.exponent, wanted)
         with np.errstate(over="ignore"):
             X = round_to(X.astype(dtype), name)
-        cond = _cond(found, largest + delta)
+        cond = (largest + delta) / found.smallest if found.smallest > 0 else math.inf
         status = _statuses(found, error, cond, wanted, A, units)
-        over = ~_host(A.xp.isfinite(X).all(0)) & (status < int(Status.DIVERGED))
+        over = ~on_host(A.xp.isfinite(X).all(0)) & (status < int(Status.DIVERGED))
         status = np.where(over, int(Status.DIVERGED), status).astype(np.int8)
         bad = status > int(Status.STAGNATED)
         X[:, A.xp.asarray(bad)] = np.nan
@@ -125,9 +131,9 @@ class _Units(NamedTuple):
 def _normalized(B: Array, A: Operator) -> tuple[Array, _Units]:
     """Return columns of norm 1, or 0, and what they have to be multiplied by."""
     xp = A.xp
-    finite = _host(xp.isfinite(B).all(0))
+    finite = on_host(xp.isfinite(B).all(0))
     V = xp.where(xp.asarray(finite), B, 0).astype(A.dtype)
-    size = _host(abs(V).max(0)) if A.n else np.zeros(V.shape[1])
+    size = on_host(abs(V).max(0)) if A.n else np.zeros(V.shape[1])
     exponent = np.frexp(size)[1]
     half = np.ldexp(1.0, -(exponent // 2)), np.ldexp(1.0, -(exponent - exponent // 2))
     V = V * xp.asarray(half[0]) * xp.asarray(half[1])
@@ -189,10 +195,6 @@ def _run(
     return by_poles(A, factored, V, wanted), "poles", factored.count
 
 
-def _cond(found: Approximation, largest: float) -> float:
-    return largest / found.smallest if found.smallest > 0 else math.inf
-
-
 def _statuses(found: Approximation, error: Floats, cond: float, wanted: Wanted, A: Operator, units: _Units) -> Any:
     """Return the status of every column."""
     met = error <= (wanted.rtol or ILL_FORWARD_ERROR)
@@ -215,9 +217,4 @@ def _scaled(value: float, exponent: int) -> Any:
 
 
 def _norms(X: Array, xp: Any) -> Floats:
-    return np.asarray(_host(xp.sqrt(xp.einsum("ij,ij->j", X.conj(), X).real)))
-
-
-def _host(values: Array) -> Any:
-    get = getattr(values, "get", None)
-    return np.asarray(values if get is None else get())
+    return np.asarray(on_host(xp.sqrt(xp.einsum("ij,ij->j", X.conj(), X).real)))

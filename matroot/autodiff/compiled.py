@@ -69,7 +69,7 @@ def _root(a: torch.Tensor, key: str) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.library.custom_op("matroot::root_form", mutates_args=())  # type: ignore[untyped-decorator]
 def _form(form: str, a: torch.Tensor, key: str, ridge: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     _, power = _setups[key](a)
-    found: Tensor = Form.forward(form, power, a, ridge, u, None)
+    found: Tensor = Form.forward(form, power, a, ridge, u, None, None)
     return found
 
 

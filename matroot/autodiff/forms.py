@@ -58,7 +58,12 @@ class Power:
 
 
 def evaluate(
-    form: str, power: Power, A: Array, directions: tuple[Array, ...], ridge: Array | None = None
+    form: str,
+    power: Power,
+    A: Array,
+    directions: tuple[Array, ...],
+    ridge: Array | None = None,
+    kept: Array | None = None,
 ) -> tuple[Array, Array]:
     """Evaluate a form of `FORMS` at every matrix of a stack, in double precision.
 
@@ -73,6 +78,8 @@ def evaluate(
     ridge : array (B,), optional
         The shift that was added when the root was computed, absolute; NaN where the root failed, `OF_THE_RULE` where
         no root was computed.
+    kept : array (B, n + 4, ...), optional
+        The tridiagonal forms of the matrices, where the solve has left them (`pipeline.kernel.solve_kept`).
 
     Returns
     -------
@@ -91,13 +98,15 @@ def evaluate(
         )
     if power.assume_a == "pos" and form in FORMS[:2] and backend_of(A).name == "cpu":
         if serves(power.s, power.rule, A, directions[0]):
-            return _by_poles(form, power, A, directions[0], ridge)
+            return _by_poles(form, power, A, directions[0], ridge, kept)
     return _decomposed(form, power, A, directions, ridge)
 
 
-def _by_poles(form: str, power: Power, A: Array, E: Array, ridge: Array | None) -> tuple[Array, Array]:
+def _by_poles(
+    form: str, power: Power, A: Array, E: Array, ridge: Array | None, kept: Array | None
+) -> tuple[Array, Array]:
     """Evaluate a form of first order without eigenvectors where that is possible."""
-    out, served = derivatives(A, E, power.s, power.rule, ridge, form == "adjoint")
+    out, served = derivatives(A, E, power.s, power.rule, ridge, form == "adjoint", kept)
     failed = np.zeros(len(A), bool)
     hard = np.flatnonzero(~served)
     if len(hard):

@@ -16,7 +16,16 @@ from matroot._solve import as_exponent, exponent_of, plan
 from matroot._status import RootError
 from matroot.autodiff.forms import Power, evaluate
 from matroot.backends import backend_of
-from matroot.backends.arrays import Origin, dtype_name, is_inexact, library_of, readable, take, transformed_by
+from matroot.backends.arrays import (
+    Origin,
+    check_numbers,
+    dtype_name,
+    is_inexact,
+    library_of,
+    readable,
+    take,
+    transformed_by,
+)
 from matroot.backends.holds import confined
 from matroot.backends.loading import deferred
 from matroot.pipeline.scaling import symmetrized
@@ -166,9 +175,11 @@ def _derivative(a: Array, e: Array, described: Callable[[Array], Power]) -> Arra
         a, e = module.alike(a, e, shape)
         return module.derivative(a, e, described(a))
 
-    power = described(a)
     values, origin = take(a)
     directions, other = take(e, "e")
+    check_numbers(values.dtype, origin)
+    check_numbers(directions.dtype, other, "e")
+    power = described(a)
     backend, size = backend_of(values), shape[-2:]
     xp = backend.xp
     with backend.here(origin):

@@ -1,13 +1,17 @@
-"""Inverse roots on the device of a traced array, by the fixed schedule of `Minimax`; jax differentiates its products.
+"""Powers on the device of a traced array, by the fixed schedule of `Minimax`; jax differentiates its products.
 
 The derivative of a minimax polynomial is less accurate than its value, since its error oscillates. A Newton step at the
 end multiplies the error of the derivative by the error of the value, and squares the latter.
+
+A positive power is A^m (A A^(-q/p)), and the iteration begins with A: a product with A at the end would be less
+accurate by the root of the condition number.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -33,8 +37,10 @@ Array = Any
 TARGET = 8 * 2.0**-52
 #: ||M - I||_F that rounding may leave before the last step; an eigenvalue that the schedule does not serve leaves 1/2.
 LAG = 0.1
-#: Above this p the larger cushion is used in float32: M holds p-th powers of what is above it.
+#: Above this p the larger cushion is used in float32: M holds p-th powers of what is above it. And for positive powers.
 LARGE_P = 4
+#: Largest numerator and denominator of a positive exponent.
+LARGEST = 8
 #: Steps of the power method: an estimate from below, by up to some 6 % for a flat spectrum.
 POWER_STEPS = 40
 
@@ -45,11 +51,13 @@ def serves(job: Job, options: dict[str, Any]) -> bool:
     asked = method == "minimax" or isinstance(method, Minimax)
     plain = options.get("max_iter") is None and options.get("compute_dtype") is None
     ridge = rule is None or (isinstance(rule, Ridge) and not rule.retries)
-    return asked and plain and ridge and job.problem.assume_a == "pos" and s * job.problem.p == -1
+    root = s * job.problem.p == -1
+    positive = isinstance(s, Fraction) and s > 0 and max(s.numerator, s.denominator) <= LARGEST and s.denominator > 1
+    return asked and plain and ridge and (root or positive) and job.problem.assume_a == "pos"
 
 
 def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]], job: Job) -> RootResult[Array]:
-    """Return A^(-1/p) of a traced array, of at least float32 arithmetic, with measured quality.
+    """Return A^(-1/p), or a positive power, of a traced array, of at least float32 arithmetic, with measured quality.
 
     jax differentiates x; the other fields are constants.
     """
@@ -59,6 +67,9 @@ def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]],
 
 def _solve(a: Array, power: Power, job: Job) -> RootResult[Array]:
     n, p, constant = a.shape[-1], job.problem.p, jax.lax.stop_gradient
+    s = job.problem.rational
+    positive, whole = s > 0, max(math.floor(s), 0)
+    q = int((whole + positive - s) * p)
     relative, absolute = (job.rule.relative, job.rule.absolute) if isinstance(job.rule, Ridge) else (0.0, 0.0)
     given = a if is_inexact(power.dtype_name) else a.astype(jnp.zeros((), float).dtype)
     A, eye = given.astype(jnp.promote_types(given.dtype, jnp.float32)), jnp.eye(n)
@@ -68,26 +79,30 @@ def _solve(a: Array, power: Power, job: Job) -> RootResult[Array]:
     unit = jnp.exp2(jnp.floor(jnp.log2(jnp.where(finite & (size > 0), size, 1))))
     A = jnp.where(finite[..., None, None], A / _over(unit), eye.astype(A.dtype))
     gap = constant(abs(A - A.conj().mT).max((-1, -2), initial=0)) / jnp.where(size > 0, size / unit, 1)
-    A = (A + A.conj().mT) / 2
+    A = _symmetric(A)
 
     top = largest(A)
     delta = relative * top + absolute / unit
     A = A + _over(delta) * eye.astype(A.dtype)
-    plan = _plan(job, relative, n, eps)
+    plan = _plan(job, relative, n, eps, q)
     bound = constant(_above(A))
-    X, last = _iterated(A / _over(bound), plan)
-    X = X * _over(bound ** (-1 / p))
-
+    M = A / _over(bound)
+    start = [jnp.broadcast_to(eye.astype(A.dtype), A.shape), *[M] * positive]
+    powers, last = _iterated(jnp.stack(start), M, plan, q)
+    # The norm of A^(-q/p) is that of the smallest eigenvalue.
+    low = largest(constant(powers[0])) ** (-p / q) * bound
+    X = _symmetric(jnp.linalg.matrix_power(M, whole) @ powers[-1]) if whole else powers[-1]
+    X = X * _over(bound ** float(s))
     probes = jnp.asarray(signs(n, PROBES) if n > PROBES else np.eye(n), A.dtype)
-    W = A @ probes
-    for _ in range(p):
-        W = X @ W
-    residual = _norm(W - probes) / math.sqrt(max(1, probes.size))
-    # The norm of the root is the power -1/p of the smallest eigenvalue.
-    low = largest(constant(X)) ** -p
+    goal, W = probes, A @ probes
+    if positive:
+        goal, W = _times(A, probes, s.numerator), probes
+    W = _times(X, W, p)
+    residual = _norm(W - goal) / jnp.maximum(_norm(goal), jnp.finfo(A.dtype).tiny)
     cond = jnp.maximum((top + delta) / low, 1)
     deviation = _norm(last - eye)
-    status = jnp.where(jnp.finfo(A.dtype).eps / 2 * cond / p <= allowed_error(job.problem.rtol), 0, 1)
+    error = jnp.finfo(A.dtype).eps / 2 * abs(float(s)) * cond ** min(max(1 - float(s), 0), 1)
+    status = jnp.where(error <= allowed_error(job.problem.rtol), 0, 1)
     status = jnp.where(status, int(Status.ILL_CONDITIONED), int(Status.CONVERGED))
     expected = math.sqrt(n) * 1.1 * plan.widths[-1] + LAG
     lagging = jnp.where(deviation <= 2 * math.sqrt(n), int(Status.STAGNATED), int(Status.DIVERGED))
@@ -95,7 +110,7 @@ def _solve(a: Array, power: Power, job: Job) -> RootResult[Array]:
     bar = asymmetry_bar(Origin("numpy", given.dtype, None))
     status = jnp.where(gap <= bar, status, int(Status.NOT_SYMMETRIC))
     status = jnp.where(finite, status, int(Status.NONFINITE_INPUT))
-    X = X * _over(unit ** (-1 / p))
+    X = X * _over(unit ** float(s))
     usable = (status == int(Status.CONVERGED)) | (status == int(Status.ILL_CONDITIONED))
     # So that the gradient of a failed matrix is NaN, too.
     X = X.astype(given.dtype) + _over(jnp.where(usable, 0, jnp.nan)).astype(given.dtype) * given
@@ -103,9 +118,9 @@ def _solve(a: Array, power: Power, job: Job) -> RootResult[Array]:
         "status": status,
         "residual": residual,
         "cond": cond,
-        "bits_lost": jnp.maximum(jnp.log2(cond / p), 0),
+        "bits_lost": jnp.maximum(jnp.log2(cond * abs(float(s))), 0),
         "n_iter": jnp.full(status.shape, len(plan.steps) + 1),
-        "n_products": jnp.asarray(2 + len(plan.steps) * step_products(4, p)),
+        "n_products": jnp.asarray(2 + whole + len(plan.steps) * (step_products(4, p, q) + positive)),
         "lambda_max": top * unit,
         "lambda_min": low * unit,
         "ridge": delta * unit,
@@ -138,16 +153,24 @@ def largest(A: Array) -> Array:
     return (v.conj().mT @ A @ v)[..., 0, 0].real
 
 
-def _plan(job: Job, floor: float, n: int, eps: float) -> Schedule:
+def _times(A: Array, V: Array, power: int) -> Array:
+    """Multiply V by A, as many times as `power` says."""
+    for _ in range(power):
+        V = A @ V
+    return V
+
+
+def _plan(job: Job, floor: float, n: int, eps: float, q: int) -> Schedule:
     """Return the schedule for every spectrum that the ridge, or else rounding, leaves."""
     lower = min(max(floor / (1 + floor) * n**-0.25, eps * math.sqrt(n) / 4), 0.9)
     p = job.problem.p
-    accurate = (isinstance(job.method, Minimax) and job.method.accurate) or (eps > 1e-10 and p > LARGE_P)
-    return schedule(p, lower, target=TARGET, accurate=accurate)
+    cushioned = eps > 1e-10 and (p > LARGE_P or job.problem.s > 0)
+    accurate = (isinstance(job.method, Minimax) and job.method.accurate) or cushioned
+    return schedule(p, lower, target=TARGET, a=q, accurate=accurate)
 
 
-def _iterated(M: Array, plan: Schedule) -> tuple[Array, Array]:
-    """Compute M^(-1/p) by the schedule and a Newton step; return it and M before the last step of the schedule.
+def _iterated(X: Array, M: Array, plan: Schedule, q: int) -> tuple[Array, Array]:
+    """Multiply X by M^(-q/p), by the schedule and a Newton step; return it and M before the last step of the schedule.
 
     All polynomials are evaluated as if of degree 4, so that one step is compiled for all.
     """
@@ -156,14 +179,16 @@ def _iterated(M: Array, plan: Schedule) -> tuple[Array, Array]:
     def step(found: tuple[Array, Array, Array], c: Array) -> tuple[tuple[Array, Array, Array], None]:
         X, M, _ = found
         M2 = M @ M
-        B = M2 @ (c[4] * M2 + c[3] * M + c[2] * eye) + c[1] * M + c[0] * eye
-        return (X @ B, jnp.linalg.matrix_power(B, p) @ M, M), None
+        B = _symmetric(M2 @ (c[4] * M2 + c[3] * M + c[2] * eye) + c[1] * M + c[0] * eye)
+        return (X @ jnp.linalg.matrix_power(B, q), _symmetric(jnp.linalg.matrix_power(B, p) @ M), M), None
 
-    (X, M, last), _ = jax.lax.scan(
-        step, (jnp.broadcast_to(eye, M.shape), M, M), jnp.asarray(plan.table(), M.real.dtype)
-    )
-    X = X @ ((1 + 1 / p) * eye - M / p)
-    return (X + X.conj().mT) / 2, jax.lax.stop_gradient(last)
+    (X, M, last), _ = jax.lax.scan(step, (X, M, M), jnp.asarray(plan.table(), M.real.dtype))
+    X = X @ ((1 + q / p) * eye - q / p * M)
+    return _symmetric(X), jax.lax.stop_gradient(last)
+
+
+def _symmetric(A: Array) -> Array:
+    return (A + A.conj().mT) / 2
 
 
 def _above(A: Array) -> Array:

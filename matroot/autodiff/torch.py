@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ Tensor = Any
 
 #: Fields of a result that are no tensors.
 PLAIN = ("n_products", "method", "compute_dtype", "certificate", "exponent", "rtol")
+#: The powers that `_operator` has met, and their numbers.
+_powers: dict[Power, int] = {}
 #: Tensors of a result beside x; some may be None.
 FACTS = tuple(f.name for f in fields(RootResult) if f.name != "x" and f.name not in PLAIN)
 
@@ -34,22 +37,32 @@ class Call:
         The field of the result that is differentiated.
     facts : tuple of str
         Its other fields that are tensors or None.
+    kept : list of array, optional
+        Filled by `compute`; see `matroot.autodiff.forms.evaluate`.
     """
 
-    def __init__(self, power: Power, compute: Callable[[Tensor], Any], x: str, facts: tuple[str, ...]) -> None:
-        self.power, self.compute, self.x, self.facts = power, compute, x, facts
+    def __init__(
+        self,
+        power: Power,
+        compute: Callable[[Tensor], Any],
+        x: str,
+        facts: tuple[str, ...],
+        kept: list[Any] | None = None,
+    ) -> None:
+        self.power, self.compute, self.x, self.facts, self.kept = power, compute, x, facts, kept
         self.result: Any = None
 
 
-def solve(a: Tensor, power: Power, compute: Callable[[Tensor], RootResult[Tensor]], job: Any) -> RootResult[Tensor]:
+def solve(a: Tensor, power: Power, compute: Callable[..., RootResult[Tensor]], job: Any) -> RootResult[Tensor]:
     """Return the result of `compute`, with an x that torch can differentiate in `a`."""
-    result: RootResult[Tensor] = recorded(a, Call(power, compute, "x", FACTS))
+    kept: list[Any] = []
+    result: RootResult[Tensor] = recorded(a, Call(power, partial(compute, kept=kept), "x", FACTS, kept))
     return result
 
 
 def recorded(a: Tensor, call: Call) -> Any:
     """Return the result of a call, with a field that torch can differentiate in `a`."""
-    x, *facts = Root.apply(a, call)
+    x, *facts, _ = Root.apply(a, call)
     given: dict[str, Any] = {
         name: None if getattr(call.result, name) is None else x for name, x in zip(call.facts, facts, strict=True)
     }
@@ -66,23 +79,23 @@ def alike(a: Tensor, e: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]
 def derivative(a: Tensor, e: Tensor, power: Power) -> Tensor:
     """Return the derivative at a in the direction e, which torch can differentiate in both."""
     ridge = torch.full(a.shape[:-2], OF_THE_RULE, dtype=torch.float64, device=a.device)
-    return Form.apply("derivative", power, a, ridge, e, None)
+    return Form.apply("derivative", power, a, ridge, e, None, None)
 
 
 class Root(torch.autograd.Function):  # type: ignore[misc]
-    """The power of `a`, and the facts of its result; only the power is differentiable."""
+    """The power of `a`, the facts of its result, and what is kept for derivatives; only the power is differentiable."""
 
     @staticmethod
     def forward(a: Tensor, call: Call) -> tuple[Tensor, ...]:
         result = call.result = call.compute(a.detach())
         facts = [getattr(result, name) for name in call.facts]
         tensors = (torch.empty(0) if value is None else torch.as_tensor(value) for value in facts)
-        return getattr(result, call.x), *tensors
+        return getattr(result, call.x), *tensors, torch.from_numpy(call.kept[0]) if call.kept else torch.empty(0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         a, call = inputs
-        facts = dict(zip(call.facts, output[1:], strict=True))
+        facts = dict(zip(call.facts, output[1:-1], strict=True))
         usable = sum(facts["status"] == int(status) for status in USABLE) > 0
         if call.power.assume_a == "any":
             ridge = torch.zeros(usable.shape, dtype=torch.float64, device=usable.device)
@@ -91,20 +104,20 @@ class Root(torch.autograd.Function):  # type: ignore[misc]
         else:
             ridge = facts["ridge"]
         ridge = torch.where(usable, ridge, torch.nan)
-        ctx.power, ctx.constants = call.power, len(call.facts)
+        ctx.power, ctx.constants = call.power, len(output) - 1
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(a, ridge)
-        ctx.save_for_forward(a, ridge)
+        ctx.save_for_backward(a, ridge, output[-1])
+        ctx.save_for_forward(a, ridge, output[-1])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, *facts: Tensor) -> tuple[Any, ...]:
-        a, ridge = ctx.saved_tensors
-        return Form.apply("adjoint", ctx.power, a, ridge, g, None), None
+        a, ridge, kept = ctx.saved_tensors
+        return Form.apply("adjoint", ctx.power, a, ridge, g, None, kept), None
 
     @staticmethod
     def jvp(ctx: Any, da: Tensor, call: None) -> tuple[Any, ...]:
-        a, ridge = ctx.saved_tensors
-        return (Form.apply("derivative", ctx.power, a, ridge, da, None), *[None] * ctx.constants)
+        a, ridge, kept = ctx.saved_tensors
+        return (Form.apply("derivative", ctx.power, a, ridge, da, None, kept), *[None] * ctx.constants)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, a: Tensor, call: Call) -> tuple[Any, ...]:
@@ -116,11 +129,24 @@ class Form(torch.autograd.Function):  # type: ignore[misc]
     """A form of `matroot.autodiff.forms`: linear in u, or bilinear in u and v."""
 
     @staticmethod
-    def forward(form: str, power: Power, a: Tensor, ridge: Tensor, u: Tensor, v: Tensor | None) -> Tensor:
+    def forward(
+        form: str, power: Power, a: Tensor, ridge: Tensor, u: Tensor, v: Tensor | None, kept: Tensor | None
+    ) -> Tensor:
+        tensors = [d for d in (a, ridge, u, v) if d is not None]
+        if torch._C._len_torch_dispatch_stack() or any(map(torch._C._functorch.is_legacy_batchedtensor, tensors)):
+            traced: Tensor = _operator()(form, _powers.setdefault(power, len(_powers)), a, ridge, u, v)
+            return traced
+        if not a.numel():
+            return torch.zeros_like(a)
         values, origin = take(a.detach())
+        if not values.size:
+            return torch.zeros_like(a)
         given = [take(_dense(d))[0] for d in (u, v) if d is not None]
         xp, size = backend_of(values).xp, values.shape[-2:]
-        stack = values.reshape(-1, *size) if values.size else values.reshape(0, *size)
+        stack = values.reshape(-1, *size)
+        form_of_a = None
+        if kept is not None and kept.numel():
+            form_of_a = take(kept.detach())[0].reshape(len(stack), *kept.shape[-2:])
         with backend_of(values).here(origin):
             out, _ = evaluate(
                 form,
@@ -128,22 +154,23 @@ class Form(torch.autograd.Function):  # type: ignore[misc]
                 stack,
                 tuple(d.reshape(stack.shape) for d in given),
                 take(ridge.detach().broadcast_to(a.shape[:-2]))[0].reshape(len(stack)),
+                form_of_a,
             )
         return origin.give_back(xp.ascontiguousarray(out.reshape(values.shape)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        form, power, a, ridge, u, _ = inputs
+        form, power, a, ridge, u, _, kept = inputs
         ctx.form, ctx.power = form, power
-        ctx.save_for_backward(a, ridge, u)
-        ctx.save_for_forward(a, ridge, u)
+        ctx.save_for_backward(a, ridge, u, kept)
+        ctx.save_for_forward(a, ridge, u, kept)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        a, ridge, u = ctx.saved_tensors
+        a, ridge, u, kept = ctx.saved_tensors
 
         def form(name: str, *directions: Tensor) -> Tensor:
-            return Form.apply(name, ctx.power, a, ridge, *directions, *[None] * (2 - len(directions)))
+            return Form.apply(name, ctx.power, a, ridge, *directions, *[None] * (2 - len(directions)), kept)
 
         of_a = of_u = None
         if ctx.form == "derivative":
@@ -154,19 +181,19 @@ class Form(torch.autograd.Function):  # type: ignore[misc]
             of_u = form("derivative", g) if ctx.needs_input_grad[4] else None
         else:
             raise _third_order()
-        return None, None, of_a, None, of_u, None
+        return None, None, of_a, None, of_u, None, None
 
     @staticmethod
-    def jvp(ctx: Any, _: None, __: None, da: Tensor | None, dridge: Any, du: Tensor | None, dv: Any) -> Tensor:
-        a, ridge, u = ctx.saved_tensors
+    def jvp(ctx: Any, _: None, __: None, da: Tensor | None, dridge: Any, du: Tensor | None, *constants: Any) -> Tensor:
+        a, ridge, u, kept = ctx.saved_tensors
         if ctx.form not in ("derivative", "adjoint"):
             raise _third_order()
         total = None
         if du is not None:
-            total = Form.apply(ctx.form, ctx.power, a, ridge, du, None)
+            total = Form.apply(ctx.form, ctx.power, a, ridge, du, None, kept)
         if da is not None:
             pair = ("second", u, da) if ctx.form == "derivative" else ("second_adjoint", da, u)
-            moved = Form.apply(pair[0], ctx.power, a, ridge, *pair[1:])
+            moved = Form.apply(pair[0], ctx.power, a, ridge, *pair[1:], None)
             total = moved if total is None else total + moved
         return total
 
@@ -178,6 +205,26 @@ class Form(torch.autograd.Function):  # type: ignore[misc]
             for x, dim in zip(inputs, in_dims, strict=True)
         ]
         return Form.apply(*front), 0
+
+
+@cache
+def _operator() -> Callable[..., Tensor]:
+    """Return the forms as an operator, for what sees operators alone.
+
+    That is torch's older vmap (``is_grads_batched``, ``vectorize``), which calls it in a loop, and the traces of
+    ``torch.func.linearize``.
+    """
+
+    @torch.library.custom_op("matroot::form", mutates_args=())  # type: ignore[untyped-decorator]
+    def form(
+        name: str, power: int, a: torch.Tensor, ridge: torch.Tensor, u: torch.Tensor, v: torch.Tensor | None
+    ) -> torch.Tensor:
+        found: Tensor = Form.forward(name, list(_powers)[power], a, ridge, u, v, None)
+        return found
+
+    form.register_fake(lambda name, power, a, ridge, u, v: a.new_empty(a.shape))
+    operator: Callable[..., Tensor] = form
+    return operator
 
 
 def _dense(d: Tensor) -> Tensor:

@@ -69,12 +69,8 @@ def readable(name: str) -> str:
 def take(a: Array, name: str = "a") -> tuple[Array, Origin]:
     """Convert `a` to the array to compute on (a read-only view where possible), and return it with its `Origin`.
 
-    CPU arrays become numpy arrays, CUDA arrays cupy arrays. Half precisions unknown to numpy become float32.
-
-    Raises
-    ------
-    TypeError
-        `a` is not an array of a known library, or is traced by a compiler.
+    CPU arrays become numpy arrays, CUDA arrays cupy arrays; half precisions unknown to numpy become float32. TypeError
+    if `a` is not an array of a known library, or is traced by a compiler.
     """
     library = library_of(a)
     if library is None:
@@ -92,11 +88,21 @@ def _converted(a: Any, name: str) -> np.ndarray:
             raise TypeError(f"{what}; matrices of unequal sizes are for solve_each") from None
         if values.dtype.kind in "fciub":
             return values
-    dense = "; use a.toarray()" if hasattr(a, "toarray") else ""
+    dense = f"; use {name}.toarray(), or solve_apply for a root times vectors" if hasattr(a, "toarray") else ""
+    if hasattr(a, "matvec"):
+        dense = "; solve_apply takes operators, and computes a root times vectors"
     raise TypeError(
         f"{name} must be an array (numpy, cupy, torch, jax or any DLPack array) or nested lists of numbers, got "
         f"{type(a).__name__}{dense}"
     )
+
+
+def check_numbers(dtype: np.dtype[Any], origin: Origin, name: str = "a") -> None:
+    """Raise TypeError unless a dtype, that of `take`, holds real or complex numbers of float64 precision at most."""
+    if dtype.kind not in "fciu" or dtype.itemsize > (16 if dtype.kind == "c" else 8):
+        hint = f"; convert it by {name}.astype(float)" if dtype.kind in "bOUS" else ""
+        found = f"got dtype {origin.dtype_name}{hint}"
+        raise TypeError(f"{name} must be real or complex, of float64 precision at most, {found}")
 
 
 def check_square(shape: tuple[int, ...], name: str = "a") -> None:
@@ -238,10 +244,6 @@ def _typed(values: Array, origin: Origin, as_input: bool) -> Array:
         return values.astype(origin.dtype)
 
 
-def _give_numpy(values: Array, origin: Origin, as_input: bool) -> Array:
-    return _typed(values, origin, as_input)
-
-
 def _give_torch(values: Array, origin: Origin, as_input: bool) -> Array:
     torch = sys.modules["torch"]
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else torch.from_dlpack(values)
@@ -294,8 +296,8 @@ _TAKE = {
     "dlpack": _take_dlpack,
 }
 _GIVE = {
-    "numpy": _give_numpy,
-    "cupy": _give_numpy,
+    "numpy": _typed,
+    "cupy": _typed,
     "torch": _give_torch,
     "jax": _give_jax,
     "dlpack": _give_dlpack,

@@ -31,12 +31,8 @@ Token = tuple[int, object]
 class Setting:
     """Numbers that overlapping blocks of any thread hold at one value.
 
-    Parameters
-    ----------
-    readers, writers : sequences of C functions
-        ``reader()`` returns a number, ``writer(number)`` sets it. They must not release Python's global lock.
-    shared : bool
-        True if all threads share the numbers. A forked child then drops the blocks of threads that it does not have.
+    ``reader()`` returns a number, ``writer(number)`` sets it: C functions that do not release Python's global lock.
+    Where all threads share the numbers (`shared`), a forked child drops the blocks of threads that it does not have.
     """
 
     def __init__(

@@ -27,13 +27,17 @@ def combine(s: float, S: Array, m: float, M: Array, d: float, out: Array, scratc
 def add_to_diagonal(A: Array, value: Any) -> None:
     """Add value I to C-ordered matrices or stacks in place; value is a number or an array (B,)."""
     n = A.shape[-1]
+    if not A.flags.c_contiguous:  # a reshaped copy would take the sum
+        raise ValueError("the matrices must be in C order")
     A.reshape(*A.shape[:-2], n * n)[..., :: n + 1] += value if np.ndim(value) == 0 else value[..., None]
 
 
 def hermitian_part(A: Array) -> Array:
-    """Compute (A + A^H) / 2, Hermitian to the last bit."""
+    """Compute (A + A^H) / 2, Hermitian to the last bit and in the order of A."""
     other = A.swapaxes(-1, -2)
-    H = A + (other.conj() if A.dtype.kind == "c" else other)
+    if A.dtype.kind == "c":
+        other = other.conj()  # has a name: numpy writes sums into large arrays without one, which keep their order
+    H = A + other
     H *= 0.5
     return H
 

@@ -41,10 +41,7 @@ class Limits:
 def path() -> Path:
     """Return the path of this user's profile; ``MATROOT_PROFILE`` names another file.
 
-    Raises
-    ------
-    FileNotFoundError
-        The user has no home.
+    FileNotFoundError if the user has no home.
     """
     if os.environ.get("MATROOT_PROFILE"):
         return Path(os.environ["MATROOT_PROFILE"])
@@ -86,13 +83,7 @@ def write(where: Path, contents: dict[str, Any]) -> None:
 
 
 def contents(where: Path) -> dict[str, Any]:
-    """Read the JSON of a profile.
-
-    Raises
-    ------
-    ValueError
-        The file is damaged, or of another format.
-    """
+    """Read the JSON of a profile; ValueError if the file is damaged, or of another format."""
     if where.exists() and not where.is_file():  # reading a pipe would wait for a writer
         raise ValueError(f"the profile {where} is no file")
     try:
@@ -121,13 +112,7 @@ def numbers(kind: type[T], found: Any, where: Path) -> T:
 
 
 def read(where: Path) -> Limits:
-    """Read the limits of a profile.
-
-    Raises
-    ------
-    ValueError
-        The file is damaged, or stale; the message says how.
-    """
+    """Read the limits of a profile; ValueError if it is damaged, or stale, which the message explains."""
     data = contents(where)
     limits, found = numbers(Limits, data.get("limits"), where), data.get("machine")
     if not isinstance(found, dict):

@@ -25,23 +25,10 @@ TEMPORARY = re.compile(r"\.matroot-[0-9a-f]{16}\.tmp")
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a stream whose bytes become the file `path` when the block ends without an exception.
 
-    After an exception, a full disk or a killed process the old file is unchanged. Links are followed. An existing
-    file keeps its mode, and its owner where the system allows it; a new file gets the mode that ``open`` gives.
-    Temporary files that killed processes left in the folder are removed.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file to write.
-
-    Yields
-    ------
-    binary stream
-
-    Raises
-    ------
-    OSError
-        The file cannot be written. The message names it.
+    After an exception, a full disk or a killed process the old file is unchanged. Links are followed. An existing file
+    keeps its mode, and its owner where the system allows it; a new file gets the mode that ``open`` gives. Temporary
+    files that killed processes left in the folder are removed. OSError, with the name of the file, if it cannot be
+    written.
     """
     target = Path(os.path.realpath(path))
     try:

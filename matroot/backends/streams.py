@@ -21,15 +21,12 @@ def side_by_side(pieces: Sequence[Callable[[], Any]], like: Any) -> list[Any]:
     all pieces. On the host, and for a single piece, the pieces run in sequence.
     """
     library = library_of(like)
-    if len(pieces) < 2 or library not in ("cupy", "torch") or not _on_a_card(like, library):
+    on_a_card = library == "cupy" or (library == "torch" and like.device.type == "cuda")
+    if len(pieces) < 2 or not on_a_card:
         return [piece() for piece in pieces]
     fork = _cupy_fork if library == "cupy" else _torch_fork
     with fork(like) as aside:
         return [aside(k % STREAMS, piece) for k, piece in enumerate(pieces)]
-
-
-def _on_a_card(a: Any, library: str) -> bool:
-    return library == "cupy" or a.device.type == "cuda"
 
 
 @contextmanager

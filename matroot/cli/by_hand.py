@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -53,10 +54,7 @@ def by_scipy(a: Array, s: float, rule: Any, general: bool) -> Callable[[], Array
     }
     power: Callable[[Array], Any] = functions.get(s, lambda A: linalg.fractional_matrix_power(A, s))
     n = a.shape[-1]
-    stack = a.reshape(-1, n, n)
-
-    def loop(stack: Array) -> Array:
-        return np.stack([power(A) for A in stack]).reshape(a.shape) if len(stack) else a
+    stack = a.reshape(math.prod(a.shape[:-2]), n, n)
 
     first = stack[:1, :TRIED, :TRIED]
     seconds = []
@@ -67,7 +65,7 @@ def by_scipy(a: Array, s: float, rule: Any, general: bool) -> Callable[[], Array
     expected = min(seconds, default=0.0) * len(stack) * (n / max(1, min(n, TRIED))) ** 3
     if expected > PATIENCE:
         raise TooSlowError(f"not run: it would take some {expected:.0f} seconds")
-    return quiet(lambda: loop(stack))
+    return quiet(lambda: np.stack([power(A) for A in stack]).reshape(a.shape) if len(stack) else a)
 
 
 def quiet(f: Callable[[], Any]) -> Callable[[], Any]:

@@ -38,19 +38,7 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """
-    Run the command line.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        The arguments; those of the process when None.
-
-    Returns
-    -------
-    int
-        The exit status; ``matroot --help`` lists them.
-    """
+    """Run the command line, that of the process if `argv` is None; ``matroot --help`` lists the exit statuses."""
     parser = _parser()
     if not (sys.argv[1:] if argv is None else argv):
         parser.print_help(sys.stderr)

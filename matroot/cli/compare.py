@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from matroot._condition_tracker import table
 from matroot.cli import by_hand, files, problem
 from matroot.cli.progress import Progress
 
@@ -71,8 +72,8 @@ def compare(a: np.ndarray[Any, Any], p: int, **keywords: Any) -> tuple[list[tupl
             except (ValueError, NotImplementedError) as reason:
                 refusals[name] = str(reason)
             else:
-                work, residual = str(result.n_products), _largest(result.residual)
-                error, status = _largest(forward_error(result.x, exact.x)), worst_status(result.status)
+                work, residual = str(result.n_products), problem.largest(result.residual, ".1e")
+                error, status = problem.largest(forward_error(result.x, exact.x), ".1e"), worst_status(result.status)
                 rows.append((name, f"{seconds:.3g}", work, residual, error, status))
             progress.step()
         for name, method in by_hand.ROWS.items():
@@ -95,7 +96,7 @@ def _by_hand(method: Any, a: np.ndarray[Any, Any], exact: Any, regularization: A
         a, rule = (a + diagonal).astype(np.result_type(a.dtype, np.float32)), None
     X, seconds = timed(method(a, float(exact.exponent), rule, assume_a == "gen"))
     status = "-" if np.isfinite(X).all() else "NaN"
-    return f"{seconds:.3g}", "-", "-", _largest(forward_error(X, exact.x)), status
+    return f"{seconds:.3g}", "-", "-", problem.largest(forward_error(X, exact.x), ".1e"), status
 
 
 def timed(f: Callable[[], Any]) -> tuple[Any, float]:
@@ -128,23 +129,3 @@ def worst_status(status: np.ndarray[Any, Any]) -> str:
     worst = max((s for s in Status if (status == s.value).any()), key=lambda s: s.value)
     count = int((status == worst.value).sum())
     return worst.name + ("" if count == status.size else f" ({count} of {status.size})")
-
-
-def table(rows: list[tuple[str, ...]]) -> str:
-    """Align the columns: the first and the last to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    last = len(widths) - 1
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i in (0, last) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
-def _largest(values: Any) -> str:
-    """Format the largest value of the matrices that have one."""
-    flat = np.asarray(values).ravel()
-    known = flat[~np.isnan(flat)]
-    return format(known.max() if known.size else np.nan if flat.size else 0.0, ".1e")

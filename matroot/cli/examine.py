@@ -14,9 +14,6 @@ from matroot.pipeline.scaling import SUMMED_IN_FLOAT32
 
 Array = np.ndarray[Any, Any]
 
-#: Indices of matrices in a line.
-SHOWN = 10
-
 
 def run(options: argparse.Namespace) -> int:
     """Print the facts of every array."""
@@ -83,8 +80,7 @@ def some(mask: Array, none: str, at: Array | None = None) -> str:
     indices = np.flatnonzero(mask) if at is None else at[mask]
     if not len(indices):
         return none
-    more = f" and {len(indices) - SHOWN} more" if len(indices) > SHOWN else ""
-    return f"{len(indices)}: {', '.join(map(str, indices[:SHOWN]))}{more}" if mask.size > 1 else "yes"
+    return f"{len(indices)}: {problem.listed(indices)}" if mask.size > 1 else "yes"
 
 
 def counted(numbers: Array, at: Array) -> str:

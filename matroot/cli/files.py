@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, cast
@@ -17,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matroot.backends.replacing import replacing
-from matroot.cli import files_read, files_text
+from matroot.cli import files_mtx, files_read, files_text
 from matroot.cli.files_read import Arrays, NoSuchArrayError
+
+SUFFIXES = (".npy", ".npz", ".csv", ".txt", ".mtx")
 
 
 def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
-    """Read every array of a file.
+    """Read every array of a file, by name; the name is ``""`` where the format has none. Nothing in a file is executed.
 
     Parameters
     ----------
@@ -31,33 +34,14 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
     key : str, optional
         Name of the one array wanted from an .npz file.
 
-    Returns
-    -------
-    dict of str to ndarray
-        Name to array; the name is ``""`` where the format has none.
-
     Raises
     ------
-    FileNotFoundError
-        There is no such file.
-    OSError
-        The file cannot be read.
+    FileNotFoundError, OSError
+        There is no such file, or it cannot be read.
     ValueError
-        The format is not one of the five, or the contents are not arrays of numbers: the file is damaged, for
-        instance. Nothing that a file holds is executed.
+        The format is not one of the five, or the contents are not arrays of numbers.
     MemoryError
         The arrays do not fit into memory. Sizes announced in the file are compared with its length first.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib, numpy as np
-    >>> from matroot.cli.files import read, write
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder, "a.csv")
-    ...     write(path, {"": np.diag([1.0, 4.0])})
-    ...     read(path)[""]
-    array([[1., 0.],
-           [0., 4.]])
     """
     path = Path(path)
     suffix = check_suffix(path)
@@ -66,7 +50,10 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
     if not path.is_file():  # opening a pipe would wait for a writer, and reading a device for its end
         raise ValueError(f"{shown(path)} is {_kind(path)}, a file is wanted")
     try:
-        return _READERS[suffix](path, key)
+        if suffix == ".npz":
+            return files_read.npz(path, key)
+        files_read.check_key([""], key)
+        return {"": _READERS[suffix](path)}
     except NoSuchArrayError as reason:
         raise ValueError(f"{shown(path)} {reason}") from reason
     except MemoryError as reason:
@@ -78,30 +65,18 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> Arrays:
 
 
 def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write named arrays, whole or not at all.
+    """Write named arrays, whole or not at all, in the format of the name's ending.
 
-    The bytes are written to a temporary file in the folder of `path`, which then replaces `path` in one step. Links are
-    followed, and an existing file keeps its mode.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file to write; the ending (.npy, .npz, .csv, .txt, .mtx) chooses the format.
-    arrays : mapping of str to ndarray
-        The arrays to write. Only .npz takes more than one array; .csv, .txt and .mtx take only matrices.
-
-    Raises
-    ------
-    ValueError
-        The format cannot hold these arrays, or `path` is not a possible path of a file.
-    OSError
-        The file cannot be written; the old file is unchanged.
+    Only .npz takes more than one array; .csv, .txt and .mtx take only matrices. ValueError if the format cannot hold
+    the arrays or the path is not one of a file; OSError if it cannot be written, and the old file is unchanged.
     """
     path = Path(path)
-    writer = _WRITERS[check_suffix(path)]
     check_fits(path, arrays)
     with replacing(path) as stream:
-        writer(stream, dict(arrays))
+        if path.suffix.lower() == ".npz":
+            _write_npz(stream, arrays)
+        else:
+            _WRITERS[path.suffix.lower()](stream, *arrays.values())
 
 
 def check_fits(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -113,7 +88,7 @@ def check_fits(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]])
         return
     if len(arrays) != 1:
         raise ValueError(
-            f"{shown(path)}: {suffix} holds one array, got {len(arrays)}; write to .npz, or pick one by name"
+            f"{shown(path)}: {suffix} holds one array, got {len(arrays)}; write to .npz, or pick one with --key NAME"
         )
     (a,) = arrays.values()
     if suffix != ".npy" and a.ndim != 2:
@@ -134,8 +109,8 @@ def check_place(path: Path) -> None:
 def check_suffix(path: Path) -> str:
     """Return the format that the name of `path` implies; raise ValueError for an unknown format."""
     suffix = path.suffix.lower()
-    if suffix not in _READERS:
-        raise ValueError(f"{shown(path)} ends in {path.suffix!r}; wanted is one of {', '.join(_READERS)}")
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{shown(path)} ends in {path.suffix!r}; wanted is one of {', '.join(SUFFIXES)}")
     return suffix
 
 
@@ -154,13 +129,12 @@ def _line(reason: BaseException) -> str:
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
-def _write_npy(stream: IO[bytes], arrays: Arrays) -> None:
-    (a,) = arrays.values()
+def _write_npy(stream: IO[bytes], a: NDArray[Any]) -> None:
     # numpy bypasses Python's buffers for a real file, and does not notice if the disk is full at the last part.
     np.save(cast(Any, SimpleNamespace(write=stream.write)), a, allow_pickle=False)
 
 
-def _write_npz(stream: IO[bytes], arrays: Arrays) -> None:
+def _write_npz(stream: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
     # Like numpy.savez, which takes some names for keywords and, in numpy 2.0, its keywords for names.
     with zipfile.ZipFile(stream, "w") as archive:
         for name, a in arrays.items():
@@ -168,36 +142,24 @@ def _write_npz(stream: IO[bytes], arrays: Arrays) -> None:
                 np.lib.format.write_array(entry, np.asanyarray(a), allow_pickle=False)
 
 
-def _write_csv(stream: IO[bytes], arrays: Arrays) -> None:
-    (a,) = arrays.values()
-    files_text.write(stream, a, ",")
-
-
-def _write_txt(stream: IO[bytes], arrays: Arrays) -> None:
-    (a,) = arrays.values()
-    files_text.write(stream, a, " ")
-
-
-def _write_mtx(stream: IO[bytes], arrays: Arrays) -> None:
+def _write_mtx(stream: IO[bytes], a: NDArray[Any]) -> None:
     from scipy.io import mmwrite
 
-    (a,) = arrays.values()
     if a.dtype.kind in "fcV":  # SciPy 1.17 crashes on float32 with a precision given
         a = a.astype(np.complex128 if a.dtype.kind == "c" else np.float64)
     mmwrite(stream, a, precision=17)
 
 
-_READERS: dict[str, Callable[[Path, str | None], Arrays]] = {
+#: Readers and writers of the formats that hold one array, without a name.
+_READERS: dict[str, Callable[[Path], NDArray[Any]]] = {
     ".npy": files_read.npy,
-    ".npz": files_read.npz,
-    ".csv": files_read.text,
-    ".txt": files_read.text,
-    ".mtx": files_read.mtx,
+    ".csv": files_text.read,
+    ".txt": files_text.read,
+    ".mtx": files_mtx.read,
 }
-_WRITERS: dict[str, Callable[[IO[bytes], Arrays], None]] = {
+_WRITERS: dict[str, Callable[[IO[bytes], NDArray[Any]], None]] = {
     ".npy": _write_npy,
-    ".npz": _write_npz,
-    ".csv": _write_csv,
-    ".txt": _write_txt,
+    ".csv": partial(files_text.write, separator=","),
+    ".txt": partial(files_text.write, separator=" "),
     ".mtx": _write_mtx,
 }

@@ -13,8 +13,6 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matroot.cli import files_mtx, files_text
-
 Arrays = dict[str, NDArray[Any]]
 
 #: Longest .npy header in bytes: numpy's limit for the header of an untrusted file, and the magic before it.
@@ -40,11 +38,10 @@ class NoSuchArrayError(ValueError):
     """A file does not hold the requested array."""
 
 
-def npy(path: Path, key: str | None) -> Arrays:
+def npy(path: Path) -> NDArray[Any]:
     """Read an array in numpy's format."""
-    check_key([""], key)
     with path.open("rb") as stream:
-        return {"": _array(stream, path.stat().st_size)}
+        return _array(stream, path.stat().st_size)
 
 
 def npz(path: Path, key: str | None) -> Arrays:
@@ -58,18 +55,6 @@ def npz(path: Path, key: str | None) -> Arrays:
             raise ValueError("it holds two arrays of one name")
         check_key(members, key)
         return {name: _member(archive, info) for name, info in members.items() if key in (None, name)}
-
-
-def text(path: Path, key: str | None) -> Arrays:
-    """Read rows of numbers."""
-    check_key([""], key)
-    return {"": files_text.read(path)}
-
-
-def mtx(path: Path, key: str | None) -> Arrays:
-    """Read a Matrix Market file; a sparse matrix becomes dense."""
-    check_key([""], key)
-    return {"": files_mtx.read(path)}
 
 
 def check_key(names: Iterable[str], key: str | None) -> None:

@@ -19,7 +19,7 @@ def solve_in_parts(a: np.ndarray[Any, Any], p: int, name: str, **keywords: Any) 
     """Return `matroot.solve` of the batch, computed in parts by one method, so that the progress line can move."""
     import matroot
 
-    batch, n = a.shape[:-2], a.shape[-1]
+    batch, n = a.shape[:-2], a.shape[-1] if a.ndim else 0
     count = math.prod(batch)
     size = max(8, 4 * (os.cpu_count() or 1), math.ceil(WORK / max(n, 1) ** 3))
     with Progress(count, name) as progress:

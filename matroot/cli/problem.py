@@ -30,6 +30,8 @@ OPTIONS = {
     "PseudoInverse()": "--pseudo-inverse",
     "max_iter": "--max-iter",
 }
+#: Indices of matrices in a line.
+SHOWN = 10
 FORMATS = ".npy, .npz, .csv, .txt or .mtx"
 
 
@@ -106,6 +108,19 @@ def sizes(a: np.ndarray[Any, Any]) -> str:
 def source(options: argparse.Namespace, name: str) -> str:
     """Return the file name, with the name of the array if the file has several."""
     return files.shown(f"{options.file}{f'[{name}]' if name else ''}")
+
+
+def largest(values: Any, form: str = ".2e") -> str:
+    """Format the largest value of the matrices that have one."""
+    flat = np.asarray(values).ravel()
+    known = flat[~np.isnan(flat)]
+    return format(known.max(), form) if known.size else "nan" if flat.size else format(flat.dtype.type(0), form)
+
+
+def listed(indices: np.ndarray[Any, Any]) -> str:
+    """Return the first indices of matrices, and the number of the others."""
+    more = f" and {len(indices) - SHOWN} more" if len(indices) > SHOWN else ""
+    return ", ".join(map(str, indices[:SHOWN])) + more
 
 
 @contextmanager

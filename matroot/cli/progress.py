@@ -18,13 +18,6 @@ class Progress(AbstractContextManager["Progress"]):
     """A progress line on stderr: tqdm's if installed, else plain; none where stderr is not a terminal.
 
     The line moves on its own clock: a step may take long.
-
-    Parameters
-    ----------
-    total : int
-        Steps in all.
-    name : str
-        What is being done.
     """
 
     def __init__(self, total: int, name: str) -> None:
@@ -36,7 +29,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._shown = False
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():  # None where it is closed
             self._clock.start()
         return self
 

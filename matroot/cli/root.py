@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -25,8 +26,6 @@ examples:
   matroot root subjects.npz -p 2 --keep-going -o roots.npz --status-out status.csv
       NaN for the matrices without a root, and the status of each in a table
 """
-#: Indices of failed matrices in a message.
-SHOWN = 10
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,16 +104,13 @@ def failures(result: Any) -> np.ndarray[Any, Any]:
 def sentence(options: argparse.Namespace, name: str, indices: np.ndarray[Any, Any], result: Any) -> str:
     """Say which matrices have no root."""
     total = result.status.size
-    if total == 1:
-        return f"{problem.source(options, name)}: no root"
-    more = f" and {len(indices) - SHOWN} more" if len(indices) > SHOWN else ""
-    which = ", ".join(map(str, indices[:SHOWN])) + more
-    return f"{problem.source(options, name)}: {len(indices)} of {total} matrices have no root: {which}"
+    which = "no root" if total == 1 else f"{len(indices)} of {total} matrices have no root: {problem.listed(indices)}"
+    return f"{problem.source(options, name)}: {which}"
 
 
 def with_nan(x: np.ndarray[Any, Any], indices: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return the roots with NaN at these indices of the flattened batch."""
-    stack = x.reshape(-1, *x.shape[-2:]).copy()
+    stack = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:]).copy()
     stack[indices] = np.nan
     return stack.reshape(x.shape)
 
@@ -125,11 +121,11 @@ def report(result: Any, seconds: float) -> str:
         "status": _statuses(result.status),
         "": problem.in_options(result.message),
         "method": repr(result.method),
-        "residual": f"{_worst(result.residual)} ({result.certificate}, in float64)",
-        "cond": _worst(result.cond),
-        "bits lost": _worst(result.bits_lost, ".1f"),
-        "ridge": _worst(result.ridge),
-        "work": f"{_worst(result.n_iter, 'd')} iterations, {result.n_products} products",
+        "residual": f"{problem.largest(result.residual)} ({result.certificate}, in float64)",
+        "cond": problem.largest(result.cond),
+        "bits lost": problem.largest(result.bits_lost, ".1f"),
+        "ridge": problem.largest(result.ridge),
+        "work": f"{problem.largest(result.n_iter, 'd')} iterations, {result.n_products} products",
         "precision": result.compute_dtype,
         "time": f"{seconds:.3g} s",
     }
@@ -141,10 +137,3 @@ def _statuses(status: np.ndarray[Any, Any]) -> str:
 
     counts = {s.name: int((status == s.value).sum()) for s in Status}
     return ", ".join(f"{name} {k}" for name, k in counts.items() if k) or "empty batch"
-
-
-def _worst(values: Any, form: str = ".2e") -> str:
-    """Return the largest value of the matrices that have one."""
-    flat = np.asarray(values).ravel()
-    known = flat[~np.isnan(flat)]
-    return format(known.max(), form) if known.size else "nan" if flat.size else format(flat.dtype.type(0), form)

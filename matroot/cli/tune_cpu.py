@@ -22,10 +22,7 @@ ROUNDS = 7
 def measure(say: Callable[[str], None] = lambda line: None) -> Limits:
     """Measure the limits of this machine by the median of seven rounds in which the methods take turns.
 
-    Parameters
-    ----------
-    say : callable
-        Gets a line for every size measured.
+    `say` gets a line for every size measured.
     """
     alone = last_win(((n, race(n, 1, 4, ("tridiagonal", "eigen"), say)) for n in ALONE), 32)
     batch = last_win(((n, race(n, max(8, NUMBERS // n**2), 4, ("tridiagonal", "eigen"), say)) for n in BATCH), alone)

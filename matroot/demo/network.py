@@ -35,23 +35,10 @@ class Digits(NamedTuple):
 
 
 def load_digits() -> Digits:
-    """
-    Load the optical digits of the UCI repository: 1,797 images of 8 x 8 pixels.
+    """Load the optical digits of the UCI repository: 1,797 images of 8 x 8 pixels, divided by their largest value.
 
-    E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, 1998,
-    https://doi.org/10.24432/C50P49, CC BY 4.0.
-
-    Returns
-    -------
-    Digits
-        Pixels divided by their largest possible value, 16.
-
-    Examples
-    --------
-    >>> from matroot.demo.network import load_digits
-    >>> digits = load_digits()
-    >>> digits.images.shape, int(digits.labels[0])
-    ((1797, 64), 0)
+    E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, 1998, https://doi.org/10.24432/C50P49, CC BY
+    4.0.
     """
     with (files("matroot.demo") / "data" / "digits.npz").open("rb") as file, np.load(file) as data:
         return Digits(data["images"].reshape(-1, 64) / 16.0, data["labels"].astype(np.int64))
@@ -92,13 +79,6 @@ def accuracy(params: Params, digits: Digits) -> float:
     return float((forward(params, digits.images)[-1].argmax(axis=1) == digits.labels).mean())
 
 
-def momentum_step(params: Params, gradients: Params, velocity: Params, rate: float = 0.1) -> tuple[Params, Params]:
-    """Take a heavy-ball step: ``v = 0.9 v + g``, ``w = w - rate v``."""
-    velocity = [{k: 0.9 * v[k] + g[k] for k in g} for v, g in zip(velocity, gradients, strict=True)]
-    params = [{k: w[k] - rate * v[k] for k in w} for w, v in zip(params, velocity, strict=True)]
-    return params, velocity
-
-
 class Trained(NamedTuple):
     """Result of the training."""
 
@@ -124,7 +104,8 @@ def train(
     while len(losses) < steps:
         for batch in digits.batches(batch_size, rng):
             loss, gradients = loss_and_gradients(params, batch)
-            params, velocity = momentum_step(params, gradients, velocity)
+            velocity = [{k: 0.9 * v[k] + g[k] for k in g} for v, g in zip(velocity, gradients, strict=True)]
+            params = [{k: w[k] - 0.1 * v[k] for k in w} for w, v in zip(params, velocity, strict=True)]
             if len(losses) % every == 0:
                 for stack, g in zip(kept, gradients, strict=True):
                     stack.append(g["W"])
@@ -136,12 +117,10 @@ def train(
 
 
 def kronecker_statistics(G: Array) -> tuple[Array, Array]:
-    """
-    Sum ``L = sum_t G_t G_t^T`` and ``R = sum_t G_t^T G_t`` over stacked gradients (steps, m, n), as in
-    Shampoo.
+    """Sum ``L = sum_t G_t G_t^T`` and ``R = sum_t G_t^T G_t`` over stacked gradients (steps, m, n), as in Shampoo.
 
-    Shampoo (V. Gupta, T. Koren and Y. Singer, ICML 2018, algorithm 1) multiplies the gradient by
-    ``L^{-1/4}`` on the left and by ``R^{-1/4}`` on the right.
+    Shampoo (V. Gupta, T. Koren and Y. Singer, ICML 2018, algorithm 1) multiplies the gradient by ``L^{-1/4}`` on the
+    left and by ``R^{-1/4}`` on the right.
     """
     rows, columns = np.concatenate(list(G), axis=1), np.concatenate(list(G), axis=0)
     return rows @ rows.T, columns.T @ columns

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from matroot.cli.compare import table, worst_status
+from matroot._condition_tracker import table
+from matroot.cli.compare import worst_status
 from matroot.demo.roots import Findings, HandRow, MethodRow, Monthly, Statistic, Whitening
 from matroot.gallery import RATINGS
 

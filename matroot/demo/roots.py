@@ -1,6 +1,6 @@
 """The three computations of the demonstration, each with a check that is independent of the library."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,13 +31,8 @@ class Statistic:
 
     def spectrum(self) -> Array:
         """Compute the eigenvalues over the largest, descending; rounding may make zeros slightly negative."""
-        return relative_spectrum(self.matrix)
-
-
-def relative_spectrum(A: Array) -> Array:
-    """Compute the eigenvalues over the largest, descending."""
-    w = np.linalg.eigvalsh(A)[::-1]
-    return np.asarray(w / w[0])
+        w = np.linalg.eigvalsh(self.matrix)[::-1]
+        return np.asarray(w / w[0])
 
 
 @dataclass(frozen=True)
@@ -70,12 +65,8 @@ def by_hand(statistics: Sequence[Statistic], p: int, ridge: float, exact: Sequen
     ridged = [S.matrix + ridge * np.linalg.norm(S.matrix, 2) * np.eye(len(S.matrix)) for S in statistics]
     for name, method in ROWS.items():
         calls = [method(A, -1 / p, None, False) for A in ridged]
-        found, seconds = timed(partial(_called, calls))
+        found, seconds = timed(lambda: [call() for call in calls])  # noqa: B023  (called at once)
         yield HandRow(name, seconds, _worst(map(forward_error, found, exact)))
-
-
-def _called(calls: Sequence[Callable[[], Array]]) -> list[Array]:
-    return [call() for call in calls]
 
 
 def inverse_roots(
@@ -217,8 +208,3 @@ class Findings:
     others: list[HandRow]
     whitenings: list[Whitening]  # PseudoInverse, Floor
     month: Monthly
-
-    @property
-    def pixels(self) -> Array:
-        """Compute the eigenvalues of the pixels' covariance over the largest, descending."""
-        return relative_spectrum(covariance(self.images)[0])

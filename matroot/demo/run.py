@@ -35,19 +35,7 @@ DTYPES = ("float64", "float32")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """
-    Run the demonstration.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        The arguments; those of the process when None.
-
-    Returns
-    -------
-    int
-        0, or 1 if the picture cannot be drawn because matplotlib is not installed.
-    """
+    """Run the demonstration; return 0, or 1 if the picture cannot be drawn because matplotlib is not installed."""
     options = _parser().parse_args(argv)
     if not options.no_figure and find_spec("matplotlib") is None:
         print(

@@ -20,14 +20,7 @@ PRODUCTS = {FIRST_ORDER: 4, REFINED: 13}
 
 @dataclass(frozen=True, repr=False)
 class Warm(Method):
-    """Method of a `RootTracker` in one update: the number of matrices computed each way.
-
-    Parameters
-    ----------
-    first_order, refined, full, failed : int
-        Number of matrices whose root was computed to first order in the kept basis, to first order in a refined
-        basis, and by a full solve; and of those without a root.
-    """
+    """Method of a `RootTracker` in one update: the number of matrices computed each way."""
 
     first_order: int = 0
     refined: int = 0

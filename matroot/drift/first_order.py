@@ -52,64 +52,43 @@ RITZ = 32
 
 @dataclass
 class Basis:
-    """Kept eigenbasis, matrix and root of one matrix, all in units of `scale`, a power of two. Never written to.
-
-    Attributes
-    ----------
-    Q, A, X : array (n, n)
-    E : array (n, n) or None
-        In `narrower` precision; None after a full decomposition, where it is 0.
-    w, f : array (n,) float64
-    scale : float
-    defect : float
-        Bound of ||Q^H Q - I||_F.
-    age : int
-        Refinements since the last full decomposition.
-    misses : int
-        Number of consecutive updates in which the matrix had changed too much for this basis.
-    wait : int
-        Number of updates before first order is tried again.
-    """
+    """Kept eigenbasis, matrix and root of one matrix, all in units of `scale`, a power of two. Never written to."""
 
     Q: Array
     A: Array
     X: Array
     w: Array
     f: Array
+    #: in `narrower` precision; None after a full decomposition, where it is 0
     E: Array | None
     scale: float
+    #: bound of ||Q^H Q - I||_F
     defect: float
+    #: refinements since the last full decomposition
     age: int = 0
+    #: consecutive updates in which the matrix had changed too much for this basis
     misses: int = 0
+    #: updates before first order is tried again
     wait: int = 0
 
 
 @dataclass
 class Moved:
-    """A changed matrix in the coordinates of a basis, B = diag(b) + E, and the error of its first-order root.
-
-    Attributes
-    ----------
-    E : array (n, n)
-    d, b : array (n,)
-        The diagonal without the ridge, and with it.
-    ridge, largest : float
-    eta : float
-        Bound of ||b^{-1/2} E b^{-1/2}||_2.
-    middle : float
-        Times b^s, the correction to add to the root; its sign is that of -s.
-    error, noise : float
-        Bound of the relative error of the root, and the part of it due to rounding in E.
-    """
+    """A changed matrix in the coordinates of a basis, B = diag(b) + E, and the error of its first-order root."""
 
     E: Array
+    #: the diagonal without the ridge, and with it
     d: Array
     b: Array
     ridge: float = 0.0
     largest: float = 0.0
+    #: bound of ||b^{-1/2} E b^{-1/2}||_2
     eta: float = np.inf
+    #: times b^s, the correction to add to the root; its sign is that of -s
     middle: float = np.inf
+    #: the part of `error` that is due to rounding in E
     noise: float = 0.0
+    #: bound of the relative error of the root
     error: float = np.inf
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -30,17 +29,7 @@ LONGEST_WAIT = 31
 
 
 class Update:
-    """The arrays of one update over the flat batch; chunks write their own parts.
-
-    Attributes
-    ----------
-    bases : list of Basis or None
-        The kept basis of every matrix; updated in place.
-    error : array (B,)
-        Bound of the relative error of each root.
-    way : array (B,) of str
-    out : Output
-    """
+    """The arrays of one update over the flat batch of B matrices; chunks write their own parts."""
 
     def __init__(self, stack: Array, job: Job, bases: list[Basis | None], rtol: float, refining: bool) -> None:
         B, n, _ = stack.shape
@@ -48,7 +37,7 @@ class Update:
         self.s = job.problem.rational
         self.before, self.bases = bases, list(bases)
         self.out = Output.room(B, n, job)
-        self.error = np.full(B, np.inf)
+        self.error = np.full(B, np.inf)  # bounds of the relative errors of the roots
         self.way = np.full(B, FAILED, dtype=f"U{max(map(len, WAYS))}")
 
     def solve(self, part: slice) -> None:
@@ -73,7 +62,7 @@ class Update:
             if gap > asymmetry_bar(job.origin) * float(abs(a).max()):
                 return False
             a = hermitian_part(a.astype(np.result_type(a.dtype, job.dtype)))
-        A = in_units_of(basis.scale, a, job.dtype)
+        A = np.divide(a, basis.scale, dtype=np.result_type(a.dtype, job.dtype)).astype(job.dtype, copy=False)
         basis, at, way = self._seen(basis, A)
         if not at.error <= self.rtol:
             return False
@@ -138,17 +127,11 @@ class Update:
             self._note(i, *(FULL, float(bound[j])) if usable[j] else (FAILED, np.inf))
             if usable[j]:
                 self.bases[i] = _patient(method.found[j], self.before[i])
-        bad: np.ndarray = rows[(one.status != Status.CONVERGED) & (one.status != Status.NONFINITE_INPUT)]
-        return bad
+        return rows[(one.status != Status.CONVERGED) & (one.status != Status.NONFINITE_INPUT)]
 
     def _note(self, i: int, way: str, error: float) -> None:
         self.way[i] = way
         self.error[i] = error + self.job.out_eps * self.stack.shape[-1] ** 0.5
-
-
-def in_units_of(scale: float, a: Array, dtype: np.dtype[Any]) -> Array:
-    """Divide by `scale`, a power of two, before casting to `dtype`."""
-    return np.divide(a, scale, dtype=np.result_type(a.dtype, dtype)).astype(dtype, copy=False)
 
 
 def _patient(new: Basis, old: Basis | None) -> Basis:

@@ -20,6 +20,14 @@ def hilbert(n: int) -> NDArray[np.float64]:
 
     In float64 the matrix is usable up to n = 9, and numerically singular from n = 12.
 
+    Parameters
+    ----------
+    n : int
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (n, n)
+
     Examples
     --------
     >>> from matroot.gallery import hilbert
@@ -37,6 +45,14 @@ def frank(n: int) -> NDArray[np.float64]:
 
     The small eigenvalues are very sensitive: a general matrix that is hard for a Schur form from n = 12 on
     (W. L. Frank, J. SIAM 6, 1958).
+
+    Parameters
+    ----------
+    n : int
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (n, n)
 
     Examples
     --------
@@ -59,6 +75,16 @@ def kms(n: int, rho: float = 0.5) -> NDArray[np.float64]:
     The matrix is positive definite for ``|rho| < 1``; its inverse is tridiagonal, and cond is below
     ``((1 + |rho|)/(1 - |rho|))**2``.
 
+    Parameters
+    ----------
+    n : int
+    rho : float
+        Between -1 and 1.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (n, n)
+
     Examples
     --------
     >>> from matroot.gallery import kms
@@ -78,6 +104,14 @@ def lehmer(n: int) -> NDArray[np.float64]:
     Return the Lehmer matrix ``min(i, j)/max(i, j)``: positive definite, cond between n and ``4 n**2``,
     inverse tridiagonal.
 
+    Parameters
+    ----------
+    n : int
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (n, n)
+
     Examples
     --------
     >>> from matroot.gallery import lehmer
@@ -95,6 +129,14 @@ def pascal(n: int) -> NDArray[np.float64]:
     in reciprocal pairs.
 
     The entries are exact in float64 up to n = 29; cond grows like ``16**n / (n pi)``.
+
+    Parameters
+    ----------
+    n : int
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (n, n)
 
     Examples
     --------

@@ -156,7 +156,7 @@ def spd(
     """
     dtype = np.dtype(dtype)
     is_complex = dtype.kind == "c"
-    if not is_complex and not _is_real_floating(dtype):
+    if dtype.kind not in "fc" and dtype.name != "bfloat16":  # to which numpy gives the kind "V"
         raise ValueError(f"dtype must be a floating or complex type, got {dtype}")
     lam = eigenvalues(n, cond, spectrum)
     Q = orthogonal(n, batch=batch, dtype=complex if is_complex else float, rng=rng)
@@ -188,8 +188,3 @@ def _recombine(Q: Array, w: Array) -> Array:
 
 def _double(F: Array) -> Array:
     return F.astype(complex if F.dtype.kind == "c" else float)
-
-
-def _is_real_floating(dtype: np.dtype[Any]) -> bool:
-    # numpy gives ml_dtypes' bfloat16 the kind "V", although it is a float
-    return dtype.kind == "f" or dtype.name == "bfloat16"

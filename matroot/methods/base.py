@@ -19,37 +19,24 @@ FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class Problem:
-    """The problem that a method solves: X = A**s, with the accuracy and the regularization requested.
+    """The problem that a method solves: X = A**s, with the accuracy and the regularization requested."""
 
-    Attributes
-    ----------
-    s : Fraction or float
-        The exponent; a float (irrational) exponent is for `Eigen` alone.
-    rtol : float or None
-        Relative accuracy asked for; None is the full accuracy of the compute dtype.
-    max_iter : int or None
-        Iteration limit; None lets the method derive its own from the arithmetic.
-    floor : array (B,) or None
-        A lower bound of lambda_min / lambda_max due to the regularization.
-    regularization : Regularization or None
-        Rule that the method has to apply to the eigenvalues; None except for `Eigen`.
-    scale : array (B,) or None
-        Divisors of the stack; absolute quantities in the regularization are in the original units.
-    assume_a : {"pos", "gen"}
-    out_eps : float
-        Unit roundoff of the dtype of the input, which is that of the output.
-    asymmetry : array (B,) or None
-        max|A - A^H| / max|A| of the input, before it was made symmetric.
-    """
-
+    #: a float (irrational) exponent is for `Eigen` alone
     s: Fraction | float
+    #: None is the full accuracy of the compute dtype
     rtol: float | None = None
+    #: None lets the method derive its own limit from the arithmetic
     max_iter: int | None = None
+    #: (B,), lower bounds of lambda_min / lambda_max due to the regularization
     floor: FloatArray | None = None
+    #: the rule that the method has to apply to the eigenvalues; None except for `Eigen`
     regularization: Regularization | None = None
+    #: (B,), divisors of the stack; absolute quantities in the regularization are in the original units
     scale: FloatArray | None = None
     assume_a: str = "pos"
+    #: unit roundoff of the dtype of the input, which is that of the output
     out_eps: float = 0.0
+    #: (B,), max|A - A^H| / max|A| of the input, before it was made symmetric
     asymmetry: FloatArray | None = None
 
     @property

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from matroot.backends.base import Backend
-from matroot.methods.base import Changed
-
-Array = Any
+from matroot.methods.base import Array, Changed
 
 #: Columns of the random-probe certificate; see `residual` for the spread it gives.
 PROBES = 8
@@ -24,20 +22,10 @@ def signs(n: int, k: int) -> np.ndarray:
 
 
 def largest_eigenvalue(A: Array, backend: Backend, steps: int = 16) -> Array:
-    """Estimate the largest eigenvalue of each Hermitian matrix of a stack, from below, by Lanczos.
+    """Estimate the largest eigenvalue (B,) of each Hermitian matrix of a stack, from below, by Lanczos.
 
-    At most 16 steps with full reorthogonalization, O(16 n^2): exact for n <= 16, and for larger n within some 1e-3
-    for usual spectra. The estimate is never too large.
-
-    Parameters
-    ----------
-    A : array (B, n, n)
-    backend : backend of the arrays
-    steps : int
-
-    Returns
-    -------
-    array (B,) float64
+    At most 16 steps with full reorthogonalization, O(16 n^2): exact for n <= 16, and for larger n within some 1e-3 for
+    usual spectra. The estimate is never too large.
     """
     return lanczos(lambda v: backend.matmul(A, v), A.shape[0], A.shape[-1], A.dtype, backend, steps)
 
@@ -106,32 +94,19 @@ def residual(
     changed: Changed | None = None,
     factor: Array | None = None,
 ) -> tuple[Array, str]:
-    """Compute the residual of the defining equation of X = A^s, in float64.
+    """Compute the residual (B,) of the defining equation of X = A^s, in float64, and "full" or "probes".
 
-    The residual is ``||X^p A - I||_F / sqrt(n)`` for s = -1/p. For every other exponent it is
-    ``||X^b - A^(s b)||_F / ||A^(s b)||_F``, about b times the relative error of X, where b is the denominator of s, or
-    1 for an irrational s. (``X^b A^a - I`` for s = -a/b would be as large as ``eps cond^a``, for the best X too.)
+    The residual is ``||X^p A - I||_F / sqrt(n)`` for s = -1/p. For every other exponent it is ``||X^b - A^(s b)||_F /
+    ||A^(s b)||_F``, about b times the relative error of X, where b is the denominator of s, or 1 for an irrational s.
+    (``X^b A^a - I`` for s = -a/b would be as large as ``eps cond^a``, for the best X too.)
 
     Up to n = 32 whole products are used; for larger n `PROBES` = 8 fixed random vectors of +-1. The square of the
-    estimate is unbiased, with relative variance at most 2/8, reached when the error is in one eigenvector. In that
-    case the estimate follows sqrt(chi^2_8 / 8): 90 % of the time within a factor 0.58 to 1.39 of the residual, and
-    below a tenth of it less than once in 10^9.
+    estimate is unbiased, with relative variance at most 2/8, reached when the error is in one eigenvector. In that case
+    the estimate follows sqrt(chi^2_8 / 8): 90 % of the time within a factor 0.58 to 1.39 of the residual, and below a
+    tenth of it less than once in 10^9.
 
-    Parameters
-    ----------
-    A, X : array (B, n, n), float64 or complex128
-    s : Fraction or float
-    backend : backend
-    changed : Changed or None
-        How a regularization changed single eigenvalues of A.
-    factor : array (B, n, n), optional
-        Replaces A: A^s for an irrational s, A^{-1} for s = -a/b with a > 1; see
-        `matroot.pipeline.reference.factor`.
-
-    Returns
-    -------
-    residual : array (B,)
-    certificate : "full" or "probes"
+    `changed` is the change of single eigenvalues of A by a regularization. `factor` (B, n, n) replaces A: A^s for an
+    irrational s, A^{-1} for s = -a/b with a > 1; see `matroot.pipeline.reference.factor`.
     """
     xp = backend.xp
     B, n, _ = A.shape
@@ -152,9 +127,6 @@ def residual(
             Y = xp.where(nothing, 0, Y)
         return Y
 
-    def apply_X(W: Array) -> Array:
-        return backend.matmul(X, W)
-
     size = (n * (1 if full else PROBES)) ** 0.5
     with np.errstate(all="ignore"):
         W = goal = V
@@ -162,7 +134,7 @@ def residual(
             if step == RESTART:
                 goal, W = W, V
             else:
-                W = apply_X(W) if step == ROOT else apply_A(W)
+                W = backend.matmul(X, W) if step == ROOT else apply_A(W)
         R = W - goal
         if goal is V:
             if changed is not None:
@@ -184,14 +156,9 @@ MATRIX, ROOT, RESTART = range(3)
 def steps(s: Fraction | float) -> tuple[int, ...]:
     """Return the products that take the columns V to the goal: V itself, or the columns stored at RESTART.
 
-    Examples
-    --------
     >>> from fractions import Fraction
-    >>> from matroot.methods.conditioning import steps
-    >>> for s in (Fraction(-1, 2), Fraction(2, 3)):
-    ...     print("".join("AX|"[step] for step in steps(s)))
-    AXX
-    AA|XXX
+    >>> ["".join("AX|"[step] for step in steps(s)) for s in (Fraction(-1, 2), Fraction(2, 3))]
+    ['AXX', 'AA|XXX']
     """
     a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (1, 1)
     power, roots = (MATRIX,) * a, (ROOT,) * b
@@ -213,19 +180,9 @@ def bits_lost(cond: Array, s: Fraction | float) -> Array:
 
 
 def divided_differences(w: Array, p: int) -> Array:
-    """Compute Gamma_ij = f[w_i, w_j] of f(x) = x^{-1/p}, without cancellation.
+    """Compute Gamma_ij = f[w_i, w_j] (..., n, n) of f(x) = x^{-1/p}, without cancellation, for positive w (..., n).
 
     With u = w_i^{1/p}, v = w_j^{1/p}: -1 / (u v sum_{k<p} u^k v^{p-1-k}); equal eigenvalues need no special case.
-
-    Parameters
-    ----------
-    w : array (..., n)
-        Positive.
-    p : int
-
-    Returns
-    -------
-    array (..., n, n)
     """
     u = w ** (1 / p)
     ui, uj = u[..., :, None], u[..., None, :]

@@ -116,24 +116,12 @@ class Eigen(Method):
 
 
 def corrected(X: Array, A: Array, Q: Array, w: Array, ridge: Array, s: float, backend: Backend) -> Array:
-    """Correct X = Q w^s Q^H in place to first order in the error of Q and w, and return the corrected eigenvalues.
+    """Correct X = Q w^s Q^H in place to first order in the error of Q and w; return the corrected eigenvalues (B, n).
 
-    With B = Q^H (A + ridge I) Q, which is almost diagonal: X = Q F Q^H with F_ii = B_ii^s and, off the diagonal,
-    F_ij = f[B_ii, B_jj] B_ij, f[.,.] the divided difference of x^s (Daleckii-Krein; Higham 2008, thm. 3.11). The
-    error is of second order in B_ij / sqrt(B_ii B_jj); if these are not small, the matrix keeps its uncorrected root.
-
-    Parameters
-    ----------
-    X, A, Q : array (B, n, n)
-    w : array (B, n)
-        Eigenvalues of A + ridge I.
-    ridge : array (B,)
-    s : float
-
-    Returns
-    -------
-    array (B, n)
-        The diagonal of B where the correction was applied, else w.
+    With B = Q^H (A + ridge I) Q, which is almost diagonal: X = Q F Q^H with F_ii = B_ii^s and, off the diagonal, F_ij =
+    f[B_ii, B_jj] B_ij, f[.,.] the divided difference of x^s (Daleckii-Krein; Higham 2008, thm. 3.11). The error is of
+    second order in B_ij / sqrt(B_ii B_jj); if these are not small, the matrix keeps its uncorrected root, and its
+    eigenvalues w of A + ridge I. Else they are the diagonal of B.
     """
     xp = backend.xp
     n = A.shape[-1]
@@ -161,19 +149,13 @@ def corrected(X: Array, A: Array, Q: Array, w: Array, ridge: Array, s: float, ba
 
 
 def sharpened(X: Array, A: Array, Q: Array, w: Array, ridge: float, s: float, rtol: float) -> None:
-    """Correct one matrix like `corrected`, but only the m smallest eigenvalues, whose error exceeds rtol.
+    """Correct one matrix like `corrected`, in place, but only the m smallest eigenvalues, whose error exceeds rtol.
 
     An error delta = 20 eps lambda_max of an eigenvalue changes X by |s| lambda^(s-1) delta. The k >= m eigenvectors
     that are coupled to the m eigenvalues by more than rtol are corrected too. The cost is (2 m + 2 k m / n) / n
     products: less than one at cond 1e4 for geometric spectra, where a fifth of the eigenvalues needs the correction.
 
-    Parameters
-    ----------
-    X, A, Q : array (n, n)
-        X = Q w^s Q^H, corrected in place.
-    w : array (n,)
-        Eigenvalues of A + ridge I, ascending; corrected in place.
-    ridge, s, rtol : float
+    w are the eigenvalues of A + ridge I, ascending, and are corrected too.
     """
     delta = LAPACK_ERROR / 2 * np.finfo(w.dtype).eps * w[-1]
     allowed = SHARE * rtol

@@ -29,31 +29,17 @@ RTOL = 1e-2
 
 
 def cond_pth_root_general(A: Matrix, s: Fraction | float) -> float:
-    """Estimate the relative condition number of the principal power A -> A^s in the Frobenius norm.
+    """Estimate the relative condition number of the principal power A -> A^s of one matrix in the Frobenius norm.
 
     ``cond = ||L||_F ||A||_F / ||A^s||_F`` with the Frechet derivative L at A. The largest singular value of L is
-    estimated from below by Lanczos on L* L, usually to a few per cent. A relative perturbation eps of A changes
-    A^s by up to eps cond, relative. For integer s the number is bounded by norms, exactly for s = -1.
+    estimated from below by Lanczos on L* L, usually to a few per cent. A relative perturbation eps of A changes A^s by
+    up to eps cond, relative. For integer s the number is bounded by norms, exactly for s = -1. It is infinite when A
+    has an eigenvalue on the closed negative real axis.
 
     The estimate takes 3 to 16 Lanczos steps of one derivative and one adjoint each. With k square roots (5 to 10), a
-    derivative costs about 3 k + 6 full products: in total some 15 to 25 times the root. Memory is some
-    2 k + 15 matrices.
+    derivative costs about 3 k + 6 full products: in total some 15 to 25 times the root. Memory is some 2 k + 15
+    matrices.
 
-    Parameters
-    ----------
-    A : array (n, n), real or complex
-        Finite.
-    s : Fraction or float
-
-    Returns
-    -------
-    float
-        Infinite when A has an eigenvalue on the closed negative real axis.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from matroot.methods.frechet import cond_pth_root_general
     >>> round(cond_pth_root_general(np.diag([1.0, 1e-4]), -0.5), -1)
     5000.0
     """

@@ -102,22 +102,9 @@ class Progress:
 def iterate(work: Workspace, step: Step, *, tol: float, max_iter: int, near: Near) -> tuple[Array, Array, Array]:
     """Run `step` until ||M - I||_F of each matrix is at most `tol`, or does not improve any more.
 
-    Parameters
-    ----------
-    work : Workspace
-        X and M have the initial values of the method.
-    step : callable
-        See `Step`.
-    tol : float
-    max_iter : int
-    near : callable
-        See `Near`. It predicts the last step, whose M need not be computed.
-
-    Returns
-    -------
-    X : array (..., B, n, n)
-        The best iterate of every matrix: the previous iterate where the last step increased the error.
-    status, n_iter : array (B,)
+    X and M in `work` have the initial values. `near` predicts the last step, whose M need not be computed. Returns the
+    best iterate of every matrix, which is the previous one where the last step increased the error, with status and
+    steps (B,).
     """
     driver = _on_device if work.backend.sync_free() else _on_host
     return driver(work, step, tol, max_iter, near)
@@ -175,10 +162,10 @@ def _on_device(work: Workspace, step: Step, tol: float, max_iter: int, near: Nea
         better = found.converged | (new < error)
         if k < max_iter:
             better = better | ~found.finished
-        verdict = found.status(xp.where(better, new, error), tol, xp)
+        ended = found.status(xp.where(better, new, error), tol, xp)
 
         xp.copyto(work.X, work.X_next, where=(active & better)[:, None, None])
-        status = xp.where(active & found.finished, verdict, status)
+        status = xp.where(active & found.finished, ended, status)
         n_iter = xp.where(active, k, n_iter)
         falling = falling | (new < error)
         active = active & ~found.finished
@@ -231,9 +218,4 @@ def step_limit(problem: Problem, growth: float, A: Array, backend: Backend) -> i
     least = backend.eps(A.dtype)
     if backend.sync_free() and problem.floor is not None:
         least = max(least, float(problem.floor.min(initial=1.0)))
-    return default_max_iter(growth, least)
-
-
-def default_max_iter(growth: float, eps: float) -> int:
-    """Return the steps that raise an eigenvalue from eps to 1, plus ten for the quadratic phase."""
-    return math.ceil(-math.log(eps) / math.log(growth)) + 10
+    return math.ceil(-math.log(least) / math.log(growth)) + 10  # ten for the quadratic phase

@@ -13,7 +13,7 @@ from matroot.backends.cpu.cholesky import inverse
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray, Problem, Raw
 from matroot.methods.minimax_schedule import Schedule, schedule
-from matroot.methods.minimax_steps import coupled, largest_between, spectrum, target_error, verdict
+from matroot.methods.minimax_steps import coupled, largest_between, spectrum, status_of, target_error
 from matroot.methods.powers import InverseRoot, power, power_products
 
 
@@ -85,8 +85,7 @@ class Minimax(InverseRoot):
         s = problem.rational
         if backend.sync_free():
             kernel, fixed = map(deferred, ("matroot.methods.minimax_kernel", "matroot.methods.minimax_fixed"))
-            raw: Raw = (kernel if kernel.fits(A, backend) else fixed).run(self, A, problem, backend)
-            return raw
+            return (kernel if kernel.fits(A, backend) else fixed).run(self, A, problem, backend)
         if s.denominator == 1:
             return _whole_inverse(A, -s.numerator, backend)
         return self.apply(A, None, -s.numerator, problem, backend)
@@ -111,7 +110,7 @@ class Minimax(InverseRoot):
                 S /= (high * high).astype(A.real.dtype)[:, None, None]
                 work = (M, S, xp.empty_like(M), xp.empty_like(M), xp.empty_like(M) if start is None else start)
                 G, M = coupled(plan, steps, backend.matmul, backend, *work, started=start is not None)
-                status[rows] = verdict(M, plan, len(steps), backend)
+                status[rows] = status_of(M, plan, len(steps), backend)
             G *= (top[rows] ** (-a / p)).astype(G.real.dtype)[:, None, None]
             if out is None:
                 out = G

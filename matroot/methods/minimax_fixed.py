@@ -8,7 +8,7 @@ import numpy as np
 
 from matroot.methods.base import Array, Problem, Raw
 from matroot.methods.minimax_schedule import schedule
-from matroot.methods.minimax_steps import coupled, largest_between, spectrum, target_error, verdict
+from matroot.methods.minimax_steps import coupled, largest_between, spectrum, status_of, target_error
 
 if TYPE_CHECKING:
     from matroot.backends.cuda.gpu import GPU
@@ -40,6 +40,6 @@ def run(method: Minimax, A: Array, problem: Problem, backend: GPU) -> Raw:
         return coupled(plan, steps, backend.symmetric_matmul if spare else backend.matmul, backend, *stacks)
 
     X, M = backend.replayed((plan, len(steps), spare), work, (A, A2))
-    status = verdict(M, plan, len(steps), backend).astype(xp.int8)
+    status = status_of(M, plan, len(steps), backend).astype(xp.int8)
     X *= (top ** (-a / p)).astype(X.real.dtype)[:, None, None]
     return Raw(X, status, xp.full(B, len(steps)), plan.products)

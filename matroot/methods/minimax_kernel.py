@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matroot._status import Status
 from matroot.backends.cuda.stacks import kernel
 from matroot.methods.base import Array, Problem, Raw
 from matroot.methods.minimax_schedule import Schedule, schedule
-from matroot.methods.minimax_steps import factors, spectrum, target_error
+from matroot.methods.minimax_steps import factors, spectrum, status_from, target_error
 
 if TYPE_CHECKING:
     from matroot.backends.cuda.gpu import GPU
@@ -49,7 +47,8 @@ def run(method: Minimax, A: Array, problem: Problem, backend: GPU) -> Raw:
     launch = kernel(backend, "small.cu", name, shared(A))
     launch((B,), (EDGE, EDGE), (*arguments, np.float64(eps)), shared_mem=shared(A))
     X *= (top.astype(xp.float64) ** (-a / p)).astype(A.dtype)[:, None, None]
-    return Raw(X, verdict(off, plan, steps, n, eps, xp), np.full(B, steps), plan.products)
+    status = status_from(off, plan, steps, n, eps, xp).astype(xp.int8)
+    return Raw(X, status, np.full(B, steps), plan.products)
 
 
 def tiles(n: int) -> int:
@@ -78,11 +77,3 @@ def on_device(backend: GPU, stream: int, plan: Schedule, steps: int) -> tuple[Ar
             program += [to_X, left, right]
     xp = backend.xp
     return xp.asarray(plan.table()[:steps]), xp.asarray(np.array(program, np.int32))
-
-
-def verdict(off: Array, plan: Schedule, steps: int, n: int, eps: float, xp: Any) -> Array:
-    """Return the status from ||M - I||_F before the last step: CONVERGED if the eigenvalues are as scheduled."""
-    expected = math.sqrt(n) * (1.1 * plan.widths[steps - 1] + n * eps)
-    ended = Status.CONVERGED if steps == len(plan.steps) else Status.MAX_ITER
-    lagging = xp.where(off <= 2 * math.sqrt(n), int(Status.STAGNATED), int(Status.DIVERGED))
-    return xp.where(off <= expected, int(ended), lagging).astype(xp.int8)

@@ -82,40 +82,13 @@ class Schedule:
 
 
 def schedule(p: int, lower: float, *, target: float, a: int = 1, accurate: bool = False) -> Schedule:
-    """Return the cheapest schedule for A^(-a/p) on the spectrum [lower, 1].
+    """Return the cheapest schedule for A^(-a/p) on the spectrum [lower, 1]; see `Minimax.schedule`.
 
-    Parameters
-    ----------
-    p, a : int
-        The exponent is -a/p; both at least 1.
-    lower : float
-        Smallest eigenvalue to serve, relative to the bound by which A was scaled, in (0, 1). It is rounded
-        down to a power of sqrt(2), so that one schedule serves a bucket of condition numbers.
-    target : float
-        Relative error wanted in every eigenvalue of A^(-1/p), in [1e-16, 1).
-    accurate : bool
-        Use the larger cushion, for a residual as small as coupled Newton's. Full equioscillation maps some
-        large eigenvalues to values as small as the smallest, and loses their digits; designing each
-        step on [max(l, c^p u), u] keeps them larger. c is 0.3 by default, and 0.5 if `accurate`, which costs about
-        a third more products; for p above 8 c is larger, see `cushion_of`.
-
-    Returns
-    -------
-    Schedule
-
-    Raises
-    ------
-    ValueError
-        p or a is below 1, lower or target is out of range, or the schedule would exceed 300 products.
-
-    Examples
-    --------
-    >>> from matroot.methods.minimax_schedule import schedule
-    >>> plan = schedule(4, 1e-6, target=1e-6)
-    >>> plan.products
-    25
-    >>> plan.degrees
-    (4, 4, 2, 4, 4)
+    `lower` is rounded down to a power of sqrt(2), so that one schedule serves a bucket of condition numbers. If
+    `accurate`, the larger cushion is used, for a residual as small as coupled Newton's, at about a third more products.
+    Full equioscillation maps some large eigenvalues to values as small as the smallest, and loses their digits;
+    designing each step on [max(l, c^p u), u] keeps them larger. c is 0.3, or 0.5 if `accurate`; for p above 8 see
+    `cushion_of`. ValueError if an argument is out of range, or the schedule would exceed 300 products.
     """
     if p < 1 or a < 1:
         raise ValueError(f"p and a must be at least 1, got p={p} and a={a}")
@@ -220,28 +193,10 @@ class _Path:
 def best_polynomial(p: int, degree: int, ratio: float) -> tuple[Coefficients, float]:
     """Compute the best relative polynomial approximation of y^(-1/p) on [ratio^p, 1], by Remez exchange.
 
-    Parameters
-    ----------
-    p, degree : int
-    ratio : float
-        Lower end of the interval of x = y^(1/p), in (0, 1).
+    Returns the coefficients, ascending in y, and max |x q(x^p) - 1| over x = y^(1/p) in [ratio, 1]. The error
+    alternates at degree + 2 points. Its derivative vanishes at the zeros of q/p + y q', a polynomial of the same
+    degree. So the interior extrema are the roots of a polynomial, and the exchange needs no search.
 
-    Returns
-    -------
-    coefficients : tuple of float
-        Ascending in y.
-    error : float
-        max |x q(x^p) - 1| on the interval.
-
-    Notes
-    -----
-    The error alternates at degree + 2 points. Its derivative vanishes at the zeros of q/p + y q', a polynomial
-    of the same degree. So the interior extrema are the roots of a polynomial, and the exchange needs no
-    search.
-
-    Examples
-    --------
-    >>> from matroot.methods.minimax_schedule import best_polynomial
     >>> c, error = best_polynomial(1, 1, 0.5)  # the classic start of 1/y on [1/2, 1]
     >>> [round(17 * v) for v in c], round(1 / error)
     ([48, -32], 17)

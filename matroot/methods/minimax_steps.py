@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
@@ -142,13 +143,16 @@ def factors(a: int, p: int) -> list[tuple[int, int, int]]:
     return list(zip_longest(to_X, left[: len(right)], right, fillvalue=0))
 
 
-def verdict(M: Array, plan: Schedule, steps: int, backend: Backend) -> Array:
-    """Return the status from M before the last step: CONVERGED if its eigenvalues are as scheduled; overwrites M."""
-    xp, n = backend.xp, M.shape[-1]
-    rounding = n * backend.eps(M.dtype)
+def status_of(M: Array, plan: Schedule, steps: int, backend: Backend) -> Array:
+    """Return the status from M before the last step, which is overwritten."""
     add_to_diagonal(M, -1)
-    deviation = xp.sqrt((abs(M) ** 2).sum((-1, -2)))
-    expected = math.sqrt(n) * (1.1 * plan.widths[steps - 1] + rounding)
+    deviation = backend.xp.sqrt((abs(M) ** 2).sum((-1, -2)))
+    return status_from(deviation, plan, steps, M.shape[-1], backend.eps(M.dtype), backend.xp)
+
+
+def status_from(deviation: Array, plan: Schedule, steps: int, n: int, eps: float, xp: Any) -> Array:
+    """Return the status from ||M - I||_F before the last step: CONVERGED if the eigenvalues are as scheduled."""
+    expected = math.sqrt(n) * (1.1 * plan.widths[steps - 1] + n * eps)
     ended = Status.CONVERGED if steps == len(plan.steps) else Status.MAX_ITER
     lagging = xp.where(deviation <= 2 * math.sqrt(n), int(Status.STAGNATED), int(Status.DIVERGED))
     return xp.where(deviation <= expected, int(ended), lagging)

@@ -34,19 +34,8 @@ NEAR = 1e-4
 def rotation(E: Array, d: Array, backend: Backend, turn: int = 0) -> Array:
     """Compute W, orthogonal to about the precision of E, that makes W^H (diag(d) + E) W more diagonal.
 
-    Parameters
-    ----------
-    E : array (n, n)
-        Hermitian, with zero diagonal.
-    d : array (n,)
-        Real, about ascending.
-    backend : backend
-    turn : int
-        Odd turns move the borders of the blocks by half a block, so that two turns cover every pair of neighbours.
-
-    Returns
-    -------
-    array (n, n), of E's dtype
+    E is Hermitian with zero diagonal, and d about ascending. Odd turns move the borders of the blocks by half a block,
+    so that two turns cover every pair of neighbours.
     """
     xp = backend.xp
     n = len(d)

@@ -51,18 +51,9 @@ class Sensitivity(NamedTuple):
 def sensitivity(
     R: Matrix, lam: Matrix, s: Fraction | float, largest: float, smallest: float, eps: float
 ) -> Sensitivity:
-    """Compute absolute bounds for an upper (quasi-)triangular R, to be divided by the norm of R^s.
+    """Compute absolute bounds for an upper (quasi-)triangular R with eigenvalues lam, to be divided by the norm of R^s.
 
-    Parameters
-    ----------
-    R : array (n, n)
-    lam : array (n,)
-        Eigenvalues of R.
-    s : Fraction or float
-    largest, smallest : float
-        Extreme singular values of R.
-    eps : float
-        Unit roundoff of the data.
+    `largest` and `smallest` are the extreme singular values of R, `eps` the unit roundoff of the data.
     """
     norm = float(np.linalg.norm(R))
     with np.errstate(all="ignore"):

@@ -110,39 +110,15 @@ def schur_newton(
     positive: bool = False,
     out_eps: float = 0.0,
 ) -> Power:
-    """Compute the principal power A^s of one matrix, in its own dtype.
+    """Compute the principal power A^s of one matrix (n, n), finite and not near the ends of the exponent range.
 
-    Parameters
-    ----------
-    A : array (n, n), real or complex, single or double precision
-        Finite, and not near the ends of the exponent range. Never written to.
-    s : Fraction or float
-        A Fraction with a small numerator is computed by coupled steps; otherwise one power series is summed.
-    rtol : float, optional
-        Relative accuracy of the iteration; full accuracy by default.
-    max_iter : int, optional
-        Limit of coupled steps.
-    positive : bool
-        True if A should be positive definite: a negative eigenvalue is then an error for A^{-1}, too.
-    out_eps : float
-        Unit roundoff of the data in A, if A holds the data in a wider precision.
+    A Fraction with a small numerator is computed by coupled steps, at most `max_iter`; otherwise one power series is
+    summed. `positive` if A should be positive definite: a negative eigenvalue is then an error for A^{-1}, too.
+    `out_eps` is the unit roundoff of the data in A, if A holds the data in a wider precision.
 
-    Returns
-    -------
-    Power
-        ``NO_PRINCIPAL_ROOT`` if an eigenvalue is no further from the closed negative real axis than the
-        rounding error of the Schur form. Semisimple eigenvalues 0 have the power 0 for s > 0. Triangular products
-        and square roots count as products, though they cost a third of one or less.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fractions import Fraction
-    >>> from matroot.methods.schur_newton import schur_newton
-    >>> A = np.array([[1.0, 4.0], [0.0, 8.0]])
-    >>> schur_newton(A, Fraction(1, 3)).x
-    array([[1.        , 0.57142857],
-           [0.        , 2.        ]])
+    The status is ``NO_PRINCIPAL_ROOT`` if an eigenvalue is no further from the closed negative real axis than the
+    rounding error of the Schur form. Semisimple eigenvalues 0 have the power 0 for s > 0. Triangular products and
+    square roots count as products, though they cost a third of one or less.
     """
     from scipy.linalg import LinAlgError, schur
 
@@ -254,7 +230,7 @@ class _Triangular:
                 self._multiply(F, F, out=F)
             if abs(a) > 1:
                 F = self._integer_power(F, abs(a))
-            self._exact_diagonal(F, float(s))
+            tri.set_diagonal_blocks(F, self.pairs, self.lam, plan.principal_power(self.lam, float(s)))
         return F, status, steps
 
     def _more_roots(self, k: int, s: float, b: int) -> tuple[int, float, float]:
@@ -277,7 +253,8 @@ class _Triangular:
         """Compute R^sigma by coupled steps on M = c R = I - Z; overwrites R."""
         Z = self.R
         if e.q == 1:  # sigma = 1 or -1
-            return (Z if e.sigma > 0 else self._inverse_times(Z, _identity_like(Z))), Status.CONVERGED, 0
+            eye = np.eye(len(Z), dtype=Z.dtype).T  # in Fortran's order
+            return (Z if e.sigma > 0 else self._inverse_times(Z, eye)), Status.CONVERGED, 0
         Z *= -c
         _add_to_diagonal(Z, 1)
         G: Matrix | None = None  # M_0^{-r/q} M^{r/q}
@@ -341,9 +318,6 @@ class _Triangular:
                 self._multiply(result, F, out=result)
         return result
 
-    def _exact_diagonal(self, F: Matrix, s: float) -> None:
-        tri.set_diagonal_blocks(F, self.pairs, self.lam, plan.principal_power(self.lam, s))
-
     def _sqrt(self) -> None:
         tri.sqrt_triangular(self.R, self.blocks)
         self.products += 1
@@ -361,7 +335,3 @@ class _Triangular:
 def _add_to_diagonal(A: Matrix, value: float) -> None:
     """Add value I to a Fortran-ordered A, of which `linalg.add_to_diagonal` would change a copy."""
     np.einsum("ii->i", A)[...] += value
-
-
-def _identity_like(A: Matrix) -> Matrix:
-    return np.asfortranarray(np.eye(A.shape[0], dtype=A.dtype))

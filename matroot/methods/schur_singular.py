@@ -61,14 +61,7 @@ class Deflated(NamedTuple):
 
 
 def deflated(A: Matrix, eps: float) -> Deflated | None:
-    """Return the factors of A up to singular values of 2 n eps ||A||; None if there are no such values, or only such.
-
-    Parameters
-    ----------
-    A : array (n, n)
-    eps : float
-        Unit roundoff of the data.
-    """
+    """Return the factors of A up to singular values of 2 n eps ||A||; None if there are none of these, or no others."""
     try:
         U, S, Vh = np.linalg.svd(A)
     except np.linalg.LinAlgError:

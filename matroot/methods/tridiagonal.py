@@ -152,9 +152,14 @@ def roots(
     return large_roots(stack, out, s, rule, rtol=rtol, wide=wide, alone=alone, begun=begun)
 
 
-def first_half(stack: Array, s: Fraction, rule: Coefficients = NONE) -> list[Reduced] | None:
-    """Return what `roots` takes as `begun`, for a stack not in lanes and without an rtol; None: no compiler."""
-    return None if compiled("matroot.backends.cpu.large.kernel") is None else reductions(stack, s, rule)
+def first_half(
+    stack: Array, s: Fraction, rule: Coefficients = NONE, kept: FloatArray | None = None
+) -> list[Reduced] | None:
+    """Return what `roots` takes as `begun`, for a stack not in lanes and without an rtol; None: no compiler.
+
+    It lies in `kept`, of `tridiagonal_large.room_of`, if that is given.
+    """
+    return None if compiled("matroot.backends.cpu.large.kernel") is None else reductions(stack, s, rule, kept)
 
 
 def small_roots(

@@ -10,6 +10,7 @@ no special case. With A = H T H^T, one pole costs a solve with the tridiagonal T
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from matroot.backends.linalg import hermitian_part
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array
 from matroot.methods.tridiagonal import compiled, room
-from matroot.methods.tridiagonal_large import PADDING, panel_width, readable, root_of
+from matroot.methods.tridiagonal_large import form_in, panel_width, readable, room_of, root_of
 from matroot.methods.tridiagonal_report import LANES
 
 #: Up to this n the arithmetic is in float64 whatever the direction has.
@@ -43,11 +44,13 @@ def serves(s: Fraction | float, rule: Regularization | None, A: Array, E: Array)
 
 def lanes_are_faster(B: int, n: int) -> bool:
     """Return True if lanes serve B matrices faster than LAPACK's way."""
-    a_group = B / -(-B // LANES)
+    a_group = B / max(1, -(-B // LANES))
     return n <= SIZES[0] or (n <= SIZES[-1] and a_group >= float(np.interp(n, SIZES, WORTH)))
 
 
-def derivatives(A: Array, E: Array, s: Any, rule: Any, ridge: Array | None, adjoint: bool) -> tuple[Array, Array]:
+def derivatives(
+    A: Array, E: Array, s: Any, rule: Any, ridge: Array | None, adjoint: bool, kept: Array | None = None
+) -> tuple[Array, Array]:
     """Compute the derivative of A -> (A + ridge)^s in the direction E, or its adjoint, at every matrix of a stack.
 
     Parameters
@@ -60,6 +63,8 @@ def derivatives(A: Array, E: Array, s: Any, rule: Any, ridge: Array | None, adjo
     ridge : array (B,) or None
         The shift that was used; that of the rule where it is negative, and without it.
     adjoint : bool
+    kept : array, optional
+        The tridiagonal forms of A, in the room of `tridiagonal_large.room_of`.
 
     Returns
     -------
@@ -74,8 +79,8 @@ def derivatives(A: Array, E: Array, s: Any, rule: Any, ridge: Array | None, adjo
     out, served = np.empty(A.shape, np.float32 if single else np.float64), np.zeros(B, bool)
     given = np.full(B, -1.0) if ridge is None else np.array(ridge, np.float64)
     asked = Asked(s, rule, adjoint, np.dtype(np.float32 if single and n > WIDENED else np.float64))
-    groups = lanes_are_faster(B, n)
-    one = small(asked, A, E, given, out, served) if groups else large(asked, A, E, given, out, served)
+    groups = kept is None and lanes_are_faster(B, n)
+    one = small(asked, A, E, given, out, served) if groups else large(asked, A, E, given, out, served, kept)
     if one is None:
         return out, served
     size = LANES * max(1, -(-B // (LANES * threads()))) if groups else -(-B // (4 * threads()))
@@ -129,7 +134,9 @@ def small(asked: Asked, A: Array, E: Array, ridge: Array, out: Array, served: Ar
     return work
 
 
-def large(asked: Asked, A: Array, E: Array, ridge: Array, out: Array, served: Array) -> Callable[[slice], None] | None:
+def large(
+    asked: Asked, A: Array, E: Array, ridge: Array, out: Array, served: Array, kept: Array | None
+) -> Callable[[slice], None] | None:
     """Return the work on a part of a stack of large matrices; None if numba cannot compile."""
     names = ("matroot.backends.cpu.large.kernel", "matroot.backends.cpu.derivative.large")
     reduction, kernel = (compiled(name) for name in names)
@@ -138,18 +145,21 @@ def large(asked: Asked, A: Array, E: Array, ridge: Array, out: Array, served: Ar
     (_, absolute), table, s, n = asked.ridge, asked.table(), asked.s, A.shape[-1]
     blas, double, width = routines(asked.dtype), routines(np.float64), panel_width(n)
 
+    def reduce(S: Array, form: Any, halves: Array) -> bool:
+        S = S if readable(S) else np.array(S, np.float64, order="C")
+        if not reduction.reduced(double, S, *form, halves, absolute)[0]:
+            S = hermitian_part(S.astype(np.float64))
+            return bool(np.isfinite(S).all()) and bool(reduction.reduced(double, S, *form, halves, absolute)[0])
+        return True
+
     def work(part: slice) -> None:
-        space, reflectors, (d, e, tau) = kernel.room(n, asked.dtype), np.empty((n, n + PADDING)), np.zeros((3, n))
-        halves = np.empty(2)
+        space, own = kernel.room(n, asked.dtype), room_of(int(kept is None), n)
         for i in range(part.start, part.stop):
-            S = A[i] if readable(A[i]) else np.array(A[i], np.float64, order="C")
-            symmetric, exponent = reduction.reduced(double, S, reflectors, d, e, tau, halves, absolute)
-            if not symmetric:
-                S = hermitian_part(S.astype(np.float64))
-                if not np.isfinite(S).all():
-                    continue
-                _, exponent = reduction.reduced(double, S, reflectors, d, e, tau, halves, absolute)
+            (reflectors, d, e, tau), halves = form = form_in(own[0] if kept is None else kept[i])
+            if kept is None and not reduce(A[i], *form):
+                continue
             low, high = reduction.ends(d, e)
+            exponent = -sum(math.frexp(half)[1] - 1 for half in halves)
             L = out[i] if out.dtype == asked.dtype else np.empty((n, n), asked.dtype)
             served[i] = kernel.applied(
                 *(blas, reflectors, d, e, tau, low, high, halves, root_of(exponent, s - 1)),

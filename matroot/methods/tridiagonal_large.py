@@ -60,7 +60,7 @@ def lanes_are_faster(B: int, n: int, is_complex: bool = False) -> bool:
     Beyond the last size there are no lanes: their work space is that of twelve matrices.
     """
     sizes, worth = (COMPLEX_SIZES, COMPLEX_WORTH) if is_complex else (SIZES, WORTH)
-    a_group = B / -(-B // 8)
+    a_group = B / max(1, -(-B // 8))
     return n <= sizes[0] or (n <= sizes[-1] and a_group >= float(np.interp(n, sizes, worth)))
 
 
@@ -90,7 +90,7 @@ def large_roots(
     alone : bool
         On this thread only.
     begun : sequence, optional
-        What `reductions` gave for the same stack; without an `rtol`, and used only once.
+        What `reductions` gave for the same stack; without an `rtol`.
 
     Returns
     -------
@@ -114,16 +114,31 @@ def large_roots(
     return kind(*report)
 
 
-def reductions(stack: Array, s: Fraction, rule: Coefficients = NONE) -> list[Reduced]:
-    """Return the tridiagonal forms of a stack of symmetric or Hermitian matrices: the first half of `large_roots`."""
+def reductions(stack: Array, s: Fraction, rule: Coefficients = NONE, kept: FloatArray | None = None) -> list[Reduced]:
+    """Return the tridiagonal forms of a stack of symmetric or Hermitian matrices: the first half of `large_roots`.
+
+    They lie in `kept`, of `room_of`, if it is given; matrices are real then.
+    """
     one, found = Solver(stack.shape[-1], np.result_type(stack.dtype, np.float32), s, rule, None, True), {}
 
     def work(part: slice) -> None:
         for i in range(part.start, part.stop):
-            found[i] = one.reduced(one.as_readable(stack[i]), one.double)
+            place = None if kept is None else form_in(kept[i])
+            found[i] = one.reduced(one.as_readable(stack[i]), one.double, place)
 
     one_by_one(work, len(stack))
     return [found[i] for i in range(len(stack))]
+
+
+def room_of(B: int, n: int) -> FloatArray:
+    """Return an array for the tridiagonal forms of B real matrices, which `form_in` takes apart."""
+    return np.empty((B, n + 4, n + PADDING))
+
+
+def form_in(room: FloatArray) -> tuple[Form, FloatArray]:
+    """Return the form (A, d, e, tau) of one matrix and its `halves`, which lie in one array (n + 4, n + PADDING)."""
+    n = len(room) - 4
+    return (room[:n], room[n, :n], room[n + 1, :n], room[n + 2, :n]), room[n + 3, :2]
 
 
 def one_by_one(work: Callable[[slice], None], B: int) -> None:
@@ -178,14 +193,14 @@ class Solver:
                 return facts
         return self.solve(S, out, self.double, self.single if back else self.double, begun)
 
-    def reduced(self, S: Array, kind: Any) -> Reduced:
-        """Return the tridiagonal form of S in a precision."""
-        n = len(S)
-        A = np.empty((n, n + PADDING), kind)
-        d, e, tau, halves = np.empty(n), np.empty(n), np.empty(n, self.double), np.empty(2)
-        absolute = self.numbers[1]
+    def reduced(self, S: Array, kind: Any, place: tuple[Form, FloatArray] | None = None) -> Reduced:
+        """Return the tridiagonal form of S in a precision, in arrays of its own unless they are given."""
+        n, absolute = len(S), self.numbers[1]
+        if place is None:
+            place = (np.empty((n, n + PADDING), kind), *np.empty((2, n)), np.empty(n, self.double)), np.empty(2)
+        (A, d, e, tau), halves = place
         found = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves, absolute)
-        return Reduced((A, d, e, tau), halves, *found)
+        return Reduced(*place, *found)
 
     def solve(self, S: Array, out: Array, kind: Any, back: Any, begun: Reduced | None = None) -> tuple[float, ...]:
         """`__call__`, with a reduction and a way back in these precisions; float32 reduces symmetric matrices alone."""
@@ -222,7 +237,7 @@ class Solver:
         if row == len(self.edges):
             return none
         if shift:
-            d += shift
+            d = d + shift
         if self.rtol is not None and self.errs_by(d, e, bottom, top, kind) > self.rtol:
             return none
         X = out if out.dtype == back and readable(out) else np.empty((n, n), back)

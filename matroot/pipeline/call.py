@@ -13,9 +13,7 @@ from matroot._result import RootResult
 from matroot.backends.arrays import Origin, dtype_name, is_inexact, unit_roundoff
 from matroot.backends.base import Backend
 from matroot.methods import conditioning
-from matroot.methods.base import Method, Problem
-
-Array = Any
+from matroot.methods.base import Array, Method, Problem
 
 
 @dataclass(frozen=True)

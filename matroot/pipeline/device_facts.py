@@ -12,10 +12,8 @@ from matroot.backends.base import Backend
 from matroot.backends.cuda import stacks
 from matroot.backends.linalg import hermitian_part
 from matroot.methods import conditioning
-from matroot.methods.base import Raw
+from matroot.methods.base import Array, Raw
 from matroot.pipeline.call import Facts, Job
-
-Array = Any
 
 #: Steps of the Lanczos sweep that finds the extreme eigenvalues.
 STEPS = 16

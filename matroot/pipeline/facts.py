@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -11,10 +10,8 @@ from matroot._status import USABLE, Status
 from matroot.backends.base import Backend
 from matroot.backends.loading import deferred
 from matroot.methods import conditioning
-from matroot.methods.base import Raw
+from matroot.methods.base import Array, Raw
 from matroot.pipeline.call import Facts, Job
-
-Array = Any
 
 
 def extremes(A: Array, needs: str, assume_a: str, backend: Backend) -> tuple[Array, Array]:
@@ -23,8 +20,7 @@ def extremes(A: Array, needs: str, assume_a: str, backend: Backend) -> tuple[Arr
         w = backend.eigvalsh(A.astype(np.result_type(A.dtype, np.float64)))
         return w[:, -1], w[:, 0]
     if backend.sync_free():
-        pair: tuple[Array, Array] = deferred("matroot.pipeline.device_facts").ritz(A, backend)
-        return pair
+        return deferred("matroot.pipeline.device_facts").ritz(A, backend)
     largest = (conditioning.norm2 if assume_a == "gen" else conditioning.largest_eigenvalue)(A, backend)
     return largest, np.zeros_like(largest)
 
@@ -41,25 +37,14 @@ def facts_of(
 ) -> Facts:
     """Measure or estimate cond, lambda_max and lambda_min; set NOT_POSITIVE where they show it.
 
-    Parameters
-    ----------
-    A, X : array (B, n, n)
-        The regularized matrices, scaled, and their powers.
-    raw : Raw
-        What the method found.
-    delta : array (B,)
-        The multiple of I in A.
-    ends : (array (B,), array (B,)) or None
-        Extreme eigenvalues of A as far as a rule needed them.
-    status, residual : array (B,)
-    job : Job
+    A are the regularized matrices, scaled, with the multiple `delta` (B,) of I, and X their powers. `ends` are extreme
+    eigenvalues of A as far as a rule needed them.
     """
     if raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
         ridge = 0 if raw.ridge is not None else delta  # zero if the method added the ridge itself
         return Facts(status, raw.cond, raw.lambda_max - ridge, raw.lambda_min)
     if job.backend.sync_free():
-        found: Facts = deferred("matroot.pipeline.device_facts").facts_of(A, raw, delta, ends, status, residual, job)
-        return found
+        return deferred("matroot.pipeline.device_facts").facts_of(A, raw, delta, ends, status, residual, job)
     if job.problem.assume_a == "gen":
         norm = conditioning.norm2(A, job.backend)
         cond = np.full(len(A), np.nan) if raw.cond is None else raw.cond

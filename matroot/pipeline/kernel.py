@@ -17,7 +17,8 @@ from matroot.methods.conditioning import PROBES
 from matroot.methods.eigen import Eigen
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, first_half, roots
 from matroot.methods.tridiagonal_cut import cut_roots, cuts_in_lanes, serves_cuts
-from matroot.methods.tridiagonal_large import Reduced
+from matroot.methods.tridiagonal_derivative import serves
+from matroot.methods.tridiagonal_large import Reduced, room_of
 from matroot.methods.tridiagonal_report import CUT, IN_SINGLE, NONE, SERVED, CutReport, Report
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.retries import solve_chunk
@@ -110,17 +111,32 @@ def allowed_residuals(n: int, job: Job) -> Array:
 
 def begin_fused(stack: Array, fused: Fused) -> Callable[[], Output] | None:
     """Do the first half of `solve_fused`, and return the function that does the second; None: it is all one piece."""
-    job = fused.job
-    if job.problem.rtol is not None or not isinstance(job.method, Tridiagonal) or job.method.in_lanes(stack):
+    if not in_halves(stack, fused):
         return None
-    begun = first_half(stack, job.problem.rational, fused.rule)
+    begun = first_half(stack, fused.job.problem.rational, fused.rule)
 
     def rest() -> Output:
-        out = Output.room(len(stack), fused.n, job)
+        out = Output.room(len(stack), fused.n, fused.job)
         solve_fused(stack, fused, out, begun)
         return out
 
     return None if begun is None else rest
+
+
+def in_halves(stack: Array, fused: Fused) -> bool:
+    """Return True if the solve of a stack has two halves, of which the first is the reduction."""
+    job = fused.job
+    return job.problem.rtol is None and isinstance(job.method, Tridiagonal) and not job.method.in_lanes(stack)
+
+
+def solve_kept(stack: Array, fused: Fused, out: Output) -> Array | None:
+    """Do `solve_fused`, and return the tridiagonal forms that `derivatives` takes; None if it would not use them."""
+    job, kept, begun = fused.job, None, None
+    if in_halves(stack, fused) and serves(job.problem.s, job.rule, stack, stack):
+        kept = room_of(len(stack), fused.n)
+        begun = first_half(stack, job.problem.rational, fused.rule, kept)
+    solve_fused(stack, fused, out, begun)
+    return None if begun is None else kept
 
 
 def solve_fused(stack: Array, fused: Fused, out: Output, begun: list[Reduced] | None = None) -> None:

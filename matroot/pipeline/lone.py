@@ -32,19 +32,13 @@ _kept = local()
 
 @dataclass(frozen=True)
 class Lone:
-    """The arguments of the kernel that equal calls share, and the fields that their results share.
-
-    Attributes
-    ----------
-    size : float
-        That of the exponent.
-    vectors : int
-        Work space, in vectors of eight numbers.
-    """
+    """The arguments of the kernel that equal calls share, and the fields that their results share."""
 
     fused: Fused
     arguments: tuple[Any, ...]
+    #: work space, in vectors of eight numbers
     vectors: int
+    #: that of the exponent
     size: float
     facts: dict[str, Any]
 

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
 from matroot.backends.base import Backend
-from matroot.methods.base import Changed
+from matroot.methods.base import Array, Changed
 from matroot.methods.eigen import corrected
 from matroot.pipeline.facts import inverses
 
-Array = Any
-
 
 def factor(A: Array, s: Fraction | float, changed: Changed | None, assume_a: str, backend: Backend) -> Array | None:
-    """Return the factor that `residual` uses in place of A': its inverse, or A'^s for an irrational s.
+    """Return the factor that `residual` uses in place of A': its inverse, or A'^s for an irrational s; else None.
 
-    Parameters
-    ----------
-    A : array (B, n, n), float64 or complex128
-    s : Fraction or float
-    changed : Changed or None
-        How a regularization changed single eigenvalues of A.
-    assume_a : {"pos", "gen"}
-    backend : backend
-
-    Returns
-    -------
-    array (B, n, n) or None
+    `changed` is the change of single eigenvalues of A, in double precision, by a regularization.
     """
     if isinstance(s, Fraction):
         if s >= 0 or s.numerator == -1:

@@ -33,8 +33,9 @@ def asymmetry(A: Array, backend: Backend) -> Array:
     for i in range(0, n, tile):
         for j in range(0, i + 1, tile):
             other = A[..., j : j + tile, i : i + tile].swapaxes(-1, -2)
-            D = A[..., i : i + tile, j : j + tile] - (other.conj() if A.dtype.kind == "c" else other)
-            gap = backend.xp.maximum(gap, abs(D).max((-1, -2)))
+            with np.errstate(over="ignore", invalid="ignore"):
+                D = A[..., i : i + tile, j : j + tile] - (other.conj() if A.dtype.kind == "c" else other)
+                gap = backend.xp.maximum(gap, abs(D).max((-1, -2)))
     if not backend.any(gap > 0):
         return gap
     size = abs(A).max((-1, -2))
@@ -49,20 +50,17 @@ def asymmetry_bar(origin: Origin) -> float:
 def refuse_asymmetric(gap: float, is_complex: bool, origin: Origin) -> None:
     """Raise if max|A - A^H| is more than rounding; `gap` is relative to max|A|."""
     if gap > asymmetry_bar(origin):
-        kind = "Hermitian" if is_complex else "symmetric"
+        kind, mean = ("Hermitian", "(A + A^H) / 2") if is_complex else ("symmetric", "(A + A^T) / 2")
         raise ValueError(
             f"a is not {kind}: max|A - A^H| is {gap:.1e} of max|A|; pass assume_a='gen' for a general "
-            "matrix, or (A + A^T) / 2 if that is rounding of your own"
+            f"matrix, or {mean} if that is rounding of your own"
         )
 
 
 def symmetrized(A: Array, origin: Origin, backend: Backend, lone: bool = False) -> tuple[Array, Array]:
     """Return the Hermitian part of a stack, which may be the stack itself, and the relative asymmetry (B,).
 
-    Raises
-    ------
-    ValueError
-        On the CPU: a lone matrix is not symmetric up to rounding.
+    On the CPU, ValueError if a lone matrix is not symmetric up to rounding.
     """
     gap = asymmetry(A, backend)
     if not backend.any(gap > 0):
@@ -74,7 +72,7 @@ def symmetrized(A: Array, origin: Origin, backend: Backend, lone: bool = False) 
 
 def scale_exponent(size: Array, rule: Regularization | None, xp: Any) -> Array:
     """Return e such that A / 2^e has its largest entry in [1/2, 1); 0 for a zero matrix."""
-    absolute = rule.absolute_size() if rule is not None else 0.0
+    absolute = rule.coefficients().absolute if rule is not None else 0.0
     _, exponent = xp.frexp(xp.maximum(size.astype(xp.float64), absolute))
     return xp.minimum(exponent, 1023)
 
@@ -103,26 +101,30 @@ def shift_by_power_of_two(A: Array, exponent: Array, backend: Backend) -> None:
         xp.ldexp(real, exponent.astype(xp.int32)[:, None, None], out=real)
         return
     most = 1000 if A.real.dtype.itemsize == 8 else 120
-    while exponent.any():  # a product is faster than ldexp
-        part = np.clip(exponent, -most, most)
-        A *= power_of_two(part, xp).astype(A.real.dtype)[:, None, None]
-        exponent = exponent - part
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows gets a status; infinite + 0j times 2 has NaN
+        while exponent.any():  # a product is faster than ldexp
+            part = np.clip(exponent, -most, most)
+            A *= power_of_two(part, xp).astype(A.real.dtype)[:, None, None]
+            exponent = exponent - part
 
 
 def scale_root(X: Array, exponent: Array, s: Fraction | float, backend: Backend, more: Array | int = 0) -> None:
     """Multiply X by 2^(exponent s + more) in place; exact where exponent * s is an integer."""
-    xp = backend.xp
+    xp, rest = backend.xp, None
     if isinstance(s, Fraction):
         power = exponent.astype(xp.int64) * s.numerator
         whole = power // s.denominator
         if s.denominator > 1:
             fractions = xp.asarray([2.0 ** (k / s.denominator) for k in range(s.denominator)])
-            X *= fractions[power - whole * s.denominator].astype(X.real.dtype)[:, None, None]
+            rest = fractions[power - whole * s.denominator]
     else:
         high = _leading(s)  # exponent * high is exact
         power = exponent * high
         whole = xp.floor(power)
-        X *= xp.exp2(power - whole + exponent * (s - high)).astype(X.real.dtype)[:, None, None]
+        rest = xp.exp2(power - whole + exponent * (s - high))
+    if rest is not None:
+        with np.errstate(over="ignore", invalid="ignore"):  # as below
+            X *= rest.astype(X.real.dtype)[:, None, None]
     shift_by_power_of_two(X, xp.clip(whole + more, -BEYOND, BEYOND), backend)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
@@ -21,11 +20,9 @@ from matroot._bars import (
 from matroot._regularization import Ridge
 from matroot._status import Status
 from matroot.backends.arrays import HALVES, is_inexact, smallest_normal
-from matroot.methods.base import Changed, Problem
+from matroot.methods.base import Array, Changed, Problem
 from matroot.methods.eigen import Eigen
 from matroot.pipeline.call import Job
-
-Array = Any
 
 #: Residuals of nearly all roots are below MARGIN times the first-order effect of rounding. For coupled iterations at
 #: large cond they can be RARE times larger.

@@ -9,11 +9,9 @@ import numpy as np
 from matroot._bars import ILL_FORWARD_ERROR, VOUCHED
 from matroot._status import Status
 from matroot.methods import conditioning
-from matroot.methods.base import Raw
+from matroot.methods.base import Array, Raw
 from matroot.pipeline.call import Job
 from matroot.pipeline.status import MARGIN, degree_of, explained_residual, tolerated_residual
-
-Array = Any
 
 
 def judge_general(status: Array, residual: Array, A: Array, raw: Raw, cond: Array, job: Job) -> tuple[Array, Array]:

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from matroot._status import USABLE
+from matroot._status import USABLE, Status
 from matroot.autodiff.forms import Power
-from matroot.autodiff.jax import attached
+from matroot.autodiff.jax import attached, screened
 from matroot.backends.arrays import is_inexact
 from matroot.rectangular import certificate
-from matroot.rectangular.result import PolarResult, SpectralResult
+from matroot.rectangular.lifted import lifted
+from matroot.rectangular.result import OrthogonalizerResult, PolarResult, SpectralResult
 
 Array = Any
 Result = TypeVar("Result", PolarResult[Any], SpectralResult[Any])
@@ -24,8 +25,12 @@ Result = TypeVar("Result", PolarResult[Any], SpectralResult[Any])
 STATIC = ("method", "certificate", "exponent")
 #: Fields with one number for a matrix, and their dtypes.
 FACTS = {"status": np.int8, "rank": np.int32, **dict.fromkeys(("residual", "cond", "orthogonality"), np.float64)}
+#: Those of an orthogonalizer.
+OF_OVERLAPS = {"status": np.int8, "rank": np.int32} | dict.fromkeys(
+    ("residual", "cond", "kept_least", "dropped_most", "smallest"), np.float64
+)
 
-for _kind in (PolarResult, SpectralResult):
+for _kind in (PolarResult, SpectralResult, OrthogonalizerResult):
     _names = [f.name for f in fields(_kind)]
     jax.tree_util.register_dataclass(_kind, [n for n in _names if n not in STATIC], [n for n in _names if n in STATIC])
 
@@ -43,6 +48,39 @@ def polar(a: Array, power: Power, compute: Callable[[Array], PolarResult[Array]]
 def spectral_power(a: Array, power: Power, compute: Callable[[Array], SpectralResult[Array]]) -> SpectralResult[Array]:
     """Return the result of `compute`, a function of numpy arrays, for a traced array."""
     return _traced(a, power, compute, SpectralResult, "x", {"exponent": power.s})
+
+
+def orthogonalizer(a: Array, compute: Callable[[Array], OrthogonalizerResult[Array]]) -> OrthogonalizerResult[Array]:
+    """Return the result of `compute`, a function of numpy arrays, for a traced array; x has n columns."""
+    batch, n = a.shape[:-2], a.shape[-1]
+    dtype = a.dtype if jnp.issubdtype(a.dtype, jnp.inexact) else jnp.zeros((), float).dtype
+    shapes = {
+        name: jax.ShapeDtypeStruct(batch, jax.dtypes.canonicalize_dtype(kind)) for name, kind in OF_OVERLAPS.items()
+    }
+    shapes |= {"x": jax.ShapeDtypeStruct(a.shape, dtype), "mask": jax.ShapeDtypeStruct((*batch, n), np.bool_)}
+
+    def host(values: Array) -> dict[str, Array]:
+        values = np.asarray(values)
+        try:
+            result = compute(values)
+        except ValueError:  # it is not symmetric; the arguments have been checked
+            kept, uneven = screened(values)
+            result = compute(kept)
+            result.status[uneven] = Status.NOT_SYMMETRIC
+        missing = [(0, 0)] * len(values.shape[:-2]) + [(0, n - result.x.shape[-1])]
+        found = {name: np.asarray(getattr(result, name)) for name in shapes}
+        found["x"], found["mask"] = np.pad(result.x, [*missing[:-1], (0, 0), missing[-1]]), np.pad(result.mask, missing)
+        return {name: value.astype(shapes[name].dtype) for name, value in found.items()}
+
+    found = jax.pure_callback(host, shapes, jax.lax.stop_gradient(a), vmap_method="broadcast_all")
+    if jnp.issubdtype(a.dtype, jnp.inexact):
+        wide = jnp.promote_types(dtype, jnp.float32)
+        X, A = found["x"].astype(wide), a.astype(wide)
+        most = jnp.nan_to_num(jnp.maximum(found["dropped_most"], 0))
+        cut = jnp.where(found["rank"] > 0, (found["kept_least"] + most) / 2, 2 * most).astype(X.real.dtype)
+        x = lifted((A + A.conj().mT) / 2, X, cut[..., None, None], jnp.eye(n, dtype=wide))
+        found["x"] = found["x"] + (x - jax.lax.stop_gradient(x)).astype(dtype)
+    return OrthogonalizerResult(**found, method="eigen", certificate=certificate.kind(n))
 
 
 def _traced(

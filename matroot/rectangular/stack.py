@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from matroot.backends import backend_of
-from matroot.backends.arrays import Origin, is_inexact, round_to, take, unit_roundoff
+from matroot.backends.arrays import Origin, check_numbers, is_inexact, round_to, take, unit_roundoff
 from matroot.backends.base import Backend
 from matroot.pipeline.scaling import scale_root, shift_by_power_of_two
 
@@ -85,8 +85,7 @@ def gathered(a: Array) -> Stack:
     shape = tuple(values.shape)
     if len(shape) < 2:
         raise ValueError(f"a must be (..., m, n), got {shape}")
-    if values.dtype.kind not in "fciu" or values.dtype.itemsize > (16 if values.dtype.kind == "c" else 8):
-        raise TypeError(f"a must be real or complex, of float64 precision at most, got dtype {origin.dtype_name}")
+    check_numbers(values.dtype, origin)
     name = origin.dtype_name
     backend = backend_of(values)
     xp = backend.xp

@@ -14,6 +14,27 @@ from matroot_optim.options import Options
 from matroot_optim.step.finish import cautious_weights, on_sphere
 
 
+def steady(direction: optax.GradientTransformation, *others: optax.GradientTransformation) -> Any:
+    """Chain transformations; a parameter whose gradient the direction has skipped does not move, as in the core."""
+    steps = (direction, *others)
+
+    def init(params: Any) -> tuple[Any, ...]:
+        return tuple(step.init(params) for step in steps)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, tuple[Any, ...]]:
+        moves, first = direction.update(updates, state[0], params)
+        skipped, index = first.arrays["skipped"] != state[0].arrays["skipped"], first.plan.layout.index
+        found = [first]
+        for step, old in zip(others, state[1:], strict=True):
+            moves, new = step.update(moves, old, params)
+            leaves, rebuild = flatten(moves, "updates")
+            moves = rebuild({path: jnp.where(skipped[index[path]], 0, x) for path, x in leaves.items()})
+            found.append(new)
+        return moves, tuple(found)
+
+    return optax.GradientTransformation(init, update)
+
+
 class AverageState(NamedTuple):
     """State of `ema_of_weights`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fractions import Fraction
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from matroot_optim.allowed import RULES
-from matroot_optim.names import advice
+from matroot_optim.names import FOREIGN, HARMLESS, advice
 from matroot_optim.options import SHARED, Options
 from matroot_optim.rules import as_plain
 
@@ -47,6 +48,11 @@ def check_names(group: Mapping[str, Any]) -> None:
     Raises
     ------
     TypeError
+
+    Warns
+    -----
+    UserWarning
+        An option of another optimizer is set, and would change its numbers.
     """
     for name in map(str, group):
         if name == "groups":
@@ -54,6 +60,10 @@ def check_names(group: Mapping[str, Any]) -> None:
         meant = _nearly(name)
         if meant is not None:
             raise TypeError(f"a parameter group has {name!r}; did you mean {meant!r}?")
+        value = group.get(name)
+        off = value is None or (isinstance(value, int | float) and not value)
+        if name in FOREIGN.keys() - HARMLESS - _OURS.keys() and not off:
+            warnings.warn(f"a parameter group has {name!r}, which does nothing here; {FOREIGN[name]}", stacklevel=5)
 
 
 def _nearly(name: str) -> str | None:

@@ -120,8 +120,9 @@ class Keeper:
         self.layout, self.tensors = layout, list(params.values())
         self._numbers = {id(p): i for i, p in enumerate(self.tensors)}
         for p, record in zip(self.tensors, records, strict=True):
-            if record is not None and record.others:
-                self.others.setdefault(p, {}).update(record.others)
+            others = record.others if record is not None else {}
+            if others:
+                self.others.setdefault(p, {}).update(others)
 
     def take_apart(self, core: Shampoo) -> list[Entries]:
         """Copy the entries of all tensors of the state."""
@@ -130,8 +131,10 @@ class Keeper:
         return take_apart(self.state, self.places, slots(core, self.layout))
 
     def has_pending(self, core: Shampoo, entries: Iterable[Entries]) -> bool:
-        """Return True if the entries of all parameters have those of pending root jobs."""
-        return any(name.endswith("/pending") for mine in entries for name in mine)
+        """Return True if the entries of all parameters have those of pending root jobs, if they have roots."""
+        leaves = self.layout.leaves if self.layout is not None else ()
+        first = next((mine for mine, leaf in zip(entries, leaves, strict=True) if leaf.axes), {})
+        return any(name.endswith("/pending") for name in first)
 
     def parts(self, number: int) -> dict[str, Any]:
         """Return entries of a parameter that are not in its places."""

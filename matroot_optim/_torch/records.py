@@ -18,7 +18,7 @@ import torch
 
 from matroot_optim.arrays import Array, to_host
 from matroot_optim.checkpoint.exchange import describe, restore
-from matroot_optim.checkpoint.metadata import FORMAT
+from matroot_optim.checkpoint.metadata import FORMAT, on_host
 from matroot_optim.entries import OF_LEAF, Pending, Places, answer_size, leaf_parts, settled
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf
@@ -46,12 +46,18 @@ class Record:
     @property
     def others(self) -> Entries:
         """Entries that do not belong to the optimizer."""
-        return {name: x for name, x in self.entries.items() if not _is_own(str(name))}
+        own = self.own
+        return {name: x for name, x in self.entries.items() if name not in own} if len(own) < len(self.entries) else {}
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The names of the entries that belong to the optimizer."""
+        return _own(tuple(self.entries))
 
 
-@functools.cache
-def _is_own(name: str) -> bool:
-    return bool(_OWN.fullmatch(name))
+@functools.lru_cache(64)
+def _own(names: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if _OWN.fullmatch(str(name)))
 
 
 # To records.
@@ -143,19 +149,22 @@ def put_together(
         new = take_apart(fresh(options, layout, params), places, 0)
         records = [Record(start) if record is None else record for record, start in zip(records, new, strict=True)]
     whole = [record for record in records if record is not None]
-    given = {
-        leaf.name(name): x
-        for leaf, record in zip(layout.leaves, whole, strict=True)
-        for name, x in record.entries.items()
-        if _is_own(str(name))
-    }
-    names = _on_host(given)
-    steps = [_step(leaf.path, names.pop(leaf.name("step"), None)) for leaf in layout.leaves]
-    names["step"] = np.asarray(max(steps), np.int64)
-    for name in [name for name in names if name.endswith("/pending")]:
-        names.update(_jobs(name, names.pop(name)))
+    names: Entries = {}
+    steps: dict[int, tuple[str, Any]] = {}  # of one tensor for all, mostly
+    tables: Entries = {}
+    for leaf, record in zip(layout.leaves, whole, strict=True):
+        step = record.entries.get("step")
+        steps[id(step)] = (leaf.path, step)
+        for part in record.own:
+            (tables if part.endswith("/pending") else names)[leaf.name(part)] = record.entries[part]
+        names.pop(leaf.name("step"), None)
+    names["step"] = np.asarray(max(_step(*step) for step in steps.values()), np.int64)
+    jobs = 0
+    for name, table in tables.items():
+        found = _jobs(name, table)
+        jobs += sum(part.endswith("/due") for part in found)
+        names.update(found)
     cuts = {leaf.path: _cut(leaf, record) for leaf, record in zip(layout.leaves, whole, strict=True)}
-    jobs = sum(name.endswith("/due") for name in names)
     meta = {"format": FORMAT, "leaves": cuts, "roots": True, "jobs": jobs}
     return State(layout, *restore(options, layout, params, names, meta))
 
@@ -166,36 +175,14 @@ def _step(path: str, step: Any) -> int:
     return int(step)
 
 
-def _on_host(entries: Entries) -> Entries:
-    """Return the entries as numpy; single numbers of one dtype in one copy, as there are many of them."""
-    numbers: dict[Any, list[str]] = {}
-    found: Entries = {}
-    for name, x in entries.items():
-        if type(x) is torch.Tensor and x.ndim == 0 and x.is_cpu and not x.is_sparse:
-            numbers.setdefault(x.dtype, []).append(name)
-        elif isinstance(x, torch.Tensor | np.ndarray):
-            found[name] = _numbers(name, x)
-        else:
-            raise ValueError(f"the state must have a tensor as {name!r}, got {type(x).__name__}")
-    for names in numbers.values():
-        found.update(zip(names, _numbers(names[0], torch.stack([entries[name] for name in names])), strict=True))
-    return found
-
-
-def _numbers(name: str, x: Any) -> Any:
-    try:
-        return to_host(x)
-    except (TypeError, RuntimeError) as wrong:
-        raise ValueError(f"the state must have numbers as {name!r}, got {type(x).__name__}: {wrong}") from wrong
-
-
 def _jobs(name: str, table: Any) -> Entries:
     """Convert a parameter's table of the jobs of one root to entries of a checkpoint."""
-    shape = np.shape(table)
+    table = on_host(name, table)
+    shape = table.shape
     if len(shape) != 2 or not shape[0] or shape[1] <= _HEAD + len(FACTS):
         raise ValueError(f"the state must have a table of root jobs as {name!r}, got shape {shape}")
     found: Entries = {}
-    for row in np.asarray(table):
+    for row in table:
         submitted, due, there = map(int, row[:_HEAD])
         if submitted:
             found[f"{name}{submitted}/due"] = np.asarray(due, np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,7 @@ import torch
 
 from matroot_optim._torch.keeper import Keeper, slots
 from matroot_optim._torch.records import Record, pending_entries, pending_names
-from matroot_optim.entries import Places
-from matroot_optim.state import State
+from matroot_optim.shampoo import Shampoo
 
 
 class ParameterStates(MutableMapping[Any, Any]):
@@ -66,8 +66,7 @@ class ParameterStates(MutableMapping[Any, Any]):
             number = keeper.number(optimizer.param_groups, p)
         if number is None or keeper.state is None:
             raise KeyError(p)
-        room = slots(optimizer._core, keeper.layout) if keeper.layout is not None else 0
-        return Own(keeper.state, keeper.places[number], room, keeper.parts(number))
+        return Own(optimizer._core, keeper, number)
 
     def __repr__(self) -> str:
         return f"<{len(self)} parameters at step {self._optimizer._current().step}>"
@@ -79,11 +78,16 @@ class Own(Mapping[str, Any]):
     Entries in `parts` are read-only: what one rank owns of a tensor.
     """
 
-    def __init__(self, state: State, places: Places, slots: int, parts: Mapping[str, Any]) -> None:
-        self.parts = parts
-        self._state = state
-        self._places = places
-        self._slots = slots
+    def __init__(self, core: Shampoo, keeper: Keeper, number: int) -> None:
+        assert keeper.state is not None
+        self.parts = keeper.parts(number)
+        self._state, self._places = keeper.state, keeper.places[number]
+        self._core, self._layout = core, keeper.layout
+
+    @cached_property
+    def _slots(self) -> int:
+        """As of `pending_entries`; read late, since torch asks for the entries of all parameters and reads none."""
+        return slots(self._core, self._layout) if self._layout is not None else 0
 
     def __iter__(self) -> Iterator[str]:
         pending = pending_names(self._places) if self._slots else ()

@@ -22,7 +22,6 @@ from matroot_optim.checkpoint.metadata import (
     Saved,
     check_names,
     integers,
-    on_host,
     read_meta,
     reals,
 )
@@ -52,6 +51,9 @@ from matroot_optim.step.statistics import packed_size
 
 if TYPE_CHECKING:
     from matroot_optim.state import State
+
+#: Up to this number of elements, arrays of several parameters are checked in one stack.
+SMALL = 2**16
 
 # To names and numpy arrays, and back.
 
@@ -89,15 +91,11 @@ def restore(
 ) -> tuple[dict[str, Array], tuple[Pending, ...]]:
     """Convert the output of `export` to arrays and root jobs in the layout, framework and dtypes of `params`.
 
-    Raises
-    ------
-    ValueError
-        An entry or the metadata are missing, not of this layout, or not valid values of a state: the message names
-        the entry. Numbers that are not finite are accepted only under ``on_nonfinite="propagate"``.
+    ValueError, which names the entry, if an entry or the metadata are missing, not of this layout, or not valid values
+    of a state. Numbers that are not finite are accepted only under ``on_nonfinite="propagate"``.
     """
     saved = read_meta(layout, meta)
     check_names(layout, saved, names)
-    names = {name: on_host(name, x) for name, x in names.items()}
     start = fresh_arrays(options, layout, params)
     finite = (FINITE,) if options.on_nonfinite != "propagate" else ()
     step = int(integers(names, ["step"], np.int64, 0)[0])
@@ -109,14 +107,7 @@ def restore(
         peaks, exponents = ([leaf.name(part) for leaf in layout.leaves] for part in UNITS)
         arrays["peak"] = reals(names, peaks, (), "float64", FINITE, NOT_NEGATIVE)
         arrays["exponent"] = integers(names, exponents, UNITS["exponent"], -LARGEST, LARGEST)
-    for leaf, x in zip(layout.leaves, params, strict=True):
-        for part in leaf_parts(leaf):
-            name = leaf.name(part)
-            if name in names and part == "weights":
-                arrays[name] = reals(names, [name], (2,), "float64", FINITE, NOT_NEGATIVE)[0]
-            elif name in names:
-                rules = (*finite, NOT_NEGATIVE) if part == "moment" else finite
-                arrays[name] = like(reals(names, [name], leaf.shape, leaf.dtype, *rules)[0], x)
+    arrays.update(_restore_parts(layout, params, names, finite))
     same = {leaf.path: saved.roots and saved.leaves[leaf.path].blocks == leaf.blocks for leaf in layout.leaves}
     recut: Names = {}
     for leaf in layout.leaves:
@@ -128,7 +119,30 @@ def restore(
         kept = [same[layout.leaves[m.leaf].path] for m in stack.members for _ in range(m.start, m.stop)]
         x = params[stack.members[0].leaf]
         _restore_factor(layout, stack, axis, arrays, names, np.asarray(kept), x, step, finite)
-    return narrow(layout, arrays), _restore_pending(layout, names, step) if all(same.values()) else ()
+    there = saved.jobs != 0 and all(same.values())
+    return narrow(layout, arrays), _restore_pending(layout, names, step) if there else ()
+
+
+def _restore_parts(layout: Layout, params: Sequence[Array], names: Names, finite: Sequence[Rule]) -> dict[str, Array]:
+    """Return the arrays of the shape of a parameter; small ones of one shape are checked together."""
+    alike: dict[Any, list[tuple[str, Array]]] = {}
+    for leaf, x in zip(layout.leaves, params, strict=True):
+        for part in leaf_parts(leaf):
+            name = leaf.name(part)
+            if name in names:
+                alone = name if leaf.size > SMALL else ""
+                alike.setdefault((part, leaf.shape, leaf.dtype, alone), []).append((name, x))
+    found: dict[str, Array] = {}
+    for (part, shape, dtype, _), mine in alike.items():
+        wanted = [name for name, _ in mine]
+        if part == "weights":
+            values = reals(names, wanted, (2,), "float64", FINITE, NOT_NEGATIVE)
+        else:
+            values = reals(names, wanted, shape, dtype, *((*finite, NOT_NEGATIVE) if part == "moment" else finite))
+        for (name, x), value in zip(mine, values, strict=True):
+            own = np.array(value) if len(mine) > 1 else np.asarray(value)  # no view, which would keep all in memory
+            found[name] = own if part == "weights" else like(own, x)
+    return found
 
 
 def _recut(leaf: Leaf, names: Names, blocks: Sequence[Block], finite: Sequence[Rule]) -> Names:

@@ -43,10 +43,8 @@ def write(path: str | os.PathLike[str], names: Names, meta: Mapping[str, Any]) -
 def read(path: str | os.PathLike[str]) -> tuple[Names, dict[str, Any]]:
     """Read the arrays and metadata of a file of either format, and verify them.
 
-    Raises
-    ------
-    ValueError
-        The file is not a checkpoint, or is damaged: the message names the file, and the entry if one is wrong.
+    ValueError if the file is not a checkpoint, or is damaged: the message names the file, and the entry if one is
+    wrong.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"{os.fspath(path)} must be a checkpoint written by save, got no file but another thing")

@@ -22,18 +22,9 @@ Block = tuple[Shape, Shape]  # origin and size
 def reblock(
     old: Sequence[Block], statistics: Mapping[tuple[int, int], Any], new: Sequence[Block], axes: Sequence[int]
 ) -> dict[tuple[int, int], Any]:
-    """Compute packed statistics of the blocks `new` from those of the blocks `old` of the same tensor.
+    """Compute packed statistics of the blocks `new` from those of the blocks `old` of the same tensor, in float64.
 
-    Parameters
-    ----------
-    old, new : sequence of (origin, size)
-    statistics : mapping of (block number, axis) to packed statistic
-    axes : sequence of int
-        The preconditioned dimensions.
-
-    Returns
-    -------
-    dict of (block number, axis) to float64 packed statistic
+    Blocks are (origin, size), statistics have keys (block number, axis), and `axes` are the preconditioned dimensions.
     """
     result = {}
     matrices = {key: unpack(np.asarray(packed, np.float64)) for key, packed in statistics.items()}

@@ -22,12 +22,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a new file that replaces `path` when the block ends without an error.
 
     After a full disk, an error or a kill, the old file is still there. A symbolic link is kept and its target is
-    replaced. The mode of an old file is kept. Temporary files of killed writers of `path` are removed.
-
-    Raises
-    ------
-    ValueError
-        `path` is a directory, a device or a pipe.
+    replaced. The mode of an old file is kept. Temporary files of killed writers of `path` are removed. ValueError if
+    `path` is a directory, a device or a pipe.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():

@@ -81,8 +81,7 @@ def shampoo(rate: float) -> Rule:
         nonlocal state
         state = opt.init(params) if state is None else state
         moves, state = opt.update(grads, state, params)
-        moved: Params = apply_updates(params, moves)
-        return moved
+        return apply_updates(params, moves)
 
     return step
 

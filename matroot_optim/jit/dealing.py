@@ -77,12 +77,8 @@ class Share:
 def dealt(shards: Shards, works: Sequence[Callable[..., Any]], stacks: Sequence[tuple[Array, ...]]) -> list[Any]:
     """Compute ``work(*stack)`` for each, a share of the rows on every device, with one gather of all results.
 
-    Parameters
-    ----------
-    works : sequence of callable
-        Functions of stacked arrays that return trees of stacked arrays, row by row.
-    stacks : sequence of tuple of array
-        The first dimension is shared; rows are repeated where the devices do not divide it.
+    `works` are functions of stacked arrays that return trees of stacked arrays, row by row. Rows are repeated where the
+    devices do not divide them.
     """
     axes, size = shards.mesh.axis_names, shards.mesh.size
     rows = [len(stack[0]) for stack in stacks]

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from matroot_optim.arrays import Array
 from matroot_optim.jit.dealing import Owners, owners_of
@@ -19,7 +18,6 @@ from matroot_optim.jit.members import agreed
 from matroot_optim.jit.solves import bases_by_callback, bases_in_graph, by_callback, in_graph
 from matroot_optim.jit.start import Plan
 from matroot_optim.jit.turns import Due, turns
-from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Stack
 from matroot_optim.refresh.jobs import FACTS
 from matroot_optim.step.bases import moved_moments, overlaps
@@ -44,21 +42,10 @@ def renewed(plan: Plan, arrays: Arrays, t: Any, *, late: bool = False) -> Arrays
     asked = [] if late else asked  # those are needed at once
     number = table.at(t, plan.options.first_root_step, jnp.any(jnp.stack([jnp.asarray(False), *asked])))
     due = jnp.asarray(table.masks)[number]  # fewer than those of the branch where members of an ensemble differ
+    by_factor = {stack.axis_name(axis): mine for stack, axis, mine in plan.layout.split(due)}
     owners = owners_of(plan.shards, table.sets)
-    run = [
-        _branch(plan, arrays, items, own, _by_factor(plan.layout, due), t)
-        for items, own in zip(table.sets, owners, strict=True)
-    ]
+    run = [_branch(plan, arrays, items, own, by_factor, t) for items, own in zip(table.sets, owners, strict=True)]
     return dict(jax.lax.switch(agreed(number, jnp.asarray(table.all)), run, old))
-
-
-def _by_factor(layout: Layout, due: Array) -> dict[str, Array]:
-    """Split a mask of all roots into the masks of the stacks' dimensions."""
-    found, start = {}, 0
-    for stack, axis in layout.factors:
-        found[stack.axis_name(axis)] = due[start : start + stack.blocks]
-        start += stack.blocks
-    return found
 
 
 def _branch(
@@ -73,8 +60,8 @@ def _branch(
         if not items:
             return old
         new = dict(old)
-        rows = [_rows(plan.layout, arrays, *item) for item in items]
-        histories = [_history(plan.layout, arrays, *item) for item in items]
+        rows = [_rows(arrays, *item) for item in items]
+        histories = [_history(arrays, *item) for item in items]
         answers = solve(items, rows, histories, plan.shards, owners)
         for (stack, axis, index), row, (X, facts) in zip(items, rows, answers, strict=True):
             new.update(_install(old, stack, axis, index, row, X, facts, due, t))
@@ -106,25 +93,20 @@ def _renew_bases(
     return new
 
 
-def _rows(layout: Layout, arrays: Arrays, stack: Stack, axis: int, index: Any) -> Array:
+def _rows(arrays: Arrays, stack: Stack, axis: int, index: Any) -> Array:
     """Return the packed statistics of the blocks that are due, with bias correction."""
     rows = arrays[f"{stack.axis_name(axis)}/statistic"][index]
     beta = stack.options.betas[1]
     if not stack.options.bias_correction or beta == 1.0:
         return rows
-    count = jnp.maximum(arrays["accumulated"][_leaves(stack)[index]], 1)
+    count = jnp.maximum(arrays["accumulated"][stack.leaf_of_block[index]], 1)
     # A product: XLA makes one of a division too, but not in every program, and the bits should be the same.
     return rows * (1 / bias_correction(beta, count.astype(rows.dtype)))[:, None]
 
 
-def _leaves(stack: Stack) -> Any:
-    """Return the leaf of every block of a stack."""
-    return np.concatenate([np.full(m.stop - m.start, m.leaf) for m in stack.members])
-
-
-def _history(layout: Layout, arrays: Arrays, stack: Stack, axis: int, index: Any) -> Array:
+def _history(arrays: Arrays, stack: Stack, axis: int, index: Any) -> Array:
     """Return what the regularization depends on, (3, k): failures, gradients in the statistic, units."""
-    leaf = _leaves(stack)[index]
+    leaf = stack.leaf_of_block[index]
     failures = arrays[f"{stack.axis_name(axis)}/failures"][index]
     return jnp.stack([failures, arrays["accumulated"][leaf], arrays["exponent"][leaf]])
 

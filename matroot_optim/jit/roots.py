@@ -21,25 +21,11 @@ TARGET = 1e-6
 
 
 def minimax_root(A: Array, exponent: Fraction, ridge: float, level: Array, xp: Any) -> tuple[Array, dict[str, Array]]:
-    """Compute A^exponent of a stack with a relative ridge, by a fixed number of products.
+    """Compute A^exponent of a positive semidefinite stack with a relative ridge, by a fixed number of products.
 
-    Parameters
-    ----------
-    A : array (k, n, n)
-        Symmetric positive semidefinite.
-    exponent : Fraction
-        Negative.
-    ridge : float
-        Relative to an upper bound of the largest eigenvalue, which is at most n^{1/16} times that eigenvalue.
-    level : array (k,)
-        The ridge is multiplied by 10^level, up to 1.
-
-    Returns
-    -------
-    X : array (k, n, n)
-        For a zero matrix not finite, or meaningless.
-    facts : dict of array (k,)
-        "residual", ``||X..A..X - I||_F / sqrt(n)`` from full products in this precision; "lambda_max" and "ridge".
+    The ridge is relative to an upper bound of the largest eigenvalue, which is at most n^{1/16} times that eigenvalue,
+    and is multiplied by 10^level, up to 1. The root of a zero matrix is not finite, or meaningless. The facts are
+    "residual", ``||X..A..X - I||_F / sqrt(n)`` from full products in this precision, "lambda_max" and "ridge".
     """
     n = A.shape[-1]
     eps = float(np.finfo(np.dtype(str(A.dtype))).eps)

@@ -54,8 +54,7 @@ class Shards:
         inside = not jax.sharding.get_abstract_mesh().empty
         mesh = None if inside else self.mesh
         spec = PartitionSpec()
-        found: Callable[..., Any] = jax.shard_map(work, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-        return found
+        return jax.shard_map(work, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
 
 
 def shards_of(params: Sequence[Array]) -> Shards | None:

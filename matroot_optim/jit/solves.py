@@ -69,26 +69,29 @@ def by_callback(
     items: Due, rows: Sequence[Array], histories: Sequence[Array], shards: Shards | None = None, owners: Owners = ()
 ) -> Answers:
     """Compute roots by matroot in numpy, in float64 even if jax runs without it; on a mesh, each on its owner."""
-    shapes = []
-    for (stack, axis, index), row in zip(items, rows, strict=True):
-        shapes.append(jax.ShapeDtypeStruct((len(index), packed_size(stack.shape[axis])), row.dtype))
-        shapes.append(jax.ShapeDtypeStruct((len(index), len(FACTS)), jnp.float32))
+    roots = [
+        jax.ShapeDtypeStruct((len(index), packed_size(stack.shape[axis])), row.dtype)
+        for (stack, axis, index), row in zip(items, rows, strict=True)
+    ]
 
     def host(number: Any, rows: Any, histories: Any) -> list[Any]:
         share = Share(owners, int(number))
         return _solve_on_host(items, [np.asarray(x) for x in rows], [np.asarray(x) for x in histories], share)
 
-    flat = _asked(shards, host, shapes, list(rows), list(histories))
-    return [
-        (unpack(X), {name: facts[:, k] for k, name in enumerate(FACTS)})
-        for X, facts in zip(flat[::2], flat[1::2], strict=True)
-    ]
+    return [(unpack(X), facts) for X, facts in _asked(shards, host, roots, list(rows), list(histories))]
 
 
-def _asked(shards: Shards | None, host: Callable[..., list[Any]], shapes: Sequence[Any], *args: Any) -> list[Array]:
+def _asked(shards: Shards | None, host: Callable[..., list[Any]], roots: Sequence[Any], *args: Any) -> Answers:
+    """Return what the host computes: arrays of these shapes, each followed by the facts of its rows."""
+    facts = [jax.ShapeDtypeStruct((x.shape[0], len(FACTS)), jnp.float32) for x in roots]
+    shapes = [shape for pair in zip(roots, facts, strict=True) for shape in pair]
     if shards is not None:
-        return on_hosts(shards, host, shapes, *args)
-    return list(jax.pure_callback(partial(host, 0), list(shapes), *args, vmap_method="sequential"))
+        flat = on_hosts(shards, host, shapes, *args)
+    else:
+        flat = list(jax.pure_callback(partial(host, 0), shapes, *args, vmap_method="sequential"))
+    return [
+        (X, {name: facts[:, k] for k, name in enumerate(FACTS)}) for X, facts in zip(flat[::2], flat[1::2], strict=True)
+    ]
 
 
 def _solve_on_host(items: Due, rows: Sequence[Any], histories: Sequence[Any], share: Share) -> list[Any]:
@@ -143,20 +146,11 @@ def bases_in_graph(
 def _bases_in_graph(basis: str, row: Array, Q: Array, known: Array) -> tuple[Array, Arrays]:
     A, first, dtype = unpack(row), (known <= 0) | (basis == "eigh"), str(row.dtype)
     with jax.default_matmul_precision("highest"):
-        whole = _decompose(A, dtype)
-        refine = _refine(A, Q, dtype)
+        whole, refine = partial(new_bases, A, None, "eigh", dtype), partial(new_bases, A, Q, "qr", dtype)
         X, facts = jax.lax.cond(any_of(jnp.any(first)), whole, refine)
         other, others = jax.lax.cond(all_of(jnp.all(first)), whole, refine)
     pick = {name: jnp.where(first, value, others[name]) for name, value in facts.items()}
     return jnp.where(first[:, None, None], X, other), pick
-
-
-def _decompose(A: Array, dtype: str) -> Callable[[], tuple[Array, Arrays]]:
-    return lambda: new_bases(A, None, "eigh", dtype)
-
-
-def _refine(A: Array, Q: Array, dtype: str) -> Callable[[], tuple[Array, Arrays]]:
-    return lambda: new_bases(A, Q, "qr", dtype)
 
 
 def bases_by_callback(
@@ -168,20 +162,14 @@ def bases_by_callback(
     owners: Owners = (),
 ) -> Answers:
     """Compute bases in numpy; on a mesh, each on its owner."""
-    shapes = []
-    for row, Q in zip(rows, old, strict=True):
-        shapes.append(jax.ShapeDtypeStruct(Q.shape, row.dtype))
-        shapes.append(jax.ShapeDtypeStruct((len(row), len(FACTS)), jnp.float32))
+    bases = [jax.ShapeDtypeStruct(Q.shape, row.dtype) for row, Q in zip(rows, old, strict=True)]
 
     def host(number: Any, *given: Any) -> list[Any]:
         share = Share(owners, int(number))
         numbers, Q, known = ([np.asarray(x) for x in part] for part in given)
         return _bases_on_host(items, numbers, Q, known, share)
 
-    flat = _asked(shards, host, shapes, list(rows), list(old), list(taken))
-    return [
-        (X, {name: facts[:, k] for k, name in enumerate(FACTS)}) for X, facts in zip(flat[::2], flat[1::2], strict=True)
-    ]
+    return _asked(shards, host, bases, list(rows), list(old), list(taken))
 
 
 def _bases_on_host(

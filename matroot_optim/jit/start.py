@@ -44,10 +44,7 @@ def layout_of(options: Options, leaves: Leaves) -> Layout:
 def initial(plan: Plan, params: Sequence[Array]) -> Arrays:
     """Return the core's fresh state as jax arrays, counters included; on a mesh, momentum and moment as the parameters.
 
-    Parameters
-    ----------
-    plan : Plan
-    params : sequence of jax arrays, or of anything that has a shape on a mesh
+    On a mesh `params` may be anything that has a shape.
     """
     shards = plan.shards
     if shards is None:

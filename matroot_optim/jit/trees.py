@@ -14,32 +14,10 @@ from matroot_optim.layout.trees import Leaves, Tree, add_leaf, join
 def flatten(tree: Tree, what: str = "params") -> tuple[Leaves, Callable[[Leaves], Tree]]:
     """Return the arrays of a tree by path, in jax's order, and a function that rebuilds the tree with other leaves.
 
-    Any registered class is a container. jax sorts the keys of a dict, so the order does not depend on how the dict
-    was made: a state that was saved by its own names fits parameters that were read from a file.
+    Any registered class is a container, and a float is an array. jax sorts the keys of a dict, so the order does not
+    depend on how the dict was made: a state that was saved by its own names fits parameters that were read from a file.
+    Errors are those of `matroot_optim.layout.trees.flatten`.
 
-    Parameters
-    ----------
-    tree : tree of arrays, ShapeDtypeStructs and floats
-    what : str
-        Name of the tree for messages.
-
-    Returns
-    -------
-    leaves : dict of str to array
-    rebuild : callable
-        Takes a mapping of the same paths.
-
-    Raises
-    ------
-    TypeError
-        A leaf is not an array.
-    ValueError
-        Two leaves have the same path (a key that holds "/").
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> from matroot_optim.jit.trees import flatten
     >>> leaves, rebuild = flatten({"up": jnp.zeros(2), "down": [jnp.zeros(3)]})
     >>> list(leaves)
     ['down/0', 'up']
@@ -47,6 +25,8 @@ def flatten(tree: Tree, what: str = "params") -> tuple[Leaves, Callable[[Leaves]
     found, structure = jax.tree_util.tree_flatten_with_path(tree)
     leaves: Leaves = {}
     for keys, x in found:
+        if len(keys) > 1 and keys[-1] == jax.tree_util.GetAttrKey("value"):
+            keys = keys[:-1]  # flax's boxes: nnx.Optimizer gives them to init, and the bare arrays to update
         path = join(*(jax.tree_util.keystr((key,), simple=True) for key in keys))
         if not is_array(x) and not isinstance(x, float):
             kind = type(x).__name__

@@ -20,24 +20,16 @@ Due = list[tuple[Stack, int, Any]]
 
 @dataclass(frozen=True)
 class Turns:
-    """A table that gives the set of roots due at a step, over the phases of every interval.
+    """A table that gives the set of roots due at a step, over the phases of every interval."""
 
-    Attributes
-    ----------
-    sets : list of Due
-        The different sets of roots.
-    which : list of int
-        The set of every phase, interval after interval; then the sets of the step at which Shampoo starts, of no
-        roots, and of all roots.
-    masks : bool array (sets, roots)
-        The roots of every set.
-    begins, bases, intervals, offsets : list of int
-        For every interval: its first step, a step of phase 0, its length, and the index of its first phase in `which`.
-    """
-
+    #: the different sets of roots
     sets: list[Due]
+    #: the set of every phase, interval after interval; then the sets of the step at which Shampoo starts, of no roots,
+    #: and of all roots
     which: list[int]
+    #: the roots of every set, (sets, roots)
     masks: Any
+    #: for every interval: its first step, a step of phase 0, its length, and the index of its first phase in `which`
     begins: list[int]
     bases: list[int]
     intervals: list[int]
@@ -60,15 +52,7 @@ class Turns:
 
 
 def turns(options: Options, layout: Layout, *, late: bool = False) -> Turns:
-    """Return the core's schedule as a table.
-
-    Parameters
-    ----------
-    options : Options
-    layout : Layout
-    late : bool
-        Of the roots that are used one step after their turn, else of all others.
-    """
+    """Return the core's schedule as a table, of the roots used one step after their turn if `late`, else of others."""
     sizes = layout.orders
     masks: list[Any] = []
     begins: list[int] = []
@@ -99,10 +83,29 @@ def turns(options: Options, layout: Layout, *, late: bool = False) -> Turns:
         key = mask.tobytes()
         if key not in sets:
             sets[key] = len(found)
-            found.append(_split(layout, mask))
+            found.append([(s, axis, np.flatnonzero(mine)) for s, axis, mine in layout.split(mask) if mine.any()])
         which.append(sets[key])
     different = np.array([np.frombuffer(key, bool) for key in sets]).reshape(len(sets), len(sizes))
     return Turns(found, which, different, begins, bases, intervals, offsets)
+
+
+def marks(options: Options, layout: Layout, step: int) -> dict[str, Any]:
+    """Return the core's marks, the last due step of every root, after so many steps.
+
+    A root that is used one step later has not been computed at its turn yet, and is due again.
+    """
+    table = turns(options, layout)
+    level = max(int(np.searchsorted(table.begins, step, side="right")) - 1, 0)
+    base, interval = table.bases[level], table.intervals[level]
+    first = first_marks(layout.orders, interval, options.schedule)
+    found = step - (step - base + 1 - first) % interval
+    arrays, start = {}, 0
+    for stack, axis in layout.factors:
+        mine = found[start : start + stack.blocks]
+        wait = steps_to_use(options, layout, stack, step)
+        arrays[f"{stack.axis_name(axis)}/mark"] = np.where((mine == step) & (wait > 0), step - interval, mine)
+        start += stack.blocks
+    return arrays
 
 
 def _sections(options: Options) -> list[tuple[int, int, int]]:
@@ -116,13 +119,3 @@ def _sections(options: Options) -> list[tuple[int, int, int]]:
         if settled > begin:
             found.append((settled, interval, begin))
     return found
-
-
-def _split(layout: Layout, mask: Any) -> Due:
-    result, start = [], 0
-    for stack, axis in layout.factors:
-        index = np.flatnonzero(mask[start : start + stack.blocks])
-        start += stack.blocks
-        if index.size:
-            result.append((stack, axis, index))
-    return result

@@ -24,13 +24,8 @@ def merge_dims(shape: Sequence[int], limit: int) -> Shape:
 
     Dimensions of size 1 are removed. The shape of a tensor with a dimension of size 0 does not change.
 
-    Examples
-    --------
-    >>> from matroot_optim.layout.blocking import merge_dims
-    >>> merge_dims([1, 2, 512, 1, 2048, 1, 3, 4], 1024)
-    (1024, 2048, 12)
-    >>> merge_dims([3, 3, 128, 128], 1024)
-    (9, 128, 128)
+    >>> merge_dims([1, 2, 512, 1, 2048, 1, 3, 4], 1024), merge_dims([3, 3, 128, 128], 1024)
+    ((1024, 2048, 12), (9, 128, 128))
     """
     if 0 in shape:
         return tuple(shape)
@@ -50,13 +45,10 @@ def merge_dims(shape: Sequence[int], limit: int) -> Shape:
 def as_matrix(shape: Sequence[int]) -> Shape:
     """Return the shape of the matrix nearest to square that keeps the order of the elements; vectors stay vectors.
 
-    The dimensions are split into two groups, left and right, whose products are nearest to each other. A
-    convolution becomes (out, in * kernel) in torch's order and (kernel * in, out) in that of jax and keras; heads
-    are merged with each other or with their features. Dimensions of size 1 are removed.
+    The dimensions are split into two groups, left and right, whose products are nearest to each other. A convolution
+    becomes (out, in * kernel) in torch's order and (kernel * in, out) in that of jax and keras; heads are merged with
+    each other or with their features. Dimensions of size 1 are removed.
 
-    Examples
-    --------
-    >>> from matroot_optim.layout.blocking import as_matrix
     >>> as_matrix((64, 32, 3, 3)), as_matrix((3, 3, 32, 64)), as_matrix((768, 12, 64)), as_matrix((1, 16, 64))
     ((64, 288), (288, 64), (768, 768), (16, 64))
     """
@@ -100,9 +92,6 @@ def block_sizes(shape: Shape, limit: int, aspect: float | None, axes: Sequence[i
     With an aspect, blocks are equal if a dimension has a divisor nearly as large as allowed, and nearly equal
     otherwise; without an aspect, all have size `limit` except the last. Dimensions not in `axes` stay whole.
 
-    Examples
-    --------
-    >>> from matroot_optim.layout.blocking import block_sizes
     >>> block_sizes((96, 384), 1024, 2.0, (0, 1)), block_sizes((3000, 3000), 1024, 2.0, (0, 1))
     ((96, 192), (1000, 1000))
     >>> block_sizes((64, 576), 1024, 2.0, (0, 1)), block_sizes((64, 147), 1024, 2.0, (0, 1))

@@ -23,6 +23,11 @@ from matroot_optim.options import Options
 
 #: A matrix whose dimensions differ by more than this factor is a table.
 TABLE = 10
+#: Options that are equal in all blocks of a stack, beside the decay of the statistics.
+OF_STACKS = (
+    "algorithm basis statistics_of direction spectral_exponent bias_correction rule "
+    "root_tolerance root_method root_dtype root_device state_dtype"
+).split()
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,13 @@ class Layout:
         """Every (stack, preconditioned dimension), each with one array of statistics."""
         return [(stack, axis) for stack in self.stacks for axis in stack.axes]
 
+    def split(self, values: Any) -> Iterator[tuple[Stack, int, Any]]:
+        """Iterate over (stack, dimension, values of its roots), given the values of all roots."""
+        start = 0
+        for stack, axis in self.factors:
+            yield stack, axis, values[start : start + stack.blocks]
+            start += stack.blocks
+
     @cached_property
     def factor_named(self) -> dict[str, tuple[Stack, int]]:
         """Every pair of `factors` by the prefix of its arrays."""
@@ -123,10 +135,7 @@ class Layout:
     def align(self, leaves: Mapping[str, Array], what: str) -> list[Array | None]:
         """Return arrays of a tree in the order of the layout, in the state's dtype; None for a missing array.
 
-        Raises
-        ------
-        ValueError
-            A path or a shape is not that of `init`.
+        ValueError for a path or a shape that is not that of `init`.
         """
         for path in leaves:
             if path not in self.index:
@@ -157,12 +166,7 @@ class Layout:
 def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:
     """Return the layout of these parameters.
 
-    Raises
-    ------
-    TypeError
-        A parameter is not real floating point.
-    ValueError
-        Options of one parameter do not fit its shape.
+    TypeError for a parameter that is not real floating point, ValueError for options that do not fit its shape.
     """
     known: dict[str, tuple[Options, Options]] = {}  # checking the options of every parameter again takes long
 
@@ -302,23 +306,8 @@ def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str
 
 
 def _stack_key(leaf: Leaf, region: Region) -> Any:
-    o = leaf.options
-    treated = (
-        o.algorithm,
-        o.basis,
-        o.statistics_of,
-        o.direction,
-        o.spectral_exponent,
-        o.betas[1],
-        o.bias_correction,
-        o.rule,
-        o.root_tolerance,
-        o.root_method,
-        o.root_dtype,
-        o.root_device,
-        o.state_dtype,
-    )
-    return (leaf.place, leaf.dtype, region.size, leaf.axes, leaf.exponents, treated)
+    treated = [getattr(leaf.options, name) for name in OF_STACKS]
+    return (leaf.place, leaf.dtype, region.size, leaf.axes, leaf.exponents, leaf.options.betas[1], *treated)
 
 
 def _stack(name: str, leaves: Sequence[Leaf], where: Sequence[tuple[int, int]]) -> Stack:

@@ -189,11 +189,6 @@ class Stack:
         return self.options.statistics_of == "whitened"
 
     @cached_property
-    def leaf_of_block(self) -> Any:
-        """Number of the leaf of every block."""
-        return np.repeat([m.leaf for m in self.members], [m.stop - m.start for m in self.members])
-
-    @cached_property
     def first_root_step(self) -> int:
         """The step from which its roots are used."""
         return self.options.first_root_step
@@ -205,3 +200,8 @@ class Stack:
     def axis_name(self, axis: int) -> str:
         """Return the prefix of the arrays of one dimension."""
         return f"{self.name}/axis{axis}"
+
+    @cached_property
+    def leaf_of_block(self) -> Any:
+        """Number of the leaf of every block, an int array."""
+        return np.concatenate([np.full(m.stop - m.start, m.leaf) for m in self.members])

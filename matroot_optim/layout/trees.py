@@ -16,32 +16,12 @@ Leaves = dict[str, Any]
 def flatten(tree: Tree, what: str = "params") -> tuple[Leaves, Callable[[Leaves], Tree]]:
     """Return the arrays of a tree by path, and a function that rebuilds the tree with other leaves.
 
-    A path joins dict keys, indices and field names by "/"; a single array has the path "". None has no leaf and
-    stays None. In a dataclass, fields that are neither arrays nor containers do not change.
+    A path joins dict keys, indices and field names by "/"; a single array has the path "". None has no leaf and stays
+    None, and so does what a rebuild has no leaf for. In a dataclass, fields that are neither arrays nor containers do
+    not change. TypeError for a leaf that is not an array, ValueError for two leaves with one path (a key that holds
+    "/"); `what` names the tree in the message.
 
-    Parameters
-    ----------
-    tree : array, list, tuple, NamedTuple, mapping, dataclass, nested in any way
-    what : str
-        Name of the tree for messages.
-
-    Returns
-    -------
-    leaves : dict of str to array
-    rebuild : callable
-        Takes a mapping of the same paths; a missing path becomes None.
-
-    Raises
-    ------
-    TypeError
-        A leaf is not an array.
-    ValueError
-        Two leaves have the same path (a key that holds "/").
-
-    Examples
-    --------
     >>> import numpy as np
-    >>> from matroot_optim.layout.trees import flatten
     >>> leaves, rebuild = flatten({"layer": [np.zeros(2), np.ones(3)]})
     >>> list(leaves)
     ['layer/0', 'layer/1']

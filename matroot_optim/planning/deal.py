@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from matroot_optim.entries import answer_size
 from matroot_optim.layout.layout import Layout
 from matroot_optim.options import Options
 from matroot_optim.plan import make_plan
@@ -17,7 +18,6 @@ from matroot_optim.ranks.blocks import Shares, even_rows
 from matroot_optim.ranks.wire import FACT_BYTES, HEAD_BYTES
 from matroot_optim.refresh.phases import cost, first_marks
 from matroot_optim.refresh.shares import Deal
-from matroot_optim.step.statistics import packed_size
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def plan_ranks(options: Options, layout: Layout, ranks: int, lag: int = 0) -> Ra
     sent = np.bincount(owners, widths, ranks)
     exchanges = len(loads) / interval * HEAD_BYTES
     cuts = tuple(even_rows(leaf.shape[0], ranks) if leaf.shape else None for leaf in layout.leaves)
-    shares = Shares(layout, cuts, ranks, interval)
+    shares = Shares(layout, cuts, ranks, interval, options.schedule, lag)
     rows, counts = make_plan(layout, interval), np.bincount(owners, minlength=ranks)
     return RankPlan(
         ranks,
@@ -147,9 +147,8 @@ def roots_of(layout: Layout) -> tuple[list[int], list[int]]:
     orders, widths = [], []
     for stack, axis in layout.factors:
         n = stack.shape[axis]
-        size = n**2 if stack.in_basis else packed_size(n)
         orders += [n] * stack.blocks
-        widths += [size * np.dtype(stack.dtype).itemsize + FACT_BYTES] * stack.blocks
+        widths += [answer_size(stack, axis) * np.dtype(stack.dtype).itemsize + FACT_BYTES] * stack.blocks
     return orders, widths
 
 

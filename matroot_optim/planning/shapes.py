@@ -22,18 +22,8 @@ LARGEST = 100_000_000
 def parameters_of(config: str) -> dict[str, Any]:
     """Return arrays of the shapes that `config` names; their values take no memory.
 
-    Parameters
-    ----------
-    config : str
-        A name of `NETWORKS`; a .safetensors file, of which only the header is read; or a JSON file with a list of
-        shapes, or an object of shapes by name.
-
-    Raises
-    ------
-    ValueError
-        The name is unknown, or the file has no such content.
-    OSError
-        The file cannot be read.
+    It is a name of `NETWORKS`; a .safetensors file, of which only the header is read; or a JSON file with a list of
+    shapes, or an object of shapes by name. ValueError if it is none of these, OSError if the file cannot be read.
     """
     if config in NETWORKS:
         return {name: _array(name, shape) for name, shape in NETWORKS[config]()}

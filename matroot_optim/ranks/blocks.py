@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+
+import numpy as np
 
 from matroot_optim.layout.blocking import Region, Shape
 from matroot_optim.layout.layout import Layout, is_table, stacked
 from matroot_optim.layout.parts import Among, At, Leaf
-from matroot_optim.refresh.phases import cost
+from matroot_optim.refresh.phases import cost, first_marks
+from matroot_optim.refresh.shares import deal_blocks
 from matroot_optim.step.spectral import operations
 from matroot_optim.step.statistics import packed_size
+
+#: Cost of a floating-point operation of a product, in the unit of the cost of roots.
+OPERATION = 0.1
 
 #: Ranges of rows, one for every rank: the shards of a parameter along dimension 0. None: each rank has all rows.
 Rows = tuple[tuple[int, int], ...] | None
@@ -65,10 +70,11 @@ def rows_of_view(leaf: Leaf, rows: Rows) -> Rows:
 
 @dataclass(frozen=True)
 class Shares:
-    """The parts of all parameters with their owners, by longest processing time first.
+    """The parts of all parameters with their owners.
 
-    The cost of a block is that of its roots, per step, and of its products. Parameters without blocks stay where they
-    are, or are cut evenly if every rank has them whole; so do the rows of tables whose rows have no statistic.
+    Blocks are dealt by the costs of their roots, each in its step of an interval, and of their products. Parameters
+    without blocks stay where they are, or are cut evenly if every rank has them whole; so do the rows of tables whose
+    rows have no statistic.
 
     Parameters
     ----------
@@ -79,18 +85,23 @@ class Shares:
     ranks : int
     interval : int
         Steps between two roots.
+    schedule : str
+    lag : int
+        With a lag, a rank has an interval for all of its roots; without, every step waits for its own.
     """
 
     layout: Layout
     rows: tuple[Rows, ...]
     ranks: int
     interval: int
+    schedule: str = "staggered"
+    lag: int = 0
 
     @cached_property
     def boxes(self) -> list[Box]:
         """All parts, by parameter and by number of the block."""
         found: list[Box] = []
-        costs: dict[int, float] = {}
+        dealt: list[int] = []
         for i, leaf in enumerate(self.layout.leaves):
             ranges = self._ranges(i)
             if not leaf.regions:
@@ -110,13 +121,12 @@ class Shares:
                 for origin in region.origins()
             ]
             for box in sorted(blocks, key=lambda box: box.number):
-                costs[len(found)] = self._cost(leaf, box.size)
+                dealt.append(len(found))
                 found.append(box)
-        load = [(0.0, rank) for rank in range(self.ranks)]
-        for k in sorted(costs, key=lambda k: (-costs[k], k)):
-            least, rank = load[0]
+        roots = self._costs_of_roots()
+        costs = [self._costs_of_products(found[k]) | roots.get((found[k].leaf, found[k].number), {}) for k in dealt]
+        for k, rank in zip(dealt, deal_blocks(costs, self.ranks).tolist(), strict=True):
             found[k] = replace(found[k], owner=rank)
-            heapq.heapreplace(load, (least + costs[k], rank))
         return found
 
     @cached_property
@@ -163,13 +173,15 @@ class Shares:
     def owners_of_roots(self) -> list[int]:
         """The owner of every root, in the order of the stacks; a root that every rank computes is that of rank 0."""
         owner = {(box.leaf, box.number): box.owner for box in reversed(self.boxes)}
+        return [owner[block] for block in self._blocks_of_roots()]
+
+    def _blocks_of_roots(self) -> Iterator[tuple[int, int]]:
+        """Iterate over (leaf, number) of the block of every root, in the order of the stacks."""
         leaves = self.layout.leaves
-        return [
-            owner[member.leaf, leaves[member.leaf].block_number[origin]]
-            for stack, _ in self.layout.factors
-            for member in stack.members
-            for origin in leaves[member.leaf].regions[member.region].origins()
-        ]
+        for stack, _ in self.layout.factors:
+            for member in stack.members:
+                for origin in leaves[member.leaf].regions[member.region].origins():
+                    yield member.leaf, leaves[member.leaf].block_number[origin]
 
     @cached_property
     def sent_bytes(self) -> list[int]:
@@ -201,11 +213,21 @@ class Shares:
                 found[box.owner] += statistic + narrow * (packed if narrow == 2 and not leaf.in_basis else n * n)
         return found
 
-    def _cost(self, leaf: Leaf, size: Shape) -> float:
-        if leaf.spectral:
-            return operations(size)
-        roots = sum(cost(size[axis]) for axis in leaf.axes) / self.interval
-        return roots + 2.0 * math.prod(size) * sum(size[axis] for axis in leaf.axes)
+    def _costs_of_roots(self) -> dict[tuple[int, int], dict[int, float]]:
+        """Return the costs of the roots of every block, by the step of the interval."""
+        orders, found = self.layout.orders, dict[tuple[int, int], dict[int, float]]()
+        steps = 0 * np.array(orders) if self.lag else first_marks(orders, self.interval, self.schedule) + self.interval
+        for block, n, step in zip(self._blocks_of_roots(), orders, steps.tolist(), strict=True):
+            mine = found.setdefault(block, {})
+            mine[step] = mine.get(step, 0.0) + cost(n)
+        return found
+
+    def _costs_of_products(self, box: Box) -> dict[int, float]:
+        """Return the cost of the products of a block; as they come in every step, they are a part of their own."""
+        leaf = self.layout.leaves[box.leaf]
+        each = 8.0 if leaf.in_basis else 4.0
+        products = each * math.prod(box.size) * sum(box.size[axis] for axis in leaf.axes)
+        return {self.interval + 1: OPERATION * (operations(box.size) if leaf.spectral else products)}
 
     def part(self, rank: int) -> Part:
         """Return the part of a rank."""

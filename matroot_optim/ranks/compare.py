@@ -51,6 +51,11 @@ _ALIKE: tuple[tuple[str, Callable[[Head], Any], Callable[[Any, Any], bool]], ...
         operator.ne,
     ),
     (
+        "has taken other gradients, of which one is missing or not finite on some ranks only",
+        lambda head: head.counted,
+        operator.ne,
+    ),
+    (
         "has statistics of size {0.mass:.6g}: its gradients are not those of the others",
         lambda head: head.mass,
         _apart,

@@ -37,9 +37,10 @@ class RankClock(Clock):
 class Round:
     """The batches of one step, which are dealt and exchanged together."""
 
-    def __init__(self, batches: Sequence[RootBatch], owners: Sequence[Any]) -> None:
+    def __init__(self, batches: Sequence[RootBatch], owners: Sequence[Any], counts: bytes) -> None:
         self.batches = batches
         self.owners = owners
+        self.counts = counts
         self.handles: list[Any] = []
         self.answers: list[RootAnswer | Failure] | None = None
 
@@ -131,8 +132,8 @@ class RankEngine:
         """Start this rank's part of a batch that is a step's only one."""
         return self.submit_all([batch])[0]
 
-    def submit_all(self, batches: Sequence[RootBatch]) -> list[Shared]:
-        """Start this rank's part of all batches of a step; nothing is sent."""
+    def submit_all(self, batches: Sequence[RootBatch], counts: bytes = b"") -> list[Shared]:
+        """Start this rank's part of all batches of a step; nothing is sent. `counts` will be compared."""
         if not batches:
             return []
         ranks = self.ranks
@@ -140,7 +141,7 @@ class RankEngine:
             self._deal = Deal(ranks.size, self.lag)
         whole = [with_method(batch) for batch in batches]
         owners = self._deal([batch.n for batch in whole for _ in range(len(batch.matrix))])
-        new = Round(whole, np.split(owners, np.cumsum([len(batch.matrix) for batch in whole])[:-1]))
+        new = Round(whole, np.split(owners, np.cumsum([len(batch.matrix) for batch in whole])[:-1]), counts)
         for k, batch in enumerate(whole):
             rows = new.rows(k, ranks.rank)
             self.clock.roots += len(rows)
@@ -207,7 +208,7 @@ class RankEngine:
         """Send this rank's roots, and return the answers put together from those of all ranks."""
         ranks, batches = self.ranks, current.batches
         failures = [(k, part.reason) for k, part in enumerate(parts) if isinstance(part, Failure)]
-        head = head_of(batches, current.owners)._replace(
+        head = head_of(batches, current.owners, current.counts)._replace(
             seconds=sum(part.seconds for part in parts if isinstance(part, RootAnswer)),
             failed=sum(1 << k for k in {min(k, 63) for k, _ in failures}),
             reason=failures[0][1] if failures else "",

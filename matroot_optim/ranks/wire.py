@@ -12,7 +12,7 @@ import numpy as np
 from matroot_optim.arrays import dtype_name, to_host
 from matroot_optim.refresh.jobs import FACTS, RootAnswer, RootBatch
 
-_HEAD = struct.Struct("<16s q q d d Q H 182s")
+_HEAD = struct.Struct("<16s 8s q q d d Q H 174s")
 #: Bytes of a head, and of the facts of one root.
 HEAD_BYTES = _HEAD.size
 FACT_BYTES = sum(np.dtype(kind).itemsize for kind in FACTS.values())
@@ -25,6 +25,8 @@ class Head(NamedTuple):
     ----------
     digest : bytes
         Of the orders, the options, the names and the owners of all roots of the exchange.
+    counted : bytes
+        Of the number of gradients that counted, of every parameter, with and without roots.
     due : int
         The step at which they are installed.
     roots : int
@@ -40,6 +42,7 @@ class Head(NamedTuple):
     """
 
     digest: bytes
+    counted: bytes
     due: int
     roots: int
     mass: float
@@ -49,28 +52,29 @@ class Head(NamedTuple):
 
     def to_bytes(self) -> Any:
         """Return the head as bytes, a uint8 array."""
-        text = self.reason.encode()[:182]
+        text = self.reason.encode()[:174]
         return np.frombuffer(_HEAD.pack(*self[:-1], len(text), text), np.uint8)
 
     @classmethod
     def from_bytes(cls, given: Any) -> Head:
         """Read a head."""
-        digest, due, roots, mass, seconds, failed, length, text = _HEAD.unpack(given.tobytes())
-        return cls(digest, due, roots, mass, seconds, failed, text[:length].decode(errors="replace"))
+        digest, counted, due, roots, mass, seconds, failed, length, text = _HEAD.unpack(given.tobytes())
+        return cls(digest, counted, due, roots, mass, seconds, failed, text[:length].decode(errors="replace"))
 
     def has_failed(self, k: int) -> bool:
         """Return True if this rank's part of batch k failed."""
         return bool(self.failed >> min(k, 63) & 1)
 
 
-def head_of(batches: Sequence[RootBatch], owners: Sequence[Any]) -> Head:
+def head_of(batches: Sequence[RootBatch], owners: Sequence[Any], counts: bytes) -> Head:
     """Return the head of batches and the owners of their roots, without what a rank adds."""
     told = [
         (b.matrix.shape, _kind(b), b.exponent, b.regularization, b.method, b.dtype, b.task, b.members) for b in batches
     ]
     digest = blake2b(repr((told, [rows.tolist() for rows in owners])).encode(), digest_size=16).digest()
     mass = sum(float(to_host(abs(b.matrix).sum())) for b in batches)
-    return Head(digest, batches[0].due, sum(len(b.matrix) for b in batches), mass, 0.0)
+    counted = blake2b(counts, digest_size=8).digest()
+    return Head(digest, counted, batches[0].due, sum(len(b.matrix) for b in batches), mass, 0.0)
 
 
 def answer_bytes(batch: RootBatch, rows: int) -> int:

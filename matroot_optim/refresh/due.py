@@ -78,16 +78,16 @@ def due_jobs(
         first = taken[index] <= 0  # needed at once
         for part, lag in ((index[~first], later), (index[first], options.lag)):
             if part.size:
-                jobs += _jobs(options, layout, arrays, books, stack, axis, part, step + lag)
+                jobs += _jobs(options, arrays, books, stack, axis, part, step + lag)
     return jobs, books
 
 
 def _jobs(
-    options: Options, layout: Layout, arrays: Arrays, books: Arrays, stack: Stack, axis: int, index: Any, when: int
+    options: Options, arrays: Arrays, books: Arrays, stack: Stack, axis: int, index: Any, when: int
 ) -> list[RootJob]:
     """Return the jobs for these blocks of a stack, one for every regularization."""
     o, key = stack.options, stack.axis_name(axis)
-    accumulated = leaf_values(stack, arrays["accumulated"])[index]
+    accumulated = arrays["accumulated"][stack.leaf_of_block[index]]
     rows = take_rows(arrays[f"{key}/statistic"], index)
     if o.root_device == "host":
         rows = to_host(rows)
@@ -101,9 +101,9 @@ def _jobs(
         rows = rows / like(scale.astype(stack.dtype), rows)[:, None]
     if options.schedule == "residual":
         index, rows = _stale_only(options, arrays, books, stack, axis, index, rows)
-        accumulated = leaf_values(stack, arrays["accumulated"])[index]
+        accumulated = arrays["accumulated"][stack.leaf_of_block[index]]
     jobs = []
-    units = leaf_values(stack, arrays["exponent"])[index]
+    units = arrays["exponent"][stack.leaf_of_block[index]]
     for rule, at in rules_of(stack, axis, arrays[f"{key}/failures"][index], accumulated, units):
         matrix = some_rows(rows, at)
         jobs.append(RootJob(key, index[at], matrix, stack.exponent(axis), rule, when, o.root_method, o.root_dtype))
@@ -140,14 +140,8 @@ def basis_tasks(key: str, stack: Stack, rows: Array, Q: Array, taken: Any, when:
 def rules_of(stack: Stack, axis: int, failures: Any, gradients: Any, units: Any) -> list[tuple[Rule, Any]]:
     """Return the regularizations of some blocks of a stack, each with the positions of its blocks.
 
-    Parameters
-    ----------
-    failures : int array
-        Bad roots in a row.
-    gradients : int array
-        Gradients in the statistic.
-    units : int array
-        Exponents of the units of the gradients.
+    They depend on the bad roots in a row, the gradients in the statistic, and the exponents of the units of the
+    gradients.
     """
     beta, n, rule = stack.options.betas[1], stack.shape[axis], stack.options.rule
     most = round(1 / (1 - beta)) if beta < 1.0 else math.inf  # older gradients have no weight
@@ -179,20 +173,25 @@ def _stale_only(
     return index[stale], take_rows(rows, stale)
 
 
-def submit(engine: Engine, jobs: Sequence[RootJob], step: int) -> list[Pending]:
-    """Stack the jobs and hand them to the engine, all batches of the step in one call if the engine takes them so."""
+def submit(engine: Engine, jobs: Sequence[RootJob], step: int, counts: Any = ()) -> list[Pending]:
+    """Stack the jobs and hand them to the engine, all batches of the step in one call if the engine takes them so.
+
+    `counts`, the steps of every parameter that counted, are what ranks compare.
+    """
     stacked = stack_jobs(jobs)
     batches = [batch for batch, _ in stacked]
     together, alone = getattr(engine, "submit_all", None), getattr(engine, "collect_alone", engine.collect)
-    handles = [engine.submit(batch) for batch in batches] if together is None else together(batches)
+    seen = np.asarray(counts).tobytes()
+    handles = [engine.submit(batch) for batch in batches] if together is None else together(batches, seen)
     return [
-        Pending(step, tuple(map(_without_matrix, group)), partial(engine.collect, handle), partial(alone, handle))
+        Pending(
+            step,
+            tuple(replace(job, matrix=None) for job in group),
+            partial(engine.collect, handle),
+            partial(alone, handle),
+        )
         for (_, group), handle in zip(stacked, handles, strict=True)
     ]
-
-
-def _without_matrix(job: RootJob) -> RootJob:
-    return replace(job, matrix=None)
 
 
 def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str]) -> Arrays:
@@ -253,11 +252,6 @@ def gate(root: Array, residual: Any, tolerance: float) -> Any:
     """Return a mask of the good roots: finite, with a certified residual within the tolerance."""
     size = np.asarray(to_host(abs(root).sum(-1)))
     return np.isfinite(size) & (residual <= tolerance)
-
-
-def leaf_values(stack: Stack, values: Any) -> Any:
-    """Repeat per-leaf values for the blocks of a stack."""
-    return values[stack.leaf_of_block]
 
 
 def take_rows(x: Array, index: Any) -> Array:

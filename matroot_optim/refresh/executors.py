@@ -18,13 +18,7 @@ GRACE = 2.0
 
 
 def maker(executor: Any) -> Callable[[], Any] | None:
-    """Return the function that makes executors, or None if `executor` is an executor.
-
-    Raises
-    ------
-    TypeError
-        `executor` is neither, as far as this is known without a call.
-    """
+    """Return the function that makes executors, or None if `executor` is an executor; TypeError if it is neither."""
     if not isinstance(executor, type) and callable(getattr(executor, "submit", None)):
         return None
     if not callable(executor) or (isinstance(executor, type) and not callable(getattr(executor, "submit", None))):
@@ -32,12 +26,12 @@ def maker(executor: Any) -> Callable[[], Any] | None:
     try:
         signature = inspect.signature(executor)
     except (ValueError, TypeError):  # not every callable has a signature
-        return executor  # type: ignore[no-any-return]
+        return executor
     try:
         signature.bind()
     except TypeError as error:
         raise TypeError(f"executor must make an executor without arguments, got {executor!r}: {error}") from None
-    return executor  # type: ignore[no-any-return]
+    return executor
 
 
 def made(make: Callable[[], Any]) -> Any:
@@ -54,13 +48,7 @@ def made(make: Callable[[], Any]) -> Any:
 def shut_down(executor: Any, *, wait: bool, timeout: float | None) -> None:
     """Stop an executor that the engine made: kill its processes, wait for its threads at most `timeout` seconds.
 
-    Parameters
-    ----------
-    executor : Executor
-    wait : bool
-        Wait for work in threads.
-    timeout : float or None
-        Seconds; None waits without limit.
+    `wait` for work in threads; a timeout of None waits without limit.
     """
     workers = list((getattr(executor, "_processes", None) or {}).values())
     threads = list(getattr(executor, "_threads", ()))

@@ -194,23 +194,11 @@ def answered(batch: RootBatch, root: Callable[[], RootResult[Any]], spent: float
 def stale_error(
     root: Array, packed: Array, exponent: Fraction, ridge: Any, *, scale_free: bool, probes: int = 8
 ) -> Any:
-    """Estimate the error of old roots X for new statistics A: ``||X^b A'^a - c I||_F / sqrt(n)``.
+    """Estimate the error (k,) of old roots X for new statistics A: ``||X^b A'^a - c I||_F / sqrt(n)``.
 
     Uses `probes` fixed vectors of +-1, in O(n^2); the square of the estimate is unbiased. A' = A + ridge I with the
-    ridge of the old root; exponent = -a/b.
-
-    Parameters
-    ----------
-    root : array (k, n, n)
-    packed : array (k, n (n + 1) / 2)
-    ridge : float array (k,)
-        Absolute.
-    scale_free : bool
-        Use the best factor c instead of 1, because with a graft a multiple of the root is as good as the root.
-
-    Returns
-    -------
-    float64 array (k,)
+    absolute ridge of the old root; exponent = -a/b. If `scale_free`, c is the best factor instead of 1, because with a
+    graft a multiple of the root is as good as the root.
     """
     X, A = np.asarray(to_host(root), np.float64), unpack(np.asarray(to_host(packed), np.float64))
     n = X.shape[-1]

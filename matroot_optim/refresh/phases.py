@@ -35,18 +35,6 @@ def assign(costs: Sequence[float], phases: int) -> Any:
 
     The heaviest phase is at most 4/3 of the best possible.
 
-    Parameters
-    ----------
-    costs : sequence of float
-    phases : int
-
-    Returns
-    -------
-    phase : int array, (len(costs),)
-
-    Examples
-    --------
-    >>> from matroot_optim.refresh.phases import assign
     >>> assign([5, 4, 3, 3, 3], 2).tolist()
     [0, 1, 1, 0, 1]
     """
@@ -62,9 +50,6 @@ def assign(costs: Sequence[float], phases: int) -> Any:
 def assign_pairs(costs: Sequence[tuple[float, float]], phases: int) -> Any:
     """Assign a phase to each job of two parts, the second of which falls on the next phase.
 
-    Examples
-    --------
-    >>> from matroot_optim.refresh.phases import assign_pairs
     >>> assign_pairs([(5, 5), (4, 4), (3, 0)], 5).tolist()
     [0, 2, 4]
     """
@@ -83,13 +68,8 @@ def deal(sizes: Sequence[int], phases: int) -> Any:
     One call for ten small roots costs little more than a call for one root. Where `takes_two_steps`, a root has its
     phase and the next.
 
-    Examples
-    --------
-    >>> from matroot_optim.refresh.phases import deal
-    >>> deal([8, 8, 8, 256, 256, 256, 256], 2).tolist()
-    [0, 0, 0, 0, 0, 1, 1]
-    >>> deal([512, 512], 5).tolist()
-    [0, 2]
+    >>> deal([8, 8, 8, 256, 256, 256, 256], 2).tolist(), deal([512, 512], 5).tolist()
+    ([0, 0, 0, 0, 0, 1, 1], [0, 2])
     """
     return _dealt(tuple(sizes), phases)[0].copy()
 
@@ -97,9 +77,6 @@ def deal(sizes: Sequence[int], phases: int) -> Any:
 def takes_two_steps(sizes: Sequence[int], phases: int) -> bool:
     """Return True if half of the phases have less than half of the cost of the heaviest, which can be halved.
 
-    Examples
-    --------
-    >>> from matroot_optim.refresh.phases import takes_two_steps
     >>> takes_two_steps([784, 512, 512, 512], 10), takes_two_steps([512] * 6, 10), takes_two_steps([64] * 4, 10)
     (True, False, False)
     """
@@ -132,14 +109,9 @@ def _dealt(sizes: tuple[int, ...], phases: int) -> tuple[Any, bool]:
 
 
 def first_marks(sizes: Sequence[int], interval: int, schedule: str) -> Any:
-    """Return the first mark (last due step) of each root; a root is due when ``step - mark >= interval``.
+    """Return the first mark (last due step) of each root of these orders, due when ``step - mark >= interval``.
 
     With "interval" all roots are due at step 1; otherwise a root of phase j is first due at step j + 1.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        The order n of each root.
     """
     if schedule == "interval":
         return np.full(len(sizes), 1 - interval, np.int64)
@@ -147,14 +119,9 @@ def first_marks(sizes: Sequence[int], interval: int, schedule: str) -> Any:
 
 
 def levels(options: Options) -> list[tuple[int, int]]:
-    """Return the successive intervals between two roots of one matrix, each with its first step.
+    """Return the successive intervals between two roots of one matrix, each with its first step; not for a function.
 
-    `refresh_every` must be a number.
-
-    Examples
-    --------
     >>> from matroot_optim import Shampoo
-    >>> from matroot_optim.refresh.phases import levels
     >>> levels(Shampoo(1e-3, refresh_every=10))
     [(1, 1), (20, 2), (50, 5), (100, 10)]
     """

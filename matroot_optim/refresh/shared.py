@@ -57,15 +57,10 @@ class Address:
 
 
 class SharedArray:
-    """A copy of an array that one worker reads and overwrites.
+    """A copy of an array that one worker reads and overwrites, by one that may have another shape, `answer`.
 
-    The overwriting array may have another shape, `answer`. The copy is an anonymous file in memory. The kernel frees
-    the file when the last process that has it open ends.
-
-    Raises
-    ------
-    OSError
-        No memory or no descriptor is left.
+    The copy is an anonymous file in memory, which the kernel frees when the last process that has it open ends. OSError
+    if no memory or no descriptor is left.
     """
 
     def __init__(self, values: Any, answer: tuple[int, ...] | None = None) -> None:

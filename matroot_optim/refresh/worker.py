@@ -18,15 +18,9 @@ POLL = 0.5
 
 
 def compute_sent(batch: RootBatch, memory: Address | None, home: int) -> RootAnswer:
-    """Compute the roots of a batch; a worker process uses one thread.
+    """Compute the roots of a batch that the process `home` has sent; a worker process uses one thread.
 
-    Parameters
-    ----------
-    batch : RootBatch
-    memory : Address, optional
-        Holds the matrices of the batch, and the roots afterwards.
-    home : int
-        The process that sent the batch.
+    The memory, if any, holds the matrices of the batch, and the roots afterwards.
     """
     if os.getpid() != home:
         os.environ["MATROOT_NUM_THREADS"] = "1"

@@ -80,14 +80,9 @@ def cautious(D: Array, keep: Array, part: Any) -> Array:
 
 
 def clip_rms(step: Array, norm2: Array, size: int, limit: float) -> Array:
-    """Scale `step` down until the root mean square of the tensor is at most `limit`.
+    """Scale a part of a tensor down until the root mean square of the tensor is at most `limit`.
 
-    Parameters
-    ----------
-    norm2 : array
-        Squared norm of the tensor.
-    size : int
-        Number of its elements.
+    `norm2` is the squared norm of the tensor, and `size` the number of its elements.
     """
     xp = namespace(step)
     rms = xp.sqrt(norm2 / size)

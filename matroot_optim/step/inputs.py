@@ -66,8 +66,9 @@ class Step:
 
     @cached_property
     def counts(self) -> Any:
-        """The number of steps of every leaf that counted, this step included."""
-        return _each(self.arrays["count"])
+        """The number of steps of every leaf that counted, this step included; 1 if none has."""
+        count = self.arrays["count"]
+        return _each(count + (count < 1))
 
     @cached_property
     def floors(self) -> Any:

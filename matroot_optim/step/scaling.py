@@ -33,10 +33,6 @@ CHUNK = 100
 def exponents(peak: Any, exponent: Any, xp: Any = np) -> Any:
     """Return e of every parameter: the old e if the peak is in range, else that which brings the peak to 1 to 2.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from matroot_optim.step.scaling import exponents
     >>> exponents(np.array([0.0, 1.0, 1e-21, 1e30]), np.array([0, 0, 0, 100])).tolist()
     [0, 0, -70, 100]
     """

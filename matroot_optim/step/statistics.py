@@ -17,12 +17,7 @@ from matroot_optim.arrays import Array, is_cupy, is_jax, is_torch, lerp, like, n
 
 
 def packed_size(n: int) -> int:
-    """Return the number of entries in the packed form of a symmetric n x n matrix.
-
-    >>> from matroot_optim.step.statistics import packed_size
-    >>> packed_size(3)
-    6
-    """
+    """Return the number of entries in the packed form of a symmetric n x n matrix."""
     return n * (n + 1) // 2
 
 
@@ -70,8 +65,6 @@ def _take(x: Array, kind: str, n: int) -> Array:
 def pack(A: Array) -> Array:
     """Return the lower triangles (..., n (n + 1) / 2) of symmetric matrices (..., n, n).
 
-    >>> import numpy as np
-    >>> from matroot_optim.step.statistics import pack
     >>> pack(np.array([[1.0, 2.0], [2.0, 5.0]]))
     array([1., 2., 5.])
     """
@@ -80,14 +73,7 @@ def pack(A: Array) -> Array:
 
 
 def unpack(packed: Array) -> Array:
-    """Return symmetric matrices (..., n, n) from their packed form.
-
-    >>> import numpy as np
-    >>> from matroot_optim.step.statistics import unpack
-    >>> unpack(np.array([1.0, 2.0, 5.0]))
-    array([[1., 2.],
-           [2., 5.]])
-    """
+    """Return symmetric matrices (..., n, n) from their packed form."""
     n = order_of(packed.shape[-1])
     return _take(packed, "full", n).reshape((*packed.shape[:-1], n, n))
 

@@ -20,30 +20,16 @@ class Totals(Protocol):
         """Squared norms of the whole weights of every leaf, for the trust ratio."""
 
     def norms(self, own: Any, there: Sequence[int]) -> Any:
-        """Return the norm of the whole gradient for every leaf, 0 for a missing one.
+        """Return the norm of the whole gradient for every leaf, 0 for a missing one, from the norms on this rank.
 
-        Parameters
-        ----------
-        own : float64 array
-            The norm of the gradient of every leaf.
-        there : sequence of int
-            Leaves that have a gradient; it must be there on all ranks or on none.
+        The leaves that are `there` have a gradient, on all ranks or on none.
         """
 
     def squares(self, what: str, leaves: Sequence[int], own: Sequence[Any]) -> list[Any]:
         """Return squared norms of whole tensors, from those of some leaves, which may come several times.
 
-        Parameters
-        ----------
-        what : {"normalize", "graft", "cautious", "clip", "hyperball", "sphere"}
+        `what` is "normalize", "graft", "cautious", "clip", "hyperball" or "sphere".
         """
 
     def grams(self, stacks: Sequence[Stack], gradients: Sequence[Any]) -> dict[str, Any]:
-        """Return the products of stacks whose blocks are spread over the ranks, summed, by the name of the dimension.
-
-        Parameters
-        ----------
-        stacks : sequence of Stack
-        gradients : sequence
-            Of every stack.
-        """
+        """Return the products of stacks whose blocks are spread over the ranks, summed, by the dimension's name."""

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -20,10 +21,12 @@ from threadpoolctl import threadpool_limits
 from matroot import Status, use_kernels
 from matroot._solve import solve_power
 
-from . import narrow
+from . import large, narrow
 from .case import Case
-from .draw import draw
+from .draw import draw as draw_small
 from .verdict import Fault, judge
+
+Draw = Callable[[int, int], Case]
 
 #: Longer than the first compilation of the kernels on a busy machine.
 HANGS = 120
@@ -35,6 +38,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, help="stop after so many, whatever the time")
+    parser.add_argument("--large", action="store_true", help="matrices of n = 33 to 259, alone and in mixed batches")
     parser.add_argument("--narrow", action="store_true", help="narrow dtypes against the matrix before its rounding")
     parser.add_argument("--replay", metavar="SEED:INDEX", help="one case, with all of its result")
     options = parser.parse_args()
@@ -43,11 +47,14 @@ def main() -> int:
     with threadpool_limits(1, user_api="blas"):
         if options.narrow:
             return narrow.search(options.seed, options.cases or 20_000)
-        return replay(options.replay) if options.replay else search(options.seed, options.seconds, options.cases)
+        draw = large.draw if options.large else draw_small
+        return replay(options.replay, draw) if options.replay else search(options, draw)
 
 
-def search(seed: int, seconds: float, most: int | None) -> int:
+def search(options: argparse.Namespace, draw: Draw) -> int:
     """Cases 0, 1, 2, ... of a seed."""
+    seed, seconds, most = options.seed, options.seconds, options.cases
+    flag = "--large " * options.large
     solves: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     watch = Watch()
@@ -62,7 +69,7 @@ def search(seed: int, seconds: float, most: int | None) -> int:
         solves.update(statuses)
         for kind, text in found:
             faults[kind] += 1
-            print(f"{kind} | --replay {seed}:{index} | {case} | {text}", flush=True)
+            print(f"{kind} | {flag}--replay {seed}:{index} | {case} | {text}", flush=True)
     watch.since = float("inf")
     report(solves, faults, f"{index} calls", time.monotonic() - begin, time.process_time() - used)
     return 1 if faults else 0
@@ -77,7 +84,7 @@ def attempt(case: Case) -> tuple[list[Fault], list[str]]:
     return judge(case, result), [Status(int(code)).name for code in np.ravel(result.status)]
 
 
-def replay(which: str) -> int:
+def replay(which: str, draw: Draw) -> int:
     seed, index = map(int, which.split(":"))
     case = draw(seed, index)
     np.set_printoptions(precision=17, floatmode="unique")

@@ -238,10 +238,16 @@ def lost(address, number, what):
         if what == "dead":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(600)
-    faulthandler.dump_traceback_later(15 if what == "late" else 600, exit=True)
-    for _ in range(2):
-        params, state = step({"w": array(g)}, state, params)
-        jax.block_until_ready(params)
+    try:
+        for _ in range(2):
+            params, state = step({"w": array(g)}, state, params)
+            jax.block_until_ready(params)
+    except jax.errors.JaxRuntimeError as error:
+        print(error, flush=True)
+        if what == "dead":
+            raise
+        faulthandler.dump_traceback_later(1, exit=True)  # the exit of Python would wait for the other process
+        time.sleep(600)
 
 
 if __name__ == "__main__":

@@ -30,13 +30,14 @@ CASES = [
     (Shampoo, {"clip_norm": 0.5, "clip_rms": 0.3, "graft_normalize": True, "schedule": "residual"}),
     (Shampoo, {"graft": "sqrt_n", "mix_steps": 5, "decay": "independent", "engine": InlineEngine(3)}),
     (Shampoo, {"graft_per_block": True, "graft": "sgd", "momentum": "nesterov", "decay": "l2"}),
-    (SOAP, {}),
+    (SOAP, {"refresh_every": lambda step: 4}),
     (KLShampoo, {"cautious_decay": True}),
     (Shampoo, {"direction": "spectral"}),
     (Shampoo, {"cautious_update": True, "averaging": "ema", "averaging_beta": 0.8}),
     (Shampoo, {"averaging": "schedule_free", "momentum": "none", "clip_norm": 0.5, "decay": "l2"}),
     (Shampoo, {"hyperball": True, "weight_decay": 0.0, "averaging": "ema"}),
     (Shampoo, {"graft": "trust_ratio", "start_step": 5}),
+    (Shampoo, {"graft": "trust_ratio", "graft_per_block": True}),
     (Shampoo, {"state_dtype": "bfloat16", "graft_per_block": True}),
     (SOAP, {"state_dtype": "bfloat16", "averaging": "ema"}),
     (Shampoo, {"preconditioned_dims": "one_sided", "block_size": 6}),
@@ -287,7 +288,7 @@ MAKERS = {
 
 
 def refusals(rank, size, store):
-    """A rank that differs is an error that names it, on all ranks; so is what owners cannot do."""
+    """A rank that differs is an error that names it, on all ranks; so are parameters that are not served."""
     mesh = init_device_mesh("cpu", (size,))
     opt = Shampoo(placed(mesh, weights()), **OPTIONS)
     give([p for p in opt.param_groups[0]["params"]], 0)
@@ -295,7 +296,13 @@ def refusals(rank, size, store):
         opt.param_groups[0]["params"][4].grad = None
     refused(RankError, "'0/4' must be on all ranks or on none; it is missing on 1", opt.step)
     opt = Shampoo(placed(mesh, weights()), **{**OPTIONS, "block_size": 8 if rank == 1 else 16})
-    refused(RankError, "same parameters and options; rank", lambda: train(opt, 0, 1))
+    refused(RankError, "same parameters, options and step; rank", lambda: train(opt, 0, 1))
+    opt, files = Shampoo(loose(), shard=True, **OPTIONS), []
+    for step in range(2):
+        train(opt, step, step + 1)
+        files.append(opt.state_dict())
+    opt = Shampoo(loose(), shard=True, **OPTIONS)
+    refused(RankError, "options and step; rank", lambda: opt.load_state_dict(files[0 if rank == 1 else 1]))
     columns = [torch.nn.Parameter(distribute_tensor(torch.ones(8, 8), mesh, [Shard(1)]))]
     refused(TypeError, "shard dimension 0", lambda: Shampoo(columns))
     elsewhere = [torch.ones(8, 8, device="meta")]
@@ -304,8 +311,6 @@ def refusals(rank, size, store):
     )
     both = [*elsewhere, *loose()]
     refused(ValueError, "on one device, got cpu, meta", lambda: check_devices(mesh.get_group(), both))
-    mine = {**OPTIONS, "graft": "trust_ratio", "graft_per_block": True}
-    refused(ValueError, "the norm of every block", lambda: Shampoo(placed(mesh, weights()), **mine))
 
 
 def refused(kind, text, call):

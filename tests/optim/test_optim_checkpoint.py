@@ -145,6 +145,20 @@ def test_across_frameworks(tmp_path, frm, to):
         np.testing.assert_allclose(to_numpy(u[k]), to_numpy(v[k]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
+def test_a_scalar_stays_one(tmp_path, framework):
+    from optim.test_optim_frameworks import convert
+
+    opt, params = Shampoo(0.1, averaging="ema"), convert({"a": np.float32(3) * np.ones(()), "c": np.ones(2)}, framework)
+    _, state = opt.update(params, opt.init(params), params)
+    state.save(tmp_path / "s.npz")
+    again = opt.load(tmp_path / "s.npz", params)
+    assert {name: np.shape(x) for name, x in again.items()} == {name: np.shape(x) for name, x in state.items()}
+    u, v = (opt.update(params, s, params)[0] for s in (state, again))
+    for k in params:
+        assert u[k].shape == v[k].shape == params[k].shape and (u[k] == v[k]).all()
+
+
 def test_wrong_files_are_named(tmp_path):
     opt = Shampoo(**OPTIONS)
     params, state = run(opt, 2)

@@ -39,6 +39,42 @@ def test_optax_advises(make, name):
         getattr(optax, make)(**{name: 1})
 
 
+@pytest.mark.parametrize("kind", ("Shampoo", "SOAP", "KLShampoo"))
+def test_the_core_advises(kind):
+    make = getattr(matroot_optim, kind)
+    for name, text in {**ADVICE, "lr": "learning_rate is the option, and the parameters go to init"}.items():
+        with pytest.raises(TypeError, match=f"there is no option '{name}'; .*{text}"):
+            make([np.ones((3, 3))], **{name: 1})
+    with pytest.raises(ValueError, match=r"learning_rate must be .*\(parameters go to init\), got (?s:.){,250}$"):
+        make([np.ones(300)])
+
+
+def test_models_and_parameters_are_no_rates():
+    torch = pytest.importorskip("torch")
+    for wrong in (torch.nn.Linear(3, 2), torch.nn.Linear(3, 2).parameters()):
+        with pytest.raises(ValueError, match="parameters go to init"):
+            matroot_optim.Shampoo(wrong)
+
+
+def test_a_list_is_no_rate_of_optax():
+    pytest.importorskip("optax")
+    from matroot_optim.optax import soap
+
+    with pytest.raises(TypeError, match="learning_rate must be a number, array or schedule, got list"):
+        soap([np.ones(3)])
+
+
+@pytest.mark.parametrize(("name", "value"), [("eps", 1e-8), ("amsgrad", True), ("maximize", True), ("dampening", 0.1)])
+def test_an_option_of_others_in_a_group_warns_where_it_would_count(name, value):
+    torch = pytest.importorskip("torch")
+    from matroot_optim.torch import Shampoo
+
+    params = [torch.nn.Parameter(torch.ones(3, 2))]
+    with pytest.warns(UserWarning, match=f"a parameter group has '{name}', which does nothing here; "):
+        Shampoo([{"params": params, name: value}])
+    Shampoo([{"params": params, name: False, "foreach": True, "fused": True}])
+
+
 def test_no_advice_for_an_option_that_exists():
     ours = {field: field for field in matroot_optim.Options.__dataclass_fields__}
     assert not FOREIGN.keys() & ours.keys()

@@ -18,9 +18,17 @@ import jax.numpy as jnp  # noqa: E402
 import matroot_optim  # noqa: E402
 from matroot import gallery  # noqa: E402
 from matroot_optim.jit.roots import largest_bound, minimax_root, power  # noqa: E402
-from matroot_optim.jit.turns import turns  # noqa: E402
-from matroot_optim.optax import ShampooState, diagnostics, load, refresh_roots, scale_by_shampoo, shampoo  # noqa: E402
-from matroot_optim.refresh.due import due_jobs  # noqa: E402
+from matroot_optim.jit.turns import marks, turns  # noqa: E402
+from matroot_optim.optax import (  # noqa: E402
+    ShampooState,
+    averaged_parameters,
+    diagnostics,
+    load,
+    refresh_roots,
+    scale_by_shampoo,
+    shampoo,
+)
+from matroot_optim.refresh.due import due_jobs, steps_to_use  # noqa: E402
 
 OPTIONS = {"refresh_every": 3, "block_size": 4, "ridge": 1e-3}
 SHAPES = {"w": (6, 4), "b": (3,), "c": (2, 4)}  # blocks of two shapes: jax compiles everything for each
@@ -214,6 +222,49 @@ def test_nonfinite_gradients_skip_one_tensor():
         if name.startswith("w/") and name.endswith("statistic"):
             np.testing.assert_array_equal(core[name], old[name], err_msg=name)
     assert diagnostics(state).nonfinite == {"b": 0, "c": 0, "w": 1}
+
+
+@pytest.mark.parametrize("decay", ["decoupled", "independent"])
+def test_a_parameter_whose_gradient_was_skipped_is_not_decayed(decay):
+    """Not under jit, where numbers of steps have values."""
+    tx = shampoo(0.1, 0.5, decay=decay, averaging="ema", averaging_beta=0.5, **OPTIONS)
+    params, grads = ones(), {k: jnp.asarray(v) for k, v in gradients(1)[0].items()}
+    state = tx.init(params)
+    updates, state = tx.update({**grads, "w": grads["w"].at[0, 0].set(jnp.nan)}, state, params)
+    assert float(abs(updates["w"]).max()) == 0.0
+    np.testing.assert_array_equal(averaged_parameters(state, params)["w"], params["w"])
+    updates, _ = tx.update({**grads, "w": 0 * grads["w"]}, state, params)
+    assert float(abs(updates["w"]).max()) > 0.0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"schedule": "interval"},
+        {"refresh_every": 5, "refresh_growth": 0.0},
+        {"start_step": 2, "refresh_growth": 0.0},
+    ],
+)
+def test_a_compiled_step_needs_no_marks_and_a_checkpoint_has_those_of_the_core(options):
+    """Else all roots would be due at once after a load in another framework."""
+    opt, shapes = matroot_optim.Shampoo(1e-3, **options), {"a": (6, 9), "b": (66, 70), "c": (2, 3)}
+    grads = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    state = opt.init(grads)
+    for step in range(25):
+        found = marks(opt, state.layout, step)
+        for stack, axis in state.layout.factors:
+            name = f"{stack.axis_name(axis)}/mark"
+            want, late = state.arrays[name], steps_to_use(opt, state.layout, stack, step) > 0
+            if late:  # the core has begun the root of this step; a compiled one does all of it in the next
+                want = np.where(want == step, step - opt.interval(step), want)
+            np.testing.assert_array_equal(found[name], want)
+        state = opt.update(grads, state)[1]
+    tx = scale_by_shampoo(**OPTIONS)
+    there = tx.init(ones())
+    assert {name: (x.shape, x.dtype) for name, x in there.core.items() if name.endswith("mark")} == {
+        name: ((), np.int64) for name in there.core if name.endswith("mark")
+    }
 
 
 def test_bfloat16_parameters():

@@ -91,6 +91,39 @@ def test_registered_classes_floats_and_none():
         tx.init({"n": jnp.arange(3)})
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=[])
+@dataclass
+class Boxed:
+    """An array as flax boxes it: nnx.Variable, and linen's Partitioned."""
+
+    value: object
+
+
+def test_a_box_has_the_path_of_its_array():
+    """nnx.Optimizer gives boxed parameters to init, and bare ones to update."""
+    bare = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "value": jnp.ones(2)}
+    boxed = jax.tree.map(Boxed, bare)
+    assert list(flatten(boxed)[0]) == list(flatten(bare)[0]) == ["dense/bias", "dense/kernel", "value"]
+    tx = shampoo(0.1, roots="host")
+    updates, _ = jax.jit(tx.update)(bare, tx.init(boxed), bare)
+    assert jax.tree.structure(updates) == jax.tree.structure(bare)
+
+
+def test_nnx():
+    nnx = pytest.importorskip("flax.nnx")
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, shampoo(0.1, roots="host"), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer):
+        loss, grads = nnx.value_and_grad(lambda model: (model(jnp.ones((4, 3))) ** 2).mean())(model)
+        optimizer.update(model, grads)
+        return loss
+
+    losses = [float(step(model, optimizer)) for _ in range(3)]
+    assert losses[2] < losses[0]
+
+
 def test_init_of_shapes_is_that_of_arrays():
     params = {"w": jnp.ones((3, 2)), "b": np.ones(2, np.float32)}
     tx = shampoo(0.1)

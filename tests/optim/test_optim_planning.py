@@ -17,6 +17,7 @@ from matroot_optim.layout.layout import make_layout
 from matroot_optim.planning.deal import bound, plan_ranks
 from matroot_optim.planning.networks import NETWORKS
 from matroot_optim.planning.shapes import parameters_of
+from matroot_optim.refresh.shares import deal_blocks
 from optim.problems import SHAPES, run, weights
 from optim.test_optim_ranks import on_ranks
 
@@ -37,6 +38,8 @@ def test_the_deal_of_known_networks_is_near_to_the_bound(name):
             # With a lag, the roots of later steps are not known when those of earlier ones are dealt.
             assert plan.makespan <= (1.25 if lag else 1.05) * plan.bound
             assert plan.roots_per_rank[0] <= plan.roots / ranks <= plan.roots_per_rank[1]
+            if not lag:  # the roots of each step, though an owner has both roots of a block
+                assert plan.owned_makespan <= 1.05 * plan.bound
     assert time.process_time() - begin < 60  # about 1 s for Llama
 
 
@@ -132,6 +135,18 @@ def test_the_command(capsys):
     with pytest.raises(SystemExit):
         main(["plan", "resnet50", "--schedule", "sometimes"])
     assert "schedule must be" in capsys.readouterr().err
+
+
+def test_owned_blocks_are_even_in_every_step_and_in_the_sum():
+    rng = np.random.default_rng(0)
+    costs = [{0: 1.0 + a, 1 + int(b): 10.0, 5: 10.0} for a, b in rng.random((400, 2)) * (1, 4)]
+    for ranks in (1, 3, 8):
+        owners = deal_blocks(costs, ranks)
+        for part in range(6):
+            load = np.bincount(owners, [cost.get(part, 0.0) for cost in costs], ranks)
+            assert load.max() <= 1.1 * load.mean()
+    assert deal_blocks([], 3).tolist() == []
+    assert deal_blocks([{}, {}], 2).tolist() == [0, 0]
 
 
 def test_the_bound():

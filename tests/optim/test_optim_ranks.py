@@ -191,6 +191,7 @@ DIFFERENT = {
     "step": "rank 1 has roots for step 2; rank 0 has roots for step 1",
     "missing": "rank 1 has .* roots due",
     "nan": "rank 1 has .* roots due",
+    "without roots": "rank 1 has taken other gradients, of which one is missing or not finite",
 }
 
 
@@ -218,6 +219,8 @@ def test_a_rank_that_differs_is_named_on_all_ranks(kind):
                 g["a"] = None
             if wrong and kind == "nan":
                 g["a"][0, 0] = np.nan
+            if wrong and kind == "without roots" and t == 2:
+                g["c"][0] = np.nan
             if wrong and kind == "extra" and t == 1:
                 opt.update(g, state, params)  # a step that is thrown away, whose roots were dealt
             if wrong and kind == "step" and t == 0:
@@ -293,9 +296,9 @@ def test_wrong_arguments(monkeypatch):
 
 
 def test_the_head_keeps_its_numbers():
-    head = Head(b"0123456789abcdef", 7, 12, 3.5, 0.25, 1 << 3, "no room")
+    head = Head(b"0123456789abcdef", b"01234567", 7, 12, 3.5, 0.25, 1 << 3, "no room")
     assert Head.from_bytes(head.to_bytes()) == head
-    long = Head(b"0123456789abcdef", 7, 12, 3.5, 0.25, 1 << 63, "x" * 1000)
+    long = Head(b"0123456789abcdef", b"01234567", 7, 12, 3.5, 0.25, 1 << 63, "x" * 1000)
     assert len(long.to_bytes()) == HEAD_BYTES
     assert long.has_failed(63)
     assert long.has_failed(100)

@@ -344,3 +344,25 @@ def test_a_step_inside_autocast_is_the_step_outside():
             with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
                 opt.step()
     assert_equal(weights(inside), weights(outside))
+
+
+@pytest.mark.slow  # the import of the compiler
+def test_a_compiled_step_is_the_step():
+    """It is not cut into graphs, which would take minutes and print a dozen warnings."""
+    graphs, ends = [], []
+    for compiled in (False, True):
+        net = model()
+        opt = Shampoo(net, **OPTIONS)
+        step = torch.compile(opt.step, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+        for k in range(6):
+            opt.zero_grad()
+            net(torch.linspace(0, 1 + k, 24).reshape(4, 6)).square().mean().backward()
+            step() if compiled else opt.step()
+        ends.append(weights(net))
+    assert_equal(*ends)
+    assert not graphs
+
+
+def test_repr_shows_options_alone():
+    shown = repr(Shampoo(model(), **OPTIONS))
+    assert "lr: 0.01" in shown and "matroot_optim" not in shown

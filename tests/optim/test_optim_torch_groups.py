@@ -47,7 +47,6 @@ FOREIGN = {
     "fix_step": None,
     "layer_id": 3,
     "use_muon": False,
-    "eps": 1e-8,
     "differentiable": False,
 }
 

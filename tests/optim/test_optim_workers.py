@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-import json
 import multiprocessing
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import replace
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
-from matroot_optim.refresh.jobs import FACTS, Failure, RootAnswer, RootBatch, compute
+from matroot_optim import ExecutorEngine, Shampoo
+from matroot_optim.refresh.jobs import Failure, RootAnswer, RootBatch, compute
 from matroot_optim.refresh.shared import AVAILABLE, SharedArray, UnreachableError
 from matroot_optim.step.statistics import pack
-from optim.problems import assert_same, run
-from optim.test_optim_engines import OPTIONS
 
 pytestmark = pytest.mark.slow  # processes started, stopped and killed
 
@@ -125,60 +118,6 @@ def test_steps_do_not_share_a_timeout():
     timer.join()
 
 
-class Raising(ThreadPoolExecutor):
-    """Refuses every job."""
-
-    def __init__(self, error):
-        super().__init__(1)
-        self.error = error
-
-    def submit(self, fn, /, *args, **kwargs):
-        raise self.error
-
-
-class UnspeakableError(Exception):
-    def __repr__(self):
-        raise ValueError("no words")
-
-
-ERRORS = [
-    TypeError("no"),
-    MemoryError(),
-    KeyError("x"),
-    AssertionError(),
-    BufferError(),
-    UnspeakableError(),
-    TimeoutError(),
-]
-
-
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("owned", [True, False])
-def test_submit_that_raises(error, owned):
-    engine = ExecutorEngine((lambda: Raising(error)) if owned else Raising(error), lag=1)
-    params, state = run(Shampoo(**OPTIONS, engine=engine), steps=12)
-    assert engine.clock.answers == 0
-    assert engine.clock.failures > 0
-    assert sum(int(state[name]) for name in state if name.endswith("/skipped")) > 0
-    assert all(np.isfinite(x).all() for x in params.values())
-
-
-def broken_factory():
-    raise OSError("no processes left")
-
-
-def nothing():
-    return None
-
-
-@pytest.mark.parametrize("make", [broken_factory, nothing])
-def test_a_factory_that_makes_no_executor(make):
-    engine = ExecutorEngine(make)
-    run(Shampoo(**OPTIONS, engine=engine), steps=10)
-    assert engine.clock.answers == 0
-    assert engine.clock.failures > 0
-
-
 class Inline(Executor):
     """Runs jobs at once, and changes what they return."""
 
@@ -192,91 +131,6 @@ class Inline(Executor):
         except BaseException as error:
             future.set_exception(error)
         return future
-
-
-def raised(error):
-    raise error
-
-
-def with_fact(name, change):
-    return lambda a: replace(a, facts={**a.facts, name: change(a.facts[name])})
-
-
-WRONG = {
-    "nothing": lambda a: None,
-    "tuple": lambda a: (a.root, a.facts, a.seconds),
-    "one root too few": lambda a: replace(a, root=a.root[1:]),
-    "one root too many": lambda a: replace(a, root=np.concatenate([a.root, a.root[:1]])),
-    "full matrices": lambda a: replace(a, root=np.zeros((2, 3, 3))),
-    "no root": lambda a: replace(a, root=None),
-    "list": lambda a: replace(a, root=a.root.tolist()),
-    "float32": lambda a: replace(a, root=a.root.astype(np.float32)),
-    "complex": lambda a: replace(a, root=a.root.astype(complex)),
-    "objects": lambda a: replace(a, root=a.root.astype(object)),
-    "no facts": lambda a: replace(a, facts={}),
-    "facts are None": lambda a: replace(a, facts=None),
-    "a fact more": lambda a: replace(a, facts={**a.facts, "more": a.facts["cond"]}),
-    "a scalar": with_fact("residual", lambda x: float(x[0])),
-    "a column": with_fact("cond", lambda x: x[:, None]),
-    "too long": with_fact("status", lambda x: np.concatenate([x, x])),
-    "int64": with_fact("status", lambda x: x.astype(np.int64)),
-    "strings": with_fact("ridge", lambda x: x.astype(str)),
-    "seconds NaN": lambda a: replace(a, seconds=float("nan")),
-    "seconds None": lambda a: replace(a, seconds=None),
-    "SystemExit": lambda a: raised(SystemExit(3)),
-    "KeyboardInterrupt": lambda a: raised(KeyboardInterrupt()),
-    "GeneratorExit": lambda a: raised(GeneratorExit()),
-    "UnspeakableError": lambda a: raised(UnspeakableError()),
-}
-
-
-@pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_answer_is_a_failure(wrong):
-    engine = ExecutorEngine(Inline(WRONG[wrong]))
-    answer = one_root(engine)
-    assert isinstance(answer, Failure)
-    assert answer.reason
-    assert (engine.clock.answers, engine.clock.failures, engine.clock.root_seconds) == (0, 1, 0.0)
-
-
-@linux
-@pytest.mark.parametrize("wrong", [name for name in WRONG if name.startswith(("no f", "seconds", "a ", "too"))])
-def test_a_wrong_answer_through_shared_memory_is_a_failure(wrong):
-    assert isinstance(one_root(ExecutorEngine(Inline(WRONG[wrong]), shared_memory=True)), Failure)
-    assert isinstance(one_root(ExecutorEngine(Inline(lambda a: a), shared_memory=True)), RootAnswer)
-
-
-def test_wrong_answers_keep_the_roots_of_a_run():
-    engine = ExecutorEngine(Inline(WRONG["one root too few"]), lag=2)
-    params, state = run(Shampoo(**OPTIONS, engine=engine))
-    assert engine.clock.answers == 0
-    assert all(np.isfinite(x).all() for x in params.values())
-    assert all(int(state[name]) <= 0 for name in state if name.endswith("/taken"))
-
-
-class OnlyResult:
-    """The least of a future."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def result(self, timeout=None):
-        if isinstance(self.value, Exception):
-            raise self.value
-        return self.value
-
-
-def test_result_alone_will_do():
-    class Least:
-        def submit(self, fn, *args):
-            return OnlyResult(fn(*args))
-
-    class Late:
-        def submit(self, fn, *args):
-            return OnlyResult(TimeoutError())
-
-    assert isinstance(one_root(ExecutorEngine(Least())), RootAnswer)
-    assert "not there" in one_root(ExecutorEngine(Late(), timeout=1.0)).reason
 
 
 def test_ctrl_c_while_waiting_is_no_failure():
@@ -294,191 +148,10 @@ def test_ctrl_c_while_waiting_is_no_failure():
     assert engine.clock.failures == 0
 
 
-@pytest.mark.parametrize("timeout", [float("inf"), 1e300, 2**70])
-def test_a_timeout_longer_than_threads_can_wait(timeout):
-    with ExecutorEngine(lambda: ThreadPoolExecutor(1), timeout=timeout) as engine:
-        assert isinstance(one_root(engine), RootAnswer)
-
-
-@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), "1", True, [1.0]])
-def test_wrong_timeouts(timeout):
-    with pytest.raises(ValueError, match="timeout must be None or a number"):
-        ExecutorEngine(Hanging(), timeout=timeout)
-
-
-def wants_one(workers):
-    return ThreadPoolExecutor(workers)
-
-
-class NeedsOne(ThreadPoolExecutor):
-    def __init__(self, workers):
-        super().__init__(workers)
-
-
-@pytest.mark.parametrize("wrong", [list, dict, Fraction, int, 3, None, "pool"])
-def test_what_makes_no_executor_is_refused_at_construction(wrong):
-    with pytest.raises(TypeError, match="executor must have submit or make an executor, got"):
-        ExecutorEngine(wrong)
-
-
-@pytest.mark.parametrize("wrong", [wants_one, NeedsOne, lambda n: None])
-def test_what_needs_arguments_is_refused_at_construction(wrong):
-    with pytest.raises(TypeError, match="without arguments"):
-        ExecutorEngine(wrong)
-
-
-@pytest.mark.parametrize("make", [ThreadPoolExecutor, functools.partial(wants_one, 1), lambda: wants_one(1)])
-def test_classes_and_functions_that_make_executors(make):
-    with ExecutorEngine(make) as engine:
-        assert isinstance(one_root(engine), RootAnswer)
-
-
-OCCUPIED = threading.Event()
-
-
-def occupy():
-    OCCUPIED.set()
-    time.sleep(1.0)
-
-
-@pytest.mark.filterwarnings("default")  # what Dask warns of is its own
-@pytest.mark.parametrize("when", ["before", "under way"])
-def test_a_closed_dask_client_is_a_failure(when):
-    distributed = pytest.importorskip("distributed")
-    client = distributed.Client(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
-    )
-    with client:
-        engine = ExecutorEngine(client.get_executor())
-        assert isinstance(one_root(engine), RootAnswer)
-        if when == "under way":
-            busy = client.submit(occupy, pure=False)  # kept: Dask drops what nobody waits for
-            assert OCCUPIED.wait(60)
-            sent = engine.submit(batch())
-    if when == "before":
-        busy, sent = None, engine.submit(batch(4))
-    assert isinstance(engine.collect(sent), Failure)
-    del busy
-
-
 # Copies
 
 
-def copies(opt):
-    return [copy.copy(opt), copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))]
-
-
-def test_a_copy_of_an_optimizer_has_an_executor_of_its_own_and_the_first_is_unharmed():
-    want, _ = run(Shampoo(**OPTIONS, engine=InlineEngine(3)), steps=14)
-    with ExecutorEngine(spawn_pool, lag=3, timeout=120.0) as engine:
-        opt = Shampoo(**OPTIONS, engine=engine)
-        params, state = run(opt, steps=9)
-        assert state.pending
-        executor = engine._executor
-        for other in [copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))]:
-            copied = copy.deepcopy(state)
-            with other.engine:
-                assert other.engine is not engine
-                assert other.running_engine is other.engine
-                assert other.engine.clock.answers == 0
-                got, _ = run(other, steps=14, params=params, state=copied, skip=9)
-            assert_same(got, want)
-        got, _ = run(opt, steps=14, params=params, state=state, skip=9)
-        assert engine._executor is executor
-    assert_same(got, want)
-    assert engine.clock.failures == 0
-    assert not multiprocessing.active_children()
-
-
-def test_a_copy_shares_an_executor_that_was_given():
-    with ThreadPoolExecutor(1) as executor:
-        engine = ExecutorEngine(executor, lag=2, timeout=7.0)
-        for other in (copy.copy(engine), copy.deepcopy(engine)):
-            assert other._executor is executor
-            assert (other.lag, other.timeout) == (2, 7.0)
-            assert isinstance(one_root(other), RootAnswer)
-            other.close()
-        assert isinstance(one_root(engine), RootAnswer)
-        with pytest.raises(TypeError, match="must have a function that makes its executor to be pickled"):
-            pickle.dumps(Shampoo(0.1, engine=engine))
-
-
-def test_a_given_pool_of_processes_survives_copies_of_the_optimizer():
-    with spawn_pool() as executor:
-        opt = Shampoo(**OPTIONS, engine=ExecutorEngine(executor, timeout=120.0))
-        for _ in range(2):
-            run(copy.deepcopy(opt), steps=10)
-            with pytest.raises(TypeError, match="to be pickled"):
-                pickle.dumps(opt)
-        assert executor.submit(abs, -1).result(60) == 1
-        assert opt.engine.clock.failures == 0
-
-
-def test_a_copy_of_a_closed_engine_is_closed():
-    engine = ExecutorEngine(ThreadPoolExecutor)
-    engine.close()
-    for other in copies(engine):
-        assert "closed" in one_root(other).reason
-
-
 # Forks
-
-
-def in_a_fork(work):
-    """What `work` returns in a forked child."""
-    end, child_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.write(child_end, json.dumps(work()).encode())
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(child_end)
-    begin = time.monotonic()
-    while os.waitpid(pid, os.WNOHANG) == (0, 0):
-        if time.monotonic() - begin > 60:
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
-    with os.fdopen(end) as file:
-        text = file.read()
-    assert text, "the child hangs or failed"
-    return json.loads(text)
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
-@pytest.mark.parametrize("owned", [True, False])
-@pytest.mark.parametrize("timeout", [None, 20.0])
-def test_a_forked_child_has_a_fresh_executor_or_counts_failures(owned, timeout):
-    pool = ThreadPoolExecutor(1)
-    engine = ExecutorEngine((lambda: ThreadPoolExecutor(1)) if owned else pool, timeout=timeout)
-    one_root(engine)
-    sent = engine.submit(batch())
-
-    def child():
-        old, new = engine.collect(sent), one_root(engine)
-        engine.close()
-        return [isinstance(old, Failure), isinstance(new, Failure), engine.clock.failures]
-
-    assert in_a_fork(child) == ([True, False, 1] if owned else [True, True, 2])
-    assert isinstance(engine.collect(sent), RootAnswer)
-    assert isinstance(one_root(engine), RootAnswer)
-    assert engine.clock.failures == 0
-    engine.close()
-    pool.shutdown()
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
-def test_a_forked_child_that_closes_the_engine_leaves_the_pool_of_its_parent():
-    with ExecutorEngine(spawn_pool, timeout=120.0) as engine:
-        one_root(engine)
-        executor = engine._executor
-        in_a_fork(lambda: engine.close() or 0)
-        assert isinstance(one_root(engine), RootAnswer)
-        assert engine._executor is executor
 
 
 # Workers
@@ -597,7 +270,3 @@ def test_killed_trainers_leave_no_process_and_no_segment():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 trainers killed, 0 processes and segments left" in done.stdout
-
-
-def test_the_facts_are_those_of_compute():
-    assert set(compute(batch()).facts) == set(FACTS)

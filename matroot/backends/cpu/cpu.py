@@ -37,9 +37,7 @@ class CPU:
     fast_float64 = True
 
     def matmul(self, a: NDArray, b: NDArray, out: NDArray | None = None) -> NDArray:
-        """Multiply stacks, into `out` if given."""
-        product: NDArray = np.matmul(a, b, out=out)
-        return product
+        return np.matmul(a, b, out=out)
 
     def rank_k(self, a: NDArray) -> NDArray:
         """Compute ``a @ a^H``, exactly Hermitian; for real matrices numpy calls BLAS syrk, at half the work."""
@@ -65,7 +63,6 @@ class CPU:
             return np.concatenate([w for w, _ in each]), np.concatenate([Q for _, Q in each])
 
     def eigvalsh(self, A: NDArray) -> NDArray:
-        """Compute ascending eigenvalues (B, n)."""
         return np.linalg.eigvalsh(A)
 
     def run_chunks(self, work: Callable[[slice], None], B: int, n: int, itemsize: int) -> None:
@@ -77,11 +74,9 @@ class CPU:
             in_threads(held_in_its_thread(work), slices)
 
     def combine(self, s: float, S: NDArray, m: float, M: NDArray, d: float, out: NDArray, scratch: NDArray) -> None:
-        """Compute out = s S + m M + d I; see `matroot.backends.linalg.combine`."""
         combine(s, S, m, M, d, out, scratch, np)
 
     def eps(self, dtype: Any) -> float:
-        """Return the machine epsilon of products in a dtype: twice their unit roundoff."""
         return float(np.finfo(dtype).eps)
 
     def here(self, origin: Any) -> AbstractContextManager[Any]:
@@ -89,11 +84,9 @@ class CPU:
         return one_blas_thread()
 
     def any(self, mask: NDArray) -> bool:
-        """Return True if `mask` has a True."""
         return bool(mask.any())
 
     def sync_free(self) -> bool:
-        """Return True if loops must not read values on the host; always False on the CPU."""
         return False
 
 

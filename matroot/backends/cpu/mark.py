@@ -43,5 +43,4 @@ def complete() -> bool:
 def folder() -> str | None:
     """Return the folder of numba's cache, or None if there is none that can be written to."""
     dispatcher: Any = finish
-    path: str | None = dispatcher._cache.cache_path
-    return path
+    return dispatcher._cache.cache_path

@@ -59,10 +59,6 @@ def cuts(R: Matrix, width: int = WIDTH) -> list[int]:
     return [0, *(c for c in inner if c < n), n]
 
 
-def _spans(blocks: list[int]) -> list[tuple[int, int]]:
-    return list(pairwise(blocks))
-
-
 class Pairs(NamedTuple):
     """The 2 x 2 diagonal blocks: first index, upper and lower off-diagonal element; none in a complex matrix."""
 
@@ -108,7 +104,7 @@ def sqrt_triangular(R: Matrix, blocks: list[int]) -> None:
     lam = eigenvalues(R)
     set_diagonal_blocks(R, pairs(R), lam, np.sqrt(lam))
     mu = loops.frequencies(R)
-    spans = _spans(blocks)
+    spans = list(pairwise(blocks))
     for J, (j0, j1) in enumerate(spans):
         loops.sqrt_block(R, mu, j0, j1)
         for i0, i1 in reversed(spans[:J]):
@@ -121,7 +117,7 @@ def sylvester(U: Matrix, C: Matrix, blocks: list[int]) -> None:
     """Overwrite the full matrix C by the solution X of U X + X U = C, U upper (quasi-)triangular."""
     loops = loops_for(U.shape[0])
     mu = loops.frequencies(U)
-    spans = _spans(blocks)
+    spans = list(pairwise(blocks))
     for j0, j1 in spans:
         if j0:
             C[:, j0:j1] -= C[:, :j0] @ U[:j0, j0:j1]
@@ -146,7 +142,7 @@ def multiply(A: Matrix, B: Matrix, blocks: list[int], out: Matrix | None = None)
     """
     if out is None:
         out = np.zeros_like(A)
-    spans = _spans(blocks)
+    spans = list(pairwise(blocks))
     for first, (i0, i1) in enumerate(spans):
         for j0, j1 in reversed(spans[first:]):
             out[i0:i1, j0:j1] = A[i0:i1, i0:j1] @ B[i0:j1, j0:j1]
@@ -161,7 +157,7 @@ def add_multiple(A: Matrix, c: float, B: Matrix, blocks: list[int]) -> None:
 
 def solve(A: Matrix, B: Matrix, blocks: list[int]) -> None:
     """Overwrite B by A^{-1} B, both upper (quasi-)triangular, by block back substitution."""
-    for i0, i1 in reversed(_spans(blocks)):
+    for i0, i1 in reversed(list(pairwise(blocks))):
         if i1 < blocks[-1]:
             B[i0:i1, i1:] -= A[i0:i1, i1:] @ B[i1:, i1:]
         B[i0:i1, i0:] = np.linalg.solve(A[i0:i1, i0:i1], B[i0:i1, i0:])

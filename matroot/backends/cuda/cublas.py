@@ -5,7 +5,6 @@ cupy.matmul supports neither: it multiplies float32 stacks in full float32, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,13 +27,8 @@ GRID = 32
 def gemm(a: Array, b: Array, out: Array, backend: Any, rounding: str = "") -> None:
     """Compute out = a @ b for stacks (B, m, k), (B, k, n) and (B, m, n) of one dtype, with contiguous rows.
 
-    Parameters
-    ----------
-    a, b, out : array
-        May be parts of larger stacks; `out` overlaps neither.
-    backend : GPU
-    rounding : str, optional
-        A key of `ROUNDING`, for float32 and complex64.
+    They may be parts of larger stacks; `out` overlaps neither. `rounding` is a key of `ROUNDING`, for float32 and
+    complex64.
     """
     size = out.dtype.itemsize
     kind, compute = TYPES[out.dtype.name]
@@ -45,7 +39,10 @@ def gemm(a: Array, b: Array, out: Array, backend: Any, rounding: str = "") -> No
         return x.data.ptr, kind, x.strides[1] // size, x.strides[0] // size
 
     # cuBLAS reads rows as columns, and computes out^T = b^T a^T.
-    call = _by_cupy(backend.xp.cuda) if backend.recording is None else backend.recording.gemm
+    if backend.recording is None:
+        call = partial(backend.xp.cuda.cublas.gemmStridedBatchedEx, backend.xp.cuda.get_cublas_handle())
+    else:
+        call = backend.recording.gemm
     call(
         *(0, 0, n, m, k, one.ctypes.data),
         *stored(b),
@@ -54,10 +51,6 @@ def gemm(a: Array, b: Array, out: Array, backend: Any, rounding: str = "") -> No
         *stored(out),
         *(B, ROUNDING[rounding] if rounding else compute, -1),
     )
-
-
-def _by_cupy(cuda: Any) -> Callable[..., None]:
-    return partial(cuda.cublas.gemmStridedBatchedEx, cuda.get_cublas_handle())
 
 
 def symmetric_gemm(a: Array, b: Array, out: Array, backend: Any) -> None:

@@ -31,10 +31,7 @@ LOWER = 0
 def eigh(A: Array, xp: Any) -> tuple[Array, Array]:
     """Compute ascending eigenvalues (B, n) and eigenvectors (B, n, n) of Hermitian matrices; NaN if cuSOLVER fails.
 
-    Raises
-    ------
-    AttributeError
-        This cuSOLVER has no such function.
+    AttributeError if this cuSOLVER has no such function.
     """
     w, E, failed = _decomposed(A, True, xp)
     # cuSOLVER read A as its conjugate, and wrote the eigenvectors to the rows.

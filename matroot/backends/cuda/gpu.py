@@ -34,13 +34,7 @@ FAST_FLOAT64 = 4
 
 @cache
 def gpu(device: int = 0, rounding: str = "") -> GPU:
-    """Return the backend of a CUDA device; see `GPU`.
-
-    Raises
-    ------
-    RuntimeError
-        cupy is not installed, or sees no such device.
-    """
+    """Return the backend of a CUDA device; RuntimeError if cupy is not installed, or sees no such device."""
     try:
         import cupy
     except ImportError as missing:
@@ -52,15 +46,10 @@ def gpu(device: int = 0, rounding: str = "") -> GPU:
 
 
 class GPU:
-    """Products and factorizations on the arrays of one device.
+    """Products and factorizations on the arrays of one device, given by its number.
 
-    Parameters
-    ----------
-    cupy : module
-    device : int
-        Number of the device.
-    rounding : str, optional
-        ``"tf32"`` or ``"bfloat16"``: precision to which the factors of single precision products are rounded.
+    `rounding`, ``"tf32"`` or ``"bfloat16"``, is the precision to which factors of single precision products are
+    rounded.
     """
 
     name = "gpu"
@@ -104,14 +93,12 @@ class GPU:
         return out
 
     def combine(self, s: float, S: Array, m: float, M: Array, d: float, out: Array, scratch: Array) -> None:
-        """Compute out = s S + m M + d I; see `matroot.backends.linalg.combine`."""
         if self.limits.kernels and out.dtype.kind == "f":
             stacks.combine(s, S, m, M, d, out, self)
         else:
             combine(s, S, m, M, d, out, scratch, self.xp)
 
     def eps(self, dtype: Any) -> float:
-        """Return the machine epsilon of products in a dtype: twice their unit roundoff."""
         single = dtype.name in ("float32", "complex64")
         return 2 * unit_roundoff(self.rounding if self.rounding and single else dtype.name)
 
@@ -139,7 +126,6 @@ class GPU:
         return w, Q
 
     def eigvalsh(self, A: Array) -> Array:
-        """Compute ascending eigenvalues (B, n)."""
         xp = self.xp
         if A.shape[-1] <= self.limits.jacobi:
             return xp.linalg.eigvalsh(A)
@@ -156,12 +142,8 @@ class GPU:
     def run_chunks(self, work: Callable[[slice], None], B: int, n: int, itemsize: int) -> None:
         """Call `work` on slices of the batch that cover it, each small enough for the free memory.
 
-        `itemsize` is that of the certificate's dtype, the widest in use.
-
-        Raises
-        ------
-        MemoryError
-            A single matrix does not fit, or memory ran out later; the message says what would fit. Inputs are intact.
+        `itemsize` is that of the certificate's dtype, the widest in use. MemoryError if a single matrix does not fit,
+        or memory ran out later: the message says what would fit. Inputs are intact.
         """
         cupy = self.xp
         each = WORK_STACKS * n * n * itemsize
@@ -232,7 +214,6 @@ class GPU:
         return True
 
     def sync_free(self) -> bool:
-        """Return True if loops must not read values on the host; always True on the GPU."""
         return True
 
 

@@ -10,17 +10,8 @@ from typing import Any
 def caller(extension: Any, signatures: dict[str, tuple[Any, ...]]) -> Callable[..., None]:
     """Return ``call(name, *arguments)`` for C functions that return a status; it raises unless the status is 0.
 
-    Parameters
-    ----------
-    extension : module
-        cupy's binding, such as ``cupy.cuda.cublas``: symbols of the libraries linked to it are found through it.
-    signatures : dict
-        Types of the arguments by name.
-
-    Raises
-    ------
-    AttributeError
-        The library has no such function.
+    Symbols are found through cupy's binding `extension`, such as ``cupy.cuda.cublas``, and the libraries linked to it;
+    AttributeError if one is missing. `signatures` has the types of the arguments by name.
     """
     library = CDLL(extension.__file__)
     functions = {name: getattr(library, name) for name in signatures}

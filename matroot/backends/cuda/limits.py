@@ -62,13 +62,7 @@ def save(name: str, limits: GPULimits, where: Path) -> None:
 
 
 def read(name: str, where: Path) -> GPULimits:
-    """Read the limits of a card; return the built-in limits if the file has none for it.
-
-    Raises
-    ------
-    ValueError
-        The file is damaged.
-    """
+    """Read the limits of a card, the built-in ones if the file has none for it; ValueError if the file is damaged."""
     found = _cards(where).get(name)
     return GPULimits() if found is None else profile.numbers(GPULimits, found, where)
 

@@ -28,12 +28,7 @@ SIGNATURES = {
 
 
 class Recording:
-    """A separate cuBLAS handle of the library that cupy has loaded; for one thread at a time.
-
-    Parameters
-    ----------
-    cupy : module
-    """
+    """A separate cuBLAS handle of the library that cupy has loaded; for one thread at a time."""
 
     def __init__(self, cupy: Any) -> None:
         self.xp = cupy

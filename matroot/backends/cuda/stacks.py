@@ -41,16 +41,9 @@ def vectors(n: int) -> int:
 
 
 def extreme_ritz(A: Array, start: np.ndarray, steps: int, backend: Any) -> tuple[Array, Array]:
-    """Compute the largest and smallest Ritz value (B,) of each symmetric matrix, NaN where it is not finite.
+    """Compute the largest and smallest Ritz value (B,) of each real symmetric matrix, NaN where it is not finite.
 
-    Parameters
-    ----------
-    A : array (B, n, n), float32 or float64
-    start : numpy array (n,)
-        Start vector of Lanczos, of norm 1.
-    steps : int
-        `STEPS` at most.
-    backend : GPU
+    `start` is the start vector of Lanczos on the host, of norm 1; at most `STEPS` steps.
     """
     xp = backend.xp
     B, n, _ = A.shape

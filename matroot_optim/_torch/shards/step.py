@@ -15,27 +15,11 @@ from matroot_optim._torch.shards.keeper import ShardedKeeper
 from matroot_optim._torch.shards.totals import MISSING
 from matroot_optim._torch.storage import is_dtensor, local
 from matroot_optim.arrays import cast, norms_of, squared_norm
-from matroot_optim.layout.layout import Layout
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.step.averaging import average_weights
 from matroot_optim.step.finish import to_updates
 from matroot_optim.step.inputs import Step
 from matroot_optim.step.momentum import Rates, with_l2
-
-
-def check_options(layout: Layout) -> None:
-    """Raise if an option is not served with owned blocks.
-
-    Raises
-    ------
-    ValueError
-    """
-    for leaf in layout.leaves:
-        if leaf.options.graft == "trust_ratio" and leaf.options.graft_per_block:
-            raise ValueError(
-                "graft must not be 'trust_ratio' with graft_per_block=True and owned blocks: the owners have no "
-                "weights, of which they would need the norm of every block"
-            )
 
 
 def moves_of_shards(core: Shampoo, keeper: ShardedKeeper, params: Params, rates: Sequence[Rates]) -> dict[str, Any]:
@@ -66,7 +50,7 @@ def moves_of_shards(core: Shampoo, keeper: ShardedKeeper, params: Params, rates:
     moves, keeper.state = core.advance(
         [x if here else None for x, here in zip(owned, there, strict=True)],
         state,
-        [None if here else x for x, here in zip(owned, there, strict=True)],  # zeros, of the right kind
+        _weights_of_blocks(keeper, weights) or [None if here else x for x, here in zip(owned, there, strict=True)],
         donate=True,
         # The owners return the steps as they are; rate and decay follow where the weights are.
         rates=[Rates(None, 0.0, rates[i].beta) for i in transfer.part.leaf_of],
@@ -113,6 +97,15 @@ def _squares_of_weights(keeper: ShardedKeeper, weights: Sequence[Any]) -> list[A
     at = [i for i, leaf in enumerate(keeper.layout.leaves) if leaf.options.graft == "trust_ratio"]
     norm2 = dict(zip(at, keeper.stored.squares("graft", at, [squared_norm(weights[i]) for i in at]), strict=True))
     return [norm2.get(i) for i in keeper.transfer.part.leaf_of]
+
+
+def _weights_of_blocks(keeper: ShardedKeeper, weights: Sequence[Any]) -> list[Any]:
+    """Return the weights of every part that this rank owns, if a rule needs the norm of each block of them."""
+    assert keeper.layout is not None
+    wanted = [o.graft == "trust_ratio" and o.graft_per_block for o in (leaf.options for leaf in keeper.layout.leaves)]
+    if not any(wanted):
+        return []
+    return keeper.transfer.to_owners([W if mine else None for W, mine in zip(weights, wanted, strict=True)])
 
 
 def _gradient(path: str, p: Any) -> Any:

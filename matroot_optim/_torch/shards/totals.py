@@ -156,7 +156,7 @@ class RankTotals:
         return found
 
     def check(self, text: str) -> None:
-        """Raise if a rank has another text, which describes parameters and options.
+        """Raise if a rank has another text, which describes parameters, options and the step.
 
         Raises
         ------
@@ -167,7 +167,7 @@ class RankTotals:
         usual = Counter(map(bytes, everyone)).most_common(1)[0][0]
         wrong = [rank for rank, given in enumerate(everyone) if bytes(given) != usual]
         if wrong:
-            raise RankError(f"all ranks must have the same parameters and options; rank {wrong[0]} has others")
+            raise RankError(f"all ranks must have the same parameters, options and step; rank {wrong[0]} has others")
 
     def _gather(self, mine: Any) -> Any:
         mine = mine.to(self._device)

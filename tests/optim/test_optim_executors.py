@@ -1,0 +1,231 @@
+"""What executors and workers raise, return and are made of: wrong answers are failures, wrong arguments are refused."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from matroot_optim import ExecutorEngine, Shampoo
+from matroot_optim.refresh.jobs import FACTS, Failure, RootAnswer, compute
+from optim.problems import run
+from optim.test_optim_engines import OPTIONS
+from optim.test_optim_workers import Hanging, Inline, batch, linux, one_root
+
+pytestmark = pytest.mark.slow  # processes started, stopped and killed
+
+
+class Raising(ThreadPoolExecutor):
+    """Refuses every job."""
+
+    def __init__(self, error):
+        super().__init__(1)
+        self.error = error
+
+    def submit(self, fn, /, *args, **kwargs):
+        raise self.error
+
+
+class UnspeakableError(Exception):
+    def __repr__(self):
+        raise ValueError("no words")
+
+
+ERRORS = [
+    TypeError("no"),
+    MemoryError(),
+    KeyError("x"),
+    AssertionError(),
+    BufferError(),
+    UnspeakableError(),
+    TimeoutError(),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("owned", [True, False])
+def test_submit_that_raises(error, owned):
+    engine = ExecutorEngine((lambda: Raising(error)) if owned else Raising(error), lag=1)
+    params, state = run(Shampoo(**OPTIONS, engine=engine), steps=12)
+    assert engine.clock.answers == 0
+    assert engine.clock.failures > 0
+    assert sum(int(state[name]) for name in state if name.endswith("/skipped")) > 0
+    assert all(np.isfinite(x).all() for x in params.values())
+
+
+def broken_factory():
+    raise OSError("no processes left")
+
+
+def nothing():
+    return None
+
+
+@pytest.mark.parametrize("make", [broken_factory, nothing])
+def test_a_factory_that_makes_no_executor(make):
+    engine = ExecutorEngine(make)
+    run(Shampoo(**OPTIONS, engine=engine), steps=10)
+    assert engine.clock.answers == 0
+    assert engine.clock.failures > 0
+
+
+def raised(error):
+    raise error
+
+
+def with_fact(name, change):
+    return lambda a: replace(a, facts={**a.facts, name: change(a.facts[name])})
+
+
+WRONG = {
+    "nothing": lambda a: None,
+    "tuple": lambda a: (a.root, a.facts, a.seconds),
+    "one root too few": lambda a: replace(a, root=a.root[1:]),
+    "one root too many": lambda a: replace(a, root=np.concatenate([a.root, a.root[:1]])),
+    "full matrices": lambda a: replace(a, root=np.zeros((2, 3, 3))),
+    "no root": lambda a: replace(a, root=None),
+    "list": lambda a: replace(a, root=a.root.tolist()),
+    "float32": lambda a: replace(a, root=a.root.astype(np.float32)),
+    "complex": lambda a: replace(a, root=a.root.astype(complex)),
+    "objects": lambda a: replace(a, root=a.root.astype(object)),
+    "no facts": lambda a: replace(a, facts={}),
+    "facts are None": lambda a: replace(a, facts=None),
+    "a fact more": lambda a: replace(a, facts={**a.facts, "more": a.facts["cond"]}),
+    "a scalar": with_fact("residual", lambda x: float(x[0])),
+    "a column": with_fact("cond", lambda x: x[:, None]),
+    "too long": with_fact("status", lambda x: np.concatenate([x, x])),
+    "int64": with_fact("status", lambda x: x.astype(np.int64)),
+    "strings": with_fact("ridge", lambda x: x.astype(str)),
+    "seconds NaN": lambda a: replace(a, seconds=float("nan")),
+    "seconds None": lambda a: replace(a, seconds=None),
+    "SystemExit": lambda a: raised(SystemExit(3)),
+    "KeyboardInterrupt": lambda a: raised(KeyboardInterrupt()),
+    "GeneratorExit": lambda a: raised(GeneratorExit()),
+    "UnspeakableError": lambda a: raised(UnspeakableError()),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_answer_is_a_failure(wrong):
+    engine = ExecutorEngine(Inline(WRONG[wrong]))
+    answer = one_root(engine)
+    assert isinstance(answer, Failure)
+    assert answer.reason
+    assert (engine.clock.answers, engine.clock.failures, engine.clock.root_seconds) == (0, 1, 0.0)
+
+
+@linux
+@pytest.mark.parametrize("wrong", [name for name in WRONG if name.startswith(("no f", "seconds", "a ", "too"))])
+def test_a_wrong_answer_through_shared_memory_is_a_failure(wrong):
+    assert isinstance(one_root(ExecutorEngine(Inline(WRONG[wrong]), shared_memory=True)), Failure)
+    assert isinstance(one_root(ExecutorEngine(Inline(lambda a: a), shared_memory=True)), RootAnswer)
+
+
+def test_wrong_answers_keep_the_roots_of_a_run():
+    engine = ExecutorEngine(Inline(WRONG["one root too few"]), lag=2)
+    params, state = run(Shampoo(**OPTIONS, engine=engine))
+    assert engine.clock.answers == 0
+    assert all(np.isfinite(x).all() for x in params.values())
+    assert all(int(state[name]) <= 0 for name in state if name.endswith("/taken"))
+
+
+class OnlyResult:
+    """The least of a future."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def result(self, timeout=None):
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+
+def test_result_alone_will_do():
+    class Least:
+        def submit(self, fn, *args):
+            return OnlyResult(fn(*args))
+
+    class Late:
+        def submit(self, fn, *args):
+            return OnlyResult(TimeoutError())
+
+    assert isinstance(one_root(ExecutorEngine(Least())), RootAnswer)
+    assert "not there" in one_root(ExecutorEngine(Late(), timeout=1.0)).reason
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300, 2**70])
+def test_a_timeout_longer_than_threads_can_wait(timeout):
+    with ExecutorEngine(lambda: ThreadPoolExecutor(1), timeout=timeout) as engine:
+        assert isinstance(one_root(engine), RootAnswer)
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), "1", True, [1.0]])
+def test_wrong_timeouts(timeout):
+    with pytest.raises(ValueError, match="timeout must be None or a number"):
+        ExecutorEngine(Hanging(), timeout=timeout)
+
+
+def wants_one(workers):
+    return ThreadPoolExecutor(workers)
+
+
+class NeedsOne(ThreadPoolExecutor):
+    def __init__(self, workers):
+        super().__init__(workers)
+
+
+@pytest.mark.parametrize("wrong", [list, dict, Fraction, int, 3, None, "pool"])
+def test_what_makes_no_executor_is_refused_at_construction(wrong):
+    with pytest.raises(TypeError, match="executor must have submit or make an executor, got"):
+        ExecutorEngine(wrong)
+
+
+@pytest.mark.parametrize("wrong", [wants_one, NeedsOne, lambda n: None])
+def test_what_needs_arguments_is_refused_at_construction(wrong):
+    with pytest.raises(TypeError, match="without arguments"):
+        ExecutorEngine(wrong)
+
+
+@pytest.mark.parametrize("make", [ThreadPoolExecutor, functools.partial(wants_one, 1), lambda: wants_one(1)])
+def test_classes_and_functions_that_make_executors(make):
+    with ExecutorEngine(make) as engine:
+        assert isinstance(one_root(engine), RootAnswer)
+
+
+OCCUPIED = threading.Event()
+
+
+def occupy():
+    OCCUPIED.set()
+    time.sleep(1.0)
+
+
+@pytest.mark.filterwarnings("default")  # what Dask warns of is its own
+@pytest.mark.parametrize("when", ["before", "under way"])
+def test_a_closed_dask_client_is_a_failure(when):
+    distributed = pytest.importorskip("distributed")
+    client = distributed.Client(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+    )
+    with client:
+        engine = ExecutorEngine(client.get_executor())
+        assert isinstance(one_root(engine), RootAnswer)
+        if when == "under way":
+            busy = client.submit(occupy, pure=False)  # kept: Dask drops what nobody waits for
+            assert OCCUPIED.wait(60)
+            sent = engine.submit(batch())
+    if when == "before":
+        busy, sent = None, engine.submit(batch(4))
+    assert isinstance(engine.collect(sent), Failure)
+    del busy
+
+
+def test_the_facts_are_those_of_compute():
+    assert set(compute(batch()).facts) == set(FACTS)

@@ -1,0 +1,201 @@
+"""RootTracker as an object: its arguments, its state, copies, and the arrays of other libraries."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from table import distance
+from test_warm import N, power, shaken, stream
+
+from matroot import Floor, PseudoInverse, Ridge, RootTracker, Shift, Status, TargetCondition, gallery, solve
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [Ridge(relative=1e-4, absolute=1e-7), Shift(relative=1e-4), TargetCondition(1e4), Floor(1e-4), PseudoInverse(1e-9)],
+)
+def test_regularizations(rule):
+    A, _ = gallery.spd(N, 1e6, rng=5)
+    tracker = RootTracker(2, regularization=rule)
+    for size in (0, 1e-3, 2e-3):
+        B = shaken(A, size)
+        result = tracker.update(B)
+        cold = solve(B, 2, regularization=rule, method="eigen")
+        assert distance(result.x, cold.x) <= 1e-3
+        assert result.status == Status.CONVERGED
+        assert result.ridge == pytest.approx(float(cold.ridge), rel=1e-3)
+        assert result.cond == pytest.approx(float(cold.cond), rel=1e-2)
+        assert result.lambda_max == pytest.approx(float(cold.lambda_max), rel=1e-6)
+    assert tracker.way == ("full" if rule.needs == "spectrum" else "first order")
+
+
+def test_a_ridge_with_retries_ends():
+    A, _ = gallery.spd(N, 1e3, rng=6)
+    A -= 1e-2 * np.eye(N)
+    tracker = RootTracker(4, regularization=Ridge(relative=1e-4, retries=3))
+    for _ in range(3):
+        result = tracker.update(A)
+        assert result.status == Status.CONVERGED
+        assert result.ridge == pytest.approx(0.0099, rel=1e-6)
+    tracker = RootTracker(4, regularization=Ridge(relative=1e-8, retries=2))
+    assert tracker.update(A).status == Status.NOT_POSITIVE
+
+
+def test_shape_and_dtype_are_held_until_reset():
+    A, _ = gallery.spd(N, 1e2, rng=10)
+    tracker = RootTracker(2)
+    tracker.update(A)
+    with pytest.raises(ValueError, match=r"a is \(2, 128, 128\) float64, but this tracker follows \(128, 128\)"):
+        tracker.update(np.stack([A, A]))
+    with pytest.raises(ValueError, match=r"float32.*float64.*reset"):
+        tracker.update(A.astype("float32"))
+    tracker.reset()
+    assert tracker.update(np.stack([A, A])).status.tolist() == [0, 0]
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="rtol must be a number in"):
+        RootTracker(2, rtol=None)
+    with pytest.raises(ValueError, match="warm_from must be an int"):
+        RootTracker(2, warm_from=1)
+    with pytest.raises(TypeError, match="p must be a positive int"):
+        RootTracker(0.5)
+    with pytest.raises(ValueError, match=r"a must be \(..., n, n\), got \(3, 4\)"):
+        RootTracker(2).update(np.ones((3, 4)))
+    tracker = RootTracker(2)
+    A, _ = gallery.spd(N, 1e2, rng=11)
+    tracker.update(A)
+    with pytest.raises(ValueError, match="not symmetric"):
+        tracker.update(A + np.triu(np.ones_like(A), 1))
+    tracker.update(A)
+    assert tracker.way == "first order"
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (5, 5), (0, 3, 3), (2, 4, 4), (0, N, N)])
+def test_small_and_empty(shape):
+    A = np.broadcast_to(np.diag(np.arange(1.0, shape[-1] + 1)), shape).copy()
+    tracker = RootTracker(2)
+    for _ in range(2):
+        result = tracker.update(A)
+        np.testing.assert_allclose(result.x @ result.x @ A, np.broadcast_to(np.eye(shape[-1]), shape), atol=1e-12)
+    assert tracker.error.shape == shape[:-2]
+    assert tracker.counts["full"] == 2 * int(np.prod(shape[:-2]))
+
+
+def test_the_state_goes_on_to_the_last_bit():
+    batch = [
+        np.stack([A, 2 * B]) for A, B in zip(take(stream(N, 0.99), 8), take(stream(N, 0.999, rng=1), 8), strict=True)
+    ]
+    batch[0][1, 0, 0] = np.nan
+    tracker = RootTracker(4, regularization=1e-5, refine=True)
+    state = tracker.state_dict()
+    for at, A in enumerate(batch):
+        again = RootTracker(4, regularization=1e-5, refine=True)
+        again.load_state_dict({name: value.copy() for name, value in state.items()})
+        one, other = tracker.update(A), again.update(A)
+        np.testing.assert_array_equal(one.x, other.x)
+        assert (tracker.way == again.way).all()
+        assert tracker.counts == again.counts
+        state = tracker.state_dict()
+        assert all(isinstance(value, np.ndarray) for value in state.values())
+        assert state["known"].tolist() == ([0] if at == 0 else [0, 1])
+    with pytest.raises(ValueError, match=r"that of A\^\(-1/4\), this tracker's root is A\^\(-1/2\)"):
+        RootTracker(2).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"lacks .*'Q'"):
+        RootTracker(4).load_state_dict({name: v for name, v in state.items() if name != "Q"})
+    with pytest.raises(ValueError, match="Q in the state must have shape"):
+        RootTracker(4).load_state_dict({**state, "Q": state["Q"][:, :-1]})
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_torch(dtype):
+    torch = pytest.importorskip("torch")
+    A = torch.from_numpy(gallery.spd(N, 1e2, rng=12)[0]).to(getattr(torch, dtype))
+    A = (A + A.T) / 2
+    tracker = RootTracker(2, regularization=1e-2)
+    for _ in range(2):
+        result = tracker.update(A)
+        A = A * 1.01
+    assert isinstance(result.x, torch.Tensor)
+    assert result.x.dtype == A.dtype
+    assert tracker.way == "first order"
+    eps = torch.finfo(A.dtype).eps
+    wide = (A / 1.01).double().numpy()
+    exact = power(wide + float(result.ridge) * np.eye(N), Fraction(-1, 2))
+    assert distance(result.x.double().numpy(), exact) <= tracker.error + 2 * eps
+
+
+def test_jax():
+    jnp = pytest.importorskip("jax.numpy")
+    A = jnp.asarray(gallery.spd(N, 1e2, rng=13)[0], dtype="float32")
+    tracker = RootTracker(2)
+    for _ in range(2):
+        result = tracker.update(A)
+    assert type(result.x) is type(A)
+    assert tracker.way == "first order"
+    exact = power(np.asarray(A), Fraction(-1, 2))
+    assert distance(np.asarray(result.x, dtype=float), exact) <= tracker.error
+
+
+def test_on_a_gpu_every_update_is_a_full_solve(monkeypatch):
+    cupy_double = pytest.importorskip("cupy_double")
+    monkeypatch.setitem(sys.modules, "cupy", cupy_double.MODULE)
+    A = gallery.spd(N, 1e2, rng=14)[0]
+    tracker = RootTracker(2)
+    for _ in range(2):
+        result = tracker.update(cupy_double.ndarray(A))
+    assert type(result.x) is cupy_double.ndarray
+    assert tracker.counts["full"] == 2
+    assert distance(result.x.get(), power(A, Fraction(-1, 2))) <= tracker.error
+    strict = RootTracker(2, rtol=1e-14).update(cupy_double.ndarray(A, device=1))
+    assert strict.status.get() == Status.ILL_CONDITIONED and strict.status.device.id == strict.x.device.id == 1
+
+
+@pytest.mark.parametrize("inverse", [True, False])
+@pytest.mark.parametrize("p", [Fraction(1), Fraction(3, 2), Fraction(7, 5), Fraction(8, 1), Fraction(16, 15)])
+def test_rational_degrees(p, inverse):
+    A, _ = gallery.spd(N, 1e3, rng=15)
+    tracker = RootTracker(p, inverse=inverse)
+    tracker.update(A)
+    errors = []
+    for size in (4e-3, 1e-3):
+        B = shaken(A, size)
+        result = tracker.update(B)
+        assert tracker.way == "first order"
+        assert result.exponent == (-1 if inverse else 1) / p
+        errors.append(distance(result.x, power(B, result.exponent)))
+        assert errors[-1] <= tracker.error
+    assert errors[0] <= 1e-5
+    with pytest.raises(TypeError, match=r"p must be a positive int, got Fraction\(1, 2\)"):
+        RootTracker(Fraction(1, 2))
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda tracker: pickle.loads(pickle.dumps(tracker))])
+def test_a_copy_goes_its_own_way(duplicate):
+    A, _ = gallery.spd(N, 1e3, rng=16)
+    tracker = RootTracker(4)
+    tracker.update(A)
+    other = duplicate(tracker)
+    B, C = shaken(A, 1e-3), gallery.spd(N, 1e3, rng=17)[0]
+    assert other.update(C).method.full == 1
+    assert tracker.counts == {"first order": 0, "refined": 0, "full": 1, "failed": 0}
+    assert tracker.update(B).method.first_order == 1
+    assert other.counts["full"] == 2
+    assert other.update(shaken(C, 1e-3)).status == Status.CONVERGED
+
+
+def test_the_state_is_three_matrices():
+    A = np.stack([gallery.spd(N, 1e3, rng=k)[0] for k in range(5)])
+    tracker = RootTracker(4)
+    for size in (0.0, 1e-3):
+        tracker.update(np.stack([shaken(B, size) for B in A]))
+        assert len(pickle.dumps(tracker)) <= 5 * (3 * N * N + 20 * N) * 8
