@@ -151,16 +151,7 @@ def solve(
     if p is not None and s is not None:
         raise TypeError(f"give p, for a root, or s, for a power; got p={p!r} and s={s!r}")
     exponent = exponent_of(p, inverse) if s is None else as_exponent(s)
-    return solve_power(
-        a,
-        exponent,
-        method=method,
-        regularization=regularization,
-        assume_a=assume_a,
-        rtol=rtol,
-        max_iter=max_iter,
-        compute_dtype=compute_dtype,
-    )
+    return solve_power(a, exponent, **options_of(locals()))
 
 
 def options_of(arguments: dict[str, Any], names: Sequence[str] = OPTIONS) -> dict[str, Any]:

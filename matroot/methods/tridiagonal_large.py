@@ -236,7 +236,7 @@ class Solver:
             shift = 0.0
         bottom, top = low + shift, high + shift
         numbers = bottom * one * other, high * one * other, shift * one * other
-        if bottom <= 0 and kind == self.double and top < math.inf:
+        if bottom <= 0 and kind == self.double and np.isfinite(S).all():
             return NEGATIVE, gap, 0.0, *numbers, 1.0, *(UNCUT * cuts)
         if not 0 < bottom <= top < math.inf:
             return none
