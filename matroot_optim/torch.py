@@ -27,7 +27,7 @@ from matroot_optim._torch.groups import (
 from matroot_optim._torch.keeper import Keeper, layout_of, names_of, parameters
 from matroot_optim._torch.loading import check_outline, records_of
 from matroot_optim._torch.modules import parameter_groups
-from matroot_optim._torch.parameters import check_parameters, dense, full_precision
+from matroot_optim._torch.parameters import add_moves, check_parameters, dense, full_precision
 from matroot_optim._torch.records import cuts_to_text
 from matroot_optim._torch.shards.keeper import ShardedKeeper
 from matroot_optim._torch.shards.step import moves_of_shards
@@ -39,7 +39,6 @@ from matroot_optim.options import SHARED
 from matroot_optim.plan import Plan, make_plan, warn_if_large
 from matroot_optim.presets import preset_options
 from matroot_optim.shampoo import Shampoo as Core
-from matroot_optim.shampoo import add_into
 from matroot_optim.state import State
 from matroot_optim.step.momentum import Rates
 
@@ -257,27 +256,17 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         if isinstance(self._keeper, ShardedKeeper) and self._keeper.layout is not None:
             with full_precision(map(local, params.values())):
                 rates = self._rates(self._keeper.layout)
-                for path, move in moves_of_shards(self._core, self._keeper, params, rates).items():
-                    add_into(local(params[path]), move)
+                moves = moves_of_shards(self._core, self._keeper, params, rates)
+                add_moves((local(params[path]), move) for path, move in moves.items())
             return
         grads = {path: dense(path, p.grad) for path, p in params.items() if p.grad is not None}
         weights = {path: p.detach() for path, p in params.items()}
         layout = state.layout
         g, W = layout.align(grads, "grads"), layout.align(weights, "params")
         with full_precision(weights.values()):
-            moves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=self._rates(layout))
-        alike: dict[Any, tuple[list[Any], list[Any]]] = {}  # by device, for one call each
-        for (path, W), move in zip(weights.items(), moves, strict=True):
-            if path not in grads:
-                continue
-            if W.dtype != move.dtype:
-                add_into(W, move)
-            else:
-                pair = alike.setdefault((W.device, W.dtype), ([], []))
-                pair[0].append(W)
-                pair[1].append(move)
-        for pair in alike.values():
-            torch._foreach_add_(*pair)
+            of_leaves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=self._rates(layout))
+        pairs = zip(weights.items(), of_leaves, strict=True)
+        add_moves((W, move) for (path, W), move in pairs if path in grads)
 
     def diagnostics(self, tracker: ConditionTracker | None = None) -> Diagnostics:
         """Return the diagnostics of every root; see `matroot_optim.Shampoo.diagnostics`.
