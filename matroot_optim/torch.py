@@ -27,7 +27,7 @@ from matroot_optim._torch.groups import (
 from matroot_optim._torch.keeper import Keeper, layout_of, names_of, parameters
 from matroot_optim._torch.loading import check_outline, records_of
 from matroot_optim._torch.modules import parameter_groups
-from matroot_optim._torch.parameters import check_parameters, dense, full_precision
+from matroot_optim._torch.parameters import add_moves, check_parameters, dense, full_precision
 from matroot_optim._torch.records import cuts_to_text
 from matroot_optim._torch.shards.keeper import ShardedKeeper
 from matroot_optim._torch.shards.step import moves_of_shards
@@ -38,7 +38,6 @@ from matroot_optim.options import SHARED
 from matroot_optim.plan import Plan, make_plan, warn_if_large
 from matroot_optim.presets import preset_options
 from matroot_optim.shampoo import Shampoo as Core
-from matroot_optim.shampoo import add_into
 from matroot_optim.state import State
 from matroot_optim.step.momentum import Rates
 
@@ -257,28 +256,16 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         params = parameters(self.param_groups)
         if isinstance(self._keeper, ShardedKeeper) and self._keeper.layout is not None:
             with full_precision(map(local, params.values())):
-                found = moves_of_shards(self._core, self._keeper, params, self._rates())
-                for path, move in found.items():
-                    add_into(local(params[path]), move)
+                moves = moves_of_shards(self._core, self._keeper, params, self._rates())
+                add_moves((local(params[path]), move) for path, move in moves.items())
             return
         layout = state.layout
         weights = [p.detach() for p in params.values()]
         grads = [None if p.grad is None else dense(path, p.grad) for path, p in params.items()]
         g, W = layout.fitted(grads, "grads"), layout.fitted(weights, "params")
         with full_precision(weights):
-            moves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=self._rates())
-        alike: dict[Any, tuple[list[Any], list[Any]]] = {}  # by device, for one call each
-        for x, w, move in zip(grads, weights, moves, strict=True):
-            if x is None:
-                continue
-            if w.dtype != move.dtype:
-                add_into(w, move)
-            else:
-                pair = alike.setdefault((w.device, w.dtype), ([], []))
-                pair[0].append(w)
-                pair[1].append(move)
-        for pair in alike.values():
-            torch._foreach_add_(*pair)
+            of_leaves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=self._rates())
+        add_moves((w, move) for x, w, move in zip(grads, weights, of_leaves, strict=True) if x is not None)
 
     def diagnostics(self, tracker: ConditionTracker | None = None) -> Diagnostics:
         """Return the diagnostics of every root; see `matroot_optim.Shampoo.diagnostics`.
