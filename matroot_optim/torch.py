@@ -24,7 +24,7 @@ from matroot_optim._torch.groups import (
     saved_options,
     take_shared,
 )
-from matroot_optim._torch.keeper import Keeper, layout_of, names_of, parameters
+from matroot_optim._torch.keeper import Keeper, add_moves, layout_of, names_of, parameters
 from matroot_optim._torch.loading import check_outline, records_of
 from matroot_optim._torch.modules import parameter_groups
 from matroot_optim._torch.parameters import check_parameters, dense, full_precision
@@ -267,18 +267,7 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         g, W = layout.fitted(grads, "grads"), layout.fitted(weights, "params")
         with full_precision(weights):
             moves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=self._rates())
-        alike: dict[Any, tuple[list[Any], list[Any]]] = {}  # by device, for one call each
-        for x, w, move in zip(grads, weights, moves, strict=True):
-            if x is None:
-                continue
-            if w.dtype != move.dtype:
-                add_into(w, move)
-            else:
-                pair = alike.setdefault((w.device, w.dtype), ([], []))
-                pair[0].append(w)
-                pair[1].append(move)
-        for pair in alike.values():
-            torch._foreach_add_(*pair)
+        add_moves([(w, move) for x, w, move in zip(grads, weights, moves, strict=True) if x is not None])
 
     def diagnostics(self, tracker: ConditionTracker | None = None) -> Diagnostics:
         """Return the diagnostics of every root; see `matroot_optim.Shampoo.diagnostics`.

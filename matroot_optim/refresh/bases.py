@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.linalg import get_lapack_funcs
 
 from matroot import Status
 from matroot_optim.arrays import Array, cast, dtype_name, is_torch, like, linalg, namespace
@@ -103,6 +102,8 @@ def _orthonormal_rows(A: Array) -> Array:
     if not isinstance(A, np.ndarray):
         xp = namespace(A)
         return xp.matrix_transpose(linalg(A).qr(xp.matrix_transpose(A))[0])
+    from scipy.linalg import get_lapack_funcs
+
     factor, form = get_lapack_funcs(("geqrf", "orgqr"), (A,))  # numpy's own QR is in double precision alone
     for k, matrix in enumerate(A):
         reflectors, tau, _, _ = factor(matrix.T, overwrite_a=True)

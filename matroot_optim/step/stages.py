@@ -137,8 +137,8 @@ def averaged(step: Step, groups: Groups) -> tuple[list[Array], list[Any], Arrays
 
     For every leaf the array is the gradient, or the mean of the gradients up to the factor.
     """
-    averages, factors, new = list(step.g), [1.0] * len(step.g), {}
-    leaves = step.layout.leaves
+    averages, factors = list(step.g), [1.0] * len(step.g)
+    leaves, new = step.layout.leaves, Arrays()
     for group in groups:
         if not leaves[group[0]].averages_gradients:
             continue
@@ -182,7 +182,7 @@ def first_order_steps(
     step: Step, groups: Groups, gradients: Sequence[Array], averages: Sequence[Array], factors: Sequence[Any]
 ) -> tuple[dict[int, Array], Arrays]:
     """Compute the first-order steps of the leaves that count, in new arrays, and the moments."""
-    leaves, new = step.layout.leaves, {}
+    leaves, new = step.layout.leaves, Arrays()
     moves: dict[int, Array] = {}
     normal = [i for group in groups for i in group if leaves[i].options.graft_normalize]
     norm2 = dict(zip(normal, step.squares("normalize", normal, [gradients[i] for i in normal]), strict=True))
@@ -213,7 +213,7 @@ def first_order_steps(
 
 def _momentum_of_directions(step: Step, groups: Groups, moves: dict[int, Array]) -> Arrays:
     """Average the directions of leaves whose momentum is not of the gradients (stage 4); update `moves`."""
-    leaves, new = step.layout.leaves, {}
+    leaves, new = step.layout.leaves, Arrays()
     for group in groups:
         if not leaves[group[0]].has_momentum or leaves[group[0]].averages_gradients:
             continue

@@ -234,7 +234,7 @@ def test_a_decomposition_that_fails_is_refused(monkeypatch, task):
     def fail(*_):
         raise np.linalg.LinAlgError("Eigenvalues did not converge")
 
-    where = {"eigh": "numpy.linalg.eigh", "qr": "matroot_optim.refresh.bases.get_lapack_funcs"}
+    where = {"eigh": "numpy.linalg.eigh", "qr": "scipy.linalg.get_lapack_funcs"}
     monkeypatch.setattr(where[task], fail)
     opt, W = SOAP(0.1, basis=task, refresh_every=1), np.zeros((4, 5))
     state = opt.init(W)
