@@ -151,15 +151,15 @@ def spectral_power(
     SpectralResult
         With `x`, `status`, `residual`, `rank` and `cond`.
 
-    Notes
-    -----
-    torch can differentiate x, and jax trace and differentiate it, once and twice. For s < 1 a matrix of lower rank than
-    min(m, n) has NaN for its gradient.
-
     Raises
     ------
     TypeError, ValueError
         An argument is wrong.
+
+    Notes
+    -----
+    torch can differentiate x, and jax trace and differentiate it, once and twice. For s < 1 a matrix of lower rank than
+    min(m, n) has NaN for its gradient.
 
     Examples
     --------
@@ -227,16 +227,16 @@ def orthogonalizer(a: A, /, *, rtol: float | None = None, absolute: float = 0.0)
         With `x`, `mask`, `rank`, `kept_least`, `dropped_most`, `residual` and `status`. A batch has as many columns as
         its largest rank; the others are 0, and False in `mask`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong.
+
     Notes
     -----
     torch can differentiate x, and jax trace and differentiate it, once and twice, where it is used in a way that is the
     same for x and x U, U unitary: through ``x @ x.mH``, say. torch refuses a gradient that is not; jax cannot. While
     jax traces, x has n columns.
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is wrong.
 
     References
     ----------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -19,6 +19,7 @@ from matroot.backends.arrays import take, unit_roundoff
 from matroot.backends.holds import confined
 from matroot.drift.basis import FAILED, FULL, WAYS, Warm
 from matroot.drift.first_order import Basis, eigen_error, full_error, narrower
+from matroot.drift.state import FIELDS, checked
 from matroot.drift.update import Update
 from matroot.methods.base import Array
 from matroot.methods.eigen import Eigen
@@ -26,10 +27,6 @@ from matroot.pipeline.call import Job
 
 #: float32 is enough where its rounding error, bounded by the regularization, is at most this share of rtol.
 FLOAT32_SHARE = 0.5
-
-
-#: Fields of a basis in `state_dict`.
-FIELDS = tuple(field.name for field in fields(Basis))
 
 
 class RootTracker:
@@ -256,22 +253,13 @@ class RootTracker:
         Raises
         ------
         ValueError
-            The state belongs to another root, or arrays are missing or of the wrong shape.
+            The state belongs to another root, or arrays are missing, or of the wrong shape or kind.
         """
-        arrays = {name: np.asarray(value) for name, value in state.items()}
-        missing = {"counts", "exponent", "shape", "known"} - set(arrays)
-        if not missing and len(arrays["known"]):
-            missing = set(FIELDS) - set(arrays)
-        if missing:
-            raise ValueError(f"the state lacks {sorted(missing)}; pass what state_dict() gave")
+        arrays = checked(state)
         s = Fraction(*(int(k) for k in arrays["exponent"]))
         if s != self.exponent:
             raise ValueError(f"the state is that of A^({s}), this tracker's root is A^({self.exponent})")
         shape, known = tuple(int(k) for k in arrays["shape"]), arrays["known"]
-        for name in FIELDS if len(known) else ():
-            wanted = (len(known), *{2: shape[-2:], 1: shape[-1:], 0: ()}[arrays[name].ndim - 1])
-            if arrays[name].shape != wanted:
-                raise ValueError(f"{name} in the state must have shape {wanted}, got {arrays[name].shape}")
         self.reset()
         self.counts = dict(zip(WAYS, (int(k) for k in arrays["counts"]), strict=True))
         if not shape:

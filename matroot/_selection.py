@@ -143,7 +143,7 @@ def _cuts_fast(case: Case) -> bool:
     """Return True if `Tridiagonal` is the faster one also for a matrix that is cut."""
     s, rtol = case.problem.s, case.problem.rtol
     n = 2 * case.n if case.is_complex else case.n
-    if n <= LARGEST and lanes_are_faster(case.batch, case.n, case.is_complex):
+    if n <= LARGEST and lanes_are_faster(max(case.batch, 2), case.n, case.is_complex):  # LAPACK is quicker for one
         return cuts_in_lanes(s, n)
     return serves_cuts(s) and (rtol is None or n >= CUT_TO_RTOL)
 

@@ -121,8 +121,9 @@ def solve_in_two(a: A, /, p: int | None = None, **options: Any) -> Callable[[], 
     """Do the first half of a solve for an inverse p-th root, and return the function that does the second.
 
     For programs that have other work to do between them. There are halves of about equal cost where `Tridiagonal`
-    solves a stack of real matrices of numpy by LAPACK, which is above n = 64: the reduction to tridiagonal form, and
-    the way back. Elsewhere the function does everything. The result is that of `solve` in any case, to the last bit.
+    solves a stack of real matrices of numpy by LAPACK, which is above n = 64, or above n = 35 for a lone matrix: the
+    reduction to tridiagonal form, and the way back. Elsewhere the function does everything. The result is that of
+    `solve` in any case, to the last bit.
 
     Parameters
     ----------

@@ -24,8 +24,9 @@ Matrix = NDArray[np.float64]
 
 #: Row sums may differ from 1 by this much; published tables have to be divided by their row sums.
 SUM_ERROR = 1e-6
-#: Entries of the principal root above minus this multiple of n u count as nonnegative.
-NEGATIVE = 1000
+#: Entries of the principal root above minus this multiple of n u count as nonnegative, u that of float64; in narrower
+#: dtypes only if X^p, without them, is within NEAR n u of P.
+NEGATIVE, NEAR = 1000, 4
 #: The angle by which a matrix is rotated off the negative axis for a complex root to start from.
 ANGLE = 0.1
 #: Iterations of the optimizer; published rating matrices need some 25.
@@ -192,7 +193,10 @@ def _nearest(P: Matrix, p: int, root: Matrix, unit: float) -> _One:
     least = float(root.min())
     if least >= -NEGATIVE * n * unit:
         X = np.maximum(root, 0)
-        return _One(X / X.sum(-1, keepdims=True), True, least, Status.CONVERGED)
+        X /= X.sum(-1, keepdims=True)
+        exact = least >= -NEGATIVE * n * 2.0**-53
+        if exact or np.linalg.norm(np.linalg.matrix_power(X, p) - P) <= NEAR * n * unit:
+            return _One(X, True, least, Status.CONVERGED)
     start = projected(root if np.isfinite(least) else _rotated_root(P, p))
     X, status = refined(start, P, p)
     return _One(X, False, least, status)
@@ -221,8 +225,7 @@ def refined(start: Matrix, P: Matrix, p: int) -> tuple[Matrix, Status]:
     gap = np.linalg.norm(np.linalg.matrix_power(start, p) - P) or 1.0
 
     def objective(y: Matrix) -> tuple[float, Matrix]:
-        sums = y.reshape(n, n).sum(-1, keepdims=True)
-        X = y.reshape(n, n) / sums
+        X, sums = shares(y.reshape(n, n))
         R = (np.linalg.matrix_power(X, p) - P) / gap
         G = gradient(X, R, p) / gap
         return float((R * R).sum() / 2), ((G - (G * X).sum(-1, keepdims=True)) / sums).ravel()
@@ -235,8 +238,16 @@ def refined(start: Matrix, P: Matrix, p: int) -> tuple[Matrix, Status]:
         bounds=[(0, None)] * (n * n),
         options={"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "ftol": 1e-14, "gtol": 0.0, "maxcor": 20},
     )
-    X = found.x.reshape(n, n)
-    return X / X.sum(-1, keepdims=True), Status.MAX_ITER if found.status == 1 else Status.CONVERGED
+    X, _ = shares(found.x.reshape(n, n))
+    return X, Status.MAX_ITER if found.status == 1 else Status.CONVERGED
+
+
+def shares(Y: Matrix) -> tuple[Matrix, Matrix]:
+    """Return rows divided by their sums, and the sums; a step may reach a row of zeros, which becomes one of ones."""
+    empty = ~Y.any(-1, keepdims=True)
+    Y = np.where(empty, 1.0, Y)
+    sums = Y.sum(-1, keepdims=True)
+    return Y / sums, sums
 
 
 def gradient(X: Matrix, R: Matrix, p: int) -> Matrix:

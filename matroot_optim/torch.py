@@ -21,14 +21,13 @@ from matroot_optim._torch.groups import (
     core_options,
     plain,
     rate,
-    saved_options,
     take_shared,
 )
-from matroot_optim._torch.keeper import Keeper, add_moves, layout_of, names_of, parameters
+from matroot_optim._torch.keeper import Keeper, layout_of, names_of, parameters
 from matroot_optim._torch.loading import check_outline, records_of
 from matroot_optim._torch.modules import parameter_groups
-from matroot_optim._torch.parameters import check_parameters, dense, full_precision
-from matroot_optim._torch.records import cuts_to_text
+from matroot_optim._torch.parameters import add_moves, check_parameters, dense, full_precision
+from matroot_optim._torch.saving import fill
 from matroot_optim._torch.shards.keeper import ShardedKeeper
 from matroot_optim._torch.shards.step import moves_of_shards
 from matroot_optim._torch.state import ParameterStates
@@ -38,7 +37,6 @@ from matroot_optim.options import SHARED
 from matroot_optim.plan import Plan, make_plan, warn_if_large
 from matroot_optim.presets import preset_options
 from matroot_optim.shampoo import Shampoo as Core
-from matroot_optim.shampoo import add_into
 from matroot_optim.state import State
 from matroot_optim.step.momentum import Rates
 
@@ -57,8 +55,8 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         A module gives all its parameters, in the groups of `parameter_groups`, which finds tables by their modules.
         A group may set lr and every option of single parameters (weight_decay, betas, graft, block_size,
         preconditioned_dims, ...). Options of the whole optimizer (refresh_every, schedule, engine, on_nonfinite, ...)
-        are keywords here; groups may repeat them if all groups agree. Other names in a group are ignored, unless
-        they look like a misspelled option.
+        are keywords here; groups may repeat them if all groups agree. Other names in a group are ignored, with
+        a warning for options of other optimizers; those that look like a misspelled option are refused.
     lr : float, or tensor of one element
         With the default graft, take Adam's.
     betas : (float, float)
@@ -257,17 +255,16 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         params = parameters(self.param_groups)
         if isinstance(self._keeper, ShardedKeeper) and self._keeper.layout is not None:
             with full_precision(map(local, params.values())):
-                found = moves_of_shards(self._core, self._keeper, params, self._rates())
-                for path, move in found.items():
-                    add_into(local(params[path]), move)
+                moves = moves_of_shards(self._core, self._keeper, params, self._rates())
+                add_moves((local(params[path]), move) for path, move in moves.items())
             return
         layout = state.layout
         weights = [p.detach() for p in params.values()]
         grads = [None if p.grad is None else dense(path, p.grad) for path, p in params.items()]
         g, W = layout.fitted(grads, "grads"), layout.fitted(weights, "params")
         with full_precision(weights):
-            moves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=self._rates())
-        add_moves([(w, move) for x, w, move in zip(grads, weights, moves, strict=True) if x is not None])
+            of_leaves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=self._rates())
+        add_moves((w, move) for x, w, move in zip(grads, weights, of_leaves, strict=True) if x is not None)
 
     def diagnostics(self, tracker: ConditionTracker | None = None) -> Diagnostics:
         """Return the diagnostics of every root; see `matroot_optim.Shampoo.diagnostics`.
@@ -327,7 +324,7 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
         self.refuse_averages("state_dict()")
-        handle = self.register_state_dict_post_hook(_fill, prepend=True)  # hooks of users get the complete dict
+        handle = self.register_state_dict_post_hook(fill, prepend=True)  # hooks of users get the complete dict
         try:
             found: dict[str, Any] = super().state_dict()
             return found
@@ -441,17 +438,3 @@ class KLShampoo(Shampoo):
     """KL-Shampoo for torch, with the keywords of `matroot_optim.KLShampoo`; in all else like `Shampoo`."""
 
     _kind = kl_shampoo.KLShampoo
-
-
-def _fill(optimizer: Shampoo, found: dict[str, Any]) -> None:
-    """Put the state and the cuts of the parameters into the dict that torch has made."""
-    optimizer._current()
-    keeper, groups = optimizer._keeper, found["param_groups"]
-    numbers = [n for group in groups for n in group["params"]]
-    mine = zip(numbers, keeper.tensors, keeper.take_apart(optimizer._core), strict=True)
-    found["state"] = {n: {**entries, **keeper.others.get(p, {})} for n, p, entries in mine}
-    leaves = iter(keeper.layout.leaves if keeper.layout is not None else ())
-    pending = keeper.has_pending(optimizer._core, found["state"].values())
-    for group in groups:
-        group.update(saved_options(group))
-        group[META] = cuts_to_text([next(leaves) for _ in group["params"]], pending)

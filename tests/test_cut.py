@@ -162,9 +162,10 @@ def test_a_cut_matrix_knows_nothing_of_its_batch(rule, dtype):
     A[8] = np.nan
     A[12] *= -1
     A = A.astype(dtype)
-    together = solve(A, 4, regularization=rule)
+    method = Tridiagonal(lanes=True)
+    together = solve(A, 4, method=method, regularization=rule)
     for k in range(len(A)):
-        alone = solve(A[k], 4, regularization=rule)
+        alone = solve(A[k], 4, method=method, regularization=rule)
         for field in ("x", "status", "cond", "lambda_max", "lambda_min", "ridge", "residual", "changed", "rank"):
             if getattr(alone, field) is not None:
                 mine = getattr(together, field)[k]

@@ -48,6 +48,17 @@ def test_every_public_name_has_a_docstring(name):
         assert not is_code or (thing.__doc__ or "").strip(), public_name
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_docstrings_have_the_parameters_of_the_functions(name):
+    validate = pytest.importorskip("numpydoc.validate").validate
+    pytest.importorskip({"torch": "torch", "optax": "optax"}.get(name.rpartition(".")[2], "numpy"))
+    module = importlib.import_module(name)
+    functions = [one for one in public(module) if inspect.isfunction(getattr(module, one))]
+    wanted = {"GL07", "PR01", "PR02", "PR03", "PR10", "RT01"}  # sections, parameters and their order, what is returned
+    errors = [(one, *error) for one in functions for error in validate(f"{name}.{one}")["errors"] if error[0] in wanted]
+    assert not errors
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_short(path):
     code = path.read_text()

@@ -27,7 +27,7 @@ def test_the_bits_are_those_of_solve(k, n, dtype, rule):
     assert got.x.dtype == want.x.dtype
 
 
-@pytest.mark.parametrize(("n", "halves"), [(40, False), (80, True)])
+@pytest.mark.parametrize(("n", "halves"), [(32, False), (40, True), (80, True)])
 def test_the_reduction_is_in_the_first_half(n, halves, monkeypatch):
     calls = []
     real = tridiagonal_large.Solver.reduced

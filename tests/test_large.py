@@ -10,7 +10,7 @@ from matroot import Ridge, Status, Tridiagonal, gallery, select_method, solve
 from matroot._solve import solve_power
 from matroot.backends.cpu.large import kernel
 from matroot.methods import tridiagonal_large as large
-from matroot.methods.tridiagonal_large import SIZES, Solver, lanes_are_faster, large_roots
+from matroot.methods.tridiagonal_large import LONE, SIZES, Solver, lanes_are_faster, large_roots
 from matroot.methods.tridiagonal_report import SERVED
 
 EPS64 = EPS["float64"]
@@ -219,7 +219,8 @@ def test_what_the_reduction_may_not_hold_is_decomposed():
 
 
 def test_which_way_is_taken():
-    assert all(lanes_are_faster(1, n) for n in range(1, SIZES[0] + 1))
+    assert all(lanes_are_faster(1, n) == (n < LONE) for n in range(1, SIZES[0] + 1))
+    assert all(lanes_are_faster(2, n) for n in range(1, SIZES[0] + 1))
     assert not lanes_are_faster(1, SIZES[0] + 1)
     assert all(lanes_are_faster(8 * k, n) for k in (1, 5) for n in (100, 512))
     assert not lanes_are_faster(1000, 513)

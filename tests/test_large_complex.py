@@ -23,7 +23,7 @@ from matroot._solve import solve_power
 from matroot.backends.linalg import add_to_diagonal, hermitian_part
 from matroot.methods import tridiagonal_large as large
 from matroot.methods import tridiagonal_single as single
-from matroot.methods.tridiagonal_large import COMPLEX_SIZES, lanes_are_faster, large_roots
+from matroot.methods.tridiagonal_large import COMPLEX_LONE, COMPLEX_SIZES, lanes_are_faster, large_roots
 from matroot.methods.tridiagonal_report import SERVED
 from matroot.pipeline import kernel
 
@@ -259,7 +259,7 @@ def test_complex64_to_an_rtol(monkeypatch):
 
 def test_which_way_is_taken():
     last = COMPLEX_SIZES[-1]
-    assert lanes_are_faster(1, COMPLEX_SIZES[0], True) and not lanes_are_faster(1, 32, True)
+    assert lanes_are_faster(2, COMPLEX_SIZES[0], True) and not lanes_are_faster(1, COMPLEX_LONE, True)
     assert lanes_are_faster(8, 32, True) and not lanes_are_faster(800, last + 1, True)
     for n in (40, 300, 2000):
         assert select_method(np.empty((n, n), complex), 2).name == "tridiagonal"

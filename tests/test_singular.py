@@ -1,11 +1,13 @@
 """A matrix whose smallest eigenvalue is rounding of 0 has one status, whatever the sign of that rounding."""
 
+import sys
+
 import numpy as np
 import pytest
 from table import EPS, NAMED
 
 import matroot
-from matroot import Eigen, PseudoInverse, Ridge, RootError, Status, gallery, inv_sqrtm, solve, sqrtm
+from matroot import Eigen, PseudoInverse, Ridge, RootError, Status, Tridiagonal, gallery, inv_sqrtm, solve, sqrtm
 
 DTYPES = ("float64", "float32", "float16", "complex128", "complex64")
 ROWS = list(NAMED.values())
@@ -108,3 +110,27 @@ def test_an_eigenvalue_on_the_axis_is_named():
     with pytest.raises(RootError, match="the eigenvalue -2"):
         sqrtm(np.diag([1.0, -2.0]) * 1.0, assume_a="gen")
     assert matroot.solve(np.diag([1.0, -2.0]) * 1e-200, 2, assume_a="gen").lambda_min == -2e-200
+
+
+@pytest.mark.parametrize("n", [5, 40, 90])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
+def test_a_matrix_that_is_not_positive_is_not_decomposed(n, dtype, monkeypatch):
+    """Alone, among others, in lanes and by LAPACK, with and without a small ridge; what is reported is what is true."""
+    A = gallery.spd(n, 1e3, batch=(3,), dtype="complex128" if dtype == "complex128" else "float64", rng=n)[0]
+    A[1] -= 0.1 * abs(A[1]).max() * np.eye(n)
+    A[2, 0] = A[2, 1] = 0
+    A[2, :, 0] = A[2, :, 1] = 0
+    A = A.astype(dtype)
+    for rule in (None, Ridge(1e-20)):
+        known = [solve(a, 2, method="eigen", regularization=rule) for a in A]
+        with monkeypatch.context() as changed:
+            changed.setattr(sys.modules["matroot.pipeline.kernel"], "solve_chunk", None)
+            for one in (solve(A[1:2], 2, regularization=rule), solve(A[1], 2, regularization=rule)):
+                assert one.status == Status.NOT_POSITIVE and np.isnan(one.x).all() and np.isnan(one.residual).all()
+                assert np.allclose(one.lambda_min, known[1].lambda_min, rtol=1e-6)
+                assert np.allclose(one.lambda_max, known[1].lambda_max, rtol=1e-6)
+                assert 1 <= one.cond <= known[1].cond * (1 + 1e-6)
+        for method in ("auto", Tridiagonal(lanes=True), Tridiagonal(lanes=False)):
+            batch = solve(A, 2, method=method, regularization=rule)
+            assert list(batch.status) == [int(one.status) for one in known]
+            assert np.isnan(batch.x[1:]).all() and not np.isnan(batch.x[0]).any()

@@ -316,3 +316,12 @@ def test_everything_is_compiled_once():
         for a in (A, A.astype("float32"), A + 0j):
             solve_power(a, s, method="tridiagonal", regularization=1e-6)
     assert len(kernel.roots.signatures) == 1
+
+
+def test_the_last_chunk_has_the_bits_of_the_others():
+    """Exponents whose certificate inverts go in chunks, of which the last may be one matrix."""
+    A = gallery.spd(48, 1e3, batch=(15,), rng=0)[0]
+    method, s = Tridiagonal(), Fraction(-2, 3)
+    assert method.in_lanes(A) and not method.in_lanes(A[:1])
+    whole = solve(A, s=s, method=method).x
+    assert all((solve(A[k:], s=s, method=method).x == whole[k:]).all() for k in (1, 7, 14))

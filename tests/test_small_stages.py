@@ -250,8 +250,9 @@ def test_a_crowd_beside_other_crowds(n):
     Q = np.linalg.qr(np.random.default_rng(n).standard_normal((len(w), n, n)))[0]
     A = (Q * w[:, None, :]) @ Q.swapaxes(1, 2)
     A = (A + A.swapaxes(1, 2)) / 2
-    together = solve(A, 4, method="tridiagonal", regularization=1e-6)
+    method = Tridiagonal(lanes=True)
+    together = solve(A, 4, method=method, regularization=1e-6)
     for k in range(len(w)):
-        alone = solve(A[k], 4, method="tridiagonal", regularization=1e-6)
+        alone = solve(A[k], 4, method=method, regularization=1e-6)
         for field in ("x", "cond", "lambda_max", "lambda_min", "ridge", "residual"):
             assert np.array_equal(getattr(together, field)[k], getattr(alone, field)), (field, k)

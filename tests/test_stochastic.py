@@ -1,6 +1,7 @@
 """stochastic_root: the principal root where it is stochastic, else a nearer one than the projection."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy.optimize import minimize
 from table import EPS
 
 from matroot import Status, gallery, pth_root, solve, stochastic_root
-from matroot._stochastic import gradient, projected
+from matroot._stochastic import gradient, projected, shares
 
 YEAR = gallery.rating_transitions()
 #: A state that is left at once for the other: no root of even degree is near.
@@ -176,3 +177,28 @@ def test_what_is_not_stochastic():
         stochastic_root(np.eye(2), 0)
     for shape in ((0, 0), (0, 3, 3), (2, 0, 0)):
         assert stochastic_root(np.zeros(shape), 2).x.shape == shape
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("p", [2, 12, 52])
+def test_principal_roots_of_narrow_dtypes_are_roots(dtype, p):
+    """1000 n u is above 1 in float16: what is cut off at 0 must not be seen in X^p."""
+    turn = np.roll(np.eye(5), 1, axis=1)  # whose principal roots have entries down to -0.2
+    for P in (turn, 0.999 * turn + 0.0002, np.linalg.matrix_power(0.99 * np.eye(5) + 0.01 * turn, p)):
+        P = (P / P.sum(-1, keepdims=True)).astype(dtype)
+        result = stochastic_root(P, p)
+        off = np.linalg.norm(np.linalg.matrix_power(result.x.astype(float), p) - P.astype(float))
+        assert not result.principal or off <= 10 * p * 5 * max(np.finfo(dtype).eps, 1e-15)
+    assert result.principal or dtype == "float16"
+
+
+def test_rows_that_a_step_of_the_optimizer_empties():
+    for seed in (44, 50, 55):
+        P = np.random.default_rng(seed).random((3, 3))
+        P /= P.sum(-1, keepdims=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            result = stochastic_root(P, 12)
+        assert np.isfinite(result.distance) and is_stochastic(result.x)
+    X, sums = shares(np.array([[0.0, 0.0], [3.0, 1.0]]))
+    assert X.tolist() == [[0.5, 0.5], [0.75, 0.25]] and sums.ravel().tolist() == [2, 4]

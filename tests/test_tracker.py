@@ -199,3 +199,24 @@ def test_the_state_is_three_matrices():
     for size in (0.0, 1e-3):
         tracker.update(np.stack([shaken(B, size) for B in A]))
         assert len(pickle.dumps(tracker)) <= 5 * (3 * N * N + 20 * N) * 8
+
+
+def test_a_damaged_state_is_a_value_error():
+    tracker = RootTracker(2, warm_from=2)
+    tracker.update(np.diag([1.0, 2.0, 3.0]))
+    state = tracker.state_dict()
+    for name, values in state.items():
+        wrong = (3, np.zeros((1, 1, 1, 1)), np.zeros(0), values * np.nan, values.astype(str), values[:, None], None)
+        for other in wrong:
+            if name == "known" and np.size(other) == 0:
+                continue  # no basis is known
+            with pytest.raises(ValueError, match="state"):
+                RootTracker(2).load_state_dict({**state, name: other})
+    for known in ([1], [-1], [0, 0]):
+        with pytest.raises(ValueError, match="known in the state do not fit"):
+            RootTracker(2).load_state_dict({**state, "known": np.array(known)})
+    with pytest.raises(ValueError, match="must be a dict"):
+        RootTracker(2).load_state_dict([state])
+    loaded = RootTracker(2, warm_from=2)
+    loaded.load_state_dict(state)
+    assert loaded.update(np.diag([1.0, 2.0, 3.1])).converged and loaded.way == "first order"

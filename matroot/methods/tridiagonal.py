@@ -38,8 +38,8 @@ class Tridiagonal(Method):
     Exponents -1 <= s <= 1. On the CPU it is the fastest method here, in one of two ways, both in float64:
 
     - In lanes: eight matrices lie side by side in the vector registers, and a solve with its certificate takes about
-      as long as four products at full speed. For n up to 64, and for batches up to n = 512. Complex matrices are real
-      ones of twice the size there, for n up to 16, and in batches up to n = 48.
+      as long as four products at full speed. For a lone matrix of n up to 35, and for batches up to n = 512. Complex
+      matrices are real ones of twice the size there, lone ones up to n = 3, and batches up to n = 48.
     - By LAPACK's reduction, one matrix after the other: less than half of the time of a decomposition from n = 512 on.
       Between blocks of rows, r(T) is the product of two matrices with a column for every pole. It is never formed, and
       the reflectors are applied to both sides at once: 4/3 n^3 operations, as many as the reduction. float32 matrices
@@ -62,8 +62,8 @@ class Tridiagonal(Method):
     Parameters
     ----------
     lanes : bool or None
-        In lanes, or by LAPACK. None: what is faster for so many matrices of that size, so that a matrix of n > 64, and
-        a complex one of n > 16, may have other last bits alone than in a batch.
+        In lanes, or by LAPACK. None: what is faster for so many matrices of that size, so that a matrix of n > 35, and
+        a complex one of n > 3, may have other last bits alone than in a batch.
 
     References
     ----------
@@ -91,7 +91,8 @@ class Tridiagonal(Method):
 
     def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
         X = np.empty(A.shape, np.result_type(A.dtype, np.float64))
-        report = roots(A, X, problem.rational, lanes=self.in_lanes(A), rtol=problem.rtol, alone=True)
+        beside = A if len(A) > 1 else np.broadcast_to(A, (2, *A.shape[1:]))  # the last chunk has the bits of the others
+        report = roots(A, X, problem.rational, lanes=self.in_lanes(beside), rtol=problem.rtol, alone=True)
         raw = Raw(
             x=X.astype(A.dtype, copy=False),
             status=np.zeros(len(A), np.int8),

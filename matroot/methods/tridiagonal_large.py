@@ -21,7 +21,7 @@ from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
 from matroot.methods.hermitian import asymmetry
 from matroot.methods.tridiagonal_large_cut import LARGEST_COND, Form, kept, residual
-from matroot.methods.tridiagonal_report import IN_SINGLE, NONE, SERVED, CutReport, Report, pole_level, probes
+from matroot.methods.tridiagonal_report import IN_SINGLE, NEGATIVE, NONE, SERVED, CutReport, Report, pole_level, probes
 from matroot.methods.tridiagonal_single import LEAST, UNIT, may_be_single, returns_in_single
 
 #: Numbers by which a row of the reflectors is longer than n: rows at a distance of a power of two push each other out
@@ -33,8 +33,10 @@ PANELS = ((400, 16), (900, 32), (math.inf, 48))
 #: of an AMD EPYC of family 26, cond 1e4; complex matrices of family 25.
 SIZES = (64, 96, 128, 192, 256, 384, 512)
 WORTH = (1.5, 2.1, 2.5, 3.7, 4.5, 6.0, 6.6)
-COMPLEX_SIZES = (16, 24, 32, 40, 48)
-COMPLEX_WORTH = (3.0, 3.4, 4.4, 6.8, 8.0)
+COMPLEX_SIZES = (24, 32, 40, 48)
+COMPLEX_WORTH = (3.4, 4.4, 6.8, 8.0)
+#: From these n on it is the faster way for a lone matrix, real or complex: seven of eight lanes would be idle.
+LONE, COMPLEX_LONE = 36, 4
 #: Eigenvalues up to so many times the smallest are moved by the reduction about alike.
 CLUSTER = 4
 #: The reduction moves them by up to this times eps, the root of the mean square of all eigenvalues, and the root of
@@ -59,6 +61,8 @@ def lanes_are_faster(B: int, n: int, is_complex: bool = False) -> bool:
 
     Beyond the last size there are no lanes: their work space is that of twelve matrices.
     """
+    if B == 1 and n >= (COMPLEX_LONE if is_complex else LONE):
+        return False
     sizes, worth = (COMPLEX_SIZES, COMPLEX_WORTH) if is_complex else (SIZES, WORTH)
     a_group = B / max(1, -(-B // 8))
     return n <= sizes[0] or (n <= sizes[-1] and a_group >= float(np.interp(n, sizes, worth)))
@@ -231,6 +235,9 @@ class Solver:
                 return SERVED, gap, error, bottom * one * other, high * one * other, 0.0, cond, *rest
             shift = 0.0
         bottom, top = low + shift, high + shift
+        numbers = bottom * one * other, high * one * other, shift * one * other
+        if bottom <= 0 and kind == self.double and np.isfinite(S).all():
+            return NEGATIVE, gap, 0.0, *numbers, 1.0, *(UNCUT * cuts)
         if not 0 < bottom <= top < math.inf:
             return none
         row = bisect_left(self.edges, top / bottom)
@@ -251,7 +258,6 @@ class Solver:
         self.compiled.written(X, out, factor)
         error = self.compiled.certificate(in_pairs(S), in_pairs(X), shift, halves, factor, self.pairs, self.order)
         served = (IN_SINGLE if back == self.single else SERVED) if math.isfinite(error) else 0.0
-        numbers = bottom * one * other, high * one * other, shift * one * other
         return served, gap, error, *numbers, max(top / bottom, 1.0), *(UNCUT * cuts)
 
     def cut(

@@ -13,8 +13,8 @@ from matroot.methods.base import FloatArray
 from matroot.methods.conditioning import PROBES, signs
 
 #: `served` in a report: the root is there, or a rule may change eigenvalues of the matrix, or the root is there and
-#: single precision was used; else 0.
-SERVED, CUT, IN_SINGLE = 1.0, 2.0, 3.0
+#: single precision was used, or the smallest eigenvalue is known and not positive; else 0.
+SERVED, CUT, IN_SINGLE, NEGATIVE = 1.0, 2.0, 3.0, 4.0
 #: No regularization.
 NONE = Coefficients()
 #: Columns of probes: as many as a vector register of the kernels holds.

@@ -19,7 +19,7 @@ from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, first_half, roots
 from matroot.methods.tridiagonal_cut import cut_roots, cuts_in_lanes, serves_cuts
 from matroot.methods.tridiagonal_derivative import serves
 from matroot.methods.tridiagonal_large import Reduced, room_of
-from matroot.methods.tridiagonal_report import CUT, IN_SINGLE, NONE, SERVED, CutReport, Report
+from matroot.methods.tridiagonal_report import CUT, IN_SINGLE, NEGATIVE, NONE, SERVED, CutReport, Report
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.retries import solve_chunk
 from matroot.pipeline.scaling import asymmetry_bar, refuse_asymmetric
@@ -168,14 +168,22 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
     elif rule is not None:
         excess = excess_of(out.lambda_max, out.lambda_min, out.ridge, None, s)
     hard = report.served != SERVED
+    if fused.inverse and (rule is None or (isinstance(rule, Ridge) and not rule.retries)):
+        rootless = (report.served == NEGATIVE) & (report.lambda_max != 0)
+        if rootless.any():
+            hard &= ~rootless
+            no_root(rootless, out)
     out.asymmetry = np.where(hard, 0, report.asymmetry)
     if job.lone:
         refuse_asymmetric(float(out.asymmetry.max()), stack.dtype.kind == "c", job.origin)
 
     cond = out.cond * excess  # the ridge is added to T
-    if not (out.residual <= fused.allowed.take(np.frexp(cond)[1], mode="clip")).all():
+    allowed = (out.residual <= fused.allowed.take(np.frexp(cond)[1], mode="clip")).all()
+    if not allowed:
         out.status = judge(out.status, out.residual, cond, n, job)
-    faint = out.lambda_min > fused.faint if s < 0 else out.lambda_max + out.ridge < fused.faint
+    faint = out.lambda_min > fused.faint if fused.inverse else out.lambda_max + out.ridge < fused.faint
+    if allowed and not (hard.any() or faint.any() or out.asymmetry.any()):
+        return  # as `Fused.sure`
     if faint.any():
         out.status = within_range(out.status, abs(out.x).max((-1, -2)), ~hard, job)
     if out.asymmetry.any():
@@ -198,6 +206,15 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
             solve_chunk(stack[rows], slice(0, len(rows)), other, found)
         found.certificate = out.certificate
         out.write(rows, found)
+
+
+def no_root(at: Array, out: Output) -> None:
+    """Fill `out` where an inverse root is wanted and the smallest eigenvalue is known and not positive."""
+    out.status[at] = Status.NOT_POSITIVE
+    out.x[at] = out.residual[at] = np.nan
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        cond = np.maximum(abs((out.lambda_max + out.ridge)[at] / out.lambda_min[at]), 1)
+    out.cond[at] = np.where(np.isnan(cond), np.inf, cond)
 
 
 def note_single(report: Report | CutReport, out: Output) -> None:

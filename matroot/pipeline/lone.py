@@ -43,7 +43,7 @@ class Lone:
     facts: dict[str, Any]
 
     def solve(self, a: Array, origin: Origin) -> RootResult[Any] | None:
-        """Solve one matrix (n, n); return None unless it is certain to be CONVERGED."""
+        """Solve one matrix (n, n); return None where there is no kernel."""
         run, n, dtype = kernel(), len(a), self.fused.job.out_dtype
         if run is None:
             return None
@@ -54,9 +54,9 @@ class Lone:
         run(A, X, report, *self.arguments, work_space(self.vectors))
         facts = report[0]
         numbers = facts.tolist()
-        if not self.fused.sure(*numbers):
-            return None
         x = X[0] if dtype == np.float64 else X[0].astype(dtype)
+        if not self.fused.sure(*numbers):
+            return judged(a, x, Report._make(report.T), self.fused)
         return converged(self.fused, self.facts, self.size, x, facts, numbers[6], origin)
 
 
@@ -82,10 +82,17 @@ class LoneLarge:
         cut = fused.rule.cuts and numbers[len(Report._fields)]
         if not cut and fused.sure(*numbers[: len(Report._fields)]):
             return converged(fused, facts, self.size, x, np.array(numbers), numbers[6], origin)
-        out = Output.room(1, fused.n, job)
-        out.x, out.dtype = x[None], np.dtype(facts["compute_dtype"])
-        finish(a[None], kind(*np.array(numbers)[:, None]), fused, out)
-        return out.result((), job)
+        return judged(a, x, kind(*np.array(numbers)[:, None]), fused, np.dtype(facts["compute_dtype"]))
+
+
+def judged(
+    a: Array, x: Array, report: Report | CutReport, fused: Fused, dtype: np.dtype[Any] | None = None
+) -> RootResult[Any]:
+    """Return the result of one matrix that may have failed."""
+    out = Output.room(1, fused.n, fused.job)
+    out.x, out.dtype = x[None], dtype or out.dtype
+    finish(a[None], report, fused, out)
+    return out.result((), fused.job)
 
 
 def converged(

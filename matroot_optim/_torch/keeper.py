@@ -13,7 +13,7 @@ from matroot_optim._torch.records import Entries, Record, put_together, take_apa
 from matroot_optim.entries import Places, places
 from matroot_optim.layout.layout import Layout, make_layout
 from matroot_optim.refresh.due import steps_to_use
-from matroot_optim.shampoo import Shampoo, add_into
+from matroot_optim.shampoo import Shampoo
 from matroot_optim.state import State
 from matroot_optim.step.averaging import average_of
 
@@ -199,17 +199,3 @@ def _plan(groups: Groups, params: Iterable[Any]) -> Any:
     """Return the inputs of the layout: all options except the rate, the weight decay and the momentum's beta."""
     of_group = [(len(g["params"]), plain(g["betas"][1]), *map(g.get, OF_LAYOUT)) for g in groups]
     return of_group, [(p.device, p.dtype) for p in params]
-
-
-def add_moves(pairs: Iterable[tuple[Any, Any]]) -> None:
-    """Add updates to parameters in place, in pairs of a parameter and its update: one call for those that are alike."""
-    alike: dict[Any, tuple[list[Any], list[Any]]] = {}
-    for W, move in pairs:
-        if W.dtype != move.dtype:
-            add_into(W, move)
-        else:
-            pair = alike.setdefault((W.device, W.dtype), ([], []))
-            pair[0].append(W)
-            pair[1].append(move)
-    for pair in alike.values():
-        torch._foreach_add_(*pair)

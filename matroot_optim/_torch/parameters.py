@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from matroot_optim._torch.storage import is_dtensor, is_served
 from matroot_optim.arrays import state_dtype
+from matroot_optim.shampoo import add_into
 
 _WHOLE = "keep the parameters whole on every rank, as torch.nn.parallel.DistributedDataParallel does"
 
@@ -126,3 +127,17 @@ def dense(path: str, grad: Any) -> Any:
     if type(grad) is not torch.Tensor and (found := refusal(grad)) is not None:
         raise TypeError(f"the gradient of parameter {path!r} must be a plain dense tensor, got {found}")
     return grad.detach()
+
+
+def add_moves(pairs: Iterable[tuple[Any, Any]]) -> None:
+    """Add to every parameter its move, in one call for all of a device and a dtype."""
+    alike: dict[Any, tuple[list[Any], list[Any]]] = {}
+    for W, move in pairs:
+        if W.dtype != move.dtype:
+            add_into(W, move)
+        else:
+            weights, moves = alike.setdefault((W.device, W.dtype), ([], []))
+            weights.append(W)
+            moves.append(move)
+    for weights, moves in alike.values():
+        torch._foreach_add_(weights, moves)

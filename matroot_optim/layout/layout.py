@@ -222,7 +222,8 @@ def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
         )
     if axes and options.direction == "spectral":
         if len(merged) != 2:
-            raise ValueError(f"merge must be 'matrix' for a spectral direction of {path!r}, whose shape is {merged}")
+            what = "precondition_vectors must be False" if len(merged) == 1 else "merge must be 'matrix'"
+            raise ValueError(f"{what} for a spectral direction of {path!r}, whose shape is {merged}")
         axes = ()
         parts = cut_into_regions(options, merged, axes, path)  # whole matrices: no blocks
     else:

@@ -66,5 +66,7 @@ def _from_json(path: Path) -> dict[str, Any]:
 def _array(name: str, shape: Iterable[int], dtype: str = "float32") -> Any:
     good = isinstance(shape, list | tuple) and all(type(n) is int and n >= 0 for n in shape)
     if not good or math.prod(shape) >= 2**48:
-        raise ValueError(f"the shape of {name!r} must be a list of integers >= 0, got {shape!r:.80}")
+        raise ValueError(
+            f"the shape of {name!r} must be a list of integers >= 0, below 2^48 numbers, got {shape!r:.80}"
+        )
     return np.broadcast_to(np.zeros((), dtype), tuple(shape))

@@ -28,13 +28,14 @@ ROWS: tuple[tuple[str, Callable[[Any], str] | None], ...] = (
 def table(plans: Sequence[Any]) -> str:
     """Return what `RankPlan` objects of one network say, one column for each; the parameters are said once."""
     first = plans[0]
+    times_adam = first.state_bytes / max(first.adam_bytes, 1)  # of empty parameters there is no state
     lines = [
         f"{count_of(first.parameters)} numbers, {count_of(first.directed)} of them in parameters with roots",
         f"{first.roots} roots of orders up to {first.largest}, each once in {first.interval} steps "
         f"({first.schedule}, lag {first.lag})"
         if first.roots
         else "no roots, so nothing to share",
-        f"state in one process {size_of(first.state_bytes)}, {first.state_bytes / first.adam_bytes:.1f} times Adam's",
+        f"state in one process {size_of(first.state_bytes)}, {times_adam:.1f} times Adam's",
     ]
     if not first.roots:
         return "\n".join(lines)

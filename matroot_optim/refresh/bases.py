@@ -102,7 +102,7 @@ def _orthonormal_rows(A: Array) -> Array:
     if not isinstance(A, np.ndarray):
         xp = namespace(A)
         return xp.matrix_transpose(linalg(A).qr(xp.matrix_transpose(A))[0])
-    from scipy.linalg import get_lapack_funcs
+    from scipy.linalg import get_lapack_funcs  # 0.1 s of an import that only SOAP needs
 
     factor, form = get_lapack_funcs(("geqrf", "orgqr"), (A,))  # numpy's own QR is in double precision alone
     for k, matrix in enumerate(A):

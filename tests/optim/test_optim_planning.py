@@ -110,6 +110,21 @@ def test_wrong_files_are_told_in_one_line(name, content, message, tmp_path, caps
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    "wrong", [["--ranks", "0"], ["--ranks", "x"], ["--ranks", "-1"], ["--lag", "-1"], ["--lag", "x"]]
+)
+def test_wrong_numbers_are_told_in_one_line(wrong, capsys):
+    with pytest.raises(SystemExit):
+        main(["plan", "resnet50", *wrong])
+    assert f"is wanted, not {wrong[1]!r}" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_network_of_empty_parameters(tmp_path, capsys):
+    (tmp_path / "empty.json").write_text('{"w": [0, 4]}')
+    assert main(["plan", str(tmp_path / "empty.json"), "--ranks", "2"]) == 0
+    assert "no roots" in capsys.readouterr().out
+
+
 def test_the_command(capsys):
     assert main(["plan", "resnet50", "--ranks", "8", "64", "--block-size", "512", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

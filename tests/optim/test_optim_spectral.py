@@ -109,6 +109,8 @@ def test_a_resume_is_bit_exact(tmp_path):
 def test_wrong_options():
     with pytest.raises(ValueError, match="direction must be 'roots' under SOAP and KL-Shampoo"):
         SOAP(0.1, direction="spectral")
+    with pytest.raises(ValueError, match="precondition_vectors must be False for a spectral direction of ''"):
+        Shampoo(0.1, direction="spectral", precondition_vectors=True).init(np.ones(4))
     with pytest.raises(ValueError, match=r"merge must be 'matrix' for a spectral direction of '', whose shape is"):
         Shampoo(0.1, direction="spectral", merge=None).init(np.ones((3, 3, 3)))
 

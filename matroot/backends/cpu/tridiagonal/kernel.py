@@ -17,7 +17,7 @@ from numba.types import boolean, float64, int64
 from matroot.backends.cpu.compiled import compiled
 from matroot.backends.cpu.tridiagonal.certificate import distance, products
 from matroot.backends.cpu.tridiagonal.lanes import full, sqrt
-from matroot.backends.cpu.tridiagonal.layout import gather, in_units, move_diagonal, scaled, scatter
+from matroot.backends.cpu.tridiagonal.layout import ahead, gather, in_units, move_diagonal, scaled, scatter
 from matroot.backends.cpu.tridiagonal.memory import (
     address,
     after,
@@ -34,10 +34,13 @@ from matroot.backends.cpu.tridiagonal.stage import stage
 
 #: Columns of a report: `ROOT` if served here, asymmetry, residual, lambda_min(A'), lambda_max(A), ridge, cond.
 SERVED, ASYMMETRY, RESIDUAL, LOW, HIGH, RIDGE, COND = range(7)
-#: What became of a matrix: it is not served, its root is there, or a rule may cut its spectrum.
-REFUSED, ROOT, CUT = 0.0, 1.0, 2.0
+#: What became of a matrix: it is not served, its root is there, a rule may cut its spectrum, or it is not positive.
+REFUSED, ROOT, CUT, NEGATIVE = 0.0, 1.0, 2.0, 4.0
 #: Beside a cut, n epsilons of lambda_max are rounding errors.
 ROUNDING = 2.0**-51
+#: Up to this n the next eight matrices are fetched, a third at a time, while these are computed: few lines of each
+#: lie in a row, so that the machine does not see what comes.
+AHEAD = 16
 #: The largest number.
 LARGEST = sys.float_info.max
 
@@ -108,13 +111,17 @@ def solve(
     for first in range(0, B, 8):
         count = B - first if B - first < 8 else 8
         gather(stack, first, count, n, A, A0, work)
+        soon, part = (first + 8) * n * n, (n * n + 2) // 3 if first + 16 <= B and n <= AHEAD else 0
+        ahead(stack, soon, 0, part)
         store(finite, 0, scaled(A, A0, n, a, b, absolute, halves, factor, gap))
         for half in range(2):
             store(doubles, half, unity / load(halves, half))
         tridiagonalize(A, n, d, e, tau, work)
+        ahead(stack, soon, part, 2 * part)
         bottom_of, top_of = extreme_eigenvalues(d, e, n)
         store(low, 0, bottom_of)
         store(high, 0, top_of)
+        ahead(stack, soon, 2 * part, 3 * part)
         longest, some, alike = 0, 0, True
         for t in range(8):
             one_half, other_half = number(halves, t), number(halves, 8 + t)
@@ -141,7 +148,8 @@ def solve(
             some += served
             if t < count:
                 line = 7 * (first + t)
-                put(report, line + SERVED, ROOT if served else REFUSED if apart or not fine else CUT)
+                failed = NEGATIVE if fine and bottom <= 0.0 else REFUSED
+                put(report, line + SERVED, ROOT if served else failed if apart or not fine else CUT)
                 put(report, line + ASYMMETRY, number(gap, t))
                 put(report, line + RESIDUAL, 0.0)
                 put(report, line + LOW, bottom * one * other)

@@ -14,6 +14,7 @@ from matroot.backends.cpu.tridiagonal.memory import (
     from_lanes,
     load,
     number,
+    prefetch,
     put,
     store,
     to_lanes,
@@ -65,6 +66,14 @@ def gather(stack, first, count, n, A, U, work):
 
 
 @stage()
+def ahead(stack, at, first, last):
+    """Ask for vectors `first` to `last` of those that begin with the at-th number."""
+    begin = at >> 3
+    for k in range(first, last):
+        prefetch(stack, begin + k)
+
+
+@stage()
 def scatter(X, first, count, n, out, work):
     """Write the symmetric lanes X to matrices first, first + 1, ... of out."""
     step, together = n * n, n < 8
@@ -102,13 +111,17 @@ def scaled(A, A0, n, a, b, absolute, halves, factor, gap):
         largest = where_less(largest, x, x, largest)
     store(gap, 0, apart / largest)
     store(halves, 0, largest)
+    before, near_half, far_half, root = 0, 1.0, 1.0, 1.0
     for t in range(8):
         _, exponent = math.frexp(number(halves, t))
-        near = exponent >> 1
-        put(halves, t, math.ldexp(1.0, -near))
-        put(halves, 8 + t, math.ldexp(1.0, near - exponent))
-        whole = exponent * a // (2 * b)  # in integers: e may be a thousand times the error of a / b
-        put(factor, t, math.ldexp(2.0 ** ((exponent * a - whole * 2 * b) / (2 * b)), whole))
+        if exponent != before:  # else as for the lane before
+            before, near = exponent, exponent >> 1
+            near_half, far_half = math.ldexp(1.0, -near), math.ldexp(1.0, near - exponent)
+            whole = exponent * a // (2 * b)  # in integers: e may be a thousand times the error of a / b
+            root = math.ldexp(2.0 ** ((exponent * a - whole * 2 * b) / (2 * b)), whole)
+        put(halves, t, near_half)
+        put(halves, 8 + t, far_half)
+        put(factor, t, root)
     one, two = load(halves, 0), load(halves, 1)
     for k in range(entries):
         x = load(A, k) * one * two

@@ -75,6 +75,21 @@ def store(typingctx, place, k, value):
 
 
 @intrinsic
+def prefetch(typingctx, place, k):
+    """Ask for the line of the k-th vector, which will be read; any address will do."""
+
+    def codegen(context, builder, sig, args):
+        whole, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, whole, whole, whole])
+        at = builder.bitcast(builder.gep(args[0], [args[1]]), byte)
+        read, near, data = whole(0), whole(3), whole(1)
+        builder.call(builder.module.declare_intrinsic("llvm.prefetch", [byte], kind), [at, read, near, data])
+        return context.get_dummy_value()
+
+    return types.void(place, types.intp), codegen
+
+
+@intrinsic
 def number(typingctx, place, k):
     """Load the k-th number: that of lane k % 8 in vector k // 8."""
     return types.float64(place, types.intp), lambda context, builder, sig, args: builder.load(_doubles(builder, *args))

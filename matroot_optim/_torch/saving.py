@@ -1,0 +1,22 @@
+"""Writing of state dicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matroot_optim._torch.groups import META, saved_options
+from matroot_optim._torch.records import cuts_to_text
+
+
+def fill(optimizer: Any, found: dict[str, Any]) -> None:
+    """Put the state and the cuts of the parameters into the dict that torch has made."""
+    optimizer._current()
+    keeper, groups = optimizer._keeper, found["param_groups"]
+    numbers = [n for group in groups for n in group["params"]]
+    mine = zip(numbers, keeper.tensors, keeper.take_apart(optimizer._core), strict=True)
+    found["state"] = {n: {**entries, **keeper.others.get(p, {})} for n, p, entries in mine}
+    leaves = iter(keeper.layout.leaves if keeper.layout is not None else ())
+    pending = keeper.has_pending(optimizer._core, found["state"].values())
+    for group in groups:
+        group.update(saved_options(group))
+        group[META] = cuts_to_text([next(leaves) for _ in group["params"]], pending)
