@@ -111,6 +111,18 @@ def test_what_products_lose_is_told():
     assert spectral_power(A, -1, method="products").status != Status.CONVERGED
 
 
+@pytest.mark.parametrize("s", [Fraction(-1, 4), Fraction(-3, 4), Fraction(-1, 3), Fraction(-7, 8)], ids=str)
+@pytest.mark.parametrize("n", [12, 40])
+def test_inverse_powers_of_hard_matrices(s, n):
+    """Rounding grows by cond in the equation, whose factors balance, and by cond^2|s| where X^H X has it alone."""
+    for cond in (1e3, 1e9, 1e12):
+        A, power = rectangular(90, n, cond)
+        result = spectral_power(A, s)
+        assert distance(result.x, power(s)) <= 1e-14 * cond
+        assert result.residual <= 2e-14 * cond ** max(1, 2 * abs(s))
+        assert result.status == (Status.CONVERGED if result.residual <= 0.5 else Status.ILL_CONDITIONED)
+
+
 def test_products_and_svd_agree():
     for cond in (1.5, 10, 1e4):
         A, _ = rectangular(60, 25, cond, "float32")

@@ -22,6 +22,8 @@ Array = Any
 FULL = 32
 #: Residuals are below this multiple of the first-order effect of rounding.
 MARGIN = 20
+#: Above this a residual vouches for no digit, whatever explains it; X = 0 has 1.
+NO_DIGIT = 0.5
 
 
 def kind(n: int) -> str:
@@ -52,17 +54,22 @@ def power_residual(stack: Stack, X: Array, s: Fraction, found: Found) -> Array:
             W = adjoint(Y) @ times(Y, W) * unit ** (-2 * power)
         return W
 
-    def mixed(W: Array) -> Array:
-        for _ in range(2 * a):
-            W = adjoint(A) @ times(X, W) * unit ** float(-1 - s)
-        return grams(X, float(s), b - a, W)
+    def balanced(W: Array) -> Array:
+        """Apply (A^H X)^(2a) (X^H X)^(b-a) = I, in an order whose partial products stay near I: see `growth`."""
+        power, mixed, same = 0, 2 * a, b - a  # of the singular values, times b
+        while mixed or same:
+            if same and (not mixed or abs(power - 2 * a) < abs(power + b - a)):
+                W, power, same = grams(X, float(s), 1, W), power - 2 * a, same - 1
+            else:
+                W, power, mixed = adjoint(A) @ times(X, W) * unit ** float(-1 - s), power + b - a, mixed - 1
+        return W
 
     with np.errstate(all="ignore"):
         if s > 0:
             goal = grams(A, 1, a, V)
             first = ratio(grams(X, float(s), b, V) - goal, goal, stack)
         else:
-            first = defect(X, found.kept, mixed, stack)
+            first = defect(X, found.kept, balanced, stack)
         K = adjoint(A) @ times(X, V)
         return stack.backend.xp.maximum(first, ratio(K - adjoint(X) @ times(A, V), K, stack))
 
@@ -107,6 +114,7 @@ def statuses(stack: Stack, s: Fraction, found: Found, x: Array, residual: Array,
             ill |= found.kept < n
         if s != 0:
             ill |= ~found.by_svd & ~(gram_error(found.cond, s) <= ILL_FORWARD_ERROR)
+        ill |= residual > NO_DIGIT
         status = xp.where(ill, int(Status.ILL_CONDITIONED), int(Status.CONVERGED))
         status = xp.where(residual <= explained, status, int(Status.STAGNATED))
     size = abs(x).max((-1, -2)) if x.size else xp.zeros(len(x))
@@ -129,10 +137,14 @@ def forward_error(cond: Array, s: Fraction, eps: float) -> Array:
 
 
 def explained_residual(stack: Stack, s: Fraction, found: Found) -> Array:
-    """Return the residual that rounding explains, at most 1: that of X = 0."""
+    """Return the residual that rounding explains.
+
+    Rounding errors relative to ||X|| grow by `cond` in the equation of an inverse, and by cond^(2|s|) where X^H X is
+    one of its factors.
+    """
     n, a, b = stack.A.shape[-1], abs(s.numerator), s.denominator
     eps = MARGIN * (stack.unit + max(n, 1) ** 0.5 * ROUNDING)
     with np.errstate(all="ignore"):
-        growth = found.cond ** max(1.0, 2 * a / b * (b - a)) if s < 0 else 1 + 0 * found.cond
+        growth = found.cond ** (max(1.0, 2 * a / b) if a < b else 1.0) if s < 0 else 1 + 0 * found.cond
         degree = 2 * (a + b)
-        return np.minimum(np.expm1(np.minimum(degree * eps * growth, 1)), 1.0)
+        return np.expm1(np.minimum(degree * eps * growth, np.log(1 / eps)))

@@ -18,7 +18,7 @@ _NUMBERS = ("residual", "cond", "rank", "smallest")
 _SENTENCES = {
     Status.CONVERGED: "converged: residual {residual:.1e}, rank {rank} at cond {cond:.1e}",
     Status.ILL_CONDITIONED: (
-        "is determined by few digits of the input: rank {rank} of {n}, cond {cond:.1e} (residual {residual:.1e}); "
+        "has few digits that are certain: rank {rank} of {n}, cond {cond:.1e} (residual {residual:.1e}); "
         "singular values that rounding may have made count as 0, and rtol=... sets another cut"
     ),
     Status.STAGNATED: (
@@ -129,9 +129,10 @@ class SpectralResult(Measured[A]):
         Of the returned (rounded) X, in float64, the larger of two: the asymmetry ``||A^H X - X^H A||_F / ||A^H X||_F``,
         and ``||(X^H X)^b - (A^H A)^a||_F / ||(A^H A)^a||_F`` for s = a/b > 0, or
         ``||(X^H X)^(b-a) (A^H X)^(2a) - I||_F / sqrt(n)`` for s = -a/b <= 0. (P^2 - P takes the place of P - I where
-        the rank is below n.) For s < 0 a relative error of X is multiplied by up to cond^2.
+        the rank is below n.) For s < 0 a relative error of X is multiplied by up to cond^max(1, 2|s|).
     status : array of int8, (...)
-        A `Status` per matrix. For s <= 0 ``ILL_CONDITIONED`` where the rank is below min(m, n).
+        A `Status` per matrix. For s <= 0 ``ILL_CONDITIONED`` where the rank is below min(m, n), and where the residual
+        is above 0.5 and vouches for nothing.
     rank : array of int, (...)
         Singular values that do not count as 0.
     cond : array of float64, (...)
