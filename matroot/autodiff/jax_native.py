@@ -51,9 +51,10 @@ def serves(job: Job, options: dict[str, Any]) -> bool:
     asked = method == "minimax" or isinstance(method, Minimax)
     plain = options.get("max_iter") is None and options.get("compute_dtype") is None
     ridge = rule is None or (isinstance(rule, Ridge) and not rule.retries)
-    root = s * job.problem.p == -1
-    positive = isinstance(s, Fraction) and s > 0 and max(s.numerator, s.denominator) <= LARGEST and s.denominator > 1
-    return asked and plain and ridge and (root or positive) and job.problem.assume_a == "pos"
+    if not isinstance(s, Fraction) or job.problem.assume_a != "pos":
+        return False
+    positive = s > 0 and max(s.numerator, s.denominator) <= LARGEST and s.denominator > 1
+    return asked and plain and ridge and (s.numerator == -1 or positive)
 
 
 def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]], job: Job) -> RootResult[Array]:

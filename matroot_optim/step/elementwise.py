@@ -56,21 +56,27 @@ def add_squares_all(old: Arrays, new: Arrays, beta: float, donate: bool) -> list
 
 
 def _scaled_in_torch(old: Arrays, beta: Any, donate: bool) -> list[Array]:
-    torch, factors = sys.modules["torch"], _numbers([beta], old[0])
+    torch, factor = sys.modules["torch"], _number(beta, old[0])
     if not donate:
-        return list(torch._foreach_mul(old, factors))
-    torch._foreach_mul_(old, factors)
+        return list(torch._foreach_mul(old, factor))
+    torch._foreach_mul_(old, factor)
     return list(old)
 
 
+def _number(value: Any, x: Any) -> Any:
+    """Return a number for tensors like x: on a CPU as a 0-d tensor, since torch makes one for each of a list."""
+    if x.device.type != "cpu" or not isinstance(value, float):
+        return value
+    return sys.modules["torch"].tensor(value, dtype=x.dtype)
+
+
 def _numbers(values: list[Any], x: Any) -> Any:
-    """Return numbers for tensors like x: on a CPU as 0-d tensors, since torch makes one of each number that it gets."""
+    """Return numbers for tensors like x, one for each or one for all."""
     if x.device.type != "cpu" or not isinstance(values[0], float):
         return values
-    torch = sys.modules["torch"]
     if values.count(values[0]) == len(values):
-        return torch.tensor(values[0], dtype=x.dtype)
-    return torch.from_numpy(np.array(values, dtype_name(x))).unbind()
+        return _number(values[0], x)
+    return sys.modules["torch"].from_numpy(np.array(values, dtype_name(x))).unbind()
 
 
 def _added(x: Array, y: Array, beta: Any, donate: bool) -> Array:
