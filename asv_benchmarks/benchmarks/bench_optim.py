@@ -226,10 +226,10 @@ def torch_steps(make: Callable[[Any], Any], sizes: Sequence[int]) -> Callable[[]
 
 
 def ours(params: Any) -> Any:
-    """Our defaults."""
+    """Our defaults at the interval of a settled training: it is shorter at first."""
     from matroot_optim.torch import Shampoo
 
-    return Shampoo(params, lr=1e-3, refresh_every=EVERY)
+    return Shampoo(params, lr=1e-3, refresh_every=EVERY, refresh_growth=0.0)
 
 
 def theirs(name: str) -> Callable[[Any], Any]:

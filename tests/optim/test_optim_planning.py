@@ -24,6 +24,7 @@ from optim.test_optim_ranks import on_ranks
 MILLIONS = {"resnet50": 25.557, "transformer-big": 214.2, "bert-large": 335.1, "llama-8b": 8030.3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_deal_of_known_networks_is_near_to_the_bound(name):
     found = parameters_of(name)
