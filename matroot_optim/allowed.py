@@ -100,7 +100,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "two numbers, the first in [0, 1), the second in [0, 1] (1 is the sum)",
         lambda v: len(v) == 2 and all(map(_is_number, v)) and 0 <= v[0] < 1 and 0 <= v[1] <= 1,
     ),
-    "momentum": one_of(MOMENTA),
+    "momentum": (one_of(MOMENTA)[0] + " (its number is the first of betas)", one_of(MOMENTA)[1]),
     "momentum_of": one_of(MOMENTUM_OF),
     "bias_correction": _FLAG,
     "weight_decay": ("a number >= 0", lambda v: _is_number(v) and v >= 0),
