@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from matroot import gallery, one_blas_thread, solve
 from matroot.backends.cpu import blas
 from matroot.backends.cpu.blas import _libraries
-from matroot.backends.holds import Setting, held
+from matroot.backends.holds import Setting, confined, held
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +50,24 @@ def test_attack(attack):
 
 class StruckError(Exception):
     pass
+
+
+def test_what_a_handler_raises_inside_of_compiled_code_is_what_the_caller_gets():
+    """C that finds an exception beside its result makes a SystemError of it."""
+
+    @confined
+    def work(depth):
+        error = KeyboardInterrupt()
+        for _ in range(depth):
+            cause, error = error, SystemError("returned a result with an exception set")
+            error.__cause__ = cause
+        raise error
+
+    for depth in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            work(depth)
+    with pytest.raises(SystemError, match="alone"):
+        confined(lambda: (_ for _ in ()).throw(SystemError("alone")))()
 
 
 def raise_at(step):

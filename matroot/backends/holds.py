@@ -92,7 +92,8 @@ class Hold(io.IOBase):
 def confined(function: Callable[P, R]) -> Callable[P, R]:
     """Run a function in a copy of the context, so that numpy's error state is restored after any interruption.
 
-    The ``__exit__`` of `numpy.errstate` is Python, and a signal handler that raises can skip it.
+    The ``__exit__`` of `numpy.errstate` is Python, and a signal handler that raises can skip it. In the Python that a
+    compiled function calls to make its result, what the handler raises becomes the cause of a SystemError.
     """
 
     @wraps(function)
@@ -102,6 +103,11 @@ def confined(function: Callable[P, R]) -> Callable[P, R]:
         except TypeError:
             advise(function, kwargs)
             raise
+        except SystemError as error:
+            raised: BaseException = error
+            while isinstance(raised, SystemError) and raised.__cause__ is not None:
+                raised = raised.__cause__
+            raise raised from None
 
     return call
 
