@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import start_new_thread
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cache
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -104,19 +105,53 @@ def threads() -> int:
 
 
 def in_threads(work: Callable[[slice], None], slices: list[slice]) -> None:
-    """Call `work` on every slice; on the thread pool when there are several."""
+    """Call `work` on every slice; in threads when there are several.
+
+    A signal handler that raises leaves these queues, which are written in C, whole. It can leave a lock of
+    `concurrent.futures` taken, so that the next call waits for ever.
+    """
     count = threads()
     if len(slices) == 1 or count == 1:
         for part in slices:
             work(part)
-    else:
-        for _ in _pool(count).map(work, slices):
-            pass
+        return
+    answers: SimpleQueue[BaseException | None] = SimpleQueue()
+    left: list[bool] = []
+    tasks = _pool(count)
+    try:
+        for part in slices:
+            tasks.put((work, part, answers, left))
+        errors = [error for error in [answers.get() for _ in slices] if error is not None]
+    finally:
+        left.append(True)  # what has not begun by now is not done
+    if errors:
+        raise errors[0]
 
 
 @cache
-def _pool(cores: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cores, thread_name_prefix="matroot")
+def _pool(cores: int) -> SimpleQueue[Any]:
+    """Return the queue of so many threads, which end with the process."""
+    tasks: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(cores):
+        start_new_thread(_serve, (tasks,))
+    return tasks
+
+
+def _serve(tasks: SimpleQueue[Any]) -> None:
+    while True:
+        _perform(*tasks.get())
+
+
+def _perform(
+    work: Callable[[slice], None], part: slice, answers: SimpleQueue[BaseException | None], left: list[bool]
+) -> None:
+    try:
+        if not left:
+            work(part)
+    except BaseException as error:  # for the caller to raise
+        answers.put(error)
+    else:
+        answers.put(None)
 
 
 if hasattr(os, "register_at_fork"):  # threads do not survive a fork: the child starts its own pool
