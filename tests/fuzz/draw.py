@@ -51,15 +51,19 @@ def rule(rng: np.random.Generator) -> Any:
     if rng.random() < 0.65:
         return None
     size = float(10 ** rng.uniform(-12, -1))
+    return (size, *rules(size))[rng.integers(7)]
+
+
+def rules(size: float) -> tuple[Any, ...]:
+    """Every regularization, at one relative size."""
     return (
-        size,
         Ridge(relative=size),
         Shift(relative=size),
         Floor(relative=size),
         PseudoInverse(),
         PseudoInverse(rtol=size),
         TargetCondition(1 / size),
-    )[rng.integers(7)]
+    )
 
 
 def options(

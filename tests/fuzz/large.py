@@ -15,9 +15,10 @@ import mpmath
 import numpy as np
 from table import EPS, conditioning
 
-from matroot import Floor, PseudoInverse, Ridge, Shift, TargetCondition, gallery
+from matroot import Floor, PseudoInverse, gallery
 
 from .case import DECADES, Case, Known, Matrix, numpy_dtype
+from .draw import rules
 
 DTYPES = ("float64", "float32", "complex128", "complex64")
 METHODS = ("auto", "tridiagonal", "eigen", "minimax", "coupled_newton")
@@ -56,15 +57,7 @@ def named(rng: np.random.Generator, s: Fraction | float, chosen: Any) -> str:
 def rule(rng: np.random.Generator, eps: float) -> Any:
     if rng.random() < 0.5:
         return None
-    size = float(10 ** rng.uniform(np.log10(eps), -1))
-    return (
-        Ridge(relative=size),
-        Shift(relative=size),
-        Floor(relative=size),
-        PseudoInverse(),
-        PseudoInverse(rtol=size),
-        TargetCondition(1 / size),
-    )[rng.integers(6)]
+    return rules(float(10 ** rng.uniform(np.log10(eps), -1)))[rng.integers(6)]
 
 
 @dataclass(frozen=True)
