@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "asv_benchmarks"))
 import itertools
 
 from training import __main__ as command
+from training import times
 from training import tune as tuning
 from training.clicks import auc
 from training.run import WORKLOADS, factor, run, steps_to
@@ -38,7 +39,7 @@ def folders(tmp_path_factory):
         pairs = [rng.choice(words, rng.integers(3, 8)) for _ in range(count)]
         write(made["translation"] / f"{part}.en.gz", [" ".join(pair) for pair in pairs])
         write(made["translation"] / f"{part}.fr.gz", [" ".join(f"f{word}" for word in pair) for pair in pairs])
-    for name in ("language", "masked"):
+    for name in ("language", "masked", "plain"):
         write(made[name] / "text8.gz", [" ".join(rng.choice(words, 40)) for _ in range(100)])
     rows = []
     for _ in range(1700):
@@ -105,9 +106,12 @@ def test_tuning_goes_on_after_a_kill_and_freezes_once(folders, tmp_path, capsys)
         tuning.freeze(results, "clicks")
     command.main([*arguments, "--optimizer", "shampoo", "--rates", "1e-3", "1e-2"])
     capsys.readouterr()
+    command.main(["time", "clicks", "--size", "tiny", "--data", str(folders["clicks"]), "--results", path])
+    found = times.read(results)["clicks"]
+    assert set(found["own"]) == {"adamw", "shampoo"} and found["gradient_ms"] > 0
     command.main(["report", "--results", path, "--pictures", str(tmp_path)])
     out = capsys.readouterr().out
-    assert "adamw" in out and "shampoo" in out
+    assert "adamw" in out and f"{times.own_ms(found, 'shampoo'):.1f}" in out
     assert (tmp_path / "training_clicks.png").stat().st_size > 1000
 
 

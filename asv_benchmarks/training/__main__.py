@@ -1,4 +1,4 @@
-"""``python -m training run|tune|report``: see ``--help`` of each."""
+"""``python -m training run|tune|freeze|time|report``: see ``--help`` of each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Any
 
+from . import times
 from .optimizers import OPTIMIZERS
 from .report import pictures, table
 from .run import WORKLOADS, line, run
@@ -39,6 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
     target = commands.add_parser("freeze", help="write the target of a workload, from its first-order runs")
     target.add_argument("workload", choices=WORKLOADS)
     target.add_argument("--results", default=RESULTS)
+    timed = commands.add_parser("time", help="seconds of all tuned optimizers, a step of each in turn")
+    timed.add_argument("workload", choices=WORKLOADS)
+    timed.add_argument("--size", default="small")
+    timed.add_argument("--data", required=True)
+    timed.add_argument("--results", default=RESULTS)
     shown = commands.add_parser("report", help="tables of all workloads that have a target, and pictures")
     shown.add_argument("--results", default=RESULTS)
     shown.add_argument("--pictures", help="a folder for a picture of each workload")
@@ -51,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
         for name in given.optimizer:
             same = {"size": given.size, "rates": given.rates, "options": given.options}
             tune(results, given.workload, name, given.data, tick=lambda text: print(text, flush=True), **same)
+    elif given.command == "time":
+        results = Results(given.results)
+        times.write(results, given.workload, times.seconds(results, given.workload, given.data, given.size))
     elif given.command == "report":
         results = Results(given.results)
         for name in targets(results):

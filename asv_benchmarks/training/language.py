@@ -37,11 +37,15 @@ def _text(folder: str, words: int) -> tuple[Any, Any, int]:
     return train, held, vocabulary.size
 
 
-def load(folder: str, size: str, seed: int, *, causal: bool) -> Problem:
+def load(folder: str, size: str, seed: int, *, causal: bool, plain: bool = False) -> Problem:
+    """`plain` leaves the embedding as torch draws it, from N(0, 1): the tied head then begins with logits near 10."""
     width, heads, depth, words, length, batch = SIZES[size]
     train, held, words = _text(folder, words)
     rng = generator(seed)
     model = LanguageModel(words, width, heads, depth, length, dropout=0.0, causal=causal)
+    if plain:
+        torch.nn.init.normal_(model.embedding.weight)
+        model.scale = 1.0
 
     def loss(x: Any, chance: Any) -> Any:
         """Of (batch, length + 1) words; `chance` is uniform in [0, 1), and below 0.15 a word is to be guessed."""
@@ -75,3 +79,4 @@ def load(folder: str, size: str, seed: int, *, causal: bool) -> Problem:
 _STEPS = {"tiny": 6, "small": 300, "medium": 5000, "paper": 7_000}
 CAUSAL = Workload("language", "cross entropy per word", True, _STEPS, 15, partial(load, causal=True))
 MASKED = Workload("masked", "cross entropy per masked word", True, _STEPS, 15, partial(load, causal=False))
+PLAIN = Workload("plain", "cross entropy per word", True, _STEPS, 15, partial(load, causal=True, plain=True))

@@ -5,60 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import Any
 
-from .run import WORKLOADS, steps_to
-from .tune import SEEDS, Results, best_rate, label, targets
+from . import times
+from .best import best_of
+from .run import WORKLOADS
+from .tune import Results, targets
 
 HEAD = ("optimizer", "rate", "steps to the target", "seconds to it", "final figure", "its own ms a step")
 
 
-class Best:
-    """The runs of one optimizer at its best rate, one for every seed."""
-
-    def __init__(self, results: Results, workload: str, optimizer: str, options: dict[str, Any]) -> None:
-        same = {"workload": workload, "optimizer": optimizer, "options": options}
-        self.name, self.workload = label(optimizer, options), WORKLOADS[workload]
-        self.rate = best_rate(results, targets(results), **same)
-        self.runs = [r for seed in SEEDS for r in results.find(**same, rate=self.rate, seed=seed)[:1]]
-        self.trials = len({r["rate"] for r in results.find(**same, seed=SEEDS[0])})
-
-    def reached(self, target: float) -> list[tuple[int, float] | None]:
-        """Steps and seconds to the target, for every seed."""
-        return [steps_to(r["curve"], target, self.workload.less_is_better) for r in self.runs]
-
-    @property
-    def final(self) -> list[float]:
-        return [r["curve"][-1][1] for r in self.runs]
-
-    @property
-    def own_ms(self) -> float:
-        return median(r["step_ms_mean"] for r in self.runs)
-
-
-def best_of(results: Results, workload: str) -> list[Best]:
-    """Every optimizer that has been tuned on a workload to the end, at its best rate."""
-    kinds = {label(r["optimizer"], r["options"]): r for r in results.find(workload=workload)}
-    found = [Best(results, workload, r["optimizer"], r["options"]) for r in kinds.values()]
-    return [best for best in found if len(best.runs) == len(SEEDS)]
-
-
 def rows(results: Results, workload: str) -> Iterator[tuple[str, ...]]:
-    """Cells of the table of one workload: medians over the seeds, and the range."""
-    target = targets(results)[workload]
+    """Cells of the table of one workload: medians over the seeds, and the range; seconds are of `times`."""
+    target, measured = targets(results)[workload], times.read(results).get(workload, {})
     for best in best_of(results, workload):
         found = best.reached(target)
-        there = [x for x in found if x is not None]
+        there = [float(x[0]) for x in found if x is not None]
         missed = len(found) - len(there)
-        steps = _median_and_range([float(s) for s, _ in there], "{:.0f}") if there else "never"
-        seconds = _median_and_range([s for _, s in there], "{:.1f}") if there else ""
+        steps = _median_and_range(there, "{:.0f}") if there else "never"
+        seconds = times.until(measured, best.name, median(there)) if there else None
+        own = times.own_ms(measured, best.name)
         yield (
             best.name,
             f"{best.rate:g}",
             steps + (f", {missed} of {len(found)} never" if there and missed else ""),
-            seconds,
+            "" if seconds is None else f"{seconds:.1f}",
             _median_and_range(best.final, "{:.3f}"),
-            f"{best.own_ms:.1f}",
+            "" if own is None else f"{own:.1f}",
         )
 
 
@@ -91,10 +63,13 @@ def pictures(results: Results, folder: str) -> list[str]:
 
     paths = []
     for workload, target in targets(results).items():
+        measured = times.read(results).get(workload, {})
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
         for k, best in enumerate(best_of(results, workload)):
             middle = sorted(best.runs, key=lambda r: r["curve"][-1][1])[len(best.runs) // 2]
             steps, values, seconds = zip(*middle["curve"], strict=True)
+            if best.name in measured.get("own", {}):
+                seconds = tuple(times.until(measured, best.name, step) for step in steps)
             name = best.name.split(" ")[0]
             style = {"color": f"C{k}", "label": name, "linewidth": 2.2 if name == "shampoo" else 1.3}
             axes[0].plot(steps, values, **style)

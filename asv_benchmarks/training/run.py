@@ -12,12 +12,12 @@ import torch
 
 from .clicks import CLICKS
 from .images import IMAGES
-from .language import CAUSAL, MASKED
+from .language import CAUSAL, MASKED, PLAIN
 from .optimizers import make
 from .problem import Workload
 from .translation import TRANSLATION
 
-WORKLOADS: dict[str, Workload] = {w.name: w for w in (TRANSLATION, CAUSAL, MASKED, CLICKS, IMAGES)}
+WORKLOADS: dict[str, Workload] = {w.name: w for w in (TRANSLATION, CAUSAL, MASKED, PLAIN, CLICKS, IMAGES)}
 WARM_UP = 0.05
 
 

@@ -1,0 +1,93 @@
+"""Seconds of a training: a step of every optimizer in turn, in one process, so that the machine is one for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .best import Best, best_of
+from .optimizers import make
+from .run import WORKLOADS, factor
+from .tune import Results
+
+
+class Side:
+    """One of the trainings, and its seconds of the processor so far."""
+
+    def __init__(self, best: Best, data: str, size: str) -> None:
+        self.problem = best.workload.load(data, size, 0)
+        model, tables = self.problem.model, self.problem.tables
+        self.optimizer = make(best.optimizer, model, tables, best.rate, best.options)
+        self.rate, self.gradients, self.own = best.rate, 0.0, 0.0
+
+    def step(self, part: float) -> None:
+        """`part` is the factor of the rate."""
+        self.problem.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * part
+        begin = time.process_time()
+        self.problem.model.zero_grad()
+        next(self.problem.losses)().backward()
+        middle = time.process_time()
+        self.optimizer.step()
+        self.own += time.process_time() - middle
+        self.gradients += middle - begin
+
+
+def seconds(results: Results, name: str, data: str, size: str = "small") -> dict[str, Any]:
+    """Train side by side, on one thread, with all optimizers that are tuned.
+
+    Returns
+    -------
+    dict
+        `gradient_ms`, the mean of all; and for every optimizer its own [step, seconds so far] at the evaluations.
+    """
+    torch.set_num_threads(1)
+    workload = WORKLOADS[name]
+    sides = {best.name: Side(best, data, size) for best in best_of(results, name)}
+    steps = workload.steps[size]
+    own: dict[str, list[Any]] = {name: [] for name in sides}
+    for step in range(1, steps + 1):
+        for name, side in sides.items():
+            side.step(factor(step - 1, steps))
+            if step % workload.every == 0 or step == steps:
+                own[name].append([step, round(side.own, 4)])
+    spent = sum(side.gradients for side in sides.values()) / (steps * len(sides))
+    return {"gradient_ms": round(1e3 * spent, 2), "own": own, "torch": torch.__version__}
+
+
+def path_of(results: Results) -> str:
+    """The file of the seconds, beside the results."""
+    return os.path.splitext(results.path)[0] + ".seconds.json"
+
+
+def read(results: Results) -> dict[str, Any]:
+    """What was measured before, for every workload."""
+    if not os.path.exists(path_of(results)):
+        return {}
+    with open(path_of(results), encoding="utf-8") as file:
+        return dict(json.load(file))
+
+
+def write(results: Results, name: str, found: dict[str, Any]) -> None:
+    """Of one workload, in place of what was there."""
+    kept = read(results)
+    with open(path_of(results), "w", encoding="utf-8") as file:
+        json.dump({**kept, name: found}, file)
+
+
+def until(found: dict[str, Any], optimizer: str, step: float) -> float | None:
+    """Seconds to a step: its gradients, and the optimizer's own."""
+    curve: Sequence[Any] = found.get("own", {}).get(optimizer, ())
+    return next((found["gradient_ms"] / 1e3 * step + own for at, own in curve if at >= step), None)
+
+
+def own_ms(found: dict[str, Any], optimizer: str) -> float | None:
+    """Milliseconds of one step of the optimizer, mean of the whole training."""
+    curve = found.get("own", {}).get(optimizer)
+    return 1e3 * float(curve[-1][1]) / float(curve[-1][0]) if curve else None
