@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from benchmarks import bench_fast_cpu as fast  # isort: skip
 from benchmarks import bench_foundation as foundation
 from benchmarks import bench_rules as rules_of
 from benchmarks import peers
+from threadpoolctl import threadpool_limits
 
 import matroot
 from matroot.cli.info import facts
@@ -167,6 +169,64 @@ def fast_cpu() -> Iterator[Table]:
         )
 
 
+def beside_numpy(A: Any, p: int, dtype: str, threads: int) -> tuple[float, float]:
+    """Seconds of a solve, and those of numpy's decomposition over them, both on so many threads."""
+    kept = {name: os.environ.get(name) for name in ("MATROOT_NUM_THREADS", "MATROOT_BLAS_THREADS")}
+    os.environ.update(dict.fromkeys(kept, str(threads)))
+    try:
+        with threadpool_limits(threads, user_api="blas"):
+            ours = partial(matroot.solve, A, p, **fast.accuracy(dtype))
+            mine, N = common.in_turn(ours, peers.numpy_eigh(A, p), rounds=7)
+    finally:
+        for name, value in kept.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    print(f"  {A.shape} {A.dtype} p={p} threads={threads}: {1e6 * mine:.0f} us, {N / mine:.2f}", file=sys.stderr)
+    return mine, N / mine
+
+
+def one() -> Iterator[Table]:
+    """One matrix beside numpy."""
+    rows = []
+    for n in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048):
+        row: list[Any] = [n]
+        for dtype, threads in itertools.product(("float64", "float32"), (1, 2)):
+            A = common.stack(n, 1, 1e4, dtype)[0][0]
+            if threads == 2 and n < 256:
+                row.append("")
+                continue
+            found = [beside_numpy(A, p, dtype, threads) for p in (2, 4)]
+            if threads == 1:
+                row.append(f"{1e6 * found[0][0]:.0f}")
+            row.append(" | ".join(f"{ratio:.2f}" for _, ratio in found))
+        rows.append(tuple(row))
+    yield Table(
+        "One matrix beside numpy.linalg.eigh and recombination: times as long as auto",
+        "p = 2 | 4, cond 1e4; float32 with rtol = 1e-3; both on as many threads.",
+        ("n", *(f"{dtype}, {x}" for dtype in ("float64", "float32") for x in ("us, one thread", "one", "two"))),
+        rows,
+    )
+
+
+def small() -> Iterator[Table]:
+    """Batches of small matrices beside numpy, by threads."""
+    rows = []
+    for n in (4, 8, 16, 32, 64, 128, 256):
+        row: list[Any] = [n]
+        for dtype, threads in itertools.product(("float64", "float32"), (1, 2)):
+            A = common.stack(n, max(1, fast.NUMBERS // n**2), 1e4, dtype)[0]
+            found = [beside_numpy(A, p, dtype, threads) for p in (2, 4)]
+            row.append(f"{1e6 * found[0][0] / len(A):.3g}")
+            row.append(" | ".join(f"{ratio:.1f}" for _, ratio in found))
+        rows.append(tuple(row))
+    columns = [f"{x}, {t} of {d}" for d in ("float64", "float32") for t in ("one", "two") for x in ("us", "numpy")]
+    yield Table(
+        "Batches beside numpy.linalg.eigh and recombination: microseconds a matrix, and times as long as auto",
+        "p = 2 | 4, cond 1e4, B n^2 = 1e6; float32 with rtol = 1e-3; on one and on two threads (numpy uses one).",
+        ("n", *columns),
+        rows,
+    )
+
+
 def optax() -> Iterator[Table]:
     """ "auto" beside optax."""
     rows = [(n, f"{x:.0f}") for n, x in cells(fast.Optax, "track_speedup")]
@@ -290,6 +350,8 @@ def main() -> None:
         "general": general,
         "batches": batches,
         "rules": rules,
+        "one": one,
+        "small": small,
         "fast": fast_cpu,
         "optax": optax,
         "auto": auto,
