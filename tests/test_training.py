@@ -109,9 +109,10 @@ def test_tuning_goes_on_after_a_kill_and_freezes_once(folders, tmp_path, capsys)
     command.main(["time", "clicks", "--size", "tiny", "--data", str(folders["clicks"]), "--results", path])
     found = times.read(results)["clicks"]
     assert set(found["own"]) == {"adamw", "shampoo"} and found["gradient_ms"] > 0
-    command.main(["report", "--results", path, "--pictures", str(tmp_path)])
+    command.main(["report", "--results", path, "--tables", str(tmp_path), "--pictures", str(tmp_path)])
     out = capsys.readouterr().out
-    assert "adamw" in out and f"{times.own_ms(found, 'shampoo'):.1f}" in out
+    assert "AdamW" in out and f"- {times.own_ms(found, 'shampoo'):.1f}\n" in out
+    assert (tmp_path / "clicks.rst").read_text() in out
     assert (tmp_path / "training_clicks.png").stat().st_size > 1000
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import times
 from .optimizers import OPTIMIZERS
-from .report import pictures, table
+from .report import pictures, table, tables
 from .run import WORKLOADS, line, run
 from .tune import Results, freeze, targets, tune
 
@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     timed.add_argument("--results", default=RESULTS)
     shown = commands.add_parser("report", help="tables of all workloads that have a target, and pictures")
     shown.add_argument("--results", default=RESULTS)
+    shown.add_argument("--tables", help="a folder for a table of each workload")
     shown.add_argument("--pictures", help="a folder for a picture of each workload")
     given = parser.parse_args(arguments)
     if given.command == "run":
@@ -64,8 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
         results = Results(given.results)
         for name in targets(results):
             print(table(results, name))
-        for path in pictures(results, given.pictures) if given.pictures else ():
-            print(path)
+        for make, folder in ((tables, given.tables), (pictures, given.pictures)):
+            print(*(make(results, folder) if folder else ()), sep="\n")
     else:
         print(json.dumps(freeze(Results(given.results), given.workload)))
     return 0

@@ -22,6 +22,19 @@ RATES = {
     "kl_soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "spectral": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
 }
+TITLES = {
+    "adamw": "AdamW",
+    "sgd": "SGD",
+    "adagrad": "Adagrad",
+    "muon": "Muon",
+    "soap": "SOAP of pytorch_optimizer",
+    "shampoo": "**Shampoo**",
+    "shampoo_adagrad": 'Shampoo, ``graft="adagrad"``',
+    "our_soap": "SOAP",
+    "kl_shampoo": "KL-Shampoo",
+    "kl_soap": 'SOAP, ``statistics_of="whitened"``',
+    "spectral": 'Shampoo, ``direction="spectral"``',
+}
 FIRST_ORDER = ("adamw", "sgd", "adagrad")
 
 

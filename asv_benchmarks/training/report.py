@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from math import inf
 from statistics import median
 
 from . import times
-from .best import best_of
+from .best import Best, best_of
+from .optimizers import TITLES
 from .run import WORKLOADS
 from .tune import Results, targets
 
+#: What the pictures show; more curves cannot be told apart.
+PICTURED = ("adamw", "sgd", "adagrad", "muon", "soap", "shampoo")
 HEAD = ("optimizer", "rate", "steps to the target", "seconds to it", "final figure", "its own ms a step")
 
 
 def rows(results: Results, workload: str) -> Iterator[tuple[str, ...]]:
-    """Cells of the table of one workload: medians over the seeds, and the range; seconds are of `times`."""
+    """Cells of the table of one workload, first the first at the target: medians over the seeds, and the range."""
     target, measured = targets(results)[workload], times.read(results).get(workload, {})
-    for best in best_of(results, workload):
+
+    def place(best: Best) -> float:
+        return median(inf if x is None else x[0] for x in best.reached(target))
+
+    for best in sorted(best_of(results, workload), key=place):
         found = best.reached(target)
         there = [float(x[0]) for x in found if x is not None]
         missed = len(found) - len(there)
@@ -25,7 +33,7 @@ def rows(results: Results, workload: str) -> Iterator[tuple[str, ...]]:
         seconds = times.until(measured, best.name, median(there)) if there else None
         own = times.own_ms(measured, best.name)
         yield (
-            best.name,
+            TITLES[best.optimizer],
             f"{best.rate:g}",
             steps + (f", {missed} of {len(found)} never" if there and missed else ""),
             "" if seconds is None else f"{seconds:.1f}",
@@ -41,17 +49,22 @@ def _median_and_range(values: Sequence[float], form: str) -> str:
 
 def table(results: Results, workload: str) -> str:
     """A workload's table in reStructuredText."""
-    w = WORKLOADS[workload]
-    lines = [
-        f"{workload}: target {w.figure} {'at most' if w.less_is_better else 'at least'} {targets(results)[workload]}",
-        "",
-        ".. list-table::",
-        "   :header-rows: 1",
-        "",
-    ]
+    w, target = WORKLOADS[workload], targets(results)[workload]
+    lines = [f"Target: {w.figure} at {'most' if w.less_is_better else 'least'} {target}.", ""]
+    lines += [".. list-table::", "   :header-rows: 1", ""]
     for cells in (HEAD, *rows(results, workload)):
-        lines += [f"   {'* -' if k == 0 else '  -'} {cell}" for k, cell in enumerate(cells)]
+        lines += [f"   {'* -' if k == 0 else '  -'} {cell}".rstrip() for k, cell in enumerate(cells)]
     return "\n".join(lines) + "\n"
+
+
+def tables(results: Results, folder: str) -> list[str]:
+    """A file for the table of each workload, for pages that include it."""
+    paths = []
+    for workload in targets(results):
+        paths.append(os.path.join(folder, f"{workload}.rst"))
+        with open(paths[-1], "w", encoding="utf-8") as file:
+            file.write(table(results, workload))
+    return paths
 
 
 def pictures(results: Results, folder: str) -> list[str]:
@@ -65,13 +78,15 @@ def pictures(results: Results, folder: str) -> list[str]:
     for workload, target in targets(results).items():
         measured = times.read(results).get(workload, {})
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
-        for k, best in enumerate(best_of(results, workload)):
+        shown = [best for best in best_of(results, workload) if best.optimizer in PICTURED]
+        for best in sorted(shown, key=lambda best: PICTURED.index(best.optimizer)):
             middle = sorted(best.runs, key=lambda r: r["curve"][-1][1])[len(best.runs) // 2]
             steps, values, seconds = zip(*middle["curve"], strict=True)
             if best.name in measured.get("own", {}):
                 seconds = tuple(times.until(measured, best.name, step) for step in steps)
-            name = best.name.split(" ")[0]
-            style = {"color": f"C{k}", "label": name, "linewidth": 2.2 if name == "shampoo" else 1.3}
+            ours = best.optimizer == "shampoo"
+            color = f"C{PICTURED.index(best.optimizer)}"
+            style = {"color": color, "label": best.optimizer, "linewidth": 2.2 if ours else 1.3}
             axes[0].plot(steps, values, **style)
             axes[1].plot(seconds, values, **style)
         for ax, label_of_x in zip(axes, ("steps", "seconds"), strict=True):
