@@ -21,7 +21,7 @@ extensions = [
     "notfound.extension",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "development/measured.rst", "examples/**"]
+exclude_patterns = ["_build", "development/measured.rst", "performance/tables/**", "examples/**"]
 templates_path = ["_templates"]
 default_role = "py:obj"
 html_math_renderer = "mathml"

@@ -447,7 +447,7 @@ class Shampoo(Options):
                 arrays.update(changed)
             if accumulate:
                 arrays.update(update_statistics(now, stacks))  # stage 1
-            pending = self._refresh(state.pending, layout, arrays, t, donate)  # stage 2
+            pending = self._refresh(state.pending, layout, arrays, t, donate, rates)  # stage 2
             if not soap:
                 moves, changed = updates(now, stacks)  # stages 3 and 4
                 arrays.update(changed)
@@ -455,12 +455,18 @@ class Shampoo(Options):
         return moves, State(layout, closed(arrays), pending)
 
     def _refresh(
-        self, pending: Sequence[Pending], layout: Layout, arrays: Arrays, t: int, donate: bool
+        self,
+        pending: Sequence[Pending],
+        layout: Layout,
+        arrays: Arrays,
+        t: int,
+        donate: bool,
+        rates: Sequence[Rates],
     ) -> tuple[Pending, ...]:
         """Submit the jobs that are due and install the batches due by this step (stage 2); update `arrays`."""
         jobs, books = due_jobs(self, layout, arrays, t)
         arrays.update(books)
-        waiting = [*pending, *submit(self.running_engine, jobs, t, arrays["count"])]
+        waiting = [*pending, *submit(self.running_engine, jobs, t, arrays["count"], rates)]
         own = set(arrays) if donate else set()
         for batch in waiting:
             if batch.due <= t:

@@ -28,9 +28,11 @@ def check(heads: Sequence[Head]) -> None:
         usual = median_low(values) if apart is not operator.ne else Counter(values).most_common(1)[0][0]
         wrong = [rank for rank, mine in enumerate(values) if apart(mine, usual)]
         if wrong:
-            right = values.index(usual)
-            others = ", ".join(f"rank {rank} {what.format(heads[rank])}" for rank in wrong[:8])
-            raise RankError(f"all ranks must take the same steps: {others}; rank {right} {what.format(heads[right])}")
+            right = what.format(heads[values.index(usual)])
+            others = [what.format(heads[rank]) for rank in wrong[:8]]
+            named = ", ".join(f"rank {rank} {text}" for rank, text in zip(wrong, others, strict=False))
+            usually = "" if right == others[0] else f"; rank {values.index(usual)} {right}"
+            raise RankError(f"all ranks must take the same steps: {named}{usually}")
 
 
 def _apart(a: float, b: float) -> bool:
@@ -53,6 +55,11 @@ _ALIKE: tuple[tuple[str, Callable[[Head], Any], Callable[[Any, Any], bool]], ...
     (
         "has taken other gradients, of which one is missing or not finite on some ranks only",
         lambda head: head.counted,
+        operator.ne,
+    ),
+    (
+        "has another learning rate, weight decay or momentum",
+        lambda head: head.rates,
         operator.ne,
     ),
     (

@@ -37,10 +37,11 @@ class RankClock(Clock):
 class Round:
     """The batches of one step, which are dealt and exchanged together."""
 
-    def __init__(self, batches: Sequence[RootBatch], owners: Sequence[Any], counts: bytes) -> None:
+    def __init__(self, batches: Sequence[RootBatch], owners: Sequence[Any], counts: bytes, rates: str) -> None:
         self.batches = batches
         self.owners = owners
         self.counts = counts
+        self.rates = rates
         self.handles: list[Any] = []
         self.answers: list[RootAnswer | Failure] | None = None
 
@@ -132,8 +133,8 @@ class RankEngine:
         """Start this rank's part of a batch that is a step's only one."""
         return self.submit_all([batch])[0]
 
-    def submit_all(self, batches: Sequence[RootBatch], counts: bytes = b"") -> list[Shared]:
-        """Start this rank's part of all batches of a step; nothing is sent. `counts` will be compared."""
+    def submit_all(self, batches: Sequence[RootBatch], counts: bytes = b"", rates: str = "") -> list[Shared]:
+        """Start this rank's part of all batches of a step; nothing is sent. The ranks compare `counts` and `rates`."""
         if not batches:
             return []
         ranks = self.ranks
@@ -141,7 +142,7 @@ class RankEngine:
             self._deal = Deal(ranks.size, self.lag)
         whole = [with_method(batch) for batch in batches]
         owners = self._deal([batch.n for batch in whole for _ in range(len(batch.matrix))])
-        new = Round(whole, np.split(owners, np.cumsum([len(batch.matrix) for batch in whole])[:-1]), counts)
+        new = Round(whole, np.split(owners, np.cumsum([len(batch.matrix) for batch in whole])[:-1]), counts, rates)
         for k, batch in enumerate(whole):
             rows = new.rows(k, ranks.rank)
             self.clock.roots += len(rows)
@@ -208,7 +209,7 @@ class RankEngine:
         """Send this rank's roots, and return the answers put together from those of all ranks."""
         ranks, batches = self.ranks, current.batches
         failures = [(k, part.reason) for k, part in enumerate(parts) if isinstance(part, Failure)]
-        head = head_of(batches, current.owners, current.counts)._replace(
+        head = head_of(batches, current.owners, current.counts, current.rates)._replace(
             seconds=sum(part.seconds for part in parts if isinstance(part, RootAnswer)),
             failed=sum(1 << k for k in {min(k, 63) for k, _ in failures}),
             reason=failures[0][1] if failures else "",

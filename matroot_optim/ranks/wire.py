@@ -12,7 +12,7 @@ import numpy as np
 from matroot_optim.arrays import dtype_name, to_host
 from matroot_optim.refresh.jobs import FACTS, RootAnswer, RootBatch
 
-_HEAD = struct.Struct("<16s 8s q q d d Q H 174s")
+_HEAD = struct.Struct("<16s 8s 8s q q d d Q H 174s")
 #: Bytes of a head, and of the facts of one root.
 HEAD_BYTES = _HEAD.size
 FACT_BYTES = sum(np.dtype(kind).itemsize for kind in FACTS.values())
@@ -27,6 +27,8 @@ class Head(NamedTuple):
         Of the orders, the options, the names and the owners of all roots of the exchange.
     counted : bytes
         Of the number of gradients that counted, of every parameter, with and without roots.
+    rates : bytes
+        Of the learning rate, the weight decay and the momentum of every parameter.
     due : int
         The step at which they are installed.
     roots : int
@@ -43,6 +45,7 @@ class Head(NamedTuple):
 
     digest: bytes
     counted: bytes
+    rates: bytes
     due: int
     roots: int
     mass: float
@@ -58,23 +61,24 @@ class Head(NamedTuple):
     @classmethod
     def from_bytes(cls, given: Any) -> Head:
         """Read a head."""
-        digest, counted, due, roots, mass, seconds, failed, length, text = _HEAD.unpack(given.tobytes())
-        return cls(digest, counted, due, roots, mass, seconds, failed, text[:length].decode(errors="replace"))
+        digest, counted, rates, due, roots, mass, seconds, failed, length, text = _HEAD.unpack(given.tobytes())
+        reason = text[:length].decode(errors="replace")
+        return cls(digest, counted, rates, due, roots, mass, seconds, failed, reason)
 
     def has_failed(self, k: int) -> bool:
         """Return True if this rank's part of batch k failed."""
         return bool(self.failed >> min(k, 63) & 1)
 
 
-def head_of(batches: Sequence[RootBatch], owners: Sequence[Any], counts: bytes) -> Head:
+def head_of(batches: Sequence[RootBatch], owners: Sequence[Any], counts: bytes, rates: str) -> Head:
     """Return the head of batches and the owners of their roots, without what a rank adds."""
     told = [
         (b.matrix.shape, _kind(b), b.exponent, b.regularization, b.method, b.dtype, b.task, b.members) for b in batches
     ]
     digest = blake2b(repr((told, [rows.tolist() for rows in owners])).encode(), digest_size=16).digest()
     mass = sum(float(to_host(abs(b.matrix).sum())) for b in batches)
-    counted = blake2b(counts, digest_size=8).digest()
-    return Head(digest, counted, batches[0].due, sum(len(b.matrix) for b in batches), mass, 0.0)
+    counted, rated = (blake2b(x, digest_size=8).digest() for x in (counts, rates.encode()))
+    return Head(digest, counted, rated, batches[0].due, sum(len(b.matrix) for b in batches), mass, 0.0)
 
 
 def answer_bytes(batch: RootBatch, rows: int) -> int:

@@ -173,16 +173,19 @@ def _stale_only(
     return index[stale], take_rows(rows, stale)
 
 
-def submit(engine: Engine, jobs: Sequence[RootJob], step: int, counts: Any = ()) -> list[Pending]:
+def submit(engine: Engine, jobs: Sequence[RootJob], step: int, counts: Any = (), rates: Any = ()) -> list[Pending]:
     """Stack the jobs and hand them to the engine, all batches of the step in one call if the engine takes them so.
 
-    `counts`, the steps of every parameter that counted, are what ranks compare.
+    Ranks compare `counts`, the steps of every parameter that counted, and `rates`, its numbers of this step.
     """
     stacked = stack_jobs(jobs)
     batches = [batch for batch, _ in stacked]
     together, alone = getattr(engine, "submit_all", None), getattr(engine, "collect_alone", engine.collect)
-    seen = np.asarray(counts).tobytes()
-    handles = [engine.submit(batch) for batch in batches] if together is None else together(batches, seen)
+    if together is None:
+        handles = [engine.submit(batch) for batch in batches]
+    else:
+        numbers = [[x if x is None else float(x) for x in of_one] for of_one in rates]
+        handles = together(batches, np.asarray(counts).tobytes(), repr(numbers))
     return [
         Pending(
             step,

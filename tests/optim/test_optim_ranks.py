@@ -191,6 +191,7 @@ DIFFERENT = {
     "step": "rank 1 has roots for step 2; rank 0 has roots for step 1",
     "missing": "rank 1 has .* roots due",
     "nan": "rank 1 has .* roots due",
+    "rate": "rank 1 has another learning rate, weight decay or momentum$",
     "without roots": "rank 1 has taken other gradients, of which one is missing or not finite",
 }
 
@@ -202,6 +203,8 @@ def test_a_rank_that_differs_is_named_on_all_ranks(kind):
         options = {**OPTIONS, "refresh_every": 1, "start_step": 1}
         if kind == "option" and wrong:
             options["ridge"] = 1e-3
+        if kind == "rate" and wrong:
+            options["learning_rate"] = lambda step: 0.05 if step < 2 else 0.04
         shapes = dict(SHAPES)
         if wrong and kind == "shape":
             del shapes["d"]
@@ -296,9 +299,9 @@ def test_wrong_arguments(monkeypatch):
 
 
 def test_the_head_keeps_its_numbers():
-    head = Head(b"0123456789abcdef", b"01234567", 7, 12, 3.5, 0.25, 1 << 3, "no room")
+    head = Head(b"0123456789abcdef", b"01234567", b"76543210", 7, 12, 3.5, 0.25, 1 << 3, "no room")
     assert Head.from_bytes(head.to_bytes()) == head
-    long = Head(b"0123456789abcdef", b"01234567", 7, 12, 3.5, 0.25, 1 << 63, "x" * 1000)
+    long = Head(b"0123456789abcdef", b"01234567", b"76543210", 7, 12, 3.5, 0.25, 1 << 63, "x" * 1000)
     assert len(long.to_bytes()) == HEAD_BYTES
     assert long.has_failed(63)
     assert long.has_failed(100)
