@@ -17,9 +17,12 @@ from matroot_optim.checkpoint.metadata import (
     NOT_NEGATIVE,
     NOT_NEGATIVE_OR_NAN,
     OF_SQUARES,
+    Entries,
+    Key,
     Names,
     Rule,
     Saved,
+    by_parameter,
     check_names,
     integers,
     read_meta,
@@ -35,7 +38,6 @@ from matroot_optim.entries import (
     answer_size,
     fresh_arrays,
     fresh_marks,
-    leaf_parts,
     settled,
 )
 from matroot_optim.layout.layout import Layout
@@ -81,7 +83,7 @@ def export(state: State, *, roots: bool = True) -> tuple[Names, dict[str, Any]]:
 def describe(leaf: Leaf) -> dict[str, Any]:
     """Return the metadata of a parameter: its shape, its cut, and the names of its arrays of that shape."""
     blocks = [[list(origin), list(size)] for origin, size in leaf.blocks]
-    parts = leaf_parts(leaf)
+    parts = leaf.parts
     known = {"shape": leaf.shape, "merged": leaf.merged, "axes": leaf.axes, "blocks": blocks, "parts": parts}
     return {**known, "bases": True} if leaf.in_basis else known
 
@@ -94,63 +96,77 @@ def restore(
     ValueError, which names the entry, if an entry or the metadata are missing, not of this layout, or not valid values
     of a state. Numbers that are not finite are accepted only under ``on_nonfinite="propagate"``.
     """
+    return restore_entries(options, layout, params, names.get("step"), by_parameter(layout, names), meta)
+
+
+def restore_entries(
+    options: Options, layout: Layout, params: Sequence[Array], step: Any, entries: Entries, meta: Mapping[str, Any]
+) -> tuple[dict[str, Array], tuple[Pending, ...]]:
+    """Do the same as `restore` with the step and the entries of every parameter, by path and name without the path."""
     saved = read_meta(layout, meta)
-    check_names(layout, saved, names)
-    start = fresh_arrays(options, layout, params)
+    check_names(layout, saved, entries)
+    if step is None:
+        raise ValueError("the checkpoint must have the entry 'step'")
     finite = (FINITE,) if options.on_nonfinite != "propagate" else ()
-    step = int(integers(names, ["step"], np.int64, 0)[0])
-    arrays = {**start, "step": np.asarray(step, np.int64)}
+    step = int(integers({"": {"step": step}}, [("", "step")], np.int64, 0)[0])
+    parts = _restore_parts(layout, params, entries, finite)
+    arrays = {**fresh_arrays(options, layout, params, parts), "step": np.asarray(step, np.int64)}
     arrays.update(fresh_marks(layout, options.interval(step + 1), options.schedule))
+    paths = [leaf.path for leaf in layout.leaves]
     for part, kind in COUNTS.items():
-        arrays[part] = integers(names, [leaf.name(part) for leaf in layout.leaves], kind, 0, step)
+        arrays[part] = integers(entries, [(path, part) for path in paths], kind, 0, step)
     if meta["format"] > 1:
-        peaks, exponents = ([leaf.name(part) for leaf in layout.leaves] for part in UNITS)
-        arrays["peak"] = reals(names, peaks, (), "float64", FINITE, NOT_NEGATIVE)
-        arrays["exponent"] = integers(names, exponents, UNITS["exponent"], -LARGEST, LARGEST)
-    arrays.update(_restore_parts(layout, params, names, finite))
+        peaks, exponents = ([(path, part) for path in paths] for part in UNITS)
+        arrays["peak"] = reals(entries, peaks, (), "float64", FINITE, NOT_NEGATIVE)
+        arrays["exponent"] = integers(entries, exponents, UNITS["exponent"], -LARGEST, LARGEST)
     same = {leaf.path: saved.roots and saved.leaves[leaf.path].blocks == leaf.blocks for leaf in layout.leaves}
-    recut: Names = {}
+    recut: Entries = {}
     for leaf in layout.leaves:
         if saved.leaves[leaf.path].blocks != leaf.blocks:
-            recut.update(_recut(leaf, names, saved.leaves[leaf.path].blocks, finite))
-    names = {**names, **recut}
-    arrays.update(_out_of_old_bases(layout, saved, names, arrays, params))
+            mine = _recut(leaf, entries, saved.leaves[leaf.path].blocks, finite)
+            recut[leaf.path] = {**entries[leaf.path], **mine}
+    entries = {**entries, **recut}
+    arrays.update(_out_of_old_bases(layout, saved, entries, arrays, params))
     for stack, axis in layout.factors:
         kept = [same[layout.leaves[m.leaf].path] for m in stack.members for _ in range(m.start, m.stop)]
         x = params[stack.members[0].leaf]
-        _restore_factor(layout, stack, axis, arrays, names, np.asarray(kept), x, step, finite)
+        _restore_factor(layout, stack, axis, arrays, entries, np.asarray(kept), x, step, finite)
     there = saved.jobs != 0 and all(same.values())
-    return narrow(layout, arrays), _restore_pending(layout, names, step) if there else ()
+    return narrow(layout, arrays), _restore_pending(layout, entries, step) if there else ()
 
 
-def _restore_parts(layout: Layout, params: Sequence[Array], names: Names, finite: Sequence[Rule]) -> dict[str, Array]:
+def _restore_parts(
+    layout: Layout, params: Sequence[Array], entries: Entries, finite: Sequence[Rule]
+) -> dict[str, Array]:
     """Return the arrays of the shape of a parameter; small ones of one shape are checked together."""
-    alike: dict[Any, list[tuple[str, Array]]] = {}
+    alike: dict[Any, list[tuple[Leaf, Array]]] = {}
     for leaf, x in zip(layout.leaves, params, strict=True):
-        for part in leaf_parts(leaf):
-            name = leaf.name(part)
-            if name in names:
-                alone = name if leaf.size > SMALL else ""
-                alike.setdefault((part, leaf.shape, leaf.dtype, alone), []).append((name, x))
+        given = entries[leaf.path]
+        for part in leaf.parts:
+            if part in given:
+                alone = leaf.path if leaf.size > SMALL else ""
+                alike.setdefault((part, leaf.shape, leaf.dtype, alone), []).append((leaf, x))
     found: dict[str, Array] = {}
     for (part, shape, dtype, _), mine in alike.items():
-        wanted = [name for name, _ in mine]
+        wanted = [(leaf.path, part) for leaf, _ in mine]
         if part == "weights":
-            values = reals(names, wanted, (2,), "float64", FINITE, NOT_NEGATIVE)
+            values = reals(entries, wanted, (2,), "float64", FINITE, NOT_NEGATIVE)
         else:
-            values = reals(names, wanted, shape, dtype, *((*finite, NOT_NEGATIVE) if part == "moment" else finite))
-        for (name, x), value in zip(mine, values, strict=True):
+            values = reals(entries, wanted, shape, dtype, *((*finite, NOT_NEGATIVE) if part == "moment" else finite))
+        for (leaf, x), value in zip(mine, values, strict=True):
             own = np.array(value) if len(mine) > 1 else np.asarray(value)  # no view, which would keep all in memory
-            found[name] = own if part == "weights" else like(own, x)
+            found[leaf.name(part)] = own if part == "weights" else like(own, x)
     return found
 
 
-def _recut(leaf: Leaf, names: Names, blocks: Sequence[Block], finite: Sequence[Rule]) -> Names:
+def _recut(leaf: Leaf, entries: Entries, blocks: Sequence[Block], finite: Sequence[Rule]) -> Names:
+    """Return the statistics of the leaf's blocks by name without the path."""
+
     def name(block: int, axis: int) -> str:
-        return leaf.name(f"block{block}/axis{axis}/statistic")
+        return f"block{block}/axis{axis}/statistic"
 
     statistics = {
-        (k, axis): _statistics(names, [name(k, axis)], size[axis], "float64", *finite)[0]
+        (k, axis): _statistics(entries, [(leaf.path, name(k, axis))], size[axis], "float64", *finite)[0]
         for k, (_, size) in enumerate(blocks)
         for axis in leaf.axes
     }
@@ -158,7 +174,7 @@ def _recut(leaf: Leaf, names: Names, blocks: Sequence[Block], finite: Sequence[R
 
 
 def _out_of_old_bases(
-    layout: Layout, saved: Saved, names: Names, arrays: dict[str, Array], params: Sequence[Array]
+    layout: Layout, saved: Saved, entries: Entries, arrays: dict[str, Array], params: Sequence[Array]
 ) -> dict[str, Array]:
     """Return the second moments of re-cut parameters in the original space, where SOAP's new bases begin."""
     found = {}
@@ -171,14 +187,15 @@ def _out_of_old_bases(
         for k, (origin, size) in enumerate(blocks):
             box = tuple(slice(a, a + n) for a, n in zip(origin, size, strict=True))
             for axis in leaf.axes:
-                Q = reals(names, [leaf.name(f"block{k}/axis{axis}/root")], (size[axis],) * 2, leaf.dtype, FINITE)
+                root = (leaf.path, f"block{k}/axis{axis}/root")
+                Q = reals(entries, [root], (size[axis],) * 2, leaf.dtype, FINITE)
                 whole[box] = along(whole[box][None], Q * Q, axis, np)[0]
         found[leaf.name("moment")] = like(moment, x)
     return found
 
 
-def _statistics(names: Names, wanted: Sequence[str], n: int, dtype: str, *rules: Rule) -> Any:
-    return reals(names, wanted, (packed_size(n),), dtype, *rules, OF_SQUARES)
+def _statistics(entries: Entries, wanted: Sequence[Key], n: int, dtype: str, *rules: Rule) -> Any:
+    return reals(entries, wanted, (packed_size(n),), dtype, *rules, OF_SQUARES)
 
 
 def _restore_factor(
@@ -186,7 +203,7 @@ def _restore_factor(
     stack: Stack,
     axis: int,
     arrays: dict[str, Array],
-    names: Names,
+    entries: Entries,
     kept: Any,
     x: Array,
     step: int,
@@ -194,39 +211,45 @@ def _restore_factor(
 ) -> None:
     """Restore the arrays of one dimension of a stack on the device of x; request roots that do not fit."""
     key, n = stack.axis_name(axis), stack.shape[axis]
-    prefixes = [join(block, f"axis{axis}") for block in layout.block_names(stack)]
-    statistics = _statistics(names, [f"{p}/statistic" for p in prefixes], n, stack.dtype, *finite)
+    roots = [(layout.leaves[i].path, f"block{k}/axis{axis}") for i, k in layout.blocks_of(stack)]
+    statistics = _statistics(entries, _keys(roots, "statistic"), n, stack.dtype, *finite)
     arrays[f"{key}/statistic"] = like(statistics, x)
     arrays[f"{key}/mark"] += step  # for roots whose mark is not restored, phases start at this step
     arrays[f"{key}/taken"][:] = -1
     at = np.flatnonzero(kept)
     if not at.size:
         return
-    known = [prefixes[b] for b in at]
-    for part, values in {**_facts(names, known), **_books(names, known, step)}.items():
+    known = [roots[b] for b in at]
+    for part, values in {**_facts(entries, known), **_books(entries, known, step)}.items():
         arrays[f"{key}/{part}"][at] = values
     root = np.array(to_host(arrays[f"{key}/root"]))
-    root[at] = reals(names, [f"{p}/root" for p in known], (n, n), stack.dtype, FINITE)
+    root[at] = reals(entries, _keys(known, "root"), (n, n), stack.dtype, FINITE)
     arrays[f"{key}/root"] = like(root, x)
 
 
-def _facts(names: Names, prefixes: Sequence[str], *, of_answer: bool = False) -> Names:
+def _keys(roots: Sequence[Key], part: str) -> list[Key]:
+    """Return the keys of one entry of these roots, each a path and a prefix of names."""
+    names = {prefix: f"{prefix}/{part}" for prefix in {prefix for _, prefix in roots}}
+    return [(path, names[prefix]) for path, prefix in roots]
+
+
+def _facts(entries: Entries, roots: Sequence[Key], *, of_answer: bool = False) -> Names:
     """Return the facts of roots; those of an answer that is not installed yet may be NaN."""
     facts = {}
     for fact, kind in FACTS.items():
-        wanted = [f"{p}/{fact}" for p in prefixes]
+        wanted = _keys(roots, fact)
         if np.dtype(kind).kind == "i":
-            facts[fact] = integers(names, wanted, kind, 0, max(Status) if fact == "status" else FOREVER)
+            facts[fact] = integers(entries, wanted, kind, 0, max(Status) if fact == "status" else FOREVER)
         else:
             rules = () if of_answer else (NOT_NEGATIVE_OR_NAN,)
-            facts[fact] = reals(names, wanted, (), np.dtype(kind).name, *rules)
+            facts[fact] = reals(entries, wanted, (), np.dtype(kind).name, *rules)
     return facts
 
 
-def _books(names: Names, prefixes: Sequence[str], step: int) -> Names:
+def _books(entries: Entries, roots: Sequence[Key], step: int) -> Names:
     low, high = {"mark": -FOREVER, "taken": -1}, {"taken": step}
     return {  # under optax, the counters may already include the roots of the next step
-        book: integers(names, [f"{p}/{book}" for p in prefixes], kind, low.get(book, 0), high.get(book, step + 1))
+        book: integers(entries, _keys(roots, book), kind, low.get(book, 0), high.get(book, step + 1))
         for book, kind in BOOKS.items()
     }
 
@@ -250,31 +273,34 @@ def _export_pending(layout: Layout, pending: Pending) -> Names:
     return names
 
 
-def _restore_pending(layout: Layout, names: Names, step: int) -> tuple[Pending, ...]:
-    saved: dict[str, list[str]] = {}
-    for name in names:
-        block_axis, mark, rest = name.rpartition("/pending")
-        if mark and rest.endswith("/due"):
-            saved.setdefault(block_axis, []).append(name.removesuffix("/due"))
+def _restore_pending(layout: Layout, entries: Entries, step: int) -> tuple[Pending, ...]:
+    saved: dict[Key, list[Key]] = {}  # by path and root
+    for path, mine in entries.items():
+        for name in mine:
+            root, mark, rest = name.rpartition("/pending")
+            if mark and rest.endswith("/due"):
+                saved.setdefault((path, root), []).append((path, name.removesuffix("/due")))
     batches = []
     for stack, axis in layout.factors:
-        found: dict[tuple[int, int, bool], list[tuple[int, str]]] = {}
-        for b, block in enumerate(layout.block_names(stack)):
-            for prefix in saved.get(join(block, f"axis{axis}"), []):
-                submitted = int(prefix.rpartition("/pending")[2])
+        found: dict[tuple[int, int, bool], list[tuple[int, Key]]] = {}
+        for b, (i, k) in enumerate(layout.blocks_of(stack)):
+            for path, job in saved.get((layout.leaves[i].path, f"block{k}/axis{axis}"), []):
+                submitted = int(job.rpartition("/pending")[2])
                 if submitted > step:
-                    raise ValueError(f"the checkpoint must have no job from after step {step}, got {prefix!r}")
-                due = int(integers(names, [f"{prefix}/due"], np.int64, step + 1)[0])
-                found.setdefault((submitted, due, f"{prefix}/root" in names), []).append((b, prefix))
+                    text = f"the checkpoint must have no job from after step {step}, got {join(path, job)!r}"
+                    raise ValueError(text)
+                due = int(integers(entries, [(path, f"{job}/due")], np.int64, step + 1)[0])
+                there = f"{job}/root" in entries[path]
+                found.setdefault((submitted, due, there), []).append((b, (path, job)))
         for (submitted, due, there), rows in found.items():
             index = np.array([b for b, _ in rows])
-            job = RootJob(stack.axis_name(axis), index, None, stack.exponent(axis), stack.options.rule, due)
+            root_job = RootJob(stack.axis_name(axis), index, None, stack.exponent(axis), stack.options.rule, due)
             lost = Failure("lost before the save")
-            answer = _restore_answer(stack, axis, [p for _, p in rows], names) if there else lost
-            batches.append(Pending(submitted, (job,), Settled(answer)))
+            answer = _restore_answer(stack, axis, [key for _, key in rows], entries) if there else lost
+            batches.append(Pending(submitted, (root_job,), Settled(answer)))
     return tuple(sorted(batches, key=lambda p: p.submitted))
 
 
-def _restore_answer(stack: Stack, axis: int, prefixes: Sequence[str], names: Names) -> RootAnswer:
-    root = reals(names, [f"{p}/root" for p in prefixes], (answer_size(stack, axis),), stack.dtype)
-    return RootAnswer(root, _facts(names, prefixes, of_answer=True), 0.0)
+def _restore_answer(stack: Stack, axis: int, jobs: Sequence[Key], entries: Entries) -> RootAnswer:
+    root = reals(entries, _keys(jobs, "root"), (answer_size(stack, axis),), stack.dtype)
+    return RootAnswer(root, _facts(entries, jobs, of_answer=True), 0.0)

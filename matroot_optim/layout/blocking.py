@@ -86,6 +86,13 @@ class Region:
         return list(itertools.product(*([a + j * s for j in range(c)] for a, c, s in steps)))
 
 
+@functools.lru_cache(1024)
+def numbered(parts: tuple[Region, ...]) -> tuple[list[tuple[Shape, Shape]], dict[Shape, int]]:
+    """Return (origin, size) of every block in the order of the tensor, and the number of the block by origin."""
+    blocks = sorted((origin, part.size) for part in parts for origin in part.origins())
+    return blocks, {origin: k for k, (origin, _) in enumerate(blocks)}
+
+
 def block_sizes(shape: Shape, limit: int, aspect: float | None, axes: Sequence[int]) -> Shape:
     """Return the block size per dimension: at most `limit`, and `aspect` times the shortest of the dimensions `axes`.
 
