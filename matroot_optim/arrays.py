@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -155,10 +155,18 @@ def like(values: Any, x: Array) -> Array:
     if isinstance(x, np.ndarray):
         return values
     if is_torch(x):
-        return sys.modules["torch"].from_numpy(np.asarray(values, order="C")).to(x.device)
+        found = sys.modules["torch"].from_numpy(np.asarray(values, order="C"))
+        return found if x.is_cpu else found.to(x.device)  # which takes longer than all else here
     if is_jax(x):
         return _like_jax(values, x)
     return namespace(x).asarray(values)
+
+
+def likes(values: Iterable[Any], x: Array) -> Iterator[Array]:
+    """Return what `like` returns for each of many contiguous numpy arrays, in less time for tensors on the CPU."""
+    if is_torch(x) and x.is_cpu:
+        return map(sys.modules["torch"].from_numpy, values)
+    return (like(value, x) for value in values)
 
 
 def _like_jax(values: Any, x: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
@@ -82,12 +83,13 @@ def places(layout: Layout) -> list[Places]:
         counts: Places = {part: (part, i) for part in OF_LEAF}
         found.append({**counts, **{part: (leaf.name(part), None) for part in leaf.parts}})
     for stack in layout.stacks:
-        pairs: dict[int, list[tuple[str, str]]] = {}  # the same names for many parameters
+        parts = ("statistic", *OF_ROOT)
+        arrays = [f"{stack.axis_name(axis)}/{part}" for axis in stack.axes for part in parts]
+        names: dict[int, list[str]] = {}  # the same for many parameters
         for b, (i, number) in enumerate(layout.blocks_of(stack)):
-            if number not in pairs:
-                roots = [(f"block{number}/axis{axis}", stack.axis_name(axis)) for axis in stack.axes]
-                pairs[number] = [(f"{r}/{part}", f"{a}/{part}") for r, a in roots for part in ("statistic", *OF_ROOT)]
-            found[i].update({name: (array, b) for name, array in pairs[number]})
+            if number not in names:
+                names[number] = [f"block{number}/axis{axis}/{part}" for axis in stack.axes for part in parts]
+            found[i].update(zip(names[number], zip(arrays, repeat(b)), strict=True))
     return found
 
 

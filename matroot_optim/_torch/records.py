@@ -19,7 +19,7 @@ import torch
 from matroot_optim.arrays import Array, to_host
 from matroot_optim.checkpoint.exchange import SMALL, describe, restore_entries
 from matroot_optim.checkpoint.metadata import FORMAT, on_host
-from matroot_optim.entries import OF_LEAF, Pending, Places, answer_size, settled
+from matroot_optim.entries import OF_LEAF, Pending, Places, answer_size, places, settled
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf
 from matroot_optim.options import Options
@@ -70,7 +70,7 @@ def _split(own: tuple[str, ...]) -> tuple[list[str], list[str]]:
 # To records.
 
 
-def take_apart(state: State, places: Sequence[Places], slots: int) -> list[Entries]:
+def take_apart(state: State, found: Sequence[Places], slots: int) -> list[Entries]:
     """Copy the entries of every parameter to the host; `slots` as for `pending_entries`.
 
     The entries are views of a few tensors, so a save writes only these few.
@@ -79,10 +79,10 @@ def take_apart(state: State, places: Sequence[Places], slots: int) -> list[Entri
     copies = _copies({name: x for name, x in arrays.items() if name not in ("step", "graft_ratio")})
     rows = {name: x.unbind() for name, x in copies.items() if name in OF_LEAF or name.startswith(":")}
     step = {"step": torch.tensor(state.step)}
-    jobs = pending_entries(state, places, slots)
+    jobs = pending_entries(state, found, slots)
     return [
         {**{name: copies[array] if k is None else rows[array][k] for name, (array, k) in mine.items()}, **more, **step}
-        for mine, more in zip(places, jobs, strict=True)
+        for mine, more in zip(found, jobs, strict=True)
     ]
 
 
@@ -152,7 +152,6 @@ def put_together(
     layout: Layout,
     params: Sequence[Array],
     records: Sequence[Record | None],
-    places: Sequence[Places],
 ) -> State:
     """Build the state from records; a parameter without a record starts afresh.
 
@@ -164,7 +163,7 @@ def put_together(
     if all(record is None for record in records):
         return fresh(options, layout, params)
     if any(record is None for record in records):
-        new = take_apart(fresh(options, layout, params), places, 0)
+        new = take_apart(fresh(options, layout, params), places(layout), 0)
         records = [Record(start) if record is None else record for record, start in zip(records, new, strict=True)]
     whole = [record for record in records if record is not None]
     entries: dict[str, Entries] = {}

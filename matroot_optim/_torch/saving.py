@@ -8,8 +8,14 @@ from matroot_optim._torch.groups import META, saved_options
 from matroot_optim._torch.records import cuts_to_text
 
 
+def hide(optimizer: Any) -> None:
+    """Let torch see no state: it would ask for the entries of every parameter, and `fill` replaces them all."""
+    optimizer._hidden = True
+
+
 def fill(optimizer: Any, found: dict[str, Any]) -> None:
     """Put the state and the cuts of the parameters into the dict that torch has made."""
+    optimizer._hidden = False
     optimizer._current()
     keeper, groups = optimizer._keeper, found["param_groups"]
     numbers = [n for group in groups for n in group["params"]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from matroot import Status
-from matroot_optim.arrays import Array, like, to_host
+from matroot_optim.arrays import Array, like, likes, to_host
 from matroot_optim.checkpoint.metadata import (
     FINITE,
     FOREVER,
@@ -145,17 +145,17 @@ def _restore_parts(
         for part in leaf.parts:
             if part in given:
                 alone = leaf.path if leaf.size > SMALL else ""
-                alike.setdefault((part, leaf.shape, leaf.dtype, alone), []).append((leaf, x))
+                alike.setdefault((part, leaf.shape, leaf.dtype, leaf.place, alone), []).append((leaf, x))
     found: dict[str, Array] = {}
-    for (part, shape, dtype, _), mine in alike.items():
+    for (part, shape, dtype, *_), mine in alike.items():
         wanted = [(leaf.path, part) for leaf, _ in mine]
         if part == "weights":
             values = reals(entries, wanted, (2,), "float64", FINITE, NOT_NEGATIVE)
         else:
             values = reals(entries, wanted, shape, dtype, *((*finite, NOT_NEGATIVE) if part == "moment" else finite))
-        for (leaf, x), value in zip(mine, values, strict=True):
-            own = np.array(value) if len(mine) > 1 else np.asarray(value)  # no view, which would keep all in memory
-            found[leaf.name(part)] = own if part == "weights" else like(own, x)
+        own = map(np.array if len(mine) > 1 else np.asarray, values)  # no view, which would keep all in memory
+        there = own if part == "weights" else likes(own, mine[0][1])
+        found.update(zip([leaf.name(part) for leaf, _ in mine], there, strict=True))
     return found
 
 

@@ -169,9 +169,7 @@ class Layout:
         return found
 
 
-def make_layout(
-    options: Options, params: Mapping[str, Array], group: Callable[[str], str] | None = None
-) -> Layout:
+def make_layout(options: Options, params: Mapping[str, Array], group: Callable[[str], str] | None = None) -> Layout:
     """Return the layout of these parameters; paths of one `group` have the same options.
 
     TypeError for a parameter that is not real floating point, ValueError for options that do not fit its shape.

@@ -80,15 +80,15 @@ class ShardedKeeper(Keeper):
         found = places(part.layout)
         if any(record is not None for record in records):
             local_records = self._to_parts(layout, params, records, rows, rank)
-            self.state = put_together(core, part.layout, mine, local_records, found)
+            self.state = put_together(core, part.layout, mine, local_records)
         else:
-            self.state = put_together(core, part.layout, mine, [None] * len(mine), found)
+            self.state = put_together(core, part.layout, mine, [None] * len(mine))
         self.hold(layout, params, records)
         self._leaves = [[] for _ in self.tensors]
         for k, i in enumerate(part.leaf_of):
             self._leaves[i].append(k)
         self._by_path = {leaf.path: k for k, leaf in enumerate(part.layout.leaves)}
-        self.places = [self._places_of(i, found) for i in range(len(self.tensors))]
+        self._places = [self._places_of(i, found) for i in range(len(self.tensors))]
 
     def _places_of(self, i: int, found: Sequence[Places]) -> Places:
         """Return the places of the counts and the owned blocks of a parameter, by the names of whole parameters."""
