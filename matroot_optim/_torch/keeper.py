@@ -196,7 +196,7 @@ def slots(core: Shampoo, layout: Layout) -> int:
 
 def layout_of(core: Shampoo, params: Params) -> Layout:
     """Return the layout of parameters by path."""
-    return make_layout(core, {path: p.detach() for path, p in params.items()}, lambda path: path.partition("/")[0])
+    return make_layout(core, params, lambda path: path.partition("/")[0])
 
 
 def _plan(groups: Groups, params: Iterable[Any]) -> Any:

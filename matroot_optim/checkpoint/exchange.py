@@ -17,6 +17,7 @@ from matroot_optim.checkpoint.metadata import (
     NOT_NEGATIVE,
     NOT_NEGATIVE_OR_NAN,
     OF_SQUARES,
+    Column,
     Entries,
     Key,
     Names,
@@ -24,6 +25,7 @@ from matroot_optim.checkpoint.metadata import (
     Saved,
     by_parameter,
     check_names,
+    columns,
     integers,
     read_meta,
     reals,
@@ -32,6 +34,7 @@ from matroot_optim.checkpoint.reblock import Block, reblock
 from matroot_optim.entries import (
     BOOKS,
     COUNTS,
+    OF_ROOT,
     UNITS,
     Pending,
     Settled,
@@ -108,17 +111,16 @@ def restore_entries(
     if step is None:
         raise ValueError("the checkpoint must have the entry 'step'")
     finite = (FINITE,) if options.on_nonfinite != "propagate" else ()
-    step = int(integers({"": {"step": step}}, [("", "step")], np.int64, 0)[0])
+    step = int(integers(Column([step], [("", "")], "step"), np.int64, 0)[0])
     parts = _restore_parts(layout, params, entries, finite)
     arrays = {**fresh_arrays(options, layout, params, parts), "step": np.asarray(step, np.int64)}
     arrays.update(fresh_marks(layout, options.interval(step + 1), options.schedule))
-    paths = [leaf.path for leaf in layout.leaves]
-    for part, kind in COUNTS.items():
-        arrays[part] = integers(entries, [(path, part) for path in paths], kind, 0, step)
-    if meta["format"] > 1:
-        peaks, exponents = ([(path, part) for path in paths] for part in UNITS)
-        arrays["peak"] = reals(entries, peaks, (), "float64", FINITE, NOT_NEGATIVE)
-        arrays["exponent"] = integers(entries, exponents, UNITS["exponent"], -LARGEST, LARGEST)
+    units = UNITS if meta["format"] > 1 else ()
+    of_leaves = columns(entries, [(leaf.path, "") for leaf in layout.leaves], (*COUNTS, *units))
+    arrays.update({part: integers(of_leaves[part], kind, 0, step) for part, kind in COUNTS.items()})
+    if units:
+        arrays["peak"] = reals(of_leaves["peak"], (), "float64", FINITE, NOT_NEGATIVE)
+        arrays["exponent"] = integers(of_leaves["exponent"], UNITS["exponent"], -LARGEST, LARGEST)
     same = {leaf.path: saved.roots and saved.leaves[leaf.path].blocks == leaf.blocks for leaf in layout.leaves}
     recut: Entries = {}
     for leaf in layout.leaves:
@@ -148,11 +150,11 @@ def _restore_parts(
                 alike.setdefault((part, leaf.shape, leaf.dtype, leaf.place, alone), []).append((leaf, x))
     found: dict[str, Array] = {}
     for (part, shape, dtype, *_), mine in alike.items():
-        wanted = [(leaf.path, part) for leaf, _ in mine]
+        column = columns(entries, [(leaf.path, "") for leaf, _ in mine], [part])[part]
         if part == "weights":
-            values = reals(entries, wanted, (2,), "float64", FINITE, NOT_NEGATIVE)
+            values = reals(column, (2,), "float64", FINITE, NOT_NEGATIVE)
         else:
-            values = reals(entries, wanted, shape, dtype, *((*finite, NOT_NEGATIVE) if part == "moment" else finite))
+            values = reals(column, shape, dtype, *((*finite, NOT_NEGATIVE) if part == "moment" else finite))
         own = map(np.array if len(mine) > 1 else np.asarray, values)  # no view, which would keep all in memory
         there = own if part == "weights" else likes(own, mine[0][1])
         found.update(zip([leaf.name(part) for leaf, _ in mine], there, strict=True))
@@ -162,15 +164,13 @@ def _restore_parts(
 def _recut(leaf: Leaf, entries: Entries, blocks: Sequence[Block], finite: Sequence[Rule]) -> Names:
     """Return the statistics of the leaf's blocks by name without the path."""
 
-    def name(block: int, axis: int) -> str:
-        return f"block{block}/axis{axis}/statistic"
-
-    statistics = {
-        (k, axis): _statistics(entries, [(leaf.path, name(k, axis))], size[axis], "float64", *finite)[0]
-        for k, (_, size) in enumerate(blocks)
-        for axis in leaf.axes
-    }
-    return {name(*key): value for key, value in reblock(blocks, statistics, leaf.blocks, leaf.axes).items()}
+    statistics = {}
+    for k, (_, size) in enumerate(blocks):
+        for axis in leaf.axes:
+            found = columns(entries, [(leaf.path, f"block{k}/axis{axis}")], ["statistic"])
+            statistics[k, axis] = _statistics(found, size[axis], "float64", *finite)[0]
+    new = reblock(blocks, statistics, leaf.blocks, leaf.axes)
+    return {f"block{k}/axis{axis}/statistic": value for (k, axis), value in new.items()}
 
 
 def _out_of_old_bases(
@@ -187,15 +187,15 @@ def _out_of_old_bases(
         for k, (origin, size) in enumerate(blocks):
             box = tuple(slice(a, a + n) for a, n in zip(origin, size, strict=True))
             for axis in leaf.axes:
-                root = (leaf.path, f"block{k}/axis{axis}/root")
-                Q = reals(entries, [root], (size[axis],) * 2, leaf.dtype, FINITE)
+                root = columns(entries, [(leaf.path, f"block{k}/axis{axis}")], ["root"])["root"]
+                Q = reals(root, (size[axis],) * 2, leaf.dtype, FINITE)
                 whole[box] = along(whole[box][None], Q * Q, axis, np)[0]
         found[leaf.name("moment")] = like(moment, x)
     return found
 
 
-def _statistics(entries: Entries, wanted: Sequence[Key], n: int, dtype: str, *rules: Rule) -> Any:
-    return reals(entries, wanted, (packed_size(n),), dtype, *rules, OF_SQUARES)
+def _statistics(found: Mapping[str, Column], n: int, dtype: str, *rules: Rule) -> Any:
+    return reals(found["statistic"], (packed_size(n),), dtype, *rules, OF_SQUARES)
 
 
 def _restore_factor(
@@ -212,45 +212,37 @@ def _restore_factor(
     """Restore the arrays of one dimension of a stack on the device of x; request roots that do not fit."""
     key, n = stack.axis_name(axis), stack.shape[axis]
     roots = [(layout.leaves[i].path, f"block{k}/axis{axis}") for i, k in layout.blocks_of(stack)]
-    statistics = _statistics(entries, _keys(roots, "statistic"), n, stack.dtype, *finite)
+    statistics = _statistics(columns(entries, roots, ["statistic"]), n, stack.dtype, *finite)
     arrays[f"{key}/statistic"] = like(statistics, x)
     arrays[f"{key}/mark"] += step  # for roots whose mark is not restored, phases start at this step
     arrays[f"{key}/taken"][:] = -1
     at = np.flatnonzero(kept)
     if not at.size:
         return
-    known = [roots[b] for b in at]
-    for part, values in {**_facts(entries, known), **_books(entries, known, step)}.items():
+    found = columns(entries, [roots[b] for b in at.tolist()], OF_ROOT)
+    for part, values in {**_facts(found), **_books(found, step)}.items():
         arrays[f"{key}/{part}"][at] = values
     root = np.array(to_host(arrays[f"{key}/root"]))
-    root[at] = reals(entries, _keys(known, "root"), (n, n), stack.dtype, FINITE)
+    root[at] = reals(found["root"], (n, n), stack.dtype, FINITE)
     arrays[f"{key}/root"] = like(root, x)
 
 
-def _keys(roots: Sequence[Key], part: str) -> list[Key]:
-    """Return the keys of one entry of these roots, each a path and a prefix of names."""
-    names = {prefix: f"{prefix}/{part}" for prefix in {prefix for _, prefix in roots}}
-    return [(path, names[prefix]) for path, prefix in roots]
-
-
-def _facts(entries: Entries, roots: Sequence[Key], *, of_answer: bool = False) -> Names:
+def _facts(found: Mapping[str, Column], *, of_answer: bool = False) -> Names:
     """Return the facts of roots; those of an answer that is not installed yet may be NaN."""
     facts = {}
     for fact, kind in FACTS.items():
-        wanted = _keys(roots, fact)
         if np.dtype(kind).kind == "i":
-            facts[fact] = integers(entries, wanted, kind, 0, max(Status) if fact == "status" else FOREVER)
+            facts[fact] = integers(found[fact], kind, 0, max(Status) if fact == "status" else FOREVER)
         else:
             rules = () if of_answer else (NOT_NEGATIVE_OR_NAN,)
-            facts[fact] = reals(entries, wanted, (), np.dtype(kind).name, *rules)
+            facts[fact] = reals(found[fact], (), np.dtype(kind).name, *rules)
     return facts
 
 
-def _books(entries: Entries, roots: Sequence[Key], step: int) -> Names:
+def _books(found: Mapping[str, Column], step: int) -> Names:
     low, high = {"mark": -FOREVER, "taken": -1}, {"taken": step}
     return {  # under optax, the counters may already include the roots of the next step
-        book: integers(entries, _keys(roots, book), kind, low.get(book, 0), high.get(book, step + 1))
-        for book, kind in BOOKS.items()
+        book: integers(found[book], kind, low.get(book, 0), high.get(book, step + 1)) for book, kind in BOOKS.items()
     }
 
 
@@ -289,7 +281,7 @@ def _restore_pending(layout: Layout, entries: Entries, step: int) -> tuple[Pendi
                 if submitted > step:
                     text = f"the checkpoint must have no job from after step {step}, got {join(path, job)!r}"
                     raise ValueError(text)
-                due = int(integers(entries, [(path, f"{job}/due")], np.int64, step + 1)[0])
+                due = int(integers(columns(entries, [(path, job)], ["due"])["due"], np.int64, step + 1)[0])
                 there = f"{job}/root" in entries[path]
                 found.setdefault((submitted, due, there), []).append((b, (path, job)))
         for (submitted, due, there), rows in found.items():
@@ -302,5 +294,6 @@ def _restore_pending(layout: Layout, entries: Entries, step: int) -> tuple[Pendi
 
 
 def _restore_answer(stack: Stack, axis: int, jobs: Sequence[Key], entries: Entries) -> RootAnswer:
-    root = reals(entries, _keys(jobs, "root"), (answer_size(stack, axis),), stack.dtype)
-    return RootAnswer(root, _facts(entries, jobs, of_answer=True), 0.0)
+    found = columns(entries, jobs, ("root", *FACTS))
+    root = reals(found["root"], (answer_size(stack, axis),), stack.dtype)
+    return RootAnswer(root, _facts(found, of_answer=True), 0.0)

@@ -11,11 +11,12 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from matroot_optim.arrays import is_torch, namespace, to_host
+from matroot_optim.arrays import is_torch, stacked, to_host
 from matroot_optim.checkpoint.reblock import Block
 from matroot_optim.entries import BOOKS, COUNTS, UNITS
 from matroot_optim.layout.blocking import regions
@@ -35,7 +36,7 @@ FOREVER = 2**62
 #: The entries of a checkpoint by name, and those of its parameters by path and by name without the path.
 Names = dict[str, Any]
 Entries = dict[str, dict[str, Any]]
-#: A path, and a name without the path.
+#: A path, and a prefix of names without the path.
 Key = tuple[str, str]
 _OF_BLOCK = re.compile(r"(?:(.+)/)?(block\d+/axis\d+/.+)", re.DOTALL)
 _PENDING = re.compile(r"(.+)/(pending[1-9][0-9]{0,17})/([a-z_]+)", re.DOTALL)
@@ -238,18 +239,41 @@ def on_host(name: str, x: Any) -> Any:
     raise _must(f"have an array of numbers as {name!r}", f"{type(x).__name__} {getattr(x, 'dtype', '')}".strip())
 
 
-def _together(entries: Entries, wanted: Sequence[Key], shape: tuple[int, ...], kind: str, words: str) -> Any:
-    """Return the entries `wanted`, all of this shape and kind of dtype, as one new stack."""
-    found = [entries[path][part] for path, part in wanted]
+class Column(NamedTuple):
+    """Entries of one name of many parameters or roots, and where they are: paths and prefixes of the name."""
+
+    values: Sequence[Any]
+    at: Sequence[Key]
+    part: str
+
+    def name(self, k: int) -> str:
+        """Return the name of one of the entries."""
+        return join(*self.at[k], self.part)
+
+
+def columns(entries: Entries, at: Sequence[Key], parts: Sequence[str]) -> dict[str, Column]:
+    """Return entries by their names, for these paths and prefixes of names.
+
+    They are read parameter by parameter, as they lie in memory: name by name takes three times as long.
+    """
+    names = {prefix: [join(prefix, part) for part in parts] for prefix in {prefix for _, prefix in at}}
+    rows = [map(entries[path].__getitem__, names[prefix]) for path, prefix in at]
+    values = zip(*rows, strict=True) if rows else repeat(())
+    return {part: Column(found, at, part) for part, found in zip(parts, values, strict=False)}
+
+
+def _together(column: Column, shape: tuple[int, ...], kind: str, words: str) -> Any:
+    """Return the entries of a column, all of this shape and kind of dtype, as one new stack."""
+    found = column.values
     if found and is_torch(found[0]) and len(set(map(type, found))) == 1 and len({x.dtype for x in found}) == 1:
         with suppress(RuntimeError, TypeError):  # what cannot be stacked is named below
-            stack = to_host(namespace(found[0]).stack(found))  # 10 times as fast as one by one
+            stack = stacked(found)
             if stack.shape[1:] == shape and _is_of(stack, kind):
                 return stack
-    arrays = [on_host(join(*key), x) for key, x in zip(wanted, found, strict=True)]
-    for key, x in zip(wanted, arrays, strict=True):
+    arrays = [on_host(column.name(k), x) for k, x in enumerate(found)]
+    for k, x in enumerate(arrays):
         if x.shape != shape or not _is_of(x, kind):
-            raise _must(f"have {words} as {join(*key)!r}", f"{x.dtype} of shape {x.shape}")
+            raise _must(f"have {words} as {column.name(k)!r}", f"{x.dtype} of shape {x.shape}")
     result = np.empty((len(arrays), *shape), np.result_type(*arrays) if arrays else kind)
     for k, x in enumerate(arrays):
         result[k] = x
@@ -260,14 +284,14 @@ def _is_of(x: Any, kind: str) -> bool:
     return x.dtype.kind == kind and (kind == "i" or x.dtype.itemsize in (4, 8))
 
 
-def integers(entries: Entries, wanted: Sequence[Key], kind: Any, low: int, high: int = FOREVER) -> Any:
-    """Return the entries `wanted`, integers from low to high, as one vector of this dtype."""
+def integers(column: Column, kind: Any, low: int, high: int = FOREVER) -> Any:
+    """Return the entries of a column, integers from low to high, as one vector of this dtype."""
     high = min(high, int(np.iinfo(kind).max))
-    values = _together(entries, wanted, (), "i", "one signed integer").astype(np.int64)
+    values = _together(column, (), "i", "one signed integer").astype(np.int64)
     bad = (values < low) | (values > high)
     if bad.any():
         k = int(np.argmax(bad))
-        raise _must(f"have a number from {low} to {high} as {join(*wanted[k])!r}", int(values[k]))
+        raise _must(f"have a number from {low} to {high} as {column.name(k)!r}", int(values[k]))
     return values.astype(kind)
 
 
@@ -279,9 +303,9 @@ class Rule(NamedTuple):
     holds: Callable[[Any], Any]
 
 
-def reals(entries: Entries, wanted: Sequence[Key], shape: tuple[int, ...], dtype: str, *rules: Rule) -> Any:
-    """Return the entries `wanted`, of this shape, as one stack in this dtype; check the rules."""
-    stack = _together(entries, wanted, shape, "f", f"float32 or float64 of shape {shape}")
+def reals(column: Column, shape: tuple[int, ...], dtype: str, *rules: Rule) -> Any:
+    """Return the entries of a column, of this shape, as one stack in this dtype; check the rules."""
+    stack = _together(column, shape, "f", f"float32 or float64 of shape {shape}")
     with np.errstate(over="ignore"):
         result = stack.astype(dtype, copy=False)
     for rule in rules:
@@ -289,7 +313,9 @@ def reals(entries: Entries, wanted: Sequence[Key], shape: tuple[int, ...], dtype
         good = rule.holds(values)
         if not good.all():
             at = int(np.argmin(good))
-            raise _must(f"have {rule.words} in {join(*wanted[at * len(wanted) // good.size])!r}", str(values.flat[at]))
+            raise _must(
+                f"have {rule.words} in {column.name(at * len(column.values) // good.size)!r}", str(values.flat[at])
+            )
     return result
 
 

@@ -87,10 +87,12 @@ class Region:
 
 
 @functools.lru_cache(1024)
-def numbered(parts: tuple[Region, ...]) -> tuple[list[tuple[Shape, Shape]], dict[Shape, int]]:
-    """Return (origin, size) of every block in the order of the tensor, and the number of the block by origin."""
-    blocks = sorted((origin, part.size) for part in parts for origin in part.origins())
-    return blocks, {origin: k for k, (origin, _) in enumerate(blocks)}
+def numbered(parts: tuple[Region, ...]) -> tuple[list[tuple[Shape, Shape]], dict[Shape, int], list[list[int]]]:
+    """Return (origin, size) of every block in the order of the tensor, numbers by origin, and numbers by region."""
+    origins = [part.origins() for part in parts]
+    blocks = sorted((origin, part.size) for part, mine in zip(parts, origins, strict=True) for origin in mine)
+    number = {origin: k for k, (origin, _) in enumerate(blocks)}
+    return blocks, number, [[number[origin] for origin in mine] for mine in origins]
 
 
 def block_sizes(shape: Shape, limit: int, aspect: float | None, axes: Sequence[int]) -> Shape:

@@ -133,10 +133,8 @@ class Layout:
     def blocks_of(self, stack: Stack) -> Iterator[tuple[int, int]]:
         """Iterate over (number of the leaf, number of the block in it), in the order of the stack."""
         for member in stack.members:
-            leaf = self.leaves[member.leaf]
-            numbers = leaf.block_number
-            for origin in leaf.regions[member.region].origins():
-                yield member.leaf, numbers[origin]
+            for number in self.leaves[member.leaf].numbers[member.region]:
+                yield member.leaf, number
 
     def align(self, leaves: Mapping[str, Array], what: str) -> list[Array | None]:
         """Return arrays of a tree in the order of the layout, in the state's dtype; None for a missing array.

@@ -69,15 +69,20 @@ class Leaf:
         leaf.__dict__.update(self.__dict__, path=path)
         return leaf
 
-    @property
+    @cached_property
     def blocks(self) -> list[tuple[Shape, Shape]]:
         """(origin, size) of every block in the order of the tensor; block k of the names is entry k."""
         return numbered(self.regions)[0]
 
-    @property
+    @cached_property
     def block_number(self) -> dict[Shape, int]:
         """Number of the block, by origin."""
         return numbered(self.regions)[1]
+
+    @cached_property
+    def numbers(self) -> list[list[int]]:
+        """Numbers of the blocks of every region, in the order of its stack."""
+        return numbered(self.regions)[2]
 
     @cached_property
     def parts(self) -> list[str]:
