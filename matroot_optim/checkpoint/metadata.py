@@ -171,12 +171,13 @@ def _pieces(n: int, size: int) -> int:
 def by_parameter(layout: Layout, names: Mapping[str, Any]) -> Entries:
     """Return the entries but for "step" by path and by name without the path; a strange name is a path itself."""
     found: Entries = {leaf.path: {} for leaf in layout.leaves}
-    for name in names.keys() - {"step"}:
-        path, _, part = name.rpartition("/")
-        if path not in found or join(path, part) != name:
+    for name, x in names.items():
+        path, slash, part = name.rpartition("/")
+        if path not in found or (slash and not path):
             inside = _OF_BLOCK.fullmatch(name)
             path, part = (inside[1] or "", inside[2]) if inside else (name, "")
-        found.setdefault(path, {})[part] = names[name]
+        if name != "step":
+            found.setdefault(path, {})[part] = x
     return found
 
 
