@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
@@ -80,31 +81,29 @@ def places(layout: Layout) -> list[Places]:
     found: list[Places] = []
     for i, leaf in enumerate(layout.leaves):
         counts: Places = {part: (part, i) for part in OF_LEAF}
-        found.append({**counts, **{part: (leaf.name(part), None) for part in leaf_parts(leaf)}})
+        found.append({**counts, **{part: (leaf.name(part), None) for part in leaf.parts}})
     for stack in layout.stacks:
-        for member in stack.members:
-            leaf, mine = layout.leaves[member.leaf], found[member.leaf]
-            for b, origin in enumerate(leaf.regions[member.region].origins(), member.start):
-                for axis in stack.axes:
-                    block, array = f"block{leaf.block_number[origin]}/axis{axis}", stack.axis_name(axis)
-                    mine.update({f"{block}/{part}": (f"{array}/{part}", b) for part in ("statistic", *OF_ROOT)})
+        parts = ("statistic", *OF_ROOT)
+        arrays = [f"{stack.axis_name(axis)}/{part}" for axis in stack.axes for part in parts]
+        names: dict[int, list[str]] = {}  # the same for many parameters
+        for b, (i, number) in enumerate(layout.blocks_of(stack)):
+            if number not in names:
+                names[number] = [f"block{number}/axis{axis}/{part}" for axis in stack.axes for part in parts]
+            found[i].update(zip(names[number], zip(arrays, repeat(b)), strict=True))
     return found
 
 
-def leaf_parts(leaf: Leaf) -> list[str]:
-    """Return the names of the arrays of a parameter: of its shape, but for "weights", two numbers on the host."""
-    weighted = leaf.has_average and leaf.options.averaging == "schedule_free"
-    kept = {"momentum": leaf.has_momentum, "moment": leaf.has_moment, "average": leaf.has_average, "weights": weighted}
-    return [part for part, there in kept.items() if there]
-
-
-def fresh_arrays(options: Options, layout: Layout, params: Sequence[Array]) -> dict[str, Array]:
-    """Return the arrays before the first step: zero statistics, roots I."""
+def fresh_arrays(
+    options: Options, layout: Layout, params: Sequence[Array], known: Mapping[str, Array] | None = None
+) -> dict[str, Array]:
+    """Return the arrays before the first step: zero statistics, roots I; of the parameters' parts, those `known`."""
     arrays: dict[str, Array] = {"step": np.zeros((), np.int64)}
     arrays.update({name: np.zeros(len(layout.leaves), kind) for name, kind in OF_LEAF.items()})
+    known = known or {}
     for leaf, x in zip(layout.leaves, params, strict=True):
-        for part in leaf_parts(leaf):
-            arrays[leaf.name(part)] = fresh_part(leaf, part, x)
+        for part in leaf.parts:
+            name = leaf.name(part)
+            arrays[name] = known[name] if name in known else fresh_part(leaf, part, x)
     for stack in layout.stacks:
         x = params[stack.members[0].leaf]
         for axis in stack.axes:

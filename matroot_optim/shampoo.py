@@ -14,6 +14,7 @@ import numpy as np
 
 from matroot import ConditionTracker, one_blas_thread
 from matroot_optim.arrays import Array, cast, dtype_name, is_jax, namespace, norms_of
+from matroot_optim.checkpoint.collecting import uncollected
 from matroot_optim.diagnostics import Diagnostics, diagnose
 from matroot_optim.entries import Pending
 from matroot_optim.layout.layout import Layout, make_layout
@@ -319,6 +320,7 @@ class Shampoo(Options):
             {path: average_of(layout.leaves[layout.index[path]], state.arrays, W) for path, W in leaves.items()}
         )
 
+    @uncollected()
     def load(self, path: str | os.PathLike[str], params: Tree) -> State:
         """Read the state of these parameters from a file that `State.save` wrote.
 

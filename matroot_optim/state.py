@@ -13,9 +13,10 @@ from functools import cached_property
 from typing import Any
 
 from matroot_optim.arrays import Array
+from matroot_optim.checkpoint.collecting import uncollected
 from matroot_optim.checkpoint.exchange import export
 from matroot_optim.checkpoint.files import write
-from matroot_optim.entries import OF_LEAF, OF_ROOT, Pending, Places, fresh_arrays, leaf_parts, places, settled
+from matroot_optim.entries import OF_LEAF, OF_ROOT, Pending, Places, fresh_arrays, places, settled
 from matroot_optim.layout.layout import Layout
 from matroot_optim.options import Options
 from matroot_optim.step.narrow import narrow, widened
@@ -81,8 +82,9 @@ class State(Mapping[str, Array]):
 
     @cached_property
     def _leaf_names(self) -> set[str]:
-        return {leaf.name(part) for leaf in self.layout.leaves for part in (*OF_LEAF, *leaf_parts(leaf))}
+        return {leaf.name(part) for leaf in self.layout.leaves for part in (*OF_LEAF, *leaf.parts)}
 
+    @uncollected()
     def save(self, path: str | os.PathLike[str], *, roots: bool = True) -> None:
         """Write the state to a file; `Shampoo.load` reads it in any framework.
 

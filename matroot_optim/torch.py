@@ -27,11 +27,12 @@ from matroot_optim._torch.keeper import Keeper, layout_of, names_of, parameters
 from matroot_optim._torch.loading import check_outline, records_of
 from matroot_optim._torch.modules import parameter_groups
 from matroot_optim._torch.parameters import add_moves, check_parameters, dense, full_precision
-from matroot_optim._torch.saving import fill
+from matroot_optim._torch.saving import fill, hide
 from matroot_optim._torch.shards.keeper import ShardedKeeper
 from matroot_optim._torch.shards.step import moves_of_shards
 from matroot_optim._torch.state import ParameterStates
 from matroot_optim._torch.storage import check_devices, group_of, is_dtensor, local
+from matroot_optim.checkpoint.collecting import uncollected
 from matroot_optim.diagnostics import Diagnostics
 from matroot_optim.options import SHARED
 from matroot_optim.plan import Plan, make_plan, warn_if_large
@@ -103,6 +104,7 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
     """
 
     _kind: ClassVar[type[Core]] = Core
+    _hidden = False
 
     def __init__(
         self,
@@ -206,7 +208,7 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         The values are the tensors that the optimizer uses. ``state[p] = entries`` replaces the entries of a parameter;
         ``del state[p]`` resets one parameter, ``state.clear()`` all parameters.
         """
-        return ParameterStates(self)
+        return {} if self._hidden else ParameterStates(self)
 
     @state.setter
     def state(self, values: Mapping[Any, Any]) -> None:
@@ -322,15 +324,20 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
 
     # Saving and loading.
 
+    @uncollected()
     def state_dict(self) -> dict[str, Any]:
         self.refuse_averages("state_dict()")
-        handle = self.register_state_dict_post_hook(fill, prepend=True)  # hooks of users get the complete dict
+        last = self.register_state_dict_pre_hook(hide)  # after those of users, which may read the state
+        first = self.register_state_dict_post_hook(fill, prepend=True)  # hooks of users get the complete dict
         try:
             found: dict[str, Any] = super().state_dict()
             return found
         finally:
-            handle.remove()
+            self._hidden = False
+            last.remove()
+            first.remove()
 
+    @uncollected()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; the saved arrays keep their precision for parameters of any dtype.
 
@@ -350,6 +357,7 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         """
         self.refuse_averages("load_state_dict()")
         loaded: dict[str, Any] = {}
+        afresh: list[str] = []
 
         def keep(_: Any, found: dict[str, Any]) -> dict[str, Any]:
             check_outline(found)
@@ -357,18 +365,21 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
             return {**found, "state": {}}  # torch would round the state to the dtype of the parameters
 
         before = {**vars(self), "defaults": dict(self.defaults)}
-        handle = self.register_load_state_dict_pre_hook(keep)
+        last = self.register_load_state_dict_pre_hook(keep)
+        first = self.register_load_state_dict_post_hook(lambda _: afresh.extend(self._load(loaded)), prepend=True)
         try:
             super().load_state_dict(state_dict)
-            self._load(loaded)
         except Exception:
             self.__dict__.update(before)
             raise
         finally:
-            handle.remove()
+            last.remove()
+            first.remove()
+        if afresh:
+            warnings.warn(f"the state_dict has no state for {', '.join(afresh)}; they start afresh", stacklevel=4)
 
-    def _load(self, loaded: dict[str, Any]) -> None:
-        """Load the state from a dict whose groups torch has already loaded."""
+    def _load(self, loaded: dict[str, Any]) -> list[str]:
+        """Load the state from a dict whose groups torch has already loaded; return what starts afresh."""
         self._keeper = self._keeper.empty()
         texts = [group.get(META) for group in self.param_groups]
         for group in self.param_groups:
@@ -379,13 +390,12 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         params = parameters(self.param_groups)
         records = records_of(loaded, texts, params, whole=not isinstance(self._keeper, ShardedKeeper))
         if records is None:
-            return
+            return []
         new = [path for path, record in zip(params, records, strict=True) if record is None]
         # With named parameters, the load was not strict, or torch has left out frozen parameters.
         trained = [path for path in new if params[path].requires_grad]
-        if trained:
-            warnings.warn(f"the state_dict has no state for {', '.join(trained)}; they start afresh", stacklevel=4)
         self._keeper.load(self._core, self.param_groups, records)
+        return trained
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -45,8 +45,6 @@ class Keeper:
         Of whole parameters.
     tensors : list of tensors
         The parameters of the state's leaves.
-    places : list
-        For every leaf, the places of its entries in the state.
     records : mapping of tensors to Record or None
         Records of tensors that have left the groups, and records that parameters get at the next fit; None: the
         parameter starts afresh.
@@ -58,11 +56,18 @@ class Keeper:
         self.state: State | None = None
         self.layout: Layout | None = None
         self.tensors: list[Any] = []
-        self.places: list[Places] = []
+        self._places: list[Places] | None = None
         self.records: MutableMapping[Any, Record | None] = WeakTensorKeyDictionary()
         self.others: MutableMapping[Any, dict[str, Any]] = WeakTensorKeyDictionary()
         self._planned: Any = None
         self._numbers: dict[int, int] = {}
+
+    @property
+    def places(self) -> list[Places]:
+        """For every leaf, the places of its entries in the state; found when they are first asked for."""
+        if self._places is None:
+            self._places = places(self.state.layout) if self.state is not None else []
+        return self._places
 
     def fit(self, core: Shampoo, groups: Groups) -> State:
         """Fit the state to groups and options: new tensors start afresh, all others keep their entries."""
@@ -110,9 +115,8 @@ class Keeper:
         self, core: Shampoo, layout: Layout, groups: Groups, params: Params, records: Sequence[Record | None]
     ) -> None:
         """Build the state of these parameters from their records."""
-        found = places(layout)
-        self.state = put_together(core, layout, [p.detach() for p in params.values()], records, found)
-        self.places = found
+        self.state = put_together(core, layout, [p.detach() for p in params.values()], records)
+        self._places = None
         self.hold(layout, params, records)
 
     def hold(self, layout: Layout, params: Params, records: Sequence[Record | None]) -> None:
@@ -177,7 +181,7 @@ class Keeper:
         self.tensors, self._planned = values["tensors"], values["_planned"]
         self.records = WeakTensorKeyDictionary(dict(values["records"]))
         self.others = WeakTensorKeyDictionary(dict(values["others"]))
-        self.places = places(self.state.layout) if self.state is not None else []
+        self._places = None
         self._numbers = {id(p): i for i, p in enumerate(self.tensors)}
 
 
@@ -192,7 +196,7 @@ def slots(core: Shampoo, layout: Layout) -> int:
 
 def layout_of(core: Shampoo, params: Params) -> Layout:
     """Return the layout of parameters by path."""
-    return make_layout(core, {path: p.detach() for path, p in params.items()})
+    return make_layout(core, params, lambda path: path.partition("/")[0])
 
 
 def _plan(groups: Groups, params: Iterable[Any]) -> Any:

@@ -13,8 +13,8 @@ from matroot_optim._torch.records import Record
 from matroot_optim.checkpoint.metadata import FORMAT
 from matroot_optim.entries import UNITS
 
-#: Cuts of parameters, by shape.
-Cuts = dict[tuple[int, ...], Any]
+#: Cuts of parameters, by shape, each with the names of its entries of pending root jobs.
+Cuts = dict[tuple[int, ...], tuple[dict[str, Any], list[str]]]
 
 
 def records_of(
@@ -74,7 +74,7 @@ def cuts_from_text(text: Any) -> Cuts | None:
         return None
     try:
         found = json.loads(text)
-        cuts = {tuple(cut["shape"]): cut for cut in found["leaves"]}
+        cuts = {tuple(cut["shape"]): _read_cut(cut) for cut in found["leaves"]}
     except (TypeError, ValueError, LookupError) as wrong:
         raise ValueError(f"{META!r} of a group must be what state_dict wrote there, got {text!r:.200}") from wrong
     _check_format(found)
@@ -92,7 +92,7 @@ def cuts_from_leaves(meta: Any, groups: int) -> list[Cuts | None]:
     found: list[Cuts] = [{} for _ in range(groups)]
     try:
         for path, cut in meta["leaves"].items():
-            found[int(path.partition("/")[0])][tuple(cut["shape"])] = cut
+            found[int(path.partition("/")[0])][tuple(cut["shape"])] = _read_cut(cut)
     except (TypeError, ValueError, LookupError, AttributeError) as wrong:
         raise ValueError(f"{META!r} must be what state_dict wrote there, got {meta!r:.200}") from wrong
     _check_format(meta)
@@ -123,20 +123,23 @@ def record_of(
     shape = tuple(shape)
     if cuts is not None and shape not in cuts:
         raise ValueError(f"the state_dict must have shape {shape} for parameter {path!r}, got {list(cuts)}")
-    cut = dict(cuts[shape]) if cuts is not None else None
-    for name in _pending_of(cut) if cut is not None and cut.pop("pending", False) is True else ():
-        if whole and name not in entries:
+    cut, pending = cuts[shape] if cuts is not None else (None, [])
+    for name in pending if whole else ():
+        if name not in entries:
             raise ValueError(f"the state of parameter {path!r} must have the entry {name!r}")
     plain = {} if units else {part: np.zeros((), kind) for part, kind in UNITS.items()}
     return Record({**plain, **entries}, cut)
 
 
-def _pending_of(cut: Mapping[str, Any]) -> list[str]:
-    """Return the names of the entries of pending root jobs from the metadata of a parameter."""
+def _read_cut(saved: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return the metadata of a parameter, and the names of its entries of pending root jobs."""
+    cut = dict(saved)
+    if cut.pop("pending", False) is not True:
+        return cut, []
     try:
-        return [f"block{k}/axis{axis}/pending" for k in range(len(cut["blocks"])) for axis in cut["axes"]]
+        return cut, [f"block{k}/axis{axis}/pending" for k in range(len(cut["blocks"])) for axis in cut["axes"]]
     except (TypeError, KeyError):
-        return []  # `restore` raises for wrong metadata
+        return cut, []  # `restore` raises for wrong metadata
 
 
 def check_outline(found: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from matroot import Status
-from matroot_optim.arrays import Array, like, to_host
+from matroot_optim.arrays import Array, like, likes, to_host
 from matroot_optim.checkpoint.metadata import (
     FINITE,
     FOREVER,
@@ -17,10 +17,15 @@ from matroot_optim.checkpoint.metadata import (
     NOT_NEGATIVE,
     NOT_NEGATIVE_OR_NAN,
     OF_SQUARES,
+    Column,
+    Entries,
+    Key,
     Names,
     Rule,
     Saved,
+    by_parameter,
     check_names,
+    columns,
     integers,
     read_meta,
     reals,
@@ -29,13 +34,13 @@ from matroot_optim.checkpoint.reblock import Block, reblock
 from matroot_optim.entries import (
     BOOKS,
     COUNTS,
+    OF_ROOT,
     UNITS,
     Pending,
     Settled,
     answer_size,
     fresh_arrays,
     fresh_marks,
-    leaf_parts,
     settled,
 )
 from matroot_optim.layout.layout import Layout
@@ -81,7 +86,7 @@ def export(state: State, *, roots: bool = True) -> tuple[Names, dict[str, Any]]:
 def describe(leaf: Leaf) -> dict[str, Any]:
     """Return the metadata of a parameter: its shape, its cut, and the names of its arrays of that shape."""
     blocks = [[list(origin), list(size)] for origin, size in leaf.blocks]
-    parts = leaf_parts(leaf)
+    parts = leaf.parts
     known = {"shape": leaf.shape, "merged": leaf.merged, "axes": leaf.axes, "blocks": blocks, "parts": parts}
     return {**known, "bases": True} if leaf.in_basis else known
 
@@ -94,71 +99,82 @@ def restore(
     ValueError, which names the entry, if an entry or the metadata are missing, not of this layout, or not valid values
     of a state. Numbers that are not finite are accepted only under ``on_nonfinite="propagate"``.
     """
+    return restore_entries(options, layout, params, names.get("step"), by_parameter(layout, names), meta)
+
+
+def restore_entries(
+    options: Options, layout: Layout, params: Sequence[Array], step: Any, entries: Entries, meta: Mapping[str, Any]
+) -> tuple[dict[str, Array], tuple[Pending, ...]]:
+    """Do the same as `restore` with the step and the entries of every parameter, by path and name without the path."""
     saved = read_meta(layout, meta)
-    check_names(layout, saved, names)
-    start = fresh_arrays(options, layout, params)
+    check_names(layout, saved, entries)
+    if step is None:
+        raise ValueError("the checkpoint must have the entry 'step'")
     finite = (FINITE,) if options.on_nonfinite != "propagate" else ()
-    step = int(integers(names, ["step"], np.int64, 0)[0])
-    arrays = {**start, "step": np.asarray(step, np.int64)}
+    step = int(integers(Column([step], [("", "")], "step"), np.int64, 0)[0])
+    parts = _restore_parts(layout, params, entries, finite)
+    arrays = {**fresh_arrays(options, layout, params, parts), "step": np.asarray(step, np.int64)}
     arrays.update(fresh_marks(layout, options.interval(step + 1), options.schedule))
-    for part, kind in COUNTS.items():
-        arrays[part] = integers(names, [leaf.name(part) for leaf in layout.leaves], kind, 0, step)
-    if meta["format"] > 1:
-        peaks, exponents = ([leaf.name(part) for leaf in layout.leaves] for part in UNITS)
-        arrays["peak"] = reals(names, peaks, (), "float64", FINITE, NOT_NEGATIVE)
-        arrays["exponent"] = integers(names, exponents, UNITS["exponent"], -LARGEST, LARGEST)
-    arrays.update(_restore_parts(layout, params, names, finite))
+    units = UNITS if meta["format"] > 1 else ()
+    of_leaves = columns(entries, [(leaf.path, "") for leaf in layout.leaves], (*COUNTS, *units))
+    arrays.update({part: integers(of_leaves[part], kind, 0, step) for part, kind in COUNTS.items()})
+    if units:
+        arrays["peak"] = reals(of_leaves["peak"], (), "float64", FINITE, NOT_NEGATIVE)
+        arrays["exponent"] = integers(of_leaves["exponent"], UNITS["exponent"], -LARGEST, LARGEST)
     same = {leaf.path: saved.roots and saved.leaves[leaf.path].blocks == leaf.blocks for leaf in layout.leaves}
-    recut: Names = {}
+    recut: Entries = {}
     for leaf in layout.leaves:
         if saved.leaves[leaf.path].blocks != leaf.blocks:
-            recut.update(_recut(leaf, names, saved.leaves[leaf.path].blocks, finite))
-    names = {**names, **recut}
-    arrays.update(_out_of_old_bases(layout, saved, names, arrays, params))
+            mine = _recut(leaf, entries, saved.leaves[leaf.path].blocks, finite)
+            recut[leaf.path] = {**entries[leaf.path], **mine}
+    entries = {**entries, **recut}
+    arrays.update(_out_of_old_bases(layout, saved, entries, arrays, params))
     for stack, axis in layout.factors:
         kept = [same[layout.leaves[m.leaf].path] for m in stack.members for _ in range(m.start, m.stop)]
         x = params[stack.members[0].leaf]
-        _restore_factor(layout, stack, axis, arrays, names, np.asarray(kept), x, step, finite)
+        _restore_factor(layout, stack, axis, arrays, entries, np.asarray(kept), x, step, finite)
     there = saved.jobs != 0 and all(same.values())
-    return narrow(layout, arrays), _restore_pending(layout, names, step) if there else ()
+    return narrow(layout, arrays), _restore_pending(layout, entries, step) if there else ()
 
 
-def _restore_parts(layout: Layout, params: Sequence[Array], names: Names, finite: Sequence[Rule]) -> dict[str, Array]:
+def _restore_parts(
+    layout: Layout, params: Sequence[Array], entries: Entries, finite: Sequence[Rule]
+) -> dict[str, Array]:
     """Return the arrays of the shape of a parameter; small ones of one shape are checked together."""
-    alike: dict[Any, list[tuple[str, Array]]] = {}
+    alike: dict[Any, list[tuple[Leaf, Array]]] = {}
     for leaf, x in zip(layout.leaves, params, strict=True):
-        for part in leaf_parts(leaf):
-            name = leaf.name(part)
-            if name in names:
-                alone = name if leaf.size > SMALL else ""
-                alike.setdefault((part, leaf.shape, leaf.dtype, alone), []).append((name, x))
+        given = entries[leaf.path]
+        for part in leaf.parts:
+            if part in given:
+                alone = leaf.path if leaf.size > SMALL else ""
+                alike.setdefault((part, leaf.shape, leaf.dtype, leaf.place, alone), []).append((leaf, x))
     found: dict[str, Array] = {}
-    for (part, shape, dtype, _), mine in alike.items():
-        wanted = [name for name, _ in mine]
+    for (part, shape, dtype, *_), mine in alike.items():
+        column = columns(entries, [(leaf.path, "") for leaf, _ in mine], [part])[part]
         if part == "weights":
-            values = reals(names, wanted, (2,), "float64", FINITE, NOT_NEGATIVE)
+            values = reals(column, (2,), "float64", FINITE, NOT_NEGATIVE)
         else:
-            values = reals(names, wanted, shape, dtype, *((*finite, NOT_NEGATIVE) if part == "moment" else finite))
-        for (name, x), value in zip(mine, values, strict=True):
-            own = np.array(value) if len(mine) > 1 else np.asarray(value)  # no view, which would keep all in memory
-            found[name] = own if part == "weights" else like(own, x)
+            values = reals(column, shape, dtype, *((*finite, NOT_NEGATIVE) if part == "moment" else finite))
+        own = map(np.array if len(mine) > 1 else np.asarray, values)  # no view, which would keep all in memory
+        there = own if part == "weights" else likes(own, mine[0][1])
+        found.update(zip([leaf.name(part) for leaf, _ in mine], there, strict=True))
     return found
 
 
-def _recut(leaf: Leaf, names: Names, blocks: Sequence[Block], finite: Sequence[Rule]) -> Names:
-    def name(block: int, axis: int) -> str:
-        return leaf.name(f"block{block}/axis{axis}/statistic")
+def _recut(leaf: Leaf, entries: Entries, blocks: Sequence[Block], finite: Sequence[Rule]) -> Names:
+    """Return the statistics of the leaf's blocks by name without the path."""
 
-    statistics = {
-        (k, axis): _statistics(names, [name(k, axis)], size[axis], "float64", *finite)[0]
-        for k, (_, size) in enumerate(blocks)
-        for axis in leaf.axes
-    }
-    return {name(*key): value for key, value in reblock(blocks, statistics, leaf.blocks, leaf.axes).items()}
+    statistics = {}
+    for k, (_, size) in enumerate(blocks):
+        for axis in leaf.axes:
+            found = columns(entries, [(leaf.path, f"block{k}/axis{axis}")], ["statistic"])
+            statistics[k, axis] = _statistics(found, size[axis], "float64", *finite)[0]
+    new = reblock(blocks, statistics, leaf.blocks, leaf.axes)
+    return {f"block{k}/axis{axis}/statistic": value for (k, axis), value in new.items()}
 
 
 def _out_of_old_bases(
-    layout: Layout, saved: Saved, names: Names, arrays: dict[str, Array], params: Sequence[Array]
+    layout: Layout, saved: Saved, entries: Entries, arrays: dict[str, Array], params: Sequence[Array]
 ) -> dict[str, Array]:
     """Return the second moments of re-cut parameters in the original space, where SOAP's new bases begin."""
     found = {}
@@ -171,14 +187,15 @@ def _out_of_old_bases(
         for k, (origin, size) in enumerate(blocks):
             box = tuple(slice(a, a + n) for a, n in zip(origin, size, strict=True))
             for axis in leaf.axes:
-                Q = reals(names, [leaf.name(f"block{k}/axis{axis}/root")], (size[axis],) * 2, leaf.dtype, FINITE)
+                root = columns(entries, [(leaf.path, f"block{k}/axis{axis}")], ["root"])["root"]
+                Q = reals(root, (size[axis],) * 2, leaf.dtype, FINITE)
                 whole[box] = along(whole[box][None], Q * Q, axis, np)[0]
         found[leaf.name("moment")] = like(moment, x)
     return found
 
 
-def _statistics(names: Names, wanted: Sequence[str], n: int, dtype: str, *rules: Rule) -> Any:
-    return reals(names, wanted, (packed_size(n),), dtype, *rules, OF_SQUARES)
+def _statistics(found: Mapping[str, Column], n: int, dtype: str, *rules: Rule) -> Any:
+    return reals(found["statistic"], (packed_size(n),), dtype, *rules, OF_SQUARES)
 
 
 def _restore_factor(
@@ -186,7 +203,7 @@ def _restore_factor(
     stack: Stack,
     axis: int,
     arrays: dict[str, Array],
-    names: Names,
+    entries: Entries,
     kept: Any,
     x: Array,
     step: int,
@@ -194,40 +211,38 @@ def _restore_factor(
 ) -> None:
     """Restore the arrays of one dimension of a stack on the device of x; request roots that do not fit."""
     key, n = stack.axis_name(axis), stack.shape[axis]
-    prefixes = [join(block, f"axis{axis}") for block in layout.block_names(stack)]
-    statistics = _statistics(names, [f"{p}/statistic" for p in prefixes], n, stack.dtype, *finite)
+    roots = [(layout.leaves[i].path, f"block{k}/axis{axis}") for i, k in layout.blocks_of(stack)]
+    statistics = _statistics(columns(entries, roots, ["statistic"]), n, stack.dtype, *finite)
     arrays[f"{key}/statistic"] = like(statistics, x)
     arrays[f"{key}/mark"] += step  # for roots whose mark is not restored, phases start at this step
     arrays[f"{key}/taken"][:] = -1
     at = np.flatnonzero(kept)
     if not at.size:
         return
-    known = [prefixes[b] for b in at]
-    for part, values in {**_facts(names, known), **_books(names, known, step)}.items():
+    found = columns(entries, [roots[b] for b in at.tolist()], OF_ROOT)
+    for part, values in {**_facts(found), **_books(found, step)}.items():
         arrays[f"{key}/{part}"][at] = values
     root = np.array(to_host(arrays[f"{key}/root"]))
-    root[at] = reals(names, [f"{p}/root" for p in known], (n, n), stack.dtype, FINITE)
+    root[at] = reals(found["root"], (n, n), stack.dtype, FINITE)
     arrays[f"{key}/root"] = like(root, x)
 
 
-def _facts(names: Names, prefixes: Sequence[str], *, of_answer: bool = False) -> Names:
+def _facts(found: Mapping[str, Column], *, of_answer: bool = False) -> Names:
     """Return the facts of roots; those of an answer that is not installed yet may be NaN."""
     facts = {}
     for fact, kind in FACTS.items():
-        wanted = [f"{p}/{fact}" for p in prefixes]
         if np.dtype(kind).kind == "i":
-            facts[fact] = integers(names, wanted, kind, 0, max(Status) if fact == "status" else FOREVER)
+            facts[fact] = integers(found[fact], kind, 0, max(Status) if fact == "status" else FOREVER)
         else:
             rules = () if of_answer else (NOT_NEGATIVE_OR_NAN,)
-            facts[fact] = reals(names, wanted, (), np.dtype(kind).name, *rules)
+            facts[fact] = reals(found[fact], (), np.dtype(kind).name, *rules)
     return facts
 
 
-def _books(names: Names, prefixes: Sequence[str], step: int) -> Names:
+def _books(found: Mapping[str, Column], step: int) -> Names:
     low, high = {"mark": -FOREVER, "taken": -1}, {"taken": step}
     return {  # under optax, the counters may already include the roots of the next step
-        book: integers(names, [f"{p}/{book}" for p in prefixes], kind, low.get(book, 0), high.get(book, step + 1))
-        for book, kind in BOOKS.items()
+        book: integers(found[book], kind, low.get(book, 0), high.get(book, step + 1)) for book, kind in BOOKS.items()
     }
 
 
@@ -250,31 +265,35 @@ def _export_pending(layout: Layout, pending: Pending) -> Names:
     return names
 
 
-def _restore_pending(layout: Layout, names: Names, step: int) -> tuple[Pending, ...]:
-    saved: dict[str, list[str]] = {}
-    for name in names:
-        block_axis, mark, rest = name.rpartition("/pending")
-        if mark and rest.endswith("/due"):
-            saved.setdefault(block_axis, []).append(name.removesuffix("/due"))
+def _restore_pending(layout: Layout, entries: Entries, step: int) -> tuple[Pending, ...]:
+    saved: dict[Key, list[Key]] = {}  # by path and root
+    for path, mine in entries.items():
+        for name in mine:
+            root, mark, rest = name.rpartition("/pending")
+            if mark and rest.endswith("/due"):
+                saved.setdefault((path, root), []).append((path, name.removesuffix("/due")))
     batches = []
     for stack, axis in layout.factors:
-        found: dict[tuple[int, int, bool], list[tuple[int, str]]] = {}
-        for b, block in enumerate(layout.block_names(stack)):
-            for prefix in saved.get(join(block, f"axis{axis}"), []):
-                submitted = int(prefix.rpartition("/pending")[2])
+        found: dict[tuple[int, int, bool], list[tuple[int, Key]]] = {}
+        for b, (i, k) in enumerate(layout.blocks_of(stack)):
+            for path, job in saved.get((layout.leaves[i].path, f"block{k}/axis{axis}"), []):
+                submitted = int(job.rpartition("/pending")[2])
                 if submitted > step:
-                    raise ValueError(f"the checkpoint must have no job from after step {step}, got {prefix!r}")
-                due = int(integers(names, [f"{prefix}/due"], np.int64, step + 1)[0])
-                found.setdefault((submitted, due, f"{prefix}/root" in names), []).append((b, prefix))
+                    text = f"the checkpoint must have no job from after step {step}, got {join(path, job)!r}"
+                    raise ValueError(text)
+                due = int(integers(columns(entries, [(path, job)], ["due"])["due"], np.int64, step + 1)[0])
+                there = f"{job}/root" in entries[path]
+                found.setdefault((submitted, due, there), []).append((b, (path, job)))
         for (submitted, due, there), rows in found.items():
             index = np.array([b for b, _ in rows])
-            job = RootJob(stack.axis_name(axis), index, None, stack.exponent(axis), stack.options.rule, due)
+            root_job = RootJob(stack.axis_name(axis), index, None, stack.exponent(axis), stack.options.rule, due)
             lost = Failure("lost before the save")
-            answer = _restore_answer(stack, axis, [p for _, p in rows], names) if there else lost
-            batches.append(Pending(submitted, (job,), Settled(answer)))
+            answer = _restore_answer(stack, axis, [key for _, key in rows], entries) if there else lost
+            batches.append(Pending(submitted, (root_job,), Settled(answer)))
     return tuple(sorted(batches, key=lambda p: p.submitted))
 
 
-def _restore_answer(stack: Stack, axis: int, prefixes: Sequence[str], names: Names) -> RootAnswer:
-    root = reals(names, [f"{p}/root" for p in prefixes], (answer_size(stack, axis),), stack.dtype)
-    return RootAnswer(root, _facts(names, prefixes, of_answer=True), 0.0)
+def _restore_answer(stack: Stack, axis: int, jobs: Sequence[Key], entries: Entries) -> RootAnswer:
+    found = columns(entries, jobs, ("root", *FACTS))
+    root = reals(found["root"], (answer_size(stack, axis),), stack.dtype)
+    return RootAnswer(root, _facts(found, of_answer=True), 0.0)

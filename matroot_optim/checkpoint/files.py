@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -76,8 +77,15 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _checksum(name: str, x: Any) -> int:
-    little: Any = np.ascontiguousarray(x, x.dtype.newbyteorder("<")).reshape(-1)
-    return zlib.crc32(little.view(np.uint8), zlib.crc32(f"{name} {x.dtype.name} {x.shape}".encode()))
+    kind, order = _of_dtype(x.dtype)
+    little: Any = np.ascontiguousarray(x, order).reshape(-1)
+    return zlib.crc32(little.view(np.uint8), zlib.crc32(f"{name} {kind} {x.shape}".encode()))
+
+
+@lru_cache(64)
+def _of_dtype(dtype: Any) -> tuple[str, Any]:
+    """Return the name of a dtype, which numpy makes anew every time, and the same dtype in the order of the file."""
+    return dtype.name, dtype.newbyteorder("<")
 
 
 def _checksum_of_meta(meta: Mapping[str, Any], sums: Mapping[str, int] | None) -> int:

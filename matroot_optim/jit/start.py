@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from matroot_optim.arrays import Array
-from matroot_optim.entries import BOOKS, OF_LEAF, leaf_parts
+from matroot_optim.entries import BOOKS, OF_LEAF
 from matroot_optim.jit.shards import Shards, put
 from matroot_optim.layout.layout import Layout, make_layout
 from matroot_optim.layout.trees import Leaves
@@ -65,7 +65,7 @@ def initial(plan: Plan, params: Sequence[Array]) -> Arrays:
 
 def parts_of_leaves(layout: Layout) -> dict[str, int]:
     """Return the names of the arrays that have a parameter's shape, with the number of the parameter."""
-    return {leaf.name(part): i for i, leaf in enumerate(layout.leaves) for part in leaf_parts(leaf)}
+    return {leaf.name(part): i for i, leaf in enumerate(layout.leaves) for part in leaf.parts}
 
 
 def kind_on_host(name: str) -> Any:

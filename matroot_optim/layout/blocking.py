@@ -86,6 +86,15 @@ class Region:
         return list(itertools.product(*([a + j * s for j in range(c)] for a, c, s in steps)))
 
 
+@functools.lru_cache(1024)
+def numbered(parts: tuple[Region, ...]) -> tuple[list[tuple[Shape, Shape]], dict[Shape, int], list[list[int]]]:
+    """Return (origin, size) of every block in the order of the tensor, numbers by origin, and numbers by region."""
+    origins = [part.origins() for part in parts]
+    blocks = sorted((origin, part.size) for part, mine in zip(parts, origins, strict=True) for origin in mine)
+    number = {origin: k for k, (origin, _) in enumerate(blocks)}
+    return blocks, number, [[number[origin] for origin in mine] for mine in origins]
+
+
 def block_sizes(shape: Shape, limit: int, aspect: float | None, axes: Sequence[int]) -> Shape:
     """Return the block size per dimension: at most `limit`, and `aspect` times the shortest of the dimensions `axes`.
 

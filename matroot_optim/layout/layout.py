@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -127,10 +127,14 @@ class Layout:
 
     def block_names(self, stack: Stack) -> Iterator[str]:
         """Iterate over the names of the blocks of a stack, "layer/kernel/block3", in the order of the stack."""
+        for i, number in self.blocks_of(stack):
+            yield self.leaves[i].name(f"block{number}")
+
+    def blocks_of(self, stack: Stack) -> Iterator[tuple[int, int]]:
+        """Iterate over (number of the leaf, number of the block in it), in the order of the stack."""
         for member in stack.members:
-            leaf = self.leaves[member.leaf]
-            for origin in leaf.regions[member.region].origins():
-                yield leaf.name(f"block{leaf.block_number[origin]}")
+            for number in self.leaves[member.leaf].numbers[member.region]:
+                yield member.leaf, number
 
     def align(self, leaves: Mapping[str, Array], what: str) -> list[Array | None]:
         """Return arrays of a tree in the order of the layout, in the state's dtype; None for a missing array.
@@ -163,8 +167,8 @@ class Layout:
         return found
 
 
-def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:
-    """Return the layout of these parameters.
+def make_layout(options: Options, params: Mapping[str, Array], group: Callable[[str], str] | None = None) -> Layout:
+    """Return the layout of these parameters; paths of one `group` have the same options.
 
     TypeError for a parameter that is not real floating point, ValueError for options that do not fit its shape.
     """
@@ -172,7 +176,7 @@ def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:
 
     def of(path: str) -> tuple[Options, Options]:
         """Return the options of a parameter, and the same without engine and groups."""
-        key = repr(sorted(options.changes_for(path).items()))
+        key = repr(sorted(options.changes_for(path).items())) if group is None else group(path)
         if key not in known:
             mine = options.for_path(path)
             plain = dataclasses.replace(mine, engine=None, groups=None, start_step=mine.first_shampoo_step)
@@ -187,7 +191,9 @@ def make_layout(options: Options, params: Mapping[str, Array]) -> Layout:
         key = (id(given), tuple(x.shape), state_dtype(x, path), place(x))
         if key not in cut:
             cut[key] = _leaf(given, plain, path, x)
-        return dataclasses.replace(cut[key], path=path)
+            for name in ("kind", "parts", "exponents"):  # once for all that are alike
+                getattr(cut[key], name)
+        return cut[key].at(path)
 
     return stacked(leaf(path, x) for path, x in params.items())
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from matroot_optim.layout.blocking import Region, Shape
+from matroot_optim.layout.blocking import Region, Shape, numbered
 from matroot_optim.options import Options
 
 
@@ -63,16 +63,38 @@ class Leaf:
         """Return the name of one of the parameter's arrays in the state."""
         return f"{self.path}/{part}" if self.path else part
 
+    def at(self, path: str) -> Leaf:
+        """Return the same leaf at another path, with the properties that are known: none depends on the path."""
+        leaf = object.__new__(Leaf)
+        leaf.__dict__.update(self.__dict__, path=path)
+        return leaf
+
     @cached_property
     def blocks(self) -> list[tuple[Shape, Shape]]:
         """(origin, size) of every block in the order of the tensor; block k of the names is entry k."""
-        found = [(origin, region.size) for region in self.regions for origin in region.origins()]
-        return sorted(found)
+        return numbered(self.regions)[0]
 
     @cached_property
     def block_number(self) -> dict[Shape, int]:
         """Number of the block, by origin."""
-        return {origin: k for k, (origin, _) in enumerate(self.blocks)}
+        return numbered(self.regions)[1]
+
+    @cached_property
+    def numbers(self) -> list[list[int]]:
+        """Numbers of the blocks of every region, in the order of its stack."""
+        return numbered(self.regions)[2]
+
+    @cached_property
+    def parts(self) -> list[str]:
+        """Names of the arrays of the parameter: of its shape, but for "weights", two numbers on the host."""
+        weighted = self.has_average and self.options.averaging == "schedule_free"
+        kept = {
+            "momentum": self.has_momentum,
+            "moment": self.has_moment,
+            "average": self.has_average,
+            "weights": weighted,
+        }
+        return [part for part, there in kept.items() if there]
 
     @cached_property
     def has_moment(self) -> bool:

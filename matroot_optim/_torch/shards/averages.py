@@ -10,7 +10,7 @@ import torch
 
 from matroot_optim._torch.storage import local, placed_like, stored_like
 from matroot_optim.arrays import cast, to_host
-from matroot_optim.entries import fresh_part, leaf_parts
+from matroot_optim.entries import fresh_part
 from matroot_optim.layout.parts import Leaf
 from matroot_optim.ranks.blocks import Rows
 
@@ -26,7 +26,7 @@ def fresh_or_saved(
         An entry has another shape, or numbers that are not finite.
     """
     found: dict[str, Any] = {}
-    for part in leaf_parts(leaf):
+    for part in leaf.parts:
         if part not in ("average", "weights"):
             continue
         x, start = entries.get(part), fresh_part(leaf, part, local(p))

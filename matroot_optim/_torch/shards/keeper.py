@@ -17,7 +17,7 @@ from matroot_optim._torch.shards.totals import RankTotals, StoredTotals
 from matroot_optim._torch.shards.transfer import Transfer
 from matroot_optim._torch.storage import local, placed_like, rows_of, stored_like
 from matroot_optim.checkpoint.exchange import describe
-from matroot_optim.entries import OF_LEAF, Places, leaf_parts, places
+from matroot_optim.entries import OF_LEAF, Places, places
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf
 from matroot_optim.ranks.blocks import Box, Shares
@@ -80,15 +80,15 @@ class ShardedKeeper(Keeper):
         found = places(part.layout)
         if any(record is not None for record in records):
             local_records = self._to_parts(layout, params, records, rows, rank)
-            self.state = put_together(core, part.layout, mine, local_records, found)
+            self.state = put_together(core, part.layout, mine, local_records)
         else:
-            self.state = put_together(core, part.layout, mine, [None] * len(mine), found)
+            self.state = put_together(core, part.layout, mine, [None] * len(mine))
         self.hold(layout, params, records)
         self._leaves = [[] for _ in self.tensors]
         for k, i in enumerate(part.leaf_of):
             self._leaves[i].append(k)
         self._by_path = {leaf.path: k for k, leaf in enumerate(part.layout.leaves)}
-        self.places = [self._places_of(i, found) for i in range(len(self.tensors))]
+        self._places = [self._places_of(i, found) for i in range(len(self.tensors))]
 
     def _places_of(self, i: int, found: Sequence[Places]) -> Places:
         """Return the places of the counts and the owned blocks of a parameter, by the names of whole parameters."""
@@ -109,7 +109,7 @@ class ShardedKeeper(Keeper):
         mine = [leaves[k] for k in self._leaves[number]]
         owned = {
             part: torch.cat([self.state[leaf.name(part)].reshape(-1) for leaf in mine])
-            for part in leaf_parts(whole)
+            for part in whole.parts
             if part in PARTS
         }
         return {**owned, **saved(whole, self.tensors[number], self.averages)}
@@ -149,11 +149,11 @@ class ShardedKeeper(Keeper):
             numbers = {j: box.number for j, box in enumerate(boxes)}
             found[i].update({_renamed(name, numbers): x for name, x in own[k].items() if name not in PARTS})
         for part in PARTS:
-            there = [part in leaf_parts(leaf) for leaf in self.layout.leaves]
+            there = [part in leaf.parts for leaf in self.layout.leaves]
             if not any(there):
                 continue
             arrays = [
-                self.state[leaf.name(part)] if part in leaf_parts(leaf) else _zeros(leaf, x)
+                self.state[leaf.name(part)] if part in leaf.parts else _zeros(leaf, x)
                 for leaf, x in zip(self.state.layout.leaves, self._examples(), strict=True)
             ]
             for i, stored in enumerate(self.transfer.to_storage(arrays)):
