@@ -130,6 +130,26 @@ def test_the_residual_is_that_of_the_cut_matrix(rule):
     assert float(found.residual[0]) == pytest.approx(true, rel=1e-6)
 
 
+@pytest.mark.parametrize("s", (Fraction(-1, 2), Fraction(-3, 4), Fraction(1, 2), -0.37), ids=str)
+def test_float32_arithmetic_cuts_at_its_own_place_and_is_told_so(s):
+    """The residual is that against the cut of the matrix as given; in float32 the cut lies elsewhere."""
+    rng = np.random.default_rng(5)
+    for n in (2, 3, 20, 40):
+        for share in 10 ** rng.uniform(-4, -1, 8):
+            w = np.sort(10 ** rng.uniform(-4, 0, n))
+            for rule in (Floor(share), PseudoInverse(share)):
+                kept = np.maximum(w, share * w[-1]) if isinstance(rule, Floor) else np.where(w > share * w[-1], w, 0)
+                found = solve_power(np.diag(w), s, regularization=rule, method="eigen", compute_dtype="float32")
+                assert found.compute_dtype == "float32"
+                f, x = np.where(kept > 0, np.where(kept > 0, kept, 1) ** float(s), 0), found.x.diagonal()
+                if s == Fraction(-1, 2):
+                    true = np.linalg.norm(x**2 * kept - (kept > 0)) / n**0.5
+                else:
+                    b = s.denominator if isinstance(s, Fraction) else 1
+                    true = np.linalg.norm(x**b - f**b) / np.linalg.norm(f**b)
+                assert true / 4 - 1e-13 < found.residual < 4 * true + 1e-13, (n, rule)
+
+
 def test_only_what_is_cut_is_decomposed(monkeypatch):
     """What lies above the cut is solved as without a rule, to the last bit."""
     rows = []

@@ -56,6 +56,22 @@ def test_the_rounding_of_the_input_denies_no_root(row, dtype):
         assert distance(X, rank_one(k, float) / np.hypot(1, 1 / k)) <= 2 * EPS[dtype] ** 0.5
 
 
+@pytest.mark.parametrize("s", (Fraction(1, 2), Fraction(1, 3), 0.7), ids=str)
+def test_what_schur_newton_takes_for_zero_counts_against_rtol(s):
+    """Of the eigenvalues within rounding of 0, the positive ones are no zeros of the matrix as given."""
+    rng, seen = np.random.default_rng(0), set()
+    for k in range(30):
+        v = 1 / (rng.integers(1, 30, 6) if k else np.array([25, 26, 29, 21, 11, 28]))
+        A = np.outer(v, v).astype("f4")
+        w, Q = np.linalg.eigh(A.astype(float))
+        exact = (Q * np.maximum(w, 0) ** float(s)) @ Q.T
+        for rtol in (4e-7, 1e-5, 1e-3, 3e-2):
+            result = solve_power(A, s, method="schur_newton", rtol=rtol)
+            seen.add(bool(result.converged))
+            assert not result.converged or distance(result.x.astype(float), exact) <= rtol
+    assert seen == {True, False}
+
+
 def test_a_covariance_of_few_samples_has_a_square_root():
     rng = np.random.default_rng(0)
     for n, samples in ((5, 3), (40, 10), (200, 50)):

@@ -19,7 +19,7 @@ from matroot.methods import conditioning
 from matroot.methods.eigen import Eigen
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.facts import extremes, facts_of
-from matroot.pipeline.reference import factor
+from matroot.pipeline.reference import factor, measured
 from matroot.pipeline.scaling import (
     asymmetry_bar,
     power_of_two,
@@ -29,7 +29,16 @@ from matroot.pipeline.scaling import (
     symmetrized,
     to_output,
 )
-from matroot.pipeline.status import doubtful, excess_of, faintness, judge, singular, within_range, zero_status
+from matroot.pipeline.status import (
+    doubtful,
+    excess_of,
+    faintness,
+    judge,
+    singular,
+    taken_for_zero,
+    within_range,
+    zero_status,
+)
 from matroot.pipeline.status_general import judge_general
 
 Array = Any
@@ -104,6 +113,8 @@ def attempt(stack: Array, job: Job) -> Output:
     A = A.astype(wide, copy=False)
     X = x.astype(wide)
     scale_root(X, exponent, -problem.s, backend)
+    if raw.changed is not None and rule is not None and job.dtype != wide:
+        raw.changed = measured(raw.changed, A, rule, scale, backend)
     other = factor(A, problem.s, raw.changed, problem.assume_a, backend)
     residual, certificate = conditioning.residual(A, X, problem.s, backend, raw.changed, other)
     status, cond, highest, lowest = facts_of(A, X, raw, delta, ends, status, residual, job)
@@ -115,6 +126,7 @@ def attempt(stack: Array, job: Job) -> Output:
         excess = 1.0 if rule is None else excess_of(highest, lowest, delta, raw.changed, problem.s)
         status = judge(status, residual, cond, n, job, excess, faintness(size, job))
         status = doubtful(status, gap, cond * excess, job)
+        status = taken_for_zero(status, raw, n, job)
         status = singular(status, cond, lowest, highest, gap, job, n)
     if problem.s > 0:  # the root of 0 is 0, exactly
         nothing = (highest == 0) & (residual == 0) & (status == int(Status.ILL_CONDITIONED))

@@ -1,4 +1,4 @@
-"""Powers of a matrix by a second computation with independent rounding errors, for certificates."""
+"""Terms of comparison for certificates: powers by a second computation, and cut spectra in double precision."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from matroot._regularization import Regularization
 from matroot.backends.base import Backend
 from matroot.methods.base import Array, Changed
 from matroot.methods.eigen import corrected
@@ -24,6 +25,22 @@ def factor(A: Array, s: Fraction | float, changed: Changed | None, assume_a: str
             return backend.xp.linalg.inv(A) if backend.sync_free() else inverses(A)
     with np.errstate(all="ignore"):  # overflow gives a status
         return real_power(A, -1.0 if isinstance(s, Fraction) else s, changed, assume_a, backend)
+
+
+def measured(changed: Changed, A: Array, rule: Regularization, scale: Array, backend: Backend) -> Changed:
+    """Return a change of eigenvalues found in narrower arithmetic as the rule makes it in the dtype of A.
+
+    A cut is relative to the largest eigenvalue. In float32 both, and the eigenvalues that are cut, have errors that the
+    root shares with them, so that the certificate would not see them. Rayleigh quotients of the computed vectors have
+    errors of second order. One product.
+    """
+    xp = backend.xp
+    Q = changed.Q.astype(A.dtype)
+    Q = Q / xp.sqrt((abs(Q) ** 2).sum(-2))[:, None, :]
+    w = (Q.conj() * backend.matmul(A, Q)).sum(-2).real
+    least = rule.least(w[:, -1], scale)[:, None]
+    kept = xp.where(changed.dropped, 0, xp.maximum(w, least))
+    return Changed(Q, kept - w, kept, least, changed.dropped)
 
 
 def real_power(A: Array, s: float, changed: Changed | None, assume_a: str, backend: Backend) -> Array:

@@ -20,7 +20,7 @@ from matroot._bars import (
 from matroot._regularization import Ridge
 from matroot._status import Status
 from matroot.backends.arrays import HALVES, is_inexact, smallest_normal
-from matroot.methods.base import Array, Changed, Problem
+from matroot.methods.base import Array, Changed, Problem, Raw
 from matroot.methods.eigen import Eigen
 from matroot.pipeline.call import Job
 
@@ -118,6 +118,14 @@ def doubtful(status: Array, gap: Array, cond: Array, job: Job) -> Array:
     with np.errstate(all="ignore"):
         lost = (gap > 0) & ~(forward_error_bound(cond, job.problem.s, gap) <= ILL_INPUT_ERROR)
     return np.where((status == int(Status.CONVERGED)) & lost, int(Status.ILL_CONDITIONED), status).astype(np.int8)
+
+
+def taken_for_zero(status: Array, raw: Raw, n: int, job: Job) -> Array:
+    """Set ILL_CONDITIONED where a method took small eigenvalues for 0, and their powers may exceed rtol."""
+    if raw.rank is None or raw.jump is None or job.problem.rtol is None:
+        return status
+    beyond = (status == int(Status.CONVERGED)) & (raw.rank < n) & ~(raw.jump <= job.problem.rtol)
+    return np.where(beyond, int(Status.ILL_CONDITIONED), status).astype(np.int8)
 
 
 def singular(status: Array, cond: Array, low: Array, top: Array, gap: Array, job: Job, n: int) -> Array:
