@@ -61,6 +61,12 @@ class Result:
     def __len__(self) -> int:
         return len(self.status)
 
+    if not TYPE_CHECKING:  # a type checker would take a result for an array
+
+        def __array__(self, *args: Any, **options: Any) -> Any:
+            name = "u" if hasattr(self, "u") else "x"
+            raise TypeError(f"a {type(self).__name__} is no array; its array is result.{name}")
+
     def sentence(self, index: int) -> str:
         """Return the status sentence of one matrix of the flattened batch, with its numbers."""
         raise NotImplementedError
@@ -205,8 +211,9 @@ class RootResult(OfBatch, Generic[A]):
         else:
             digits = digits_left(at["cond"], float(self.exponent), eps)
         status = Status(int(on_host(self.status).ravel()[index]))
-        # For a positive exponent the residual is about the error. For a negative exponent it may be larger.
-        if at["residual"] > 0 and (status is Status.ILL_CONDITIONED or self.exponent > 0):
+        # For a positive exponent the residual is about the error. For a negative exponent it may be larger, but where an
+        # rtol ends the computation early, rounding does not explain it.
+        if at["residual"] > 0 and (status is Status.ILL_CONDITIONED or self.exponent > 0 or self.rtol is not None):
             digits = min(digits, max(0.0, -math.log10(at["residual"])))
         numbers = {
             **at,

@@ -27,9 +27,9 @@ from matroot.pipeline.scaling import asymmetry_bar, symmetrized
 
 def _described(name: str, *args: Any, **options: Any) -> tuple[str, Any]:
     """Return a key for a call of a public function, and its parts as a function of the tensor."""
-    (degree,) = args or [options.pop("p" if "p" in options else "s")]
+    (degree,) = [2] if name.endswith("sqrtm") else args or [options.pop("p" if "p" in options else "s")]
     options.pop("on_bad", None)  # nothing is raised inside of a graph
-    s = as_exponent(degree) if name == "fractional_power" else exponent_of(degree, name == "inverse_pth_root")
+    s = as_exponent(degree) if name == "fractional_power" else exponent_of(degree, name.startswith("inv"))
     return f"{name}({degree}, {options})", lambda a: parts(a, s, True, options)[1:]
 
 
@@ -199,14 +199,26 @@ def fractional_power(
     return answer(result, on_bad)
 
 
-def sqrtm(a: A, /, **options: Any) -> A:
-    """Compute the principal square root, ``pth_root(a, 2, **options)``.
+@as_operator(_described)
+def sqrtm(
+    a: A,
+    /,
+    *,
+    method: str | Method = "auto",
+    regularization: Regularization | float | None = None,
+    assume_a: str = "pos",
+    rtol: float | None = None,
+    max_iter: int | None = None,
+    compute_dtype: Any = None,
+    on_bad: str = "raise",
+) -> A:
+    """Compute the principal square root, ``pth_root(a, 2)``.
 
     Parameters
     ----------
     a : array (..., n, n)
-    **options
-        As `pth_root`.
+    method, regularization, assume_a, rtol, max_iter, compute_dtype, on_bad
+        As in `pth_root`.
 
     Returns
     -------
@@ -220,17 +232,30 @@ def sqrtm(a: A, /, **options: Any) -> A:
     [[2. 1.]
      [1. 2.]]
     """
-    return pth_root(a, 2, **options)
+    result: RootResult[A] = solve_power(a, exponent_of(2, inverse=False), waits=True, **options_of(locals()))
+    return answer(result, on_bad)
 
 
-def inv_sqrtm(a: A, /, **options: Any) -> A:
-    """Compute the inverse principal square root, ``inverse_pth_root(a, 2, **options)``.
+@as_operator(_described)
+def inv_sqrtm(
+    a: A,
+    /,
+    *,
+    method: str | Method = "auto",
+    regularization: Regularization | float | None = None,
+    assume_a: str = "pos",
+    rtol: float | None = None,
+    max_iter: int | None = None,
+    compute_dtype: Any = None,
+    on_bad: str = "raise",
+) -> A:
+    """Compute the inverse principal square root, ``inverse_pth_root(a, 2)``.
 
     Parameters
     ----------
     a : array (..., n, n)
-    **options
-        As `inverse_pth_root`.
+    method, regularization, assume_a, rtol, max_iter, compute_dtype, on_bad
+        As in `inverse_pth_root`.
 
     Returns
     -------
@@ -245,7 +270,8 @@ def inv_sqrtm(a: A, /, **options: Any) -> A:
     [[ 5. -4.]
      [-4.  5.]]
     """
-    return inverse_pth_root(a, 2, **options)
+    result: RootResult[A] = solve_power(a, exponent_of(2, inverse=True), waits=True, **options_of(locals()))
+    return answer(result, on_bad)
 
 
 def select_method(

@@ -354,9 +354,12 @@ def check_degree(p: Any) -> int:
             raise TypeError
         degree = operator.index(p)
     except TypeError:
-        traced = type(p).__name__.endswith("Tracer")
-        advice = "jax.jit takes it by static_argnums=1" if traced else "for other exponents use fractional_power(a, s)"
-        raise TypeError(f"p must be a positive int, got {p!r}; {advice}") from None
+        found, advice = repr(p), "for other exponents use fractional_power(a, s)"
+        if type(p).__name__.endswith("Tracer"):
+            advice = "jax.jit takes it by static_argnums=1"
+        elif getattr(p, "ndim", 0):
+            found, advice = "an array", "the degree follows the matrix, and vectors follow the degree"
+        raise TypeError(f"p must be a positive int, got {found}; {advice}") from None
     if degree < 1:
         raise ValueError(f"p must be a positive int, got {degree}; inverse_pth_root gives the negative exponent")
     return degree

@@ -76,10 +76,12 @@ def test_errors_name_what_was_meant(call):
         ("what", "the options are .*method, .*rtol"),
     ],
 )
-@pytest.mark.parametrize("function", [inverse_pth_root, pth_root, solve], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("function", ["inverse_pth_root", "pth_root", "sqrtm", "inv_sqrtm", "solve"])
 def test_a_keyword_of_another_library_is_told_by_our_name(function, name, advice):
-    with pytest.raises(TypeError, match=f"^{function.__name__} has no option '{name}'; .*{advice}"):
-        function(EYE, 2, **{name: 1e-6})
+    with pytest.raises(TypeError, match=f"^{function} has no option '{name}'; .*{advice}"):
+        FUNCTIONS[function](EYE, **{name: 1e-6})
+    with pytest.raises(TypeError, match=r"^sqrtm has no option 'p'; the options are method, "):
+        sqrtm(EYE, p=4)
     with pytest.raises(TypeError, match="has no option 'hermitian'; assume_a"):
         inv_sqrtm(EYE, hermitian=True)
     with pytest.raises(TypeError, match="orthogonalizer has no option 'tol'; did you mean 'rtol'"):
@@ -101,6 +103,16 @@ class Frame:
         return np.diag([4.0, 9.0])
 
 
+class Nullable(Frame):
+    """A data frame of pandas' own dtypes."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.diag([4.0, 9.0]).astype(object)
+
+    def to_numpy(self, dtype):
+        return np.diag([4.0, 9.0]).astype(dtype)
+
+
 def test_nested_lists_and_data_frames_become_numpy_arrays():
     for a in ([[4, 0], [0, 9]], ((4.0, 0), (0, 9.0)), Frame()):
         assert np.allclose(matroot.sqrtm(a), np.diag([2.0, 3.0]))
@@ -116,6 +128,22 @@ def test_what_is_no_array_is_named():
         matroot.sqrtm(scipy.sparse.linalg.aslinearoperator(np.eye(2)))
     with pytest.raises(TypeError, match=r"masked array.*a\.filled"):
         matroot.sqrtm(np.ma.masked_array(np.eye(2), mask=np.eye(2) > 0))
+    with pytest.raises(TypeError, match=r"got Nullable whose columns .* a\.to_numpy\(float\)$"):
+        matroot.sqrtm(Nullable())
+    with pytest.raises(TypeError, match=r"b must be an array .*got csr_array; use b\.toarray\(\)$"):
+        matroot.solve_apply(np.eye(2), 2, scipy.sparse.csr_array(np.eye(2)))
+
+
+def test_what_stands_in_the_wrong_place_is_named():
+    with pytest.raises(TypeError, match="an array; the degree follows the matrix, and vectors follow the degree"):
+        matroot.solve_apply(EYE, np.ones(3), 2)
+    with pytest.raises(TypeError, match=r"got the class Ridge: write Ridge\(\.\.\.\)"):
+        solve(EYE, 2, regularization=Ridge)
+    with pytest.raises(ValueError, match=r"got the class Eigen: write Eigen\(\)"):
+        solve(EYE, 2, method=matroot.Eigen)
+    for use in (np.asarray, lambda result: result @ EYE, lambda result: np.linalg.norm(EYE - result), inv_sqrtm):
+        with pytest.raises(TypeError, match=r"a RootResult is no array; its array is result\.x"):
+            use(solve(EYE, 2))
 
 
 def test_p_is_a_keyword_too_and_any_exponent_has_a_result():

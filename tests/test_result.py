@@ -138,6 +138,8 @@ def test_repr_has_a_line_per_field():
 def test_message_of_one():
     good = solve(np.diag([4.0, 1.0]), 2).message
     assert re.fullmatch(r"converged: residual \d\.\de-\d\d, about 16 digits hold at cond 4\.0e\+00", good)
+    early = solve(np.diag([1.0, 4.0]), 2, method="coupled_newton", rtol=1e-2)
+    assert early.residual > 1e-12 and f"about {-np.log10(early.residual):.0f} digits hold" in early.message
     indefinite = solve(np.diag([1.0, -0.25]), 2).message
     assert "-2.5e-01" in indefinite
     assert "regularization=Ridge(absolute=...)" in indefinite

@@ -88,12 +88,17 @@ def _converted(a: Any, name: str) -> np.ndarray:
             raise TypeError(f"{what}; matrices of unequal sizes are for solve_each") from None
         if values.dtype.kind in "fciub":
             return values
-    dense = f"; use {name}.toarray(), or solve_apply for a root times vectors" if hasattr(a, "toarray") else ""
-    if hasattr(a, "matvec"):
-        dense = "; solve_apply takes operators, and computes a root times vectors"
+    hint = ""
+    if hasattr(a, "to_numpy"):
+        hint = f" whose columns are not all numbers of numpy's dtypes; convert it by {name}.to_numpy(float)"
+    elif hasattr(a, "toarray"):
+        vectors = ", or solve_apply for a root times vectors" if name == "a" else ""
+        hint = f"; use {name}.toarray(){vectors}"
+    elif hasattr(a, "matvec"):
+        hint = "; solve_apply takes operators, and computes a root times vectors"
     raise TypeError(
         f"{name} must be an array (numpy, cupy, torch, jax or any DLPack array) or nested lists of numbers, got "
-        f"{type(a).__name__}{dense}"
+        f"{type(a).__name__}{hint}"
     )
 
 
