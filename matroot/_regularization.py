@@ -279,8 +279,9 @@ def as_regularization(value: Any) -> Regularization | None:
     if value is None or isinstance(value, Regularization):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
-        rule = isinstance(value, type) and issubclass(value, Regularization)
-        found = f"the class {value.__name__}: write {value.__name__}(...)" if rule else repr(value)
+        found = repr(value)
+        if isinstance(value, type) and issubclass(value, Regularization):
+            found = f"the class {value.__name__}: write {value.__name__}(...)"
         raise TypeError(
             "regularization must be None, a number (relative ridge), Ridge, Floor, Shift, PseudoInverse or "
             f"TargetCondition, got {found}"

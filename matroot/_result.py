@@ -211,8 +211,8 @@ class RootResult(OfBatch, Generic[A]):
         else:
             digits = digits_left(at["cond"], float(self.exponent), eps)
         status = Status(int(on_host(self.status).ravel()[index]))
-        # For a positive exponent the residual is about the error. For a negative exponent it may be larger, but where an
-        # rtol ends the computation early, rounding does not explain it.
+        # For a positive exponent the residual is about the error. For a negative exponent it may be larger, but where
+        # an rtol ends the computation early, rounding does not explain it.
         if at["residual"] > 0 and (status is Status.ILL_CONDITIONED or self.exponent > 0 or self.rtol is not None):
             digits = min(digits, max(0.0, -math.log10(at["residual"])))
         numbers = {

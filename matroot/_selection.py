@@ -67,8 +67,9 @@ def choose(method: str | Method, case: Case) -> Method:
     elif isinstance(method, str) and method in METHODS:
         chosen = named(method)
     else:
-        kind = isinstance(method, type) and issubclass(method, Method)
-        found = f"the class {method.__name__}: write {method.__name__}()" if kind else repr(method)
+        found = repr(method)
+        if isinstance(method, type) and issubclass(method, Method):
+            found = f"the class {method.__name__}: write {method.__name__}()"
         raise ValueError(f"method must be one of {['auto', *METHODS]} or a method object, got {found}")
     backend, refusal = case.backend, chosen.refuses(case.problem, case.n)
     if refusal is None and case.cuts and not isinstance(chosen, Eigen | Tridiagonal):
