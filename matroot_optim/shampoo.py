@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
@@ -30,7 +30,7 @@ from matroot_optim.step.averaging import average_of
 from matroot_optim.step.bases import moving
 from matroot_optim.step.finish import check_weights
 from matroot_optim.step.inputs import Step
-from matroot_optim.step.momentum import Rates, with_l2
+from matroot_optim.step.momentum import Rates, numbers_of, with_l2
 from matroot_optim.step.narrow import closed, opened
 from matroot_optim.step.scaling import exponents, in_new_units, scaled
 from matroot_optim.step.stages import stacked_gradients, update_statistics, updates
@@ -468,7 +468,7 @@ class Shampoo(Options):
         """Submit the jobs that are due and install the batches due by this step (stage 2); update `arrays`."""
         jobs, books = due_jobs(self, layout, arrays, t)
         arrays.update(books)
-        waiting = [*pending, *submit(self.running_engine, jobs, t, arrays["count"], rates)]
+        waiting = [*pending, *submit(self.running_engine, jobs, t, arrays["count"], partial(numbers_of, rates))]
         own = set(arrays) if donate else set()
         for batch in waiting:
             if batch.due <= t:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -173,10 +173,12 @@ def _stale_only(
     return index[stale], take_rows(rows, stale)
 
 
-def submit(engine: Engine, jobs: Sequence[RootJob], step: int, counts: Any = (), rates: Any = ()) -> list[Pending]:
+def submit(
+    engine: Engine, jobs: Sequence[RootJob], step: int, counts: Any = (), rates: Callable[[], str] = str
+) -> list[Pending]:
     """Stack the jobs and hand them to the engine, all batches of the step in one call if the engine takes them so.
 
-    Ranks compare `counts`, the steps of every parameter that counted, and `rates`, its numbers of this step.
+    Ranks compare `counts`, the steps of every parameter that counted, and `rates`, the numbers of this step in words.
     """
     stacked = stack_jobs(jobs)
     batches = [batch for batch, _ in stacked]
@@ -184,8 +186,7 @@ def submit(engine: Engine, jobs: Sequence[RootJob], step: int, counts: Any = (),
     if together is None:
         handles = [engine.submit(batch) for batch in batches]
     else:
-        numbers = [[x if x is None else float(x) for x in of_one] for of_one in rates]
-        handles = together(batches, np.asarray(counts).tobytes(), repr(numbers))
+        handles = together(batches, np.asarray(counts).tobytes(), rates())
     return [
         Pending(
             step,

@@ -28,6 +28,11 @@ class Rates(NamedTuple):
     beta: Any
 
 
+def numbers_of(rates: Sequence[Rates]) -> str:
+    """Return the numbers as text, in which ranks compare them."""
+    return repr([[x if x is None else float(x) for x in of_one] for of_one in rates])
+
+
 def momentum(
     options: Options, old: Sequence[Array], D: Sequence[Array], beta: Any, counts: Sequence[Any], donate: bool
 ) -> tuple[list[Array], list[Array], list[Any]]:

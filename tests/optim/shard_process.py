@@ -295,6 +295,10 @@ def refusals(rank, size, store):
     if rank == 1:
         opt.param_groups[0]["params"][4].grad = None
     refused(RankError, "'0/4' must be on all ranks or on none; it is missing on 1", opt.step)
+    opt = Shampoo(placed(mesh, weights()), **OPTIONS)
+    train(opt, 0, 1)
+    opt.param_groups[0]["lr"] *= 1 + (rank == 1)
+    refused(RankError, "one learning rate, weight decay and momentum; rank", lambda: train(opt, 1, 2))
     opt = Shampoo(placed(mesh, weights()), **{**OPTIONS, "block_size": 8 if rank == 1 else 16})
     refused(RankError, "same parameters, options and step; rank", lambda: train(opt, 0, 1))
     opt, files = Shampoo(loose(), shard=True, **OPTIONS), []

@@ -32,6 +32,7 @@ def moves_of_shards(core: Shampoo, keeper: ShardedKeeper, params: Params, rates:
     """
     assert keeper.layout is not None and keeper.state is not None
     leaves, transfer, totals = keeper.layout.leaves, keeper.transfer, keeper.totals
+    totals.rates = rates
     weights = [cast(local(p), leaf.dtype) for p, leaf in zip(params.values(), leaves, strict=True)]
     stored = [
         None if p.grad is None else cast(_gradient(path, p), leaf.dtype)

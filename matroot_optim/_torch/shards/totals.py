@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Stack
 from matroot_optim.ranks.base import RankError
 from matroot_optim.ranks.blocks import Rows
+from matroot_optim.step.momentum import Rates, numbers_of
 from matroot_optim.step.statistics import gram
 
 #: Times that a leaf may come in one call of `squares`.
@@ -47,9 +48,12 @@ class RankTotals:
     ----------
     weights : sequence
         Squared norms of the weights of every leaf, where the graft is their norm; given anew in every step.
+    rates : sequence of Rates
+        Of every parameter, which the ranks compare; given anew in every step.
     """
 
     weights: Sequence[Any] = ()
+    rates: Sequence[Rates] = ()
 
     def __init__(
         self, whole: Layout, leaf_of: Sequence[int], spread: Collection[int], names: Any, group: Any, device: Any
@@ -91,9 +95,17 @@ class RankTotals:
         Raises
         ------
         RankError
-            A gradient is missing on some ranks only.
+            A gradient is missing on some ranks only, or their rates differ.
         """
-        everyone = self._gather(torch.from_numpy(mine)).numpy()
+        rates = blake2b(numbers_of(self.rates).encode(), digest_size=6).digest()
+        told = self._gather(torch.from_numpy(np.append(mine, float(int.from_bytes(rates))))).numpy()
+        everyone, marks = told[:, :-1], told[:, -1].tolist()
+        usual = Counter(marks).most_common(1)[0][0]
+        wrong = [rank for rank, mark in enumerate(marks) if mark != usual]
+        if wrong:
+            raise RankError(
+                f"all ranks must have one learning rate, weight decay and momentum; rank {wrong[0]} differs"
+            )
         present = everyone >= 0
         odd = np.flatnonzero(present.any(0) != present.all(0))
         if odd.size:
@@ -162,7 +174,7 @@ class RankTotals:
         ------
         RankError
         """
-        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        digest = blake2b(text.encode(), digest_size=16).digest()
         everyone = self._gather(torch.tensor(list(digest), dtype=torch.uint8)).numpy()
         usual = Counter(map(bytes, everyone)).most_common(1)[0][0]
         wrong = [rank for rank, given in enumerate(everyone) if bytes(given) != usual]
