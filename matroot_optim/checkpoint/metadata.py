@@ -173,7 +173,7 @@ def by_parameter(layout: Layout, names: Mapping[str, Any]) -> Entries:
     found: Entries = {leaf.path: {} for leaf in layout.leaves}
     for name, x in names.items():
         path, slash, part = name.rpartition("/")
-        if path not in found or (slash and not path):
+        if path not in found or (slash and not path) or not part:
             inside = _OF_BLOCK.fullmatch(name)
             path, part = (inside[1] or "", inside[2]) if inside else (name, "")
         if name != "step":
@@ -202,7 +202,7 @@ def check_names(layout: Layout, saved: Saved, entries: Entries) -> None:
         wanted = wanted.union(*jobs.values())
         count += len(jobs)
         missing += map(leaf.name, wanted - given)
-        extra += map(leaf.name, given - wanted)
+        extra += [join(leaf.path, part) for part in given - wanted]
     extra += [join(path, part) for path in entries.keys() - layout.index.keys() for part in entries[path]]
     for name in sorted(missing):
         raise ValueError(f"the checkpoint must have the entry {name!r}")
