@@ -1,6 +1,6 @@
 """State dicts of many small tensors: a save and a load, beside those of torch's AdamW.
 
-``python -m benchmarks.bench_states``, in asv_benchmarks/, prints the table of docs/guide/optimizer.rst.
+``python -m benchmarks.bench_states``, in asv_benchmarks/, prints the figures of docs/guide/optimizer.rst.
 """
 
 from __future__ import annotations
@@ -68,9 +68,8 @@ def main() -> None:
         for kind in KINDS:
             one = States()
             one.setup(kind, tensors)
-            print(
-                "   " + ", ".join([str(tensors), kind, *(f"{s:.2f}" for s in one.seconds(kind, tensors))]), flush=True
-            )
+            save, load = one.seconds(kind, tensors)
+            print(f"   {tensors}, {kind}, {save:.2f}, {load:.2f}", flush=True)
 
 
 if __name__ == "__main__":
