@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from matroot_optim.arrays import Array, to_host
+from matroot_optim.checkpoint.columns import on_host
 from matroot_optim.checkpoint.exchange import SMALL, describe, restore_entries
-from matroot_optim.checkpoint.metadata import FORMAT, on_host
+from matroot_optim.checkpoint.metadata import FORMAT
 from matroot_optim.entries import OF_LEAF, Pending, Places, answer_size, places, settled
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf

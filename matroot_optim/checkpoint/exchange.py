@@ -10,10 +10,9 @@ import numpy as np
 
 from matroot import Status
 from matroot_optim.arrays import Array, like, likes, to_host
-from matroot_optim.checkpoint.metadata import (
+from matroot_optim.checkpoint.columns import (
     FINITE,
     FOREVER,
-    FORMAT,
     NOT_NEGATIVE,
     NOT_NEGATIVE_OR_NAN,
     OF_SQUARES,
@@ -22,14 +21,11 @@ from matroot_optim.checkpoint.metadata import (
     Key,
     Names,
     Rule,
-    Saved,
-    by_parameter,
-    check_names,
     columns,
     integers,
-    read_meta,
     reals,
 )
+from matroot_optim.checkpoint.metadata import FORMAT, Saved, by_parameter, check_names, read_meta
 from matroot_optim.checkpoint.reblock import Block, reblock
 from matroot_optim.entries import (
     BOOKS,

@@ -22,7 +22,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from matroot_optim.checkpoint.metadata import Names, check_format
+from matroot_optim.checkpoint.columns import Names
+from matroot_optim.checkpoint.metadata import check_format
 from matroot_optim.checkpoint.replacing import replacing
 
 META = "__metadata__"

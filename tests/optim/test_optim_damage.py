@@ -408,3 +408,36 @@ def test_a_layout_as_a_user_sees_it():
     layout = make_layout(opt, leaves)
     again = State(layout, *restore(opt, layout, list(leaves.values()), names, meta))
     assert bits(again) == bits(state)
+
+
+STRANGE = (
+    "",
+    "/",
+    "momentum",
+    "/momentum",
+    "/0/0/momentum",
+    "0/0",
+    "0/0/",
+    "0/0/step",
+    "step/",
+    "step/root",
+    "9/9/count",
+)
+STRANGE += ("block9/axis0/root", "/block0/axis0/root", "0/0/block0/axis0/", "0/0/block0/axis0/root/root", "0/0/block0")
+
+
+@pytest.mark.parametrize("params", [parameters(), np.ones((4, 3))], ids=["of a tree", "of one array"])
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_name_of_no_entry_is_refused_whatever_it_looks_like(params, name):
+    opt = Shampoo(0.1)
+    leaves, _ = flatten(params)
+    state = opt.init(params)
+    names, meta = export(state)
+    if name in names:
+        del names[name]
+        wrong = f"must have the entry '{name}'"
+    else:
+        names[name] = np.zeros(3)
+        wrong = f"of its parameters, got '{name}'"
+    with pytest.raises(ValueError, match=wrong):
+        restore(opt, state.layout, list(leaves.values()), names, meta)

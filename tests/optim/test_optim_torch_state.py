@@ -308,33 +308,3 @@ def test_an_empty_dict_starts_afresh():
     saved = opt.state_dict()
     opt.load_state_dict({"state": {}, "param_groups": saved["param_groups"]})
     assert opt.diagnostics().step == 0
-
-
-def calls(function):
-    """How many Python functions are called."""
-    import sys
-
-    count = 0
-
-    def see(frame, event, arg):
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(see)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return count
-
-
-@pytest.mark.slow
-def test_saving_and_loading_cost_by_the_number_of_tensors():
-    counts = []
-    for n in (100, 200, 400):
-        opt = Shampoo(tensors(*[(3,), (2, 2)] * n), **OPTIONS)
-        opt.state_dict()
-        saved = opt.state_dict()
-        counts.append((calls(opt.state_dict), calls(lambda opt=opt, saved=saved: opt.load_state_dict(saved))))
-    for a, b, c in zip(*counts, strict=True):
-        assert c - b <= 2.1 * (b - a)  # a quadratic part would make it 4
