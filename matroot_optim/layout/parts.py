@@ -57,7 +57,7 @@ class Leaf:
     @cached_property
     def epsilon(self) -> float:
         """Epsilon in the graft's denominator, relative to the largest recent norm."""
-        return float(self.options.graft_epsilon * self.size**-0.5)
+        return float(self.options.graft_epsilon * max(1, self.size) ** -0.5)
 
     def name(self, part: str) -> str:
         """Return the name of one of the parameter's arrays in the state."""
