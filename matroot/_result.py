@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Array = Any
 
-
 _NUMBERS = ("residual", "cond", "bits_lost", "lambda_max", "lambda_min", "ridge")
 
 #: Unit roundoff of the least precise dtype that iterates are kept in.
@@ -61,11 +60,9 @@ class Result:
     def __len__(self) -> int:
         return len(self.status)
 
-    if not TYPE_CHECKING:  # a type checker would take a result for an array
-
-        def __array__(self, *args: Any, **options: Any) -> Any:
-            name = "u" if hasattr(self, "u") else "x"
-            raise TypeError(f"a {type(self).__name__} is no array; its array is result.{name}")
+    def __array__(self, *args: Any, **options: Any) -> None:  # no array, so that type checkers take it for none
+        name = "u" if hasattr(self, "u") else "x"
+        raise TypeError(f"a {type(self).__name__} is no array; its array is result.{name}")
 
     def sentence(self, index: int) -> str:
         """Return the status sentence of one matrix of the flattened batch, with its numbers."""
@@ -111,8 +108,8 @@ class OfBatch(Result):
 
     def __iter__(self) -> Iterator[Self]:
         if self.status.ndim == 0:  # without this, Python would find the end of a sequence at its first index
-            name = "u" if hasattr(self, "u") else "x"
-            raise TypeError(f"the {type(self).__name__} of one matrix is no sequence; its array is result.{name}")
+            x = "u" if hasattr(self, "u") else "x"
+            raise TypeError(f"the {type(self).__name__} of one matrix is no sequence; its array is result.{x}")
         return (self[index] for index in range(len(self)))
 
 
@@ -211,8 +208,7 @@ class RootResult(OfBatch, Generic[A]):
         else:
             digits = digits_left(at["cond"], float(self.exponent), eps)
         status = Status(int(on_host(self.status).ravel()[index]))
-        # For a positive exponent the residual is about the error. For a negative exponent it may be larger, but where
-        # an rtol ends the computation early, rounding does not explain it.
+        # The residual is about the error of positive powers, and where an rtol ends early; else it may be larger.
         if at["residual"] > 0 and (status is Status.ILL_CONDITIONED or self.exponent > 0 or self.rtol is not None):
             digits = min(digits, max(0.0, -math.log10(at["residual"])))
         numbers = {
@@ -351,14 +347,11 @@ def _about(digits: float, one: str, many: str) -> str:
 
 def on_host(values: Array) -> np.ndarray:
     """Copy a small array of any library to the host."""
-    get = getattr(values, "get", None)
-    if get is not None and not isinstance(values, np.ndarray):
-        return np.asarray(get())
-    cpu = getattr(values, "cpu", None)
-    if cpu is not None:
-        return np.asarray(cpu())
     if isinstance(values, np.ndarray):
         return values
+    copy = getattr(values, "get", getattr(values, "cpu", None))
+    if copy is not None:
+        return np.asarray(copy())
     return np.asarray(values) if hasattr(values, "__array__") else np.from_dlpack(values)
 
 

@@ -265,7 +265,7 @@ def _chained(
     config = _config(kind, options, roots, whole=True)
     free = config.averaging == "schedule_free"
     inner = replace(config, averaging="none", momentum="none" if free else config.momentum)
-    if isinstance(learning_rate, list | tuple | dict):
+    if learning_rate is None or isinstance(learning_rate, list | tuple | dict | str):
         raise TypeError(f"learning_rate must be a number, array or schedule, got {type(learning_rate).__name__}")
     if callable(learning_rate):
         rate = optax.scale_by_schedule(lambda count: -learning_rate(count))

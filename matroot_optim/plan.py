@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from matroot_optim.step.statistics import pack, packed_size
 MUCH = 3.0
 #: Bytes by which the state may exceed that multiple without a warning.
 LITTLE = 1024
+#: Bytes below which the state of frozen parameters is not worth a warning.
+MEGABYTE = 1e6
 #: Floating-point operations of a root of order n, divided by n^3: an eigendecomposition and a product.
 ROOT = 10.0
 
@@ -115,10 +117,21 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def warn_if_large(layout: Layout, names: Mapping[str, str] | None = None) -> None:
-    """Warn if the state of a layout exceeds three times Adam's; `names` maps paths to the names of the message."""
+def warn_if_large(layout: Layout, names: Mapping[str, str] | None = None, frozen: Container[str] = ()) -> None:
+    """Warn if the state exceeds three times Adam's, or if most of it is that of frozen parameters.
+
+    `names` maps paths to the names of the message, `frozen` has the paths of parameters that are not trained.
+    """
     names = names or {}
     sizes = {names.get(leaf.path, leaf.path): (_state_bytes(leaf), _adam_bytes(leaf)) for leaf in layout.leaves}
+    whole = sum(size for size, _ in sizes.values())
+    idle = sum(_state_bytes(leaf) for leaf in layout.leaves if leaf.path in frozen)
+    if idle > max(whole / 2, MEGABYTE):
+        warnings.warn(
+            f"{idle / MEGABYTE:.3g} of {whole / MEGABYTE:.3g} MB of Shampoo's state are for frozen parameters; "
+            "give only those with requires_grad",
+            stacklevel=3,
+        )
     told, large = _size(sizes)
     if large:
         warnings.warn(f"Shampoo's state takes {told}; plan() tells it of every parameter", stacklevel=3)

@@ -135,7 +135,8 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
             check_devices(group, params_by_path.values())
             self._keeper = ShardedKeeper(group)
         if not any(map(is_lazy, params_by_path.values())):
-            warn_if_large(layout_of(self._core, params_by_path), names_of(self.param_groups))
+            frozen = {path for path, p in params_by_path.items() if not p.requires_grad}
+            warn_if_large(layout_of(self._core, params_by_path), names_of(self.param_groups), frozen)
 
     @classmethod
     def preset(cls, name: str, params: torch.nn.Module | Iterable[Any], **changes: Any) -> Self:
@@ -170,6 +171,10 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         if isinstance(params, list) and params and all(isinstance(pair, tuple) for pair in params):
             # torch >= 2.6 does this itself
             param_group["params"], param_group["param_names"] = [p for _, p in params], [name for name, _ in params]
+        elif self.param_groups and "param_names" in self.param_groups[0] and not isinstance(params, set):
+            # The first groups may be a model's, whose names nobody asked for.
+            params = [params] if isinstance(params, torch.Tensor) else params
+            param_group["param_names"] = [f"{len(self.param_groups)}/{i}" for i in range(len(params))]
         super().add_param_group(param_group)
         try:
             self._core.for_path(f"{len(self.param_groups) - 1}/0")  # checks the options of the group

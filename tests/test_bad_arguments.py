@@ -128,6 +128,13 @@ def test_what_is_no_array_is_named():
         matroot.sqrtm(scipy.sparse.linalg.aslinearoperator(np.eye(2)))
     with pytest.raises(TypeError, match=r"masked array.*a\.filled"):
         matroot.sqrtm(np.ma.masked_array(np.eye(2), mask=np.eye(2) > 0))
+    for stack in ([masked := np.ma.masked_array(np.eye(2), mask=np.eye(2) > 0)], (np.eye(2), masked), list(masked)):
+        with pytest.raises(TypeError, match="a part of a is a masked array"):
+            matroot.sqrtm(stack)
+    with pytest.raises(TypeError, match="b is a masked array"):
+        matroot.solve_apply(np.eye(2), 2, masked)
+    with pytest.raises(TypeError, match=r"got list of other things than numbers; .*numpy\.array\(a, float\)"):
+        matroot.sqrtm([[Fraction(1, 2), 0], [0, 1]])
     with pytest.raises(TypeError, match=r"got Nullable whose columns .* a\.to_numpy\(float\)$"):
         matroot.sqrtm(Nullable())
     with pytest.raises(TypeError, match=r"b must be an array .*got csr_array; use b\.toarray\(\)$"):

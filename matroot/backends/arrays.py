@@ -74,13 +74,17 @@ def take(a: Array, name: str = "a") -> tuple[Array, Origin]:
     """
     library = library_of(a)
     if library is None:
-        return _take_numpy(_converted(a, name))
-    return _TAKE[library](a)
+        a, library = _converted(a, name), "numpy"
+    return _take_numpy(a, name) if library == "numpy" else _TAKE[library](a)
 
 
 def _converted(a: Any, name: str) -> np.ndarray:
     """Return nested sequences, data frames and the like as a numpy array."""
+    hint = ""
     if isinstance(a, list | tuple) or (hasattr(a, "__array__") and not isinstance(a, str | bytes)):
+        if isinstance(a, list | tuple):
+            for part in a:
+                _check_mask(part, f"a part of {name}")  # numpy drops it
         try:
             values = np.asarray(a)
         except ValueError as ragged:
@@ -88,7 +92,7 @@ def _converted(a: Any, name: str) -> np.ndarray:
             raise TypeError(f"{what}; matrices of unequal sizes are for solve_each") from None
         if values.dtype.kind in "fciub":
             return values
-    hint = ""
+        hint = f" of other things than numbers; convert it by numpy.array({name}, float)"
     if hasattr(a, "to_numpy"):
         hint = f" whose columns are not all numbers of numpy's dtypes; convert it by {name}.to_numpy(float)"
     elif hasattr(a, "toarray"):
@@ -100,6 +104,11 @@ def _converted(a: Any, name: str) -> np.ndarray:
         f"{name} must be an array (numpy, cupy, torch, jax or any DLPack array) or nested lists of numbers, got "
         f"{type(a).__name__}{hint}"
     )
+
+
+def _check_mask(a: Any, name: str) -> None:
+    if isinstance(a, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, and a root needs all entries: use a.filled(...)")
 
 
 def check_numbers(dtype: np.dtype[Any], origin: Origin, name: str = "a") -> None:
@@ -168,9 +177,8 @@ def _readable(a: np.ndarray) -> np.ndarray:
     return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
 
 
-def _take_numpy(a: Any) -> tuple[Array, Origin]:
-    if isinstance(a, np.ma.MaskedArray):
-        raise TypeError("a is a masked array, and a root needs all entries: use a.filled(...)")
+def _take_numpy(a: Any, name: str) -> tuple[Array, Origin]:
+    _check_mask(a, name)
     return _readable(np.asarray(a)), _numpy_origin(a.dtype)
 
 
@@ -294,7 +302,6 @@ def is_inexact(name: str) -> bool:
 
 
 _TAKE = {
-    "numpy": _take_numpy,
     "cupy": _take_cupy,
     "torch": _take_torch,
     "jax": _take_jax,

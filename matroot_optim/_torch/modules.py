@@ -39,6 +39,7 @@ def parameter_groups(
     groups : list of dict
         Named "dense" and "tables"; a group without parameters is left out. Before they are passed to an optimizer, the
         groups may be edited with every option that `Shampoo` accepts in a group. Parameters come with their names.
+        Parameters of integers are left out, frozen ones are not: see :doc:`/guide/from_adamw`.
 
     Raises
     ------
@@ -60,7 +61,8 @@ def parameter_groups(
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    named = list(model.named_parameters())
+    # Integers, as of quantized weights, have no gradient.
+    named = [(name, p) for name, p in model.named_parameters() if p.dtype.is_floating_point or p.dtype.is_complex]
     known = {id(p) for _, p in named}
     apart = {id(p) for module in model.modules() if isinstance(module, TABLES) for p in _matrices(module)}
     for table in tables:

@@ -60,8 +60,9 @@ def test_a_list_is_no_rate_of_optax():
     pytest.importorskip("optax")
     from matroot_optim.optax import soap
 
-    with pytest.raises(TypeError, match="learning_rate must be a number, array or schedule, got list"):
-        soap([np.ones(3)])
+    for rate, kind in (([np.ones(3)], "list"), ("1e-3", "str"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=f"learning_rate must be a number, array or schedule, got {kind}"):
+            soap(rate)
 
 
 @pytest.mark.parametrize(("name", "value"), [("eps", 1e-8), ("amsgrad", True), ("maximize", True), ("dampening", 0.1)])

@@ -204,3 +204,43 @@ def test_schedulers_and_groups_work_as_ever():
     train(model, opt, 1, 2)
     assert torch.equal(model.words.weight, before)
     assert opt.plan().rows[-1].path == "more"
+
+
+def test_groups_without_names_follow_those_of_a_model():
+    """A model's groups have names that nobody asked for; parameters that come later need none."""
+    model, more = nn.Linear(8, 8), nn.Linear(8, 8)
+    opt = Shampoo(model, 1e-2)
+    for later in (more.parameters(), nn.Parameter(torch.ones(3))):
+        opt.add_param_group({"params": later})
+    loss = more(model(torch.ones(2, 8))).square().mean()
+    for _ in range(6):
+        opt.zero_grad()
+        loss = more(model(torch.ones(2, 8))).square().mean()
+        loss.backward()
+        opt.step()
+    assert [row.path for row in opt.plan().rows] == ["weight", "bias", "1/0", "1/1", "2/0"]
+    again = Shampoo(model, 1e-2)
+    for later in (more.parameters(), nn.Parameter(torch.ones(3))):
+        again.add_param_group({"params": later})
+    again.load_state_dict(opt.state_dict())
+    assert torch.equal(again.state[more.weight]["momentum"], opt.state[more.weight]["momentum"])
+
+
+def test_integers_of_a_model_are_no_parameters():
+    model = nn.Linear(8, 8)
+    model.codes = nn.Parameter(torch.arange(3), requires_grad=False)
+    assert [name for name, _ in parameter_groups(model)[0]["params"]] == ["weight", "bias"]
+
+
+def test_the_state_of_frozen_parameters_is_warned_of():
+    model = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 8))
+    Shampoo(model)
+    model[0].requires_grad_(False)
+    with pytest.warns(UserWarning, match="1.8 of 1.82 MB of Shampoo's state are for frozen parameters") as found:
+        Shampoo(model)
+    assert len(found) == 1 and found[0].filename == __file__
+    groups = [
+        {**group, "params": [pair for pair in group["params"] if pair[1].requires_grad]}
+        for group in parameter_groups(model)
+    ]
+    assert len(Shampoo(groups).plan().rows) == 2

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from matroot_optim import Shampoo, apply_updates
+from matroot_optim import SOAP, KLShampoo, Shampoo, apply_updates
 from matroot_optim.layout.trees import flatten, join
 
 
@@ -153,3 +153,15 @@ def test_step_in_place_gives_the_same_numbers():
         np.testing.assert_array_equal(a[k], b[k])
     for name in sa:
         np.testing.assert_array_equal(sa[name], sb[name])
+
+
+@pytest.mark.parametrize("make", [Shampoo, SOAP, KLShampoo])
+def test_an_empty_parameter_does_not_stop_the_others(make):
+    params = {"a": np.zeros((0, 4)), "b": np.eye(3), "c": np.zeros(0)}
+    alone = {"b": np.eye(3)}
+    opt = make(0.1)
+    state, of_alone = opt.init(params), opt.init(alone)
+    for _ in range(6):
+        state = opt.step(params, {name: 2 * x for name, x in params.items()}, state)
+        of_alone = opt.step(alone, {"b": 2 * alone["b"]}, of_alone)
+    assert np.array_equal(params["b"], alone["b"]) and not np.array_equal(alone["b"], np.eye(3))
