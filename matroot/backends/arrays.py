@@ -82,9 +82,8 @@ def _converted(a: Any, name: str) -> np.ndarray:
     """Return nested sequences, data frames and the like as a numpy array."""
     hint = ""
     if isinstance(a, list | tuple) or (hasattr(a, "__array__") and not isinstance(a, str | bytes)):
-        if isinstance(a, list | tuple):
-            for part in a:
-                _check_mask(part, f"a part of {name}")  # numpy drops it
+        for part in a if isinstance(a, list | tuple) else ():
+            _check_mask(part, f"a part of {name}")  # numpy drops it
         try:
             values = np.asarray(a)
         except ValueError as ragged:
