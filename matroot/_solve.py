@@ -350,9 +350,8 @@ def check_degree(p: Any) -> int:
     if p is None:
         raise TypeError("p must be a positive int, got None; give the degree of the root, 2 for a square root")
     try:
-        if isinstance(p, bool | np.bool_):
-            raise TypeError
-        degree = operator.index(p)
+        no_number: Any = None  # True and False count things, but are no degrees
+        degree = operator.index(no_number if isinstance(p, bool | np.bool_) else p)
     except TypeError:
         found, advice = repr(p), "for other exponents use fractional_power(a, s)"
         if type(p).__name__.endswith("Tracer"):
