@@ -22,8 +22,10 @@ def rows(results: Results, workload: str) -> Iterator[tuple[str, ...]]:
     """Cells of the table of one workload, first the first at the target: medians over the seeds, and the range."""
     target, measured = targets(results)[workload], times.read(results).get(workload, {})
 
-    def place(best: Best) -> float:
-        return median(inf if x is None else x[0] for x in best.reached(target))
+    def place(best: Best) -> tuple[float, float]:
+        end = median(best.final)
+        steps = median(inf if x is None else x[0] for x in best.reached(target))
+        return steps, end if best.workload.less_is_better else -end
 
     for best in sorted(best_of(results, workload), key=place):
         found = best.reached(target)
