@@ -381,7 +381,7 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
             last.remove()
             first.remove()
         if afresh:
-            warnings.warn(f"the state_dict has no state for {', '.join(afresh)}; they start afresh", stacklevel=4)
+            warnings.warn(f"the state_dict has no state for {', '.join(afresh)}; they start afresh", stacklevel=3)
 
     def _load(self, loaded: dict[str, Any]) -> list[str]:
         """Load the state from a dict whose groups torch has already loaded; return what starts afresh."""

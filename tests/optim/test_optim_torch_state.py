@@ -232,8 +232,9 @@ def test_a_dict_that_lacks_a_named_parameter():
     saved["param_groups"][0]["params"] = ["a", "b"]
     a, b = tensors((6, 5), (5,))
     again = Shampoo([a, b], **OPTIONS)
-    with pytest.warns(UserWarning, match="no state for 0/1; they start afresh"):
+    with pytest.warns(UserWarning, match="no state for 0/1; they start afresh") as seen:
         again.load_state_dict(saved)
+    assert seen[0].filename == __file__
     assert int(again.state[a]["count"]) == 3
     assert int(again.state[b]["count"]) == 0
     b.requires_grad_(False)
