@@ -125,7 +125,10 @@ def test_another_schedule_and_interval(tmp_path):
     assert all(np.isfinite(x).all() for x in got.values())
 
 
-@pytest.mark.parametrize(("frm", "to"), [("numpy", "torch"), ("torch", "jax"), ("jax", "numpy")])
+WAYS = [("numpy", "torch"), pytest.param("torch", "jax", marks=pytest.mark.slow), ("jax", "numpy")]
+
+
+@pytest.mark.parametrize(("frm", "to"), WAYS)
 def test_across_frameworks(tmp_path, frm, to):
     from optim.test_optim_frameworks import convert, to_numpy
 

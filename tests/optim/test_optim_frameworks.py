@@ -81,6 +81,7 @@ for _ in range(2):
 """
 
 
+@pytest.mark.slow
 def test_the_state_lies_on_the_device_of_a_jax_parameter():
     pytest.importorskip("jax")
     two = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}

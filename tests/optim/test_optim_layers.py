@@ -124,7 +124,10 @@ def optax_others():
     )
 
 
-@pytest.mark.parametrize("way", [torch_groups, torch_model, optax_rates, optax_others], ids=lambda way: way.__name__)
+COMPILED = [pytest.param(way, marks=pytest.mark.slow) for way in (optax_rates, optax_others)]
+
+
+@pytest.mark.parametrize("way", [torch_groups, torch_model, *COMPILED], ids=lambda way: way.__name__)
 def test_every_adapter_does_the_same(way):
     got, want = way(), core()
     for k in SHAPES:

@@ -147,6 +147,7 @@ def test_a_second_half_that_raises_on_one_rank_is_a_failure_of_all():
     assert first[0] > 0
 
 
+@pytest.mark.slow
 def test_torch_and_jax_take_the_same_steps(tmp_path):
     torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
     from matroot_optim.optax import scale_by_shampoo
