@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import scipy.linalg  # noqa: F401  brings a BLAS of its own
@@ -62,8 +63,6 @@ def works():
         return W
 
     def in_a_thread():
-        from concurrent.futures import ThreadPoolExecutor
-
         with ExecutorEngine(lambda: ThreadPoolExecutor(1), lag=1) as engine:
             return trained(engine)
 
@@ -157,6 +156,40 @@ def interrupts(count, rng, blas, say):
     return faults
 
 
+def steps(count, rng, blas, say):
+    """Strike steps of one optimizer whose roots are computed in a thread, each until it ends; what went wrong."""
+    faults, striker = [], Striker()
+    gradients = np.random.default_rng(1).standard_normal((60, 40, 20))
+    with ExecutorEngine(lambda: ThreadPoolExecutor(1), lag=1, timeout=PATIENCE) as engine:
+        opt = Shampoo(0.1, refresh_every=2, start_step=2, engine=engine)
+
+        def trained(step):
+            W = np.zeros(gradients.shape[1:])
+            state = opt.init(W)
+            for G in gradients:
+                update, state = step(lambda G=G, state=state, W=W: opt.update(G, state, W))
+                W = W + update
+            return W
+
+        def struck(work):
+            found = []
+            while not found and striker.landed < count:
+                striker.strike(lambda: found.append(work()), rng.uniform(1e-6, 1.2 * seconds), by_timer=True)
+            return found[0] if found else work()
+
+        expected = trained(lambda work: work())
+        begin = time.perf_counter()
+        trained(lambda work: work())
+        seconds = (time.perf_counter() - begin) / len(gradients)
+        while striker.landed < count:
+            if not (trained(struck) == expected).all():
+                faults.append("steps: other bits after the interrupts")
+        if engine.clock.failures:
+            faults.append(f"steps: {engine.clock.failures} failures")
+    say(f"{striker.landed} interrupts of steps, {len(faults)} faults")
+    return faults
+
+
 def forks(count, rng, blas, say):
     """Fork `count` children while two threads solve; returns what went wrong."""
     faults, todo = [], works()
@@ -240,13 +273,14 @@ def cold(count, rng, blas, say):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--interrupts", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=0, help="interrupts of one optimizer's steps")
     parser.add_argument("--forks", type=int, default=0)
     parser.add_argument("--cold", type=int, default=0, help="forks while the first root of the process is computed")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng, blas = random.Random(options.seed), Blas()
     faults = cold(options.cold, rng, blas, print) if options.cold else []
-    for attack, count in ((interrupts, options.interrupts), (forks, options.forks)):
+    for attack, count in ((interrupts, options.interrupts), (steps, options.steps), (forks, options.forks)):
         faults += attack(count, rng, blas, lambda line: print(line, flush=True)) if count else []
     for fault in sorted(set(faults)):
         print(f"{faults.count(fault)} times {fault}")

@@ -40,7 +40,7 @@ def run(*command, timeout=600, **env):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks and timers")
-@pytest.mark.parametrize("attack", ("--interrupts", "--forks", "--cold"))
+@pytest.mark.parametrize("attack", ("--interrupts", "--forks", "--steps", "--cold"))
 def test_attack(attack):
     """Thirty of each; by hand a thousand, see `attack_threads`."""
     done = run("-W", "ignore", "-m", "tests.attack_threads", attack, "30")

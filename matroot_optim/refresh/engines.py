@@ -19,6 +19,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from matroot_optim.refresh import shared
+from matroot_optim.refresh.apart import apart, aside
 from matroot_optim.refresh.executors import made, maker, shut_down
 from matroot_optim.refresh.jobs import Failure, RootAnswer, RootBatch, begin
 from matroot_optim.refresh.sent import Sent, Together, told
@@ -162,8 +163,9 @@ class ExecutorEngine:
     def _begin(self) -> None:
         """Reset the engine to no jobs, in this process."""
         self._process = os.getpid()
-        self._open: weakref.WeakSet[Sent] = weakref.WeakSet()
+        self._open: list[weakref.ref[Sent]] = []  # a WeakSet has callbacks, which would swallow a Ctrl-C
         self._together: Together | None = None
+        self._lock: Any = threading.Lock()
         self.clock = Clock()
 
     def submit(self, batch: RootBatch) -> Sent:
@@ -171,15 +173,24 @@ class ExecutorEngine:
         if self._together is None or self._together.due != batch.due or self._together.deadline is not None:
             self._together = Together(batch.due)
         sent = Sent(batch, self._together)
-        self._open.add(sent)
-        try:
-            self._start(batch, sent)
-        except Exception as error:
-            # The job of this step is lost; the next job gets a new executor if the engine makes it.
-            sent.finish(Failure(f"could not submit: {told(error)}"))
-            self.clock.failures += 1
-            self._drop_executor()
+        self._open = [*(one for one in self._open if one() is not None), weakref.ref(sent)]
+        # Nobody waits for the engine's own executor: the training thread would give Python's lock to busy workers. The
+        # caller's may be shut down after this.
+        own = self._make is not None and self._executor is not None
+        (aside if own else apart)(lambda: self._try_to_start(batch, sent))
         return sent
+
+    def _try_to_start(self, batch: RootBatch, sent: Sent) -> None:
+        try:
+            with self._lock:
+                if sent.answer is not None:  # it was late, or the engine closed
+                    return
+                self._start(batch, sent)
+            sent.follow()
+        except BaseException as error:
+            # The job of this step is lost; the next job gets a new executor if the engine makes it.
+            sent.come(Failure(f"could not submit: {told(error)}"))
+            self._drop_executor()
 
     def _start(self, batch: RootBatch, sent: Sent) -> None:
         if self._executor is None:
@@ -215,8 +226,7 @@ class ExecutorEngine:
         if handle.unreachable:
             self._shared = False
         if handle.lost and handle.executor is self._executor:
-            self._drop_executor()  # the next job gets a new one
-        self._open.discard(handle)
+            apart(self._drop_executor)  # the next job gets a new one
         return answer
 
     def _leave_the_parent(self) -> None:
@@ -226,9 +236,13 @@ class ExecutorEngine:
             self._begin()
             self.clock = clock
 
-    def _drop_executor(self, *, wait: bool = False) -> None:
-        if self._make is not None and self._executor is not None:
-            executor, self._executor = self._executor, None
+    def _drop_executor(self, *, wait: bool = False, last: bool = False) -> None:
+        with self._lock:  # not while a job is being started
+            executor = None if self._make is None else self._executor
+            if executor is not None:
+                self._executor = None
+            self._make = None if last else self._make
+        if executor is not None:
             shut_down(executor, wait=wait, timeout=self.timeout)
 
     def close(self) -> None:
@@ -237,12 +251,15 @@ class ExecutorEngine:
         A thread that hangs cannot be stopped: `close` waits for it up to the timeout, then leaves it.
         """
         self._leave_the_parent()
-        for sent in list(self._open):
-            if sent.answer is None:
+        apart(self._close)
+
+    def _close(self) -> None:
+        for one in self._open:
+            sent = one()
+            if sent is not None and sent.answer is None:
                 sent.finish(Failure("the engine was closed"))
-        self._open.clear()
-        self._drop_executor(wait=True)
-        self._make = None
+        self._open = []
+        self._drop_executor(wait=True, last=True)
 
     def __enter__(self) -> Self:
         return self
@@ -265,7 +282,7 @@ class ExecutorEngine:
     def __getstate__(self) -> dict[str, Any]:
         if self._make is None and self._executor is not None:
             raise TypeError(f"{self!r} must have a function that makes its executor to be pickled, not an executor")
-        return {**self.__copy__().__dict__, "_open": None}
+        return {**self.__copy__().__dict__, "_open": None, "_lock": None}
 
     def __setstate__(self, values: dict[str, Any]) -> None:
         self.__dict__.update(values)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import os
 import time
-from concurrent.futures import BrokenExecutor
+import weakref
+from concurrent.futures import BrokenExecutor, Future
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 
+from matroot_optim.refresh.apart import apart, aside
 from matroot_optim.refresh.jobs import FACTS, Failure, RootAnswer, RootBatch
 from matroot_optim.refresh.shared import SharedArray, UnreachableError
 
@@ -44,27 +48,54 @@ class Sent:
         self.executor: Any = None
         self.memory: SharedArray | None = None
         self.answer: RootAnswer | Failure | None = None
+        self.came: RootAnswer | Failure | None = None  # what the worker has answered
+        self.silent = False  # the future has to be asked
+        self.there: SimpleQueue[None] = SimpleQueue()  # written in C: an interrupt leaves it whole
         self.lost = False  # the executor broke, or hangs
         self.unreachable = False  # the worker could not open the memory
 
-    def wait(self, timeout: float | None) -> RootAnswer | Failure:
-        """Wait for the answer and check it."""
+    def follow(self) -> None:
+        """Have the answer delivered when it is there. Only futures of the standard library are sure to call back."""
+        if not isinstance(self.future, Future):
+            self.silent = True
+            self.there.put(None)
+            return
+        mine = weakref.ref(self)  # a job that nobody awaits frees its memory
+
+        def deliver(future: Any) -> None:
+            sent = mine()
+            if sent is not None:
+                sent._deliver(future, None)
+
+        self.future.add_done_callback(deliver)
+
+    def _deliver(self, future: Any, timeout: float | None) -> None:
         try:
-            return self._checked(self.future.result(self.together.left(timeout)))
-        except BaseException as error:
-            # An error raised by the worker, SystemExit included, is a failure; a KeyboardInterrupt here is not.
-            if not isinstance(error, Exception) and not self._came_back(error):
-                raise
-            late = isinstance(error, TimeoutError) and not self._came_back(error)
+            self.come(self._checked(future.result(timeout)))
+        except BaseException as error:  # of the worker, SystemExit included
+            late = isinstance(error, TimeoutError) and not _came_back(future, error)
             self.lost = late or isinstance(error, BrokenExecutor)
             self.unreachable = isinstance(error, UnreachableError)
-            return Failure(f"not there after {timeout} s" if late else told(error))
+            self.come(Failure(f"not there after {timeout} s" if late else told(error)))
 
-    def _came_back(self, error: BaseException) -> bool:
-        """Return True if the future holds the error, False if the error was raised here."""
-        future = self.future
-        known: bool = hasattr(future, "exception") and future.done() and not future.cancelled()
-        return known and future.exception() is error
+    def come(self, answer: RootAnswer | Failure) -> None:
+        """Deliver an answer to the thread that waits."""
+        self.came = answer
+        self.there.put(None)
+
+    def wait(self, timeout: float | None) -> RootAnswer | Failure:
+        """Wait for the answer."""
+        left = self.together.left(timeout)
+        if self.came is None and not self.silent:  # else an interrupted wait may have taken what the queue had
+            try:
+                self.there.get(timeout=left)
+            except Empty:
+                self.lost = True
+                return Failure(f"not there after {timeout} s")
+        if self.came is None:
+            apart(partial(self._deliver, self.future, left))
+        assert self.came is not None
+        return self.came
 
     def _checked(self, given: Any) -> RootAnswer | Failure:
         if not isinstance(given, RootAnswer):
@@ -86,10 +117,9 @@ class Sent:
         """Keep the answer and release everything else."""
         self.answer = answer
         if self.home == os.getpid():  # in a forked process, a lock of the future may never be released
-            if self.future is not None and not hasattr(self.executor, "_processes"):
-                with suppress(Exception):
-                    self.future.cancel()  # not for process pools: if one breaks later, a cancelled future is an error
-            self.future = None
+            future, self.future = self.future, None
+            if future is not None and self.came is None and not hasattr(self.executor, "_processes"):
+                aside(partial(_cancel, future))  # not for process pools: if one breaks later, this is an error
         if self.memory is not None:
             self.memory.close()
             self.memory = None
@@ -99,6 +129,17 @@ class Sent:
 def _kind(values: Any) -> tuple[str, str, tuple[int, ...]]:
     """Return the library, the dtype and the shape of an array."""
     return type(values).__module__.partition(".")[0], str(values.dtype), tuple(values.shape)
+
+
+def _came_back(future: Any, error: BaseException) -> bool:
+    """Return True if the future holds the error, False if the wait raised it."""
+    known: bool = hasattr(future, "exception") and future.done() and not future.cancelled()
+    return known and future.exception() is error
+
+
+def _cancel(future: Any) -> None:
+    with suppress(Exception):
+        future.cancel()
 
 
 def told(error: BaseException) -> str:
