@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from matroot_optim.jit.places import Places
 from matroot_optim.jit.start import layout_of
 from matroot_optim.jit.trees import flatten
 from matroot_optim.options import Options
@@ -23,7 +24,8 @@ def steady(direction: optax.GradientTransformation, *others: optax.GradientTrans
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, tuple[Any, ...]]:
         moves, first = direction.update(updates, state[0], params)
-        skipped, index = first.arrays["skipped"] != state[0].arrays["skipped"], first.plan.layout.index
+        places, index = Places(first.arrays["step"], len(first.plan.layout.leaves)), first.plan.layout.index
+        skipped = places.entries(first.arrays["skipped"] != state[0].arrays["skipped"])
         found = [first]
         for step, old in zip(others, state[1:], strict=True):
             moves, new = step.update(moves, old, params)

@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from matroot_optim.arrays import Array, squared_norm
-from matroot_optim.jit.members import any_of
+from matroot_optim.arrays import Array
+from matroot_optim.jit.places import Places
 from matroot_optim.jit.refresh import renewed
 from matroot_optim.jit.shards import explicit, in_use
 from matroot_optim.jit.start import Plan, parts_of_leaves
+from matroot_optim.jit.units import in_units, norms_of, positive
 from matroot_optim.layout.layout import Layout
 from matroot_optim.options import Options
 from matroot_optim.step.bases import moving
@@ -21,13 +23,10 @@ from matroot_optim.step.finish import check_weights
 from matroot_optim.step.inputs import Step, same
 from matroot_optim.step.momentum import Rates, with_l2
 from matroot_optim.step.narrow import narrow, widen
-from matroot_optim.step.scaling import exponents, scaled_traced, wanted_again
+from matroot_optim.step.scaling import exponents
 from matroot_optim.step.stages import stacked_gradients, update_statistics, updates
-from matroot_optim.step.whitening import share_of_units
 
 Arrays = dict[str, Array]
-#: Larger norms are reduced to this value.
-LARGEST = 2.0**127
 
 
 def advance(
@@ -58,17 +57,17 @@ def _advance(
     t = arrays["step"] + 1
     rates = [Rates(None, float(leaf.options.weight_decay), leaf.options.betas[0]) for leaf in layout.leaves]
     check_weights(layout, weights, rates)
-    clean, active, bad = _screen(options, layout, g, weights, rates, arrays)
-    good = jnp.stack([jnp.asarray(a) for a in active]).astype(jnp.int32) if active else jnp.zeros(0, jnp.int32)
+    places = Places(t, len(layout.leaves))
+    clean, active, good, bad, recent = _screen(options, layout, g, weights, rates, arrays, places)
     accumulates = (t - 1) % options.statistics_every == 0
     soap = options.algorithm == "soap"
-    moved = moving(layout, active, arrays["accumulated"], 0) if soap else active
-    counted = jnp.stack([jnp.asarray(a) for a in moved]).astype(jnp.int32) if moved else good
+    moved = moving(layout, active, places.entries(arrays["accumulated"]), 0) if soap else active
+    counted = jnp.stack([jnp.asarray(a) for a in moved]).astype(jnp.int32) if moved and soap else good
     arrays["count"] = arrays["count"] + counted
     arrays["accumulated"] = arrays["accumulated"] + good * accumulates
     arrays["skipped"] = arrays["skipped"] + bad
     whole = shards.fixed if shards is not None else same
-    now = Step(layout, arrays, clean, list(weights), active, rates, t, donate=False, whole=whole)
+    now = Step(layout, arrays, clean, list(weights), active, rates, t, donate=False, whole=whole, places=places, recent=recent)
     stacks = stacked_gradients(now)
     if soap:  # whose bases have not seen the gradient of the step
         moves, changed = updates(replace(now, active=moved), stacks)
@@ -92,18 +91,26 @@ def _screen(
     weights: Sequence[Array | None],
     rates: Sequence[Rates],
     arrays: Arrays,
-) -> tuple[list[Array], list[Any], Array]:
-    """Apply the core's screen without reading any value on the host; write units and peaks into `arrays`."""
-    norms = [jnp.float32(0) if x is None else _norm(x) for x in g]
-    finite = [False if x is None else jnp.isfinite(n) for x, n in zip(g, norms, strict=True)]
-    skip = options.on_nonfinite == "skip"
-    active = [f if x is None or skip else True for f, x in zip(finite, g, strict=True)]
-    bad = jnp.asarray([jnp.asarray(x is not None) & ~jnp.asarray(f) for f, x in zip(finite, g, strict=True)])
+    places: Places,
+) -> tuple[list[Array], list[Any], Array, Array, Array]:
+    """Apply the core's screen without reading any value on the host; write units and peaks into `arrays`.
+
+    Return the gradients, for every leaf whether it counts, vectors of 1 where it counts and of 1 where it is not finite,
+    and the peaks in the units.
+    """
+    if not g:
+        none = jnp.zeros(0, jnp.int32)
+        return [], [], none, none, arrays["peak"]
+    norms = norms_of(g, places)
+    there = np.array([x is not None for x in g], bool)
+    bad, skip = there & ~jnp.isfinite(norms), options.on_nonfinite == "skip"
+    good = there & ~bad if skip else jnp.asarray(there)
+    active = [x is not None and (places.entry(good, i) if skip else True) for i, x in enumerate(g)]
     scale = None
     if options.clip_norm is not None:
-        counted = jnp.stack([jnp.where(a, n, 0) for a, n in zip(active, norms, strict=True)])
-        scale = jnp.minimum(1.0, options.clip_norm / _positive(_norm(counted)))
+        scale = jnp.minimum(1.0, options.clip_norm / positive(norms_of([jnp.where(good, norms, 0)], places)[0]))
     clean: list[Array] = []
+    changed = False
     for i, leaf in enumerate(layout.leaves):
         x = g[i]
         if x is None:
@@ -113,61 +120,15 @@ def _screen(
         x = x if scale is None else x * scale.astype(x.dtype)
         clean.append(with_l2(leaf.options, x, weights[i], rates[i]))
         if scale is not None or clean[i] is not x:
-            norms[i] = _norm(clean[i])
-    if not clean:
-        return clean, active, bad.astype(jnp.int32)
+            changed = True
+    if changed:
+        norms = norms_of(clean, places)
     forget = jnp.asarray(layout.decays, jnp.float32)
-    now = jnp.stack(norms)
-    peak = jnp.fmax(jnp.where(jnp.isfinite(now), now, 0), arrays["peak"] * forget)
+    peak = jnp.fmax(jnp.where(jnp.isfinite(norms), norms, 0), arrays["peak"] * forget)
     units = exponents(peak, arrays["exponent"], jnp)
-    shift = units - arrays["exponent"]
-    moved = {name: x for name, x in arrays.items() if name not in ("peak", "exponent")}
-    arrays.update(
-        jax.lax.cond(any_of(jnp.any(shift != 0)), lambda old: _in_new_units(layout, old, shift), lambda old: old, moved)
-    )
-    arrays["peak"], arrays["exponent"] = peak, units
-    return [scaled_traced(x, -units[i]) for i, x in enumerate(clean)], active, bad.astype(jnp.int32)
-
-
-def _norm(x: Array) -> Array:
-    """Compute the norm in float32 without overflow or underflow; it is not finite if an entry is not."""
-    if x.size == 0:
-        return jnp.float32(0)
-    largest = jnp.max(jnp.abs(x))
-    power = jnp.frexp(_positive(largest))[1]
-    norm = jnp.ldexp(jnp.sqrt(squared_norm(scaled_traced(x, -power))), power)
-    return jnp.where(jnp.isfinite(largest), jnp.minimum(norm, LARGEST), largest).astype(jnp.float32)
-
-
-def _positive(x: Array) -> Array:
-    return jnp.where((x > 0) & jnp.isfinite(x), x, 1)
-
-
-def _in_new_units(layout: Layout, arrays: Arrays, shift: Array) -> Arrays:
-    """Apply `matroot_optim.step.scaling.in_new_units` to all parameters; there are no pending roots here."""
-    new = dict(arrays)
-    for i, leaf in enumerate(layout.leaves):
-        if leaf.averages_gradients:
-            new[leaf.name("momentum")] = scaled_traced(arrays[leaf.name("momentum")], -shift[i], 3)
-        if leaf.has_moment and not leaf.options.graft_normalize:
-            new[leaf.name("moment")] = scaled_traced(arrays[leaf.name("moment")], -2 * shift[i], 6)
-    for stack, axis in layout.factors:
-        key = stack.axis_name(axis)
-        rows = jnp.concatenate([jnp.full(m.stop - m.start, shift[m.leaf]) for m in stack.members])
-        power = share_of_units(stack, axis, rows) if stack.whitened else -2 * rows
-        new[f"{key}/statistic"] = scaled_traced(arrays[f"{key}/statistic"], power, 6)
-        if stack.in_basis:
-            continue
-        taken = arrays[f"{key}/taken"]
-        new[f"{key}/taken"] = jnp.where(rows != 0, wanted_again(taken, jnp), taken)
-        root = arrays[f"{key}/root"]
-        if stack.whitened:
-            half = 2.0 ** (-power % 2 / 2).astype(root.dtype)[:, None, None]
-            there = (taken != 0)[:, None, None]  # before that it is I
-            new[f"{key}/root"] = jnp.where(there, scaled_traced(root * half, -power // 2, 6), root)
-        elif stack.options.graft == "none":
-            new[f"{key}/root"] = root * (rows == 0)[:, None, None]
-    return new
+    clean, recent, changes = in_units(layout, arrays, clean, peak, units, places)
+    arrays.update(changes)
+    return clean, active, good.astype(jnp.int32), bad.astype(jnp.int32), recent
 
 
 def _statistics(options: Options, now: Step, stacks: Sequence[Array], accumulates: Any) -> Arrays:

@@ -31,18 +31,17 @@ def over_roots(
     moments: Sequence[Array],
     floors: Sequence[Any],
     factors: Sequence[Any],
-    counts: Sequence[Any],
+    corrections: Sequence[Any],
 ) -> list[Array]:
     """Compute first-order steps: averages times their factors, divided by the roots of the second moments.
 
-    `floors` are the epsilons added to the roots of the bias-corrected moments. They are relative to the gradients, so
+    `corrections` are those of the moments, and `floors` the epsilons added to the roots of the bias-corrected moments. They are relative to the gradients, so
     gradients scaled by any number give the same steps.
     """
-    beta = options.beta2_of_graft
     corrected = options.graft == "adam" or (
         options.graft in ("none", "sqrt_n", "trust_ratio") and options.bias_correction
     )
-    scales = [bias_correction(beta, count) ** 0.5 if corrected else 1.0 for count in counts]
+    scales = [c**0.5 if corrected else 1.0 for c in corrections]
     beside = [floor * scale for floor, scale in zip(floors, scales, strict=True)]
     return over_roots_all(averages, moments, beside, [f * s for f, s in zip(factors, scales, strict=True)])
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from matroot_optim.arrays import Array, is_traced, namespace, norms_in_place, squared_norm
+from matroot_optim.arrays import Array, is_traced, namespace, norms_in_place, scalars, squared_norm
 from matroot_optim.layout.layout import Layout
+from matroot_optim.step.grafting import bias_correction
 from matroot_optim.step.momentum import Rates
 from matroot_optim.step.totals import Totals
 
@@ -35,6 +36,8 @@ class Step:
     donate: bool  # arrays of the state may be overwritten
     whole: Callable[[Array], Array] = same  # brings a sharded gradient to every device, for its blocks
     totals: Totals | None = None  # where leaves are parts of parameters
+    places: Any = None  # `Places` of a traced step
+    recent: Any = None  # the peaks in units of 2^e, if they are known
 
     def squares(self, what: str, leaves: Sequence[int], arrays: Sequence[Array]) -> list[Any]:
         """Return the squared norm of the tensor of each of these leaves, whose part is in `arrays`."""
@@ -64,11 +67,38 @@ class Step:
             return new
         return [choose(self.active[i], x, y) for i, x, y in zip(group, new, old, strict=True)]
 
+    def rows(self, x: Array, start: int, stop: int) -> Array:
+        """Return some rows of an array over the blocks of a stack."""
+        if stop - start == len(x):
+            return x
+        return self.places.rows(x, start, stop) if is_traced(x) else x[start:stop]
+
+    def scalars(self, x: Array) -> list[Any]:
+        """Return the entries of a vector over all leaves or some, as 0-d arrays (numpy: floats)."""
+        return self.places.entries(x) if is_traced(x) else scalars(x)
+
+    def _each(self, x: Any) -> Any:
+        """Return a vector over all leaves as a list: of Python numbers, if it has values."""
+        return self.places.entries(x) if is_traced(x) else x.tolist()
+
+    @cached_property
+    def exponents(self) -> Any:
+        """The exponent of the units of every leaf."""
+        return self._each(self.arrays["exponent"])
+
     @cached_property
     def counts(self) -> Any:
         """The number of steps of every leaf that counted, this step included; 1 if none has."""
         count = self.arrays["count"]
-        return _each(count + (count < 1))
+        count = count + (count < 1)
+        return count if is_traced(count) else count.tolist()
+
+    def corrections(self, beta: Any, leaves: Sequence[int]) -> list[Any]:
+        """Return the bias correction of a decayed mean for each of these leaves."""
+        if is_traced(self.counts) and beta < 1.0:
+            found = bias_correction(beta, self.counts)
+            return [self.places.entry(found, i) for i in leaves]
+        return [bias_correction(beta, self.counts[i]) for i in leaves]
 
     @cached_property
     def floors(self) -> Any:
@@ -78,13 +108,9 @@ class Step:
         """
         peak, e = self.arrays["peak"], self.arrays["exponent"]
         xp = namespace(peak)
-        size = xp.where(self.layout.normalized, 1.0, xp.ldexp(peak, -e))
-        return _each(xp.maximum(self.layout.epsilons.astype(peak.dtype) * size, UNDERFLOW))
-
-
-def _each(x: Any) -> Any:
-    """Return an array as a list of Python numbers, if it has values."""
-    return x if is_traced(x) else x.tolist()
+        recent = xp.ldexp(peak, -e) if self.recent is None else self.recent
+        size = xp.where(self.layout.normalized, 1.0, recent)
+        return self._each(xp.maximum(self.layout.epsilons.astype(peak.dtype) * size, UNDERFLOW))
 
 
 def _roots(squares: Sequence[Any]) -> list[Any]:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from matroot_optim.arrays import Array
 from matroot_optim.options import Options
 from matroot_optim.step.elementwise import add_all, lerp_all
-from matroot_optim.step.grafting import bias_correction
 
 
 class Rates(NamedTuple):
@@ -34,16 +33,17 @@ def numbers_of(rates: Sequence[Rates]) -> str:
 
 
 def momentum(
-    options: Options, old: Sequence[Array], D: Sequence[Array], beta: Any, counts: Sequence[Any], donate: bool
+    options: Options, old: Sequence[Array], D: Sequence[Array], beta: Any, corrections: Sequence[Any], donate: bool
 ) -> tuple[list[Array], list[Array], list[Any]]:
     """Return the averages up to a factor, the new buffers, and the factors; never overwrite the arrays of D.
 
+    `corrections` are 1 - beta^count of every array.
     An average may be the buffer itself and must not be modified. `old` is overwritten if `donate`.
     """
     ones: list[Any] = [1.0] * len(old)
     if options.momentum == "ema":
         m = lerp_all(old, D, beta, donate)
-        return m, m, [1.0 / bias_correction(beta, count) for count in counts] if options.bias_correction else ones
+        return m, m, [1.0 / c for c in corrections] if options.bias_correction else ones
     m = add_all(old, D, beta, donate)
     return (m if options.momentum == "heavy_ball" else add_all(m, D, beta, donate=False)), m, ones
 

@@ -52,13 +52,19 @@ def scaled(x: Array, power: int) -> Array:
 
 def scaled_traced(x: Array, power: Any, chunks: int = 2) -> Array:
     """Compute `scaled` for a traced power of at most ``CHUNK * chunks``, one for all of x or one per row."""
-    xp = namespace(x)
+    for factor in factors_of(power, x.dtype, chunks, namespace(x)):
+        x = x * factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim))
+    return x
+
+
+def factors_of(power: Any, dtype: Any, chunks: int, xp: Any) -> list[Array]:
+    """Return factors whose product is 2 to the powers of an array, one for every chunk of a power."""
+    found = []
     for _ in range(chunks):
         part = xp.clip(power, -CHUNK, CHUNK)
-        factor = xp.ldexp(xp.ones_like(part, dtype=x.dtype), part)
-        x = x * factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim))
+        found.append(xp.ldexp(xp.ones_like(part, dtype=dtype), part))
         power = power - part
-    return x
+    return found
 
 
 def unit_of_direction(leaf: Leaf, *, preconditioned: bool) -> float:

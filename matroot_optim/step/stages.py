@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, cast, dtype_name, is_traced, like, namespace, scalars, stack_scalars
+from matroot_optim.arrays import Array, cast, dtype_name, is_traced, like, namespace, stack_scalars
 from matroot_optim.layout.blocking import assemble, stack, unstack
 from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
@@ -69,12 +69,12 @@ def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
 
 def block_mask(s: Stack, active: Sequence[Any], x: Array) -> Array:
     """Return a boolean (blocks,), True if the gradient of the block's leaf counts."""
+    flags = [active[member.leaf] for member in s.members]
+    of_block = np.repeat(np.arange(len(flags)), [member.stop - member.start for member in s.members])
+    if all(isinstance(flag, bool) for flag in flags):
+        return like(np.array(flags)[of_block], x)
     xp = namespace(x)
-    parts = []
-    for member in s.members:
-        ones = xp.ones_like(x[member.start : member.stop].reshape(member.stop - member.start, -1)[:, 0])
-        parts.append(ones * active[member.leaf] > 0)
-    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+    return xp.stack([xp.asarray(flag) for flag in flags])[of_block]
 
 
 def mix_weight(start: int, ramp: int, number: Any) -> Any:
@@ -149,7 +149,7 @@ def averaged(step: Step, groups: Groups) -> tuple[list[Array], list[Any], Arrays
             old,
             [step.g[i] for i in group],
             step.rates[group[0]].beta,
-            [step.counts[i] for i in group],
+            step.corrections(step.rates[group[0]].beta, group),
             step.donate,
         )
         for k, i in enumerate(group):
@@ -200,7 +200,7 @@ def first_order_steps(
             old = [step.arrays[name] for name in names]
             moments = second_moments(old, g, o.beta2_of_graft, step.donate)
             floors = [step.floors[i] for i in group]
-            found = over_roots(o, mean, moments, floors, scales, [step.counts[i] for i in group])
+            found = over_roots(o, mean, moments, floors, scales, step.corrections(o.beta2_of_graft, group))
             new.update(zip(names, step.chosen(group, moments, old), strict=True))
         if o.graft == "sgd":
             found = [
@@ -219,10 +219,9 @@ def _momentum_of_directions(step: Step, groups: Groups, moves: dict[int, Array])
             continue
         names = [leaves[i].name("momentum") for i in group]
         old = [step.arrays[name] for name in names]
-        counts = [step.counts[i] for i in group]
         directions = [moves[i] for i in group]
         o, beta = leaves[group[0]].options, step.rates[group[0]].beta
-        means, buffers, scales = momentum(o, old, directions, beta, counts, step.donate)
+        means, buffers, scales = momentum(o, old, directions, beta, step.corrections(beta, group), step.donate)
         moves.update(zip(group, times_all(means, scales), strict=True))
         new.update(zip(names, step.chosen(group, buffers, old), strict=True))
     return new
@@ -230,7 +229,7 @@ def _momentum_of_directions(step: Step, groups: Groups, moves: dict[int, Array])
 
 def _in_units(x: Array, step: Step, i: int, k: float) -> Array:
     """Multiply x by 2^(k e), e the exponent of the units of leaf i."""
-    e = step.arrays["exponent"][i]
+    e = step.exponents[i]
     if is_traced(e):
         whole = namespace(x).floor(k * e)
         return scaled_traced(x, whole.astype(e.dtype)) * 2.0 ** (k * e - whole)
@@ -249,9 +248,7 @@ def _direction(
     boxes, ratio = [], None
     for s, member in where:
         region = leaf.regions[member.region]
-        P = directions[s]
-        if member.stop - member.start < P.shape[0]:
-            P = P[member.start : member.stop]
+        P = step.rows(directions[s], member.start, member.stop)
         if o.graft_per_block:
             Fb = stack(as_merged(F, leaf), region, xp)
             Wb = stack(as_merged(W, leaf), region, xp) if W is not None else None
@@ -317,7 +314,7 @@ def _rescaled(
             target = cast(like(np.asarray(goals), own), dtype_name(own))
         else:
             target = stack_scalars(goals, own)
-        ratios = scalars(ratio_of(of[leaves[at[0]]].options, own, target, namespace(own)))
+        ratios = step.scalars(ratio_of(of[leaves[at[0]]].options, own, target, namespace(own)))
         for k, x, ratio in zip(at, times_all(P, ratios), ratios, strict=True):
             found[k] = x, ratio
     return found
