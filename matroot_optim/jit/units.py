@@ -14,7 +14,7 @@ from matroot_optim.jit.members import all_of, any_of
 from matroot_optim.jit.places import Places
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Stack
-from matroot_optim.step.scaling import factors_of, scaled_traced, wanted_again
+from matroot_optim.step.scaling import scaled_traced, wanted_again
 from matroot_optim.step.whitening import share_of_units
 
 Arrays = dict[str, Array]
@@ -36,8 +36,11 @@ def norms_of(arrays: Sequence[Array | None], places: Places) -> Array:
     def of_extremes() -> Array:
         largest = jnp.stack([zero if no else jnp.max(jnp.abs(x)) for x, no in zip(arrays, empty, strict=True)])
         powers = jnp.frexp(positive(largest))[1]
-        factors = factors_of(-powers, jnp.float32, 2, jnp)
-        small = [x if x is None else _scaled(x, i, factors, places) for i, x in enumerate(arrays)]
+        factors = _factors(-powers, "float32", 2)
+        small = list(arrays)
+        for i, x in enumerate(arrays):
+            for factor in factors:
+                small[i] = x if x is None else small[i] * places.entry(factor, i).astype(x.dtype)
         roots = jnp.sqrt(jnp.stack([zero if x is None else jnp.sum(x * x) for x in small]))
         norms = jnp.minimum(jnp.ldexp(roots, powers), LARGEST)
         return jnp.where(jnp.isfinite(largest), norms, largest).astype(jnp.float32)
@@ -50,13 +53,6 @@ def positive(x: Array) -> Array:
     return jnp.where((x > 0) & jnp.isfinite(x), x, 1)
 
 
-def _scaled(x: Array, leaf: int, factors: Sequence[Array], places: Places) -> Array:
-    """Multiply the array of a leaf by its entry of all factors."""
-    for factor in factors:
-        x = x * places.entry(factor, leaf).astype(x.dtype)
-    return x
-
-
 def in_units(
     layout: Layout, arrays: Arrays, g: Sequence[Array], peak: Array, units: Array, places: Places
 ) -> tuple[list[Array], Array, Arrays]:
@@ -65,47 +61,55 @@ def in_units(
     There are no pending roots here.
     """
     shift = units - arrays["exponent"]
-    powers = [(-units, 2), (-shift, 3), (-2 * shift, 6)]
+    kinds = sorted({leaf.dtype for leaf in layout.leaves})
 
-    def factors() -> tuple[Array, list[list[Array]]]:  # in float32: they are exact for every dtype
-        return jnp.ldexp(peak, -units), [factors_of(power, jnp.float32, chunks, jnp) for power, chunks in powers]
+    def odd() -> tuple[Array, dict[str, list[Array]]]:
+        return jnp.ldexp(peak, -units), {dtype: [*_factors(-units, dtype, 2), *_factors(-shift, dtype, 1)] for dtype in kinds}
 
-    def ones() -> tuple[Array, list[list[Array]]]:
-        return peak, [[jnp.ones(power.shape, jnp.float32)] * chunks for power, chunks in powers]
+    def usual() -> tuple[Array, dict[str, list[Array]]]:
+        return peak, {dtype: [jnp.ones(peak.shape, dtype)] * 3 for dtype in kinds}
 
-    odd = any_of(jnp.any((units != 0) | (shift != 0)))
-    recent, (of_gradients, once, twice) = jax.lax.cond(odd, factors, ones)
+    # Computed apart, since XLA would make a long chain like that of ldexp a part of the loops of every parameter.
+    recent, factors = jax.lax.cond(any_of(jnp.any((units != 0) | (shift != 0))), odd, usual)
     new: Arrays = {"peak": peak, "exponent": units}
+    found = []
     for i, leaf in enumerate(layout.leaves):
+        first, second, change = (places.entry(x, i) for x in factors[leaf.dtype])
+        found.append(g[i] * first * second)
         if leaf.averages_gradients:
             name = leaf.name("momentum")
-            new[name] = _scaled(arrays[name], i, once, places)
+            new[name] = arrays[name] * change
         if leaf.has_moment and not leaf.options.graft_normalize:
             name = leaf.name("moment")
-            new[name] = _scaled(arrays[name], i, twice, places)
+            new[name] = arrays[name] * change * change
 
     def converted() -> Arrays:
-        found: Arrays = {}
-        for stack, axis in layout.factors:
-            found.update(_in_new_units(stack, axis, arrays, shift, twice))
-        return found
+        return dict(x for stack, axis in layout.factors for x in _in_new_units(stack, axis, arrays, shift).items())
 
     old = {name: arrays[name] for name in jax.eval_shape(converted)}
     new.update(jax.lax.cond(any_of(jnp.any(shift != 0)), converted, lambda: old))
-    return [_scaled(x, i, of_gradients, places) for i, x in enumerate(g)], recent, new
+    return found, recent, new
 
 
-def _in_new_units(stack: Stack, axis: int, old: Arrays, shift: Array, factors: Sequence[Array]) -> Arrays:
-    """Convert the statistics and the roots of one dimension of a stack; `factors` are those of twice the shift."""
-    key, leaf = stack.axis_name(axis), stack.leaf_of_block
-    rows, statistic = shift[leaf], old[f"{key}/statistic"]
-    if not stack.whitened:
-        for factor in factors:
-            statistic = statistic * factor[leaf].astype(statistic.dtype)[:, None]
-    else:
-        power = share_of_units(stack, axis, rows)
-        statistic = scaled_traced(statistic, power, 6)
-    new = {f"{key}/statistic": statistic}
+def _factors(powers: Array, dtype: str, count: int) -> list[Array]:
+    """Return factors whose product is 2 to these powers, or the nearest power that so many factors reach.
+
+    One is enough for means in new units: what another would change is too small beside the gradient that calls for them.
+    """
+    largest = jnp.finfo(dtype).maxexp - 2
+    found = []
+    for _ in range(count):
+        part = jnp.clip(powers, -largest, largest)
+        found.append(jnp.ldexp(jnp.ones(part.shape, dtype), part))
+        powers = powers - part
+    return found
+
+
+def _in_new_units(stack: Stack, axis: int, old: Arrays, shift: Array) -> Arrays:
+    """Convert the statistics and the roots of one dimension of a stack."""
+    key, rows = stack.axis_name(axis), shift[stack.leaf_of_block]
+    power = share_of_units(stack, axis, rows) if stack.whitened else -2 * rows
+    new = {f"{key}/statistic": scaled_traced(old[f"{key}/statistic"], power, 6)}
     if stack.in_basis:
         return new
     taken, root = old[f"{key}/taken"], old[f"{key}/root"]

@@ -52,19 +52,13 @@ def scaled(x: Array, power: int) -> Array:
 
 def scaled_traced(x: Array, power: Any, chunks: int = 2) -> Array:
     """Compute `scaled` for a traced power of at most ``CHUNK * chunks``, one for all of x or one per row."""
-    for factor in factors_of(power, x.dtype, chunks, namespace(x)):
-        x = x * factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim))
-    return x
-
-
-def factors_of(power: Any, dtype: Any, chunks: int, xp: Any) -> list[Array]:
-    """Return factors whose product is 2 to the powers of an array, one for every chunk of a power."""
-    found = []
+    xp = namespace(x)
     for _ in range(chunks):
         part = xp.clip(power, -CHUNK, CHUNK)
-        found.append(xp.ldexp(xp.ones_like(part, dtype=dtype), part))
+        factor = xp.ldexp(xp.ones_like(part, dtype=x.dtype), part)
+        x = x * factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim))
         power = power - part
-    return found
+    return x
 
 
 def unit_of_direction(leaf: Leaf, *, preconditioned: bool) -> float:
