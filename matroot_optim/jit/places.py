@@ -27,12 +27,13 @@ class Places:
     def _at(self, place: int) -> Array:
         return jax.lax.index_in_dim(self._zeros + np.array([place, 0], np.int32), 0, keepdims=False)
 
-    def entry(self, x: Array, leaf: int) -> Array:
-        """Return the entry of a leaf in a vector over all leaves."""
-        return jax.lax.dynamic_index_in_dim(x, self._leaves[leaf], keepdims=False, allow_negative_indices=False)
+    def entry(self, x: Array, i: int) -> Array:
+        """Return ``x[i]`` of a vector."""
+        place = self._leaves[i] if i < len(self._leaves) else self._at(i)
+        return jax.lax.dynamic_index_in_dim(x, place, keepdims=False, allow_negative_indices=False)
 
     def entries(self, x: Array) -> list[Any]:
-        """Return all entries of a vector over all leaves, or over some."""
+        """Return all entries of a vector."""
         return [self.entry(x, i) for i in range(len(x))]
 
     def rows(self, x: Array, start: int, stop: int) -> Array:

@@ -6,7 +6,7 @@ is a branch, and a step runs one branch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from matroot_optim.arrays import Array
 from matroot_optim.jit.dealing import Owners, owners_of
-from matroot_optim.jit.members import agreed
-from matroot_optim.jit.solves import bases_by_callback, bases_in_graph, by_callback, in_graph
+from matroot_optim.jit.members import agreed, any_of
+from matroot_optim.jit.roots import FACTS_IN_GRAPH
+from matroot_optim.jit.solves import Answers, bases_by_callback, bases_in_graph, by_callback, in_graph
 from matroot_optim.jit.start import Plan
 from matroot_optim.jit.turns import Due, turns
 from matroot_optim.layout.parts import Stack
@@ -24,6 +25,8 @@ from matroot_optim.step.bases import moved_moments, overlaps
 from matroot_optim.step.grafting import bias_correction
 
 Arrays = dict[str, Array]
+#: Counters of every root.
+COUNTERS = ("taken", "refreshes", "skipped", "failures")
 
 
 def renewed(plan: Plan, arrays: Arrays, t: Any, *, late: bool = False) -> Arrays:
@@ -31,66 +34,85 @@ def renewed(plan: Plan, arrays: Arrays, t: Any, *, late: bool = False) -> Arrays
 
     `late`: those that are used one step later; `arrays` are as the step t has left them.
     """
+    factors = {stack.axis_name(axis): stack for stack, axis in plan.layout.factors}
     table = turns(plan.options, plan.layout, late=late)
-    if not plan.layout.factors or (late and not table.masks.any()):
+    if not factors or (late and not table.masks.any()):
         return {}
-    parts = ("root", "taken", "refreshes", "skipped", "failures", *FACTS)
-    names = [f"{stack.axis_name(axis)}/{part}" for stack, axis in plan.layout.factors for part in parts]
-    names += [leaf.name("moment") for leaf in plan.layout.leaves if leaf.in_basis]
-    old = {name: arrays[name] for name in names}
-    asked = [jnp.any(arrays[f"{stack.axis_name(axis)}/taken"] < 0) for stack, axis in plan.layout.factors]
-    asked = [] if late else asked  # those are needed at once
+    asked = [] if late else [jnp.any(arrays[f"{key}/taken"] < 0) for key in factors]  # those are needed at once
     number = table.at(t, plan.options.first_root_step, jnp.any(jnp.stack([jnp.asarray(False), *asked])))
     due = jnp.asarray(table.masks)[number]  # fewer than those of the branch where members of an ensemble differ
     by_factor = {stack.axis_name(axis): mine for stack, axis, mine in plan.layout.split(due)}
     owners = owners_of(plan.shards, table.sets)
-    run = [_branch(plan, arrays, items, own, by_factor, t) for items, own in zip(table.sets, owners, strict=True)]
-    return dict(jax.lax.switch(agreed(number, jnp.asarray(table.all)), run, old))
+    run = [_branch(plan, arrays, items, own, by_factor) for items, own in zip(table.sets, owners, strict=True)]
+    names = [f"{key}/root" for key in factors]
+    names += [leaf.name("moment") for leaf in plan.layout.leaves if leaf.in_basis]
+    kept = {name: arrays[name] for name in names}
+    rows = {key: jnp.zeros((stack.blocks, 2 + len(_facts(plan))), jnp.float32) for key, stack in factors.items()}
+    new, answers = jax.lax.switch(agreed(number, jnp.asarray(table.all)), run, kept, rows)
+    old = {f"{key}/{part}": arrays[f"{key}/{part}"] for key in factors for part in (*COUNTERS, *_facts(plan))}
+
+    def noted() -> Arrays:
+        found: Arrays = {}
+        for key, now in by_factor.items():
+            found.update(_noted(old, key, _facts(plan), now, answers[key], t))
+        return found
+
+    # Apart from the branches, each of which would compile it.
+    return {**new, **jax.lax.cond(any_of(jnp.any(due)), noted, lambda: old)}
+
+
+def _facts(plan: Plan) -> Sequence[str]:
+    """Return the names of the facts that are known of a root."""
+    return tuple(FACTS) if plan.roots == "callback" or plan.options.algorithm == "soap" else FACTS_IN_GRAPH
 
 
 def _branch(
-    plan: Plan, arrays: Arrays, items: Due, owners: Owners, due: dict[str, Array], t: Any
-) -> Callable[[Arrays], Arrays]:
-    """Return the function that renews these roots."""
-    if plan.options.algorithm == "soap":
-        return lambda old: _renew_bases(plan, arrays, items, owners, due, old, t)
-    solve = {"callback": by_callback, "graph": in_graph}[plan.roots]
+    plan: Plan, arrays: Arrays, items: Due, owners: Owners, due: Arrays
+) -> Callable[[Arrays, Arrays], tuple[Arrays, Arrays]]:
+    """Return the function that renews these roots, and writes rows for `_noted`."""
+    soap = plan.options.algorithm == "soap"
 
-    def renew(old: Arrays) -> Arrays:
+    def renew(old: Arrays, answers: Arrays) -> tuple[Arrays, Arrays]:
         if not items:
-            return old
-        new = dict(old)
-        rows = [_rows(arrays, *item) for item in items]
-        histories = [_history(arrays, *item) for item in items]
-        answers = solve(items, rows, histories, plan.shards, owners)
-        for (stack, axis, index), row, (X, facts) in zip(items, rows, answers, strict=True):
-            new.update(_install(old, stack, axis, index, row, X, facts, due, t))
-        return new
+            return old, answers
+        new, answers = dict(old), dict(answers)
+        rows, found = (_bases if soap else _roots)(plan, arrays, items, owners)
+        for (stack, axis, index), row, (X, facts) in zip(items, rows, found, strict=True):
+            key = stack.axis_name(axis)
+            before = old[f"{key}/root"]
+            useful = due[key][index] & (jnp.sum(jnp.abs(row), axis=-1) > 0)  # there is no root of a zero statistic
+            good = useful & (facts["residual"] <= stack.options.root_tolerance)
+            good &= jnp.isfinite(jnp.sum(X, axis=(-2, -1)))
+            X = jnp.where(good[:, None, None], X, before[index])
+            new[f"{key}/root"] = before.at[index].set(X)
+            values = [useful, good, *(facts[name] for name in _facts(plan))]
+            answers[key] = answers[key].at[index].set(jnp.stack([x.astype(jnp.float32) for x in values], axis=1))
+            if soap:  # where a basis was decomposed, the second moment moves along
+                decomposed = (facts["n_iter"] == 0) & good
+                eye = jnp.eye(X.shape[-1], dtype=X.dtype)
+                squares = jnp.where(decomposed[:, None, None], overlaps(before[index], X), eye)
+                new.update(moved_moments(plan.layout, {**arrays, **new}, stack, axis, index, squares))
+        return new, answers
 
     return renew
 
 
-def _renew_bases(
-    plan: Plan, arrays: Arrays, items: Due, owners: Owners, due: dict[str, Array], old: Arrays, t: Any
-) -> Arrays:
-    """Renew bases; where a basis is decomposed, move the second moment along."""
-    if not items:
-        return old
+def _roots(plan: Plan, arrays: Arrays, items: Due, owners: Owners) -> tuple[list[Array], Answers]:
+    """Return the statistics of these blocks, and their roots."""
+    solve = {"callback": by_callback, "graph": in_graph}[plan.roots]
+    rows = [_rows(arrays, *item) for item in items]
+    return rows, solve(items, rows, [_history(arrays, *item) for item in items], plan.shards, owners)
+
+
+def _bases(plan: Plan, arrays: Arrays, items: Due, owners: Owners) -> tuple[list[Array], Answers]:
+    """Return the statistics of these blocks, and their bases."""
     solve = {"callback": bases_by_callback, "graph": bases_in_graph}[plan.roots]
-    keys = [stack.axis_name(axis) for stack, axis, _ in items]
-    indices = [index for _, _, index in items]
-    rows = [arrays[f"{key}/statistic"][index] for key, index in zip(keys, indices, strict=True)]
-    Q, taken = ([old[f"{k}/{part}"][i] for k, i in zip(keys, indices, strict=True)] for part in ("root", "taken"))
-    new = dict(old)
-    answers = solve(items, rows, Q, taken, plan.shards, owners)
-    for k, ((stack, axis, index), (X, facts)) in enumerate(zip(items, answers, strict=True)):
-        new.update(_install(old, stack, axis, index, rows[k], X, facts, due, t))
-        X = new[f"{keys[k]}/root"][index]
-        eye = jnp.eye(X.shape[-1], dtype=X.dtype)
-        decomposed = (facts["n_iter"] == 0) & (new[f"{keys[k]}/taken"][index] == t)
-        squares = jnp.where(decomposed[:, None, None], overlaps(Q[k], X), eye)
-        new.update(moved_moments(plan.layout, {**arrays, **new}, stack, axis, index, squares))
-    return new
+
+    def of(part: str) -> list[Array]:
+        return [arrays[f"{stack.axis_name(axis)}/{part}"][index] for stack, axis, index in items]
+
+    rows = of("statistic")
+    return rows, solve(items, rows, of("root"), of("taken"), plan.shards, owners)
 
 
 def _rows(arrays: Arrays, stack: Stack, axis: int, index: Any) -> Array:
@@ -111,39 +133,18 @@ def _history(arrays: Arrays, stack: Stack, axis: int, index: Any) -> Array:
     return jnp.stack([failures, arrays["accumulated"][leaf], arrays["exponent"][leaf]])
 
 
-def _install(
-    old: Arrays,
-    stack: Stack,
-    axis: int,
-    index: Any,
-    row: Array,
-    X: Array,
-    facts: Arrays,
-    due: dict[str, Array],
-    t: Any,
-) -> Arrays:
-    """Take good roots that are due, keep and count the others, as the core does; skip zero statistics."""
-    key = stack.axis_name(axis)
-    now = due[key][index]
-    useful = now & (jnp.sum(jnp.abs(row), axis=-1) > 0)
-    good = useful & (facts["residual"] <= stack.options.root_tolerance) & jnp.isfinite(jnp.sum(X, axis=(-2, -1)))
+def _noted(old: Arrays, key: str, names: Sequence[str], now: Array, rows: Array, t: Any) -> Arrays:
+    """Return the counters and the facts after the roots that are due `now`, as the core counts them."""
+    useful, good = rows[:, 0] > 0, rows[:, 1] > 0
     bad = useful & ~good
-    taken = old[f"{key}/taken"][index]
-    new = {f"{key}/root": old[f"{key}/root"].at[index].set(_where(good, X, old[f"{key}/root"][index]))}
-    values = {
+    taken = old[f"{key}/taken"]
+    new = {
         "taken": jnp.where(good, t, jnp.where(now, jnp.maximum(taken, 0), taken)),
-        "refreshes": old[f"{key}/refreshes"][index] + good,
-        "skipped": old[f"{key}/skipped"][index] + bad,
-        "failures": jnp.where(good, 0, old[f"{key}/failures"][index] + bad),
+        "refreshes": old[f"{key}/refreshes"] + good,
+        "skipped": old[f"{key}/skipped"] + bad,
+        "failures": jnp.where(good, 0, old[f"{key}/failures"] + bad),
     }
-    values.update({name: jnp.where(good, value, old[f"{key}/{name}"][index]) for name, value in facts.items()})
-    if "status" in facts:
-        values["status"] = jnp.where(useful, facts["status"], old[f"{key}/status"][index])
-    for name, value in values.items():
-        x = old[f"{key}/{name}"]
-        new[f"{key}/{name}"] = x.at[index].set(value.astype(x.dtype))
-    return new
-
-
-def _where(good: Array, X: Array, old: Array) -> Array:
-    return jnp.where(good[:, None, None], X, old)
+    for column, name in enumerate(names, 2):
+        which = useful if name == "status" else good
+        new[name] = jnp.where(which, rows[:, column], old[f"{key}/{name}"])
+    return {f"{key}/{name}": x.astype(old[f"{key}/{name}"].dtype) for name, x in new.items()}

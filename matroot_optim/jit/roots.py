@@ -18,6 +18,8 @@ from matroot_optim.arrays import Array
 
 #: Relative accuracy that the schedule must reach in each eigenvalue.
 TARGET = 1e-6
+#: What is known of such a root.
+FACTS_IN_GRAPH = ("residual", "lambda_max", "ridge")
 
 
 def minimax_root(A: Array, exponent: Fraction, ridge: float, level: Array, xp: Any) -> tuple[Array, dict[str, Array]]:

@@ -67,7 +67,7 @@ def _advance(
     arrays["accumulated"] = arrays["accumulated"] + good * accumulates
     arrays["skipped"] = arrays["skipped"] + bad
     whole = shards.fixed if shards is not None else same
-    now = Step(layout, arrays, clean, list(weights), active, rates, t, donate=False, whole=whole, places=places, recent=recent)
+    now = Step(layout, arrays, clean, list(weights), active, rates, t, False, whole, None, places, recent)
     stacks = stacked_gradients(now)
     if soap:  # whose bases have not seen the gradient of the step
         moves, changed = updates(replace(now, active=moved), stacks)
@@ -95,8 +95,8 @@ def _screen(
 ) -> tuple[list[Array], list[Any], Array, Array, Array]:
     """Apply the core's screen without reading any value on the host; write units and peaks into `arrays`.
 
-    Return the gradients, for every leaf whether it counts, vectors of 1 where it counts and of 1 where it is not finite,
-    and the peaks in the units.
+    Return the gradients, for every leaf whether it counts, vectors that are 1 where it counts and where it is not
+    finite, and the peaks in the units.
     """
     if not g:
         none = jnp.zeros(0, jnp.int32)

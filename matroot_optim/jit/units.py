@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +63,8 @@ def in_units(
     kinds = sorted({leaf.dtype for leaf in layout.leaves})
 
     def odd() -> tuple[Array, dict[str, list[Array]]]:
-        return jnp.ldexp(peak, -units), {dtype: [*_factors(-units, dtype, 2), *_factors(-shift, dtype, 1)] for dtype in kinds}
+        found = {dtype: [*_factors(-units, dtype, 2), *_factors(-shift, dtype, 1)] for dtype in kinds}
+        return jnp.ldexp(peak, -units), found
 
     def usual() -> tuple[Array, dict[str, list[Array]]]:
         return peak, {dtype: [jnp.ones(peak.shape, dtype)] * 3 for dtype in kinds}
@@ -94,7 +94,7 @@ def in_units(
 def _factors(powers: Array, dtype: str, count: int) -> list[Array]:
     """Return factors whose product is 2 to these powers, or the nearest power that so many factors reach.
 
-    One is enough for means in new units: what another would change is too small beside the gradient that calls for them.
+    One is enough for means in new units: what others would change is too small beside the gradient that asks for them.
     """
     largest = jnp.finfo(dtype).maxexp - 2
     found = []

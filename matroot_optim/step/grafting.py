@@ -35,8 +35,8 @@ def over_roots(
 ) -> list[Array]:
     """Compute first-order steps: averages times their factors, divided by the roots of the second moments.
 
-    `corrections` are those of the moments, and `floors` the epsilons added to the roots of the bias-corrected moments. They are relative to the gradients, so
-    gradients scaled by any number give the same steps.
+    `corrections` are those of the moments. `floors` are the epsilons added to the roots of the bias-corrected moments.
+    They are relative to the gradients, so gradients scaled by any number give the same steps.
     """
     corrected = options.graft == "adam" or (
         options.graft in ("none", "sqrt_n", "trust_ratio") and options.bias_correction

@@ -74,7 +74,7 @@ class Step:
         return self.places.rows(x, start, stop) if is_traced(x) else x[start:stop]
 
     def scalars(self, x: Array) -> list[Any]:
-        """Return the entries of a vector over all leaves or some, as 0-d arrays (numpy: floats)."""
+        """Return the entries of a vector as 0-d arrays (numpy: floats)."""
         return self.places.entries(x) if is_traced(x) else scalars(x)
 
     def _each(self, x: Any) -> Any:
