@@ -69,12 +69,14 @@ def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
 
 def block_mask(s: Stack, active: Sequence[Any], x: Array) -> Array:
     """Return a boolean (blocks,), True if the gradient of the block's leaf counts."""
-    flags = [active[member.leaf] for member in s.members]
-    of_block = np.repeat(np.arange(len(flags)), [member.stop - member.start for member in s.members])
-    if all(isinstance(flag, bool) for flag in flags):
-        return like(np.array(flags)[of_block], x)
     xp = namespace(x)
-    return xp.stack([xp.asarray(flag) for flag in flags])[of_block]
+    flags = [active[member.leaf] for member in s.members]
+    sizes = [member.stop - member.start for member in s.members]
+    if any(is_traced(flag) for flag in flags):
+        return xp.stack([xp.asarray(flag) for flag in flags])[np.repeat(np.arange(len(flags)), sizes)]
+    ones = xp.ones_like(x.reshape(len(x), -1)[:, 0])  # made where x is: a mask of the host would have to go there
+    parts = [ones[member.start : member.stop] * flag > 0 for member, flag in zip(s.members, flags, strict=True)]
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
 
 
 def mix_weight(start: int, ramp: int, number: Any) -> Any:
