@@ -63,6 +63,14 @@ def test_float64_where_float32_does_not_hold_rtol(reductions):
             assert distance(result.x, root(-0.25)) <= single.WAY_BACK * 200**0.5 + COARSE.target
 
 
+@pytest.mark.parametrize("p", [2, 4])
+def test_a_geometric_spectrum_is_reduced_once(reductions, p):
+    """Near the largest condition number that float32 holds: a reduction that does not serve is paid for in vain."""
+    A, _ = problem(1536, 1e4, "geometric", dtype="float32", seed=3)
+    assert solve(A, p, method=BY_LAPACK, rtol=RTOL).converged
+    assert reductions == [("float64" if p == 2 else "float32", True)]
+
+
 def test_only_where_it_is_asked_for(reductions):
     A, _ = gallery.spd(120, 1e1, rng=3)
     B = A.astype("float32")

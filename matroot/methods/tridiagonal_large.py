@@ -22,7 +22,7 @@ from matroot.methods.conditioning import steps
 from matroot.methods.hermitian import asymmetry
 from matroot.methods.tridiagonal_large_cut import LARGEST_COND, Form, kept, residual
 from matroot.methods.tridiagonal_report import IN_SINGLE, NEGATIVE, NONE, SERVED, CutReport, Report, pole_level, probes
-from matroot.methods.tridiagonal_single import LEAST, UNIT, may_be_single, returns_in_single
+from matroot.methods.tridiagonal_single import CLUSTER, LEAST, UNIT, may_be_single, moved, returns_in_single
 
 #: Numbers by which a row of the reflectors is longer than n: rows at a distance of a power of two push each other out
 #: of the cache.
@@ -37,12 +37,6 @@ COMPLEX_SIZES = (24, 32, 40, 48)
 COMPLEX_WORTH = (3.4, 4.4, 6.8, 8.0)
 #: From these n on it is the faster way for a lone matrix, real or complex: seven of eight lanes would be idle.
 LONE, COMPLEX_LONE = 36, 4
-#: Eigenvalues up to so many times the smallest are moved by the reduction about alike.
-CLUSTER = 4
-#: The reduction moves them by up to this times eps, the root of the mean square of all eigenvalues, and the root of
-#: their share; from n = MANY on it grows like the root of n. For two clusters 13, 18 and 24 were seen at n = 256, 512
-#: and 1024.
-REDUCTION_ERROR, MANY = 24, 512
 #: The last fields of a `CutReport` where nothing is cut.
 UNCUT = (0.0, 1.0)
 
@@ -292,8 +286,7 @@ class Solver:
         bound = float(forward_error_bound(np.float64(top / bottom), self.s, UNIT[kind]))
         if kind == self.double and VOUCHED * bound > (self.rtol or 0.0):
             return 0.0
-        moved = REDUCTION_ERROR * max(1.0, len(d) / MANY) ** 0.5 * share**0.5 * size / top
-        return float(bound * max(LEAST[kind], moved))
+        return float(bound * max(LEAST[kind], moved(len(d), share, size / top)))
 
 
 def readable(a: Array) -> bool:
