@@ -186,45 +186,37 @@ def beside_numpy(A: Any, p: int, dtype: str, threads: int) -> tuple[float, float
 
 def one() -> Iterator[Table]:
     """One matrix beside numpy."""
-    rows = []
-    for n in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048):
-        row: list[Any] = [n]
-        for dtype, threads in itertools.product(("float64", "float32"), (1, 2)):
+    for dtype in reversed(fast.DTYPES):
+        rows = []
+        for n in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048):
             A = common.stack(n, 1, 1e4, dtype)[0][0]
-            if threads == 2 and n < 256:
-                row.append("")
-                continue
-            found = [beside_numpy(A, p, dtype, threads) for p in (2, 4)]
-            if threads == 1:
-                row.append(f"{1e6 * found[0][0]:.0f}")
-            row.append(" | ".join(f"{ratio:.2f}" for _, ratio in found))
-        rows.append(tuple(row))
-    yield Table(
-        "One matrix beside numpy.linalg.eigh and recombination: times as long as auto",
-        "p = 2 | 4, cond 1e4; float32 with rtol = 1e-3; both on as many threads.",
-        ("n", *(f"{dtype}, {x}" for dtype in ("float64", "float32") for x in ("us, one thread", "one", "two"))),
-        rows,
-    )
+            rows.append((n, *columns(A, dtype, 1), *(columns(A, dtype, 2) if n >= 256 else ("", ""))))
+        yield beside("One matrix", dtype, "both on one and on two threads", rows)
 
 
 def small() -> Iterator[Table]:
-    """Batches of small matrices beside numpy, by threads."""
-    rows = []
-    for n in (4, 8, 16, 32, 64, 128, 256):
-        row: list[Any] = [n]
-        for dtype, threads in itertools.product(("float64", "float32"), (1, 2)):
+    """Batches beside numpy."""
+    for dtype in reversed(fast.DTYPES):
+        rows = []
+        for n in (4, 8, 16, 32, 64, 128, 256):
             A = common.stack(n, max(1, fast.NUMBERS // n**2), 1e4, dtype)[0]
-            found = [beside_numpy(A, p, dtype, threads) for p in (2, 4)]
-            row.append(f"{1e6 * found[0][0] / len(A):.3g}")
-            row.append(" | ".join(f"{ratio:.1f}" for _, ratio in found))
-        rows.append(tuple(row))
-    columns = [f"{x}, {t} of {d}" for d in ("float64", "float32") for t in ("one", "two") for x in ("us", "numpy")]
-    yield Table(
-        "Batches beside numpy.linalg.eigh and recombination: microseconds a matrix, and times as long as auto",
-        "p = 2 | 4, cond 1e4, B n^2 = 1e6; float32 with rtol = 1e-3; on one and on two threads (numpy uses one).",
-        ("n", *columns),
-        rows,
-    )
+            rows.append((n, *columns(A, dtype, 1), *columns(A, dtype, 2)))
+        yield beside("Batches, B n^2 = 1e6", dtype, "on one and on two threads; numpy uses one for a batch", rows)
+
+
+def columns(A: Any, dtype: str, threads: int) -> tuple[str, str]:
+    """Microseconds a matrix for p = 2, and numpy's time over ours for p = 2 | 4."""
+    (mine, two), (_, four) = (beside_numpy(A, p, dtype, threads) for p in (2, 4))
+    us = 1e6 * mine / (len(A) if A.ndim > 2 else 1)
+    return f"{us:,.0f}" if us >= 100 else f"{us:.2g}", f"{two:.1f} | {four:.1f}"
+
+
+def beside(what: str, dtype: str, threads: str, rows: list[tuple[Any, ...]]) -> Table:
+    """The table of such rows."""
+    digits = ", rtol = 1e-3" if dtype == "float32" else ""
+    heads = [f"{head}, {t}" for t in ("one thread", "two threads") for head in ("us a matrix", "numpy / ours")]
+    note = f"p = 2 | 4 (microseconds: p = 2), cond 1e4; {threads}."
+    return Table(f"{what}, {dtype}{digits}", note, ("n", *heads), rows)
 
 
 def optax() -> Iterator[Table]:
