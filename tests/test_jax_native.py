@@ -98,6 +98,7 @@ def test_failures_are_data_and_their_own():
     assert np.isnan(result.x[1:]).all()
 
 
+@pytest.mark.slow
 def test_scales_dtypes_and_vmap():
     A = jnp.asarray(problem(4, 10.0, batch=(3,), dtype="float32")[0])
     function = root(2, regularization=Ridge(absolute=0.0))

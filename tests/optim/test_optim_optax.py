@@ -159,8 +159,9 @@ def decays(params):
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [{"w": True, "b": False, "c": True}, decays], ids=["tree", "function"])
-@pytest.mark.parametrize("injected", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("injected", [False, True])
 def test_weight_decay_is_masked_as_in_adamw(mask, injected):
     """Of gradients that are zero, what is left of a step is the decay."""
     params = {k: 3.0 * x for k, x in ones().items()}
@@ -224,7 +225,8 @@ def test_nonfinite_gradients_skip_one_tensor():
     assert diagnostics(state).nonfinite == {"b": 0, "c": 0, "w": 1}
 
 
-@pytest.mark.parametrize("decay", ["decoupled", pytest.param("independent", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", ["decoupled", "independent"])
 def test_a_parameter_whose_gradient_was_skipped_is_not_decayed(decay):
     """Not under jit, where numbers of steps have values."""
     tx = shampoo(0.1, 0.5, decay=decay, averaging="ema", averaging_beta=0.5, **OPTIONS)
