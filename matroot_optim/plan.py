@@ -207,6 +207,8 @@ def _treatment(leaf: Leaf) -> str:
         return "spectral"
     if not leaf.axes:
         return leaf.options.graft if leaf.options.graft != "none" else "rmsprop"
+    if leaf.by_row:
+        return "by row"
     sides = {1: "one side", 2: "both sides"}.get(len(leaf.axes), f"{len(leaf.axes)} sides")
     return sides if len(leaf.axes) < len(leaf.merged) or len(leaf.axes) <= 2 else "all sides"
 

@@ -70,7 +70,7 @@ def parameter_groups(
             if id(p) not in known:
                 raise ValueError(f"tables must be of the model, got a {type(table).__name__} of shape {tuple(p.shape)}")
             apart.add(id(p))
-    groups: list[dict[str, Any]] = [{"name": "dense"}, {"name": "tables", "preconditioned_dims": "none"}]
+    groups: list[dict[str, Any]] = [{"name": "dense"}, {"name": "tables", "preconditioned_dims": "table"}]
     for k, group in enumerate(groups):
         group["params"] = [(name, p) for name, p in named if (id(p) in apart) == k]
     return [part for group in groups for part in _by_rules(group, ByPath(rules or {})) if part["params"]]

@@ -138,7 +138,7 @@ class Shares:
             if leaf.axes == (1,)
             and is_table(leaf.merged)
             and all(region.size[0] == leaf.merged[0] for region in leaf.regions)
-            and not (leaf.options.graft_per_block or leaf.options.statistics_of == "whitened")
+            and (leaf.by_row or not (leaf.options.graft_per_block or leaf.options.statistics_of == "whitened"))
             and all(a < b for a, b in self._ranges(i))
         }
 

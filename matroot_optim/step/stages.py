@@ -42,7 +42,8 @@ def stacked_gradients(step: Step) -> list[Array]:
 def _stacked(step: Step, s: Stack, leaves: Sequence[Array]) -> Array:
     parts, layout = [], step.layout
     for member in s.members:
-        leaf, x = layout.leaves[member.leaf], step.whole(leaves[member.leaf])
+        leaf, x = layout.leaves[member.leaf], leaves[member.leaf]
+        x = x if leaf.by_row else step.whole(x)
         parts.append(stack(as_merged(x, leaf), leaf.regions[member.region], namespace(x)))
     return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
 
@@ -251,11 +252,11 @@ def _direction(
     for s, member in where:
         region = leaf.regions[member.region]
         P = step.rows(directions[s], member.start, member.stop)
-        if o.graft_per_block:
+        if o.graft_per_block or leaf.by_row:
             Fb = stack(as_merged(F, leaf), region, xp)
             Wb = stack(as_merged(W, leaf), region, xp) if W is not None else None
-            P, ratios = rescale_blocks(o, P, Fb, Wb, xp)
-            ratio = xp.mean(ratios) if ratio is None else ratio
+            P, factor_of_region = rescale_blocks(o, P, Fb, Wb, leaf.axes if leaf.by_row else None, xp)
+            ratio = factor_of_region if ratio is None else ratio
         boxes.append(unstack(P, region, xp))
     D = assemble(boxes, leaf.regions, xp).reshape(leaf.shape)
     if o.graft == "none":

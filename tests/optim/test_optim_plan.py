@@ -1,4 +1,4 @@
-"""Shapes of real networks: no root is larger than a block, no table has one, and the state stays within its bound."""
+"""Shapes of real networks: no root is larger than a block or the short side of a table, and the state is bounded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def plan(shapes, **options):
 def test_no_parameter_takes_more_than_six_numbers_for_each(network):
     for row in plan(NETWORKS[network]).rows:
         assert row.numbers <= 6, row
-        assert row.treatment == "adam" or not is_table(row.matrix), row
+        assert row.treatment in ("adam", "by row") or not is_table(row.matrix), row
+        if row.treatment == "by row":
+            assert row.numbers <= 3, row
 
 
 @pytest.mark.parametrize("network", NETWORKS)
