@@ -23,7 +23,7 @@ from matroot_optim.options import Options
 
 #: A matrix whose dimensions differ by more than this factor is a table.
 TABLE = 10
-#: A narrower table gets the first-order step: of 16 columns, a root saved no steps and made the step half as dear again.
+#: A narrower table gets the first-order step: with 16 columns a root saved no steps and cost half a step more.
 NARROW = 32
 #: Grafts that give every row of a table a norm.
 GRAFTS_OF_ROWS = ("adam", "rmsprop", "adagrad", "sgd")
@@ -330,7 +330,16 @@ def _has_rows(options: Options) -> bool:
 
 def _stack_key(leaf: Leaf, region: Region) -> Any:
     treated = [getattr(leaf.options, name) for name in OF_STACKS]
-    return (leaf.place, leaf.dtype, region.size, leaf.axes, leaf.exponents, leaf.by_row, leaf.options.betas[1], *treated)
+    return (
+        leaf.place,
+        leaf.dtype,
+        region.size,
+        leaf.axes,
+        leaf.exponents,
+        leaf.by_row,
+        leaf.options.betas[1],
+        *treated,
+    )
 
 
 def _stack(name: str, leaves: Sequence[Leaf], where: Sequence[tuple[int, int]]) -> Stack:
