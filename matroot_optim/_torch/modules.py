@@ -20,7 +20,7 @@ def parameter_groups(
     tables: Iterable[torch.nn.Module | torch.Tensor] = (),
     rules: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return parameter groups of a model for `Shampoo`: the tables, which get the first-order step, and all others.
+    """Return parameter groups of a model for `Shampoo`: the tables, which move by row, and all others.
 
     A table is the weight of a `torch.nn.Embedding` or `torch.nn.EmbeddingBag` of any shape, including that of a tied
     head, and every matrix in `tables`. In the other group, tables are still found by their shape.

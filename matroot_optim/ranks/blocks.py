@@ -175,6 +175,11 @@ class Shares:
         owner = {(box.leaf, box.number): box.owner for box in reversed(self.boxes)}
         return [owner[block] for block in self._blocks_of_roots()]
 
+    @property
+    def roots_of_all(self) -> list[bool]:
+        """True for every root that each rank computes for itself, in the order of the stacks."""
+        return [leaf in self.spread for leaf, _ in self._blocks_of_roots()]
+
     def _blocks_of_roots(self) -> Iterator[tuple[int, int]]:
         """Iterate over (leaf, number) of the block of every root, in the order of the stacks."""
         leaves = self.layout.leaves
