@@ -61,7 +61,7 @@ def model_of(options: Options, F: Array, W: Array | None) -> Array | None:
 def rescale_blocks(
     options: Options, P: Array, F: Array, W: Array | None, axes: Sequence[int] | None, xp: Any
 ) -> tuple[Array, Any]:
-    """Scale every block of a stack, or every slice along these dimensions, to the norm of its graft.
+    """Scale every block of a stack, or every slice along these dimensions, to the norm of its graft, in place if possible.
 
     Returns the stack, and the factor of its norm.
     """
@@ -73,7 +73,8 @@ def rescale_blocks(
     count = math.prod(P.shape[k] for k in dims)
     target = _norms(model, dims, xp) if model is not None else xp.ones_like(norms) * count**0.5
     whole = ratio_of(options, squared_norm(norms) ** 0.5, squared_norm(target) ** 0.5, xp)
-    return P * ratio_of(options, norms, target, xp), whole
+    P *= ratio_of(options, norms, target, xp)
+    return P, whole
 
 
 def _norms(x: Array, dims: tuple[int, ...], xp: Any) -> Array:
