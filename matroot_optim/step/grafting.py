@@ -61,7 +61,7 @@ def model_of(options: Options, F: Array, W: Array | None) -> Array | None:
 def rescale_blocks(
     options: Options, P: Array, F: Array, W: Array | None, axes: Sequence[int] | None, xp: Any
 ) -> tuple[Array, Any]:
-    """Scale every block of a stack, or every slice along these dimensions, to the norm of its graft, in place if possible.
+    """Scale every block of a stack, or every slice along these dimensions, to its graft's norm, in place if possible.
 
     Returns the stack, and the factor of its norm.
     """
