@@ -226,8 +226,12 @@ def _cuts(leaves: Iterable[Leaf], records: Iterable[Record]) -> dict[str, Any]:
 # Cuts of parameters. Within a group, the cut depends only on the shape.
 
 
-def cuts_to_text(leaves: Iterable[Leaf], pending: bool) -> str:
-    """Write the cuts of a group's parameters as JSON, one entry for each shape, with the flag `pending`."""
-    alike = {leaf.shape: leaf for leaf in leaves}
+def cuts_to_text(leaves: Sequence[Leaf | None], pending: bool) -> str:
+    """Write the cuts of a group's parameters as JSON, one entry for each shape, with the flag `pending`.
+
+    None is a parameter without a state; their numbers are written too.
+    """
+    alike = {leaf.shape: leaf for leaf in leaves if leaf is not None}
     cuts = [{**describe(leaf), "pending": pending} for leaf in alike.values()]
-    return json.dumps({"format": FORMAT, "leaves": cuts})
+    without = [i for i, leaf in enumerate(leaves) if leaf is None]
+    return json.dumps({"format": FORMAT, "leaves": cuts, "without": without})

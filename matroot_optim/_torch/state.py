@@ -16,16 +16,22 @@ from matroot_optim.shampoo import Shampoo
 
 
 class ParameterStates(MutableMapping[Any, Any]):
-    """The entries of every parameter of an optimizer."""
+    """The entries of every parameter of an optimizer; a frozen parameter may have none."""
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
 
     def __iter__(self) -> Iterator[Any]:
-        return (p for group in self._optimizer.param_groups for p in group["params"])
+        return iter(self._keeper.served(self._optimizer.param_groups).values())
+
+    def __contains__(self, p: object) -> bool:
+        try:
+            return len(self[p]) > 0
+        except KeyError:
+            return False
 
     def __len__(self) -> int:
-        return sum(len(group["params"]) for group in self._optimizer.param_groups)
+        return len(self._keeper.served(self._optimizer.param_groups))
 
     @property
     def _keeper(self) -> Keeper:
@@ -51,7 +57,7 @@ class ParameterStates(MutableMapping[Any, Any]):
     def clear(self) -> None:
         self._optimizer._keeper = self._keeper.empty()
 
-    def _own(self, p: Any) -> Own:
+    def _own(self, p: Any) -> Mapping[str, Any]:
         """Return the optimizer's current entries of a parameter.
 
         Raises
@@ -64,6 +70,8 @@ class ParameterStates(MutableMapping[Any, Any]):
         if number is None:
             optimizer._current()
             number = keeper.number(optimizer.param_groups, p)
+        if number is None and any(p is q for group in optimizer.param_groups for q in group["params"]):
+            return {}  # frozen
         if number is None or keeper.state is None:
             raise KeyError(p)
         return Own(optimizer._core, keeper, number)
