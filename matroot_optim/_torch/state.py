@@ -156,7 +156,8 @@ class TensorState(MutableMapping[str, Any]):
             return
         if name in getattr(own, "parts", ()):
             raise TypeError(f"{name} must not be set with owned blocks; load a state_dict")
-        old, value = own[name], torch.as_tensor(value)
+        old = own[name]
+        value = torch.as_tensor(value, device=old.device)
         if old.shape != value.shape:
             raise ValueError(f"{name} must have shape {tuple(old.shape)}, got {tuple(value.shape)}")
         old.copy_(value)
