@@ -47,7 +47,10 @@ class ParameterStates(MutableMapping[Any, Any]):
         return TensorState(self._keeper.others.setdefault(p, {}), lambda: self._own(p))
 
     def __setitem__(self, p: Any, entries: Mapping[str, Any]) -> None:
-        self._keeper.give(p, Record(dict(entries)))
+        record = Record(dict(entries))
+        self._keeper.give(p, record if record.own else None)
+        if not record.own and record.entries:  # of other code alone: the parameter starts afresh
+            self._keeper.others[p] = record.entries
 
     def __delitem__(self, p: Any) -> None:
         if p not in self:

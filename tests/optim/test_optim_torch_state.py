@@ -204,6 +204,17 @@ def test_hooks_see_the_whole_dict():
     assert torch.equal(next(iter(again.state.values()))["momentum"], want)
 
 
+def test_entries_without_those_of_the_optimizer_start_afresh():
+    """``state[p] = {}`` is how the state of a torch optimizer is reset for one parameter."""
+    a, b = tensors((6, 5), (5,))
+    opt = Shampoo([a, b], **OPTIONS)
+    step(opt, steps=5)
+    opt.state[a], opt.state[b] = {}, {"slow": torch.ones(2)}
+    step(opt)
+    assert [int(opt.state[p]["count"]) for p in (a, b)] == [1, 1]
+    assert torch.equal(opt.state[b]["slow"], torch.ones(2))
+
+
 # Dicts.
 
 
