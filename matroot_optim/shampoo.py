@@ -161,7 +161,8 @@ class Shampoo(Options):
         Epsilon in the graft's denominator, relative to the largest recent root mean square of the tensor's gradients.
     start_step : int, optional
         First step, counted from 1, at which Shampoo moves the weights; before this step the graft's method moves
-        them. None: step 0.5 / `refresh_growth`, which is 5 by default, plus twice the lag of the engine.
+        them. Each parameter counts its own gradients. None: step 0.5 / `refresh_growth`, which is 5 by default, plus
+        twice the lag of the engine.
     mix_steps : int
         Steps over which the first-order step then fades out.
     on_nonfinite : {"skip", "raise", "propagate"}

@@ -39,7 +39,7 @@ def parameter_groups(
     groups : list of dict
         Named "dense" and "tables"; a group without parameters is left out. Before they are passed to an optimizer, the
         groups may be edited with every option that `Shampoo` accepts in a group. Parameters come with their names.
-        Parameters of integers are left out, frozen ones are not: see :doc:`/guide/from_adamw`.
+        Parameters of integers are left out. Frozen ones are not; they have no state until they are thawed.
 
     Raises
     ------

@@ -22,6 +22,7 @@ from matroot_optim.step.elementwise import times_all
 from matroot_optim.step.finish import limit, to_updates
 from matroot_optim.step.grafting import over_roots, positive_norm, ratio_of, rescale_blocks, second_moments
 from matroot_optim.step.inputs import Step, choose
+from matroot_optim.step.mixing import mix_weights
 from matroot_optim.step.momentum import momentum
 from matroot_optim.step.precondition import precondition
 from matroot_optim.step.scaling import scaled, scaled_traced, unit_of_direction
@@ -80,22 +81,11 @@ def block_mask(s: Stack, active: Sequence[Any], x: Array) -> Array:
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
 
 
-def mix_weight(start: int, ramp: int, number: Any) -> Any:
-    """Return the weight of Shampoo against the first-order step: 0 before Shampoo starts, then a ramp, then 1."""
-    if is_traced(number):
-        xp = namespace(number)
-        return xp.clip((number - start) / ramp, 0.0, 1.0) if ramp else xp.where(number >= start, 1.0, 0.0)
-    if number < start:
-        return 0.0
-    return min(1.0, (number - start) / ramp) if ramp else 1.0
-
-
 def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     """Compute the update of every weight and the new arrays of the state (stages 3 and 4)."""
     layout = step.layout
     live = [i for i, leaf in enumerate(layout.leaves) if step.active[i] is not False and 0 not in leaf.shape]
-    weights = {key: mix_weight(*key, step.number) for key in set(layout.starts)}
-    weight = [weights[key] for key in layout.starts]
+    weight = mix_weights(step)
     groups = step.alike(live)
     averages, factors, new = averaged(step, groups)
     directions: list[Any] = []

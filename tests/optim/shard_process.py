@@ -221,6 +221,27 @@ def trained(rank, size, store):
             assert distance <= (1e-4 if kind is torch.float32 else 0.1)
 
 
+def thawed(rank, size, store):
+    """Frozen parameters have no blocks until they are thawed; the numbers are those of one process."""
+    mesh = init_device_mesh("cpu", (size,))
+    one, many = loose(), placed(mesh, weights())
+    alone, opt = (Shampoo(params, averaging="ema", **OPTIONS) for params in (one, many))
+    for params, o in ((one, alone), (many, opt)):
+        params[0].requires_grad_(False)
+        for step in range(9):
+            if step == 5:
+                assert len(o.state) == len(SHAPES) - 1
+                params[0].requires_grad_(True)
+            give(params, step)
+            if step < 5:
+                params[0].grad = None
+            o.step()
+    apart = max(furthest(many, one), furthest(opt.averaged_parameters(), alone.averaged_parameters()))
+    print(f"thawed: {apart:.2g}", flush=True)
+    assert apart <= 2e-6
+    assert len(opt.state) == len(SHAPES)
+
+
 def reshard(rank, size, store):
     """A checkpoint of all ranks goes on with one, and one of a single rank with all, and in a plain optimizer."""
     everyone = init_device_mesh("cpu", (size,))

@@ -229,17 +229,3 @@ def test_integers_of_a_model_are_no_parameters():
     model = nn.Linear(8, 8)
     model.codes = nn.Parameter(torch.arange(3), requires_grad=False)
     assert [name for name, _ in parameter_groups(model)[0]["params"]] == ["weight", "bias"]
-
-
-def test_the_state_of_frozen_parameters_is_warned_of():
-    model = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 8))
-    Shampoo(model)
-    model[0].requires_grad_(False)
-    with pytest.warns(UserWarning, match="1.8 of 1.82 MB of Shampoo's state are for frozen parameters") as found:
-        Shampoo(model)
-    assert len(found) == 1 and found[0].filename == __file__
-    groups = [
-        {**group, "params": [pair for pair in group["params"] if pair[1].requires_grad]}
-        for group in parameter_groups(model)
-    ]
-    assert len(Shampoo(groups).plan().rows) == 2
