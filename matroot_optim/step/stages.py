@@ -18,11 +18,11 @@ from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
 from matroot_optim.step.averaging import average_weights
 from matroot_optim.step.bases import as_merged, turned
-from matroot_optim.step.elementwise import times_all
+from matroot_optim.step.elementwise import adam_all, in_one_pass, over_roots_all, times_all
 from matroot_optim.step.finish import limit, to_updates
-from matroot_optim.step.grafting import over_roots, positive_norm, ratio_of, rescale_blocks, second_moments
+from matroot_optim.step.grafting import divisors, positive_norm, ratio_of, rescale_blocks, second_moments
 from matroot_optim.step.inputs import Step, choose
-from matroot_optim.step.momentum import momentum
+from matroot_optim.step.momentum import factors_of_means, momentum
 from matroot_optim.step.precondition import precondition
 from matroot_optim.step.scaling import scaled, scaled_traced, unit_of_direction
 from matroot_optim.step.spectral import spectral
@@ -96,7 +96,7 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     weights = {key: mix_weight(*key, step.number) for key in set(layout.starts)}
     weight = [weights[key] for key in layout.starts]
     groups = step.alike(live)
-    averages, factors, new = averaged(step, groups)
+    averages, factors, moves, new = averaged(step, groups)
     directions: list[Any] = []
     for s, G in zip(layout.stacks, stacks, strict=True):
         if s.in_basis:
@@ -110,7 +110,10 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
             continue
         roots = [step.arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
         directions.append(None if idle else precondition(G, roots, s.axes, namespace(G)))
-    moves, changed = _first_order(step, live, groups, averages, factors, stacks)
+    others, changed = _first_order(
+        step, live, [group for group in groups if group[0] not in moves], averages, factors, stacks
+    )
+    moves.update(others)
     new.update(changed)
     found = {
         i: _direction(step, i, moves[i], directions, factors[i], weight[i])
@@ -134,30 +137,35 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     return result, new
 
 
-def averaged(step: Step, groups: Groups) -> tuple[list[Array], list[Any], Arrays]:
-    """Return the arrays to precondition, their factors, and the new buffers.
+def averaged(step: Step, groups: Groups) -> tuple[list[Array], list[Any], dict[int, Array], Arrays]:
+    """Return the arrays to precondition, their factors, first-order steps that are known then, and the new arrays.
 
     For every leaf the array is the gradient, or the mean of the gradients up to the factor.
     """
     averages, factors = list(step.g), [1.0] * len(step.g)
     leaves, new = step.layout.leaves, Arrays()
+    moves: dict[int, Array] = {}
     for group in groups:
-        if not leaves[group[0]].averages_gradients:
+        leaf, beta = leaves[group[0]], step.rates[group[0]].beta
+        if not leaf.averages_gradients:
             continue
+        o, g, corrections = leaf.options, [step.g[i] for i in group], step.corrections(beta, group)
         names = [leaves[i].name("momentum") for i in group]
         old = [step.arrays[name] for name in names]
-        means, buffers, scales = momentum(
-            leaves[group[0]].options,
-            old,
-            [step.g[i] for i in group],
-            step.rates[group[0]].beta,
-            step.corrections(step.rates[group[0]].beta, group),
-            step.donate,
-        )
+        if leaf.is_adam and in_one_pass(g, old):
+            of_moments, scales = [leaves[i].name("moment") for i in group], factors_of_means(o, corrections)
+            means, moments = (step.owned(x) for x in (old, [step.arrays[name] for name in of_moments]))
+            beside = divisors(o, [step.floors[i] for i in group], scales, step.corrections(o.beta2_of_graft, group))
+            found = adam_all(g, means, moments, (beta, o.beta2_of_graft), *beside)
+            moves.update(zip(group, found, strict=True))
+            new.update(zip(of_moments, moments, strict=True))
+            buffers = means
+        else:
+            means, buffers, scales = momentum(o, old, g, beta, corrections, step.donate)
         for k, i in enumerate(group):
             averages[i], factors[i] = means[k], scales[k]
         new.update(zip(names, step.chosen(group, buffers, old), strict=True))
-    return averages, factors, new
+    return averages, factors, moves, new
 
 
 def _first_order(
@@ -202,7 +210,8 @@ def first_order_steps(
             old = [step.arrays[name] for name in names]
             moments = second_moments(old, g, o.beta2_of_graft, step.donate)
             floors = [step.floors[i] for i in group]
-            found = over_roots(o, mean, moments, floors, scales, step.corrections(o.beta2_of_graft, group))
+            beside, scales = divisors(o, floors, scales, step.corrections(o.beta2_of_graft, group))
+            found = over_roots_all(mean, moments, beside, scales)
             new.update(zip(names, step.chosen(group, moments, old), strict=True))
         if o.graft == "sgd":
             found = [
