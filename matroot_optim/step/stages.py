@@ -177,14 +177,14 @@ def _first_order(
     stacks: Sequence[Array],
 ) -> tuple[dict[int, Array], Arrays]:
     """Compute the first-order steps and the moments, those of SOAP's leaves in their bases."""
-    layout, arrays = step.layout, step.arrays
+    layout = step.layout
     if not any(layout.leaves[i].in_basis for i in live):
         return first_order_steps(step, groups, step.g, averages, factors)
-    g = means = turned(layout, arrays, [step.whole(x) for x in step.g], live, stacks, back=False)
-    if any(averages[i] is not step.g[i] for i in live):
-        means = turned(layout, arrays, [step.whole(x) for x in averages], live, back=False)
-    moves, changed = first_order_steps(step, groups, g, means, factors)
-    back = turned(layout, arrays, [moves.get(i, x) for i, x in enumerate(g)], live, back=True)
+    lists = [step.g, averages] if any(averages[i] is not step.g[i] for i in live) else [step.g]
+    whole = [[step.whole(x) for x in arrays] for arrays in lists]
+    g, *means = turned(layout, step.arrays, whole, live, stacks, back=False)
+    moves, changed = first_order_steps(step, groups, g, *(means or [g]), factors)
+    (back,) = turned(layout, step.arrays, [[moves.get(i, x) for i, x in enumerate(g)]], live, back=True)
     return {i: back[i] for i in moves}, changed
 
 
