@@ -122,7 +122,9 @@ def adam_all(
     torch = sys.modules["torch"]
     sizes = [x.numel() for x in new]
     one = torch.zeros(sum(sizes), dtype=new[0].dtype, device=new[0].device)  # one piece is allocated faster than many
-    steps = [part if x.ndim == 1 else part.view(x.shape) for part, x in zip(one.split(sizes), new, strict=True)]
+    steps = [
+        part if x.ndim == 1 else part.view(x.shape) for part, x in zip(one.split_with_sizes(sizes), new, strict=True)
+    ]
     never = torch.full((), float("inf"), device=new[0].device)  # after as many steps no bias is left to correct
     how = {"beta1": betas[0], "beta2": betas[1], "weight_decay": 0.0, "amsgrad": False, "maximize": False}
     for x, g, m, v, floor, factor in zip(steps, new, means, squares, floors, factors, strict=True):
