@@ -86,7 +86,7 @@ class Region:
 
     @cached_property
     def grid(self) -> tuple[Shape, Shape, Shape]:
-        """Shape of the box with each dimension as (count, size), and the orders of its dimensions to a stack and back."""
+        """Shape of the box with each dimension as (count, size), and the orders of these to a stack and back."""
         k = len(self.size)
         shape = tuple(n for pair in zip(self.count, self.size, strict=True) for n in pair)
         return shape, (*range(0, 2 * k, 2), *range(1, 2 * k, 2)), tuple(i for j in range(k) for i in (j, k + j))
