@@ -74,11 +74,22 @@ class Region:
         """Number of blocks."""
         return math.prod(self.count)
 
-    @property
+    @cached_property
     def slices(self) -> tuple[slice, ...]:
         """Slices of the box in the tensor."""
-        parts = zip(self.start, self.count, self.size, strict=True)
-        return tuple(slice(a, a + c * s) for a, c, s in parts)
+        return tuple(slice(a, a + n) for a, n in zip(self.start, self.box, strict=True))
+
+    @cached_property
+    def box(self) -> Shape:
+        """Shape of the box."""
+        return tuple(c * s for c, s in zip(self.count, self.size, strict=True))
+
+    @cached_property
+    def grid(self) -> tuple[Shape, Shape, Shape]:
+        """Shape of the box with each dimension as (count, size), and the orders of these to a stack and back."""
+        k = len(self.size)
+        shape = tuple(n for pair in zip(self.count, self.size, strict=True) for n in pair)
+        return shape, (*range(0, 2 * k, 2), *range(1, 2 * k, 2)), tuple(i for j in range(k) for i in (j, k + j))
 
     def origins(self) -> list[Shape]:
         """Return the first index of every block, in the order of the stack."""
@@ -143,21 +154,18 @@ def stack(x: Array, region: Region, xp: Any) -> Array:
     """Stack the blocks of a region into one array (blocks, *size)."""
     if region.blocks == 1 and x.shape == region.size:
         return xp.reshape(x, (1, *region.size))
-    k = x.ndim
-    box = x[region.slices]
-    grid = [n for pair in zip(region.count, region.size, strict=True) for n in pair]
-    order = (*range(0, 2 * k, 2), *range(1, 2 * k, 2))
-    return xp.reshape(xp.permute_dims(xp.reshape(box, tuple(grid)), order), (region.blocks, *region.size))
+    shape, order, _ = region.grid
+    box = x if x.shape == region.box else x[region.slices]
+    return xp.reshape(xp.permute_dims(xp.reshape(box, shape), order), (region.blocks, *region.size))
 
 
 def unstack(blocks: Array, region: Region, xp: Any) -> Array:
     """Join blocks that `stack` has cut into the box of the tensor."""
     if region.blocks == 1:
         return xp.reshape(blocks, region.size)
-    k = len(region.size)
-    order = tuple(i for j in range(k) for i in (j, k + j))
+    order = region.grid[2]
     box = xp.permute_dims(xp.reshape(blocks, (*region.count, *region.size)), order)
-    return xp.reshape(box, tuple(c * s for c, s in zip(region.count, region.size, strict=True)))
+    return xp.reshape(box, region.box)
 
 
 def assemble(boxes: Sequence[Array], parts: Sequence[Region], xp: Any) -> Array:

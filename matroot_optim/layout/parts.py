@@ -146,6 +146,13 @@ class Leaf:
         return self.options.algorithm == "soap" and bool(self.axes)
 
     @cached_property
+    def is_adam(self) -> bool:
+        """True if the first-order step is the mean of the gradients over the root of the mean of their squares."""
+        o = self.options
+        decayed = o.beta2_of_graft < 1.0 and o.momentum == "ema" and not o.graft_normalize
+        return decayed and self.averages_gradients and self.has_moment and not self.in_basis
+
+    @cached_property
     def kind(self) -> Any:
         """Key of the treatment in stages 3 and 4: leaves with equal keys are processed in one call."""
         o = self.options

@@ -45,9 +45,11 @@ def new_bases(A: Array, Q: Array | None, task: str, dtype: str) -> tuple[Array, 
 def _new_bases(A: Array, Q: Array | None, task: str, dtype: str) -> tuple[Array, dict[str, Any]]:
     own, xp = dtype_name(A), namespace(A)
     n, infinity = A.shape[-1], float("inf")
-    usable = abs(A).sum(-1).sum(-1) < infinity  # False for NaN too
+    usable = abs(A.sum(-1)).sum(-1) < infinity  # False for NaN too
     eye = like(np.eye(n, dtype=own), A)
-    A = cast(xp.where(usable[:, None, None], A, eye), dtype)
+    if not isinstance(A, np.ndarray) or not usable.all():
+        A = xp.where(usable[:, None, None], A, eye)
+    A = cast(A, dtype)
     try:
         basis, w, error = _refined(A, cast(Q, dtype), own) if task == "qr" else _decomposed(A, own)
     except (np.linalg.LinAlgError, RuntimeError):  # no convergence: the residual has the answer refused and counted
@@ -55,7 +57,7 @@ def _new_bases(A: Array, Q: Array | None, task: str, dtype: str) -> tuple[Array,
         basis, error = xp.zeros_like(cast(A, own)) + eye, 0.0 * w[:, 0] + infinity
     wide = cast(basis, dtype)
     gram = xp.matmul(xp.matrix_transpose(wide), wide) - cast(eye, dtype_name(wide))
-    skew = xp.sqrt((gram * gram).sum(-1).sum(-1) / n)
+    skew = xp.sqrt(_squares(gram) / n)
     residual = xp.where(skew > error, skew, error)
     largest, smallest = w.max(-1), w.min(-1)
     if is_torch(w):
@@ -82,7 +84,12 @@ def _decomposed(A: Array, own: str) -> tuple[Array, Array, Array]:
     Q, w = cast(Q[..., falling], own), w[..., falling]
     wide = cast(Q, dtype_name(A))
     E = xp.matmul(A, wide) - wide * w[:, None, :]
-    return Q, w, xp.sqrt((E * E).sum(-1).sum(-1) / (A * A).sum(-1).sum(-1))
+    return Q, w, xp.sqrt(_squares(E) / _squares(A))
+
+
+def _squares(x: Array) -> Array:
+    """Return the sum of the squares of each matrix."""
+    return np.einsum("kij,kij->k", x, x) if isinstance(x, np.ndarray) else (x * x).sum(-1).sum(-1)
 
 
 def _refined(A: Array, Q: Array, own: str) -> tuple[Array, Array, Array]:
@@ -105,7 +112,8 @@ def _orthonormal_rows(A: Array) -> Array:
     from scipy.linalg import get_lapack_funcs  # 0.1 s of an import that only SOAP needs
 
     factor, form = get_lapack_funcs(("geqrf", "orgqr"), (A,))  # numpy's own QR is in double precision alone
+    room = 32 * A.shape[-1]  # for panels of 32 columns: LAPACK's wrappers have room for 3
     for k, matrix in enumerate(A):
-        reflectors, tau, _, _ = factor(matrix.T, overwrite_a=True)
-        A[k] = form(reflectors, tau, overwrite_a=True)[0].T
+        reflectors, tau, _, _ = factor(matrix.T, lwork=room, overwrite_a=True)
+        A[k] = form(reflectors, tau, lwork=room, overwrite_a=True)[0].T
     return A

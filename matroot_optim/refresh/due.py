@@ -254,7 +254,7 @@ def enter(books: Arrays, job: RootJob, submitted: int, facts: Mapping[str, Any],
 
 def gate(root: Array, residual: Any, tolerance: float) -> Any:
     """Return a mask of the good roots: finite, with a certified residual within the tolerance."""
-    size = np.asarray(to_host(abs(root).sum(-1)))
+    size = np.asarray(to_host(root.sum(-1)))
     return np.isfinite(size) & (residual <= tolerance)
 
 

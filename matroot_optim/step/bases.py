@@ -21,7 +21,7 @@ from matroot_optim.arrays import Array, copy, is_jax, like, namespace
 from matroot_optim.layout.blocking import assemble, stack, unstack
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf, Stack
-from matroot_optim.step.precondition import along, into_basis, out_of_basis
+from matroot_optim.step.precondition import along, rotated
 
 Arrays = Mapping[str, Array]
 
@@ -49,42 +49,47 @@ def moving(layout: Layout, active: Sequence[Any], accumulated: Any, lag: int) ->
 def turned(
     layout: Layout,
     arrays: Arrays,
-    leaves: Sequence[Array],
+    lists: Sequence[Sequence[Array]],
     live: Sequence[int],
     stacks: Sequence[Array] | None = None,
     *,
     back: bool,
-) -> list[Array]:
-    """Return arrays with those of SOAP's leaves in the bases, or `back` out of the bases; `stacks` are their stacks."""
+) -> list[list[Array]]:
+    """Return lists of arrays with those of SOAP's leaves in the bases, or `back` out of the bases.
+
+    `stacks` are those of the first list.
+    """
     wanted = {i for i in live if layout.leaves[i].in_basis}
-    boxes: dict[tuple[int, int], Array] = {}
+    results = [list(leaves) for leaves in lists]
+    boxes: list[dict[tuple[int, int], Array]] = [{} for _ in lists]
     for number, s in enumerate(layout.stacks):
         members = [m for m in s.members if m.leaf in wanted]
         if not members:
             continue
-        xp = namespace(leaves[members[0].leaf])
+        xp = namespace(lists[0][members[0].leaf])
         regions = [layout.leaves[m.leaf].regions[m.region] for m in members]
         bases = [arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
         whole = len(members) == len(s.members)
-        if stacks is not None and whole:
-            G = stacks[number]
-        else:
-            merged = [as_merged(leaves[m.leaf], layout.leaves[m.leaf]) for m in members]
-            parts = [stack(x, region, xp) for x, region in zip(merged, regions, strict=True)]
-            G = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
         if not whole:
             bases = [xp.concat([Q[m.start : m.stop] for m in members], axis=0) for Q in bases]
-        G, start = (out_of_basis if back else into_basis)(G, bases, s.axes, xp), 0
-        for m, region in zip(members, regions, strict=True):
-            stop = start + m.stop - m.start
-            boxes[m.leaf, m.region] = unstack(G[start:stop] if len(members) > 1 else G, region, xp)
-            start = stop
-    result = list(leaves)
-    for i in wanted:
-        leaf, xp = layout.leaves[i], namespace(result[i])
-        mine = [boxes[i, r] for r in range(len(leaf.regions))]
-        result[i] = assemble(mine, leaf.regions, xp).reshape(leaf.shape)
-    return result
+        for k, leaves in enumerate(lists):
+            if stacks is not None and whole and k == 0:
+                G = stacks[number]
+            else:
+                merged = [as_merged(leaves[m.leaf], layout.leaves[m.leaf]) for m in members]
+                parts = [stack(x, region, xp) for x, region in zip(merged, regions, strict=True)]
+                G = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+            G, start = rotated(G, bases, s.axes, xp, back=back), 0
+            for m, region in zip(members, regions, strict=True):
+                stop = start + m.stop - m.start
+                boxes[k][m.leaf, m.region] = unstack(G[start:stop] if len(members) > 1 else G, region, xp)
+                start = stop
+    for result, found in zip(results, boxes, strict=True):
+        for i in wanted:
+            leaf, xp = layout.leaves[i], namespace(result[i])
+            mine = [found[i, r] for r in range(len(leaf.regions))]
+            result[i] = assemble(mine, leaf.regions, xp).reshape(leaf.shape)
+    return results
 
 
 def as_merged(x: Array, leaf: Leaf) -> Array:

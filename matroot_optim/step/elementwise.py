@@ -106,6 +106,32 @@ def scale_all(arrays: Arrays, factors: list[Any]) -> list[Array]:
     return result
 
 
+def in_one_pass(*lists: Arrays) -> bool:
+    """Return True if `adam_all` takes these arrays: tensors of torch's own kernel, which reads memory in its order."""
+    first = lists[0][0]
+    return is_torch(first) and first.device.type in ("cpu", "cuda") and all(x.is_contiguous() for y in lists for x in y)
+
+
+def adam_all(
+    new: Arrays, means: Arrays, squares: Arrays, betas: tuple[Any, float], floors: list[Any], factors: list[Any]
+) -> list[Array]:
+    """Update decayed means of `new`, and of its squares, and compute ``factor * mean / (sqrt(square) + floor)``.
+
+    `means` and `squares` are overwritten, in the pass over memory that computes the result.
+    """
+    torch = sys.modules["torch"]
+    sizes = [x.numel() for x in new]
+    one = torch.zeros(sum(sizes), dtype=new[0].dtype, device=new[0].device)  # one piece is allocated faster than many
+    steps = [
+        part if x.ndim == 1 else part.view(x.shape) for part, x in zip(one.split_with_sizes(sizes), new, strict=True)
+    ]
+    never = torch.full((), float("inf"), device=new[0].device)  # after as many steps no bias is left to correct
+    how = {"beta1": betas[0], "beta2": betas[1], "weight_decay": 0.0, "amsgrad": False, "maximize": False}
+    for x, g, m, v, floor, factor in zip(steps, new, means, squares, floors, factors, strict=True):
+        torch._fused_adam_([x], [g], [m], [v], [], [never], lr=-factor, eps=floor, **how)
+    return steps
+
+
 def over_roots_all(top: Arrays, squares: Arrays, floors: list[Any], factors: list[Any]) -> list[Array]:
     """Compute ``factor * top / (sqrt(square) + floor)`` in new arrays."""
     if top and is_torch(top[0]):

@@ -13,7 +13,7 @@ from typing import Any
 
 from matroot_optim.arrays import Array, is_torch, namespace, squared_norm
 from matroot_optim.options import Options
-from matroot_optim.step.elementwise import add_squares_all, over_roots_all
+from matroot_optim.step.elementwise import add_squares_all
 
 
 def second_moments(old: Sequence[Array], g: Sequence[Array], beta: float, donate: bool) -> list[Array]:
@@ -26,15 +26,10 @@ def bias_correction(beta: float, count: Any) -> Any:
     return 1.0 - beta**count if beta < 1.0 else 1.0
 
 
-def over_roots(
-    options: Options,
-    averages: Sequence[Array],
-    moments: Sequence[Array],
-    floors: Sequence[Any],
-    factors: Sequence[Any],
-    corrections: Sequence[Any],
-) -> list[Array]:
-    """Compute first-order steps: averages times their factors, divided by the roots of the second moments.
+def divisors(
+    options: Options, floors: Sequence[Any], factors: Sequence[Any], corrections: Sequence[Any]
+) -> tuple[list[Any], list[Any]]:
+    """Return what is added to the roots of the second moments, and what their quotients are multiplied by.
 
     `corrections` are those of the moments. `floors` are the epsilons added to the roots of the bias-corrected moments.
     They are relative to the gradients, so gradients scaled by any number give the same steps.
@@ -43,8 +38,8 @@ def over_roots(
         options.graft in ("none", "sqrt_n", "trust_ratio") and options.bias_correction
     )
     scales = [c**0.5 if corrected else 1.0 for c in corrections]
-    beside = [floor * scale for floor, scale in zip(floors, scales, strict=True)]
-    return over_roots_all(averages, moments, beside, [f * s for f, s in zip(factors, scales, strict=True)])
+    beside, above = ([x * scale for x, scale in zip(y, scales, strict=True)] for y in (floors, factors))
+    return beside, above
 
 
 def positive_norm(norm2: Array) -> Any:
@@ -61,7 +56,7 @@ def model_of(options: Options, F: Array, W: Array | None) -> Array | None:
 def rescale_blocks(
     options: Options, P: Array, F: Array, W: Array | None, axes: Sequence[int] | None, xp: Any
 ) -> tuple[Array, Any]:
-    """Scale every block of a stack, or every slice along these dimensions, to the norm of its graft.
+    """Scale every block of a stack, or every slice along these dimensions, to its graft's norm, in place if possible.
 
     Returns the stack, and the factor of its norm.
     """
@@ -73,7 +68,8 @@ def rescale_blocks(
     count = math.prod(P.shape[k] for k in dims)
     target = _norms(model, dims, xp) if model is not None else xp.ones_like(norms) * count**0.5
     whole = ratio_of(options, squared_norm(norms) ** 0.5, squared_norm(target) ** 0.5, xp)
-    return P * ratio_of(options, norms, target, xp), whole
+    P *= ratio_of(options, norms, target, xp)
+    return P, whole
 
 
 def _norms(x: Array, dims: tuple[int, ...], xp: Any) -> Array:

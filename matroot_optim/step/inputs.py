@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from matroot_optim.arrays import Array, is_traced, namespace, norms_in_place, scalars, squared_norm
+from matroot_optim.arrays import Array, copy, is_traced, namespace, norms_in_place, scalars, squared_norm
 from matroot_optim.layout.layout import Layout
 from matroot_optim.step.grafting import bias_correction
 from matroot_optim.step.momentum import Rates
@@ -66,6 +66,10 @@ class Step:
         if not is_traced(self.number):
             return new
         return [choose(self.active[i], x, y) for i, x, y in zip(group, new, old, strict=True)]
+
+    def owned(self, arrays: Sequence[Array]) -> list[Array]:
+        """Return arrays of the state that may be overwritten: themselves, or copies."""
+        return list(arrays) if self.donate else [copy(x) for x in arrays]
 
     def rows(self, x: Array, start: int, stop: int) -> Array:
         """Return some rows of an array over the blocks of a stack."""

@@ -40,12 +40,16 @@ def momentum(
     `corrections` are 1 - beta^count of every array.
     An average may be the buffer itself and must not be modified. `old` is overwritten if `donate`.
     """
-    ones: list[Any] = [1.0] * len(old)
     if options.momentum == "ema":
         m = lerp_all(old, D, beta, donate)
-        return m, m, [1.0 / c for c in corrections] if options.bias_correction else ones
+        return m, m, factors_of_means(options, corrections)
     m = add_all(old, D, beta, donate)
-    return (m if options.momentum == "heavy_ball" else add_all(m, D, beta, donate=False)), m, ones
+    return (m if options.momentum == "heavy_ball" else add_all(m, D, beta, donate=False)), m, [1.0] * len(old)
+
+
+def factors_of_means(options: Options, corrections: Sequence[Any]) -> list[Any]:
+    """Return the factors that turn decayed means into averages."""
+    return [1.0 / c if options.bias_correction else 1.0 for c in corrections]
 
 
 def with_l2(options: Options, g: Array, W: Array | None, rates: Rates) -> Array:

@@ -32,30 +32,27 @@ def precondition(G: Array, roots: Sequence[Array], axes: Sequence[int], xp: Any)
     return P
 
 
-def along(P: Array, X: Array, axis: int, xp: Any) -> Array:
-    """Multiply stacked blocks P (blocks, *shape) by any matrices X (blocks, m, n) along one dimension of size n."""
-    shape, m = tuple(P.shape), X.shape[-2]
+def along(P: Array, X: Array, axis: int, xp: Any, *, transposed: bool = False) -> Array:
+    """Multiply stacked blocks P (blocks, *shape) by any matrices X, or their transposes, along one dimension."""
+    shape, m = tuple(P.shape), X.shape[-1 if transposed else -2]
+
+    def matrices(*, right: bool) -> Array:
+        return X if right == transposed else xp.matrix_transpose(X)
+
     if len(shape) == 3:
-        return xp.matmul(P, xp.matrix_transpose(X)) if axis else xp.matmul(X, P)
+        return xp.matmul(P, matrices(right=True)) if axis else xp.matmul(matrices(right=False), P)
     before, n, after = math.prod(shape[1 : axis + 1]), shape[axis + 1], math.prod(shape[axis + 2 :])
     if before == 1:
-        product = xp.matmul(X, xp.reshape(P, (shape[0], n, after)))
+        product = xp.matmul(matrices(right=False), xp.reshape(P, (shape[0], n, after)))
     elif after == 1:
-        product = xp.matmul(xp.reshape(P, (shape[0], before, n)), xp.matrix_transpose(X))
+        product = xp.matmul(xp.reshape(P, (shape[0], before, n)), matrices(right=True))
     else:
-        product = xp.matmul(X[:, None], xp.reshape(P, (shape[0], before, n, after)))
+        product = xp.matmul(matrices(right=False)[:, None], xp.reshape(P, (shape[0], before, n, after)))
     return xp.reshape(product, (*shape[: axis + 1], m, *shape[axis + 2 :]))
 
 
-def into_basis(G: Array, bases: Sequence[Array], axes: Sequence[int], xp: Any) -> Array:
-    """Return the coordinates of the stack G in these bases, whose columns are the basis vectors."""
+def rotated(G: Array, bases: Sequence[Array], axes: Sequence[int], xp: Any, *, back: bool) -> Array:
+    """Return the coordinates of the stack G in bases, whose columns are the basis vectors, or go `back` from them."""
     for axis, Q in zip(axes, bases, strict=True):
-        G = along(G, xp.matrix_transpose(Q), axis, xp)
+        G = along(G, Q, axis, xp, transposed=not back)
     return G
-
-
-def out_of_basis(C: Array, bases: Sequence[Array], axes: Sequence[int], xp: Any) -> Array:
-    """Return the stack whose coordinates in these bases are C."""
-    for axis, Q in zip(axes, bases, strict=True):
-        C = along(C, Q, axis, xp)
-    return C

@@ -17,22 +17,21 @@ from matroot_optim.layout.blocking import assemble, stack, unstack
 from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
 from matroot_optim.step.averaging import average_weights
-from matroot_optim.step.bases import as_merged, turned
+from matroot_optim.step.bases import as_merged
 from matroot_optim.step.elementwise import times_all
 from matroot_optim.step.finish import limit, to_updates
-from matroot_optim.step.grafting import over_roots, positive_norm, ratio_of, rescale_blocks, second_moments
+from matroot_optim.step.first_order import Groups, averaged, first_order, in_units
+from matroot_optim.step.grafting import ratio_of, rescale_blocks
 from matroot_optim.step.inputs import Step, choose
 from matroot_optim.step.mixing import mix_weights
 from matroot_optim.step.momentum import momentum
 from matroot_optim.step.precondition import precondition
-from matroot_optim.step.scaling import scaled, scaled_traced, unit_of_direction
+from matroot_optim.step.scaling import unit_of_direction
 from matroot_optim.step.spectral import spectral
 from matroot_optim.step.statistics import accumulate, gram
 from matroot_optim.step.whitening import whitened_gram
 
 Arrays = dict[str, Array]
-#: Leaves that one call can process, in lists.
-Groups = Sequence[Sequence[int]]
 
 
 def stacked_gradients(step: Step) -> list[Array]:
@@ -87,7 +86,7 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     live = [i for i, leaf in enumerate(layout.leaves) if step.active[i] is not False and 0 not in leaf.shape]
     weight = mix_weights(step)
     groups = step.alike(live)
-    averages, factors, new = averaged(step, groups)
+    averages, factors, moves, new = averaged(step, groups)
     directions: list[Any] = []
     for s, G in zip(layout.stacks, stacks, strict=True):
         if s.in_basis:
@@ -101,7 +100,10 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
             continue
         roots = [step.arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
         directions.append(None if idle else precondition(G, roots, s.axes, namespace(G)))
-    moves, changed = _first_order(step, live, groups, averages, factors, stacks)
+    others, changed = first_order(
+        step, live, [group for group in groups if group[0] not in moves], averages, factors, stacks
+    )
+    moves.update(others)
     new.update(changed)
     found = {
         i: _direction(step, i, moves[i], directions, factors[i], weight[i])
@@ -125,85 +127,6 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     return result, new
 
 
-def averaged(step: Step, groups: Groups) -> tuple[list[Array], list[Any], Arrays]:
-    """Return the arrays to precondition, their factors, and the new buffers.
-
-    For every leaf the array is the gradient, or the mean of the gradients up to the factor.
-    """
-    averages, factors = list(step.g), [1.0] * len(step.g)
-    leaves, new = step.layout.leaves, Arrays()
-    for group in groups:
-        if not leaves[group[0]].averages_gradients:
-            continue
-        names = [leaves[i].name("momentum") for i in group]
-        old = [step.arrays[name] for name in names]
-        means, buffers, scales = momentum(
-            leaves[group[0]].options,
-            old,
-            [step.g[i] for i in group],
-            step.rates[group[0]].beta,
-            step.corrections(step.rates[group[0]].beta, group),
-            step.donate,
-        )
-        for k, i in enumerate(group):
-            averages[i], factors[i] = means[k], scales[k]
-        new.update(zip(names, step.chosen(group, buffers, old), strict=True))
-    return averages, factors, new
-
-
-def _first_order(
-    step: Step,
-    live: Sequence[int],
-    groups: Groups,
-    averages: Sequence[Array],
-    factors: Sequence[Any],
-    stacks: Sequence[Array],
-) -> tuple[dict[int, Array], Arrays]:
-    """Compute the first-order steps and the moments, those of SOAP's leaves in their bases."""
-    layout, arrays = step.layout, step.arrays
-    if not any(layout.leaves[i].in_basis for i in live):
-        return first_order_steps(step, groups, step.g, averages, factors)
-    g = means = turned(layout, arrays, [step.whole(x) for x in step.g], live, stacks, back=False)
-    if any(averages[i] is not step.g[i] for i in live):
-        means = turned(layout, arrays, [step.whole(x) for x in averages], live, back=False)
-    moves, changed = first_order_steps(step, groups, g, means, factors)
-    back = turned(layout, arrays, [moves.get(i, x) for i, x in enumerate(g)], live, back=True)
-    return {i: back[i] for i in moves}, changed
-
-
-def first_order_steps(
-    step: Step, groups: Groups, gradients: Sequence[Array], averages: Sequence[Array], factors: Sequence[Any]
-) -> tuple[dict[int, Array], Arrays]:
-    """Compute the first-order steps of the leaves that count, in new arrays, and the moments."""
-    leaves, new = step.layout.leaves, Arrays()
-    moves: dict[int, Array] = {}
-    normal = [i for group in groups for i in group if leaves[i].options.graft_normalize]
-    norm2 = dict(zip(normal, step.squares("normalize", normal, [gradients[i] for i in normal]), strict=True))
-    for group in groups:
-        o = leaves[group[0]].options
-        scales = [factors[i] for i in group]
-        g, mean = [gradients[i] for i in group], [averages[i] for i in group]
-        if o.graft_normalize:
-            norms = [positive_norm(norm2[i]) for i in group]
-            g, mean = [x / n for x, n in zip(g, norms, strict=True)], [x / n for x, n in zip(mean, norms, strict=True)]
-        if not leaves[group[0]].has_moment:
-            found = times_all(mean, scales)
-        else:
-            names = [leaves[i].name("moment") for i in group]
-            old = [step.arrays[name] for name in names]
-            moments = second_moments(old, g, o.beta2_of_graft, step.donate)
-            floors = [step.floors[i] for i in group]
-            found = over_roots(o, mean, moments, floors, scales, step.corrections(o.beta2_of_graft, group))
-            new.update(zip(names, step.chosen(group, moments, old), strict=True))
-        if o.graft == "sgd":
-            found = [
-                _in_units(x, step, i, unit_of_direction(leaves[i], preconditioned=False))
-                for x, i in zip(found, group, strict=True)
-            ]
-        moves.update(zip(group, found, strict=True))
-    return moves, new
-
-
 def _momentum_of_directions(step: Step, groups: Groups, moves: dict[int, Array]) -> Arrays:
     """Average the directions of leaves whose momentum is not of the gradients (stage 4); update `moves`."""
     leaves, new = step.layout.leaves, Arrays()
@@ -218,15 +141,6 @@ def _momentum_of_directions(step: Step, groups: Groups, moves: dict[int, Array])
         moves.update(zip(group, times_all(means, scales), strict=True))
         new.update(zip(names, step.chosen(group, buffers, old), strict=True))
     return new
-
-
-def _in_units(x: Array, step: Step, i: int, k: float) -> Array:
-    """Multiply x by 2^(k e), e the exponent of the units of leaf i."""
-    e = step.exponents[i]
-    if is_traced(e):
-        whole = namespace(x).floor(k * e)
-        return scaled_traced(x, whole.astype(e.dtype)) * 2.0 ** (k * e - whole)
-    return scaled(x, int(k * e // 1)) * 2.0 ** (k * e % 1) if k * e else x
 
 
 def _direction(
@@ -250,7 +164,7 @@ def _direction(
         boxes.append(unstack(P, region, xp))
     D = assemble(boxes, leaf.regions, xp).reshape(leaf.shape)
     if o.graft == "none":
-        D = _in_units(D * factor, step, i, unit_of_direction(leaf, preconditioned=True))
+        D = in_units(D * factor, step, i, unit_of_direction(leaf, preconditioned=True))
         ratio = 1.0 if ratio is None else ratio
     return D, ratio
 

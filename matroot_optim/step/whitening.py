@@ -63,7 +63,7 @@ def _whitened_in_basis(s: Stack, arrays: Mapping[str, Array], U: Array, Q: Array
     w = xp.where(w > least * top, w, least * top)
     shape = [len(Q), *(n if i == axis else 1 for i in range(len(s.shape)))]
     w = xp.where(w > 0, w, xp.ones_like(w)) ** -0.5
-    return along(U, xp.matrix_transpose(Q), axis, xp) * xp.reshape(w, tuple(shape))
+    return along(U, Q, axis, xp, transposed=True) * xp.reshape(w, tuple(shape))
 
 
 def _history(s: Stack, arrays: Mapping[str, Array], axis: int, others: list[int]) -> tuple[Any, Any]:
