@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from matroot import ConditionTracker
+from matroot_optim._optax.promotion import usual_promotion
 from matroot_optim._optax.serialization import serializable
 from matroot_optim._optax.weights import (
     add_cautious_decay,
@@ -155,6 +156,7 @@ def _config(kind: type[Shampoo], options: dict[str, Any], roots: str, *, whole: 
 
 
 def _transformation(config: Shampoo, roots: str) -> optax.GradientTransformation:
+    @usual_promotion()
     def init(params: Any) -> ShampooState:
         serializable(ShampooState)
         leaves, _ = flatten(params)
@@ -163,6 +165,7 @@ def _transformation(config: Shampoo, roots: str) -> optax.GradientTransformation
         warn_if_large(static.layout)
         return ShampooState(initial(static, list(leaves.values())), static)
 
+    @usual_promotion()
     def update(updates: Any, state: ShampooState, params: Any = None) -> tuple[Any, ShampooState]:
         leaves, rebuild = flatten(updates, "updates")
         weights = flatten(params)[0] if params is not None else {}
@@ -358,6 +361,7 @@ def _map_states(change: Callable[[ShampooState], Any], opt_state: Any) -> Any:
     return jax.tree.map(lambda x: change(x) if is_state(x) else x, opt_state, is_leaf=is_state)
 
 
+@usual_promotion()
 def refresh_roots(opt_state: Any) -> Any:
     """Renew the roots that are due at the next step, on the host, and return the optimizer state with them.
 
@@ -393,6 +397,7 @@ def refresh_roots(opt_state: Any) -> Any:
     return _map_states(change, opt_state)
 
 
+@usual_promotion()
 def load(path: str | os.PathLike[str], opt_state: Any, params: Any) -> Any:
     """Load the Shampoo part of an optimizer state from a file that `State.save` wrote, in any framework.
 
@@ -504,6 +509,7 @@ def diagnostics(opt_state: Any, tracker: ConditionTracker | None = None) -> Diag
     return joined([diagnose(state.core, tracker) for state in _states(opt_state, "opt_state")])
 
 
+@usual_promotion()
 def averaged_parameters(opt_state: Any, params: Any) -> Any:
     """Return the averages of the parameters, of ``shampoo(averaging=...)`` and ``soap(averaging=...)``.
 

@@ -157,3 +157,22 @@ def test_other_dtypes_and_empty():
 def test_a_traced_degree_is_told_to_be_static():
     with pytest.raises(TypeError, match="static_argnums=1"):
         jax.jit(matroot.inverse_pth_root)(jnp.eye(3), 4)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a: matroot.inverse_pth_root(a, 2),
+        lambda a: matroot.inverse_pth_root(a, 2, method="minimax"),
+        lambda a: matroot.polar(a).h,
+        lambda a: matroot.spectral_power(a, 0.5).x,
+        lambda a: matroot.orthogonalizer(a).x ** 2,
+        lambda a: matroot.frechet_derivative(a, a.astype(jnp.bfloat16), 2),
+    ],
+    ids=["root", "minimax", "polar", "spectral", "orthogonalizer", "frechet"],
+)
+def test_programs_that_forbid_promotion(function):
+    a = jax.ShapeDtypeStruct((2, 3, 3), jnp.float32)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        found = jax.eval_shape(jax.grad(lambda a: function(a).sum()), a)
+    assert found.shape == a.shape

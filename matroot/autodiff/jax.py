@@ -6,7 +6,8 @@ calls numpy only: jax itself may wait for the callback.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -42,6 +43,14 @@ FACTS = {
 jax.tree_util.register_dataclass(RootResult, [f.name for f in fields(RootResult) if f.name not in STATIC], [*STATIC])
 
 
+@contextmanager
+def usual_promotion() -> Iterator[None]:
+    """Promote dtypes and ranks as usual, also in a program that forbids it for its own code."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@usual_promotion()
 def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]], job: Job) -> RootResult[Array]:
     """Return the result of `compute`, a function of numpy arrays, for a traced array.
 
@@ -92,6 +101,7 @@ def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]],
     )
 
 
+@usual_promotion()
 def alike(a: Array, e: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """Return both arrays in one shape and dtype."""
     dtype = jnp.result_type(a, e, jnp.zeros((), jnp.bfloat16))

@@ -25,7 +25,7 @@ from matroot._regularization import Ridge
 from matroot._result import RootResult
 from matroot._status import Status
 from matroot.autodiff.forms import Power
-from matroot.autodiff.jax import FACTS
+from matroot.autodiff.jax import FACTS, usual_promotion
 from matroot.backends.arrays import Origin, is_inexact
 from matroot.methods.conditioning import PROBES, signs, start_vector
 from matroot.methods.minimax import Minimax
@@ -66,7 +66,7 @@ def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]],
 
     jax differentiates x; the other fields are constants.
     """
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"), usual_promotion():
         return _solve(a, power, job)
 
 

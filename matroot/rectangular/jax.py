@@ -12,7 +12,7 @@ import numpy as np
 
 from matroot._status import USABLE, Status
 from matroot.autodiff.forms import Power
-from matroot.autodiff.jax import attached, screened
+from matroot.autodiff.jax import attached, screened, usual_promotion
 from matroot.backends.arrays import is_inexact
 from matroot.rectangular import certificate
 from matroot.rectangular.lifted import lifted
@@ -35,6 +35,7 @@ for _kind in (PolarResult, SpectralResult, OrthogonalizerResult):
     jax.tree_util.register_dataclass(_kind, [n for n in _names if n not in STATIC], [n for n in _names if n in STATIC])
 
 
+@usual_promotion()
 def polar(a: Array, power: Power, compute: Callable[[Array], PolarResult[Array]]) -> PolarResult[Array]:
     """Return the result of `compute`, a function of numpy arrays, for a traced array."""
     result = _traced(a, power, compute, PolarResult, "u", {})
@@ -45,11 +46,13 @@ def polar(a: Array, power: Power, compute: Callable[[Array], PolarResult[Array]]
     return replace(result, h=result.h + (h - jax.lax.stop_gradient(h)))  # the value is that of `compute`
 
 
+@usual_promotion()
 def spectral_power(a: Array, power: Power, compute: Callable[[Array], SpectralResult[Array]]) -> SpectralResult[Array]:
     """Return the result of `compute`, a function of numpy arrays, for a traced array."""
     return _traced(a, power, compute, SpectralResult, "x", {"exponent": power.s})
 
 
+@usual_promotion()
 def orthogonalizer(a: Array, compute: Callable[[Array], OrthogonalizerResult[Array]]) -> OrthogonalizerResult[Array]:
     """Return the result of `compute`, a function of numpy arrays, for a traced array; x has n columns."""
     batch, n = a.shape[:-2], a.shape[-1]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from matroot_optim._optax.promotion import usual_promotion
 from matroot_optim.jit.places import Places
 from matroot_optim.jit.start import layout_of
 from matroot_optim.jit.trees import flatten
@@ -41,12 +42,13 @@ def with_params(direction: optax.GradientTransformation) -> Any:
     """Let a transformation that ends with a rule for weights ask for them before it computes anything."""
     inner = optax.with_extra_args_support(direction)
 
+    @usual_promotion()
     def update(updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
         if params is None:
             raise ValueError("params must be given, as in tx.update(grads, state, params)")
         return inner.update(updates, state, params, **more)
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return optax.GradientTransformationExtraArgs(usual_promotion()(inner.init), update)
 
 
 class AverageState(NamedTuple):

@@ -133,7 +133,9 @@ def record_of(
         return Record({**entries})
     shape = tuple(shape)
     if cuts is not None and shape not in cuts:
-        raise ValueError(f"the state_dict must have shape {shape} for parameter {path!r}, got {list(cuts)}")
+        saved = next((getattr(entries.get(part), "shape", None) for part in ("momentum", "moment")), None)
+        got = list(cuts) if saved is None else tuple(saved)
+        raise ValueError(f"the state_dict must have shape {shape} for parameter {path!r}, got {got}")
     cut, pending = cuts[shape] if cuts is not None else (None, [])
     for name in pending if whole else ():
         if name not in entries:

@@ -492,3 +492,22 @@ def test_injected_options():
     second, _ = update(ones(), state, ones())
     np.testing.assert_allclose(second["w"], 2 * np.asarray(first["w"]), rtol=1e-6)
     assert update._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"averaging": "ema", "graft": "trust_ratio"},
+        {"clip_norm": 1.0, "hyperball": True, "state_dtype": "bfloat16"},
+        {"algorithm": "soap", "roots": "graph"},
+    ],
+    ids=str,
+)
+def test_programs_that_forbid_promotion(options):
+    tx, params = shampoo(0.1, 0.1, **OPTIONS, **options), jax.tree.map(lambda x: x.astype(jnp.bfloat16), ones())
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        state = tx.init(params)
+        updates, _ = jax.eval_shape(tx.update, params, state, params)
+        if "averaging" in options:
+            averaged_parameters(state, params)
+    assert updates["w"].dtype == jnp.bfloat16

@@ -325,3 +325,9 @@ def test_a_dict_of_other_groups():
     with pytest.raises(ValueError, match=r"groups of 2, 1 parameters, named 'dense', 'tables', and .* of 3"):
         opt.load_state_dict(saved)
     opt.load_state_dict(Shampoo(model.parameters()).state_dict())
+
+
+def test_a_dict_of_another_shape():
+    saved = Shampoo(torch.nn.Linear(4, 3)).state_dict()
+    with pytest.raises(ValueError, match=r"must have shape \(3, 5\) for parameter 'weight', got \(3, 4\)"):
+        Shampoo(torch.nn.Linear(5, 3)).load_state_dict(saved)
