@@ -106,10 +106,11 @@ def scale_all(arrays: Arrays, factors: list[Any]) -> list[Array]:
     return result
 
 
-def in_one_pass(*lists: Arrays) -> bool:
+def in_one_pass(means: Arrays, squares: Arrays) -> bool:
     """Return True if `adam_all` takes these arrays: tensors of torch's own kernel, which reads memory in its order."""
-    first = lists[0][0]
-    return is_torch(first) and first.device.type in ("cpu", "cuda") and all(x.is_contiguous() for y in lists for x in y)
+    if not is_torch(means[0]) or means[0].device.type not in ("cpu", "cuda"):
+        return False
+    return all(x.is_contiguous() for x in (*means, *squares))
 
 
 def adam_all(
@@ -128,7 +129,7 @@ def adam_all(
     never = torch.full((), float("inf"), device=new[0].device)  # after as many steps no bias is left to correct
     how = {"beta1": betas[0], "beta2": betas[1], "weight_decay": 0.0, "amsgrad": False, "maximize": False}
     for x, g, m, v, floor, factor in zip(steps, new, means, squares, floors, factors, strict=True):
-        torch._fused_adam_([x], [g], [m], [v], [], [never], lr=-factor, eps=floor, **how)
+        torch._fused_adam_([x], [g.contiguous()], [m], [v], [], [never], lr=-factor, eps=floor, **how)
     return steps
 
 

@@ -37,7 +37,7 @@ def averaged(step: Step, groups: Groups) -> tuple[list[Array], list[Any], dict[i
         names, of_moments = ([leaves[i].name(part) for i in group] for part in ("momentum", "moment"))
         old = [step.arrays[name] for name in names]
         squares = [step.arrays[name] for name in of_moments] if leaf.is_adam else []
-        if squares and in_one_pass(g, old, squares):
+        if squares and in_one_pass(old, squares):
             means, squares = step.owned(old), step.owned(squares)
             buffers, scales = means, factors_of_means(o, corrections)
             beside = divisors(o, [step.floors[i] for i in group], scales, step.corrections(o.beta2_of_graft, group))
