@@ -65,7 +65,7 @@ def _is_rule(value: Any) -> bool:
 
 def _is_dims(value: Any) -> bool:
     if isinstance(value, str):
-        return value in ("auto", "all", "one_sided", "none")
+        return value in ("auto", "all", "one_sided", "table", "none")
     return isinstance(value, tuple | list) and all(is_int(i) for i in value) and len(set(value)) == len(value)
 
 
@@ -125,7 +125,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "split_dim": ("an int", is_int),
     "batch_dims": ("an int >= 0", lambda v: is_int(v) and v >= 0),
     "max_preconditioned_dim": _COUNT_OR_NONE,
-    "preconditioned_dims": ("'auto', 'all', 'one_sided', 'none' or a tuple of different dimensions", _is_dims),
+    "preconditioned_dims": ("'auto', 'all', 'one_sided', 'table', 'none' or a tuple of different dimensions", _is_dims),
     "precondition_vectors": _FLAG,
     "exponent": ("None or a fraction in [-1, 0) with a denominator up to 64, or a tuple of these", _is_exponent),
     "direction": one_of(DIRECTIONS),

@@ -60,7 +60,7 @@ def _torch() -> Any:
     return SimpleNamespace(
         **{name: getattr(torch, name) for name in ("mean", "ones_like", "reshape", "sqrt", "where", "zeros_like")},
         **{name: getattr(torch, name) for name in ("float32", "float64", "stack", "zeros")},
-        asarray=torch.as_tensor,
+        asarray=lambda x: x,  # a tensor: as_tensor would move it to the default device
         matmul=lambda a, b: (torch.bmm if a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0] else torch.matmul)(a, b),
         concat=lambda arrays, axis: torch.cat(tuple(arrays), dim=axis),
         matrix_transpose=lambda x: x.mT,

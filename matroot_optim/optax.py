@@ -15,7 +15,14 @@ import optax
 
 from matroot import ConditionTracker
 from matroot_optim._optax.serialization import serializable
-from matroot_optim._optax.weights import add_cautious_decay, averages, ema_of_weights, keep_norms, steady
+from matroot_optim._optax.weights import (
+    add_cautious_decay,
+    averages,
+    ema_of_weights,
+    keep_norms,
+    steady,
+    with_params,
+)
 from matroot_optim.checkpoint.exchange import restore
 from matroot_optim.checkpoint.files import naming, read
 from matroot_optim.diagnostics import Diagnostics, diagnose, joined
@@ -135,6 +142,7 @@ def scale_by_kl_shampoo(*, roots: str = "callback", **options: Any) -> optax.Gra
 
 def _config(kind: type[Shampoo], options: dict[str, Any], roots: str, *, whole: bool) -> Shampoo:
     """Return the options of a transformation, checked; `whole` if it applies the rate."""
+    options = {**options.pop("options", {}), **options}  # inject_hyperparams passes keywords on as one dict
     check_options(options, (field.name for field in fields(kind) if field.name != "learning_rate"))
     config = kind(1.0, **options)
     if roots not in ROOTS:
@@ -188,7 +196,8 @@ def shampoo(
     roots : {"callback", "graph", "host"}
         See `scale_by_shampoo`.
     **options
-        Options of `matroot_optim.Shampoo`, static even under ``inject_hyperparams``.
+        Options of `matroot_optim.Shampoo`. ``inject_hyperparams`` takes them too; they stay static, and are not to be
+        listed in its ``static_args``.
 
     Returns
     -------
@@ -261,7 +270,6 @@ def kl_shampoo(
 def _chained(
     kind: type[Shampoo], options: dict[str, Any], learning_rate: Any, weight_decay: Any, mask: Any, roots: str
 ) -> optax.GradientTransformation:
-    options = {**options.pop("options", {}), **options}  # inject_hyperparams passes keywords on as one dict
     config = _config(kind, options, roots, whole=True)
     free = config.averaging == "schedule_free"
     inner = replace(config, averaging="none", momentum="none" if free else config.momentum)
@@ -275,6 +283,8 @@ def _chained(
     steps += [keep_norms(config)] * config.hyperball
     steps += [ema_of_weights(config.beta_of_average)] * (config.averaging == "ema")
     whole = steady(*steps) if config.on_nonfinite == "skip" else optax.chain(*steps)
+    if config.decay != "l2" or config.hyperball or config.averaging != "none":
+        whole = with_params(whole)  # optax's transformations would complain after the direction is computed
     if not free:
         return whole
     counted = (

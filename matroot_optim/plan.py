@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,10 @@ from matroot_optim.refresh.jobs import RootBatch, compute
 from matroot_optim.step.spectral import operations
 from matroot_optim.step.statistics import pack, packed_size
 
-#: Above this many times Adam's state, the table and a warning name the parameter that takes most.
+#: Above this many times Adam's state, the table and a warning name what takes the bytes.
 MUCH = 3.0
 #: Bytes by which the state may exceed that multiple without a warning.
 LITTLE = 1024
-#: Bytes below which the state of frozen parameters is not worth a warning.
-MEGABYTE = 1e6
 #: Floating-point operations of a root of order n, divided by n^3: an eigendecomposition and a product.
 ROOT = 10.0
 
@@ -47,8 +45,8 @@ class Row:
         dimension.
     numbers : float
         Numbers of state for each number of the parameter; Adam has 2.
-    state_bytes, adam_bytes : int
-        Bytes of the state, and of Adam's state in the same precision.
+    state_bytes, adam_bytes, average_bytes : int
+        Bytes of the state, of Adam's state in the same precision, and of the average of the weights in the state.
     step_flops : float
         Operations of a step without roots: statistics and products.
     root_flops : float
@@ -66,6 +64,7 @@ class Row:
     numbers: float
     state_bytes: int
     adam_bytes: int
+    average_bytes: int
     step_flops: float
     root_flops: float
     root_seconds: float = math.nan
@@ -98,7 +97,7 @@ class Plan:
         widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
         text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
         sizes = {row.path: (row.state_bytes, row.adam_bytes) for row in self.rows}
-        return "\n".join([*text, f"state: {_size(sizes)[0]}"])
+        return "\n".join([*text, f"state: {_size(sizes, sum(row.average_bytes for row in self.rows))[0]}"])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -117,34 +116,28 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def warn_if_large(layout: Layout, names: Mapping[str, str] | None = None, frozen: Container[str] = ()) -> None:
-    """Warn if the state exceeds three times Adam's, or if most of it is that of frozen parameters.
-
-    `names` maps paths to the names of the message, `frozen` has the paths of parameters that are not trained.
-    """
+def warn_if_large(layout: Layout, names: Mapping[str, str] | None = None) -> None:
+    """Warn if the state exceeds three times Adam's; `names` maps paths to the names of the message."""
     names = names or {}
     sizes = {names.get(leaf.path, leaf.path): (_state_bytes(leaf), _adam_bytes(leaf)) for leaf in layout.leaves}
-    whole = sum(size for size, _ in sizes.values())
-    idle = sum(_state_bytes(leaf) for leaf in layout.leaves if leaf.path in frozen)
-    if idle > max(whole / 2, MEGABYTE):
-        warnings.warn(
-            f"{idle / MEGABYTE:.3g} of {whole / MEGABYTE:.3g} MB of Shampoo's state are for frozen parameters; "
-            "give only those with requires_grad",
-            stacklevel=3,
-        )
-    told, large = _size(sizes)
+    told, large = _size(sizes, sum(_average_bytes(leaf) for leaf in layout.leaves))
     if large:
         warnings.warn(f"Shampoo's state takes {told}; plan() tells it of every parameter", stacklevel=3)
 
 
-def _size(sizes: Mapping[str, tuple[int, int]]) -> tuple[str, bool]:
-    """Return a sentence on the bytes of the state and of Adam's, and True if the state is large."""
+def _size(sizes: Mapping[str, tuple[int, int]], averages: int) -> tuple[str, bool]:
+    """Return a sentence on the bytes of the state and of Adam's, and True if the state is large.
+
+    The sentence names what makes it large: the `averages`, of so many bytes, or the parameter most in excess.
+    """
     state, adam = (sum(pair[k] for pair in sizes.values()) for k in (0, 1))
     text = f"{state / 1e6:.3g} MB, {state / adam if adam else 1.0:.1f} times Adam's"
     if state <= MUCH * adam + LITTLE:
         return text, False
-    worst = max(sizes, key=lambda name: sizes[name][0] - sizes[name][1])
-    return f"{text}; most of it for {worst!r}: block_size and block_aspect make it less", True
+    if state - averages <= MUCH * adam + LITTLE:
+        return f"{text}; {averages / 1e6:.3g} MB of it are the averages of the weights, for averaging", True
+    worst = max(sizes, key=lambda name: sizes[name][0] - MUCH * sizes[name][1])
+    return f"{text}; most of the excess for {worst!r}: block_size and block_aspect make it less", True
 
 
 def make_plan(layout: Layout, interval: int, *, measure: bool = False) -> Plan:
@@ -173,6 +166,7 @@ def _row(leaf: Leaf, interval: int, seconds: Mapping[Any, float]) -> Row:
         2 * state_bytes / adam_bytes if size else 0.0,
         state_bytes,
         adam_bytes,
+        _average_bytes(leaf),
         products,
         ROOT * sum(float(n) ** 3 for n, _ in roots) / interval,
         sum(seconds[root] for root in roots) / interval if seconds or not roots else math.nan,
@@ -189,13 +183,17 @@ def _whitening(leaf: Leaf, block: tuple[int, ...]) -> float:
 def _state_bytes(leaf: Leaf) -> int:
     orders = [(r.blocks, r.size[i]) for r in leaf.regions for i in leaf.axes]
     size, whole = math.prod(leaf.shape), np.dtype(leaf.dtype).itemsize
-    moments, averages = size * (leaf.has_momentum + leaf.has_moment), size * leaf.has_average
+    moments, averages = size * (leaf.has_momentum + leaf.has_moment), _average_bytes(leaf)
     statistics, roots = sum(k * packed_size(n) for k, n in orders), sum(k * n**2 for k, n in orders)
     if leaf.options.state_dtype != "bfloat16":
-        return int(whole * (moments + averages + statistics + roots))
+        return int(whole * (moments + statistics + roots) + averages)
     if leaf.in_basis:
-        return int(2 * (moments + statistics + roots) + whole * averages)
-    return int(2 * (moments + statistics) + whole * (averages + statistics))  # roots are as large as statistics
+        return int(2 * (moments + statistics + roots) + averages)
+    return int(2 * (moments + statistics) + whole * statistics + averages)  # roots are as large as statistics
+
+
+def _average_bytes(leaf: Leaf) -> int:
+    return int(leaf.has_average * math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize)
 
 
 def _adam_bytes(leaf: Leaf) -> int:
@@ -207,6 +205,8 @@ def _treatment(leaf: Leaf) -> str:
         return "spectral"
     if not leaf.axes:
         return leaf.options.graft if leaf.options.graft != "none" else "rmsprop"
+    if leaf.by_row:
+        return "by row"
     sides = {1: "one side", 2: "both sides"}.get(len(leaf.axes), f"{len(leaf.axes)} sides")
     return sides if len(leaf.axes) < len(leaf.merged) or len(leaf.axes) <= 2 else "all sides"
 

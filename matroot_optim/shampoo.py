@@ -97,10 +97,12 @@ class Shampoo(Options):
         Number of leading dimensions, like experts or heads, whose entries are tensors of their own.
     max_preconditioned_dim : int, optional
         Larger dimensions are not preconditioned.
-    preconditioned_dims : {"auto", "all", "one_sided", "none"} or tuple of int
+    preconditioned_dims : {"auto", "all", "one_sided", "table", "none"} or tuple of int
         "auto" selects all dimensions, except those of a table: a matrix with one dimension more than 10 times the
-        other, like embeddings and output layers. "one_sided" selects only the smallest dimension; "none" gives the
-        first-order step; a tuple names dimensions of the merged shape.
+        other, like embeddings and output layers. Of a table only the smaller dimension is preconditioned, and the graft
+        gives the norm of every slice along it, every row; below 32 it is left to the first-order step. "table" does
+        this with any matrix, "one_sided" selects the smallest dimension with one norm for all, "none" gives the
+        first-order step, and a tuple names dimensions of the merged shape.
     precondition_vectors : bool
         Precondition tensors of order 1 too; by default they get the first-order step.
     exponent : float, Fraction, str, or tuple of them, optional
@@ -159,7 +161,8 @@ class Shampoo(Options):
         Epsilon in the graft's denominator, relative to the largest recent root mean square of the tensor's gradients.
     start_step : int, optional
         First step, counted from 1, at which Shampoo moves the weights; before this step the graft's method moves
-        them. None: step 0.5 / `refresh_growth`, which is 5 by default, plus twice the lag of the engine.
+        them. Each parameter counts its own gradients. None: step 0.5 / `refresh_growth`, which is 5 by default, plus
+        twice the lag of the engine.
     mix_steps : int
         Steps over which the first-order step then fades out.
     on_nonfinite : {"skip", "raise", "propagate"}
@@ -371,11 +374,11 @@ class Shampoo(Options):
         >>> import numpy as np
         >>> from matroot_optim import Shampoo
         >>> print(Shampoo(1e-3).plan({"table": np.zeros((4000, 96)), "up": np.zeros((96, 384)), "bias": np.zeros(384)}))
-        parameter  shape      seen as  treatment   blocks         exponent  numbers  MB       Mflop  roots
-        table      4000 x 96           adam                                 2        6.14     0
-        up         96 x 384            both sides  2 of 96 x 192  -1/3      5.76     1.7      42.5   15.9 Mflop
-        bias       384                 adam                                 2        0.00614  0
-        state: 7.85 MB, 1.2 times Adam's
+        parameter  shape      seen as  treatment   blocks          exponent  numbers  MB       Mflop  roots
+        table      4000 x 96           by row      1 of 4000 x 96  -1/3      2.04     6.25     147    0.885 Mflop
+        up         96 x 384            both sides  2 of 96 x 192   -1/3      5.76     1.7      42.5   15.9 Mflop
+        bias       384                 adam                                  2        0.00614  0
+        state: 7.96 MB, 1.2 times Adam's
         """
         leaves, _ = flatten(params)
         return make_plan(make_layout(self, leaves), self.interval(self.settled_step), measure=measure)

@@ -23,9 +23,10 @@ from matroot_optim._torch.groups import (
     rate,
     take_shared,
 )
-from matroot_optim._torch.keeper import Keeper, layout_of, names_of, parameters
+from matroot_optim._torch.keeper import Keeper, layout_of, parameters
 from matroot_optim._torch.loading import check_outline, records_of
 from matroot_optim._torch.modules import parameter_groups
+from matroot_optim._torch.naming import names_of, naming
 from matroot_optim._torch.parameters import add_moves, check_parameters, dense, full_precision
 from matroot_optim._torch.saving import fill, hide
 from matroot_optim._torch.shards.keeper import ShardedKeeper
@@ -90,7 +91,8 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
     for pending root jobs and includes them. The entry "matroot_optim" of each group in the dict describes how the
     parameters of the group are cut into blocks.
 
-    The state belongs to the tensor, not to the tensor's place in a group.
+    The state belongs to the tensor, not to the tensor's place in a group. A frozen parameter has none until it is
+    thawed or gets a gradient.
 
     Examples
     --------
@@ -135,8 +137,9 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
             check_devices(group, params_by_path.values())
             self._keeper = ShardedKeeper(group)
         if not any(map(is_lazy, params_by_path.values())):
-            frozen = {path for path, p in params_by_path.items() if not p.requires_grad}
-            warn_if_large(layout_of(self._core, params_by_path), names_of(self.param_groups), frozen)
+            with naming(self.param_groups):
+                layout = layout_of(self._core, self._keeper.served(self.param_groups))
+            warn_if_large(layout, names_of(self.param_groups))
 
     @classmethod
     def preset(cls, name: str, params: torch.nn.Module | Iterable[Any], **changes: Any) -> Self:
@@ -196,15 +199,16 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
             self._core = dataclasses.replace(self._core, **changes)
 
     def _rates(self) -> list[Rates]:
-        """Return the rates of every parameter."""
+        """Return the rates of every parameter with a state."""
         groups = self.param_groups
         of_group = [Rates(float(g["lr"]), float(g["weight_decay"]), float(g["betas"][0])) for g in groups]
-        return [rates for rates, g in zip(of_group, groups, strict=True) for _ in g["params"]]
+        return [of_group[int(path.partition("/")[0])] for path in self._keeper.params]
 
     def _current(self) -> State:
         """Return the state, fitted to the current parameters, groups and options."""
         self._take_shared()
-        return self._keeper.fit(self._core, self.param_groups)
+        with naming(self.param_groups):
+            return self._keeper.fit(self._core, self.param_groups)
 
     @property
     def state(self) -> MutableMapping[Any, Any]:
@@ -252,14 +256,14 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
             with torch.enable_grad():
                 loss = closure()
         # A tensor made in inference mode could not be modified by a step outside of that mode.
-        with torch.inference_mode(False), torch.no_grad():
+        with naming(self.param_groups), torch.inference_mode(False), torch.no_grad():
             self._step()
         return loss
 
     def _step(self) -> None:
         self.refuse_averages("step()")
         state = self._current()
-        params = parameters(self.param_groups)
+        params = self._keeper.params
         if isinstance(self._keeper, ShardedKeeper) and self._keeper.layout is not None:
             with full_precision(map(local, params.values())):
                 moves = moves_of_shards(self._core, self._keeper, params, self._rates())
@@ -323,7 +327,7 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         """
         self._take_shared()
         core, names = self._core, names_of(self.param_groups)
-        layout = layout_of(core, parameters(self.param_groups))
+        layout = layout_of(core, self._keeper.served(self.param_groups))
         rows = make_plan(layout, core.interval(core.settled_step), measure=measure).rows
         return Plan(tuple(dataclasses.replace(row, path=names.get(row.path, row.path)) for row in rows))
 
@@ -352,20 +356,20 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            The dict is not of this optimizer, or does not fit the parameters.
+            The dict is not of this optimizer, has other groups, or does not fit the parameters.
 
         Warns
         -----
         UserWarning
-            The dict was loaded by `torch.distributed.checkpoint` without strictness and lacks the state of a
-            parameter, which starts afresh.
+            The dict lacks the state of a parameter, which starts afresh: it was frozen, or
+            `torch.distributed.checkpoint` has loaded the dict without strictness.
         """
         self.refuse_averages("load_state_dict()")
         loaded: dict[str, Any] = {}
         afresh: list[str] = []
 
         def keep(_: Any, found: dict[str, Any]) -> dict[str, Any]:
-            check_outline(found)
+            check_outline(found, self.param_groups)
             loaded.update(found)
             return {**found, "state": {}}  # torch would round the state to the dtype of the parameters
 
@@ -373,7 +377,8 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         last = self.register_load_state_dict_pre_hook(keep)
         first = self.register_load_state_dict_post_hook(lambda _: afresh.extend(self._load(loaded)), prepend=True)
         try:
-            super().load_state_dict(state_dict)
+            with naming(self.param_groups):
+                super().load_state_dict(state_dict)
         except Exception:
             self.__dict__.update(before)
             raise
@@ -381,6 +386,8 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
             last.remove()
             first.remove()
         if afresh:
+            names = names_of(self.param_groups)
+            afresh = [names.get(path, path) for path in afresh]
             warnings.warn(f"the state_dict has no state for {', '.join(afresh)}; they start afresh", stacklevel=3)
 
     def _load(self, loaded: dict[str, Any]) -> list[str]:

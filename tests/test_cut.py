@@ -54,6 +54,7 @@ def with_spectra(*spectra, seed=0, complex_=False):
     return (A + conjugate(A)) / 2, lambda f: (Q * f[:, None]) @ conjugate(Q)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", SIZES)
 def test_eigenvectors_of_eight_unlike_matrices(n):
     """Lanes converge at different times, and split in different places."""

@@ -158,6 +158,7 @@ def test_leading_dimensions_are_only_a_shape(row):
             assert np.array_equal(left.reshape(right.shape), right)
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(ITERATIONS),
     st.lists(st.floats(-6, 6), min_size=1, max_size=20),

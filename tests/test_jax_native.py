@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from table import EPS, distance, problem
+from table import EPS, distance, forward_bar, problem
 
 import matroot
 from matroot import Ridge, Status, frechet_derivative
@@ -44,27 +44,62 @@ def test_value_and_derivative(p, cond, options):
     assert (result.residual < 1e-2).all()
 
 
-@pytest.mark.parametrize(("s", "cond"), [(Fraction(1, 2), 1e4), (Fraction(1, 3), 1e3), (Fraction(5, 2), 100.0)])
-def test_positive_powers(s, cond):
-    """In float32 arithmetic, as accurate as the condition of the power permits, up to a factor."""
-    A = problem(12, cond, dtype="float32")[0]
-    E = np.random.default_rng(0).standard_normal(A.shape).astype("float32")
+@pytest.mark.parametrize(
+    ("s", "cond", "dtype"),
+    [
+        (Fraction(1, 2), 1e4, "float32"),
+        (Fraction(1, 3), 1e3, "float32"),
+        (Fraction(5, 2), 100.0, "float32"),
+        (Fraction(-2, 3), 1e4, "float32"),
+        (Fraction(-3, 4), 1e3, "float32"),
+        pytest.param(Fraction(-7, 8), 100.0, "float64", marks=pytest.mark.slow),
+    ],
+)
+def test_powers(s, cond, dtype):
+    """As accurate as the condition of the power permits, up to a factor; so is the derivative."""
+    A, root = problem(12, cond, dtype=dtype)
+    E = np.random.default_rng(0).standard_normal(A.shape).astype(dtype)
     E += E.T
 
     def function(a):
         return matroot.solve(a, s=s, method="minimax")
 
-    assert not calls_the_host(function, A)
-    result, moved = jax.jit(lambda a, e: jax.jvp(function, (a,), (e,)))(jnp.asarray(A), E)
-    wide, eps, x = A.astype(float), EPS["float32"], float(s)
-    bound = eps * x * cond ** max(1 - x, 0)
-    assert distance(result.x, matroot.fractional_power(wide, s)) <= 3 * bound + 30 * eps
-    power = Power(s, None, "pos", "float64")
-    exact = evaluate("derivative", power, wide[None], (E.astype(float)[None],))[0][0]
-    assert np.linalg.norm(moved.x - exact) <= 100 * eps * cond**0.5 * np.linalg.norm(exact)
+    with jax.enable_x64(dtype == "float64"):
+        assert not calls_the_host(function, A)
+        traced = jax.jit(lambda a, e: jax.jvp(function, (a,), (e,)))
+        result, moved = jax.tree.map(np.asarray, traced(A, E))
+        assert np.isnan(traced(-A, E)[0].x).all()
+    wide, eps = A.astype(float), EPS[dtype]
+    assert distance(result.x, root(s)) <= forward_bar(cond, s, 12, eps, floor=12)
+    exact = evaluate("derivative", Power(s, None, "pos", "float64"), wide[None], (E.astype(float)[None],))[0][0]
+    assert np.linalg.norm(moved.x - exact) <= 100 * eps * cond ** (0.5 if s > 0 else 1) * np.linalg.norm(exact)
     assert result.status == Status.CONVERGED
-    assert np.isclose(result.cond, cond, rtol=0.02) and result.residual < 1e-4
-    assert np.isnan(function(jnp.asarray(-A)).x).all()
+    assert np.isclose(result.cond, cond, rtol=0.02)
+    assert result.residual < 20 * eps * (s.denominator + abs(s.numerator)) * cond ** (0 if s > 0 else 1)
+
+
+def test_a_power_under_scan_vmap_and_grad():
+    A = jnp.asarray(problem(4, 10.0, batch=(2, 3), dtype="float32")[0])
+
+    def loss(method):
+        def power(a):
+            return matroot.fractional_power(a, Fraction(-2, 3), method=method)
+
+        def walk(stack):
+            return jax.lax.scan(lambda total, a: (total @ power(a), None), jnp.eye(4), stack)[0]
+
+        return lambda stacks: jnp.sin(jax.vmap(walk)(stacks)).sum()
+
+    assert not calls_the_host(jax.grad(loss("minimax")), A)
+    native, host = (jax.jit(jax.grad(loss(method)))(A) for method in ("minimax", "auto"))
+    assert np.allclose(native, host, rtol=1e-4, atol=1e-5 * float(abs(host).max()))
+
+
+def test_a_power_that_leaves_the_range_has_diverged():
+    A = problem(4, 1e3, dtype="float32")[0] * np.float32(2.0**-80)
+    result = jax.jit(lambda a: matroot.solve(a, s=Fraction(-5, 3), method="minimax"))(A)
+    assert result.status == Status.DIVERGED
+    assert np.isnan(result.x).all()
 
 
 @pytest.mark.slow
@@ -98,6 +133,7 @@ def test_failures_are_data_and_their_own():
     assert np.isnan(result.x[1:]).all()
 
 
+@pytest.mark.slow
 def test_scales_dtypes_and_vmap():
     A = jnp.asarray(problem(4, 10.0, batch=(3,), dtype="float32")[0])
     function = root(2, regularization=Ridge(absolute=0.0))

@@ -63,6 +63,7 @@ def test_float64_where_float32_does_not_hold_rtol(reductions):
             assert distance(result.x, root(-0.25)) <= single.WAY_BACK * 200**0.5 + COARSE.target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [2, 4])
 def test_a_geometric_spectrum_is_reduced_once(reductions, p):
     """Near the largest condition number that float32 holds: a reduction that does not serve is paid for in vain."""

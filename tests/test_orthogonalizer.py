@@ -226,6 +226,7 @@ def test_gradients_of_a_batch_with_failures():
         assert torch.allclose(A.grad[i], alone.grad, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_jax_traces_and_differentiates():
     jax = pytest.importorskip("jax")
     A = np.stack([matrix([3.0, 3.0, 1.0]), matrix([2.0, 1.0, 0.0], 1)]).astype(np.float32)

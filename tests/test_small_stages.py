@@ -129,6 +129,7 @@ def test_gather_and_scatter(n):
         assert np.isnan(out).sum() == (11 - count) * n * n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", SIZES)
 def test_tridiagonal_form_and_back(n):
     stack, _ = eight(n, 1e3)

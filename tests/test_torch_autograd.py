@@ -88,6 +88,14 @@ def test_the_gradient_is_the_derivative():
         assert distance(gradient.numpy(), expected) <= 4 * EPS[str(dtype)[6:]] + 1e-13
 
 
+def test_the_default_device_of_torch_changes_nothing():
+    a = tensor(np.geomspace(1e-6, 1, 8))
+    (expected,) = torch.autograd.grad(matroot.inverse_pth_root(a, 4).sum(), a)
+    with torch.device("meta"):  # nothing made there could be read
+        (gradient,) = torch.autograd.grad(matroot.inverse_pth_root(a, 4).sum(), a)
+    assert (gradient == expected).all()
+
+
 def test_equal_eigenvalues_where_eigh_gives_nan():
     a = (torch.eye(4) * 2).requires_grad_()
     matroot.inv_sqrtm(a).square().sum().backward()

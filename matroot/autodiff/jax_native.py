@@ -3,6 +3,8 @@
 The derivative of a minimax polynomial is less accurate than its value, since its error oscillates. A Newton step at the
 end multiplies the error of the derivative by the error of the value, and squares the latter.
 
+A^(-a/p) is a power of A^(-1/p), which takes fewer products than the a-th power of every factor, and is as accurate.
+
 A positive power is A^m (A A^(-q/p)), and the iteration begins with A: a product with A at the end would be less
 accurate by the root of the condition number.
 """
@@ -28,6 +30,7 @@ from matroot.backends.arrays import Origin, is_inexact
 from matroot.methods.conditioning import PROBES, signs, start_vector
 from matroot.methods.minimax import Minimax
 from matroot.methods.minimax_schedule import Schedule, schedule, step_products
+from matroot.methods.powers import power_products
 from matroot.pipeline.call import Job
 from matroot.pipeline.scaling import asymmetry_bar
 
@@ -37,9 +40,10 @@ Array = Any
 TARGET = 8 * 2.0**-52
 #: ||M - I||_F that rounding may leave before the last step; an eigenvalue that the schedule does not serve leaves 1/2.
 LAG = 0.1
-#: Above this p the larger cushion is used in float32: M holds p-th powers of what is above it. And for positive powers.
+#: Above this p the larger cushion is used, since M holds p-th powers of what is above it; and for positive powers in
+#: float32.
 LARGE_P = 4
-#: Largest numerator and denominator of a positive exponent.
+#: Largest numerator and denominator of exponents other than -1/p.
 LARGEST = 8
 #: Steps of the power method: an estimate from below, by up to some 6 % for a flat spectrum.
 POWER_STEPS = 40
@@ -53,12 +57,12 @@ def serves(job: Job, options: dict[str, Any]) -> bool:
     ridge = rule is None or (isinstance(rule, Ridge) and not rule.retries)
     if not isinstance(s, Fraction) or job.problem.assume_a != "pos":
         return False
-    positive = s > 0 and max(s.numerator, s.denominator) <= LARGEST and s.denominator > 1
-    return asked and plain and ridge and (s.numerator == -1 or positive)
+    small = max(abs(s.numerator), s.denominator) <= LARGEST and (s < 0 or s.denominator > 1)
+    return asked and plain and ridge and (s.numerator == -1 or small)
 
 
 def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]], job: Job) -> RootResult[Array]:
-    """Return A^(-1/p), or a positive power, of a traced array, of at least float32 arithmetic, with measured quality.
+    """Return A^s, for a rational s, of a traced array, of at least float32 arithmetic, with measured quality.
 
     jax differentiates x; the other fields are constants.
     """
@@ -70,7 +74,7 @@ def _solve(a: Array, power: Power, job: Job) -> RootResult[Array]:
     n, p, constant = a.shape[-1], job.problem.p, jax.lax.stop_gradient
     s = job.problem.rational
     positive, whole = s > 0, max(math.floor(s), 0)
-    q = int((whole + positive - s) * p)
+    q, k = (int((whole + 1 - s) * p), 1) if positive else (1, -s.numerator)
     relative, absolute = (job.rule.relative, job.rule.absolute) if isinstance(job.rule, Ridge) else (0.0, 0.0)
     given = a if is_inexact(power.dtype_name) else a.astype(jnp.zeros((), float).dtype)
     A, eye = given.astype(jnp.promote_types(given.dtype, jnp.float32)), jnp.eye(n)
@@ -92,13 +96,21 @@ def _solve(a: Array, power: Power, job: Job) -> RootResult[Array]:
     powers, last = _iterated(jnp.stack(start), M, plan, q)
     # The norm of A^(-q/p) is that of the smallest eigenvalue.
     low = largest(constant(powers[0])) ** (-p / q) * bound
-    X = _symmetric(jnp.linalg.matrix_power(M, whole) @ powers[-1]) if whole else powers[-1]
+    X = powers[-1]
+    if whole:
+        X = _symmetric(jnp.linalg.matrix_power(M, whole) @ X)
+    if k > 1:
+        X = _symmetric(jnp.linalg.matrix_power(X, k))
     X = X * _over(bound ** float(s))
+    outside = power_products(whole) + (whole > 0) + power_products(k)
     probes = jnp.asarray(signs(n, PROBES) if n > PROBES else np.eye(n), A.dtype)
-    goal, W = probes, A @ probes
-    if positive:
-        goal, W = _times(A, probes, s.numerator), probes
-    W = _times(X, W, p)
+    certified, root = constant(A), constant(X)
+    goal, W = probes, certified @ probes
+    if s.numerator != -1:
+        if not positive:  # in units of the smallest eigenvalue, so that no power overflows
+            certified, root = certified / _over(low), root * _over(low ** -float(s))
+        goal, W = _times(certified, probes, s.numerator), probes
+    W = _times(root, W, p)
     residual = _norm(W - goal) / jnp.maximum(_norm(goal), jnp.finfo(A.dtype).tiny)
     cond = jnp.maximum((top + delta) / low, 1)
     deviation = _norm(last - eye)
@@ -108,20 +120,21 @@ def _solve(a: Array, power: Power, job: Job) -> RootResult[Array]:
     expected = math.sqrt(n) * 1.1 * plan.widths[-1] + LAG
     lagging = jnp.where(deviation <= 2 * math.sqrt(n), int(Status.STAGNATED), int(Status.DIVERGED))
     status = jnp.where(deviation <= expected, status, lagging)
+    X = (X * _over(unit ** float(s))).astype(given.dtype)
+    status = jnp.where(jnp.isfinite(X).all((-1, -2)), status, jnp.maximum(status, int(Status.DIVERGED)))
     bar = asymmetry_bar(Origin("numpy", given.dtype, None))
     status = jnp.where(gap <= bar, status, int(Status.NOT_SYMMETRIC))
     status = jnp.where(finite, status, int(Status.NONFINITE_INPUT))
-    X = X * _over(unit ** float(s))
     usable = (status == int(Status.CONVERGED)) | (status == int(Status.ILL_CONDITIONED))
     # So that the gradient of a failed matrix is NaN, too.
-    X = X.astype(given.dtype) + _over(jnp.where(usable, 0, jnp.nan)).astype(given.dtype) * given
+    X = X + _over(jnp.where(usable, 0, jnp.nan)).astype(given.dtype) * given
     facts = {
         "status": status,
         "residual": residual,
         "cond": cond,
         "bits_lost": jnp.maximum(jnp.log2(cond * abs(float(s))), 0),
         "n_iter": jnp.full(status.shape, len(plan.steps) + 1),
-        "n_products": jnp.asarray(2 + whole + len(plan.steps) * (step_products(4, p, q) + positive)),
+        "n_products": jnp.asarray(2 + outside + len(plan.steps) * (step_products(4, p, q) + positive)),
         "lambda_max": top * unit,
         "lambda_min": low * unit,
         "ridge": delta * unit,
@@ -147,17 +160,18 @@ def largest(A: Array) -> Array:
 
     def step(_: int, v: Array) -> Array:
         v = fixed @ v
-        size = _over(_norm(v))
+        size = abs(v).max((-1, -2), keepdims=True)  # no square, which could overflow
         return v / jnp.where(size > 0, size, 1)
 
     v = jax.lax.fori_loop(0, POWER_STEPS, step, v)
+    v = v / _over(jnp.maximum(_norm(v), 1))
     return (v.conj().mT @ A @ v)[..., 0, 0].real
 
 
 def _times(A: Array, V: Array, power: int) -> Array:
-    """Multiply V by A, as many times as `power` says."""
-    for _ in range(power):
-        V = A @ V
+    """Multiply V by A as many times as `power` says, or divide it if that is negative."""
+    for _ in range(abs(power)):
+        V = A @ V if power > 0 else jnp.linalg.solve(A, V)
     return V
 
 
@@ -165,7 +179,7 @@ def _plan(job: Job, floor: float, n: int, eps: float, q: int) -> Schedule:
     """Return the schedule for every spectrum that the ridge, or else rounding, leaves."""
     lower = min(max(floor / (1 + floor) * n**-0.25, eps * math.sqrt(n) / 4), 0.9)
     p = job.problem.p
-    cushioned = eps > 1e-10 and (p > LARGE_P or job.problem.s > 0)
+    cushioned = p > LARGE_P or (eps > 1e-10 and job.problem.s > 0)
     accurate = (isinstance(job.method, Minimax) and job.method.accurate) or cushioned
     return schedule(p, lower, target=TARGET, a=q, accurate=accurate)
 

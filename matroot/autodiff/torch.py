@@ -82,6 +82,13 @@ def derivative(a: Tensor, e: Tensor, power: Power) -> Tensor:
     return Form.apply("derivative", power, a, ridge, e, None, None)
 
 
+def _constant(value: Any) -> Tensor:
+    """Return a fact as a tensor where it is, whatever `torch.set_default_device` says; None as an empty one."""
+    if value is None:
+        return torch.empty(0, device="cpu")
+    return value if isinstance(value, torch.Tensor) else torch.as_tensor(value, device="cpu")
+
+
 class Root(torch.autograd.Function):  # type: ignore[misc]
     """The power of `a`, the facts of its result, and what is kept for derivatives; only the power is differentiable."""
 
@@ -89,8 +96,8 @@ class Root(torch.autograd.Function):  # type: ignore[misc]
     def forward(a: Tensor, call: Call) -> tuple[Tensor, ...]:
         result = call.result = call.compute(a.detach())
         facts = [getattr(result, name) for name in call.facts]
-        tensors = (torch.empty(0) if value is None else torch.as_tensor(value) for value in facts)
-        return getattr(result, call.x), *tensors, torch.from_numpy(call.kept[0]) if call.kept else torch.empty(0)
+        kept = call.kept[0] if call.kept else None
+        return getattr(result, call.x), *map(_constant, (*facts, kept))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -37,6 +37,18 @@ def steady(direction: optax.GradientTransformation, *others: optax.GradientTrans
     return optax.GradientTransformation(init, update)
 
 
+def with_params(direction: optax.GradientTransformation) -> Any:
+    """Let a transformation that ends with a rule for weights ask for them before it computes anything."""
+    inner = optax.with_extra_args_support(direction)
+
+    def update(updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError("params must be given, as in tx.update(grads, state, params)")
+        return inner.update(updates, state, params, **more)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
 class AverageState(NamedTuple):
     """State of `ema_of_weights`."""
 
@@ -51,8 +63,6 @@ def ema_of_weights(decay: float) -> optax.GradientTransformation:
         return AverageState(jnp.zeros([], jnp.int32), jax.tree.map(lambda W: _wide(W).copy(), params))
 
     def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
-        if params is None:
-            raise ValueError("params must be given for an average of them")
         b = jnp.where(state.count > 0, decay, 0.0)
 
         def moved(average: Any, W: Any, u: Any) -> Any:
@@ -72,8 +82,6 @@ def add_cautious_decay(weight_decay: Any, mask: Any) -> optax.GradientTransforma
     """Add the weights that a step against the updates brings nearer to 0, times the decay."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        if params is None:
-            raise ValueError("params must be given for weight decay")
         return jax.tree.map(lambda u, W: u + weight_decay * cautious_weights(u, W), updates, params), state
 
     found = optax.GradientTransformation(lambda params: optax.EmptyState(), update)

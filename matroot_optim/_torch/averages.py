@@ -37,7 +37,7 @@ class Averages:
         """
         self.refuse_averages("averaged_parameters()")
         self._current()
-        return self._keeper.averages_of(parameters(self.param_groups).values())
+        return self._keeper.averages_of(parameters(self.param_groups))
 
     def eval(self) -> None:
         """Put the averages into the parameters, to evaluate or save the model, until `train` is called."""

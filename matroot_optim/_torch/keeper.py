@@ -12,6 +12,7 @@ from matroot_optim._torch.groups import OF_LAYOUT, plain
 from matroot_optim._torch.records import Entries, Record, put_together, take_apart
 from matroot_optim.entries import Places, places
 from matroot_optim.layout.layout import Layout, make_layout
+from matroot_optim.layout.parts import Leaf
 from matroot_optim.refresh.due import steps_to_use
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.state import State
@@ -26,16 +27,10 @@ def parameters(groups: Groups) -> Params:
     return {f"{g}/{i}": p for g, group in enumerate(groups) for i, p in enumerate(group["params"])}
 
 
-def names_of(groups: Groups) -> dict[str, str]:
-    """Return the names of named parameters, by path."""
-    named = [(g, group["params"], group.get("param_names") or ()) for g, group in enumerate(groups)]
-    return {
-        f"{g}/{i}": str(name) for g, params, names in named if len(names) == len(params) for i, name in enumerate(names)
-    }
-
-
 class Keeper:
     """The state of the parameters in the groups at the last fit, and the records of other tensors.
+
+    A frozen parameter has no state until it is thawed or gets a gradient, and keeps its state from then on.
 
     Attributes
     ----------
@@ -69,9 +64,21 @@ class Keeper:
             self._places = places(self.state.layout) if self.state is not None else []
         return self._places
 
+    @property
+    def params(self) -> Params:
+        """The parameters of the state's leaves, by path."""
+        return dict(zip(self.layout.index, self.tensors, strict=True)) if self.layout is not None else {}
+
+    def served(self, groups: Groups) -> Params:
+        """Return the parameters that have a state or will get one at the next fit, by path."""
+        return {path: p for path, p in parameters(groups).items() if p.requires_grad or _trained(p) or self._holds(p)}
+
+    def _holds(self, p: Any) -> bool:
+        return self.records[p] is not None if p in self.records else id(p) in self._numbers
+
     def fit(self, core: Shampoo, groups: Groups) -> State:
         """Fit the state to groups and options: new tensors start afresh, all others keep their entries."""
-        params = parameters(groups)
+        params = self.served(groups)
         plan = _plan(groups, params.values())
         if self.state is not None and self._planned == plan and self._is_of(params.values()):
             return self.state
@@ -89,22 +96,29 @@ class Keeper:
         return self.state
 
     def load(self, core: Shampoo, groups: Groups, records: Sequence[Record | None]) -> None:
-        """Load the records of all parameters.
+        """Load the records of all parameters in the groups.
 
         Raises
         ------
         ValueError
             The records do not fit the parameters, or have different steps.
         """
-        params = parameters(groups)
+        params: Params = {}
+        kept: list[Record | None] = []
+        for (path, p), record in zip(parameters(groups).items(), records, strict=True):
+            if record is not None and not record.own:  # entries of other code alone
+                self.others[p], record = record.entries, None
+            if record is not None or _trained(p):
+                params[path] = p
+                kept.append(record)
         # For a frozen parameter, torch may have put in the entries of a new optimizer.
-        trained = [record for p, record in zip(params.values(), records, strict=True) if record and p.requires_grad]
+        trained = [record for p, record in zip(params.values(), kept, strict=True) if record and p.requires_grad]
         several = {id(step): step for step in (record.entries.get("step") for record in trained)}
         steps = set(map(str, several.values()))  # of one tensor for all, mostly: making its text is slow
         if len(steps) > 1:
             raise ValueError(f"the state_dict must have one step for all parameters, got {', '.join(sorted(steps))}")
         with torch.inference_mode(False):
-            self.install(core, layout_of(core, params), groups, params, records)
+            self.install(core, layout_of(core, params), groups, params, kept)
         self._planned = _plan(groups, params.values())
 
     def empty(self) -> Keeper:
@@ -144,11 +158,18 @@ class Keeper:
         """Return entries of a parameter that are not in its places."""
         return {}
 
-    def averages_of(self, params: Iterable[Any]) -> list[Any]:
-        """Return the averages of all parameters in new tensors."""
+    def averages_of(self, params: Params) -> list[Any]:
+        """Return the averages of all parameters in new tensors; copies of those without a state."""
+        assert self.layout is not None
+        leaves, index = self.layout.leaves, self.layout.index
+        return [
+            self.average(leaves[index[path]], p) if path in index else p.detach().clone() for path, p in params.items()
+        ]
+
+    def average(self, leaf: Leaf, p: Any) -> Any:
+        """Return the average of a parameter in a new tensor."""
         assert self.state is not None
-        arrays, leaves = self.state.arrays, self.state.layout.leaves
-        return [average_of(leaf, arrays, p.detach().clone()) for leaf, p in zip(leaves, params, strict=True)]
+        return average_of(leaf, self.state.arrays, p.detach().clone())
 
     def whole_name(self, path: str) -> str:
         """Return a path of the state's layout as one of whole parameters."""
@@ -192,6 +213,10 @@ def slots(core: Shampoo, layout: Layout) -> int:
     settled = core.settled_step
     late = core.first_root_step + settled + core.interval(settled)
     return max((steps_to_use(core, layout, stack, late) for stack in layout.stacks), default=0)
+
+
+def _trained(p: Any) -> bool:
+    return p.requires_grad or p.grad is not None
 
 
 def layout_of(core: Shampoo, params: Params) -> Layout:

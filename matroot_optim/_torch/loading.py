@@ -56,9 +56,12 @@ def records_of(
         record_of(path, p.shape, saved.get(number), cuts[int(path.partition("/")[0])], units=units, whole=whole)
         for number, (path, p) in zip(numbers, params.items(), strict=True)
     ]
-    new = [path for path, record in zip(params, records, strict=True) if record is None]
+    new = {path for path, record in zip(params, records, strict=True) if record is None or not record.own}
+    new -= {f"{g}/{i}" for g, text in enumerate(texts) for i in _without(text)} if new else set()
     if new and not any(isinstance(number, str) for number in numbers):
-        raise ValueError(f"the state_dict must have the state of all parameters, it lacks {', '.join(new)}")
+        raise ValueError(
+            f"the state_dict must have the state of all parameters, it lacks {', '.join(map(repr, sorted(new)))}"
+        )
     return records
 
 
@@ -79,6 +82,12 @@ def cuts_from_text(text: Any) -> Cuts | None:
         raise ValueError(f"{META!r} of a group must be what state_dict wrote there, got {text!r:.200}") from wrong
     _check_format(found)
     return cuts
+
+
+def _without(text: Any) -> list[int]:
+    """Return the numbers of a group's parameters that had no state, as frozen ones have none."""
+    found = json.loads(text).get("without", []) if text else []
+    return found if isinstance(found, list) else []
 
 
 def cuts_from_leaves(meta: Any, groups: int) -> list[Cuts | None]:
@@ -120,6 +129,8 @@ def record_of(
         return None
     if not isinstance(entries, Mapping):
         raise ValueError(f"the state of parameter {path!r} must be a dict, got {type(entries).__name__}")
+    if not Record({**entries}).own:  # of other code alone
+        return Record({**entries})
     shape = tuple(shape)
     if cuts is not None and shape not in cuts:
         raise ValueError(f"the state_dict must have shape {shape} for parameter {path!r}, got {list(cuts)}")
@@ -142,8 +153,8 @@ def _read_cut(saved: Any) -> tuple[dict[str, Any], list[str]]:
         return cut, []  # `restore` raises for wrong metadata
 
 
-def check_outline(found: Mapping[str, Any]) -> None:
-    """Raise if a dict lacks the containers of an optimizer's state dict.
+def check_outline(found: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> None:
+    """Raise if a dict lacks the containers of an optimizer's state dict, or its groups have other sizes than `own`.
 
     Raises
     ------
@@ -156,3 +167,14 @@ def check_outline(found: Mapping[str, Any]) -> None:
         isinstance(group, dict) and isinstance(group.get("params"), list) and "lr" in group for group in groups
     ):
         raise ValueError(f"the state_dict must have dicts with params and lr as 'param_groups', got {groups!r:.200}")
+    theirs, ours = ([len(group["params"]) for group in of] for of in (groups, own))
+    if theirs != ours:
+        names = f", named {', '.join(repr(group.get('name')) for group in groups)}" if "name" in groups[0] else ""
+        raise ValueError(
+            f"the state_dict has groups of {_listed(theirs)} parameters{names}, and this optimizer of {_listed(ours)}; "
+            "make the optimizer as the saved one was made; Shampoo(model) and Shampoo(model.parameters()) differ"
+        )
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes)) or "no"

@@ -20,7 +20,7 @@ def parameter_groups(
     tables: Iterable[torch.nn.Module | torch.Tensor] = (),
     rules: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return parameter groups of a model for `Shampoo`: the tables, which get the first-order step, and all others.
+    """Return parameter groups of a model for `Shampoo`: the tables, which move by row, and all others.
 
     A table is the weight of a `torch.nn.Embedding` or `torch.nn.EmbeddingBag` of any shape, including that of a tied
     head, and every matrix in `tables`. In the other group, tables are still found by their shape.
@@ -39,7 +39,7 @@ def parameter_groups(
     groups : list of dict
         Named "dense" and "tables"; a group without parameters is left out. Before they are passed to an optimizer, the
         groups may be edited with every option that `Shampoo` accepts in a group. Parameters come with their names.
-        Parameters of integers are left out, frozen ones are not: see :doc:`/guide/from_adamw`.
+        Parameters of integers are left out. Frozen ones are not; they have no state until they are thawed.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def parameter_groups(
             if id(p) not in known:
                 raise ValueError(f"tables must be of the model, got a {type(table).__name__} of shape {tuple(p.shape)}")
             apart.add(id(p))
-    groups: list[dict[str, Any]] = [{"name": "dense"}, {"name": "tables", "preconditioned_dims": "none"}]
+    groups: list[dict[str, Any]] = [{"name": "dense"}, {"name": "tables", "preconditioned_dims": "table"}]
     for k, group in enumerate(groups):
         group["params"] = [(name, p) for name, p in named if (id(p) in apart) == k]
     return [part for group in groups for part in _by_rules(group, ByPath(rules or {})) if part["params"]]

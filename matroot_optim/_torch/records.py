@@ -79,7 +79,7 @@ def take_apart(state: State, found: Sequence[Places], slots: int) -> list[Entrie
     arrays = widen(state.layout, state.arrays)
     copies = _copies({name: x for name, x in arrays.items() if name not in ("step", "graft_ratio")})
     rows = {name: x.unbind() for name, x in copies.items() if name in OF_LEAF or name.startswith(":")}
-    step = {"step": torch.tensor(state.step)}
+    step = {"step": torch.tensor(state.step, device="cpu")}
     jobs = pending_entries(state, found, slots)
     return [
         {**{name: copies[array] if k is None else rows[array][k] for name, (array, k) in mine.items()}, **more, **step}
@@ -185,7 +185,8 @@ def put_together(
 
 
 def _step(path: str, step: Any) -> int:
-    if step is None or np.shape(step) != () or np.asarray(step).dtype.kind != "i":
+    unread = step is None or getattr(step, "is_meta", False)  # of a dict that was loaded without its numbers
+    if unread or np.shape(step) != () or np.asarray(step).dtype.kind != "i":
         raise ValueError(f"the state of parameter {path!r} must have its step, an integer, got {step!r}")
     return int(step)
 
@@ -226,8 +227,12 @@ def _cuts(leaves: Iterable[Leaf], records: Iterable[Record]) -> dict[str, Any]:
 # Cuts of parameters. Within a group, the cut depends only on the shape.
 
 
-def cuts_to_text(leaves: Iterable[Leaf], pending: bool) -> str:
-    """Write the cuts of a group's parameters as JSON, one entry for each shape, with the flag `pending`."""
-    alike = {leaf.shape: leaf for leaf in leaves}
+def cuts_to_text(leaves: Sequence[Leaf | None], pending: bool) -> str:
+    """Write the cuts of a group's parameters as JSON, one entry for each shape, with the flag `pending`.
+
+    None is a parameter without a state; their numbers are written too.
+    """
+    alike = {leaf.shape: leaf for leaf in leaves if leaf is not None}
     cuts = [{**describe(leaf), "pending": pending} for leaf in alike.values()]
-    return json.dumps({"format": FORMAT, "leaves": cuts})
+    without = [i for i, leaf in enumerate(leaves) if leaf is None]
+    return json.dumps({"format": FORMAT, "leaves": cuts, "without": without})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from matroot_optim._torch.groups import META, saved_options
+from matroot_optim._torch.keeper import parameters
 from matroot_optim._torch.records import cuts_to_text
 
 
@@ -18,12 +19,15 @@ def fill(optimizer: Any, found: dict[str, Any]) -> None:
     optimizer._hidden = False
     optimizer._current()
     keeper, groups = optimizer._keeper, found["param_groups"]
-    numbers = [n for group in groups for n in group["params"]]
-    found["state"] = dict(zip(numbers, keeper.take_apart(optimizer._core), strict=True))
-    for n, p in zip(numbers, keeper.tensors, strict=True) if len(keeper.others) else ():
-        found["state"][n].update(keeper.others.get(p, {}))
-    leaves = iter(keeper.layout.leaves if keeper.layout is not None else ())
-    pending = keeper.has_pending(optimizer._core, found["state"].values())
-    for group in groups:
+    numbers = parameters(groups)
+    entries = dict(zip(keeper.params, keeper.take_apart(optimizer._core), strict=True))
+    pending = keeper.has_pending(optimizer._core, entries.values())
+    found["state"] = {numbers[path]: mine for path, mine in entries.items()}
+    for path, p in parameters(optimizer.param_groups).items() if len(keeper.others) else ():
+        if others := keeper.others.get(p):
+            found["state"].setdefault(numbers[path], {}).update(others)
+    leaves = {leaf.path: leaf for leaf in keeper.layout.leaves} if keeper.layout is not None else {}
+    for g, group in enumerate(groups):
         group.update(saved_options(group))
-        group[META] = cuts_to_text([next(leaves) for _ in group["params"]], pending)
+        mine = [leaves.get(f"{g}/{i}") for i in range(len(group["params"]))]
+        group[META] = cuts_to_text(mine, pending)

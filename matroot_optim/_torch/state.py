@@ -16,16 +16,22 @@ from matroot_optim.shampoo import Shampoo
 
 
 class ParameterStates(MutableMapping[Any, Any]):
-    """The entries of every parameter of an optimizer."""
+    """The entries of every parameter of an optimizer; a frozen parameter may have none."""
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
 
     def __iter__(self) -> Iterator[Any]:
-        return (p for group in self._optimizer.param_groups for p in group["params"])
+        return iter(self._keeper.served(self._optimizer.param_groups).values())
+
+    def __contains__(self, p: object) -> bool:
+        try:
+            return len(self[p]) > 0
+        except KeyError:
+            return False
 
     def __len__(self) -> int:
-        return sum(len(group["params"]) for group in self._optimizer.param_groups)
+        return len(self._keeper.served(self._optimizer.param_groups))
 
     @property
     def _keeper(self) -> Keeper:
@@ -41,7 +47,10 @@ class ParameterStates(MutableMapping[Any, Any]):
         return TensorState(self._keeper.others.setdefault(p, {}), lambda: self._own(p))
 
     def __setitem__(self, p: Any, entries: Mapping[str, Any]) -> None:
-        self._keeper.give(p, Record(dict(entries)))
+        record = Record(dict(entries))
+        self._keeper.give(p, record if record.own else None)
+        if not record.own and record.entries:  # of other code alone: the parameter starts afresh
+            self._keeper.others[p] = record.entries
 
     def __delitem__(self, p: Any) -> None:
         if p not in self:
@@ -51,7 +60,7 @@ class ParameterStates(MutableMapping[Any, Any]):
     def clear(self) -> None:
         self._optimizer._keeper = self._keeper.empty()
 
-    def _own(self, p: Any) -> Own:
+    def _own(self, p: Any) -> Mapping[str, Any]:
         """Return the optimizer's current entries of a parameter.
 
         Raises
@@ -64,6 +73,8 @@ class ParameterStates(MutableMapping[Any, Any]):
         if number is None:
             optimizer._current()
             number = keeper.number(optimizer.param_groups, p)
+        if number is None and any(p is q for group in optimizer.param_groups for q in group["params"]):
+            return {}  # frozen
         if number is None or keeper.state is None:
             raise KeyError(p)
         return Own(optimizer._core, keeper, number)
@@ -148,7 +159,8 @@ class TensorState(MutableMapping[str, Any]):
             return
         if name in getattr(own, "parts", ()):
             raise TypeError(f"{name} must not be set with owned blocks; load a state_dict")
-        old, value = own[name], torch.as_tensor(value)
+        old = own[name]
+        value = torch.as_tensor(value, device=old.device)
         if old.shape != value.shape:
             raise ValueError(f"{name} must have shape {tuple(old.shape)}, got {tuple(value.shape)}")
         old.copy_(value)

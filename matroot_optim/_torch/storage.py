@@ -135,7 +135,7 @@ def stored_like(p: Any, value: Any, rows: Rows, rank: int) -> Any:
     """Return the rows that this rank stores, of a tensor of the shape of the parameter."""
     if is_dtensor(value):
         return local(value)
-    value = torch.as_tensor(value)
+    value = torch.as_tensor(value, device=local(p).device)
     return value if rows is None else value[slice(*rows[rank])]
 
 

@@ -51,12 +51,12 @@ def _advance(
     plan: Plan, arrays: Arrays, g: Sequence[Array | None], weights: Sequence[Array | None]
 ) -> tuple[list[Array], Arrays]:
     options, layout, shards = plan.options, plan.layout, plan.shards
+    rates = [Rates(None, float(leaf.options.weight_decay), leaf.options.betas[0]) for leaf in layout.leaves]
+    check_weights(layout, weights, rates)
     arrays = widen(layout, arrays)
     if plan.roots != "host":
         arrays.update(renewed(plan, arrays, arrays["step"], late=True))
     t = arrays["step"] + 1
-    rates = [Rates(None, float(leaf.options.weight_decay), leaf.options.betas[0]) for leaf in layout.leaves]
-    check_weights(layout, weights, rates)
     places = Places(t, len(layout.leaves))
     clean, active, good, bad, recent = _screen(options, layout, g, weights, rates, arrays, places)
     accumulates = (t - 1) % options.statistics_every == 0

@@ -47,6 +47,7 @@ class Leaf:
     dtype: str  # of the state
     place: str
     options: Options
+    by_row: bool = False  # a table: every slice along the dimension without a statistic has a graft of its own
     whole: Shape | None = None  # of the parameter, where the leaf is a part of it; parts have no weights
 
     @cached_property
@@ -196,6 +197,7 @@ class Stack:
     options: Options
     dtype: str
     members: tuple[Member, ...]
+    by_row: bool = False  # blocks of tables, of which every row has a graft of its own
 
     @cached_property
     def blocks(self) -> int:
@@ -214,8 +216,11 @@ class Stack:
 
     @cached_property
     def whitened(self) -> bool:
-        """True if the statistics are of the gradient whitened by the roots of the other dimensions."""
-        return self.options.statistics_of == "whitened"
+        """True if the statistics are of the gradient whitened by the roots of the other dimensions.
+
+        A table has no others, and the size of its statistic has no effect.
+        """
+        return self.options.statistics_of == "whitened" and not self.by_row
 
     @cached_property
     def first_root_step(self) -> int:

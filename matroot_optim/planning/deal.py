@@ -50,7 +50,7 @@ class RankPlan:
         With owned blocks and parameters whose rows are shared evenly: bytes of the largest share of the state, and
         bytes of gradients and directions that the busiest rank sends in a step.
     owned_makespan : float
-        As `makespan`, where the owner of a block computes its roots.
+        As `makespan`, where the owner of a block computes its roots, and every rank those of tables in place.
     """
 
     ranks: int
@@ -105,19 +105,22 @@ def plan_ranks(options: Options, layout: Layout, ranks: int, lag: int = 0) -> Ra
         owners[now] = deal([orders[k] for k in now])
     costs = np.array([cost(n) for n in orders])
 
-    def loads_of(owners: Any) -> list[Any]:
+    def loads_of(owners: Any, costs: Any) -> list[Any]:
         return [np.bincount(owners[steps == step], costs[steps == step], ranks) for step in np.unique(steps)]
 
     def slowest(loads: list[Any]) -> float:
         return float(np.sum(loads, axis=0).max() if lag and loads else sum(load.max() for load in loads))
 
-    loads = loads_of(owners)
+    loads = loads_of(owners, costs)
     groups = [costs] if lag else [costs[steps == step] for step in np.unique(steps)]
     ideal = max(float(costs.sum()) / ranks, 1e-300)
     sent = np.bincount(owners, widths, ranks)
     exchanges = len(loads) / interval * HEAD_BYTES
     cuts = tuple(even_rows(leaf.shape[0], ranks) if leaf.shape else None for leaf in layout.leaves)
     shares = Shares(layout, cuts, ranks, interval, options.schedule, lag)
+    of_all = np.asarray(shares.roots_of_all, bool)
+    owned = loads_of(np.asarray(shares.owners_of_roots, np.int64), np.where(of_all, 0.0, costs))
+    everywhere = [costs[of_all & (steps == step)].sum() for step in np.unique(steps)]
     rows, counts = make_plan(layout, interval), np.bincount(owners, minlength=ranks)
     return RankPlan(
         ranks,
@@ -138,7 +141,7 @@ def plan_ranks(options: Options, layout: Layout, ranks: int, lag: int = 0) -> Ra
         rows.adam_bytes,
         max(shares.bytes),
         max(shares.sent_bytes),
-        slowest(loads_of(np.asarray(shares.owners_of_roots, np.int64))) / ideal,
+        slowest([load + more for load, more in zip(owned, everywhere, strict=True)]) / ideal,
     )
 
 

@@ -138,7 +138,7 @@ class Shares:
             if leaf.axes == (1,)
             and is_table(leaf.merged)
             and all(region.size[0] == leaf.merged[0] for region in leaf.regions)
-            and not (leaf.options.graft_per_block or leaf.options.statistics_of == "whitened")
+            and (leaf.by_row or not (leaf.options.graft_per_block or leaf.options.statistics_of == "whitened"))
             and all(a < b for a, b in self._ranges(i))
         }
 
@@ -174,6 +174,11 @@ class Shares:
         """The owner of every root, in the order of the stacks; a root that every rank computes is that of rank 0."""
         owner = {(box.leaf, box.number): box.owner for box in reversed(self.boxes)}
         return [owner[block] for block in self._blocks_of_roots()]
+
+    @property
+    def roots_of_all(self) -> list[bool]:
+        """True for every root that each rank computes for itself, in the order of the stacks."""
+        return [leaf in self.spread for leaf, _ in self._blocks_of_roots()]
 
     def _blocks_of_roots(self) -> Iterator[tuple[int, int]]:
         """Iterate over (leaf, number) of the block of every root, in the order of the stacks."""

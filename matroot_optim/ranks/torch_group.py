@@ -50,7 +50,7 @@ class TorchRanks:
             members = dist.get_process_group_ranks(self._of)
             limit = timedelta(seconds=self.timeout)
             self._own = dist.new_group(members, limit, backend="gloo", use_local_synchronization=True)
-        found = [torch.empty(size, dtype=torch.uint8) for size in sizes]
+        found = [torch.empty(size, dtype=torch.uint8, device="cpu") for size in sizes]
         found[self.rank] = torch.from_numpy(np.array(mine))  # a copy that torch may write to
         # One broadcast for each rank that has something: gloo gathers only equal sizes, and padding costs more.
         members = dist.get_process_group_ranks(self._own)

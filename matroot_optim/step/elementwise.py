@@ -67,7 +67,7 @@ def _number(value: Any, x: Any) -> Any:
     """Return a number for tensors like x: on a CPU as a 0-d tensor, since torch makes one for each of a list."""
     if x.device.type != "cpu" or not isinstance(value, float):
         return value
-    return sys.modules["torch"].tensor(value, dtype=x.dtype)
+    return sys.modules["torch"].scalar_tensor(value, dtype=x.dtype, device=x.device)
 
 
 def _numbers(values: list[Any], x: Any) -> Any:

@@ -7,10 +7,11 @@ A zero P gives zero.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from matroot_optim.arrays import Array, namespace
+from matroot_optim.arrays import Array, is_torch, namespace, squared_norm
 from matroot_optim.options import Options
 from matroot_optim.step.elementwise import add_squares_all
 
@@ -52,18 +53,29 @@ def model_of(options: Options, F: Array, W: Array | None) -> Array | None:
     return {"sqrt_n": None, "trust_ratio": W}.get(options.graft, F)
 
 
-def rescale_blocks(options: Options, P: Array, F: Array, W: Array | None, xp: Any) -> tuple[Array, Any]:
-    """Scale every block of a stack to the norm of its graft; the factors have shape (blocks,)."""
+def rescale_blocks(
+    options: Options, P: Array, F: Array, W: Array | None, axes: Sequence[int] | None, xp: Any
+) -> tuple[Array, Any]:
+    """Scale every block of a stack, or every slice along these dimensions, to its graft's norm, in place if possible.
+
+    Returns the stack, and the factor of its norm.
+    """
     if options.graft == "none":
-        return P, xp.ones_like(P.reshape(P.shape[0], -1)[:, 0])
-    model, norms = model_of(options, F, W), _norms_of_blocks(P, xp)
-    target = _norms_of_blocks(model, xp) if model is not None else xp.ones_like(norms) * math.prod(P.shape[1:]) ** 0.5
-    ratio = ratio_of(options, norms, target, xp)
-    return P * ratio.reshape((-1,) + (1,) * (P.ndim - 1)), ratio
+        return P, 1.0
+    dims = tuple(range(1, P.ndim)) if axes is None else tuple(axis + 1 for axis in axes)
+    norms = _norms(P, dims, xp)
+    model = model_of(options, F, W)
+    count = math.prod(P.shape[k] for k in dims)
+    target = _norms(model, dims, xp) if model is not None else xp.ones_like(norms) * count**0.5
+    whole = ratio_of(options, squared_norm(norms) ** 0.5, squared_norm(target) ** 0.5, xp)
+    P *= ratio_of(options, norms, target, xp)
+    return P, whole
 
 
-def _norms_of_blocks(x: Array, xp: Any) -> Array:
-    return xp.sqrt(xp.sum(xp.reshape(x * x, (x.shape[0], -1)), axis=1))
+def _norms(x: Array, dims: tuple[int, ...], xp: Any) -> Array:
+    if is_torch(x):
+        return sys.modules["torch"].linalg.vector_norm(x, dim=dims, keepdim=True)
+    return xp.sqrt(xp.sum(x * x, axis=dims, keepdims=True))
 
 
 def ratio_of(options: Options, norms: Array, target: Array, xp: Any) -> Any:

@@ -23,6 +23,7 @@ from matroot_optim.step.finish import limit, to_updates
 from matroot_optim.step.first_order import Groups, averaged, first_order, in_units
 from matroot_optim.step.grafting import ratio_of, rescale_blocks
 from matroot_optim.step.inputs import Step, choose
+from matroot_optim.step.mixing import mix_weights
 from matroot_optim.step.momentum import momentum
 from matroot_optim.step.precondition import precondition
 from matroot_optim.step.scaling import unit_of_direction
@@ -41,7 +42,8 @@ def stacked_gradients(step: Step) -> list[Array]:
 def _stacked(step: Step, s: Stack, leaves: Sequence[Array]) -> Array:
     parts, layout = [], step.layout
     for member in s.members:
-        leaf, x = layout.leaves[member.leaf], step.whole(leaves[member.leaf])
+        leaf, x = layout.leaves[member.leaf], leaves[member.leaf]
+        x = x if leaf.by_row else step.whole(x)
         parts.append(stack(as_merged(x, leaf), leaf.regions[member.region], namespace(x)))
     return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
 
@@ -78,22 +80,11 @@ def block_mask(s: Stack, active: Sequence[Any], x: Array) -> Array:
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
 
 
-def mix_weight(start: int, ramp: int, number: Any) -> Any:
-    """Return the weight of Shampoo against the first-order step: 0 before Shampoo starts, then a ramp, then 1."""
-    if is_traced(number):
-        xp = namespace(number)
-        return xp.clip((number - start) / ramp, 0.0, 1.0) if ramp else xp.where(number >= start, 1.0, 0.0)
-    if number < start:
-        return 0.0
-    return min(1.0, (number - start) / ramp) if ramp else 1.0
-
-
 def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
     """Compute the update of every weight and the new arrays of the state (stages 3 and 4)."""
     layout = step.layout
     live = [i for i, leaf in enumerate(layout.leaves) if step.active[i] is not False and 0 not in leaf.shape]
-    weights = {key: mix_weight(*key, step.number) for key in set(layout.starts)}
-    weight = [weights[key] for key in layout.starts]
+    weight = mix_weights(step)
     groups = step.alike(live)
     averages, factors, moves, new = averaged(step, groups)
     directions: list[Any] = []
@@ -165,11 +156,11 @@ def _direction(
     for s, member in where:
         region = leaf.regions[member.region]
         P = step.rows(directions[s], member.start, member.stop)
-        if o.graft_per_block:
+        if o.graft_per_block or leaf.by_row:
             Fb = stack(as_merged(F, leaf), region, xp)
             Wb = stack(as_merged(W, leaf), region, xp) if W is not None else None
-            P, ratios = rescale_blocks(o, P, Fb, Wb, xp)
-            ratio = xp.mean(ratios) if ratio is None else ratio
+            P, factor_of_region = rescale_blocks(o, P, Fb, Wb, leaf.axes if leaf.by_row else None, xp)
+            ratio = factor_of_region if ratio is None else ratio
         boxes.append(unstack(P, region, xp))
     D = assemble(boxes, leaf.regions, xp).reshape(leaf.shape)
     if o.graft == "none":

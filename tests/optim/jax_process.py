@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from matroot_optim import RankEngine
+from matroot_optim import RankEngine, Shampoo, apply_updates
 from matroot_optim.jit import dealing
 from matroot_optim.jit.shards import Shards
 from matroot_optim.optax import diagnostics, load, refresh_roots, shampoo
@@ -114,7 +114,28 @@ def devices():
     assert (diagnostics(state).roots["refreshes"] == diagnostics(alone).roots["refreshes"]).all()
     saved(tx, got, state, step)
     graph(mesh_of(AxisType.Auto, (4, 2)))
+    table(mesh_of(AxisType.Auto, (8, 1)))
     large()
+
+
+def table(mesh):
+    """The rows of a table stay on their devices: what is sent is of the size of its statistic."""
+    tx = shampoo(0.05, 0.1, **{**OPTIONS, "block_size": 32})
+    opt = Shampoo(0.05, weight_decay=0.1, **{**OPTIONS, "block_size": 32})
+    rng, sharding = np.random.default_rng(0), NamedSharding(mesh, P("x"))
+    words = np.ones((400, 32), np.float32)
+    params, there = {"words": words}, {"words": jax.device_put(words, sharding)}
+    state, far = opt.init(params), tx.init(there)
+    step = program(tx).lower(there, far, there).compile()
+    for _ in range(STEPS):
+        g = rng.standard_normal(words.shape).astype(np.float32)
+        updates, state = opt.update({"words": g}, state, params)
+        params = apply_updates(params, updates)
+        there, far = step({"words": jax.device_put(g, sharding)}, far, there)
+    assert float(np.abs(whole(there)["words"] - params["words"]).max()) <= 1e-4
+    assert diagnostics(far).roots["refreshes"].min() > 0
+    gathered = re.findall(r"f32\[([\d,]+)\][^=]* (?:all-gather|all-to-all|collective-permute)", step.as_text())
+    assert not [shape for shape in gathered if np.prod([int(n) for n in shape.split(",")]) > 32 * 32], gathered
 
 
 def saved(tx, params, state, step):

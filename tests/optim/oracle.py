@@ -35,8 +35,8 @@ class Oracle:
             "lr": 0.1, "b1": 0.9, "b2": 0.999, "momentum": "ema", "of": "gradient", "correct": True, "wd": 0.0,
             "decay": "decoupled",
             "block": 10**9, "axes": tuple(range(len(shape))) if len(shape) > 1 else (), "exponent": None,
-            "ridge": 1e-6, "every": 1, "graft": "adam", "normalize": False, "per_block": False, "eps": 1e-8,
-            "start": 1, "mix": 0, "clip_rms": None, "graft_beta": None, "statistics": 1,
+            "ridge": 1e-6, "every": 1, "graft": "adam", "normalize": False, "per_block": False, "by_row": False,
+            "eps": 1e-8, "start": 1, "mix": 0, "clip_rms": None, "graft_beta": None, "statistics": 1,
             "cautious_decay": False, "cautious_update": False, "hyperball": False, **o,
         }  # fmt: skip
         self.t = 0
@@ -126,6 +126,10 @@ class Oracle:
                 D = np.zeros_like(P)
                 for b in self.blocks:
                     D[b["index"]] = magnitude(P[b["index"]], F[b["index"]], W[b["index"]])
+            elif o["by_row"]:
+                axis = o["axes"][0]
+                rows = zip(np.moveaxis(P, 1 - axis, 0), np.moveaxis(F, 1 - axis, 0), strict=True)
+                D = np.moveaxis(np.array([magnitude(p, f, p) for p, f in rows]), 0, 1 - axis)
             else:
                 D = magnitude(P, F, W)
             w = float(t >= o["start"]) if not o["mix"] else min(1, max(0, (t - o["start"]) / o["mix"]))

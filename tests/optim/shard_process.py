@@ -21,7 +21,7 @@ from matroot_optim.ranks.blocks import Shares, even_rows
 from matroot_optim.torch import SOAP, KLShampoo, Shampoo
 
 #: Rows that no number of ranks divides, fewer rows than ranks, a table, vectors, a scalar-like one.
-SHAPES = [(37, 24), (3, 40), (24, 6, 2), (300, 8), (37,), (1,)]
+SHAPES = [(37, 24), (3, 40), (24, 6, 2), (350, 34), (37,), (1,)]
 OPTIONS = {"lr": 0.01, "refresh_every": 4, "ridge": 1e-3, "block_size": 16, "weight_decay": 0.1, "refresh_growth": 0.0}
 STEPS = int(os.environ.get("STEPS", "12"))
 CASES = [
@@ -165,11 +165,18 @@ def moved(rank, size, kind):
 
 
 def tall(rank, size, store):
-    """The rows of a one-sided table stay where they are, with their part of the state, and send nothing."""
-    options = {**OPTIONS, "preconditioned_dims": "one_sided"}
+    """The rows of a table stay where they are, with their part of the state, and send nothing."""
+    in_place(rank, size, Shampoo, 16, preconditioned_dims="one_sided")
+    in_place(rank, size, Shampoo, 32)
+    in_place(rank, size, KLShampoo, 32)
+
+
+def in_place(rank, size, kind, width, **options):
+    options = {**OPTIONS, **options}
     mesh = init_device_mesh("cpu", (size,))
-    opt = Shampoo(placed(mesh, [torch.ones(2000, 16)]), **options)
-    one = Shampoo([torch.nn.Parameter(torch.ones(2000, 16))], **options)
+    opt = kind(placed(mesh, [torch.ones(4000, width)]), **options)
+    one = kind([torch.nn.Parameter(torch.ones(4000, width))], **options)
+    assert opt.plan().rows[0].exponent
     for each in (opt, one):
         fixed(each, 0, 2)
     held, all_of_it = (
@@ -212,6 +219,27 @@ def trained(rank, size, store):
             distance = furthest(list(model.parameters()), list(one.parameters()))
             print(f"fully_shard {shape} {kind}: {distance:.2g}", flush=True)
             assert distance <= (1e-4 if kind is torch.float32 else 0.1)
+
+
+def thawed(rank, size, store):
+    """Frozen parameters have no blocks until they are thawed; the numbers are those of one process."""
+    mesh = init_device_mesh("cpu", (size,))
+    one, many = loose(), placed(mesh, weights())
+    alone, opt = (Shampoo(params, averaging="ema", **OPTIONS) for params in (one, many))
+    for params, o in ((one, alone), (many, opt)):
+        params[0].requires_grad_(False)
+        for step in range(9):
+            if step == 5:
+                assert len(o.state) == len(SHAPES) - 1
+                params[0].requires_grad_(True)
+            give(params, step)
+            if step < 5:
+                params[0].grad = None
+            o.step()
+    apart = max(furthest(many, one), furthest(opt.averaged_parameters(), alone.averaged_parameters()))
+    print(f"thawed: {apart:.2g}", flush=True)
+    assert apart <= 2e-6
+    assert len(opt.state) == len(SHAPES)
 
 
 def reshard(rank, size, store):

@@ -128,6 +128,7 @@ def test_another_schedule_and_interval(tmp_path):
 WAYS = [("numpy", "torch"), pytest.param("torch", "jax", marks=pytest.mark.slow), ("jax", "numpy")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("frm", "to"), WAYS)
 def test_across_frameworks(tmp_path, frm, to):
     from optim.test_optim_frameworks import convert, to_numpy

@@ -10,7 +10,7 @@ from matroot_optim.step.scaling import HIGH, LOW
 
 torch = pytest.importorskip("torch")
 
-SHAPES = [(7,), (64, 3), (1, 9), ()]  # vectors, a table, a scalar
+SHAPES = [(7,), (64, 3), (1, 9), ()]  # vectors, a narrow table, a scalar
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])

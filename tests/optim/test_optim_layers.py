@@ -64,7 +64,7 @@ def torch_model():
     for x in p.values():
         torch.nn.init.ones_(x)
     dense, tables = parameter_groups(model)
-    tables["lr"] = SLOW
+    tables |= {"preconditioned_dims": "none", "lr": SLOW}
     no_decay = {"params": [(name, x) for name, x in dense["params"] if x.ndim < 2], "weight_decay": 0.0}
     dense["params"] = [(name, x) for name, x in dense["params"] if x.ndim >= 2]
     opt = TorchShampoo([dense, no_decay, tables], RATE, weight_decay=DECAY)

@@ -25,7 +25,9 @@ from matroot_optim.optax import (  # noqa: E402
     diagnostics,
     load,
     refresh_roots,
+    scale_by_kl_shampoo,
     scale_by_shampoo,
+    scale_by_soap,
     shampoo,
 )
 from matroot_optim.refresh.due import due_jobs, steps_to_use  # noqa: E402
@@ -159,8 +161,9 @@ def decays(params):
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [{"w": True, "b": False, "c": True}, decays], ids=["tree", "function"])
-@pytest.mark.parametrize("injected", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("injected", [False, True])
 def test_weight_decay_is_masked_as_in_adamw(mask, injected):
     """Of gradients that are zero, what is left of a step is the decay."""
     params = {k: 3.0 * x for k, x in ones().items()}
@@ -224,7 +227,8 @@ def test_nonfinite_gradients_skip_one_tensor():
     assert diagnostics(state).nonfinite == {"b": 0, "c": 0, "w": 1}
 
 
-@pytest.mark.parametrize("decay", ["decoupled", pytest.param("independent", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", ["decoupled", "independent"])
 def test_a_parameter_whose_gradient_was_skipped_is_not_decayed(decay):
     """Not under jit, where numbers of steps have values."""
     tx = shampoo(0.1, 0.5, decay=decay, averaging="ema", averaging_beta=0.5, **OPTIONS)
@@ -444,3 +448,47 @@ def test_the_books_come_to_the_host_in_one_transfer(monkeypatch):
     assert len(got) == 1
     assert all(type(core.arrays[name]) is np.ndarray for name in got[0])
     assert {name for name, x in core.arrays.items() if not isinstance(x, jax.Array)} == set(got[0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"on_nonfinite": "propagate"},
+        {"weight_decay": 0.1, "decay": "independent"},
+        {"weight_decay": 0.1, "decay": "l2"},
+        {"decay": "l2", "averaging": "ema"},
+        {"decay": "l2", "averaging": "schedule_free", "momentum": "none"},
+        {"decay": "l2", "hyperball": True},
+        {"decay": "l2", "graft": "trust_ratio"},
+    ],
+    ids=str,
+)
+def test_missing_params_are_found_before_anything_is_computed(options, monkeypatch):
+    tx = shampoo(0.1, **options)
+    state = tx.init(ones())
+    monkeypatch.setattr("matroot_optim.jit.step.renewed", pytest.fail)
+    for update in (tx.update, jax.jit(tx.update)):
+        with pytest.raises(ValueError, match="params must be given"):
+            update(ones(), state)
+
+
+def test_params_are_not_asked_for_without_need():
+    for tx in (shampoo(0.1, decay="l2"), scale_by_shampoo()):
+        jax.eval_shape(tx.update, ones(), tx.init(ones()))
+
+
+def test_injected_options():
+    """Rates and decays are injected; all other options are static without being listed."""
+    tx = optax.inject_hyperparams(shampoo)(learning_rate=0.1, betas=(0.8, 0.9), preconditioned_dims="none")
+    for make in (scale_by_shampoo, scale_by_soap, scale_by_kl_shampoo):
+        injected = jax.eval_shape(optax.inject_hyperparams(make)(betas=(0.8, 0.9)).init, ones())
+        assert injected.inner_state.plan.options.betas == (0.8, 0.9)
+    state = tx.init(ones())
+    assert state.hyperparams.keys() == {"learning_rate", "weight_decay"}
+    update = jax.jit(tx.update)
+    first, _ = update(ones(), state, ones())
+    state.hyperparams["learning_rate"] = jnp.float32(0.2)
+    second, _ = update(ones(), state, ones())
+    np.testing.assert_allclose(second["w"], 2 * np.asarray(first["w"]), rtol=1e-6)
+    assert update._cache_size() == 1

@@ -43,6 +43,7 @@ def kernels(text):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("roots", ["callback", "host"])
 def test_a_parameter_more_is_few_equations(roots):
     # 2 layers and 12; ldexp is a hundred, so one for every parameter would show.

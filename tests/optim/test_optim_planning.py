@@ -17,6 +17,7 @@ from matroot_optim.layout.layout import make_layout
 from matroot_optim.planning.deal import bound, plan_ranks
 from matroot_optim.planning.networks import NETWORKS
 from matroot_optim.planning.shapes import parameters_of
+from matroot_optim.refresh.phases import cost
 from matroot_optim.refresh.shares import deal_blocks
 from optim.problems import SHAPES, run, weights
 from optim.test_optim_ranks import on_ranks
@@ -32,6 +33,7 @@ def test_the_deal_of_known_networks_is_near_to_the_bound(name):
     begin = time.process_time()
     opt = Shampoo(1e-3)
     layout = make_layout(opt, found)
+    of_tables = sum(cost(s.shape[axis]) * s.blocks for s, axis in layout.factors if s.by_row)
     for ranks in (8, 64, 256, 1024):
         for lag in (0, 10):
             plan = plan_ranks(opt, layout, ranks, lag)
@@ -40,7 +42,8 @@ def test_the_deal_of_known_networks_is_near_to_the_bound(name):
             assert plan.makespan <= (1.25 if lag else 1.05) * plan.bound
             assert plan.roots_per_rank[0] <= plan.roots / ranks <= plan.roots_per_rank[1]
             if not lag:  # the roots of each step, though an owner has both roots of a block
-                assert plan.owned_makespan <= 1.05 * plan.bound
+                every_rank = ranks * of_tables / sum(cost(n) for n in layout.orders)
+                assert plan.owned_makespan <= 1.12 * (plan.bound + every_rank)  # the deal does not see those
     assert time.process_time() - begin < 60  # about 1 s for Llama
 
 

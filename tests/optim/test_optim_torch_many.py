@@ -111,7 +111,7 @@ def test_nothing_is_collected_meanwhile(collections, tmp_path):
         assert len(collections) < 20, name  # before and after it
         assert gc.isenabled()
     del saved["state"][3]
-    with pytest.raises(ValueError, match="lacks 0/3"):
+    with pytest.raises(ValueError, match="lacks '0/3'"):
         again.load_state_dict(saved)
     assert gc.isenabled()
     gc.disable()

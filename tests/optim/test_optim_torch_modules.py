@@ -1,4 +1,4 @@
-"""Tables told by their modules: an embedding and a head tied to it get no root, whatever their shape."""
+"""Tables told by their modules: an embedding and a head tied to it move by row, whatever their shape."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Language(nn.Module):
     def __init__(self, seed=0):
         super().__init__()
         torch.manual_seed(seed)
-        self.words, self.places = nn.Embedding(24, 16), nn.Embedding(12, 16)
-        self.bag = nn.EmbeddingBag(20, 16)
-        self.dense, self.norm = nn.Linear(16, 16), nn.LayerNorm(16)
-        self.head, self.other = nn.Linear(16, 24, bias=False), nn.Linear(16, 20)
+        self.words, self.places = nn.Embedding(40, 32), nn.Embedding(12, 32)
+        self.bag = nn.EmbeddingBag(36, 32)
+        self.dense, self.norm = nn.Linear(32, 32), nn.LayerNorm(32)
+        self.head, self.other = nn.Linear(32, 40, bias=False), nn.Linear(32, 36)
         self.head.weight = self.words.weight
 
     def forward(self, words):
-        x = self.words(words) + self.places(torch.arange(words.shape[1])) + self.bag(words % 20)[:, None]
+        x = self.words(words) + self.places(torch.arange(words.shape[1])) + self.bag(words % 36)[:, None]
         x = self.norm(self.dense(x).tanh())
         return self.head(x), self.other(x)
 
@@ -45,7 +45,7 @@ def names(groups):
 
 def train(model, opt, start, stop):
     for k in range(start, stop):
-        words = torch.randint(0, 24, (8, 12), generator=torch.Generator().manual_seed(k))
+        words = torch.randint(0, 40, (8, 12), generator=torch.Generator().manual_seed(k))
         opt.zero_grad()
         head, other = model(words)
         (nn.functional.cross_entropy(head.flatten(0, 1), words.flatten()) + other.square().mean()).backward()
@@ -67,13 +67,12 @@ def test_tables_are_told_by_their_modules():
 
 
 @pytest.mark.parametrize("give", [lambda model: model, parameter_groups, nn.DataParallel])
-def test_no_table_has_a_root(give):
+def test_tables_move_by_row(give):
     found = treatments(Shampoo(give(Language()), block_aspect=8.0))
-    assert all(found[name] == "adam" for name in found if name.removeprefix("module.") in TABLES)
-    assert [name.removeprefix("module.") for name, how in found.items() if how != "adam"] == [
-        "dense.weight",
-        "other.weight",
-    ]
+    for name, how in found.items():
+        name = name.removeprefix("module.")
+        narrow = name == "places.weight" or name.endswith(("bias", "norm.weight"))
+        assert how == ("adam" if narrow else "by row" if name in TABLES else "both sides"), name
     by_shape = treatments(Shampoo(Language().named_parameters()))  # which are no tables by their shape
     assert all(by_shape[name] == "both sides" for name in TABLES)
 
@@ -126,7 +125,7 @@ def test_the_numbers_are_those_of_groups_by_hand():
     mine = Shampoo(model, 1e-2)
     tables = [other.words.weight, other.places.weight, other.bag.weight]
     dense = [p for p in other.parameters() if not any(p is table for table in tables)]
-    theirs = Shampoo([{"params": dense}, {"params": tables, "preconditioned_dims": "none"}], 1e-2)
+    theirs = Shampoo([{"params": dense}, {"params": tables, "preconditioned_dims": "table"}], 1e-2)
     train(model, mine, 0, 8)
     train(other, theirs, 0, 8)
     assert_same(model.state_dict(), other.state_dict())
@@ -156,7 +155,7 @@ def test_checkpoints_go_on_to_the_bit(way, tmp_path):
     else:
         other, again = copy.deepcopy((model, opt))
     assert [group["name"] for group in again.param_groups] == ["dense", "tables"]
-    assert again.param_groups[1]["preconditioned_dims"] == "none"
+    assert again.param_groups[1]["preconditioned_dims"] == "table"
     train(model, opt, 6, 12)
     train(other, again, 6, 12)
     assert_same(model.state_dict(), other.state_dict())
@@ -230,17 +229,3 @@ def test_integers_of_a_model_are_no_parameters():
     model = nn.Linear(8, 8)
     model.codes = nn.Parameter(torch.arange(3), requires_grad=False)
     assert [name for name, _ in parameter_groups(model)[0]["params"]] == ["weight", "bias"]
-
-
-def test_the_state_of_frozen_parameters_is_warned_of():
-    model = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 8))
-    Shampoo(model)
-    model[0].requires_grad_(False)
-    with pytest.warns(UserWarning, match="1.8 of 1.82 MB of Shampoo's state are for frozen parameters") as found:
-        Shampoo(model)
-    assert len(found) == 1 and found[0].filename == __file__
-    groups = [
-        {**group, "params": [pair for pair in group["params"] if pair[1].requires_grad]}
-        for group in parameter_groups(model)
-    ]
-    assert len(Shampoo(groups).plan().rows) == 2

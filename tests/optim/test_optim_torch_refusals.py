@@ -268,3 +268,60 @@ def test_optimizers_in_threads_give_the_numbers_of_one_after_the_other():
         for got, params in zip(pool.map(train, range(6)), want, strict=True):
             for p, q in zip(got, params, strict=True):
                 assert torch.equal(p, q)
+
+
+# Names in messages, where the optimizer has them.
+
+
+def embedding(**options):
+    return torch.nn.Sequential(torch.nn.Embedding(9, 4, **options), torch.nn.Linear(4, 4))
+
+
+def of_another_shape(model):
+    model[1].weight.data = torch.ones(4, 3)
+    model[1].weight.grad = torch.ones(4, 3)
+
+
+def infinite(model):
+    model[0].weight.grad = torch.full((9, 4), float("inf"))
+
+
+def sparse(model):
+    model[0].weight.grad = torch.eye(9, 4).to_sparse()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "text"),
+    [
+        (sparse, {}, r"the gradient of parameter '0\.weight' must be dense"),
+        (of_another_shape, {}, r"grads must have shape \(4, 4\) at '1\.weight'"),
+        (infinite, {"on_nonfinite": "raise"}, r"NaN or infinity in '0\.weight'"),
+        (None, {"exponent": (-0.5, -0.5), "merge": None, "precondition_vectors": True}, r"shape \(4,\) of '1\.bias'"),
+    ],
+    ids=["sparse", "shape", "not finite", "layout"],
+)
+def test_messages_have_the_names_of_parameters(spoil, options, text):
+    model = embedding()
+    with pytest.raises((TypeError, ValueError, FloatingPointError), match=text):
+        opt = Shampoo(model, **options)
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        opt.step()
+        spoil(model)
+        opt.step()
+
+
+def test_messages_without_names_have_the_places():
+    opt = Shampoo(embedding().parameters())
+    opt.param_groups[0]["params"][0].grad = torch.eye(9, 4).to_sparse()
+    with pytest.raises(TypeError, match="the gradient of parameter '0/0' must be dense"):
+        opt.step()
+
+
+def test_a_dict_of_other_groups():
+    model = embedding()
+    saved = Shampoo(model).state_dict()
+    opt = Shampoo(model.parameters())
+    with pytest.raises(ValueError, match=r"groups of 2, 1 parameters, named 'dense', 'tables', and .* of 3"):
+        opt.load_state_dict(saved)
+    opt.load_state_dict(Shampoo(model.parameters()).state_dict())

@@ -204,6 +204,17 @@ def test_hooks_see_the_whole_dict():
     assert torch.equal(next(iter(again.state.values()))["momentum"], want)
 
 
+def test_entries_without_those_of_the_optimizer_start_afresh():
+    """``state[p] = {}`` is how the state of a torch optimizer is reset for one parameter."""
+    a, b = tensors((6, 5), (5,))
+    opt = Shampoo([a, b], **OPTIONS)
+    step(opt, steps=5)
+    opt.state[a], opt.state[b] = {}, {"slow": torch.ones(2)}
+    step(opt)
+    assert [int(opt.state[p]["count"]) for p in (a, b)] == [1, 1]
+    assert torch.equal(opt.state[b]["slow"], torch.ones(2))
+
+
 # Dicts.
 
 
@@ -277,10 +288,27 @@ def damaged():
     def no_groups(d):
         del d["param_groups"]
 
+    def numbers(d):
+        d["state"] = {k: {name: x.to("meta") for name, x in mine.items()} for k, mine in d["state"].items()}
+
     def rate(d):
         d["param_groups"][0]["lr"] = "fast"
 
-    return [step, other_step, parameter, another, no_groups, rate, text, version, groups, option, no_state, sparse]
+    return [
+        step,
+        other_step,
+        parameter,
+        another,
+        no_groups,
+        numbers,
+        rate,
+        text,
+        version,
+        groups,
+        option,
+        no_state,
+        sparse,
+    ]
 
 
 @pytest.mark.parametrize("damage", damaged(), ids=lambda f: f.__name__)
@@ -309,3 +337,40 @@ def test_an_empty_dict_starts_afresh():
     saved = opt.state_dict()
     opt.load_state_dict({"state": {}, "param_groups": saved["param_groups"]})
     assert opt.diagnostics().step == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"averaging": "ema", "graft": "trust_ratio"},
+        {"hyperball": True, "state_dtype": "bfloat16"},
+        {"direction": "spectral"},
+        {"algorithm": "soap"},
+        {"graft": "none", "momentum": "nesterov", "momentum_of": "direction"},
+    ],
+    ids=str,
+)
+def test_the_default_device_of_torch_changes_nothing(options):
+    """Under `torch.set_default_device`, what is made without a device is not where the parameters are."""
+    found = []
+    for device in ("cpu", "meta"):  # nothing made there could be read
+        params, others = tensors((6, 5), (5,)), tensors((6, 5), (5,))
+        opt, again = Shampoo(params, **OPTIONS, **options), Shampoo(others, **OPTIONS, **options)
+        with torch.device(device):
+            for k in range(5):
+                for p in params:
+                    p.grad = torch.full(p.shape, 1.0 + k, device="cpu")
+                opt.step()
+            saved = opt.state_dict()
+            again.load_state_dict(saved)
+            copy.deepcopy(opt).averaged_parameters()
+            pickle.dumps(opt)
+            opt.eval()
+            opt.train()
+            opt.diagnostics()
+            opt.state[params[0]]["momentum"] = again.state[others[0]]["momentum"]
+        assert {x.device.type for mine in saved["state"].values() for x in mine.values()} == {"cpu"}
+        assert again.diagnostics().step == 5
+        found.append(params)
+    for p, q in zip(*found, strict=True):
+        assert torch.equal(p, q)

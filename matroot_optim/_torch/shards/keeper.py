@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 
 from matroot_optim._torch.groups import META
-from matroot_optim._torch.keeper import Groups, Keeper, Params, names_of, slots
+from matroot_optim._torch.keeper import Groups, Keeper, Params, slots
+from matroot_optim._torch.naming import names_of
 from matroot_optim._torch.records import Entries, Record, put_together, take_apart
 from matroot_optim._torch.shards.averages import fresh_or_saved, saved
 from matroot_optim._torch.shards.totals import RankTotals, StoredTotals
@@ -114,12 +115,8 @@ class ShardedKeeper(Keeper):
         }
         return {**owned, **saved(whole, self.tensors[number], self.averages)}
 
-    def averages_of(self, params: Iterable[Any]) -> list[Any]:
-        assert self.layout is not None
-        return [
-            placed_like(p, average_of(leaf, self.averages, local(p).clone()))
-            for leaf, p in zip(self.layout.leaves, params, strict=True)
-        ]
+    def average(self, leaf: Leaf, p: Any) -> Any:
+        return placed_like(p, average_of(leaf, self.averages, local(p).clone()))
 
     def has_pending(self, core: Shampoo, entries: Iterable[Entries]) -> bool:
         # on all ranks alike, also on those without a block

@@ -1,0 +1,114 @@
+"""Tables: one root of the short side, and the graft's norm for every row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from matroot_optim import SOAP, KLShampoo, Shampoo, apply_updates
+from optim.oracle import Oracle
+
+OPTIONS = {"refresh_every": 1, "schedule": "interval", "start_step": 1, "exponent": None, "refresh_growth": 0.0}
+TALL, WIDE = (340, 32), (32, 340)
+
+
+def gradients(shape, steps=5, dtype=np.float64):
+    rng = np.random.default_rng(0)
+    scale = np.geomspace(1e-3, 1.0, max(shape)).reshape((-1, 1) if shape[0] > shape[1] else (1, -1))
+    return [(rng.standard_normal(shape) * scale).astype(dtype) for _ in range(steps)]
+
+
+def train(opt, grads):
+    """Parameters and the last update."""
+    params = {"words": np.ones_like(grads[0])}
+    state = opt.init(params)
+    for g in grads:
+        updates, state = opt.update({"words": g}, state, params)
+        params = apply_updates(params, updates)
+    return params["words"], updates["words"]
+
+
+def treatment(opt, *shape):
+    return opt.plan({"words": np.broadcast_to(np.float32(0), shape)}).rows[0].treatment
+
+
+@pytest.mark.parametrize("graft", ["adam", "rmsprop", "adagrad", "sgd"])
+@pytest.mark.parametrize("shape", [TALL, WIDE])
+def test_every_row_has_the_norm_of_its_first_order_step(shape, graft):
+    opt, axis = Shampoo(0.1, graft=graft, **OPTIONS), int(np.argmin(shape))
+    oracle = Oracle(shape, graft=graft, axes=(axis,), by_row=True)
+    W = np.ones(shape)
+    for g in gradients(shape):
+        W = W + oracle.step(g, W)
+    got, last = train(opt, gradients(shape))
+    np.testing.assert_allclose(got, W, rtol=1e-9, atol=1e-10)
+    _, first = train(Shampoo(0.1, graft=graft, preconditioned_dims="none"), gradients(shape))
+    np.testing.assert_allclose(np.linalg.norm(last, axis=axis), np.linalg.norm(first, axis=axis), rtol=1e-9)
+    assert np.linalg.norm(last - first) > 0.1 * np.linalg.norm(first)
+
+
+def test_a_row_that_nobody_has_seen_stays():
+    grads = gradients(TALL)
+    for g in grads:
+        g[100:] = 0
+    got, _ = train(Shampoo(0.1, **OPTIONS), grads)
+    assert (got[100:] == 1).all()
+    assert (got[:100] != 1).all()
+
+
+def test_a_table_wider_than_a_block_is_several():
+    options = {**OPTIONS, "preconditioned_dims": "table", "block_size": 32, "graft_epsilon": 0.0}
+    grads = gradients((340, 64))
+    row = Shampoo(0.1, **options).plan({"words": grads[0]}).rows[0]
+    assert (row.treatment, row.blocks) == ("by row", "2 of 340 x 32")
+    got, _ = train(Shampoo(0.1, **options), grads)
+    want, _ = train(Shampoo(0.1, **options), [g[:, 32:] for g in grads])
+    np.testing.assert_allclose(got[:, 32:], want, rtol=1e-12)
+
+
+def test_kl_shampoo_has_the_same_direction():
+    """The size of the one statistic has no effect on a table."""
+    options = {**OPTIONS, "exponent": -0.5}
+    got, _ = train(KLShampoo(0.1, **options), gradients(TALL))
+    want, _ = train(Shampoo(0.1, **options), gradients(TALL))
+    np.testing.assert_array_equal(got, want)
+
+
+def test_which_tables_move_by_row():
+    assert treatment(Shampoo(0.1), 321, 32) == treatment(KLShampoo(0.1), 32, 400) == "by row"
+    assert treatment(Shampoo(0.1), 320, 32) == "both sides"
+    assert treatment(Shampoo(0.1, preconditioned_dims="table"), 40, 32) == "by row"
+    assert treatment(Shampoo(0.1), 4000, 31) == "adam"
+    assert treatment(Shampoo(0.1, preconditioned_dims="table"), 4, 400) == "adam"
+    assert treatment(SOAP(0.1), 4000, 96) == treatment(Shampoo(0.1, direction="spectral"), 4000, 96) == "adam"
+    assert treatment(Shampoo(0.1, graft="sqrt_n"), 4000, 96) == "sqrt_n"
+    assert treatment(Shampoo(0.1, graft="none"), 4000, 96) == "rmsprop"
+
+
+def test_the_same_in_torch():
+    torch = pytest.importorskip("torch")
+    from matroot_optim.torch import Shampoo as TorchShampoo
+
+    grads = gradients(TALL, dtype=np.float32)
+    words = torch.nn.Parameter(torch.ones(TALL))
+    opt = TorchShampoo([words], lr=0.1, **OPTIONS)
+    for g in grads:
+        words.grad = torch.from_numpy(g)
+        opt.step()
+    want, _ = train(Shampoo(0.1, **OPTIONS), grads)
+    np.testing.assert_allclose(words.detach().numpy(), want, rtol=1e-3, atol=1e-4)
+
+
+def test_moments_of_half_the_size_and_a_file_keep_the_run(tmp_path):
+    grads = gradients(TALL, 8, np.float32)
+    opt = Shampoo(0.1, state_dtype="bfloat16", **OPTIONS)
+    params = {"words": np.ones(TALL, np.float32)}
+    state = opt.init(params)
+    for k, g in enumerate(grads):
+        if k == 4:
+            state.save(tmp_path / "state.npz")
+            state = opt.load(tmp_path / "state.npz", params)
+        updates, state = opt.update({"words": g}, state, params)
+        params = apply_updates(params, updates)
+    want, _ = train(Shampoo(0.1, state_dtype="bfloat16", **OPTIONS), grads)
+    np.testing.assert_array_equal(params["words"], want)
