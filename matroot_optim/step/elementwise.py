@@ -106,11 +106,15 @@ def scale_all(arrays: Arrays, factors: list[Any]) -> list[Array]:
     return result
 
 
-def in_one_pass(means: Arrays, squares: Arrays) -> bool:
-    """Return True if `adam_all` takes these arrays: tensors of torch's own kernel, which reads memory in its order."""
-    if not is_torch(means[0]) or means[0].device.type not in ("cpu", "cuda"):
-        return False
-    return all(x.is_contiguous() for x in (*means, *squares))
+def in_one_pass(x: Array) -> bool:
+    """Return True if `adam_all` takes arrays like x: tensors of torch's own kernel."""
+    return is_torch(x) and x.device.type in ("cpu", "cuda")
+
+
+def in_order(arrays: Arrays, donate: bool) -> list[Array]:
+    """Return tensors that may be overwritten and are contiguous: those that are both, and copies of the others."""
+    order = sys.modules["torch"].contiguous_format
+    return [x.contiguous() if donate else x.clone(memory_format=order) for x in arrays]
 
 
 def adam_all(
@@ -118,7 +122,7 @@ def adam_all(
 ) -> list[Array]:
     """Update decayed means of `new`, and of its squares, and compute ``factor * mean / (sqrt(square) + floor)``.
 
-    `means` and `squares` are overwritten, in the pass over memory that computes the result.
+    `means` and `squares` are overwritten, in the pass over memory that computes the result, and must be `in_order`.
     """
     torch = sys.modules["torch"]
     sizes = [x.numel() for x in new]
