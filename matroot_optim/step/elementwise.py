@@ -106,10 +106,15 @@ def scale_all(arrays: Arrays, factors: list[Any]) -> list[Array]:
     return result
 
 
-def in_one_pass(*lists: Arrays) -> bool:
-    """Return True if `adam_all` takes these arrays: tensors of torch's own kernel, which reads memory in its order."""
-    first = lists[0][0]
-    return is_torch(first) and first.device.type in ("cpu", "cuda") and all(x.is_contiguous() for y in lists for x in y)
+def in_one_pass(x: Array) -> bool:
+    """Return True if `adam_all` takes arrays like x: tensors of torch's own kernel."""
+    return is_torch(x) and x.device.type in ("cpu", "cuda")
+
+
+def in_order(arrays: Arrays, donate: bool) -> list[Array]:
+    """Return tensors that may be overwritten and are contiguous: those that are both, and copies of the others."""
+    order = sys.modules["torch"].contiguous_format
+    return [x.contiguous() if donate else x.clone(memory_format=order) for x in arrays]
 
 
 def adam_all(
@@ -117,7 +122,7 @@ def adam_all(
 ) -> list[Array]:
     """Update decayed means of `new`, and of its squares, and compute ``factor * mean / (sqrt(square) + floor)``.
 
-    `means` and `squares` are overwritten, in the pass over memory that computes the result.
+    `means` and `squares` are overwritten, in the pass over memory that computes the result, and must be `in_order`.
     """
     torch = sys.modules["torch"]
     sizes = [x.numel() for x in new]
@@ -128,7 +133,7 @@ def adam_all(
     never = torch.full((), float("inf"), device=new[0].device)  # after as many steps no bias is left to correct
     how = {"beta1": betas[0], "beta2": betas[1], "weight_decay": 0.0, "amsgrad": False, "maximize": False}
     for x, g, m, v, floor, factor in zip(steps, new, means, squares, floors, factors, strict=True):
-        torch._fused_adam_([x], [g], [m], [v], [], [never], lr=-factor, eps=floor, **how)
+        torch._fused_adam_([x], [g.contiguous()], [m], [v], [], [never], lr=-factor, eps=floor, **how)
     return steps
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from matroot_optim.arrays import Array, is_traced, namespace
 from matroot_optim.step.bases import turned
-from matroot_optim.step.elementwise import adam_all, in_one_pass, over_roots_all, times_all
+from matroot_optim.step.elementwise import adam_all, in_one_pass, in_order, over_roots_all, times_all
 from matroot_optim.step.grafting import divisors, positive_norm, second_moments
 from matroot_optim.step.inputs import Step
 from matroot_optim.step.momentum import factors_of_means, momentum
@@ -37,8 +37,8 @@ def averaged(step: Step, groups: Groups) -> tuple[list[Array], list[Any], dict[i
         names, of_moments = ([leaves[i].name(part) for i in group] for part in ("momentum", "moment"))
         old = [step.arrays[name] for name in names]
         squares = [step.arrays[name] for name in of_moments] if leaf.is_adam else []
-        if squares and in_one_pass(g, old, squares):
-            means, squares = step.owned(old), step.owned(squares)
+        if squares and in_one_pass(old[0]):
+            means, squares = in_order(old, step.donate), in_order(squares, step.donate)
             buffers, scales = means, factors_of_means(o, corrections)
             beside = divisors(o, [step.floors[i] for i in group], scales, step.corrections(o.beta2_of_graft, group))
             found = adam_all(g, means, squares, (beta, o.beta2_of_graft), *beside)

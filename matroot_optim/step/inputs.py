@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from matroot_optim.arrays import Array, copy, is_traced, namespace, norms_in_place, scalars, squared_norm
+from matroot_optim.arrays import Array, is_traced, namespace, norms_in_place, scalars, squared_norm
 from matroot_optim.layout.layout import Layout
 from matroot_optim.step.grafting import bias_correction
 from matroot_optim.step.momentum import Rates
@@ -67,10 +67,6 @@ class Step:
             return new
         return [choose(self.active[i], x, y) for i, x, y in zip(group, new, old, strict=True)]
 
-    def owned(self, arrays: Sequence[Array]) -> list[Array]:
-        """Return arrays of the state that may be overwritten: themselves, or copies."""
-        return list(arrays) if self.donate else [copy(x) for x in arrays]
-
     def rows(self, x: Array, start: int, stop: int) -> Array:
         """Return some rows of an array over the blocks of a stack."""
         if stop - start == len(x):
@@ -99,10 +95,14 @@ class Step:
 
     def corrections(self, beta: Any, leaves: Sequence[int]) -> list[Any]:
         """Return the bias correction of a decayed mean for each of these leaves."""
-        if is_traced(self.counts) and beta < 1.0:
+        if not beta < 1.0:
+            return [1.0] * len(leaves)
+        if is_traced(self.counts):
             found = bias_correction(beta, self.counts)
             return [self.places.entry(found, i) for i in leaves]
-        return [bias_correction(beta, self.counts[i]) for i in leaves]
+        counts = [self.counts[i] for i in leaves]
+        known = {count: bias_correction(beta, count) for count in set(counts)}
+        return [known[count] for count in counts]
 
     @cached_property
     def floors(self) -> Any:

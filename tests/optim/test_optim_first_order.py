@@ -109,3 +109,42 @@ def test_units_round_nothing():
         assert (int(state["exponent"]) != 0) == (2.0**power * 10 < LOW or 2.0**power * 10 > HIGH)
         for a, b in zip(moves, scaled, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bias_correction": False},
+        {"graft": "rmsprop", "graft_beta": 0.9},
+        {"graft": "trust_ratio", "weight_decay": 0.1},
+        {"graft": "adagrad"},
+        {"graft": "adam", "graft_normalize": True},
+        {"momentum": "nesterov"},
+    ],
+)
+def test_torch_has_the_numbers_of_numpy(options, dtype):
+    """Its own kernel of Adam reads memory in its order, so a gradient that lies otherwise must be copied."""
+    rng = np.random.default_rng(0)
+    opt = Shampoo(1e-2, preconditioned_dims="none", **options)
+    ours = {"w": rng.standard_normal((6, 9)), "b": rng.standard_normal(5), "t": rng.standard_normal((40, 3))}
+    ours = {name: x.astype(dtype) for name, x in ours.items()}
+    pure, written = ({name: torch.tensor(x) for name, x in ours.items()} for _ in range(2))
+    states = [opt.init(x) for x in (ours, pure, written)]
+    for k in range(6):
+        g = {name: (10.0 ** (k - 3) * rng.standard_normal(x.shape)).astype(dtype) for name, x in ours.items()}
+        theirs = {name: torch.tensor(x) for name, x in g.items()}
+        theirs["w"] = theirs["w"].T.contiguous().T
+        want, states[0] = opt.update(g, states[0], ours)
+        before = {name: x.clone() for name, x in states[1].arrays.items() if isinstance(x, torch.Tensor)}
+        old, (got, new) = states[1], opt.update(theirs, states[1], pure)
+        assert all(torch.equal(old.arrays[name], x) for name, x in before.items())
+        states[1], states[2] = new, opt.step(written, theirs, states[2])
+        ours, pure = apply_updates(ours, want), apply_updates(pure, got)
+        close = {"rtol": 1e-5 if dtype == np.float32 else 1e-12, "atol": 1e-7}
+        for name, x in want.items():
+            np.testing.assert_allclose(got[name].numpy(), x, **close)
+            assert torch.equal(written[name], pure[name])
+    for name in before:
+        np.testing.assert_allclose(states[1].arrays[name].numpy(), states[0].arrays[name], rtol=1e-5)

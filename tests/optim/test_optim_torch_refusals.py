@@ -112,7 +112,7 @@ def test_owned_blocks_of_one_rank(one_process):
         for p, opt in ((x, owned), (y, whole)):
             p.grad = torch.cos(p.detach())
             opt.step()
-    assert torch.equal(x, y)
+    torch.testing.assert_close(x, y, rtol=1e-6, atol=0)  # norms of parts are summed otherwise
     assert owned.state[x].keys() == whole.state[y].keys()
     assert owned.state[x]["momentum"].shape == (30,)  # the part that this rank owns
     with pytest.raises(TypeError, match="momentum must not be set with owned blocks"):
@@ -127,7 +127,7 @@ def test_owned_blocks_of_one_rank(one_process):
     owned.load_state_dict(saved)
     for opt in (owned, whole):
         opt.step()
-    assert torch.equal(x, y)
+    torch.testing.assert_close(x, y, rtol=1e-6, atol=0)
     del saved["state"][0]["block0/axis1/root"]
     with pytest.raises(ValueError, match="block0/axis1/root"):
         owned.load_state_dict(saved)
