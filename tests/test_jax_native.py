@@ -88,11 +88,11 @@ def test_a_power_under_scan_vmap_and_grad():
         def walk(stack):
             return jax.lax.scan(lambda total, a: (total @ power(a), None), jnp.eye(4), stack)[0]
 
-        return lambda stacks: jnp.sin(jax.vmap(walk)(stacks)).sum()
+        return lambda stacks: jnp.square(jax.vmap(walk)(stacks)).sum()
 
     assert not calls_the_host(jax.grad(loss("minimax")), A)
     native, host = (jax.jit(jax.grad(loss(method)))(A) for method in ("minimax", "auto"))
-    assert np.allclose(native, host, rtol=1e-4, atol=1e-5 * float(abs(host).max()))
+    assert np.linalg.norm(native - host) <= 100 * EPS["float32"] * 10.0 * np.linalg.norm(host)
 
 
 def test_a_power_that_leaves_the_range_has_diverged():
