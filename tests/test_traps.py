@@ -1,6 +1,7 @@
 """One test for every trap of the numerics, each seen in a published implementation."""
 
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -85,6 +86,19 @@ def test_4_no_absolute_epsilon(row, dtype):
             for n in (1, 5):
                 X = inverse_pth_root((scale * np.eye(n)).astype(dtype), 2, method=row.method, compute_dtype=compute)
                 assert np.allclose(X, scale**-0.5 * np.eye(n), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("s", ["-3/2", "-5/4", "5/4", -1.5707])
+def test_4_a_root_near_the_largest_number_is_certified(s):
+    """What brings it back to units of one for the certificate must not leave the range on the way."""
+    power = float(Fraction(s))
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
+    for part in (0.55, 0.76, 0.99):
+        edge = np.exp((np.log(part) + np.log(np.finfo(float).max)) / power)
+        A = (Q * np.array([1.0, 1.5, 2.0, 4.0]) ** -np.sign(power) * edge) @ Q.T
+        for assume_a in ("pos", "gen"):
+            result = solve((A + A.T) / 2, s=s if isinstance(s, float) else Fraction(s), assume_a=assume_a)
+            assert (result.status, result.residual < 1e-13) == (Status.CONVERGED, True), result
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)

@@ -123,6 +123,8 @@ def scale_root(X: Array, exponent: Array, s: Fraction | float, backend: Backend,
         whole = xp.floor(power)
         rest = xp.exp2(power - whole + exponent * (s - high))
     if rest is not None:
+        down = whole < 0  # X may be near the largest number there, and near the smallest otherwise
+        rest, whole = xp.where(down, rest / 2, rest), whole + down
         with np.errstate(over="ignore", invalid="ignore"):  # as below
             X *= rest.astype(X.real.dtype)[:, None, None]
     shift_by_power_of_two(X, xp.clip(whole + more, -BEYOND, BEYOND), backend)
