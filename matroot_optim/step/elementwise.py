@@ -108,7 +108,9 @@ def scale_all(arrays: Arrays, factors: list[Any]) -> list[Array]:
 
 def in_one_pass(x: Array) -> bool:
     """Return True if `adam_all` takes arrays like x: tensors of torch's own kernel."""
-    return is_torch(x) and x.device.type in ("cpu", "cuda")
+    if not is_torch(x) or x.device.type not in ("cpu", "cuda"):
+        return False
+    return hasattr(sys.modules["torch"], "_fused_adam_")  # it is not public
 
 
 def in_order(arrays: Arrays, donate: bool) -> list[Array]:
