@@ -224,7 +224,7 @@ def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
     shape = tuple(int(n) for n in x.shape)
     batch, own = shape[: options.batch_dims], shape[options.batch_dims :]
     merged = _merged(options, own)
-    axes, table = preconditioned_axes(options, own, merged, path), _treated_as_table(options, merged, path)
+    axes, by_row = preconditioned_axes(options, own, merged, path)
     if axes and isinstance(options.exponent, tuple) and len(options.exponent) != len(merged):
         raise ValueError(
             f"exponent must have one entry for each dimension of the merged shape {merged} of {path!r}, "
@@ -242,7 +242,6 @@ def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
         count = math.prod(batch)
         merged, axes = (count, *merged), tuple(axis + 1 for axis in axes)
         parts = tuple(Region((0, *r.start), (count, *r.count), (1, *r.size)) for r in parts)
-    by_row = bool(axes) and table
     return Leaf(path, shape, merged, axes, parts, state_dtype(x, path), place(x), options, by_row)
 
 
@@ -289,38 +288,33 @@ def is_table(shape: Shape) -> bool:
     return len(shape) == 2 and max(shape) > TABLE * min(shape)
 
 
-def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str) -> tuple[int, ...]:
-    """Return the dimensions of the merged shape that get a statistic.
+def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str) -> tuple[tuple[int, ...], bool]:
+    """Return the dimensions of the merged shape that get a statistic, and True for a table that moves by row.
 
     Tensors of order 0 and 1 (unless `precondition_vectors`) and empty tensors have none. Dimensions of size 1 or
     above `max_preconditioned_dim` are left out.
     """
     least = 1 if options.precondition_vectors else 2
     if len(merged if options.merge == "matrix" else shape) < least or 0 in shape:
-        return ()
-    table = _treated_as_table(options, merged, path)
-    if options.preconditioned_dims == "none" or (table and (min(merged) < NARROW or not _has_rows(options))):
-        return ()
+        return (), False
+    dims, dim = options.preconditioned_dims, options.split_dim % max(1, len(merged))
+    part = (*merged[:dim], max(parts_of(options, merged, path)), *merged[dim + 1 :]) if options.split else merged
+    table = dims == "table" or (dims == "auto" and is_table(part))
+    if dims == "none" or (table and (min(part) < NARROW or not _has_rows(options))):
+        return (), False
     wanted: Sequence[int] = range(len(merged))
-    if not isinstance(options.preconditioned_dims, str):
-        for i in options.preconditioned_dims:
+    if not isinstance(dims, str):
+        for i in dims:
             if not -len(merged) <= i < len(merged):
                 raise ValueError(
                     f"preconditioned_dims must name dimensions of the merged shape {merged} of {path!r}, got {i}"
                 )
-        wanted = sorted({i % len(merged) for i in options.preconditioned_dims})
+        wanted = sorted({i % len(merged) for i in dims})
     limit = options.max_preconditioned_dim
     axes = [i for i in wanted if merged[i] > 1 and (limit is None or merged[i] <= limit)]
-    if (table or options.preconditioned_dims == "one_sided") and axes:
+    if (table or dims == "one_sided") and axes:
         axes = [min(axes, key=lambda i: merged[i])]
-    return tuple(axes)
-
-
-def _treated_as_table(options: Options, merged: Shape, path: str) -> bool:
-    """Return True if a tensor, or a part of a fused one, is a table by its shape or by its options."""
-    dim = options.split_dim % max(1, len(merged))
-    part = (*merged[:dim], max(parts_of(options, merged, path)), *merged[dim + 1 :]) if options.split else merged
-    return options.preconditioned_dims == "table" or (options.preconditioned_dims == "auto" and is_table(part))
+    return tuple(axes), table and bool(axes)
 
 
 def _has_rows(options: Options) -> bool:
@@ -330,16 +324,8 @@ def _has_rows(options: Options) -> bool:
 
 def _stack_key(leaf: Leaf, region: Region) -> Any:
     treated = [getattr(leaf.options, name) for name in OF_STACKS]
-    return (
-        leaf.place,
-        leaf.dtype,
-        region.size,
-        leaf.axes,
-        leaf.exponents,
-        leaf.by_row,
-        leaf.options.betas[1],
-        *treated,
-    )
+    cut = (region.size, leaf.axes, leaf.exponents, leaf.by_row)
+    return (leaf.place, leaf.dtype, *cut, leaf.options.betas[1], *treated)
 
 
 def _stack(name: str, leaves: Sequence[Leaf], where: Sequence[tuple[int, int]]) -> Stack:

@@ -71,6 +71,12 @@ def test_the_plan_shows_the_parts():
     assert hash(opt) == hash(Shampoo(1e-3, groups=rules))
 
 
+def test_what_has_no_matrix_is_not_split():
+    net = {"scale": np.zeros(()), "bias": np.zeros(15), "table": np.zeros((4000, 60))}
+    found = Shampoo(1e-3, split=2, split_dim=-1).plan(net).rows
+    assert [row.treatment for row in found] == ["adam", "adam", "adam"]  # each part of the table is too narrow
+
+
 @pytest.mark.parametrize("split", [4, (8, 8)])
 def test_parts_must_fill_the_dimension(split):
     with pytest.raises(ValueError, match=r"split must give parts of dimension 0 of the merged shape \(14, 6\) of 'w'"):
