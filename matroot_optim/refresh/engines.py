@@ -20,7 +20,7 @@ import numpy as np
 
 from matroot_optim.refresh import shared
 from matroot_optim.refresh.apart import apart, aside
-from matroot_optim.refresh.executors import made, maker, shut_down
+from matroot_optim.refresh.executors import GRACE, made, maker, shut_down
 from matroot_optim.refresh.jobs import Failure, RootAnswer, RootBatch, begin
 from matroot_optim.refresh.sent import Sent, Together, told
 from matroot_optim.refresh.worker import compute_in_pool, compute_sent
@@ -191,6 +191,8 @@ class ExecutorEngine:
             # The job of this step is lost; the next job gets a new executor if the engine makes it.
             sent.come(Failure(f"could not submit: {told(error)}"))
             self._drop_executor()
+        if sent.answer is not None:  # given up while it was being started: nobody else frees what it holds now
+            sent.finish(sent.answer)
 
     def _start(self, batch: RootBatch, sent: Sent) -> None:
         if self._executor is None:
@@ -237,11 +239,13 @@ class ExecutorEngine:
             self.clock = clock
 
     def _drop_executor(self, *, wait: bool = False, last: bool = False) -> None:
-        with self._lock:  # not while a job is being started
-            executor = None if self._make is None else self._executor
-            if executor is not None:
-                self._executor = None
-            self._make = None if last else self._make
+        held = self._lock.acquire(timeout=GRACE)  # not while a job is being started, but that may hang
+        executor = None if self._make is None else self._executor
+        if executor is not None:
+            self._executor = None
+        self._make = None if last else self._make
+        if held:
+            self._lock.release()
         if executor is not None:
             shut_down(executor, wait=wait, timeout=self.timeout)
 

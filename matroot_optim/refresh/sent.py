@@ -56,7 +56,8 @@ class Sent:
 
     def follow(self) -> None:
         """Have the answer delivered when it is there. Only futures of the standard library are sure to call back."""
-        if not isinstance(self.future, Future):
+        future = self.future  # `finish` in another thread may drop it
+        if not isinstance(future, Future):
             self.silent = True
             self.there.put(None)
             return
@@ -67,7 +68,7 @@ class Sent:
             if sent is not None:
                 sent._deliver(future, None)
 
-        self.future.add_done_callback(deliver)
+        future.add_done_callback(deliver)
 
     def _deliver(self, future: Any, timeout: float | None) -> None:
         try:
@@ -120,9 +121,9 @@ class Sent:
             future, self.future = self.future, None
             if future is not None and self.came is None and not hasattr(self.executor, "_processes"):
                 aside(partial(_cancel, future))  # not for process pools: if one breaks later, this is an error
-        if self.memory is not None:
-            self.memory.close()
-            self.memory = None
+        memory, self.memory = self.memory, None
+        if memory is not None:
+            memory.close()
         return answer
 
 

@@ -10,7 +10,6 @@ import threading
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from fractions import Fraction
-from glob import glob
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from matroot import one_blas_thread
 from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
 from matroot_optim.refresh.jobs import RootBatch, compute
 from matroot_optim.step.statistics import pack
-from optim.problems import assert_same, run
+from optim.problems import assert_same, run, shared_files
 
 OPTIONS = {
     "learning_rate": 0.05,
@@ -29,11 +28,6 @@ OPTIONS = {
     "start_step": 8,
     "refresh_growth": 0.0,
 }
-
-
-def shared_files():
-    """The anonymous files in memory that this process has open."""
-    return {file for file in map(os.path.realpath, glob("/proc/self/fd/*")) if "memfd:matroot" in file}
 
 
 def spawned():
@@ -119,7 +113,7 @@ from mpi4py.futures import MPICommExecutor
 from mpi4py import MPI
 import numpy as np
 from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
-from optim.problems import assert_same, run
+from optim.problems import assert_same, run, shared_files
 from optim.test_optim_engines import OPTIONS
 
 with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:

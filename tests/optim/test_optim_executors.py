@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from matroot_optim import ExecutorEngine, Shampoo
+from matroot_optim.refresh import shared
 from matroot_optim.refresh.jobs import FACTS, Failure, RootAnswer, compute
-from optim.problems import run
+from matroot_optim.refresh.shared import SharedArray
+from optim.problems import run, shared_files
 from optim.test_optim_engines import OPTIONS
-from optim.test_optim_workers import Hanging, Inline, batch, linux, one_root
+from optim.test_optim_workers import MARGIN, Hanging, Inline, batch, linux, one_root
 
 pytestmark = pytest.mark.slow  # processes started, stopped and killed
 
@@ -30,6 +32,20 @@ class Raising(ThreadPoolExecutor):
 
     def submit(self, fn, /, *args, **kwargs):
         raise self.error
+
+
+class Slow(ThreadPoolExecutor):
+    """Takes a job only when it may."""
+
+    def __init__(self):
+        super().__init__(1)
+        self.asked, self.may = threading.Event(), threading.Event()
+        self.may.set()
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.asked.set()
+        assert self.may.wait(60)
+        return super().submit(fn, *args, **kwargs)
 
 
 class UnspeakableError(Exception):
@@ -229,3 +245,57 @@ def test_a_closed_dask_client_is_a_failure(when):
 
 def test_the_facts_are_those_of_compute():
     assert set(compute(batch()).facts) == set(FACTS)
+
+
+@linux
+@pytest.mark.parametrize("end", ["late", "closed"])
+def test_a_job_given_up_while_it_is_being_started_keeps_no_memory(end, monkeypatch):
+    before, made = shared_files(), []
+    asked, may = threading.Event(), threading.Event()
+
+    def slowly(*args):
+        asked.set()
+        assert may.wait(60)
+        made.append(SharedArray(*args))
+        return made[-1]
+
+    with ExecutorEngine(lambda: ThreadPoolExecutor(1), timeout=60, shared_memory=True) as engine:
+        one_root(engine)
+        monkeypatch.setattr(shared, "SharedArray", slowly)
+        kept = engine.submit(batch())
+        assert asked.wait(60)
+        engine.timeout = 0.1
+        if end == "late":
+            assert engine.collect(kept) == Failure("not there after 0.1 s")
+        else:
+            engine.close()
+            assert kept.answer == Failure("the engine was closed")
+        may.set()
+        soon(lambda: made and kept.memory is None and shared_files() <= before)
+    assert kept.future is None
+
+
+@pytest.mark.parametrize("end", ["late", "closed"])
+def test_an_executor_whose_submit_hangs_does_not_hold_the_step(end):
+    executor = Slow()
+    with ExecutorEngine(lambda: executor, timeout=60) as engine:
+        assert isinstance(one_root(engine), RootAnswer)
+        executor.asked.clear()
+        executor.may.clear()
+        kept = engine.submit(batch())
+        assert executor.asked.wait(60)
+        engine.timeout = 0.1
+        begin = time.monotonic()
+        if end == "late":
+            assert isinstance(engine.collect(kept), Failure)
+        else:
+            engine.close()
+        assert time.monotonic() - begin < MARGIN
+        executor.may.set()
+
+
+def soon(true):
+    until = time.monotonic() + 30
+    while not true() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert true()
