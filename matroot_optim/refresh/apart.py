@@ -25,7 +25,7 @@ def aside(work: Callable[[], object]) -> None:
 
 
 def apart(work: Callable[[], object], timeout: float | None = None) -> None:
-    """Call a function as `aside` does, and wait for its end; a handler that raises, or `timeout`, ends only the wait."""
+    """Call a function as `aside` does, and wait until it ends; a handler that raises, or `timeout`, ends the wait."""
     done: SimpleQueue[None] = SimpleQueue()
 
     def tell() -> None:
