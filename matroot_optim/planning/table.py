@@ -21,6 +21,8 @@ ROWS: tuple[tuple[str, Callable[[Any], str] | None], ...] = (
     ("owned blocks: fully_shard, or shard=True", None),
     ("  time for all roots, of equal shares", lambda p: f"{p.owned_makespan:.2f}"),
     ("  sent by the busiest rank, per step", lambda p: size_of(p.owned_sent_bytes)),
+    ("  statistics of tables, summed, per step", lambda p: size_of(p.summed_bytes)),
+    ("  roots of tables received, per step", lambda p: size_of(p.table_bytes)),
     ("  state on the fullest rank", lambda p: size_of(p.owned_state_bytes)),
 )
 

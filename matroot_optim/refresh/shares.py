@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from matroot import Tridiagonal, select_method
-from matroot_optim.arrays import is_jax, like, on_host
+from matroot_optim.arrays import Array, is_jax, like, on_host
 from matroot_optim.refresh.jobs import RootBatch
 from matroot_optim.refresh.phases import cost
 
@@ -102,5 +102,9 @@ def with_method(batch: RootBatch) -> RootBatch:
 
 def part_of(batch: RootBatch, rows: Any) -> RootBatch:
     """Return the batch of these rows."""
-    x = batch.matrix
-    return replace(batch, matrix=x[rows] if is_jax(x) else x[like(rows, x)])
+    return replace(batch, matrix=rows_of(batch.matrix, rows))
+
+
+def rows_of(x: Array, rows: Any) -> Array:
+    """Return a copy of these rows."""
+    return x[rows] if is_jax(x) else x[like(rows, x)]
