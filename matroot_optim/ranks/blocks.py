@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,6 @@ from matroot_optim.layout.parts import Leaf
 from matroot_optim.refresh.phases import cost, first_marks
 from matroot_optim.refresh.shares import deal_blocks
 from matroot_optim.step.spectral import operations
-from matroot_optim.step.statistics import packed_size
 
 #: Cost of a floating-point operation of a product, in the unit of the cost of roots.
 OPERATION = 0.1

@@ -45,7 +45,7 @@ def test_the_deal_of_known_networks_is_near_to_the_bound(name):
             assert plan.summed_bytes == statistics
             assert 0 <= plan.table_bytes - statistics / 10 <= 45 * plan.tables + 240 * ranks
             if not lag:  # the roots of each step, though an owner has both roots of a block
-                assert plan.owned_makespan <= 1.12 * plan.bound
+                assert plan.owned_makespan <= 1.05 * plan.bound
     assert time.process_time() - begin < 60  # about 1 s for Llama
 
 
@@ -166,6 +166,8 @@ def test_owned_blocks_are_even_in_every_step_and_in_the_sum():
         for part in range(6):
             load = np.bincount(owners, [cost.get(part, 0.0) for cost in costs], ranks)
             assert load.max() <= 1.1 * load.mean()
+    # The last block meets a load on every rank; the first, whose steps are free on the second rank, makes room for it.
+    assert deal_blocks([{0: 1.0, 2: 1.0}, {1: 2.0}, {0: 1.0, 1: 1.0}, {1: 1.0, 2: 1.0}], 3).tolist() == [1, 1, 2, 0]
     assert deal_blocks([], 3).tolist() == []
     assert deal_blocks([{}, {}], 2).tolist() == [0, 0]
 

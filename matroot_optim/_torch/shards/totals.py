@@ -75,7 +75,8 @@ class RankTotals:
         self._leaf_of = np.asarray(leaf_of, np.int64)
         self._names = [names.get(leaf.path, leaf.path) for leaf in whole.leaves]
         self._spread, self._group, self._device = spread, group, device
-        self._tables, self._solver = tables, None
+        self._tables = tables
+        self._solver: TableEngine | None = None
         self._count = len(whole.leaves)
         self._known: dict[str, tuple[tuple[int, ...], tuple[list[int], Any, int]]] = {}  # the last places
         options = [leaf.options for leaf in whole.leaves]
