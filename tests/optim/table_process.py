@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import signal
 import sys
@@ -101,6 +102,10 @@ def refreshes(opt):
     return found
 
 
+#: Tables for which sums have no rounding: their rows are whole vectors of the processor.
+EXACT = [(401, 32), (1001, 48)]
+
+
 def alike(rank, size, store):
     """The bits of one process, and of a run that is resumed, where no sum has a rounding."""
     mesh = init_device_mesh("cpu", (size,))
@@ -109,23 +114,47 @@ def alike(rank, size, store):
         {"preconditioned_dims": "one_sided", "graft": "none"},
         {"graft": "sgd", "lag": 2},
     ):
-        start = weights([(401, 32), (1001, 48)])  # of whole vectors of the processor, which end no row otherwise
-        one = [torch.nn.Parameter(x.clone()) for x in start]
-        expected = train(optimizer(Shampoo, one, **options), 0, 13, exact=True)
-        opt = optimizer(Shampoo, placed(mesh, [x.clone() for x in start]), **options)
+        expected = train(optimizer(Shampoo, alone(), **options), 0, 13, exact=True)
+        opt = optimizer(Shampoo, placed(mesh, weights(EXACT)), **options)
         train(opt, 0, 6, exact=True)
         folder = store.with_name(f"saved-{options['graft']}-{len(options)}")
         dcp.save(parts(opt), checkpoint_id=folder)
         found = train(opt, 6, 13, exact=True)
         assert same(found, expected), [float((x - y).abs().max()) for x, y in zip(found, expected, strict=True)]
-        again = optimizer(Shampoo, placed(mesh, [x.clone() for x in start]), **options)
-        loaded = parts(again)
-        dcp.load(loaded, checkpoint_id=folder)
-        again.load_state_dict(loaded["optimizer"])
-        for p, x in zip(again.param_groups[0]["params"], loaded["weights"], strict=True):
-            with torch.no_grad():
-                p.copy_(x)
-        assert same(train(again, 6, 13, exact=True), expected), options
+        assert same(train(resumed(mesh, folder, **options), 6, 13, exact=True), expected), options
+
+
+def resharded(rank, size, store):
+    """A run that goes on with twice as many ranks, and then with one, has the bits of one process all the way."""
+    meshes = [
+        init_device_mesh("cpu", (size // n, n), mesh_dim_names=("others", "mine"))["mine"] for n in (size // 2, size, 1)
+    ]
+    options = {"graft": "sgd", "lag": 2}
+    expected = train(optimizer(Shampoo, alone(), **options), 0, 15, exact=True)
+    opt = optimizer(Shampoo, placed(meshes[0], weights(EXACT)), **options)
+    for k, (mesh, after) in enumerate(itertools.pairwise(meshes)):
+        train(opt, 5 * k, 5 * k + 5, exact=True)
+        found = parts(opt)
+        if rank < mesh.size():
+            dcp.save(found, checkpoint_id=store.with_name(f"saved{k}"), process_group=mesh.get_group())
+        dist.barrier()
+        opt = resumed(after, store.with_name(f"saved{k}"), no_dist=after.size() == 1, **options)
+    assert same(train(opt, 10, 15, exact=True), expected)
+
+
+def alone():
+    return [torch.nn.Parameter(x) for x in weights(EXACT)]
+
+
+def resumed(mesh, folder, no_dist=False, **options):
+    opt = optimizer(Shampoo, placed(mesh, weights(EXACT)), **options)
+    loaded = parts(opt)
+    dcp.load(loaded, checkpoint_id=folder, no_dist=no_dist)
+    opt.load_state_dict(loaded["optimizer"])
+    for p, x in zip(opt.param_groups[0]["params"], loaded["weights"], strict=True):
+        with torch.no_grad():
+            p.copy_(x)
+    return opt
 
 
 def parts(opt):

@@ -78,7 +78,7 @@ def test_copies_that_do_not_come_are_no_failure_of_a_root():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("ranks", "scenario"), [(2, "dealt,alike,failed"), (3, "dealt,alike,different,lost"), (4, "alike,copies")]
+    ("ranks", "scenario"), [(2, "dealt,alike,failed"), (3, "dealt,alike,different,lost"), (4, "alike,resharded,copies")]
 )
 def test_tables_on_ranks(ranks, scenario, tmp_path):
     store = str(tmp_path / "store")
