@@ -16,6 +16,7 @@ from matroot_optim.ranks.blocks import Shares, even_rows
 from matroot_optim.ranks.part import Part
 from matroot_optim.ranks.tables import TableEngine, Tables
 from matroot_optim.refresh.jobs import RootBatch, RootJob
+from matroot_optim.state import fresh
 from optim.processes import run_together
 
 SHAPES = {"a": (400, 32), "b": (24, 16), "c": (801, 34), "d": (401, 32)}
@@ -51,6 +52,21 @@ def test_all_ranks_have_the_roots_of_tables_in_one_order(ranks):
 def rows_of(stack, numbers):
     """Matrices that are the numbers of their roots."""
     return np.array([[next(numbers)] for _ in range(stack.blocks)], float)
+
+
+def test_a_rank_without_rows_of_a_table_steps_along():
+    part = Part(shares_of(300), 299).layout
+    assert [leaf.shape for leaf in part.leaves] == [(0, 16), (0, 0), (0, 12), (0, 10), (0, 16)]
+    core, params = Shampoo(1e-3, block_size=16, refresh_every=2), [np.zeros(leaf.shape) for leaf in part.leaves]
+    state = fresh(core, part, params)
+    for grads in (params, [None] * 5, params):
+        moves, state = core.advance(grads, state, params, donate=True)
+    assert [x.shape for x in moves] == [x.shape for x in params]
+    assert {name: x.shape for name, x in state.arrays.items() if name.endswith("statistic")} == {
+        ":stack0/axis1/statistic": (4, 136),
+        ":stack1/axis1/statistic": (2, 78),
+        ":stack2/axis1/statistic": (1, 55),
+    }
 
 
 @pytest.mark.parametrize("lag", [0, 3])
