@@ -57,6 +57,15 @@ def noise_share(n: int, eps: float, in_eps: float) -> float:
     return float(max(ZERO_UNITS * eps, n**0.5 * 2.0**-52, in_eps))
 
 
+def decomposed_share(n: int, eps: float) -> float:
+    """Return the share of lambda_max by which decomposing a matrix moves its eigenvalues at most.
+
+    `eps` is the machine epsilon of the arithmetic. For zeros of singular matrices, of which one or all others are
+    large, 0.6 sqrt(n) eps was measured, n up to 259 in both precisions.
+    """
+    return float(max(ZERO_UNITS, n**0.5) * eps)
+
+
 def zero_cuts(norm: Array, m: int, n: int, unit: float) -> tuple[Array, float]:
     """Return the absolute and the relative size, of sigma_max, below which a singular value counts as 0.
 
@@ -65,19 +74,26 @@ def zero_cuts(norm: Array, m: int, n: int, unit: float) -> tuple[Array, float]:
     return NOISE * unit * (m**-0.5 + n**-0.5) * norm, LAPACK_ERROR * m**0.5 * 2.0**-52
 
 
-def forward_error_bound(cond: Array, s: Fraction | float, eps: float) -> Array:
-    """Bound the relative forward error in the 2-norm to first order: eps max |f'| ||A|| / ||f(A)||, f = x^s."""
+def forward_error_bound(cond: Array, s: Fraction | float, eps: float, share: float = 0.0) -> Array:
+    """Bound the relative forward error in the 2-norm to first order: eps max |f'| ||A|| / ||f(A)||, f = x^s.
+
+    For 0 <= s < 1 an eigenvalue below `share` of the largest may be 0, and a zero as large as that.
+    """
     s = float(s)
     if s >= 1:
         return eps * s * np.ones_like(cond)
     if s >= 0:  # near singularity the bound saturates: the error of an eigenvalue is at most eps lambda_max
         with np.errstate(over="ignore"):
             first_order = np.minimum(eps * s * cond ** (1 - s), eps**s)
-        return np.where(cond * INPUT_UNITS * eps < 1, first_order, eps**s)  # a smaller eigenvalue may be 0
+        known = np.where(cond * INPUT_UNITS * eps < 1, first_order, eps**s)  # a smaller eigenvalue may be 0
+        return np.where(cond * share < 1, known, max(share, eps) ** s) if share else known
     return eps * -s * cond
 
 
-def digits_left(cond: float, s: float, eps: float) -> float:
-    """Return the decimal digits of A^s left by rounding of `eps`, in the arithmetic or of the input."""
-    error = float(forward_error_bound(np.float64(cond), s, eps))
+def digits_left(cond: float, s: float, eps: float, share: float = 0.0) -> float:
+    """Return the decimal digits of A^s left by rounding of `eps`, in the arithmetic or of the input.
+
+    `share` is that of `forward_error_bound`.
+    """
+    error = float(forward_error_bound(np.float64(cond), s, eps, share))
     return max(0.0, -math.log10(max(error, eps))) if error < 1 else 0.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 
 import numpy as np
 
-from matroot._bars import ILL_INPUT_ERROR, VOUCHED, digits_left, least_rtol, smallest_share
+from matroot._bars import ILL_INPUT_ERROR, VOUCHED, decomposed_share, digits_left, least_rtol, smallest_share
 from matroot._status import USABLE, Status
 from matroot.backends.arrays import HALVES, dtype_name, smallest_normal, take, unit_roundoff
 
@@ -206,7 +206,8 @@ class RootResult(OfBatch, Generic[A]):
         if self.method.name == "schur_newton":  # for general matrices cond says little about their roots
             digits = max(0.0, -math.log10(eps) - math.log10(2.0) * at["bits_lost"])
         else:
-            digits = digits_left(at["cond"], float(self.exponent), eps)
+            share = decomposed_share(n, 2 * min(arithmetic, FLOAT32))
+            digits = digits_left(at["cond"], float(self.exponent), eps, share)
         status = Status(int(on_host(self.status).ravel()[index]))
         # The residual is about the error of positive powers, and where an rtol ends early; else it may be larger.
         if at["residual"] > 0 and (status is Status.ILL_CONDITIONED or self.exponent > 0 or self.rtol is not None):

@@ -13,6 +13,7 @@ from matroot._bars import (
     INPUT_UNITS,
     VOUCHED,
     allowed_error,
+    decomposed_share,
     forward_error_bound,
     least_rtol,
     noise_share,
@@ -97,9 +98,10 @@ def certified(residual: Array, cond: Array, n: int, job: Job) -> Array:
 def vouched(cond: Array, n: int, job: Job) -> Array:
     """Return True where the arithmetic guarantees rtol, or two digits, and separates the smallest eigenvalue from 0."""
     rtol = job.problem.rtol
-    with np.errstate(all="ignore"):
-        enough = forward_error_bound(cond, job.problem.s, job.eps) <= allowed_error(rtol)
     machine = float(np.finfo(job.dtype).eps)  # of stored matrices; products on tensor cores are coarser
+    with np.errstate(all="ignore"):
+        error = forward_error_bound(cond, job.problem.s, job.eps, decomposed_share(n, machine))
+        enough = error <= allowed_error(rtol)
     if rtol is not None and rtol < least_rtol(machine / 2, job.out_eps, n):
         enough = enough & False
     return enough & (cond * n * machine < 1) if may_be_singular(job, n * machine) else enough
