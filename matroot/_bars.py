@@ -57,13 +57,13 @@ def noise_share(n: int, eps: float, in_eps: float) -> float:
     return float(max(ZERO_UNITS * eps, n**0.5 * 2.0**-52, in_eps))
 
 
-def decomposed_share(n: int, eps: float) -> float:
+def decomposed_share(n: int, eps: Array | float) -> Any:
     """Return the share of lambda_max by which decomposing a matrix moves its eigenvalues at most.
 
     `eps` is the machine epsilon of the arithmetic. For zeros of singular matrices, of which one or all others are
     large, 0.6 sqrt(n) eps was measured, n up to 259 in both precisions.
     """
-    return float(max(ZERO_UNITS, n**0.5) * eps)
+    return max(ZERO_UNITS, n**0.5) * eps
 
 
 def zero_cuts(norm: Array, m: int, n: int, unit: float) -> tuple[Array, float]:
@@ -74,7 +74,9 @@ def zero_cuts(norm: Array, m: int, n: int, unit: float) -> tuple[Array, float]:
     return NOISE * unit * (m**-0.5 + n**-0.5) * norm, LAPACK_ERROR * m**0.5 * 2.0**-52
 
 
-def forward_error_bound(cond: Array, s: Fraction | float, eps: float, share: float = 0.0) -> Array:
+def forward_error_bound(
+    cond: Array, s: Fraction | float, eps: Array | float, share: Array | float | None = None
+) -> Array:
     """Bound the relative forward error in the 2-norm to first order: eps max |f'| ||A|| / ||f(A)||, f = x^s.
 
     For 0 <= s < 1 an eigenvalue below `share` of the largest may be 0, and a zero as large as that.
@@ -86,11 +88,11 @@ def forward_error_bound(cond: Array, s: Fraction | float, eps: float, share: flo
         with np.errstate(over="ignore"):
             first_order = np.minimum(eps * s * cond ** (1 - s), eps**s)
         known = np.where(cond * INPUT_UNITS * eps < 1, first_order, eps**s)  # a smaller eigenvalue may be 0
-        return np.where(cond * share < 1, known, max(share, eps) ** s) if share else known
+        return known if share is None else np.where(cond * share < 1, known, np.maximum(share, eps) ** s)
     return eps * -s * cond
 
 
-def digits_left(cond: float, s: float, eps: float, share: float = 0.0) -> float:
+def digits_left(cond: float, s: float, eps: float, share: float | None = None) -> float:
     """Return the decimal digits of A^s left by rounding of `eps`, in the arithmetic or of the input.
 
     `share` is that of `forward_error_bound`.

@@ -26,6 +26,8 @@ _NUMBERS = ("residual", "cond", "bits_lost", "lambda_max", "lambda_min", "ridge"
 
 #: Unit roundoff of the least precise dtype that iterates are kept in.
 FLOAT32 = unit_roundoff("float32")
+#: A rule that leaves less than this share of a matrix is why its root has fewer digits.
+CANCELLED = 0.1
 
 
 class AnyArray(Protocol):
@@ -202,7 +204,8 @@ class RootResult(OfBatch, Generic[A]):
             given *= smallest_normal(name) / at["lambda_max"]
         uneven = 0.0 if self.asymmetry is None else float(on_host(self.asymmetry).ravel()[index])
         # A matrix that came in float32 has float32's digits, whatever the arithmetic, and asymmetry is an error too.
-        eps = max(arithmetic, given, uneven)
+        left = _left_by(at)
+        eps = max(arithmetic, given, uneven) / left if left else math.inf
         if self.method.name == "schur_newton":  # for general matrices cond says little about their roots
             digits = max(0.0, -math.log10(eps) - math.log10(2.0) * at["bits_lost"])
         else:
@@ -221,6 +224,8 @@ class RootResult(OfBatch, Generic[A]):
             "n_iter": int(on_host(self.n_iter).ravel()[index]),
             "remedy": "a matrix that is scaled up before it is rounded"
             if faint
+            else "Ridge(absolute=...) or Shift(...) that leaves more"
+            if left < CANCELLED
             else self._remedy(at["cond"], at["bits_lost"], arithmetic, max(given, uneven)),
             "mend": self._mend(status, at["lambda_max"]),
         }
@@ -279,6 +284,8 @@ class RootResult(OfBatch, Generic[A]):
             return f"the matrix lies below the normal range of {name}, where numbers have few digits"
         machine = min(unit_roundoff(self.compute_dtype), FLOAT32)  # products alone round to tf32 or bfloat16
         least = least_rtol(machine, unit_roundoff(name), n)
+        if _left_by(at) < CANCELLED:
+            return f"the rule leaves {_left_by(at):.1e} of the matrix: {_about(digits, 'is left', 'are left')}"
         if eps > max(unit_roundoff(self.compute_dtype), unit_roundoff(name)):
             left = _about(digits, "is left", "are left")
             return f"the input is asymmetric by {eps:.0e} of its size, and at cond {at['cond']:.1e} {left}"
@@ -339,6 +346,14 @@ def _counted(status: np.ndarray[Any, Any], worst: int, what: str, sentence: str)
         for code, first, count in zip(codes, firsts, counts, strict=True)
     ]
     return f"{status.size} {what}: {', '.join(groups)}; {place(worst, status.shape)} {sentence}"
+
+
+def _left_by(at: dict[str, float]) -> float:
+    """Return the share of ||A|| that a shift leaves of a matrix with negative eigenvalues; at most 1."""
+    if not at["ridge"] > 0:
+        return 1.0
+    size = max(abs(at["lambda_max"]), abs(at["lambda_min"] - at["ridge"]))
+    return min(1.0, max(abs(at["lambda_max"] + at["ridge"]), abs(at["lambda_min"])) / size) if size else 1.0
 
 
 def _about(digits: float, one: str, many: str) -> str:

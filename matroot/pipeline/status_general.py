@@ -14,17 +14,27 @@ from matroot.pipeline.call import Job
 from matroot.pipeline.status import MARGIN, degree_of, explained_residual, tolerated_residual
 
 
-def judge_general(status: Array, residual: Array, A: Array, raw: Raw, cond: Array, job: Job) -> tuple[Array, Array]:
+def general_excess(norm: Array, delta: Array) -> Array:
+    """Return how much larger rounding of A is beside A' = A + delta I, within a factor 2; `norm` is ||A'|| - delta."""
+    with np.errstate(all="ignore"):
+        ratio = delta / (norm + delta)
+    return np.where(ratio > 1, ratio, 1.0)
+
+
+def judge_general(
+    status: Array, residual: Array, A: Array, raw: Raw, cond: Array, job: Job, excess: Array
+) -> tuple[Array, Array]:
     """Return the status and the amplification of rounding errors (B,), for the regularized A (B, n, n) in float64.
 
     ``CONVERGED`` means three things. The arithmetic keeps rtol. Rounding the data changes the power by less than
-    `ILL_FORWARD_ERROR`, including jumps across the negative axis. Both together explain the residual.
+    `ILL_FORWARD_ERROR`, including jumps across the negative axis, and `excess` times more where a ridge cancels most of
+    them. Both together explain the residual.
     """
     s, n, rtol = job.problem.s, A.shape[-1], job.problem.rtol
     amplification = raw.amplification
     if amplification is None or raw.jump is None:
         raise TypeError(f"{job.method.name} does not say how sensitive the power is")
-    data = max(job.eps, job.out_eps)
+    data = max(job.eps, job.out_eps) * excess
     zero = powers_of_zero(cond, n, job)
     jump = np.maximum(raw.jump, zero)
 
