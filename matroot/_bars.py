@@ -25,6 +25,8 @@ ZERO_UNITS = 3
 NOISE = 16
 #: LAPACK's singular values have errors up to this times sqrt(m) eps sigma_max.
 LAPACK_ERROR = 8
+#: A shift that leaves less than this share of a negative matrix is why its root has fewer digits.
+CANCELLED = 0.1
 #: The forward errors of all methods are below this multiple of the first-order bound.
 VOUCHED = 4
 
@@ -99,3 +101,19 @@ def digits_left(cond: float, s: float, eps: float, share: float | None = None) -
     """
     error = float(forward_error_bound(np.float64(cond), s, eps, share))
     return max(0.0, -math.log10(max(error, eps))) if error < 1 else 0.0
+
+
+def about(digits: float, one: str, many: str) -> str:
+    """Return a number of digits in words, followed by the verb for one or for many."""
+    count = round(digits)
+    return f"about {count} digit {one}" if count == 1 else f"about {count} digits {many}"
+
+
+def left_by_shift(highest: float, lowest: float, ridge: float) -> float:
+    """Return ||A'|| / ||A|| where a shift cancels most of a negative A, and else 1.
+
+    `highest` is lambda_max of A, and `lowest` lambda_min of A' = A + ridge I.
+    """
+    size = max(abs(highest), abs(lowest - ridge))
+    left = max(abs(highest + ridge), abs(lowest))
+    return left / size if ridge > 0 and left < CANCELLED * size else 1.0
