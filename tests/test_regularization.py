@@ -17,6 +17,7 @@ from matroot import (
     fractional_power,
     gallery,
     solve,
+    solve_apply,
 )
 from matroot._solve import solve_power
 
@@ -330,3 +331,13 @@ def test_digits_of_what_a_shift_leaves(s, method):
         if status == Status.CONVERGED:
             assert distance(result.x, np.diag(exact)) <= 1e-2
             assert "about 4 digits hold" in result.message
+
+
+@pytest.mark.parametrize("s", [Fraction(1, 2), Fraction(3, 2), Fraction(-1, 2)], ids=str)
+def test_digits_of_what_a_shift_leaves_to_apply(s):
+    for size, status in ((1e-12, Status.CONVERGED), (1e-15, Status.ILL_CONDITIONED)):
+        A = np.diag(size * np.array([1.0, 2.0, 3.0]) - 1)
+        result = solve_apply(A, None, np.ones(3), s=s, regularization=Ridge(absolute=1.0))
+        assert result.status == status
+    nothing = solve_apply(-np.eye(3), None, np.ones(3), s=s, regularization=TargetCondition(100.0))
+    assert nothing.status in (Status.ILL_CONDITIONED, Status.NOT_POSITIVE) and (s < 0 or not nothing.x.any())
