@@ -333,7 +333,7 @@ def test_digits_of_what_a_shift_leaves(s, method):
             assert "about 4 digits hold" in result.message
 
 
-@pytest.mark.parametrize("s", [Fraction(1, 2), Fraction(3, 2), Fraction(-1, 2)], ids=str)
+@pytest.mark.parametrize("s", [Fraction(1, 2), Fraction(1, 3), Fraction(-1, 2)], ids=str)
 def test_digits_of_what_a_shift_leaves_to_apply(s):
     for size, status in ((1e-12, Status.CONVERGED), (1e-15, Status.ILL_CONDITIONED)):
         A = np.diag(size * np.array([1.0, 2.0, 3.0]) - 1)

@@ -91,8 +91,8 @@ def in_rounding(case: Case, known: Known, n: int, eps: float) -> bool:
 def rounding_bar(known: Known, s: Fraction | float, n: int, eps: float, method: str) -> float:
     """eps times the condition number of the map, as in `table.forward_bar`; two digits at most.
 
-    eps is relative to A, of which a rule may leave little. For a root of a symmetric matrix, an eigenvalue below n eps is 0 or n eps. An iteration takes A^{a/p} as A times
-    A^{a/p - 1}, which is conditioned like the inverse.
+    eps is relative to A, of which a rule may leave little. For a root of a symmetric matrix, an eigenvalue below n eps
+    is 0 or n eps. An iteration takes A^{a/p} as A times A^{a/p - 1}, which is conditioned like the inverse.
     """
     s = float(s)
     cond, eps = known.cond, eps * known.excess
