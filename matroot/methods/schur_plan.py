@@ -173,13 +173,10 @@ def disc(mu: NDArray[Any]) -> tuple[float, float]:
 def principal_power(lam: NDArray[Any], s: float) -> NDArray[Any]:
     """Compute lam^s by modulus and argument, which keeps the relative accuracy of a small imaginary part.
 
-    Beside the negative axis the argument is counted from there, and pi s by its distance to whole turns: a power that
-    is an integer is nearly real, too.
+    A whole power of lam beside the negative axis has one, too: it is that of -lam, but for the sign.
     """
-    left = lam.real < 0
-    theta = s * np.angle(np.where(left, -lam, lam))
-    near = round(s)
-    half = np.pi * (s - near)
-    turn = (-1) ** near * (np.cos(half) + 1j * np.sin(half) * np.where(np.signbit(lam.imag), -1, 1))
-    unit = (np.cos(theta) + 1j * np.sin(theta)) * np.where(left, turn, 1)
-    return np.asarray(np.abs(lam) ** s * unit, dtype=lam.dtype)
+    sign: Any = 1.0
+    if s.is_integer() and (left := lam.real < 0).any():
+        lam, sign = np.where(left, -lam, lam), np.where(left, (-1) ** int(s), 1)
+    theta = s * np.angle(lam)
+    return np.asarray(sign * np.abs(lam) ** s * (np.cos(theta) + 1j * np.sin(theta)), dtype=lam.dtype)
