@@ -7,12 +7,13 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
-from scipy.linalg import block_diag, fractional_matrix_power
+from scipy.linalg import block_diag, fractional_matrix_power, schur
 
 from matroot import solve
 from matroot._solve import solve_power
 from matroot._status import Status
 from matroot.backends.cpu import triangular as tri
+from matroot.backends.cpu.lapack import schur_form
 from matroot.gallery import frank, general, jordan, rating_transitions, spd
 from matroot.methods import schur_plan as plan
 from matroot.methods.base import Problem
@@ -215,6 +216,25 @@ def test_batch_is_a_loop_and_a_bad_matrix_disturbs_nothing():
         assert np.array_equal(raw.x[i], good.x[i])
         assert np.array_equal(raw.x[i], schur_newton(stack[i], Fraction(-1, 3)).x)
     assert raw.cond.shape == raw.status.shape == raw.n_iter.shape == (4,)
+
+
+@pytest.mark.parametrize("n", [1, 3, 20])
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_the_norm_is_told_without_its_neighbours(n, dtype):
+    A = general(n, 30.0, dtype=dtype, rng=n)[0]
+    stack = np.stack([A, -np.eye(n), 5 * A])  # the second has no root
+    for a, norm in zip(stack, solve(stack, 3, assume_a="gen").lambda_max, strict=True):
+        assert norm == solve(a, 3, assume_a="gen").lambda_max
+        assert abs(norm - np.linalg.norm(a, 2)) <= 8 * n * np.finfo(dtype).eps * norm
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_the_schur_form_is_scipys(dtype):
+    A = general(7, 30.0, rng=0)[0].astype(dtype)
+    R, Q = schur_form(A)
+    kind = "complex" if np.iscomplexobj(A) else "real"
+    assert all(np.array_equal(one, other) for one, other in zip((R, Q), schur(A, kind), strict=True))
+    assert R.dtype == Q.dtype == A.dtype and R.flags.f_contiguous and Q.flags.f_contiguous
 
 
 def test_empty_and_one_by_one():

@@ -153,9 +153,10 @@ def square_roots(lam: NDArray[Any], s: float, b: int, accuracy: Accuracy) -> int
     k0 = (b & -b).bit_length() - 1 if b else 0
     if b and b >> k0 == 1:
         return k0
-    costs = []
+    costs: list[float] = []
+    log = np.log(lam)
     for k in range(k0, k0 + 24):
-        _, radius = disc(principal_power(lam, 2.0**-k))
+        _, radius = disc(np.exp(log * 2.0**-k))
         e = exponent(s, b, k)
         costs.append(SQRT_COST * k + total(e, radius, accuracy.before(e)))
         if len(costs) > 2 and math.isfinite(costs[-3]) and costs[-1] > costs[-2] > costs[-3]:
