@@ -172,6 +172,12 @@ def disc(mu: NDArray[Any]) -> tuple[float, float]:
 
 
 def principal_power(lam: NDArray[Any], s: float) -> NDArray[Any]:
-    """Compute lam^s by modulus and argument, which keeps the relative accuracy of a small imaginary part."""
+    """Compute lam^s by modulus and argument, which keeps the relative accuracy of a small imaginary part.
+
+    A whole power of lam beside the negative axis has one, too: it is that of -lam, but for the sign.
+    """
+    sign: Any = 1.0
+    if s.is_integer() and (left := lam.real < 0).any():
+        lam, sign = np.where(left, -lam, lam), np.where(left, (-1) ** int(s), 1)
     theta = s * np.angle(lam)
-    return np.asarray(np.abs(lam) ** s * (np.cos(theta) + 1j * np.sin(theta)), dtype=lam.dtype)
+    return np.asarray(sign * np.abs(lam) ** s * (np.cos(theta) + 1j * np.sin(theta)), dtype=lam.dtype)

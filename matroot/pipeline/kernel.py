@@ -24,12 +24,14 @@ from matroot.pipeline.call import Job, Output
 from matroot.pipeline.retries import solve_chunk
 from matroot.pipeline.scaling import asymmetry_bar, refuse_asymmetric
 from matroot.pipeline.status import (
+    cancelled,
     doubtful,
     excess_of,
     explained_residual,
     input_lost,
     judge,
     singular,
+    spent,
     tolerated_residual,
     vouched,
     within_range,
@@ -188,19 +190,22 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
     if job.lone:
         refuse_asymmetric(float(out.asymmetry.max()), stack.dtype.kind == "c", job.origin)
 
-    cond = out.cond * excess  # the ridge is added to T
+    cond, more = (out.cond * excess, 1.0) if fused.inverse else (out.cond, excess)  # the ridge is added to T
     octave = np.frexp(cond)[1]
-    allowed = (out.residual <= fused.allowed.take(octave, mode="clip")).all()
+    allowed = ((out.residual <= fused.allowed.take(octave, mode="clip")) & (more == 1)).all()
     if not allowed:
-        out.status = judge(out.status, out.residual, cond, n, job)
+        out.status = judge(out.status, out.residual, cond, n, job, more)
+        if rule is not None and not fused.rule.cuts:
+            lost = cancelled(out.lambda_max, out.lambda_min, out.ridge, job, n)
+            out.status = spent(out.status, lost, out.residual, job.problem)
     faint = out.lambda_min > fused.faint if fused.inverse else out.lambda_max + out.ridge < fused.faint
-    uneven = out.asymmetry > fused.even.take(octave, mode="clip")
+    uneven = out.asymmetry * more > fused.even.take(octave, mode="clip")
     if allowed and not (hard.any() or faint.any() or uneven.any()):
         return  # as `Fused.sure`
     if faint.any():
         out.status = within_range(out.status, abs(out.x).max((-1, -2)), ~hard, job)
     if uneven.any():
-        out.status = doubtful(out.status, out.asymmetry, cond, job)
+        out.status = doubtful(out.status, out.asymmetry * more, cond, job)
         uneven = out.asymmetry > asymmetry_bar(job.origin)
         out.status[uneven] = Status.NOT_SYMMETRIC
         for values in (out.x, out.residual, out.cond, out.lambda_min, out.lambda_max):
