@@ -91,7 +91,7 @@ def test_run_prints_a_line_of_json(folders, capsys):
 
 
 def test_a_closer_look_does_not_change_the_training(folders, capsys):
-    """`--every` adds evaluations between, and the figures that are there without it stay, of a model with dropout too."""
+    """`--every` adds evaluations between; the figures that are there without it stay, of a model with dropout too."""
     same = ["--rate", "1e-2", "--steps", "30", "--size", "tiny", "--data", str(folders["translation"])]
     curves = []
     for every in ([], ["--every", "4"]):
