@@ -90,6 +90,18 @@ def test_run_prints_a_line_of_json(folders, capsys):
     assert json.loads(capsys.readouterr().out)["optimizer"] == "sgd"
 
 
+def test_a_closer_look_does_not_change_the_training(folders, capsys):
+    """`--every` adds evaluations between; the figures that are there without it stay, of a model with dropout too."""
+    same = ["--rate", "1e-2", "--steps", "30", "--size", "tiny", "--data", str(folders["translation"])]
+    curves = []
+    for every in ([], ["--every", "4"]):
+        assert command.main(["run", "translation", *same, *every]) == 0
+        curves.append({step: figure for step, figure, _ in json.loads(capsys.readouterr().out)["curve"]})
+    usual, closer = curves
+    assert list(usual) == [14, 28, 30] and list(closer) == [4, 8, 12, 16, 20, 24, 28, 30]
+    assert closer[28] == usual[28] and closer[30] == usual[30]
+
+
 def test_tuning_goes_on_after_a_kill_and_freezes_once(folders, tmp_path, capsys):
     """Nothing that is whole in the file runs again; a line that was cut off does; a target is frozen before Shampoo."""
     path = str(tmp_path / "small.jsonl")

@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--size", default="small")
     one.add_argument("--steps", type=int, default=None)
+    one.add_argument("--every", type=int, default=None, help="steps between two looks at the figure")
     one.add_argument("--data", required=True, help="the folder of this workload's data set")
     one.add_argument("--options", type=json.loads, default={}, help="keywords of the optimizer, as JSON")
     many = commands.add_parser("tune", help="rates on one seed, then the best rate on three; goes on after a kill")

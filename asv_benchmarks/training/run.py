@@ -38,10 +38,16 @@ def run(
     data: str,
     size: str = "small",
     steps: int | None = None,
+    every: int | None = None,
     options: dict[str, Any] | None = None,
     tick: Any = None,
 ) -> dict[str, Any]:
     """Train once, on one thread.
+
+    Parameters
+    ----------
+    every : int, optional
+        Steps between two evaluations, which change nothing in the training; the workload's own if not given.
 
     Returns
     -------
@@ -51,7 +57,7 @@ def run(
     """
     torch.set_num_threads(1)
     workload = WORKLOADS[name]
-    steps = steps or workload.steps[size]
+    steps, every = steps or workload.steps[size], every or workload.every
     problem = workload.load(data, size, seed)
     opt = make(optimizer, problem.model, problem.tables, rate, options or {})
     curve, spent, own = [], 0.0, []
@@ -70,7 +76,7 @@ def run(
         own.append(end - middle)
         if not math.isfinite(float(loss.detach())):
             break
-        if (step + 1) % workload.every == 0 or step + 1 == steps:
+        if (step + 1) % every == 0 or step + 1 == steps:
             problem.model.eval()
             with torch.no_grad():
                 curve.append([step + 1, round(problem.evaluate(), 5), round(spent, 3)])

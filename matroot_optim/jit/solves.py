@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -179,7 +178,6 @@ def _bases_on_host(
     for k, (stack, _, _) in enumerate(items):
         out += [old[k].copy(), np.full((len(old[k]), len(FACTS)), np.nan, np.float32)]
         at = np.flatnonzero(abs(rows[k]).sum(-1) > 0)
-        found = basis_tasks(str(k), stack, rows[k][at], old[k][at], taken[k][at], 0)
-        jobs += [replace(job, index=at[job.index]) for job in found]
+        jobs += basis_tasks(str(k), stack, at, rows[k][at], old[k][at], taken[k][at], 0)
     _fill(out, jobs, lambda bases, n: bases.reshape(-1, n, n), share)
     return share.of(out)

@@ -26,6 +26,8 @@ from matroot_optim.step.grafting import bias_correction
 from matroot_optim.step.statistics import unpack
 
 Arrays = dict[str, Array]
+#: Exponent of jobs for bases, where it has no meaning.
+BASIS = Fraction(-1)
 
 
 def steps_to_use(options: Options, layout: Layout, stack: Stack, step: int) -> int:
@@ -115,12 +117,11 @@ def _basis_jobs(arrays: Arrays, stack: Stack, axis: int, index: Any, rows: Array
     key = stack.axis_name(axis)
     Q = some_rows(arrays[f"{key}/root"], index)
     Q = to_host(Q) if stack.options.root_device == "host" else Q
-    tasks = basis_tasks(key, stack, rows, Q, arrays[f"{key}/taken"][index], when)
-    return [replace(job, index=index[job.index]) for job in tasks]
+    return basis_tasks(key, stack, index, rows, Q, arrays[f"{key}/taken"][index], when)
 
 
-def basis_tasks(key: str, stack: Stack, rows: Array, Q: Array, taken: Any, when: int) -> list[RootJob]:
-    """Return jobs for bases, decompositions and refinements of the old Q; their indices are positions in `rows`."""
+def basis_tasks(key: str, stack: Stack, index: Any, rows: Array, Q: Array, taken: Any, when: int) -> list[RootJob]:
+    """Return jobs for the bases of the blocks `index`, decompositions and refinements of the old Q."""
     o, jobs = stack.options, []
     first = (taken <= 0) | (o.basis == "eigh")
     for task, mask in {"eigh": first, "qr": ~first}.items():
@@ -133,7 +134,7 @@ def basis_tasks(key: str, stack: Stack, rows: Array, Q: Array, taken: Any, when:
             dtype = stack.dtype
             old = some_rows(Q, at)
             matrix = namespace(matrix).concat([matrix, old.reshape(len(at), -1)], axis=1)
-        jobs.append(RootJob(key, at, matrix, Fraction(-1), 0.0, when, o.root_method, dtype, task))
+        jobs.append(RootJob(key, index[at], matrix, BASIS, 0.0, when, o.root_method, dtype, task))
     return jobs
 
 

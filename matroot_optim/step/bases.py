@@ -36,13 +36,12 @@ def moving(layout: Layout, active: Sequence[Any], accumulated: Any, lag: int) ->
     lag : int
         Steps that a basis takes.
     """
+    if isinstance(accumulated, np.ndarray):
+        known = (accumulated > lag).tolist()
+        return [a and k if leaf.in_basis else a for leaf, a, k in zip(layout.leaves, active, known, strict=True)]
     found = []
-    for i, leaf in enumerate(layout.leaves):
-        if not leaf.in_basis or active[i] is False:
-            found.append(active[i])
-            continue
-        known = accumulated[i] > lag
-        found.append(known & active[i] if is_jax(known) else active[i] if known else False)
+    for leaf, a, count in zip(layout.leaves, active, accumulated, strict=True):
+        found.append((count > lag) & a if leaf.in_basis and a is not False else a)
     return found
 
 
@@ -67,7 +66,7 @@ def turned(
         if not members:
             continue
         xp = namespace(lists[0][members[0].leaf])
-        regions = [layout.leaves[m.leaf].regions[m.region] for m in members]
+        parts = [(m, layout.leaves[m.leaf], layout.leaves[m.leaf].regions[m.region]) for m in members]
         bases = [arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
         whole = len(members) == len(s.members)
         if not whole:
@@ -76,16 +75,19 @@ def turned(
             if stacks is not None and whole and k == 0:
                 G = stacks[number]
             else:
-                merged = [as_merged(leaves[m.leaf], layout.leaves[m.leaf]) for m in members]
-                parts = [stack(x, region, xp) for x, region in zip(merged, regions, strict=True)]
-                G = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+                cut = [stack(as_merged(leaves[m.leaf], leaf), region, xp) for m, leaf, region in parts]
+                G = cut[0] if len(cut) == 1 else xp.concat(cut, axis=0)
             G, start = rotated(G, bases, s.axes, xp, back=back), 0
-            for m, region in zip(members, regions, strict=True):
+            for m, leaf, region in parts:
                 stop = start + m.stop - m.start
-                boxes[k][m.leaf, m.region] = unstack(G[start:stop] if len(members) > 1 else G, region, xp)
+                box = unstack(G[start:stop] if len(parts) > 1 else G, region, xp)
+                if len(leaf.regions) == 1:
+                    results[k][m.leaf] = box.reshape(leaf.shape)
+                else:
+                    boxes[k][m.leaf, m.region] = box
                 start = stop
     for result, found in zip(results, boxes, strict=True):
-        for i in wanted:
+        for i in {i for i, _ in found}:
             leaf, xp = layout.leaves[i], namespace(result[i])
             mine = [found[i, r] for r in range(len(leaf.regions))]
             result[i] = assemble(mine, leaf.regions, xp).reshape(leaf.shape)

@@ -12,7 +12,7 @@ from matroot_optim.arrays import Array, is_traced, namespace
 from matroot_optim.step.bases import turned
 from matroot_optim.step.elementwise import adam_all, in_one_pass, in_order, over_roots_all, times_all
 from matroot_optim.step.grafting import divisors, positive_norm, second_moments
-from matroot_optim.step.inputs import Step
+from matroot_optim.step.inputs import Step, same
 from matroot_optim.step.momentum import factors_of_means, momentum
 from matroot_optim.step.scaling import scaled, scaled_traced, unit_of_direction
 
@@ -65,8 +65,9 @@ def first_order(
     if not any(layout.leaves[i].in_basis for i in live):
         return _steps(step, groups, step.g, averages, factors)
     lists = [step.g, averages] if any(averages[i] is not step.g[i] for i in live) else [step.g]
-    whole = [[step.whole(x) for x in arrays] for arrays in lists]
-    found = turned(layout, step.arrays, whole, live, stacks, back=False)
+    if step.whole is not same:
+        lists = [[step.whole(x) for x in arrays] for arrays in lists]
+    found = turned(layout, step.arrays, lists, live, stacks, back=False)
     moves, changed = _steps(step, groups, found[0], found[-1], factors)
     (back,) = turned(layout, step.arrays, [[moves.get(i, x) for i, x in enumerate(found[0])]], live, back=True)
     return {i: back[i] for i in moves}, changed

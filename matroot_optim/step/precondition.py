@@ -35,19 +35,20 @@ def precondition(G: Array, roots: Sequence[Array], axes: Sequence[int], xp: Any)
 def along(P: Array, X: Array, axis: int, xp: Any, *, transposed: bool = False) -> Array:
     """Multiply stacked blocks P (blocks, *shape) by any matrices X, or their transposes, along one dimension."""
     shape, m = tuple(P.shape), X.shape[-1 if transposed else -2]
-
-    def matrices(*, right: bool) -> Array:
-        return X if right == transposed else xp.matrix_transpose(X)
-
     if len(shape) == 3:
-        return xp.matmul(P, matrices(right=True)) if axis else xp.matmul(matrices(right=False), P)
+        if transposed != bool(axis):
+            X = xp.matrix_transpose(X)
+        return xp.matmul(P, X) if axis else xp.matmul(X, P)
     before, n, after = math.prod(shape[1 : axis + 1]), shape[axis + 1], math.prod(shape[axis + 2 :])
-    if before == 1:
-        product = xp.matmul(matrices(right=False), xp.reshape(P, (shape[0], n, after)))
-    elif after == 1:
-        product = xp.matmul(xp.reshape(P, (shape[0], before, n)), matrices(right=True))
+    right = before > 1 and after == 1
+    if transposed != right:
+        X = xp.matrix_transpose(X)
+    if right:
+        product = xp.matmul(xp.reshape(P, (shape[0], before, n)), X)
+    elif before == 1:
+        product = xp.matmul(X, xp.reshape(P, (shape[0], n, after)))
     else:
-        product = xp.matmul(matrices(right=False)[:, None], xp.reshape(P, (shape[0], before, n, after)))
+        product = xp.matmul(X[:, None], xp.reshape(P, (shape[0], before, n, after)))
     return xp.reshape(product, (*shape[: axis + 1], m, *shape[axis + 2 :]))
 
 

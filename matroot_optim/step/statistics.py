@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, is_cupy, is_jax, is_torch, lerp, like, namespace
+from matroot_optim.arrays import Array, is_cupy, is_jax, is_torch, lerp, like, namespace, to_host
 
 
 def packed_size(n: int) -> int:
@@ -94,7 +94,12 @@ def unfold(G: Array, axis: int, xp: Any) -> Array:
 
 
 def gram(G: Array, axis: int, xp: Any) -> Array:
-    """Compute the packed G_(i) G_(i)^T of the unfolding of every block of a stack."""
+    """Compute the packed G_(i) G_(i)^T of the unfolding of every block of a stack.
+
+    numpy sees that a matrix is multiplied by its own transpose, and does half of the work; torch does all of it.
+    """
+    if is_torch(G) and G.is_cpu:
+        return like(gram(to_host(G.contiguous()), axis, np), G)
     U = unfold(G, axis, xp)
     return pack(xp.matmul(U, xp.matrix_transpose(U)))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from matroot_optim import Shampoo, apply_updates
+from matroot_optim.step.statistics import gram, unpack
 from optim.problems import gradients, run, weights
 
 FRAMEWORKS = ("numpy", "torch", "jax")
@@ -42,6 +43,31 @@ def train(opt, kind, steps=10, dtype=np.float32, in_place=False):
             updates, state = opt.update(g, state, params)
             params = apply_updates(params, updates)
     return {k: to_numpy(v) for k, v in params.items()}, state
+
+
+LAYOUTS = {
+    "rows": lambda G: G,
+    "columns": lambda G: G.mT.contiguous().mT,
+    "blocks of a matrix": lambda G: G.transpose(0, 1).contiguous().transpose(0, 1),
+    "one row for all": lambda G: G[:, :1].expand(G.shape),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_statistics_of_tensors_are_symmetric_products(layout, axis, dtype):
+    """numpy computes them, whatever the strides of a gradient; the gradient stays as it is."""
+    torch = pytest.importorskip("torch")
+    G = LAYOUTS[layout](torch.from_numpy(np.random.default_rng(0).standard_normal((3, 40, 24)).astype(dtype)))
+    before = G.clone()
+    x = G.numpy().astype(np.float64)
+    want = x @ x.swapaxes(1, 2) if axis == 0 else x.swapaxes(1, 2) @ x
+    found = unpack(gram(G, axis, torch))
+    assert isinstance(found, torch.Tensor) and found.dtype == G.dtype and torch.equal(G, before)
+    n = x.shape[2 - axis]  # of summands: their rounding errors, and the largest sum of their sizes
+    bound = n * np.finfo(dtype).eps * (abs(x).max() ** 2 * n)
+    assert abs(found.numpy() - want).max() <= bound
 
 
 @pytest.mark.parametrize("kind", ["torch", "jax"])
