@@ -265,10 +265,10 @@ def test_young_statistics_have_young_bases():
 
 def test_bases_of_whitened_statistics_stay_young_for_longer():
     torch = pytest.importorskip("torch")
-    from matroot_optim.torch import SOAP as InTorch
+    import matroot_optim.torch as in_torch
 
     for options, steps in (({}, 40), ({"statistics_of": "whitened"}, 100), ({"refresh_growth": 0.5}, 20)):
-        opt = InTorch([torch.nn.Parameter(torch.zeros(3, 2))], **options)
+        opt = in_torch.SOAP([torch.nn.Parameter(torch.zeros(3, 2))], **options)
         assert SOAP(0.1, **options).settled_step == opt._core.settled_step == steps + 1
 
 
