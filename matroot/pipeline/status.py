@@ -106,9 +106,9 @@ def vouched(cond: Array, n: int, job: Job, excess: Array | float = 1.0) -> Array
     with np.errstate(all="ignore"):
         error = forward_error_bound(cond, job.problem.s, job.eps * excess, decomposed_share(n, machine * excess))
         enough = error <= allowed_error(rtol)
-    if rtol is not None and rtol < least_rtol(machine / 2, job.out_eps, n):
-        enough = enough & False
-    return enough & (cond * excess * n * machine < 1) if may_be_singular(job, n * machine) else enough
+        if may_be_singular(job, n * machine):
+            enough = enough & (cond * excess * n * machine < 1)
+    return enough & False if rtol is not None and rtol < least_rtol(machine / 2, job.out_eps, n) else enough
 
 
 def input_lost(cond: Array, job: Job, units: Array | float = 1.0) -> Array:
@@ -116,7 +116,7 @@ def input_lost(cond: Array, job: Job, units: Array | float = 1.0) -> Array:
     eps = job.out_eps * units
     with np.errstate(all="ignore"):
         lost = ~(forward_error_bound(cond, job.problem.s, eps) <= ILL_INPUT_ERROR)
-    return lost | ~(cond * INPUT_UNITS * eps < 1) if may_be_singular(job) else lost
+        return lost | ~(cond * INPUT_UNITS * eps < 1) if may_be_singular(job) else lost
 
 
 def doubtful(status: Array, gap: Array, cond: Array, job: Job) -> Array:
@@ -161,8 +161,9 @@ def cancelled(highest: Array, lowest: Array, delta: Array, job: Job, n: int) -> 
     """
     arithmetic = float(np.finfo(job.dtype).eps) if job.method.name in DECOMPOSE else 2.0**-52
     share = n * max(arithmetic, 2 * job.out_eps)
-    left = np.fmax(abs(highest + delta), abs(lowest))
-    return (delta > 0) & (left <= share * delta)
+    with np.errstate(all="ignore"):
+        left = np.fmax(abs(highest + delta), abs(lowest))
+        return (delta > 0) & (left <= share * delta)
 
 
 def spent(status: Array, lost: Array, residual: Array, problem: Problem) -> Array:
