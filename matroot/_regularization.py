@@ -247,7 +247,9 @@ class PseudoInverse(Regularization):
 class TargetCondition(Regularization):
     """Add the smallest ridge that reduces the condition number to kappa; do nothing if it is below already.
 
-    Use it when the accuracy is prescribed: float32 keeps d digits of A^{-1/p} at kappa = p * 10^(7 - d).
+    Use it when the accuracy is prescribed: float32 keeps d digits of A^{-1/p} at kappa = p * 10^(7 - d). Of -c I, n = 1
+    included, there is no smallest ridge: c is added, and 0 is left, whose inverse root is ``SINGULAR`` and whose root
+    ``ILL_CONDITIONED``.
 
     Parameters
     ----------

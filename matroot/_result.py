@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 
 import numpy as np
 
-from matroot._bars import ILL_INPUT_ERROR, VOUCHED, digits_left, least_rtol, smallest_share
-from matroot._status import USABLE, Status
+from matroot._bars import (
+    ILL_INPUT_ERROR,
+    VOUCHED,
+    about,
+    decomposed_share,
+    digits_left,
+    least_rtol,
+    left_by_shift,
+    smallest_share,
+)
+from matroot._status import USABLE, Status, counted
 from matroot.backends.arrays import HALVES, dtype_name, smallest_normal, take, unit_roundoff
 
 if TYPE_CHECKING:
@@ -75,7 +84,7 @@ class Result:
         if status.size == 0:
             return "empty batch"
         worst = int(np.argmax(status if status.any() else on_host(getattr(self, self._error))))
-        return _counted(status, worst, self._parts, self.sentence(worst))
+        return counted(status, worst, self._parts, self.sentence(worst))
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         """Yield the names of the fields that are printed, and their values."""
@@ -202,11 +211,13 @@ class RootResult(OfBatch, Generic[A]):
             given *= smallest_normal(name) / at["lambda_max"]
         uneven = 0.0 if self.asymmetry is None else float(on_host(self.asymmetry).ravel()[index])
         # A matrix that came in float32 has float32's digits, whatever the arithmetic, and asymmetry is an error too.
-        eps = max(arithmetic, given, uneven)
+        spared = left_by_shift(at["lambda_max"], at["lambda_min"], at["ridge"])
+        eps = max(arithmetic, given, uneven) / spared if spared else math.inf
         if self.method.name == "schur_newton":  # for general matrices cond says little about their roots
             digits = max(0.0, -math.log10(eps) - math.log10(2.0) * at["bits_lost"])
         else:
-            digits = digits_left(at["cond"], float(self.exponent), eps)
+            share = decomposed_share(n, 2 * min(arithmetic, FLOAT32))
+            digits = digits_left(at["cond"], float(self.exponent), eps, share)
         status = Status(int(on_host(self.status).ravel()[index]))
         # The residual is about the error of positive powers, and where an rtol ends early; else it may be larger.
         if at["residual"] > 0 and (status is Status.ILL_CONDITIONED or self.exponent > 0 or self.rtol is not None):
@@ -214,12 +225,14 @@ class RootResult(OfBatch, Generic[A]):
         numbers = {
             **at,
             "asymmetry": uneven,
-            "digits_hold": f"{_about(digits, 'holds', 'hold')} at cond {at['cond']:.1e}",
-            "loss": self._loss(at, digits, eps, n),
+            "digits_hold": f"{about(digits, 'holds', 'hold')} at cond {at['cond']:.1e}",
+            "loss": self._loss(at, digits, eps, n, spared),
             "range_dtype": name if given > arithmetic else self.compute_dtype,
             "n_iter": int(on_host(self.n_iter).ravel()[index]),
             "remedy": "a matrix that is scaled up before it is rounded"
             if faint
+            else "Ridge(absolute=...) or Shift(...) that leaves more"
+            if spared < 1
             else self._remedy(at["cond"], at["bits_lost"], arithmetic, max(given, uneven)),
             "mend": self._mend(status, at["lambda_max"]),
         }
@@ -268,7 +281,7 @@ class RootResult(OfBatch, Generic[A]):
             return ""
         return f"; its rows add up to 1, but entries down to {least:.1e} are no probabilities: see stochastic_root"
 
-    def _loss(self, at: dict[str, float], digits: float, eps: float, n: int) -> str:
+    def _loss(self, at: dict[str, float], digits: float, eps: float, n: int, spared: float) -> str:
         """Explain why a root is less accurate than requested."""
         name = dtype_name(self.x.dtype)
         end = at["lambda_min"] if self.exponent < 0 else at["lambda_max"] + at["ridge"]
@@ -278,8 +291,10 @@ class RootResult(OfBatch, Generic[A]):
             return f"the matrix lies below the normal range of {name}, where numbers have few digits"
         machine = min(unit_roundoff(self.compute_dtype), FLOAT32)  # products alone round to tf32 or bfloat16
         least = least_rtol(machine, unit_roundoff(name), n)
+        if spared < 1:
+            return f"the rule leaves {spared:.1e} of the matrix: {about(digits, 'is left', 'are left')}"
         if eps > max(unit_roundoff(self.compute_dtype), unit_roundoff(name)):
-            left = _about(digits, "is left", "are left")
+            left = about(digits, "is left", "are left")
             return f"the input is asymmetric by {eps:.0e} of its size, and at cond {at['cond']:.1e} {left}"
         if self.rtol is not None and self.rtol < least:
             return f"rtol = {self.rtol:.1e} is less than {self._coarser()} can hold, which is {least:.1e}"
@@ -292,7 +307,7 @@ class RootResult(OfBatch, Generic[A]):
         return (
             f"at cond {at['cond']:.1e} rounding costs {min(at['bits_lost'], bits):.0f} of the {bits} bits of "
             f"{self._coarser()}: "
-            f"{_about(digits, 'is left', 'are left')}{wanted}"
+            f"{about(digits, 'is left', 'are left')}{wanted}"
         )
 
     def _coarser(self) -> str:
@@ -321,28 +336,6 @@ class RootResult(OfBatch, Generic[A]):
         elif arithmetic > 2.0**-53:
             remedies.insert(0, "compute_dtype='float64'")
         return ", or ".join(remedies) or "a larger rtol"
-
-
-def place(index: int, shape: tuple[int, ...]) -> str:
-    """Return the index of a matrix in its batch, as it is written after the name of an array."""
-    return f"[{', '.join(str(int(i)) for i in np.unravel_index(index, shape))}]"
-
-
-def _counted(status: np.ndarray[Any, Any], worst: int, what: str, sentence: str) -> str:
-    """Return the number of every status, with the first of each, and the sentence of the worst one."""
-    if status.ndim == 0:
-        return sentence
-    codes, firsts, counts = np.unique(status, return_index=True, return_counts=True)
-    groups = [
-        f"{count} {Status(int(code)).name}" + (f" (first {place(first, status.shape)})" if code else "")
-        for code, first, count in zip(codes, firsts, counts, strict=True)
-    ]
-    return f"{status.size} {what}: {', '.join(groups)}; {place(worst, status.shape)} {sentence}"
-
-
-def _about(digits: float, one: str, many: str) -> str:
-    count = round(digits)
-    return f"about {count} digit {one}" if count == 1 else f"about {count} digits {many}"
 
 
 def on_host(values: Array) -> np.ndarray:

@@ -12,9 +12,9 @@ import numpy as np
 
 from matroot._bars import smallest_share
 from matroot._regularization import Regularization
-from matroot._result import A, RootResult, on_host, place
+from matroot._result import A, RootResult, on_host
 from matroot._solve import as_exponent, check_degree, exponent_of, options_of, parts, plan, solve_power
-from matroot._status import USABLE, ConditionWarning, RootError, Status
+from matroot._status import USABLE, ConditionWarning, RootError, Status, place
 from matroot.autodiff.graphs import as_operator
 from matroot.backends import backend_of
 from matroot.backends.arrays import Origin, has_values, is_inexact, take, unit_roundoff, with_nan

@@ -133,7 +133,10 @@ def solve(
     - an inverse root is ``ILL_CONDITIONED`` where ``u cond / p`` is above 10^-1.5, so that fewer than two digits hold;
     - an inverse root is ``ILL_CONDITIONED`` for every p where the matrix may be singular: its smallest eigenvalue
       is below ``8 u lambda_max``, or below n machine epsilons of the arithmetic. This test is skipped if a
-      regularization keeps the smallest eigenvalue above n machine epsilons of the arithmetic.
+      regularization keeps the smallest eigenvalue above n machine epsilons of the arithmetic;
+    - a power s between 0 and 1 is ``ILL_CONDITIONED`` where the smallest eigenvalue is below ``h lambda_max`` and h^s
+      is above ``rtol / 4``, or above 1e-2 without an rtol: h is sqrt(n) machine epsilons of the arithmetic, 3 at least;
+    - after a shift that leaves little of a negative matrix, u and the epsilons grow by ``||A|| / ||A'||``.
 
     `cond` is the condition number of the regularized matrix.
 

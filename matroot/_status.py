@@ -70,6 +70,23 @@ _SENTENCES = {
 USABLE = (Status.CONVERGED, Status.ILL_CONDITIONED)
 
 
+def place(index: int, shape: tuple[int, ...]) -> str:
+    """Return the index of a matrix in its batch, as it is written after the name of an array."""
+    return f"[{', '.join(str(int(i)) for i in np.unravel_index(index, shape))}]"
+
+
+def counted(status: np.ndarray[Any, Any], worst: int, what: str, sentence: str) -> str:
+    """Return the number of every status, with the first of each, and the sentence of the worst one."""
+    if status.ndim == 0:
+        return sentence
+    codes, firsts, counts = np.unique(status, return_index=True, return_counts=True)
+    groups = [
+        f"{count} {Status(int(code)).name}" + (f" (first {place(first, status.shape)})" if code else "")
+        for code, first, count in zip(codes, firsts, counts, strict=True)
+    ]
+    return f"{status.size} {what}: {', '.join(groups)}; {place(worst, status.shape)} {sentence}"
+
+
 class RootError(np.linalg.LinAlgError):
     """A matrix of the batch has no root, or the iteration failed; the message says which matrix and why.
 

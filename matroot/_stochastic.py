@@ -11,9 +11,9 @@ from typing import Any, Generic, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from matroot._result import A, OfBatch, on_host, place
+from matroot._result import A, OfBatch, on_host
 from matroot._solve import check_degree, solve_power
-from matroot._status import Status
+from matroot._status import Status, place
 from matroot.backends import backend_of
 from matroot.backends.arrays import check_numbers, check_square, is_inexact, round_to, take, unit_roundoff
 from matroot.backends.holds import confined

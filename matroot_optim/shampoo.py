@@ -452,7 +452,7 @@ class Shampoo(Options):
                 arrays.update(changed)
             if accumulate:
                 arrays.update(update_statistics(now, stacks))  # stage 1
-            pending = self._refresh(state.pending, layout, arrays, t, donate, rates)  # stage 2
+            pending = self._refresh(state.pending, layout, arrays, t, donate, rates, totals)  # stage 2
             if not soap:
                 moves, changed = updates(now, stacks)  # stages 3 and 4
                 arrays.update(changed)
@@ -467,11 +467,14 @@ class Shampoo(Options):
         t: int,
         donate: bool,
         rates: Sequence[Rates],
+        totals: Totals | None,
     ) -> tuple[Pending, ...]:
         """Submit the jobs that are due and install the batches due by this step (stage 2); update `arrays`."""
         jobs, books = due_jobs(self, layout, arrays, t)
         arrays.update(books)
-        waiting = [*pending, *submit(self.running_engine, jobs, t, arrays["count"], partial(numbers_of, rates))]
+        engine, waiting = self.running_engine, [*pending]
+        for solver, mine in [(engine, jobs)] if totals is None else totals.dealt(engine, jobs):
+            waiting += submit(solver, mine, t, arrays["count"], partial(numbers_of, rates))
         own = set(arrays) if donate else set()
         for batch in waiting:
             if batch.due <= t:

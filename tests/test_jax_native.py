@@ -102,6 +102,15 @@ def test_a_power_that_leaves_the_range_has_diverged():
     assert np.isnan(result.x).all()
 
 
+@pytest.mark.parametrize("s", [Fraction(1, 2), Fraction(-1, 2)], ids=str)
+def test_what_a_ridge_leaves_of_a_negative_matrix_has_few_digits(s):
+    ridge = Ridge(absolute=1.0)
+    for units, status in ((20, Status.ILL_CONDITIONED), (1e5, Status.CONVERGED)):
+        A = np.diag(units * EPS["float32"] * np.array([1.0, 2.0, 3.0]) - 1).astype(np.float32)
+        result = jax.jit(lambda a: matroot.solve(a, s=s, method="minimax", regularization=ridge))(A)
+        assert result.status == status
+
+
 @pytest.mark.slow
 def test_second_order_in_float64():
     with jax.enable_x64(True):

@@ -13,7 +13,7 @@ from matroot._solve import plan, planned, solve_power
 from matroot.backends.arrays import take
 from matroot.backends.profile import Limits
 from matroot.pipeline.kernel import OCTAVES, whole
-from matroot.pipeline.status import judge
+from matroot.pipeline.status import doubtful, judge
 
 EXPONENTS = [Fraction(-1, 1), Fraction(-1, 2), Fraction(-1, 8), Fraction(1, 3), Fraction(2, 3), Fraction(1, 1)]
 
@@ -41,10 +41,22 @@ def test_what_is_sure_is_what_is_judged(s, dtype, options):
     assert (sure | ~(later & good & far)).mean() > 0.95
 
 
+@pytest.mark.parametrize("s", EXPONENTS, ids=str)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_asymmetry_that_is_sure_is_not_doubtful(s, dtype):
+    one = fused(s, dtype)
+    cond = 2 ** np.random.default_rng(0).uniform(0, 60, 3000)
+    gap = one.even[np.frexp(cond)[1].clip(max=OCTAVES - 1)]
+    assert (doubtful(np.zeros(len(cond), np.int8), gap, cond, one.job) == Status.CONVERGED).all()
+    assert (gap[cond < 1e4] == 2 * 8 * one.job.out_eps).all()
+
+
 def test_what_needs_a_look_is_not_sure():
     one = fused(Fraction(-1, 2))
     assert one.sure(1.0, 0.0, 1e-16, 0.5, 2.0, 0.0, 4.0)
     assert not one.sure(0.0, 0.0, 1e-16, 0.5, 2.0, 0.0, 4.0)  # not served
+    assert one.sure(1.0, 1e-15, 1e-16, 0.5, 2.0, 0.0, 4.0)  # asymmetric by rounding
+    assert not one.sure(1.0, 1e-15, 1e-16, 0.5, 2.0, 0.0, 2.0**53)
     assert not one.sure(1.0, 1e-9, 1e-16, 0.5, 2.0, 0.0, 4.0)  # not symmetric
     assert not one.sure(1.0, 0.0, 1e-3, 0.5, 2.0, 0.0, 4.0)  # a residual that rounding does not explain
     single = fused(Fraction(-1, 1), "float32")
@@ -67,8 +79,8 @@ def test_alone_as_in_a_batch(n, p, cond):
         assert one.status.shape == one.cond.shape == ()
 
 
-@pytest.mark.parametrize("kind", ["float64", "float32", "int64", ">f8", "transposed", "read-only", "torch"])
-@pytest.mark.parametrize("n", [1, 2, 5, 12, 32])
+@pytest.mark.parametrize("kind", ["float64", "float32", "int64", ">f8", "transposed", "read-only", "torch", "uneven"])
+@pytest.mark.parametrize("n", [1, 2, 5, 12, 32, 40])
 @pytest.mark.parametrize(
     ("s", "rule"),
     [
@@ -86,6 +98,8 @@ def test_the_short_way_gives_what_the_general_way_gives(s, rule, n, kind, monkey
         A = A.astype(kind)
     elif kind == "int64":
         A = np.rint(A * 9).astype(int) + 9 * np.eye(n, dtype=int)
+    elif kind == "uneven":  # by rounding
+        A = A * (1 + 2.0**-52 * np.tri(n, k=-1))
     elif kind == "transposed":
         A = np.repeat(A, 2, axis=0)[::2].T
     elif kind == "read-only":

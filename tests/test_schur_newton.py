@@ -7,11 +7,13 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
-from scipy.linalg import block_diag, fractional_matrix_power
+from scipy.linalg import block_diag, fractional_matrix_power, schur
 
 from matroot import solve
+from matroot._solve import solve_power
 from matroot._status import Status
 from matroot.backends.cpu import triangular as tri
+from matroot.backends.cpu.lapack import schur_form
 from matroot.gallery import frank, general, jordan, rating_transitions, spd
 from matroot.methods import schur_plan as plan
 from matroot.methods.base import Problem
@@ -216,6 +218,25 @@ def test_batch_is_a_loop_and_a_bad_matrix_disturbs_nothing():
     assert raw.cond.shape == raw.status.shape == raw.n_iter.shape == (4,)
 
 
+@pytest.mark.parametrize("n", [1, 3, 20])
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_the_norm_is_told_without_its_neighbours(n, dtype):
+    A = general(n, 30.0, dtype=dtype, rng=n)[0]
+    stack = np.stack([A, -np.eye(n), 5 * A])  # the second has no root
+    for a, norm in zip(stack, solve(stack, 3, assume_a="gen").lambda_max, strict=True):
+        assert norm == solve(a, 3, assume_a="gen").lambda_max
+        assert abs(norm - np.linalg.norm(a, 2)) <= 8 * n * np.finfo(dtype).eps * norm
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_the_schur_form_is_scipys(dtype):
+    A = general(7, 30.0, rng=0)[0].astype(dtype)
+    R, Q = schur_form(A)
+    kind = "complex" if np.iscomplexobj(A) else "real"
+    assert all(np.array_equal(one, other) for one, other in zip((R, Q), schur(A, kind), strict=True))
+    assert R.dtype == Q.dtype == A.dtype and R.flags.f_contiguous and Q.flags.f_contiguous
+
+
 def test_empty_and_one_by_one():
     assert schur_newton(np.zeros((0, 0)), Fraction(1, 3)).x.shape == (0, 0)
     assert schur_newton(np.array([[8.0]]), Fraction(1, 3)).x.item() == 2.0
@@ -361,3 +382,29 @@ def test_condition_is_infinite_without_a_root():
     for A in HOPELESS.values():
         assert cond_pth_root_general(A, Fraction(-1, 3)) == np.inf
     assert cond_pth_root_general(np.zeros((0, 0)), Fraction(1, 2)) == 0
+
+
+@pytest.mark.parametrize("s", [-3, -1, 1, 2, 5, 1.5, -1 / 3])
+def test_power_of_an_eigenvalue_keeps_a_small_imaginary_part(s):
+    """Beside either half of the real axis; it is a few eps off relative to itself where the power is nearly real."""
+    for near in (1, -1):
+        for angle in 10.0 ** -np.arange(1, 17):
+            lam = 3.0 * np.array([near + 1j * angle, near - 1j * angle])
+            with mpmath.workdps(50):
+                exact = [mpmath.mpc(z) ** s for z in lam]
+            found = plan.principal_power(lam, float(s))
+            for x, z in zip(found, exact, strict=True):
+                assert abs(x - complex(z)) <= 16 * EPS * abs(complex(z))
+                if near == 1 or float(s).is_integer():
+                    assert abs(x.imag - float(z.imag)) <= 16 * EPS * abs(float(z.imag))
+
+
+@pytest.mark.parametrize("p", [-2, -1, 2, 3])
+def test_whole_powers_do_not_jump_at_the_negative_axis(p):
+    """Of a block that is far from normal for the distance of its eigenvalues, 1e-9, from the axis."""
+    A = np.array([[-25.000000193540473, 8.4401108324527740e-08], [-4.4383341446518898e-07, -24.999999806459527]])
+    with mpmath.workdps(50):
+        exact = np.array((mpmath.matrix(A.tolist()) ** p).tolist(), dtype=float)
+    result = solve_power(A, p, assume_a="gen")
+    assert distance(result.x, exact) <= 12 * abs(p) * EPS and result.status == Status.CONVERGED
+    assert result.residual <= 12 * abs(p) * EPS

@@ -1,5 +1,6 @@
 """A matrix whose smallest eigenvalue is rounding of 0 has one status, whatever the sign of that rounding."""
 
+import re
 import sys
 
 import numpy as np
@@ -134,3 +135,29 @@ def test_a_matrix_that_is_not_positive_is_not_decomposed(n, dtype, monkeypatch):
             batch = solve(A, 2, method=method, regularization=rule)
             assert list(batch.status) == [int(one.status) for one in known]
             assert np.isnan(batch.x[1:]).all() and not np.isnan(batch.x[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "single", "options"),
+    [
+        (92, 7, True, {}),
+        (92, 7, True, {"method": "eigen"}),
+        (160, 4, True, {"rtol": 5e-3}),
+        (128, 7, True, {"assume_a": "gen"}),
+        (200, 16, False, {}),
+        (200, 16, False, {"method": "eigen"}),
+        (200, 16, False, {"method": "tridiagonal"}),
+    ],
+)
+def test_a_root_of_what_may_be_zero_vouches_for_no_digits(n, p, single, options):
+    """A decomposition moves an eigenvalue 0 by up to sqrt(n) eps, whose root of high degree is large."""
+    machine = float(np.finfo("float32" if single else "float64").eps)
+    options = {"inverse": False, "compute_dtype": "float32" if single else None, **options}
+    for units, status in ((5, Status.ILL_CONDITIONED), (1000, Status.CONVERGED)):
+        A = np.diag([*np.ones(n - 1), units * machine])
+        assert solve(A, p, **options).status == status or (units > 5 and "rtol" in options)
+    graph = n * np.eye(n) - np.ones((n, n))  # its null vector is known
+    result = solve(graph, p, **options)
+    error = np.linalg.norm(result.x.sum(0)) / n**0.5 / np.linalg.norm(result.x, 2)
+    assert error < options.get("rtol", 1e-2) or result.status == Status.ILL_CONDITIONED
+    assert re.search(r"about [12] digits? (is|are) left", result.message) or result.status == Status.CONVERGED

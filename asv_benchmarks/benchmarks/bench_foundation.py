@@ -108,6 +108,24 @@ class General:
         return (solve - schur) / schur
 
 
+@core([8], [1], [12])
+class SmallGeneral:
+    """Small general matrices, alone and in a batch, beside a loop over SciPy's function; most of it is Python."""
+
+    params = ([4, 8, 16, 32], [1, 100], [2, 12])
+    param_names = ("n", "batch", "p")
+
+    def setup(self, n, batch, p):
+        self.A = gallery.general(n, 100.0, batch=(batch,), rng=n)[0]
+
+    def ours(self, p):
+        return matroot.solve(self.A, p, inverse=False, assume_a="gen")
+
+    @unit("times faster")
+    def track_speedup(self, n, batch, p):
+        return speedup(lambda: self.ours(p), peers.scipy_power(self.A, 1 / p), rounds=3)
+
+
 @core([50])
 class SingularGeneral:
     """Square roots of products of two covariances of few samples, beside SciPy's."""

@@ -6,6 +6,8 @@ On one thread of BLAS both, or on two both. What an optimizer does with its bloc
 import os
 from functools import partial
 
+import numpy as np
+
 import matroot
 
 from . import peers
@@ -45,3 +47,19 @@ class Large:
     @unit("relative")
     def track_forward_error(self, n, batch, dtype, cond, p, threads):
         return forward_error(self.ours().x, self.exact)
+
+
+class Asymmetry:
+    """Lone matrices that are symmetric up to rounding, as ``(Q * w) @ Q.T`` is, beside their symmetric parts."""
+
+    params = ([8, 32, 128, 256, 512, 1024], ["float32", "float64"])
+    param_names = ("n", "dtype")
+
+    @unit("times as long")
+    def track_times(self, n, dtype):
+        A = stack(n, 1, 1e4, dtype)[0][0]
+        A = (A + A.T) / 2
+        rounded = A * (1 + np.finfo(A.dtype).eps * np.tri(n, k=-1, dtype=A.dtype))
+        assert not (rounded == rounded.T).all()
+        options = accuracy(dtype)
+        return speedup(partial(matroot.solve, A, 4, **options), partial(matroot.solve, rounded, 4, **options), rounds=9)

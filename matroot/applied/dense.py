@@ -258,7 +258,9 @@ def _of_columns(found: Part, n: int, job: Job, lost: Array) -> tuple[Array, Arra
     """Return status and error of every column, (B, m); `lost` is True for those that are not finite."""
     rounding = job.out_eps if job.out_eps > job.eps else 0.0
     error = np.where(np.isnan(found.error), np.nan, found.error + rounding)
-    ill = ~(vouched(found.cond, n, job) & ~input_lost(found.cond, job))[:, None]
+    with np.errstate(all="ignore"):  # ||A|| / ||A'||, see `status.excess_of`
+        excess = np.fmax(abs(found.lambda_min - found.ridge) / found.lambda_max, 1)
+    ill = ~(vouched(found.cond, n, job, excess) & ~input_lost(found.cond, job, excess))[:, None]
     ill = ill | (error > (job.problem.rtol or ILL_FORWARD_ERROR))
     status = found.status[:, None].astype(np.int8)
     status = np.where((status == 0) & ill, np.int8(Status.ILL_CONDITIONED), status)

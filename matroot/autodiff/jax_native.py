@@ -114,7 +114,9 @@ def _solve(a: Array, power: Power, job: Job) -> RootResult[Array]:
     residual = _norm(W - goal) / jnp.maximum(_norm(goal), jnp.finfo(A.dtype).tiny)
     cond = jnp.maximum((top + delta) / low, 1)
     deviation = _norm(last - eye)
-    error = jnp.finfo(A.dtype).eps / 2 * abs(float(s)) * cond ** min(max(1 - float(s), 0), 1)
+    # Rounding of a negative A is a larger error of what the ridge leaves of it.
+    excess = jnp.where(delta > top + delta, delta / (top + delta), 1)
+    error = jnp.finfo(A.dtype).eps / 2 * excess * abs(float(s)) * cond ** min(max(1 - float(s), 0), 1)
     status = jnp.where(error <= allowed_error(job.problem.rtol), 0, 1)
     status = jnp.where(status, int(Status.ILL_CONDITIONED), int(Status.CONVERGED))
     expected = math.sqrt(n) * 1.1 * plan.widths[-1] + LAG

@@ -102,8 +102,8 @@ def negative_axis(R: Matrix, lam: Matrix, largest: float, smallest: float) -> Ax
     """
     low, high = smallest / 4, 4 * largest
     count = min(NODES, 2 + math.ceil(math.log(high / low) / math.log(RATIO)))
-    grid = np.geomspace(low, high, count)
     step = math.log(high / low) / (count - 1)
+    grid = low * np.exp(step * np.arange(count))
     weights = grid * step
     weights[[0, -1]] /= 2
     near = np.flatnonzero((lam.real < 0) & (np.abs(lam.imag) < -lam.real) & ((lam.imag > 0) | np.iscomplexobj(R)))

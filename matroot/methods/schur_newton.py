@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from matroot._status import Status
 from matroot.backends.base import Backend
 from matroot.backends.cpu import triangular as tri
+from matroot.backends.cpu.lapack import schur_form
 from matroot.backends.cpu.triangular_norms import extreme_singular_values, power_radius
 from matroot.methods import schur_plan as plan
 from matroot.methods.base import Method, Problem, Raw
@@ -54,7 +55,7 @@ class SchurNewton(Method):
         B = A.shape[0]
         x = np.empty_like(A)
         status, n_iter = np.empty(B, np.int8), np.zeros(B, np.int64)
-        cond, amplification, jump, eigenvalue = np.empty((4, B))
+        cond, amplification, jump, eigenvalue, norm = np.empty((5, B))
         rank = np.full(B, A.shape[-1])
         products = 0
         for i in range(B):
@@ -68,7 +69,7 @@ class SchurNewton(Method):
             )
             x[i], status[i], n_iter[i], cond[i] = one.x, one.status, one.n_iter, one.cond
             amplification[i], jump[i] = one.sensitivity
-            eigenvalue[i] = one.eigenvalue
+            eigenvalue[i], norm[i] = one.eigenvalue, one.norm
             rank[i] = A.shape[-1] if one.rank is None else one.rank
             products = max(products, one.n_products)
         return Raw(
@@ -77,6 +78,7 @@ class SchurNewton(Method):
             n_iter=n_iter,
             n_products=products,
             cond=cond,
+            lambda_max=norm if problem.assume_a == "gen" else None,
             lambda_min=eigenvalue,
             amplification=amplification,
             jump=jump,
@@ -88,7 +90,7 @@ class Power(NamedTuple):
     """Result for one matrix: the power (NaN if it failed), its status, steps, products, cond of A, and of A -> A^s.
 
     `rank` is None if no eigenvalue was taken for 0. It is given beside NO_PRINCIPAL_ROOT where 0 has a Jordan block;
-    `eigenvalue` is then the one on the closed negative real axis.
+    `eigenvalue` is then the one on the closed negative real axis. `norm` is the 2-norm of A, as far as it is known.
     """
 
     x: Matrix
@@ -99,6 +101,7 @@ class Power(NamedTuple):
     sensitivity: Sensitivity
     rank: int | None = None
     eigenvalue: float = math.nan
+    norm: float = math.nan
 
 
 def schur_newton(
@@ -120,18 +123,16 @@ def schur_newton(
     rounding error of the Schur form. Semisimple eigenvalues 0 have the power 0 for s > 0. Triangular products and
     square roots count as products, though they cost a third of one or less.
     """
-    from scipy.linalg import LinAlgError, schur
-
     n = A.shape[0]
     failed = np.full_like(A, np.nan, subok=False)
     if n == 0 or s == 0:
         return Power(np.eye(n, dtype=A.dtype), Status.CONVERGED, 0, 0, 1.0, Sensitivity(0.0, 0.0))
-    try:
-        R, Q = schur(A, output="complex" if np.iscomplexobj(A) else "real", check_finite=False)
-    except LinAlgError:
+    form = schur_form(A)
+    if form is None:
         return Power(failed, Status.DIVERGED, 0, 0, np.nan, UNKNOWN)
-    R, Q = np.asfortranarray(R), np.asfortranarray(Q)
-    lam = tri.eigenvalues(R)
+    R, Q = form
+    blocks = tri.pairs(R)
+    lam = tri.eigenvalues(R, blocks)
     largest, smallest = extreme_singular_values(R)
     cond = largest / smallest if smallest > 0 else np.inf
     exact = not np.tril(A, -1).any()
@@ -143,14 +144,14 @@ def schur_newton(
     if s > 0 and not float(s).is_integer() and (rounded or not exists):
         factors = deflated(A, data)
         if factors is not None and factors.semisimple:
-            return singular_power(factors, s, rtol, max_iter, out_eps)
+            return singular_power(factors, s, rtol, max_iter, out_eps)._replace(norm=largest)
         if factors is not None and not exists:
-            return Power(failed, Status.NO_PRINCIPAL_ROOT, 0, 0, cond, UNKNOWN, factors.rank, bad)
+            return Power(failed, Status.NO_PRINCIPAL_ROOT, 0, 0, cond, UNKNOWN, factors.rank, bad, largest)
     if not exists:
-        return Power(failed, Status.NO_PRINCIPAL_ROOT, 0, 0, cond, UNKNOWN, eigenvalue=bad)
+        return Power(failed, Status.NO_PRINCIPAL_ROOT, 0, 0, cond, UNKNOWN, eigenvalue=bad, norm=largest)
 
     sensitive = sensitivity(R, lam, s, largest, smallest, data)
-    work = _Triangular(R, lam, plan.Accuracy(eps / 2 if rtol is None else rtol / 4, eps / 2))
+    work = _Triangular(R, blocks, lam, plan.Accuracy(eps / 2 if rtol is None else rtol / 4, eps / 2))
     with np.errstate(all="ignore"):
         F, status, steps = work.power(s, max_iter)
         if status == Status.CONVERGED:
@@ -158,8 +159,9 @@ def schur_newton(
             if not np.isfinite(x).all():
                 status = Status.DIVERGED
     if status != Status.CONVERGED:
-        return Power(failed, status, steps, work.products, cond, UNKNOWN)
-    return Power(x, status, steps, work.products + 2, cond, sensitive.relative_to(float(np.linalg.norm(F))))
+        return Power(failed, status, steps, work.products, cond, UNKNOWN, norm=largest)
+    sensitive = sensitive.relative_to(float(np.linalg.norm(F)))
+    return Power(x, status, steps, work.products + 2, cond, sensitive, norm=largest)
 
 
 def singular_power(
@@ -206,10 +208,10 @@ def has_principal_power(lam: Matrix, s: Fraction | float, largest: float, smalle
 class _Triangular:
     """Powers of an upper (quasi-)triangular R with eigenvalues lam; R is overwritten by its square roots."""
 
-    def __init__(self, R: Matrix, lam: Matrix, accuracy: plan.Accuracy) -> None:
+    def __init__(self, R: Matrix, pairs: tri.Pairs, lam: Matrix, accuracy: plan.Accuracy) -> None:
         self.R, self.lam, self.accuracy = R, lam, accuracy
         self.blocks = tri.cuts(R)
-        self.pairs = tri.pairs(R)
+        self.pairs = pairs
         self.products = 0
 
     def power(self, s: Fraction | float, max_iter: int | None) -> tuple[Matrix, Status, int]:

@@ -153,9 +153,10 @@ def square_roots(lam: NDArray[Any], s: float, b: int, accuracy: Accuracy) -> int
     k0 = (b & -b).bit_length() - 1 if b else 0
     if b and b >> k0 == 1:
         return k0
-    costs = []
+    costs: list[float] = []
+    log = np.log(lam)
     for k in range(k0, k0 + 24):
-        _, radius = disc(principal_power(lam, 2.0**-k))
+        _, radius = disc(np.exp(log * 2.0**-k))
         e = exponent(s, b, k)
         costs.append(SQRT_COST * k + total(e, radius, accuracy.before(e)))
         if len(costs) > 2 and math.isfinite(costs[-3]) and costs[-1] > costs[-2] > costs[-3]:
@@ -171,6 +172,12 @@ def disc(mu: NDArray[Any]) -> tuple[float, float]:
 
 
 def principal_power(lam: NDArray[Any], s: float) -> NDArray[Any]:
-    """Compute lam^s by modulus and argument, which keeps the relative accuracy of a small imaginary part."""
+    """Compute lam^s by modulus and argument, which keeps the relative accuracy of a small imaginary part.
+
+    A whole power of lam beside the negative axis has one, too: it is that of -lam, but for the sign.
+    """
+    sign: Any = 1.0
+    if s.is_integer() and (left := lam.real < 0).any():
+        lam, sign = np.where(left, -lam, lam), np.where(left, (-1) ** int(s), 1)
     theta = s * np.angle(lam)
-    return np.asarray(np.abs(lam) ** s * (np.cos(theta) + 1j * np.sin(theta)), dtype=lam.dtype)
+    return np.asarray(sign * np.abs(lam) ** s * (np.cos(theta) + 1j * np.sin(theta)), dtype=lam.dtype)

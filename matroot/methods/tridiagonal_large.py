@@ -15,11 +15,9 @@ from matroot._regularization import Coefficients
 from matroot.backends.cpu.blas import held_in_its_thread, one_blas_thread
 from matroot.backends.cpu.cpu import in_threads
 from matroot.backends.cpu.tridiagonal.pole_table import table
-from matroot.backends.linalg import hermitian_part
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
-from matroot.methods.hermitian import asymmetry
 from matroot.methods.tridiagonal_large_cut import LARGEST_COND, Form, kept, residual
 from matroot.methods.tridiagonal_report import IN_SINGLE, NEGATIVE, NONE, SERVED, CutReport, Report, pole_level, probes
 from matroot.methods.tridiagonal_single import CLUSTER, LEAST, UNIT, may_be_single, moved, returns_in_single
@@ -207,10 +205,11 @@ class Solver:
         (A, d, e, tau), halves, symmetric, exponent = self.reduced(S, kind) if begun is None else begun
         gap = 0.0
         if not symmetric:
-            with np.errstate(all="ignore"):
-                gap = float(asymmetry(S)) / float(abs(S).max())
-                S = hermitian_part(S.astype(self.double))
-            if not gap < math.inf or kind == self.single:
+            if kind == self.single:
+                return none
+            given, S = S, np.empty((n, n), self.double)
+            gap = self.compiled.symmetrized(given, S)
+            if not gap < math.inf:
                 return none
             _, exponent = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves, absolute)
         one, other = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)

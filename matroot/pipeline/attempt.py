@@ -30,16 +30,18 @@ from matroot.pipeline.scaling import (
     to_output,
 )
 from matroot.pipeline.status import (
+    cancelled,
     doubtful,
     excess_of,
     faintness,
     judge,
     singular,
+    spent,
     taken_for_zero,
     within_range,
     zero_status,
 )
-from matroot.pipeline.status_general import judge_general
+from matroot.pipeline.status_general import general_excess, judge_general
 
 Array = Any
 
@@ -120,18 +122,21 @@ def attempt(stack: Array, job: Job) -> Output:
     status, cond, highest, lowest = facts_of(A, X, raw, delta, ends, status, residual, job)
     amplification = None
     if general:
-        status, amplification = judge_general(status, residual, A, raw, cond, job)
+        status, amplification = judge_general(status, residual, A, raw, cond, job, general_excess(highest, delta))
         amplification = xp.where(zero, np.inf, amplification)
     else:
         excess = 1.0 if rule is None else excess_of(highest, lowest, delta, raw.changed, problem.s)
         status = judge(status, residual, cond, n, job, excess, faintness(size, job))
-        status = doubtful(status, gap, cond * excess, job)
+        status = doubtful(status, gap * excess, cond, job)
         status = taken_for_zero(status, raw, n, job)
         status = singular(status, cond, lowest, highest, gap, job, n)
     if problem.s > 0:  # the root of 0 is 0, exactly
         nothing = (highest == 0) & (residual == 0) & (status == int(Status.ILL_CONDITIONED))
         status = xp.where(nothing, int(Status.CONVERGED), status)
     status = xp.where(zero, zero_status(problem), status)
+    if rule is not None:
+        lost = cancelled(highest, lowest, delta, job, n)
+        status = spent(status, lost | (zero & (delta > 0)), xp.where(zero, 0, residual), problem)
     status = xp.where(symmetric, status, int(Status.NOT_SYMMETRIC))
     status = xp.where(finite, status, int(Status.NONFINITE_INPUT)).astype(xp.int8)
     given = (status <= int(Status.STAGNATED)) & symmetric
@@ -141,7 +146,7 @@ def attempt(stack: Array, job: Job) -> Output:
             xp.copyto(values, otherwise, where=~rows.reshape(B, *[1] * (values.ndim - 1)))
         return values
 
-    def settled(values: Array, at_zero: float) -> Array:
+    def settled(values: Array, at_zero: Array | float) -> Array:
         return xp.where(finite & symmetric, xp.where(zero, at_zero, values), xp.nan)
 
     with np.errstate(over="ignore", invalid="ignore"):  # a norm may exceed the range of the entries
@@ -153,7 +158,7 @@ def attempt(stack: Array, job: Job) -> Output:
             n_products=raw.n_products,
             residual=xp.where(given, xp.where(zero, 0, residual), xp.nan),
             cond=settled(cond, math.inf),
-            lambda_max=settled(highest, 0) * scale,
+            lambda_max=settled(highest, delta if general else 0 - delta) * scale,
             lambda_min=settled(lowest, 0) * scale,
             ridge=delta * scale,
             asymmetry=gap,

@@ -40,13 +40,17 @@ def facts_of(
     A are the regularized matrices, scaled, with the multiple `delta` (B,) of I, and X their powers. `ends` are extreme
     eigenvalues of A as far as a rule needed them.
     """
-    if raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
+    general = job.problem.assume_a == "gen"
+    if not general and raw.cond is not None and raw.lambda_max is not None and raw.lambda_min is not None:
         ridge = 0 if raw.ridge is not None else delta  # zero if the method added the ridge itself
         return Facts(status, raw.cond, raw.lambda_max - ridge, raw.lambda_min)
     if job.backend.sync_free():
         return deferred("matroot.pipeline.device_facts").facts_of(A, raw, delta, ends, status, residual, job)
-    if job.problem.assume_a == "gen":
-        norm = conditioning.norm2(A, job.backend)
+    if general:
+        norm = np.full(len(A), np.nan) if raw.lambda_max is None else raw.lambda_max
+        unknown = np.flatnonzero(np.isnan(norm))
+        if len(unknown):
+            norm[unknown] = conditioning.norm2(A[unknown], job.backend)
         cond = np.full(len(A), np.nan) if raw.cond is None else raw.cond
         lowest = norm / cond
         if raw.lambda_min is not None:

@@ -24,12 +24,14 @@ from matroot.pipeline.call import Job, Output
 from matroot.pipeline.retries import solve_chunk
 from matroot.pipeline.scaling import asymmetry_bar, refuse_asymmetric
 from matroot.pipeline.status import (
+    cancelled,
     doubtful,
     excess_of,
     explained_residual,
     input_lost,
     judge,
     singular,
+    spent,
     tolerated_residual,
     vouched,
     within_range,
@@ -50,6 +52,8 @@ class Fused:
     allowed : array
         For the condition numbers from 2^(k-1) to 2^k, the residual up to which a root is certain to be CONVERGED;
         -1 where none is. `judge` decides the others.
+    even : array
+        For the same condition numbers, the relative asymmetry of the input up to which this stays so.
     faint : float
         Beyond this end of the spectrum, entries of the root may leave the normal range.
     """
@@ -58,6 +62,7 @@ class Fused:
     n: int
     rule: Coefficients
     allowed: Array
+    even: Array
     faint: float
     inverse: bool
 
@@ -76,7 +81,8 @@ class Fused:
         if lambda_max < -lambda_min:  # `excess_of` is beyond 1
             return False
         octave = min(math.frexp(cond)[1], OCTAVES - 1)
-        return served == SERVED and asymmetry == 0 and inside and residual <= self.allowed[octave]
+        fine = residual <= self.allowed[octave] and asymmetry <= self.even[octave]
+        return bool(served == SERVED and inside and fine)
 
 
 def whole(job: Job, n: int) -> tuple[Job, Fused | None]:
@@ -95,7 +101,7 @@ def whole(job: Job, n: int) -> tuple[Job, Fused | None]:
     least = max(n, 1) * smallest_normal(job.out_dtype.name)
     with np.errstate(over="ignore"):
         faint = float(np.float64(least) ** (1 / float(s)))
-    return job, Fused(job, n, rule, allowed_residuals(n, job), faint, s < 0)
+    return job, Fused(job, n, rule, allowed_residuals(n, job), allowed_asymmetry(n, job), faint, s < 0)
 
 
 def allowed_residuals(n: int, job: Job) -> Array:
@@ -107,6 +113,13 @@ def allowed_residuals(n: int, job: Job) -> Array:
     allowed = np.where(fine, explained, -1.0)
     allowed[[0, -1]] = -1.0  # below 1 there is no condition number, and above 2^OCTAVES none is served
     return allowed
+
+
+def allowed_asymmetry(n: int, job: Job) -> Array:
+    """Return `Fused.even`: no more than rounding of sums of n, and 0 where `doubtful` finds that too much."""
+    gap = min(2 * n * job.out_eps, asymmetry_bar(job.origin))
+    status = doubtful(np.zeros(OCTAVES + 1, np.int8), np.float64(gap), np.ldexp(1.0, np.arange(OCTAVES + 1)), job)
+    return np.where(status == Status.CONVERGED, gap, 0.0)
 
 
 def begin_fused(stack: Array, fused: Fused) -> Callable[[], Output] | None:
@@ -153,7 +166,7 @@ def solve_fused(stack: Array, fused: Fused, out: Output, begun: list[Reduced] | 
 
 def take_facts(report: Report | CutReport, fused: Fused, out: Output) -> None:
     """Fill `out` with the facts of a report."""
-    out.residual, out.lambda_min, out.lambda_max, out.ridge, out.cond = np.array(report[2:7])
+    out.asymmetry, out.residual, out.lambda_min, out.lambda_max, out.ridge, out.cond = np.array(report[1:7])
     out.n_products, out.certificate = PRODUCTS, "full" if fused.n <= PROBES else "probes"
 
 
@@ -177,17 +190,22 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
     if job.lone:
         refuse_asymmetric(float(out.asymmetry.max()), stack.dtype.kind == "c", job.origin)
 
-    cond = out.cond * excess  # the ridge is added to T
-    allowed = (out.residual <= fused.allowed.take(np.frexp(cond)[1], mode="clip")).all()
+    cond, more = (out.cond * excess, 1.0) if fused.inverse else (out.cond, excess)  # the ridge is added to T
+    octave = np.frexp(cond)[1]
+    allowed = ((out.residual <= fused.allowed.take(octave, mode="clip")) & (more == 1)).all()
     if not allowed:
-        out.status = judge(out.status, out.residual, cond, n, job)
+        out.status = judge(out.status, out.residual, cond, n, job, more)
+        if rule is not None and not fused.rule.cuts:
+            lost = cancelled(out.lambda_max, out.lambda_min, out.ridge, job, n)
+            out.status = spent(out.status, lost, out.residual, job.problem)
     faint = out.lambda_min > fused.faint if fused.inverse else out.lambda_max + out.ridge < fused.faint
-    if allowed and not (hard.any() or faint.any() or out.asymmetry.any()):
+    uneven = out.asymmetry * more > fused.even.take(octave, mode="clip")
+    if allowed and not (hard.any() or faint.any() or uneven.any()):
         return  # as `Fused.sure`
     if faint.any():
         out.status = within_range(out.status, abs(out.x).max((-1, -2)), ~hard, job)
-    if out.asymmetry.any():
-        out.status = doubtful(out.status, out.asymmetry, cond, job)
+    if uneven.any():
+        out.status = doubtful(out.status, out.asymmetry * more, cond, job)
         uneven = out.asymmetry > asymmetry_bar(job.origin)
         out.status[uneven] = Status.NOT_SYMMETRIC
         for values in (out.x, out.residual, out.cond, out.lambda_min, out.lambda_max):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -115,8 +116,7 @@ def scale_root(X: Array, exponent: Array, s: Fraction | float, backend: Backend,
         power = exponent.astype(xp.int64) * s.numerator
         whole = power // s.denominator
         if s.denominator > 1:
-            fractions = xp.asarray([2.0 ** (k / s.denominator) for k in range(s.denominator)])
-            rest = fractions[power - whole * s.denominator]
+            rest = xp.asarray(_fractions_of_two(s.denominator))[power - whole * s.denominator]
     else:
         high = _leading(s)  # exponent * high is exact
         power = exponent * high
@@ -128,6 +128,12 @@ def scale_root(X: Array, exponent: Array, s: Fraction | float, backend: Backend,
         with np.errstate(over="ignore", invalid="ignore"):  # as below
             X *= rest.astype(X.real.dtype)[:, None, None]
     shift_by_power_of_two(X, xp.clip(whole + more, -BEYOND, BEYOND), backend)
+
+
+@lru_cache(maxsize=64)
+def _fractions_of_two(b: int) -> Array:
+    """Return 2^(k / b) for k from 0 to b - 1."""
+    return np.array([2.0 ** (k / b) for k in range(b)])
 
 
 def _leading(s: float) -> float:

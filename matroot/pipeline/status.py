@@ -13,6 +13,7 @@ from matroot._bars import (
     INPUT_UNITS,
     VOUCHED,
     allowed_error,
+    decomposed_share,
     forward_error_bound,
     least_rtol,
     noise_share,
@@ -21,18 +22,19 @@ from matroot._regularization import Ridge
 from matroot._status import Status
 from matroot.backends.arrays import HALVES, is_inexact, smallest_normal
 from matroot.methods.base import Array, Changed, Problem, Raw
-from matroot.methods.eigen import Eigen
 from matroot.pipeline.call import Job
 
 #: Residuals of nearly all roots are below MARGIN times the first-order effect of rounding. For coupled iterations at
 #: large cond they can be RARE times larger.
 MARGIN, RARE = 50, 20
+#: Methods that round A before the rule is applied; the others are given A'.
+DECOMPOSE = ("eigen", "tridiagonal")
 
 
 def excess_of(
     lambda_max: Array, lambda_min: Array, delta: Array, changed: Changed | None, s: Fraction | float
 ) -> Array:
-    """Return the factor, at least 1, by which rounding of A changes A'^s more than `cond` predicts after a rule.
+    """Return the factor, at least 1, by which rounding of A is a larger relative error of A' after a rule.
 
     A rule may cancel most of a negative A: the factor is ||A|| / ||A'||. If a rule drops eigenvalues, the power jumps
     from 0 to lambda^s between dropped and kept eigenvalues: its condition is lambda over their gap for every s.
@@ -42,7 +44,7 @@ def excess_of(
     top = lambda_max + delta if changed is None else changed.kept[:, -1]
     low = lambda_min - delta if changed is None else changed.kept[:, 0] - changed.delta[:, 0]
     with np.errstate(all="ignore"):
-        ratio = np.where(top > 0, abs(low) / np.where(top > 0, top, 1), 1)
+        ratio = np.where(top > 0, abs(low) / np.where(top > 0, top, 1), 1)  # where nothing is left: `cancelled`
         if changed is not None:
             dropped, w = changed.dropped, changed.kept - changed.delta
             least = np.where(dropped, np.inf, w).min(-1)
@@ -78,31 +80,35 @@ def judge(
     A was rounded before the rule was applied; a method that decomposes A rounds it again in the arithmetic. Both errors
     grow by the factor `excess`; `units` is the factor of `faintness`.
     """
-    decomposed = cond * excess if isinstance(job.method, Eigen) else cond
-    ill = ~certified(residual, decomposed, n, job) | input_lost(cond * excess, job, units)
+    ill = ~certified(residual, cond, n, job, excess if job.method.name in DECOMPOSE else 1.0)
+    ill |= input_lost(cond, job, units * excess)
     return np.where((status == int(Status.CONVERGED)) & ill, int(Status.ILL_CONDITIONED), status).astype(np.int8)
 
 
-def certified(residual: Array, cond: Array, n: int, job: Job) -> Array:
+def certified(residual: Array, cond: Array, n: int, job: Job, excess: Array | float = 1.0) -> Array:
     """Return True where arithmetic and residual guarantee rtol, or two digits, for the matrix as given."""
     problem = job.problem
     with np.errstate(all="ignore"):
-        explained = explained_residual(cond, problem.s, n, job.eps + job.out_eps, problem.rtol or 0.0)
+        explained = explained_residual(cond, problem.s, n, (job.eps + job.out_eps) * excess, problem.rtol or 0.0)
         if job.backend.rounding:  # at any cond some 20 units: the residual shows their effect, the bound does not
             explained = np.minimum(explained, degree_of(problem.s) * (problem.rtol or 0.0) / VOUCHED)
         explained = np.minimum(explained, tolerated_residual(problem.s, problem.rtol))
-    return vouched(cond, n, job) & (residual <= explained)
+    return vouched(cond, n, job, excess) & (residual <= explained)
 
 
-def vouched(cond: Array, n: int, job: Job) -> Array:
-    """Return True where the arithmetic guarantees rtol, or two digits, and separates the smallest eigenvalue from 0."""
+def vouched(cond: Array, n: int, job: Job, excess: Array | float = 1.0) -> Array:
+    """Return True where the arithmetic guarantees rtol, or two digits, and separates the smallest eigenvalue from 0.
+
+    Its errors are relative to A', and `excess` times larger.
+    """
     rtol = job.problem.rtol
-    with np.errstate(all="ignore"):
-        enough = forward_error_bound(cond, job.problem.s, job.eps) <= allowed_error(rtol)
     machine = float(np.finfo(job.dtype).eps)  # of stored matrices; products on tensor cores are coarser
-    if rtol is not None and rtol < least_rtol(machine / 2, job.out_eps, n):
-        enough = enough & False
-    return enough & (cond * n * machine < 1) if may_be_singular(job, n * machine) else enough
+    with np.errstate(all="ignore"):
+        error = forward_error_bound(cond, job.problem.s, job.eps * excess, decomposed_share(n, machine * excess))
+        enough = error <= allowed_error(rtol)
+        if may_be_singular(job, n * machine):
+            enough = enough & (cond * excess * n * machine < 1)
+    return enough & False if rtol is not None and rtol < least_rtol(machine / 2, job.out_eps, n) else enough
 
 
 def input_lost(cond: Array, job: Job, units: Array | float = 1.0) -> Array:
@@ -110,7 +116,7 @@ def input_lost(cond: Array, job: Job, units: Array | float = 1.0) -> Array:
     eps = job.out_eps * units
     with np.errstate(all="ignore"):
         lost = ~(forward_error_bound(cond, job.problem.s, eps) <= ILL_INPUT_ERROR)
-    return lost | ~(cond * INPUT_UNITS * eps < 1) if may_be_singular(job) else lost
+        return lost | ~(cond * INPUT_UNITS * eps < 1) if may_be_singular(job) else lost
 
 
 def doubtful(status: Array, gap: Array, cond: Array, job: Job) -> Array:
@@ -148,6 +154,26 @@ def singular(status: Array, cond: Array, low: Array, top: Array, gap: Array, job
     return np.where(negative | near, int(Status.SINGULAR), status).astype(np.int8)
 
 
+def cancelled(highest: Array, lowest: Array, delta: Array, job: Job, n: int) -> Array:
+    """Return True where a shift by `delta` leaves of A only what rounding makes of 0.
+
+    Such a matrix has no digits to take a power of, whatever the signs of its eigenvalues.
+    """
+    arithmetic = float(np.finfo(job.dtype).eps) if job.method.name in DECOMPOSE else 2.0**-52
+    share = n * max(arithmetic, 2 * job.out_eps)
+    with np.errstate(all="ignore"):
+        left = np.fmax(abs(highest + delta), abs(lowest))
+        return (delta > 0) & (left <= share * delta)
+
+
+def spent(status: Array, lost: Array, residual: Array, problem: Problem) -> Array:
+    """Set the status of matrices of which a rule has left nothing: no inverse root, or a power of 0 without digits."""
+    if problem.inverse:
+        return np.where(lost, zero_status(problem), status).astype(np.int8)
+    lost = lost & (residual <= 1)  # X = 0 has 1, or 0 if A' is 0, too
+    return np.where(lost, int(Status.ILL_CONDITIONED), status).astype(np.int8)
+
+
 def may_be_singular(job: Job, rounding: float = 0.0) -> bool:
     """Return True if the smallest eigenvalue may be pure rounding error, which invalidates every inverse root.
 
@@ -173,7 +199,7 @@ def within_range(status: Array, size: Array, present: Array, job: Job) -> Array:
     return np.where(gone, int(Status.DIVERGED), status).astype(np.int8)
 
 
-def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rtol: float) -> Array:
+def explained_residual(cond: Array, s: Fraction | float, n: int, eps: Array | float, rtol: float) -> Array:
     """Return the largest residual that rounding and rtol explain, with a margin for every method; at most 1.
 
     A product has a rounding error of about sqrt(n) eps in the 2-norm. For s < 0 the residual is that of X^b A = I and
@@ -181,7 +207,7 @@ def explained_residual(cond: Array, s: Fraction | float, n: int, eps: float, rto
     iteration with s > 1). An error of rtol enters without amplification. The residual of X = 0 is 1.
     """
     degree = degree_of(s)
-    eps *= max(1.0, n**0.5 / 4)
+    eps = eps * max(1.0, n**0.5 / 4)
     if s > 0:
         relative = forward_error_bound(cond, s, eps) + eps * (cond**0.5 if s > 1 else 1.0)
     else:

@@ -171,7 +171,8 @@ def check_outline(found: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) ->
         raise ValueError(f"the state_dict must have dicts with params and lr as 'param_groups', got {groups!r:.200}")
     theirs, ours = ([len(group["params"]) for group in of] for of in (groups, own))
     if theirs != ours:
-        names = f", named {', '.join(repr(group.get('name')) for group in groups)}" if "name" in groups[0] else ""
+        named = any("name" in group for group in groups)
+        names = f", named {', '.join(repr(group.get('name')) for group in groups)}" if named else ""
         raise ValueError(
             f"the state_dict has groups of {_listed(theirs)} parameters{names}, and this optimizer of {_listed(ours)}; "
             "make the optimizer as the saved one was made; Shampoo(model) and Shampoo(model.parameters()) differ"

@@ -18,6 +18,7 @@ from matroot_optim.ranks.blocks import Shares, even_rows
 from matroot_optim.ranks.wire import FACT_BYTES, HEAD_BYTES
 from matroot_optim.refresh.phases import cost, first_marks
 from matroot_optim.refresh.shares import Deal
+from matroot_optim.step.statistics import packed_size
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,11 @@ class RankPlan:
         With owned blocks and parameters whose rows are shared evenly: bytes of the largest share of the state, and
         bytes of gradients and directions that the busiest rank sends in a step.
     owned_makespan : float
-        As `makespan`, where the owner of a block computes its roots, and every rank those of tables in place.
+        As `makespan`, where the owner of a block computes its roots.
+    tables : int
+        Roots of tables in place, whose statistics are sums over the ranks, and which every rank gets from one.
+    summed_bytes, table_bytes : float
+        Bytes of these statistics, summed in an all-reduce, and of these roots, received by each rank, per step.
     """
 
     ranks: int
@@ -72,6 +77,9 @@ class RankPlan:
     owned_state_bytes: int
     owned_sent_bytes: int
     owned_makespan: float
+    tables: int
+    summed_bytes: float
+    table_bytes: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers as a dict."""
@@ -97,7 +105,7 @@ def plan_ranks(options: Options, layout: Layout, ranks: int, lag: int = 0) -> Ra
     (80, (10, 10), 1.0)
     """
     interval = options.interval(options.settled_step)
-    orders, widths = roots_of(layout)
+    orders, widths, statistics = roots_of(layout)
     steps = first_marks(orders, interval, options.schedule) + interval if orders else np.zeros(0, np.int64)
     deal, owners = Deal(ranks, lag), np.zeros(len(orders), np.int64)
     for step in np.unique(steps):
@@ -105,22 +113,21 @@ def plan_ranks(options: Options, layout: Layout, ranks: int, lag: int = 0) -> Ra
         owners[now] = deal([orders[k] for k in now])
     costs = np.array([cost(n) for n in orders])
 
-    def loads_of(owners: Any, costs: Any) -> list[Any]:
+    def loads_of(owners: Any) -> list[Any]:
         return [np.bincount(owners[steps == step], costs[steps == step], ranks) for step in np.unique(steps)]
 
     def slowest(loads: list[Any]) -> float:
         return float(np.sum(loads, axis=0).max() if lag and loads else sum(load.max() for load in loads))
 
-    loads = loads_of(owners, costs)
+    loads = loads_of(owners)
     groups = [costs] if lag else [costs[steps == step] for step in np.unique(steps)]
     ideal = max(float(costs.sum()) / ranks, 1e-300)
     sent = np.bincount(owners, widths, ranks)
     exchanges = len(loads) / interval * HEAD_BYTES
     cuts = tuple(even_rows(leaf.shape[0], ranks) if leaf.shape else None for leaf in layout.leaves)
     shares = Shares(layout, cuts, ranks, interval, options.schedule, lag)
-    of_all = np.asarray(shares.roots_of_all, bool)
-    owned = loads_of(np.asarray(shares.owners_of_roots, np.int64), np.where(of_all, 0.0, costs))
-    everywhere = [costs[of_all & (steps == step)].sum() for step in np.unique(steps)]
+    of_table = np.asarray(shares.roots_of_tables, bool)
+    table_exchanges = len(np.unique(steps[of_table])) / interval * HEAD_BYTES
     rows, counts = make_plan(layout, interval), np.bincount(owners, minlength=ranks)
     return RankPlan(
         ranks,
@@ -141,18 +148,22 @@ def plan_ranks(options: Options, layout: Layout, ranks: int, lag: int = 0) -> Ra
         rows.adam_bytes,
         max(shares.bytes),
         max(shares.sent_bytes),
-        slowest([load + more for load, more in zip(owned, everywhere, strict=True)]) / ideal,
+        slowest(loads_of(np.asarray(shares.solvers_of_roots, np.int64))) / ideal,
+        int(of_table.sum()),
+        float(np.sum(statistics, where=of_table) / options.statistics_every),
+        float(np.sum(widths, where=of_table) / interval + ranks * table_exchanges),
     )
 
 
-def roots_of(layout: Layout) -> tuple[list[int], list[int]]:
-    """Return the order of every root, and the bytes that are sent of it."""
-    orders, widths = [], []
+def roots_of(layout: Layout) -> tuple[list[int], list[int], list[int]]:
+    """Return the order of every root, the bytes that are sent of it, and those of its statistic."""
+    orders, widths, statistics = [], [], []
     for stack, axis in layout.factors:
-        n = stack.shape[axis]
+        n, item = stack.shape[axis], np.dtype(stack.dtype).itemsize
         orders += [n] * stack.blocks
-        widths += [answer_size(stack, axis) * np.dtype(stack.dtype).itemsize + FACT_BYTES] * stack.blocks
-    return orders, widths
+        widths += [answer_size(stack, axis) * item + FACT_BYTES] * stack.blocks
+        statistics += [packed_size(n) * item] * stack.blocks
+    return orders, widths, statistics
 
 
 def bound(costs: Sequence[float] | Any, ranks: int) -> float:

@@ -23,6 +23,11 @@ ROWS: tuple[tuple[str, Callable[[Any], str] | None], ...] = (
     ("  sent by the busiest rank, per step", lambda p: size_of(p.owned_sent_bytes)),
     ("  state on the fullest rank", lambda p: size_of(p.owned_state_bytes)),
 )
+#: Of owned blocks too, where there are tables.
+OF_TABLES: tuple[tuple[str, Callable[[Any], str] | None], ...] = (
+    ("  statistics of tables, summed, per step", lambda p: size_of(p.summed_bytes)),
+    ("  roots of tables received, per step", lambda p: size_of(p.table_bytes)),
+)
 
 
 def table(plans: Sequence[Any]) -> str:
@@ -40,9 +45,10 @@ def table(plans: Sequence[Any]) -> str:
     if not first.roots:
         return "\n".join(lines)
     lines.append("")
-    columns = [[str(plan.ranks), *("" if text is None else text(plan) for _, text in ROWS)] for plan in plans]
+    rows = (*ROWS, *OF_TABLES) if first.tables else ROWS
+    columns = [[str(plan.ranks), *("" if text is None else text(plan) for _, text in rows)] for plan in plans]
     wide = [max(map(len, column)) for column in columns]
-    for title, *cells in zip(("ranks", *(title for title, _ in ROWS)), *columns, strict=True):
+    for title, *cells in zip(("ranks", *(title for title, _ in rows)), *columns, strict=True):
         lines.append(f"{title:43}" + "".join(f"  {cell:>{n}}" for cell, n in zip(cells, wide, strict=True)))
     lines = [line.rstrip() for line in lines]
     late = [plan for plan in plans if not plan.lag and plan.makespan > LONG]

@@ -1,22 +1,21 @@
-"""Owners of blocks, and the part of a layout that one rank owns: pure functions of the layout."""
+"""Owners of blocks and of roots: pure functions of the layout."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from matroot_optim.layout.blocking import Region, Shape
-from matroot_optim.layout.layout import Layout, is_table, stacked
-from matroot_optim.layout.parts import Among, At, Leaf
+from matroot_optim.layout.blocking import Shape
+from matroot_optim.layout.layout import Layout, is_table
+from matroot_optim.layout.parts import Leaf
 from matroot_optim.refresh.phases import cost, first_marks
 from matroot_optim.refresh.shares import deal_blocks
 from matroot_optim.step.spectral import operations
-from matroot_optim.step.statistics import packed_size
 
 #: Cost of a floating-point operation of a product, in the unit of the cost of roots.
 OPERATION = 0.1
@@ -43,6 +42,8 @@ class Box:
     owner : int
     number, region : int
         Of the block, and of its region; 0 without blocks.
+    solver : int
+        The rank that computes its roots: the owner of a block, one of the owners of the rows of a block.
     """
 
     leaf: int
@@ -51,6 +52,7 @@ class Box:
     owner: int
     number: int = 0
     region: int = 0
+    solver: int = 0
 
 
 def view(leaf: Leaf) -> Shape:
@@ -74,7 +76,7 @@ class Shares:
 
     Blocks are dealt by the costs of their roots, each in its step of an interval, and of their products. Parameters
     without blocks stay where they are, or are cut evenly if every rank has them whole; so do the rows of tables whose
-    rows have no statistic.
+    rows have no statistic, of which the roots alone are dealt.
 
     Parameters
     ----------
@@ -101,37 +103,35 @@ class Shares:
     def boxes(self) -> list[Box]:
         """All parts, by parameter and by number of the block."""
         found: list[Box] = []
-        dealt: list[int] = []
         for i, leaf in enumerate(self.layout.leaves):
-            ranges = self._ranges(i)
             if not leaf.regions:
-                found += [Box(i, (a,), (b - a,), rank) for rank, (a, b) in enumerate(ranges)]
+                found += [Box(i, (a,), (b - a,), rank) for rank, (a, b) in enumerate(self._ranges(i))]
                 continue
-            if i in self.spread:
+            region_of = {number: r for r, numbers in enumerate(leaf.numbers) for number in numbers}
+            for number, (origin, size) in enumerate(leaf.blocks):
+                solver, region = self.solvers[i, number], region_of[number]
+                if i not in self.spread:
+                    found.append(Box(i, origin, size, solver, number, region, solver))
+                    continue
                 found += [
-                    Box(i, (a, *origin[1:]), (b - a, *region.size[1:]), rank, leaf.block_number[origin], r)
-                    for r, region in enumerate(leaf.regions)
-                    for origin in region.origins()
-                    for rank, (a, b) in enumerate(ranges)
+                    Box(i, (a, *origin[1:]), (b - a, *size[1:]), rank, number, region, solver)
+                    for rank, (a, b) in enumerate(self._ranges(i))
                 ]
-                continue
-            blocks = [
-                Box(i, origin, region.size, 0, leaf.block_number[origin], r)
-                for r, region in enumerate(leaf.regions)
-                for origin in region.origins()
-            ]
-            for box in sorted(blocks, key=lambda box: box.number):
-                dealt.append(len(found))
-                found.append(box)
-        roots = self._costs_of_roots()
-        costs = [self._costs_of_products(found[k]) | roots.get((found[k].leaf, found[k].number), {}) for k in dealt]
-        for k, rank in zip(dealt, deal_blocks(costs, self.ranks).tolist(), strict=True):
-            found[k] = replace(found[k], owner=rank)
         return found
 
     @cached_property
+    def solvers(self) -> dict[tuple[int, int], int]:
+        """The rank that computes the roots of each block, by parameter and number; it owns the block, if one does."""
+        roots, costs = self._costs_of_roots(), dict[tuple[int, int], dict[int, float]]()
+        for i, leaf in enumerate(self.layout.leaves):
+            for number, (_, size) in enumerate(leaf.blocks):
+                products = {} if i in self.spread else self._costs_of_products(leaf, size)
+                costs[i, number] = products | roots.get((i, number), {})
+        return dict(zip(costs, deal_blocks(list(costs.values()), self.ranks).tolist(), strict=True))
+
+    @cached_property
     def spread(self) -> set[int]:
-        """The tables of whose blocks every rank has some rows, and computes the statistic and the root itself."""
+        """The tables of whose blocks every rank has some rows, and the statistic, which is a sum over the ranks."""
         return {
             i
             for i, leaf in enumerate(self.layout.leaves)
@@ -139,7 +139,6 @@ class Shares:
             and is_table(leaf.merged)
             and all(region.size[0] == leaf.merged[0] for region in leaf.regions)
             and (leaf.by_row or not (leaf.options.graft_per_block or leaf.options.statistics_of == "whitened"))
-            and all(a < b for a, b in self._ranges(i))
         }
 
     @cached_property
@@ -170,14 +169,13 @@ class Shares:
         return found
 
     @property
-    def owners_of_roots(self) -> list[int]:
-        """The owner of every root, in the order of the stacks; a root that every rank computes is that of rank 0."""
-        owner = {(box.leaf, box.number): box.owner for box in reversed(self.boxes)}
-        return [owner[block] for block in self._blocks_of_roots()]
+    def solvers_of_roots(self) -> list[int]:
+        """The rank that computes each root, in the order of the stacks."""
+        return [self.solvers[block] for block in self._blocks_of_roots()]
 
     @property
-    def roots_of_all(self) -> list[bool]:
-        """True for every root that each rank computes for itself, in the order of the stacks."""
+    def roots_of_tables(self) -> list[bool]:
+        """True for every root that goes from its solver to all ranks, in the order of the stacks."""
         return [leaf in self.spread for leaf, _ in self._blocks_of_roots()]
 
     def _blocks_of_roots(self) -> Iterator[tuple[int, int]]:
@@ -227,90 +225,11 @@ class Shares:
             mine[step] = mine.get(step, 0.0) + cost(n)
         return found
 
-    def _costs_of_products(self, box: Box) -> dict[int, float]:
+    def _costs_of_products(self, leaf: Leaf, size: Shape) -> dict[int, float]:
         """Return the cost of the products of a block; as they come in every step, they are a part of their own."""
-        leaf = self.layout.leaves[box.leaf]
         each = 8.0 if leaf.in_basis else 4.0
-        products = each * math.prod(box.size) * sum(box.size[axis] for axis in leaf.axes)
-        return {self.interval + 1: OPERATION * (operations(box.size) if leaf.spectral else products)}
-
-    def part(self, rank: int) -> Part:
-        """Return the part of a rank."""
-        return Part(self, rank)
-
-
-class Part:
-    """The layout of what one rank owns: a leaf for every region of a parameter, of its owned blocks one over another.
-
-    A parameter of which the rank owns nothing has an empty leaf, for its counts.
-
-    Attributes
-    ----------
-    layout : Layout
-    leaf_of : list of int
-        Number of the parameter of every leaf of the layout.
-    boxes : list of list of Box
-        The parts in every leaf, in their order.
-    spread : set of int
-        Leaves whose statistics are sums over the ranks.
-    """
-
-    def __init__(self, shares: Shares, rank: int) -> None:
-        mine: dict[tuple[int, int], list[Box]] = {}
-        for box in shares.boxes:
-            if box.owner == rank:
-                mine.setdefault((box.leaf, box.region), []).append(box)
-        there = {i for i, _ in mine}
-        mine.update({(i, 0): [] for i in range(len(shares.layout.leaves)) if i not in there})
-        self.leaf_of, self.boxes, leaves = [], [], []
-        for (i, region), boxes in sorted(mine.items()):
-            self.leaf_of.append(i)
-            self.boxes.append(boxes)
-            leaves.append(_owned(shares.layout.leaves[i], region, boxes))
-        self.spread = {k for k, i in enumerate(self.leaf_of) if i in shares.spread}
-        self.layout = _among(shares.layout, stacked(leaves), self.leaf_of, self.boxes)
-
-
-def _owned(leaf: Leaf, region: int, boxes: Sequence[Box]) -> Leaf:
-    """Return the leaf of these blocks of a region, or of this range of elements."""
-    dims = len(view(leaf))
-    size = boxes[0].size if boxes else (0,) * dims
-    shape = (len(boxes) * size[0], *size[1:])
-    parts = (Region((0,) * dims, (len(boxes), *(1,) * (dims - 1)), size),) if boxes and leaf.regions else ()
-    path = f"{leaf.path}:{region}"
-    return replace(leaf, path=path, shape=shape, merged=shape, regions=parts, whole=leaf.shape)
-
-
-def _among(whole: Layout, part: Layout, leaf_of: Sequence[int], boxes: Sequence[Sequence[Box]]) -> Layout:
-    """Return the part with the numbers of its roots among those of the whole layout, and the places of its arrays."""
-    numbers: dict[tuple[int, int, int], tuple[int, str, int]] = {}
-    orders: list[int] = []
-    for stack, axis in whole.factors:
-        for member in stack.members:
-            leaf = whole.leaves[member.leaf]
-            for row, origin in enumerate(leaf.regions[member.region].origins(), member.start):
-                numbers[member.leaf, leaf.block_number[origin], axis] = len(orders), stack.axis_name(axis), row
-                orders.append(stack.shape[axis])
-    rows: list[int] = []
-    places: dict[str, At] = {}
-    for stack, axis in part.factors:
-        mine = [
-            numbers[leaf_of[member.leaf], box.number, axis] for member in stack.members for box in boxes[member.leaf]
-        ]
-        rows += [number for number, _, _ in mine]
-        size = packed_size(stack.shape[axis])
-        starts = tuple(row * size for _, _, row in mine)
-        places[f"{stack.axis_name(axis)}/statistic"] = At(f"{mine[0][1]}/statistic", starts, (0, 1))
-    for leaf, i, owned in zip(part.leaves, leaf_of, boxes, strict=True):
-        strides = _strides(view(whole.leaves[i]))
-        starts = tuple(sum(a * n for a, n in zip(box.origin, strides, strict=True)) for box in owned)
-        for name in ("momentum", "moment"):
-            places[leaf.name(name)] = At(whole.leaves[i].name(name), starts, strides)
-    return replace(part, among=Among(tuple(orders), tuple(rows), places))
-
-
-def _strides(shape: Shape) -> tuple[int, ...]:
-    return tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
+        products = each * math.prod(size) * sum(size[axis] for axis in leaf.axes)
+        return {self.interval + 1: OPERATION * (operations(size) if leaf.spectral else products)}
 
 
 def _evenly(count: int, ranks: int) -> tuple[tuple[int, int], ...]:

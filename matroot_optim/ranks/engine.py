@@ -137,17 +137,20 @@ class RankEngine:
         """Start this rank's part of all batches of a step; nothing is sent. The ranks compare `counts` and `rates`."""
         if not batches:
             return []
-        ranks = self.ranks
-        if self._deal is None:
-            self._deal = Deal(ranks.size, self.lag)
         whole = [with_method(batch) for batch in batches]
-        owners = self._deal([batch.n for batch in whole for _ in range(len(batch.matrix))])
+        owners = self._owners(whole)
         new = Round(whole, np.split(owners, np.cumsum([len(batch.matrix) for batch in whole])[:-1]), counts, rates)
         for k, batch in enumerate(whole):
-            rows = new.rows(k, ranks.rank)
+            rows = new.rows(k, self.ranks.rank)
             self.clock.roots += len(rows)
             new.handles.append(self._started(part_of(batch, rows)) if len(rows) else None)
         return [Shared(new, k) for k in range(len(whole))]
+
+    def _owners(self, batches: Sequence[RootBatch]) -> Any:
+        """Return the rank that computes each root of the batches."""
+        if self._deal is None:
+            self._deal = Deal(self.ranks.size, self.lag)
+        return self._deal([batch.n for batch in batches for _ in range(len(batch.matrix))])
 
     def _started(self, part: RootBatch) -> Any:
         try:
@@ -202,6 +205,8 @@ class RankEngine:
     def _collected(self, handle: Any) -> RootAnswer | Failure:
         try:
             return self.engine.collect(handle)
+        except RankError:  # of an inner engine that shares roots along another dimension of a mesh
+            raise
         except Exception as error:  # as in `_started`
             return Failure(told(error))
 

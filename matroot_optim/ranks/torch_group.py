@@ -17,6 +17,39 @@ from matroot_optim.ranks.base import RankError
 PATIENCE = 3.0
 
 
+def gathered(mine: Any, sizes: Sequence[int], group: Any, device: Any) -> list[Any]:
+    """Send bytes to all ranks of a group and return those of every rank; on the way they are on a device."""
+    found = [torch.empty(size, dtype=torch.uint8, device=device) for size in sizes]
+    found[group.rank()] = torch.from_numpy(np.array(mine)).to(device)  # a copy that torch may write to
+    # One broadcast for each rank that has something: gloo gathers only equal sizes, and padding costs more.
+    members = dist.get_process_group_ranks(group)
+    works = [
+        dist.broadcast(x, members[rank], group=group, async_op=True) for rank, x in enumerate(found) if sizes[rank]
+    ]
+    for work in works:
+        work.wait()
+    return [x.cpu().numpy() for x in found]
+
+
+class GroupRanks:
+    """The ranks of a process group, which send bytes as tensors on a device, over the group itself.
+
+    Its errors and its time limit are those of the group.
+
+    Parameters
+    ----------
+    group : ProcessGroup
+    device : device
+    """
+
+    def __init__(self, group: Any, device: Any) -> None:
+        self.rank, self.size = group.rank(), group.size()
+        self._group, self._device = group, device
+
+    def gather(self, mine: Any, sizes: Sequence[int]) -> list[Any]:
+        return gathered(mine, sizes, self._group, self._device)
+
+
 class TorchRanks:
     """The ranks of a process group.
 
@@ -50,18 +83,7 @@ class TorchRanks:
             members = dist.get_process_group_ranks(self._of)
             limit = timedelta(seconds=self.timeout)
             self._own = dist.new_group(members, limit, backend="gloo", use_local_synchronization=True)
-        found = [torch.empty(size, dtype=torch.uint8, device="cpu") for size in sizes]
-        found[self.rank] = torch.from_numpy(np.array(mine))  # a copy that torch may write to
-        # One broadcast for each rank that has something: gloo gathers only equal sizes, and padding costs more.
-        members = dist.get_process_group_ranks(self._own)
-        works = [
-            dist.broadcast(x, members[rank], group=self._own, async_op=True)
-            for rank, x in enumerate(found)
-            if sizes[rank]
-        ]
-        for work in works:
-            work.wait()
-        return [x.numpy() for x in found]
+        return gathered(mine, sizes, self._own, "cpu")
 
     def _told(self, error: Exception, seconds: float) -> str:
         absent = self._absent()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from _thread import start_new_thread
 from collections.abc import Callable
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 
 def aside(work: Callable[[], object]) -> None:
@@ -23,8 +24,8 @@ def aside(work: Callable[[], object]) -> None:
     work()
 
 
-def apart(work: Callable[[], object]) -> None:
-    """Call a function as `aside` does, and wait for its end; a handler that raises ends only the wait."""
+def apart(work: Callable[[], object], timeout: float | None = None) -> None:
+    """Call a function as `aside` does, and wait until it ends; a handler that raises, or `timeout`, ends the wait."""
     done: SimpleQueue[None] = SimpleQueue()
 
     def tell() -> None:
@@ -34,4 +35,5 @@ def apart(work: Callable[[], object]) -> None:
             done.put(None)
 
     aside(tell)
-    done.get()
+    with suppress(Empty):
+        done.get(timeout=timeout)

@@ -206,11 +206,12 @@ def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str
     """
     answer = pending.answer()
     new: Arrays = {}
+    now = ChainMap(new, arrays)  # several jobs may be of one stack
     start = 0
     for job in pending.jobs:
         part = slice(start, start + len(job.index))
         start = part.stop
-        books = {name: arrays[f"{job.key}/{name}"].copy() for name in (*FACTS, *BOOKS)}
+        books = {name: now[f"{job.key}/{name}"].copy() for name in (*FACTS, *BOOKS)}
         if isinstance(answer, Failure):
             books["skipped"][job.index] += 1
         else:
@@ -222,14 +223,13 @@ def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str
                 name = f"{job.key}/root"
                 root = some_rows(answer.root[part], np.flatnonzero(good))
                 n, rows = stack.shape[axis], job.index[good]
-                values = like_or_same(root.reshape(-1, n, n) if stack.in_basis else unpack(root), arrays[name])
+                values = like_or_same(root.reshape(-1, n, n) if stack.in_basis else unpack(root), now[name])
                 decomposed = np.flatnonzero(facts["n_iter"][good] == 0) if stack.in_basis else ()
                 if len(decomposed):  # columns of refined bases stay where they were
-                    old = take_rows(arrays[name], rows[decomposed])
-                    now = some_rows(values, decomposed)
-                    squares = overlaps(old, now)
-                    new.update(moved_moments(layout, ChainMap(new, arrays), stack, axis, rows[decomposed], squares))
-                new[name] = put_rows(arrays[name], rows, values, name in own)
+                    old = take_rows(now[name], rows[decomposed])
+                    squares = overlaps(old, some_rows(values, decomposed))
+                    new.update(moved_moments(layout, now, stack, axis, rows[decomposed], squares))
+                new[name] = put_rows(now[name], rows, values, name in own or name in new)
         new.update({f"{job.key}/{name}": values for name, values in books.items()})
     return new
 

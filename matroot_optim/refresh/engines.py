@@ -6,6 +6,7 @@ the same numbers, and only the time differs.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -176,16 +177,23 @@ class ExecutorEngine:
         self._open = [*(one for one in self._open if one() is not None), weakref.ref(sent)]
         # Nobody waits for the engine's own executor: the training thread would give Python's lock to busy workers. The
         # caller's may be shut down after this.
-        own = self._make is not None and self._executor is not None
-        (aside if own else apart)(lambda: self._try_to_start(batch, sent))
+        if self._make is not None and self._executor is not None:
+            aside(lambda: self._try_to_start(batch, sent, math.inf))
+        else:
+            apart(lambda: self._try_to_start(batch, sent, GRACE), self.timeout)
         return sent
 
-    def _try_to_start(self, batch: RootBatch, sent: Sent) -> None:
+    def _try_to_start(self, batch: RootBatch, sent: Sent, patience: float) -> None:
+        """Start the job once no other is being started, or fail after `patience` seconds."""
         try:
-            with self._lock:
+            if not self._lock.acquire(timeout=min(patience, threading.TIMEOUT_MAX)):
+                raise TimeoutError("the executor has not taken an earlier job yet")
+            try:
                 if sent.answer is not None:  # it was late, or the engine closed
                     return
                 self._start(batch, sent)
+            finally:
+                self._lock.release()
             sent.follow()
         except BaseException as error:
             # The job of this step is lost; the next job gets a new executor if the engine makes it.
@@ -198,7 +206,11 @@ class ExecutorEngine:
         if self._executor is None:
             if self._make is None:
                 raise RuntimeError("the engine was closed, or its executor belongs to the process this was forked from")
-            self._executor = made(self._make)
+            executor = made(self._make)
+            if self._make is None:  # the engine was closed meanwhile
+                shut_down(executor, wait=False, timeout=self.timeout)
+                raise RuntimeError("the engine was closed")
+            self._executor = executor
         sent.executor = self._executor
         matrix = batch.matrix
         wanted = isinstance(self._executor, ProcessPoolExecutor) if self._shared is None else self._shared

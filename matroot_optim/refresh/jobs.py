@@ -74,7 +74,8 @@ class RootJob:
     def alike(self) -> Any:
         """Key of the job; jobs with equal keys go into one call."""
         kind = (type(self.matrix), self.matrix.dtype, str(getattr(self.matrix, "device", "")))
-        return (self.matrix.shape[-1], self.exponent, self.regularization, self.method, self.dtype, self.task, kind)
+        how = (self.exponent, self.regularization, self.method, self.dtype, self.task)
+        return (self.matrix.shape[-1], *how, self.due, kind)
 
 
 @dataclass(frozen=True)

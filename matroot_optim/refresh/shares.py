@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from matroot import Tridiagonal, select_method
-from matroot_optim.arrays import is_jax, like, on_host
+from matroot_optim.arrays import Array, is_jax, like, on_host
 from matroot_optim.refresh.jobs import RootBatch
 from matroot_optim.refresh.phases import cost
+
+#: Share of the time of all roots that a move of a block must save.
+WORTH = 1e-3
 
 
 class Deal:
@@ -56,7 +59,8 @@ def deal_blocks(costs: Sequence[Mapping[int, float]], ranks: int) -> Any:
     """Return the owner of each block, an int array: every part of an interval gets even loads, not only the sum.
 
     The largest block goes first, each to the rank where it meets the least load: the sum over the parts of its cost
-    times the load there. The arithmetic is that of single entries, whose bits no library changes: all ranks agree.
+    times the load there. Then single blocks move where that makes the parts shorter. The arithmetic is that of single
+    entries, whose bits no library changes: all ranks agree.
 
     Parameters
     ----------
@@ -81,7 +85,31 @@ def deal_blocks(costs: Sequence[Mapping[int, float]], ranks: int) -> Any:
         total[rank] += sums[k]
         for part, mine in costs[k].items():
             load[part, rank] += mine
+    _shorten(costs, owners, load)
     return owners
+
+
+def _shorten(costs: Sequence[Mapping[int, float]], owners: Any, load: Any) -> None:
+    """Move blocks from the heaviest rank of a part to others while all parts together end so much earlier."""
+    least = load.max(1).sum() * WORTH
+    for loads in load:
+        gain = np.inf
+        while gain > least:
+            heaviest = loads.argmax()
+            gain, block, rank = 0.0, 0, 0
+            for k in np.flatnonzero(owners == heaviest).tolist():
+                parts, mine = list(costs[k]), np.array([*costs[k].values()])[:, None]
+                others = load[parts]
+                ends = others.max(1, keepdims=True)
+                others[:, heaviest] -= mine[:, 0]
+                gains = (ends - np.maximum(others.max(1, keepdims=True), others + mine)).sum(0)
+                if gains.max() > gain:
+                    gain, block, rank = float(gains.max()), k, int(gains.argmax())
+            if gain > least:
+                owners[block] = rank
+                for part, cost_there in costs[block].items():
+                    load[part, heaviest] -= cost_there
+                    load[part, rank] += cost_there
 
 
 def with_method(batch: RootBatch) -> RootBatch:
@@ -102,5 +130,9 @@ def with_method(batch: RootBatch) -> RootBatch:
 
 def part_of(batch: RootBatch, rows: Any) -> RootBatch:
     """Return the batch of these rows."""
-    x = batch.matrix
-    return replace(batch, matrix=x[rows] if is_jax(x) else x[like(rows, x)])
+    return replace(batch, matrix=rows_of(batch.matrix, rows))
+
+
+def rows_of(x: Array, rows: Any) -> Array:
+    """Return a copy of these rows."""
+    return x[rows] if is_jax(x) else x[like(rows, x)]

@@ -64,7 +64,7 @@ def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
             if product is None:
                 product = whitened[axis] if s.whitened else gram(G, axis, xp)
             A = accumulate(old, product, beta, step.donate and keep_all)
-            new[name] = A if keep_all else xp.where(block_mask(s, step.active, G)[:, None], A, old)
+            new[name] = A if keep_all else xp.where(block_mask(s, step.active, A)[:, None], A, old)
     return new
 
 

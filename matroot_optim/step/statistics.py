@@ -96,9 +96,10 @@ def unfold(G: Array, axis: int, xp: Any) -> Array:
 def gram(G: Array, axis: int, xp: Any) -> Array:
     """Compute the packed G_(i) G_(i)^T of the unfolding of every block of a stack.
 
-    numpy sees that a matrix is multiplied by its own transpose, and does half of the work; torch does all of it.
+    numpy sees that a matrix is multiplied by its own transpose, and does half of the work, on one thread; torch does
+    all of it, on as many as it has.
     """
-    if is_torch(G) and G.is_cpu:
+    if is_torch(G) and G.is_cpu and sys.modules["torch"].get_num_threads() == 1:
         return like(gram(to_host(G.contiguous()), axis, np), G)
     U = unfold(G, axis, xp)
     return pack(xp.matmul(U, xp.matrix_transpose(U)))

@@ -33,3 +33,6 @@ class Totals(Protocol):
 
     def grams(self, stacks: Sequence[Stack], gradients: Sequence[Any]) -> dict[str, Any]:
         """Return the products of stacks whose blocks are spread over the ranks, summed, by the dimension's name."""
+
+    def dealt(self, engine: Any, jobs: Sequence[Any]) -> list[tuple[Any, list[Any]]]:
+        """Return the jobs of roots by engine: that of this rank, and one that gives the roots of a solver to all."""

@@ -36,6 +36,8 @@ class Known:
     norm: float
     #: True residual of a returned root, or None where it is not computed.
     residual: Callable[[np.ndarray], float] | None = None
+    #: ||A|| / ||A'||, at least 1: A is rounded before a rule, which may leave little of a negative one.
+    excess: float = 1.0
     #: Whether an eigenvalue moves by n eps of the norm at most, as in a symmetric matrix: then so do small powers.
     bounded: bool = True
     #: What must not be answered with CONVERGED, and why.

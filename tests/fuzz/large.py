@@ -317,4 +317,4 @@ def known(find: Spectrum, eps: float, s: Fraction | float, rule: Any, ridge: flo
         low = float(used.min())
         gap = low - float(before[before < low].max())
         cond = max(cond, low / gap * kappa ** (1.0 if s < 0 else 1 - float(s)))
-    return replace(base, X=X, cond=excess * cond, residual=true_residual if X.any() else None)
+    return replace(base, X=X, cond=cond, excess=excess, residual=true_residual if X.any() else None)

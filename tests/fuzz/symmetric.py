@@ -150,11 +150,10 @@ def known(find: cached, eps: float, s: Fraction | float, rule: Any, ridge: float
     def true_residual(x: np.ndarray) -> float:
         return residual(changed, Exact.of(real_form(x)), s, goal, kept)
 
-    # A is rounded before the rule, which may leave little of a negative one.
     excess = max(1.0, float(top / largest)) if largest else 1.0
     cond = conditioning(kappa, s)
     if null and used and len(used) < n and s < 1:  # whatever s, it jumps from 0 between what is dropped and kept
         low = min(used)
         gap = low - max(x for x in spectrum.w if x < low)
         cond = max(cond, float(low / gap) * kappa ** (1.0 if s < 0 else 1 - float(s)))
-    return replace(base, X=X, cond=excess * cond, residual=true_residual)
+    return replace(base, X=X, cond=cond, excess=excess, residual=true_residual)

@@ -91,11 +91,11 @@ def in_rounding(case: Case, known: Known, n: int, eps: float) -> bool:
 def rounding_bar(known: Known, s: Fraction | float, n: int, eps: float, method: str) -> float:
     """eps times the condition number of the map, as in `table.forward_bar`; two digits at most.
 
-    For a root of a symmetric matrix, an eigenvalue below n eps is 0 or n eps. An iteration takes A^{a/p} as A times
-    A^{a/p - 1}, which is conditioned like the inverse.
+    eps is relative to A, of which a rule may leave little. For a root of a symmetric matrix, an eigenvalue below n eps
+    is 0 or n eps. An iteration takes A^{a/p} as A times A^{a/p - 1}, which is conditioned like the inverse.
     """
     s = float(s)
-    cond = known.cond
+    cond, eps = known.cond, eps * known.excess
     if 0 < s < 1 and known.bounded:
         cond = min(cond, (n * eps) ** s / eps)
     if s > 0 and method in ("coupled_newton", "higher_order", "minimax", "newton_db"):
@@ -139,15 +139,15 @@ def noise(A: np.ndarray, X: np.ndarray, s: Fraction | float, known: Known) -> tu
     """What evaluating the residual in float64 may take off and put on: a + b products, of factors that large.
 
     What one rounding error of the first product comes to can hide as much of a smaller residual. A power that is no
-    product has the error of its condition number, or that of an eigenvalue that moves by n eps.
+    product has the error of its condition number, or that of eigenvalues 0 that move by n eps, nearly all of them.
     """
     a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (abs(s), 1)
     n = len(X)
     unit = 8 * (a + b + n**0.5) * EPS["float64"]
     if computed_goal(s) is not None:
-        cond = b * known.cond
+        cond = b * known.cond * known.excess
         if 0 < s < 1 and known.bounded:
-            cond = min(cond, (n * EPS["float64"]) ** (float(s) - 1))
+            cond = min(cond, max(1.0, n / 8) * (n * EPS["float64"]) ** (float(s) - 1))
         return unit * max(1.0, cond), unit * max(1.0, cond)
     with np.errstate(all="ignore"):
         size = a * np.log(np.linalg.norm(A.astype(X.dtype), 2))

@@ -288,10 +288,41 @@ def test_an_executor_whose_submit_hangs_does_not_hold_the_step(end):
         begin = time.monotonic()
         if end == "late":
             assert isinstance(engine.collect(kept), Failure)
+            assert isinstance(one_root(engine), Failure)
         else:
             engine.close()
         assert time.monotonic() - begin < MARGIN
         executor.may.set()
+
+
+def test_an_executor_of_the_caller_whose_submit_hangs_does_not_hold_the_step():
+    with Slow() as executor:
+        engine = ExecutorEngine(executor, timeout=0.1)
+        executor.may.clear()
+        begin = time.monotonic()
+        assert isinstance(one_root(engine), Failure)
+        assert isinstance(one_root(engine), Failure)
+        assert time.monotonic() - begin < MARGIN
+        executor.may.set()
+        engine.timeout = 60
+        assert isinstance(one_root(engine), RootAnswer)
+
+
+def test_an_executor_that_is_made_too_late_is_shut_down():
+    executor, asked, may = ThreadPoolExecutor(1), threading.Event(), threading.Event()
+
+    def make():
+        asked.set()
+        assert may.wait(60)
+        return executor
+
+    engine = ExecutorEngine(make, timeout=0.1)
+    kept = engine.submit(batch())
+    assert asked.is_set()
+    engine.close()
+    may.set()
+    soon(lambda: executor._shutdown)
+    assert kept.answer == Failure("the engine was closed")
 
 
 def soon(true):

@@ -324,6 +324,8 @@ def test_a_dict_of_other_groups():
     opt = Shampoo(model.parameters())
     with pytest.raises(ValueError, match=r"groups of 2, 1 parameters, named 'dense', 'tables', and .* of 3"):
         opt.load_state_dict(saved)
+    with pytest.raises(ValueError, match=r"groups of no parameters, and .* of 3"):
+        opt.load_state_dict({**saved, "param_groups": []})
     opt.load_state_dict(Shampoo(model.parameters()).state_dict())
 
 

@@ -57,6 +57,19 @@ def test_a_tensor_in_the_place_of_another_starts_afresh():
     assert not opt.state[b]["momentum"].any()
 
 
+def test_a_tensor_that_starts_afresh_leaves_the_roots_of_its_stack_alone():
+    """Its first root and the next one of another tensor come in one batch, as two jobs of one stack."""
+    params = tensors((4, 4), (4, 4))
+    opt = Shampoo(params, **{**OPTIONS, "refresh_every": 1, "schedule": "interval", "start_step": 1})
+    step(opt, steps=5)
+    del opt.state[params[1]]
+    step(opt, seed=1)
+    arrays = opt._current().arrays
+    for axis in (0, 1):
+        assert arrays[f":stack0/axis{axis}/taken"].tolist() == [6, 6]
+        assert arrays[f":stack0/axis{axis}/refreshes"].tolist() == [6, 1]
+
+
 def test_a_tensor_that_moves_takes_its_own_along():
     a, b, c = tensors((6, 5), (6, 5), (5,))
     opt = Shampoo([{"params": [a, b]}, {"params": [c], "block_size": 3}], **OPTIONS)

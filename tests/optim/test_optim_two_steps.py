@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from matroot import solve
 from matroot_optim import SOAP, InlineEngine, RankEngine, Shampoo
 from matroot_optim.layout.layout import make_layout
 from matroot_optim.refresh.due import steps_to_use
+from matroot_optim.refresh.jobs import RootJob, stack_jobs
 from matroot_optim.refresh.phases import WHOLE, cost, deal, takes_two_steps
 from matroot_optim.step.statistics import unpack
 from optim.problems import assert_same, gradients, run, weights
@@ -179,3 +181,10 @@ def test_torch_and_jax_take_the_same_steps(tmp_path):
     taken = {k: int(state[k]) for k in state if k.endswith("/taken")}
     assert taken == {k: int(x) for k, x in of_jax.core.items() if k.endswith("/taken")}
     assert any(t == 23 for t in taken.values())
+
+
+def test_a_root_that_is_needed_at_once_does_not_wait_for_another():
+    """Of two roots of one step, the first of a matrix is used in this step and that of another in the next."""
+    index, matrix = np.array([0]), np.eye(2)[:1, :1]
+    jobs = [RootJob("stack0/axis0", index, matrix, Fraction(-1, 3), 0.0, due) for due in (8, 7, 8)]
+    assert [(batch.due, len(batch.matrix)) for batch, _ in stack_jobs(jobs)] == [(8, 2), (7, 1)]

@@ -1,8 +1,9 @@
-"""LAPACK's divide and conquer in single precision, called without Python's global lock.
+"""LAPACK's routines that numpy and scipy do not offer as they are needed here.
 
-numpy computes eigenvectors in double precision only, and scipy's wrappers of syevd and heevd hold the lock, so that a
-thread pool over a batch would not be faster. Here the same routines are called in place, through the pointers that
-scipy publishes for Cython (`scipy.linalg.cython_lapack`).
+Divide and conquer in single precision, called without Python's global lock: numpy computes eigenvectors in double
+precision only, and scipy's wrappers of syevd and heevd hold the lock, so that a thread pool over a batch would not be
+faster. Here the same routines are called in place, through the pointers that scipy publishes for Cython
+(`scipy.linalg.cython_lapack`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,27 @@ def eigh_single(A: NDArray) -> tuple[NDArray, NDArray]:
         if sizes[1] != 0:
             a[...], values[...] = np.nan, np.nan
     return w, (A.conj() if is_complex else A).swapaxes(-1, -2)
+
+
+def schur_form(A: NDArray) -> tuple[NDArray, NDArray] | None:
+    """Compute the real or complex Schur form R and Q of A = Q R Q^H (n, n), in Fortran's order; None if LAPACK fails.
+
+    scipy's function of that name asks for the size of the work space every time, and takes 40 microseconds.
+    """
+    gees, work = _gees(A.dtype.char, len(A))
+    found = gees(_all_alike, A, lwork=work, sort_t=0)
+    return None if found[-1] != 0 else (found[0], found[-3])
+
+
+@cache
+def _gees(kind: str, n: int) -> tuple[Callable[..., Any], int]:
+    a = np.zeros((n, n), kind)
+    (gees,) = deferred("scipy.linalg.lapack").get_lapack_funcs(("gees",), (a,))
+    return gees, int(gees(_all_alike, a, lwork=-1)[-2][0].real)
+
+
+def _all_alike(*eigenvalue: Any) -> None:
+    """Stand for the function that chooses eigenvalues to come first."""
 
 
 @cache

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matroot.backends.cpu.kernels import in_use, spend
+from matroot.backends.cpu.triangular_norms import start
 from matroot.backends.loading import deferred
 
 Matrix = NDArray[Any]
@@ -69,17 +70,18 @@ class Pairs(NamedTuple):
 
 def pairs(R: Matrix) -> Pairs:
     """Return a copy of the 2 x 2 diagonal blocks of R."""
-    i = np.flatnonzero(np.diagonal(R, -1))
-    return Pairs(i, R[i, i + 1], R[i + 1, i])
+    i = R.diagonal(-1).nonzero()[0]
+    return Pairs(i, R[i, i + 1], R[i + 1, i]) if len(i) else Pairs(i, R[:0, 0], R[:0, 0])
 
 
-def eigenvalues(R: Matrix) -> Matrix:
-    """Return the eigenvalues in the order of the diagonal; a 2 x 2 block gives a + i mu, a - i mu."""
-    lam = np.diagonal(R).astype(np.result_type(R.dtype, np.complex64))
-    i, b, c = pairs(R)
-    mu = np.sqrt(np.abs(b)) * np.sqrt(np.abs(c))
-    lam.imag[i] += mu
-    lam.imag[i + 1] -= mu
+def eigenvalues(R: Matrix, blocks: Pairs | None = None) -> Matrix:
+    """Return the eigenvalues in the order of the diagonal; a 2 x 2 block, of `blocks`, gives a + i mu, a - i mu."""
+    lam = R.diagonal().astype(np.result_type(R.dtype, np.complex64))
+    i, b, c = pairs(R) if blocks is None else blocks
+    if len(i):
+        mu = np.sqrt(np.abs(b)) * np.sqrt(np.abs(c))
+        lam.imag[i] += mu
+        lam.imag[i + 1] -= mu
     return lam
 
 
@@ -88,11 +90,11 @@ def set_diagonal_blocks(F: Matrix, blocks: Pairs, lam: Matrix, f_lam: Matrix) ->
 
     A 2 x 2 block a I + N with eigenvalues a +- i mu has f = Re f(a + i mu) I + (Im f(a + i mu) / mu) N.
     """
-    d = np.arange(F.shape[0])
-    F[d, d] = f_lam if np.iscomplexobj(F) else f_lam.real
+    np.einsum("ii->i", F)[...] = f_lam if F.dtype.kind == "c" else f_lam.real
     i, b, c = blocks
-    ratio = f_lam.imag[i] / lam.imag[i]
-    F[i, i + 1], F[i + 1, i] = b * ratio, c * ratio
+    if len(i):
+        ratio = f_lam.imag[i] / lam.imag[i]
+        F[i, i + 1], F[i + 1, i] = b * ratio, c * ratio
 
 
 def sqrt_triangular(R: Matrix, blocks: list[int]) -> None:
@@ -101,8 +103,9 @@ def sqrt_triangular(R: Matrix, blocks: list[int]) -> None:
     Column by column, upwards: U_ii U_ij + U_ij U_jj = R_ij - sum_{i<k<j} U_ik U_kj.
     """
     loops = loops_for(R.shape[0])
-    lam = eigenvalues(R)
-    set_diagonal_blocks(R, pairs(R), lam, np.sqrt(lam))
+    given = pairs(R)
+    lam = eigenvalues(R, given)
+    set_diagonal_blocks(R, given, lam, np.sqrt(lam))
     mu = loops.frequencies(R)
     spans = list(pairwise(blocks))
     for J, (j0, j1) in enumerate(spans):
@@ -131,8 +134,7 @@ def inverse_norms(R: Matrix, t: NDArray[np.float64], steps: int = 3) -> NDArray[
     """Estimate the 2-norm of (R + t_k I)^{-1} for every t_k from below, by a few power steps."""
     loops = loops_for(R.shape[0])
     R = np.asfortranarray(R, np.result_type(R.dtype, np.float64))
-    v: Matrix = np.random.default_rng(0).standard_normal((R.shape[0],))
-    return np.asarray(loops.inverse_norms(R, loops.frequencies(R), t, v / np.linalg.norm(v), steps))
+    return np.asarray(loops.inverse_norms(R, loops.frequencies(R), t, start(R.shape[0], np.float64), steps))
 
 
 def multiply(A: Matrix, B: Matrix, blocks: list[int], out: Matrix | None = None) -> Matrix:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,17 @@ def power_radius(Z: Matrix, enough: float, c: float | None = None, steps: int = 
 
 
 def start(shape: int | tuple[int, ...], dtype: Any) -> Matrix:
-    """Return a fixed random array of Frobenius norm 1."""
+    """Return a fixed random array of Frobenius norm 1; a vector is kept, and is not to be written to."""
+    return _vector(shape, dtype) if isinstance(shape, int) else _random(shape, dtype)
+
+
+@lru_cache(maxsize=64)
+def _vector(n: int, dtype: Any) -> Matrix:
+    v = _random((n,), dtype)
+    v.flags.writeable = False
+    return v
+
+
+def _random(shape: tuple[int, ...], dtype: Any) -> Matrix:
     v = np.random.default_rng(0).standard_normal(shape).astype(dtype)
     return np.asarray(v / np.linalg.norm(v))

@@ -24,8 +24,9 @@ def frequencies(U: Matrix) -> Matrix:
     """Return mu of the diagonal blocks [[a, b], [c, a]] with eigenvalues a +- i mu; 0 for a 1 x 1 block."""
     mu = np.zeros(U.shape[0], U.real.dtype)
     if not np.iscomplexobj(U):
-        i = np.flatnonzero(np.diagonal(U, -1))
-        mu[i] = mu[i + 1] = np.sqrt(np.abs(U[i, i + 1])) * np.sqrt(np.abs(U[i + 1, i]))
+        i = U.diagonal(-1).nonzero()[0]
+        if len(i):
+            mu[i] = mu[i + 1] = np.sqrt(np.abs(U[i, i + 1])) * np.sqrt(np.abs(U[i + 1, i]))
     return mu
 
 

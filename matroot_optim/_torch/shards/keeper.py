@@ -22,6 +22,7 @@ from matroot_optim.entries import OF_LEAF, Places, places
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf
 from matroot_optim.ranks.blocks import Box, Shares
+from matroot_optim.ranks.tables import Tables
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.step.averaging import average_of
 
@@ -67,7 +68,8 @@ class ShardedKeeper(Keeper):
         shares = Shares(layout, rows, ranks, core.interval(core.settled_step), core.schedule, core.lag)
         self.transfer = Transfer(shares, rank, self.group)
         part = self.transfer.part
-        self.totals = RankTotals(layout, part.leaf_of, part.spread, names_of(groups), self.group, device)
+        tables, names = Tables(shares, part.layout), names_of(groups)
+        self.totals = RankTotals(layout, part.leaf_of, part.spread, tables, names, self.group, device)
         step = next((str(record.entries.get("step")) for record in records if record is not None), "")
         text = repr((layout, rows, core.schedule, core.lag, core.interval(1), core.clip_norm, step))
         self.totals.check(re.sub(" at 0x[0-9a-f]+", "", text))  # functions have other addresses on every rank

@@ -17,6 +17,9 @@ from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Stack
 from matroot_optim.ranks.base import RankError
 from matroot_optim.ranks.blocks import Rows
+from matroot_optim.ranks.tables import TableEngine, Tables
+from matroot_optim.ranks.torch_group import GroupRanks
+from matroot_optim.refresh.jobs import RootJob
 from matroot_optim.step.momentum import Rates, numbers_of
 from matroot_optim.step.statistics import gram
 
@@ -38,6 +41,8 @@ class RankTotals:
         The parameter of every leaf of this rank.
     spread : collection of int
         Leaves of this rank whose statistics are sums over the ranks.
+    tables : Tables
+        The roots that one rank computes for all.
     names : mapping
         Names of the parameters by path, for messages.
     group : process group
@@ -56,13 +61,22 @@ class RankTotals:
     rates: Sequence[Rates] = ()
 
     def __init__(
-        self, whole: Layout, leaf_of: Sequence[int], spread: Collection[int], names: Any, group: Any, device: Any
+        self,
+        whole: Layout,
+        leaf_of: Sequence[int],
+        spread: Collection[int],
+        tables: Tables,
+        names: Any,
+        group: Any,
+        device: Any,
     ) -> None:
         first = {i: k for k, i in reversed([*enumerate(leaf_of)])}
         self._firsts = [first[i] for i in range(len(whole.leaves))]
         self._leaf_of = np.asarray(leaf_of, np.int64)
         self._names = [names.get(leaf.path, leaf.path) for leaf in whole.leaves]
         self._spread, self._group, self._device = spread, group, device
+        self._tables = tables
+        self._solver: TableEngine | None = None
         self._count = len(whole.leaves)
         self._known: dict[str, tuple[tuple[int, ...], tuple[list[int], Any, int]]] = {}  # the last places
         options = [leaf.options for leaf in whole.leaves]
@@ -167,6 +181,14 @@ class RankTotals:
                 piece.copy_(values.view(piece.shape))
         return found
 
+    def dealt(self, engine: Any, jobs: Sequence[RootJob]) -> list[tuple[Any, list[RootJob]]]:
+        own, shared = self._tables.taken_from(jobs)
+        if not shared:
+            return [(engine, own)]
+        if self._solver is None or self._solver.engine is not engine:
+            self._solver = TableEngine(GroupRanks(self._group, self._device), engine, self._tables)
+        return [(engine, own), (self._solver, shared)]
+
     def check(self, text: str) -> None:
         """Raise if a rank has another text, which describes parameters, options and the step.
 
@@ -211,6 +233,9 @@ class StoredTotals:
         raise NotImplementedError
 
     def grams(self, stacks: Sequence[Stack], gradients: Sequence[Any]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def dealt(self, engine: Any, jobs: Sequence[RootJob]) -> list[tuple[Any, list[RootJob]]]:
         raise NotImplementedError
 
     def of_all(self, everyone: Any) -> Any:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from matroot_optim.ranks.blocks import Part, Shares, view
+from matroot_optim.ranks.blocks import Shares, view
+from matroot_optim.ranks.part import Part
 
 #: A piece: number of a tensor, and its slices there.
 Piece = tuple[int, tuple[slice, ...]]
@@ -34,7 +35,7 @@ class Transfer:
     """
 
     def __init__(self, shares: Shares, rank: int, group: Any) -> None:
-        self.part: Part = shares.part(rank)
+        self.part = Part(shares, rank)
         self.bytes_sent = 0
         self.bytes_planned = shares.bytes
         self._rank, self._ranks, self._group = rank, shares.ranks, group

@@ -33,7 +33,7 @@ from matroot.backends.cpu.large.blas import (
     sytrd,
     times_upper_adjoint,
 )
-from matroot.backends.cpu.large.layout import residual, scaled, write
+from matroot.backends.cpu.large.layout import evened, residual, scaled, write
 from matroot.backends.cpu.tridiagonal.lanes import full
 from matroot.backends.cpu.tridiagonal.memory import address, number, store
 from matroot.backends.cpu.tridiagonal.reduction import extreme_eigenvalues
@@ -245,7 +245,7 @@ def _entries(sources):
         """Reduce S, scaled, to d and e, with reflectors in the upper triangle of A, in the precision of A.
 
         `halves` are two factors that scale S and a shift by `absolute` to about 1. Returns whether S is Hermitian to
-        the last bit, and the exponent of the inverse of their product.
+        the last bit, without which nothing is reduced, and the exponent of the inverse of their product.
         """
         sources  # noqa: B018
         n = S.shape[0]
@@ -253,11 +253,21 @@ def _entries(sources):
         near = exponent >> 1
         halves[0], halves[1] = math.ldexp(1.0, -near), math.ldexp(1.0, near - exponent)
         symmetric = scaled(S, A, halves[0], halves[1])
+        if not symmetric:
+            for i in range(n):
+                d[i] = e[i] = tau[i] = np.nan
+            return False, exponent
         parts, work = np.zeros((2, n), A.real.dtype), np.zeros((WORK + 1) * n, A.dtype)
         sytrd(blas, n, at(A, 0, 0), A.shape[1], parts[0], parts[1], work[:n], work[n:])
         for i in range(n):
             d[i], e[i], tau[i] = parts[0, i], parts[1, i], work[i]
         return symmetric, exponent
+
+    @jit
+    def symmetrized(S, H):
+        """Write the Hermitian part to H and return the relative asymmetry."""
+        sources  # noqa: B018
+        return evened(S, H)
 
     @jit
     def ends(d, e):
@@ -294,7 +304,7 @@ def _entries(sources):
         sources  # noqa: B018
         return residual(S, X, shift, halves, factor, probes, order)
 
-    return reduced, ends, poles, root, written, certificate
+    return reduced, symmetrized, ends, poles, root, written, certificate
 
 
 def _digest() -> int:
@@ -304,4 +314,4 @@ def _digest() -> int:
     return zlib.crc32(b"".join(path.read_bytes() for path in files))
 
 
-reduced, ends, poles, root, written, certificate = _entries(_digest())
+reduced, symmetrized, ends, poles, root, written, certificate = _entries(_digest())

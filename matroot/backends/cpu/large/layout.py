@@ -32,6 +32,24 @@ def scaled(S, A, first, second):
     return symmetric
 
 
+@stage(float64)
+def evened(S, H):
+    """Write the Hermitian part of S to H; return max |S - S^H| / max |S|, NaN if S is not finite."""
+    n = S.shape[0]
+    gap, size, lost = 0.0, 0.0, 0
+    for i in range(0, n, TILE):
+        for j in range(i, n, TILE):
+            for r in range(i, min(i + TILE, n)):
+                for c in range(max(j, r), min(j + TILE, n)):
+                    x, y = S[r, c] + 0.0, np.conj(S[c, r]) + 0.0
+                    one, other = abs(x), abs(y)
+                    lost += not (one < np.inf and other < np.inf)
+                    gap, size = max(gap, abs(x - y)), max(size, max(one, other))
+                    H[r, c] = 0.5 * x + 0.5 * y
+                    H[c, r] = np.conj(H[r, c])
+    return gap / size if lost == 0 else np.nan
+
+
 @stage()
 def write(X, out, factor):
     """Write X times factor^2, from its upper triangle, to both triangles of `out`; X gets the rounded values."""
