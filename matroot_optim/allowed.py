@@ -136,7 +136,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "statistics_of": one_of(STATISTICS_OF),
     "statistics_every": _COUNT,
     "refresh_every": ("an int >= 1 or a function of the step", lambda v: callable(v) or (is_int(v) and v >= 1)),
-    "refresh_growth": ("None or a number in [0, 1]", lambda v: v is None or (_is_number(v) and 0 <= v <= 1)),
+    "refresh_growth": ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1),
     "schedule": one_of(SCHEDULES),
     "stale_tolerance": _POSITIVE,
     "ridge": ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1),

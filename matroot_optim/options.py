@@ -57,7 +57,7 @@ class Options:
     statistics_every: int = 1
 
     refresh_every: int | Callable[[int], int] = 10
-    refresh_growth: float | None = None
+    refresh_growth: float = 0.1
     schedule: str = "staggered"
     stale_tolerance: float = 0.1
     ridge: float = 1e-6
@@ -154,31 +154,23 @@ class Options:
             return 1
         if self.graft == "none":
             return 1 + self.lag
-        if not self.growth:
+        if not self.refresh_growth:
             return self.interval(1) + self.lag
         # Statistics of a few gradients span too few directions. The first roots used are `lag` steps old; 2 lag gives
         # their statistics `lag` more gradients than without a lag.
-        return math.ceil(0.5 / self.growth) + 2 * self.lag
-
-    @property
-    def growth(self) -> float:
-        """Largest interval between two roots of one matrix, as a fraction of the steps done; 0: any."""
-        if self.refresh_growth is not None:
-            return self.refresh_growth
-        # SOAP's own statistics forget within 20 steps, and do not change more slowly as they age.
-        return 0.25 if self.algorithm == "soap" and self.statistics_of == "gradient" else 0.1
+        return math.ceil(0.5 / self.refresh_growth) + 2 * self.lag
 
     def interval(self, step: int) -> int:
         """Return the number of steps between two roots of one matrix, as of `step`.
 
-        `refresh_every` is halved until it is at most `growth` times the step, because means over few steps change fast.
+        `refresh_every` is halved until it is at most `refresh_growth` times the step, because means over few steps
+        change fast.
         """
         every = self.refresh_every
         value = every(step) if callable(every) else every
         if not is_int(value) or value < 1:
             raise ValueError(f"refresh_every must give an int >= 1, got {value!r} at step {step}")
-        growth = self.growth
-        while value > 1 and value > growth * step and growth:
+        while value > 1 and value > self.refresh_growth * step and self.refresh_growth:
             value //= 2
         return int(value)
 
@@ -186,7 +178,7 @@ class Options:
     def settled_step(self) -> int:
         """A step from which the interval between two roots no longer grows, if `refresh_every` is a number."""
         every = self.refresh_every
-        return 1 if callable(every) or not self.growth else math.ceil(every / self.growth) + 1
+        return 1 if callable(every) or not self.refresh_growth else math.ceil(every / self.refresh_growth) + 1
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step counted from 0, as in optax."""

@@ -120,9 +120,9 @@ class Shampoo(Options):
         Steps between two gradients that enter the statistics.
     refresh_every : int or callable
         Steps between two roots of one matrix; a function gets the step, counted from 1.
-    refresh_growth : float, optional
+    refresh_growth : float
         Statistics of few gradients change fast, so `refresh_every` is halved until it is at most this fraction of
-        the steps done. 0 turns this off; None is 0.1, and 0.25 for `SOAP` on statistics of the gradient.
+        the steps done. 0 turns this off.
     schedule : {"staggered", "interval", "residual"}
         "staggered" gives each root its own phase, with phases of equal cost; "interval" renews all roots on one step;
         "residual" is like "staggered", but keeps an old root that still fits the new statistics.

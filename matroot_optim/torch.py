@@ -120,9 +120,8 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
     ) -> None:
         check_keywords(type(self).__name__, options)
         given = {"betas": betas, "weight_decay": weight_decay, **options}
-        checked = self._kind(rate(lr), **{name: plain(value) for name, value in given.items()})
+        self._kind(rate(lr), **{name: plain(value) for name, value in given.items()})  # checks all options
         shared = {name: plain(value) for name, value in options.items() if name in SHARED}
-        shared["refresh_growth"] = checked.growth  # may depend on options that are of groups here
         own = {name: value for name, value in given.items() if name not in SHARED}
         self._core: Core = self._kind(rate(lr), groups=self._options_of, **shared)
         self._whole = False  # until all groups are added

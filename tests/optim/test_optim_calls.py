@@ -51,7 +51,7 @@ def calls(kind, biases):
     return into_torch / counted, functions / counted
 
 
-@pytest.mark.parametrize(("kind", "most"), [(Shampoo, 100), (SOAP, 125)])
+@pytest.mark.parametrize(("kind", "most"), [(Shampoo, 100), (SOAP, 140)])
 def test_a_step_of_small_tensors_makes_few_calls(kind, most):
     into_torch, functions = calls(kind, 0)
     assert into_torch < most

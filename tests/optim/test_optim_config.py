@@ -43,7 +43,7 @@ WRONG = {
     "statistics_of": ["direction", None],
     "statistics_every": [0, 0.5],
     "refresh_every": [0, 1.0, None],
-    "refresh_growth": [-0.1, 1.5, "0.1"],
+    "refresh_growth": [-0.1, 1.5, None],
     "schedule": ["sometimes"],
     "stale_tolerance": [0.0],
     "ridge": [-1e-6, 2.0, None],

@@ -252,26 +252,6 @@ def test_refined_columns_continue_the_old_ones():
         np.testing.assert_allclose(abs(Q.T @ new[0]), np.eye(5), atol=1e-12)
 
 
-def test_young_statistics_have_young_bases():
-    """As in the docs: every step up to the 8th, every second up to the 20th, every fifth up to the 40th."""
-    opt, W = SOAP(0.1), np.zeros((6, 4))
-    state, rng, counts = opt.init(W), np.random.default_rng(0), [0]
-    for _ in range(60):
-        state = opt.step(W, rng.standard_normal(W.shape), state)
-        counts.append(int(state["block0/axis0/refreshes"]))
-    renewed = [t for t in range(1, 61) if counts[t] > counts[t - 1]]
-    assert renewed == [*range(1, 9), *range(10, 21, 2), *range(25, 41, 5), 50, 60]
-
-
-def test_bases_of_whitened_statistics_stay_young_for_longer():
-    torch = pytest.importorskip("torch")
-    import matroot_optim.torch as in_torch
-
-    for options, steps in (({}, 40), ({"statistics_of": "whitened"}, 100), ({"refresh_growth": 0.5}, 20)):
-        opt = in_torch.SOAP([torch.nn.Parameter(torch.zeros(3, 2))], **options)
-        assert SOAP(0.1, **options).settled_step == opt._core.settled_step == steps + 1
-
-
 def test_gradients_of_rank_3_in_64_dimensions():
     rng = np.random.default_rng(0)
     left, right = rng.standard_normal((64, 3)), rng.standard_normal((3, 64))
