@@ -93,13 +93,17 @@ def unfold(G: Array, axis: int, xp: Any) -> Array:
     return xp.reshape(xp.permute_dims(G, order), (G.shape[0], n, rest))
 
 
+def by_numpy(G: Array) -> bool:
+    """Return True for a tensor that numpy may be asked to multiply: it has one thread in a step, as torch must have."""
+    return is_torch(G) and G.device.type == "cpu" and sys.modules["torch"].get_num_threads() == 1
+
+
 def gram(G: Array, axis: int, xp: Any) -> Array:
     """Compute the packed G_(i) G_(i)^T of the unfolding of every block of a stack.
 
-    numpy sees that a matrix is multiplied by its own transpose, and does half of the work, on one thread; torch does
-    all of it, on as many as it has.
+    numpy sees that a matrix is multiplied by its own transpose, and does half of the work.
     """
-    if is_torch(G) and G.is_cpu and sys.modules["torch"].get_num_threads() == 1:
+    if by_numpy(G):
         return like(gram(to_host(G.contiguous()), axis, np), G)
     U = unfold(G, axis, xp)
     return pack(xp.matmul(U, xp.matrix_transpose(U)))
