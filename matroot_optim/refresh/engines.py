@@ -198,7 +198,7 @@ class ExecutorEngine:
         except BaseException as error:
             # The job of this step is lost; the next job gets a new executor if the engine makes it.
             sent.come(Failure(f"could not submit: {told(error)}"))
-            self._drop_executor()
+            self._drop_executor(sent.executor)
         if sent.answer is not None:  # given up while it was being started: nobody else frees what it holds now
             sent.finish(sent.answer)
 
@@ -239,8 +239,8 @@ class ExecutorEngine:
             self.clock.failures += 1
         if handle.unreachable:
             self._shared = False
-        if handle.lost and handle.executor is self._executor:
-            apart(self._drop_executor)  # the next job gets a new one
+        if handle.lost:
+            apart(lambda: self._drop_executor(handle.executor))  # the next job gets a new one
         return answer
 
     def _leave_the_parent(self) -> None:
@@ -250,9 +250,10 @@ class ExecutorEngine:
             self._begin()
             self.clock = clock
 
-    def _drop_executor(self, *, wait: bool = False, last: bool = False) -> None:
+    def _drop_executor(self, only: Any = None, *, wait: bool = False, last: bool = False) -> None:
+        """Shut down the executor that the engine has made; if `only` is given, unless another has taken its place."""
         held = self._lock.acquire(timeout=GRACE)  # not while a job is being started, but that may hang
-        executor = None if self._make is None else self._executor
+        executor = None if self._make is None or only not in (None, self._executor) else self._executor
         if executor is not None:
             self._executor = None
         self._make = None if last else self._make

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 
@@ -305,6 +305,25 @@ def test_an_executor_of_the_caller_whose_submit_hangs_does_not_hold_the_step():
         assert time.monotonic() - begin < MARGIN
         executor.may.set()
         engine.timeout = 60
+        assert isinstance(one_root(engine), RootAnswer)
+
+
+@pytest.mark.parametrize("end", ["refused", "broken"])
+def test_a_job_of_an_old_executor_does_not_end_the_new_one(end):
+    new = ThreadPoolExecutor(1)
+
+    class Old(ThreadPoolExecutor):
+        def submit(self, fn, /, *args, **kwargs):
+            engine._executor = new  # as another thread may do, between the error and its answer
+            if end == "refused":
+                raise BrokenExecutor
+            future = Future()
+            future.set_exception(BrokenExecutor())
+            return future
+
+    with ExecutorEngine(lambda: Old(1), timeout=60) as engine:
+        assert isinstance(one_root(engine), Failure)
+        assert engine._executor is new
         assert isinstance(one_root(engine), RootAnswer)
 
 
