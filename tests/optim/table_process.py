@@ -258,8 +258,7 @@ def main(scenario, rank, size, store):
     for name in scenario.split(","):
         globals()[name](rank, size, Path(store))
         print(name, "is done", flush=True)
-    if "lost" not in scenario:
-        dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
