@@ -139,7 +139,5 @@ def answer_size(stack: Stack, axis: int) -> int:
 
 def fresh_marks(layout: Layout, interval: int, schedule: str) -> dict[str, Array]:
     """Return the first mark of every root, with phases distributed over the roots of all stacks."""
-    marks = first_marks(layout.orders, interval, schedule)
-    if layout.among is not None:
-        marks = marks[list(layout.among.rows)]
+    marks = layout.own(first_marks(layout.orders, interval, schedule))
     return {f"{stack.axis_name(axis)}/mark": mine.copy() for stack, axis, mine in layout.split(marks)}

@@ -16,7 +16,8 @@ from matroot_optim.arrays import Array
 from matroot_optim.jit.shards import Shards
 from matroot_optim.jit.turns import Due
 from matroot_optim.refresh.jobs import RootAnswer, RootBatch, RootJob, compute
-from matroot_optim.refresh.shares import Deal, part_of, with_method
+from matroot_optim.refresh.methods import with_method
+from matroot_optim.refresh.shares import Deal, part_of
 
 #: For each dimension of a stack, the hosts of its matrices; empty: there is one host.
 Owners = Sequence[Any]

@@ -119,6 +119,25 @@ class Layout:
         return tuple(stack.shape[axis] for stack, axis in self.factors for _ in range(stack.blocks))
 
     @cached_property
+    def alike(self) -> tuple[int, ...]:
+        """A number for every root of the run, equal for two roots that one call can compute."""
+        if self.among is not None:
+            return self.among.alike
+        numbers: dict[Any, int] = {}
+        found: list[int] = []
+        for stack, axis in self.factors:
+            o = stack.options
+            where = "host" if o.root_device == "host" else self.leaves[stack.members[0].leaf].place
+            how = (stack.exponent(axis), o.rule, o.root_method, o.root_dtype, stack.in_basis)
+            key = (stack.shape[axis], stack.dtype, where, *how)
+            found += [numbers.setdefault(key, len(numbers))] * stack.blocks
+        return tuple(found)
+
+    def own(self, values: Any) -> Any:
+        """Return the values of the roots of this layout, given those of all roots of the run."""
+        return values if self.among is None else values[list(self.among.rows)]
+
+    @cached_property
     def stacks_of_leaf(self) -> list[list[tuple[int, Member]]]:
         """(stack number, member) of each region of every leaf, in the order of the regions."""
         where: list[list[tuple[int, Member]]] = [[] for _ in self.leaves]

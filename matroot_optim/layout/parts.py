@@ -182,6 +182,7 @@ class Among:
     """The roots and the arrays of a layout among those of a whole run, of which the layout is a part."""
 
     orders: tuple[int, ...]  # of all roots
+    alike: tuple[int, ...]  # a number for each of them, equal where one call can compute both
     rows: tuple[int, ...]  # numbers of the roots of the layout
     places: Mapping[str, At]  # of arrays of the layout
 

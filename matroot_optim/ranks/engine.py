@@ -16,8 +16,9 @@ from matroot_optim.ranks.find import ranks_of
 from matroot_optim.ranks.wire import HEAD_BYTES, Head, answer_bytes, from_bytes, head_of, to_bytes
 from matroot_optim.refresh.engines import Clock, Engine, InlineEngine
 from matroot_optim.refresh.jobs import FACTS, Failure, RootAnswer, RootBatch, compute
+from matroot_optim.refresh.methods import with_method
 from matroot_optim.refresh.sent import told
-from matroot_optim.refresh.shares import Deal, part_of, with_method
+from matroot_optim.refresh.shares import Deal, part_of
 from matroot_optim.refresh.warm import WarmEngine
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -58,13 +59,12 @@ def _owned(leaf: Leaf, region: int, boxes: Sequence[Box]) -> Leaf:
 def _among(whole: Layout, part: Layout, leaf_of: Sequence[int], boxes: Sequence[Sequence[Box]]) -> Layout:
     """Return the part with the numbers of its roots among those of the whole layout, and the places of its arrays."""
     numbers: dict[tuple[int, int, int], tuple[int, str, int]] = {}
-    orders: list[int] = []
+    count = itertools.count()
     for stack, axis in whole.factors:
         for member in stack.members:
             leaf = whole.leaves[member.leaf]
             for row, origin in enumerate(leaf.regions[member.region].origins(), member.start):
-                numbers[member.leaf, leaf.block_number[origin], axis] = len(orders), stack.axis_name(axis), row
-                orders.append(stack.shape[axis])
+                numbers[member.leaf, leaf.block_number[origin], axis] = next(count), stack.axis_name(axis), row
     rows: list[int] = []
     places: dict[str, At] = {}
     for stack, axis in part.factors:
@@ -80,7 +80,7 @@ def _among(whole: Layout, part: Layout, leaf_of: Sequence[int], boxes: Sequence[
         starts = tuple(sum(a * n for a, n in zip(box.origin, strides, strict=True)) for box in owned)
         for name in ("momentum", "moment"):
             places[leaf.name(name)] = At(whole.leaves[i].name(name), starts, strides)
-    return replace(part, among=Among(tuple(orders), tuple(rows), places))
+    return replace(part, among=Among(whole.orders, whole.alike, tuple(rows), places))
 
 
 def _strides(shape: Shape) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
 from matroot_optim.refresh.engines import Engine, Failure
 from matroot_optim.refresh.jobs import FACTS, RootJob, stack_jobs, stale_error
+from matroot_optim.refresh.methods import crowds, methods_of
 from matroot_optim.refresh.phases import due, takes_two_steps, wanted
 from matroot_optim.rules import Rule, in_units, stronger, with_cut
 from matroot_optim.step.bases import moved_moments, overlaps
@@ -53,6 +54,7 @@ def due_jobs(
     """
     jobs: list[RootJob] = []
     books: Arrays = {}
+    together: Arrays = {}
     interval = options.interval(step)
     grown = step > 1 and options.schedule != "interval" and interval > options.interval(step - 1)
     dealt = fresh_marks(layout, interval, options.schedule) if grown else {}
@@ -78,16 +80,17 @@ def due_jobs(
         books[f"{key}/taken"] = np.maximum(taken, 0)
         later = max(options.lag, steps_to_use(options, layout, stack, step))
         first = taken[index] <= 0  # needed at once
+        together = together or crowds(layout, interval, options.schedule)
         for part, lag in ((index[~first], later), (index[first], options.lag)):
             if part.size:
-                jobs += _jobs(options, arrays, books, stack, axis, part, step + lag)
+                jobs += _jobs(options, arrays, books, stack, axis, part, step + lag, together[key])
     return jobs, books
 
 
 def _jobs(
-    options: Options, arrays: Arrays, books: Arrays, stack: Stack, axis: int, index: Any, when: int
+    options: Options, arrays: Arrays, books: Arrays, stack: Stack, axis: int, index: Any, when: int, crowd: Any
 ) -> list[RootJob]:
-    """Return the jobs for these blocks of a stack, one for every regularization."""
+    """Return the jobs for these blocks of a stack, one for every regularization and method."""
     o, key = stack.options, stack.axis_name(axis)
     accumulated = arrays["accumulated"][stack.leaf_of_block[index]]
     rows = take_rows(arrays[f"{key}/statistic"], index)
@@ -107,8 +110,10 @@ def _jobs(
     jobs = []
     units = arrays["exponent"][stack.leaf_of_block[index]]
     for rule, at in rules_of(stack, axis, arrays[f"{key}/failures"][index], accumulated, units):
-        matrix = some_rows(rows, at)
-        jobs.append(RootJob(key, index[at], matrix, stack.exponent(axis), rule, when, o.root_method, o.root_dtype))
+        for method, some in methods_of(stack, axis, rule, rows, crowd[index[at]]):
+            mine = at[some]
+            matrix = some_rows(rows, mine)
+            jobs.append(RootJob(key, index[mine], matrix, stack.exponent(axis), rule, when, method, o.root_dtype))
     return jobs
 
 

@@ -61,7 +61,7 @@ class RootJob:
     exponent: Fraction
     regularization: Rule
     due: int
-    method: str = "auto"
+    method: Any = "auto"  # a name, or a method object of matroot, which leaves nothing to the batch
     dtype: str = "float64"
     task: str = "root"
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot import Tridiagonal, select_method
-from matroot_optim.arrays import Array, is_jax, like, on_host
+from matroot_optim.arrays import Array, is_jax, like
 from matroot_optim.refresh.jobs import RootBatch
 from matroot_optim.refresh.phases import cost
 
@@ -110,22 +109,6 @@ def _shorten(costs: Sequence[Mapping[int, float]], owners: Any, load: Any) -> No
                 for part, cost_there in costs[block].items():
                     load[part, heaviest] -= cost_there
                     load[part, rank] += cost_there
-
-
-def with_method(batch: RootBatch) -> RootBatch:
-    """Resolve the method of a batch, so that every part of the batch has the bits of the whole.
-
-    On a CPU, "auto" depends on the number of matrices.
-    """
-    if batch.task != "root" or not on_host(batch.matrix):
-        return batch
-    n, kind = batch.n, np.dtype(batch.dtype)
-    alike = np.broadcast_to(np.eye(n, dtype=kind), (len(batch.matrix), n, n))
-    p, rule = batch.exponent.denominator, batch.regularization
-    method = select_method(alike, p, method=batch.method, regularization=rule, compute_dtype=batch.dtype)
-    if isinstance(method, Tridiagonal):
-        method = replace(method, lanes=method.in_lanes(alike))
-    return replace(batch, method=method)
 
 
 def part_of(batch: RootBatch, rows: Any) -> RootBatch:
