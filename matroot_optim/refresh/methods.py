@@ -1,7 +1,7 @@
 """The method of each root: it follows from the whole run and the step, and not from the other roots of a call.
 
 On a CPU the fastest method depends on how many matrices are in a call, and another method gives other last bits. A rank
-that owns some blocks has fewer in a call than one process. So the roots of the whole run count, that the schedule
+that owns some blocks has fewer in a call than one process. So those roots of the whole run count, that the schedule
 renews together.
 """
 
@@ -22,9 +22,13 @@ from matroot_optim.refresh.jobs import RootBatch
 from matroot_optim.refresh.phases import first_marks
 from matroot_optim.rules import Rule
 
+#: Beyond so many, roots count half, as if two ranks shared them. Against LAPACK, lanes with eight of order 256 take half
+#: of the time in one process and twice on four ranks, which have two each; of order 512 two thirds, and three times.
+FEW = 5
+
 
 def crowds(layout: Layout, interval: int, schedule: str) -> dict[str, Any]:
-    """Return how many roots of the run, like it, the schedule renews together with each root, itself included.
+    """Return for each root how many like it the schedule renews together in the whole run; above `FEW`, a half of them.
 
     Arrays of the roots of this layout, by the prefix of a dimension of a stack.
 
@@ -42,7 +46,7 @@ def crowds(layout: Layout, interval: int, schedule: str) -> dict[str, Any]:
 def _counts(orders: tuple[int, ...], alike: tuple[int, ...], interval: int, schedule: str) -> Any:
     together = np.stack([alike, first_marks(orders, interval, schedule)], axis=1)
     _, where, counts = np.unique(together, axis=0, return_inverse=True, return_counts=True)
-    return counts[where.reshape(-1)]
+    return np.minimum(counts, np.maximum(FEW, (counts + 1) // 2))[where.reshape(-1)]
 
 
 def methods_of(stack: Stack, axis: int, rule: Rule, matrix: Array, crowd: Any) -> list[tuple[Any, Any]]:

@@ -117,42 +117,6 @@ def numbers(rank, size, store):
         assert max(apart) <= (1e-4 if kind is SOAP and "preconditioned_dims" in options else 2e-6)
 
 
-#: Of orders for which the fastest method is another one for a lone matrix, for a few and for many.
-ORDERS = [(256, 192)] * 5 + [(64, 48)] * 3 + [(130, 128)] * 4 + [(320, 40)]
-EXACTLY = [
-    (Shampoo, {"graft": "none", "refresh_every": 2}),
-    (Shampoo, {"graft": "none", "schedule": "interval", "engine": InlineEngine(2)}),
-    (Shampoo, {"graft_per_block": True, "graft": "sgd", "refresh_every": lambda step: 1 + step // 4}),
-    (KLShampoo, {"graft": "none", "refresh_growth": 0.1, "refresh_every": 6}),
-    (SOAP, {}),
-]
-
-
-def orders(rank, size, store):
-    """Blocks of all orders have the bits of one process, which has more of them in a call."""
-    mesh, bad = init_device_mesh("cpu", (size,)), False
-    for kind, options in EXACTLY:
-        options = {**OPTIONS, "block_size": 256, "start_step": 1, **options}
-        expected, found, again = (
-            whole(fixed(kind(params, shard=shard, **options), 0, 8))
-            for params, shard in (
-                (drawn(), False),
-                (placed(mesh, [x.detach() for x in drawn()]), False),
-                (drawn(), True),
-            )
-        )
-        for params in (found, again):
-            apart = [float((x - y).abs().max()) for x, y in zip(params, expected, strict=True)]
-            print(kind.__name__, options, apart, flush=True)
-            bad = any(apart) or bad
-    assert not bad
-
-
-def drawn():
-    generator = torch.Generator().manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64)) for shape in ORDERS]
-
-
 def traffic(rank, size, store):
     """Two all-to-alls and at most two all-reduces a step, few bytes; a rank holds its share, as planned."""
     for kind in ("float32", "bfloat16"):
@@ -324,10 +288,9 @@ def fixed(opt, start, stop):
     for k in range(start, stop):
         generator = torch.Generator().manual_seed(k)
         for p in params:
-            g = torch.randn(p.shape, generator=generator).to(p.dtype)
+            g = torch.randn(p.shape, generator=generator)
             p.grad = distribute_tensor(g, p.device_mesh, p.placements) if isinstance(p, DTensor) else g
         opt.step()
-    return params
 
 
 def sharded(mesh, **options):

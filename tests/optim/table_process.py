@@ -51,7 +51,7 @@ def train(opt, start, stop, *, exact=False):
     for step in range(start, stop):
         generator = torch.Generator().manual_seed(step)
         for p in opt.param_groups[0]["params"]:
-            g = torch.randn(p.shape, generator=generator)
+            g = torch.randn(p.shape, generator=generator).to(p.dtype)
             g = g.mul(2).round() if exact else g
             p.grad = distribute_tensor(g, p.device_mesh, p.placements) if isinstance(p, DTensor) else g
         opt.step()
