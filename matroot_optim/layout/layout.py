@@ -126,11 +126,8 @@ class Layout:
         numbers: dict[Any, int] = {}
         found: list[int] = []
         for stack, axis in self.factors:
-            o = stack.options
-            where = "host" if o.root_device == "host" else self.leaves[stack.members[0].leaf].place
-            how = (stack.exponent(axis), o.rule, o.root_method, o.root_dtype, stack.in_basis)
-            key = (stack.shape[axis], stack.dtype, where, *how)
-            found += [numbers.setdefault(key, len(numbers))] * stack.blocks
+            place = self.leaves[stack.members[0].leaf].place
+            found += [numbers.setdefault(stack.call(axis, place), len(numbers))] * stack.blocks
         return tuple(found)
 
     def own(self, values: Any) -> Any:

@@ -232,6 +232,13 @@ class Stack:
         """Return the exponent of the roots of one dimension."""
         return self.exponents[self.axes.index(axis)]
 
+    def call(self, axis: int, place: str) -> Any:
+        """Return the key of the call that can compute the roots of one dimension, of blocks in this place."""
+        o = self.options
+        where = "host" if o.root_device == "host" else place
+        how = (self.exponent(axis), o.rule, o.root_method, o.root_dtype, o.algorithm)
+        return (where, self.shape[axis], self.dtype, *how)
+
     def axis_name(self, axis: int) -> str:
         """Return the prefix of the arrays of one dimension."""
         return f"{self.name}/axis{axis}"

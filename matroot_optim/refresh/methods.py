@@ -22,7 +22,7 @@ from matroot_optim.refresh.jobs import RootBatch
 from matroot_optim.refresh.phases import first_marks
 from matroot_optim.rules import Rule
 
-#: Beyond so many, roots count half, as if two ranks shared them. Against LAPACK, lanes with eight of order 256 take half
+#: Beyond these, roots count half, as if two ranks shared them. Against LAPACK, lanes with eight of order 256 take half
 #: of the time in one process and twice on four ranks, which have two each; of order 512 two thirds, and three times.
 FEW = 5
 
