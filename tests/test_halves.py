@@ -57,6 +57,21 @@ def test_the_rounded_root_is_certified(n, s, name, by_kernels):
 
 
 @pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("n", [3, 8, 20, 130])
+def test_so_is_that_of_a_singular_matrix(n, name, by_kernels):
+    Q = np.linalg.qr(np.random.default_rng(n).standard_normal((5, n, n)))[0]
+    A = rounded(Q[:, :, : n // 2] @ conjugate(Q[:, :, : n // 2]), name)
+    for s in (Fraction(1, 4), Fraction(4, 5), Fraction(1)):
+        result = solve(A, s=s)
+        W, X = as_numpy(A), as_numpy(result.x)
+        goal = np.linalg.matrix_power(W, s.numerator)
+        gap = np.linalg.norm(np.linalg.matrix_power(X, s.denominator) - goal, axis=(1, 2))
+        residual = gap / np.linalg.norm(goal, axis=(1, 2))
+        assert (abs(as_numpy(result.residual) - residual) <= 2 * residual).all()
+        assert s == 1 or (residual > UNITS[name] / 100).all()
+
+
+@pytest.mark.parametrize("name", UNITS)
 @pytest.mark.parametrize("rule", [0.01, Shift(0.1), TargetCondition(5.0)], ids=str)
 def test_rules_are_exact(rule, name, by_kernels):
     """A ridge was relative to an estimate of lambda_max, up to some per cent too small."""

@@ -79,6 +79,8 @@ def solve_fused(stack: Array, fused: Fused, out: Output, begun: list[Reduced] | 
     rtol, noise = job.problem.rtol, fused.noise
     report = roots(stack, out.x, s, fused.rule, lanes=lanes, rtol=rtol, wide=job.fixed, begun=begun, noise=noise)
     note_single(report, out)
+    if fused.noise:
+        solve_semidefinite(stack, report, fused, out.x)
     if half:
         round_halves(stack, report, fused, out)
         finish(stack, report, fused, out)
@@ -115,8 +117,6 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
     job, n, rule = fused.job, fused.n, fused.job.rule
     s = job.problem.rational
     excess: Array | float = 1.0
-    if fused.noise:
-        solve_semidefinite(stack, report, fused, out.x)
     take_facts(report, fused, out)
     if fused.rule.cuts:
         excess = solve_cut(stack, report, fused, out)
