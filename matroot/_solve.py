@@ -37,7 +37,8 @@ from matroot.backends.profile import Limits, limits
 from matroot.methods.base import Array, Method, Problem
 from matroot.methods.tridiagonal import runs_here
 from matroot.pipeline.call import Job, Output
-from matroot.pipeline.kernel import Fused, solve_fused, solve_kept, whole
+from matroot.pipeline.fused import Fused, whole
+from matroot.pipeline.kernel import solve_fused, solve_kept
 from matroot.pipeline.lone import lone
 from matroot.pipeline.retries import solve_chunk
 
@@ -186,8 +187,7 @@ def _solve(
     batch, n = values.shape[:-2], values.shape[-1]
     if fused is not None and not batch and kept is None and origin.library != "dlpack":  # whose plan is not kept
         one = lone(fused)
-        found = None if one is None else one.solve(values, origin)
-        if found is not None:
+        if one is not None and (found := one.solve(values, origin)) is not None:
             return found
     stack = values.reshape(math.prod(batch), n, n)
     out = Output.room(len(stack), n, job)

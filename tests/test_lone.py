@@ -12,7 +12,7 @@ from matroot import Floor, PseudoInverse, Ridge, Status, gallery, solve
 from matroot._solve import plan, planned, solve_power
 from matroot.backends.arrays import take
 from matroot.backends.profile import Limits
-from matroot.pipeline.kernel import OCTAVES, whole
+from matroot.pipeline.fused import OCTAVES, whole
 from matroot.pipeline.status import doubtful, judge
 
 EXPONENTS = [Fraction(-1, 1), Fraction(-1, 2), Fraction(-1, 8), Fraction(1, 3), Fraction(2, 3), Fraction(1, 1)]

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import scipy.linalg
@@ -124,6 +125,47 @@ class SmallGeneral:
     @unit("times faster")
     def track_speedup(self, n, batch, p):
         return speedup(lambda: self.ours(p), peers.scipy_power(self.A, 1 / p), rounds=3)
+
+
+@core([16], [500], ["float64"])
+class Semidefinite:
+    """Fourth roots of covariances of half as many samples as features, beside numpy's decomposition."""
+
+    params = ([4, 16, 32, 64, 128, 256, 512], [1, 16, 500], ["float64", "float32"])
+    param_names = ("n", "batch", "dtype")
+    timeout = 300
+
+    def setup(self, n, batch, dtype):
+        if n * n * batch > 1 << 19:
+            raise NotImplementedError("too much for a benchmark")
+        X = np.random.default_rng(n).standard_normal((batch, n, n // 2))
+        self.A = (X @ X.mT / n).astype(dtype)
+
+    def by_numpy(self):
+        w, Q = np.linalg.eigh(self.A)
+        return (Q * np.maximum(w, 0)[:, None] ** 0.25) @ Q.mT
+
+    @unit("times faster")
+    def track_speedup(self, n, batch, dtype):
+        return speedup(lambda: matroot.solve(self.A, 4, inverse=False), self.by_numpy, rounds=5)
+
+
+@core([16], [500], [0.01])
+class Halves:
+    """float16 matrices beside the same ones in float32; the arithmetic is float64 in both."""
+
+    params = ([4, 16, 64, 256], [1, 16, 500], [None, 0.01])
+    param_names = ("n", "batch", "ridge")
+
+    def setup(self, n, batch, ridge):
+        if n * n * batch > 1 << 19:
+            raise NotImplementedError("too much for a benchmark")
+        self.A, self.ridge = stack(n, batch, 30.0, "float16")[0], ridge
+
+    @unit("times as long")
+    def track_times(self, n, batch, ridge):
+        calls = (partial(matroot.solve, A, 4, regularization=ridge) for A in (self.A.astype("float32"), self.A))
+        return speedup(*calls, rounds=5)
 
 
 @core([50])

@@ -63,7 +63,11 @@ class Problem:
         asymmetry. The powers s > 0 of a semidefinite matrix exist, and rounding should not make them fail.
         """
         n, asymmetry = A.shape[-1], 0.0 if self.asymmetry is None else self.asymmetry
-        return n * (max(float(np.finfo(A.dtype).eps), 2 * self.out_eps) + asymmetry / 2)
+        return self.noise(n, A.dtype) + n * asymmetry / 2
+
+    def noise(self, n: int, dtype: Any) -> float:
+        """Return what `rounding` is for a symmetric matrix."""
+        return n * max(float(np.finfo(dtype).eps), 2 * self.out_eps)
 
     def tolerance(self, eps: float, n: int) -> float:
         """Return the value of ||M - I||_F, p times a bound of X's relative error, at which an iteration may stop."""

@@ -93,6 +93,7 @@ def residual(
     backend: Backend,
     changed: Changed | None = None,
     factor: Array | None = None,
+    whole_up_to: int = 32,
 ) -> tuple[Array, str]:
     """Compute the residual (B,) of the defining equation of X = A^s, in float64, and "full" or "probes".
 
@@ -100,10 +101,10 @@ def residual(
     ||A^(s b)||_F``, about b times the relative error of X, where b is the denominator of s, or 1 for an irrational s.
     (``X^b A^a - I`` for s = -a/b would be as large as ``eps cond^a``, for the best X too.)
 
-    Up to n = 32 whole products are used; for larger n `PROBES` = 8 fixed random vectors of +-1. The square of the
-    estimate is unbiased, with relative variance at most 2/8, reached when the error is in one eigenvector. In that case
-    the estimate follows sqrt(chi^2_8 / 8): 90 % of the time within a factor 0.58 to 1.39 of the residual, and below a
-    tenth of it less than once in 10^9.
+    Up to n = `whole_up_to` whole products are used; for larger n `PROBES` = 8 fixed random vectors of +-1. The square
+    of the estimate is unbiased, with relative variance at most 2/8, reached when the error is in one eigenvector. In
+    that case the estimate follows sqrt(chi^2_8 / 8): 90 % of the time within a factor 0.58 to 1.39 of the residual, and
+    below a tenth of it less than once in 10^9.
 
     `changed` is the change of single eigenvalues of A by a regularization. `factor` (B, n, n) replaces A: A^s for an
     irrational s, A^{-1} for s = -a/b with a > 1; see `matroot.pipeline.reference.factor`.
@@ -111,7 +112,7 @@ def residual(
     xp = backend.xp
     B, n, _ = A.shape
     a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (1, 1)
-    full = n <= PROBES or (n <= 32 and a + b <= 16)
+    full = n <= PROBES or (n <= whole_up_to and a + b <= 16)
     V = xp.eye(n) if full else xp.asarray(signs(n, PROBES))
     V = xp.broadcast_to(V.astype(A.dtype), (B, *V.shape))
 

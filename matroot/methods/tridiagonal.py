@@ -48,7 +48,8 @@ class Tridiagonal(Method):
 
     `Shift` and `TargetCondition` use the extreme eigenvalues of T, which it computes anyway. Under `Floor` and
     `PseudoInverse` matrices without an eigenvalue below the cut are solved like others; the rest are decomposed: in
-    lanes up to n = 96, by the QR iteration, else by divide and conquer, with the vectors of A above the cut alone.
+    lanes up to n = 128, by the QR iteration, else by divide and conquer, with the vectors of A above the cut alone.
+    So are singular matrices, for s > 0.
 
     r has 24 poles at cond 1e4 in float64, 12 for float32, 8 for an rtol of 1e-3 or more, and in float64 one more for
     every factor 1.7: near the best that there are, from a table, for s = -1/q, 1/q and +-(1 - 1/q), q up to 8. For
@@ -144,13 +145,14 @@ def roots(
     wide: bool = False,
     alone: bool = False,
     begun: Sequence[Reduced] | None = None,
+    noise: float = 0.0,
 ) -> Report | CutReport:
     """`small_roots` in lanes, else `large_roots`; without a compiler, nothing is served."""
     if lanes:
         return small_roots(stack, out, s, rule, rtol=rtol, alone=alone)
     if compiled("matroot.backends.cpu.large.kernel") is None:  # not the lanes' kernel, which takes as long to compile
         return Report(*np.zeros((len(Report._fields), len(stack))))
-    return large_roots(stack, out, s, rule, rtol=rtol, wide=wide, alone=alone, begun=begun)
+    return large_roots(stack, out, s, rule, rtol=rtol, wide=wide, alone=alone, begun=begun, noise=noise)
 
 
 def first_half(

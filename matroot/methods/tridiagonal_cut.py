@@ -15,7 +15,7 @@ from matroot.methods.tridiagonal import by_groups, compiled, room
 from matroot.methods.tridiagonal_report import CutReport, probes
 
 #: Above this n, LAPACK decomposes one matrix after the other as fast as lanes do.
-LARGEST = 96
+LARGEST = 128
 
 
 def cuts_in_lanes(s: Fraction | float, n: int) -> bool:
@@ -28,7 +28,7 @@ def serves_cuts(s: Fraction | float) -> bool:
     return isinstance(s, Fraction) and (s > 0 or s.numerator == -1)
 
 
-def cut_roots(stack: Array, out: Array, s: Fraction, rule: Coefficients) -> CutReport:
+def cut_roots(stack: Array, out: Array, s: Fraction, rule: Coefficients, noise: float = 0.0) -> CutReport:
     """Compute A'^s for a stack of symmetric or Hermitian matrices, in float64; A' is A with its spectrum cut.
 
     Parameters
@@ -38,13 +38,16 @@ def cut_roots(stack: Array, out: Array, s: Fraction, rule: Coefficients) -> CutR
     s : Fraction
         Not -a/b with a > 1, whose certificate takes an inverse.
     rule : Coefficients
-        With `cuts`.
+        With `cuts`; `NONE` if there is `noise`.
+    noise : float
+        For s > 0, not 0: nothing is cut, and A' = A may be singular. Its negative eigenvalues count as 0 up to this
+        share of the largest, and n / 2 times the asymmetry.
 
     Returns
     -------
     CutReport
-        A matrix is not served when its condition number is above 1e14 after the rule, its root overflows, or nothing
-        of its spectrum is kept; and none is where there is no kernel.
+        A matrix is not served when its condition number is above 1e14 after the rule, its root overflows, nothing
+        of its spectrum is kept, or it has a negative eigenvalue beyond the noise; and none is where there is no kernel.
     """
     B, n, _ = stack.shape
     kernel = compiled("matroot.backends.cpu.tridiagonal.decomposition")
@@ -55,7 +58,7 @@ def cut_roots(stack: Array, out: Array, s: Fraction, rule: Coefficients) -> CutR
     report = np.empty((B, len(CutReport._fields)))
 
     def solve(A: FloatArray, X: FloatArray, part: slice) -> None:
-        exponent, numbers = (s.numerator, s.denominator), (rule.relative, rule.absolute, rule.drops)
+        exponent, numbers = (s.numerator, s.denominator), (rule.relative, rule.absolute, rule.drops, noise)
         kernel.roots(A, X, report[part], *exponent, *numbers, V, order, out.dtype.char in "fF", room(vectors))
 
     by_groups(solve, stack, out, len(V), alone=False)

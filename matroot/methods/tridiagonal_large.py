@@ -18,7 +18,7 @@ from matroot.backends.cpu.tridiagonal.pole_table import table
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
-from matroot.methods.tridiagonal_large_cut import LARGEST_COND, Form, kept, residual
+from matroot.methods.tridiagonal_large_cut import LARGEST_COND, Form, Kept, kept, residual
 from matroot.methods.tridiagonal_report import IN_SINGLE, NEGATIVE, NONE, SERVED, CutReport, Report, pole_level, probes
 from matroot.methods.tridiagonal_single import CLUSTER, LEAST, UNIT, may_be_single, moved, returns_in_single
 
@@ -35,6 +35,8 @@ COMPLEX_SIZES = (24, 32, 40, 48)
 COMPLEX_WORTH = (3.4, 4.4, 6.8, 8.0)
 #: From these n on it is the faster way for a lone matrix, real or complex: seven of eight lanes would be idle.
 LONE, COMPLEX_LONE = 36, 4
+#: Below this share of lambda_max, times n, an eigenvalue is rounding.
+ROUNDING = 2.0**-51
 #: The last fields of a `CutReport` where nothing is cut.
 UNCUT = (0.0, 1.0)
 
@@ -70,6 +72,7 @@ def large_roots(
     wide: bool = False,
     alone: bool = False,
     begun: Sequence[Reduced] | None = None,
+    noise: float = 0.0,
 ) -> Report | CutReport:
     """Compute A'^s for a stack of symmetric or Hermitian matrices, like `small_roots`.
 
@@ -87,6 +90,8 @@ def large_roots(
         On this thread only.
     begun : sequence, optional
         What `reductions` gave for the same stack; without an `rtol`.
+    noise : float
+        If s > 0 and it is not 0, singular matrices are served too; see `tridiagonal_cut.cut_roots`.
 
     Returns
     -------
@@ -97,7 +102,7 @@ def large_roots(
     B, n, _ = stack.shape
     kind = CutReport if rule.cuts else Report
     report = np.zeros((len(kind._fields), B))
-    one = Solver(n, out.dtype, s, rule, rtol, wide)
+    one = Solver(n, out.dtype, s, rule, rtol, wide, noise)
 
     def work(part: slice) -> None:
         for i in range(part.start, part.stop):
@@ -155,7 +160,14 @@ class Solver:
     """
 
     def __init__(
-        self, n: int, dtype: np.dtype[Any], s: Fraction, rule: Coefficients, rtol: float | None, wide: bool
+        self,
+        n: int,
+        dtype: np.dtype[Any],
+        s: Fraction,
+        rule: Coefficients,
+        rtol: float | None,
+        wide: bool,
+        noise: float = 0.0,
     ) -> None:
         self.compiled: Any = deferred("matroot.backends.cpu.large.kernel")
         routines = deferred("matroot.backends.cpu.large.blas").routines
@@ -163,7 +175,7 @@ class Solver:
         kinds: Any = (np.complex64, np.complex128) if is_complex else (np.float32, np.float64)
         self.single, self.double = kinds
         self.blas = {self.single: routines("sc"[is_complex]), self.double: routines("dz"[is_complex])}
-        self.s, self.rule, self.rtol, self.wide = s, rule, rtol, wide
+        self.s, self.rule, self.rtol, self.wide, self.noise = s, rule, rtol, wide, noise
         self.numbers = float(rule.relative), float(rule.absolute), float(rule.smallest), rule.cuts
         self.poles = table(-s if s < 0 else 1 - s, pole_level(dtype == self.single, rtol))
         self.counts, self.edges = self.poles.counts.astype(int).tolist(), self.poles.edges.tolist()
@@ -229,6 +241,11 @@ class Solver:
             shift = 0.0
         bottom, top = low + shift, high + shift
         numbers = bottom * one * other, high * one * other, shift * one * other
+        if self.noise and kind == self.double and bottom <= n * ROUNDING * top:
+            facts = self.semidefinite(S, out, (A, d, e, tau), (low, high, gap), halves, exponent)
+            if facts is not None:
+                error, bottom, cond = facts
+                return SERVED, gap, error, bottom * one * other, high * one * other, 0.0, cond
         if bottom <= 0 and kind == self.double and np.isfinite(S).all():
             return NEGATIVE, gap, 0.0, *numbers, 1.0, *(UNCUT * cuts)
         if not 0 < bottom <= top < math.inf:
@@ -257,7 +274,7 @@ class Solver:
         self, S: Array, out: Array, form: Form, ends: tuple[float, ...], halves: FloatArray, e: int
     ) -> tuple[float, ...] | None:
         """Fill `out` with the root of a matrix that is cut; return the fields of the report that are not known yet."""
-        (low, high, cut), drops, s = ends, self.rule.drops, float(self.s)
+        (low, high, cut), drops = ends, self.rule.drops
         if not (high > 0 and (drops or cut > 0)):
             return None
         found = kept(form, cut, drops)
@@ -267,17 +284,39 @@ class Solver:
         least = cut if found.changed and not drops else float(found.w[0])
         if not most <= LARGEST_COND * least:
             return None
-        factor = root_of(e, self.s)
-        X = out if out.dtype == self.double and readable(out) else np.empty(S.shape, self.double)
-        with np.errstate(over="ignore", invalid="ignore"):
-            found.root(s, 0.0 if drops else cut**s, factor, X)
-            if X is not out:
-                out[...] = X
-            error = residual(S, out, found, None if drops else cut, halves, factor, self.probes, self.order)
+        error = self.written(S, out, found, None if drops else cut, halves, e)
         if not math.isfinite(error):
             return None
         bottom = 0.0 if drops and found.changed else least
         return error, bottom, most / least, float(found.changed), found.excess(self.s, low, most, drops)
+
+    def semidefinite(
+        self, S: Array, out: Array, form: Form, ends: tuple[float, ...], halves: FloatArray, e: int
+    ) -> tuple[float, float, float] | None:
+        """Fill `out` with a power s > 0 of a matrix whose negative eigenvalues are noise.
+
+        Return the residual, the smallest eigenvalue and the condition number.
+        """
+        low, high, gap = ends
+        if not (high > 0 and low >= -(self.noise + len(S) * gap / 2) * high):
+            return None
+        found = kept(form, 0.0, drops=True)
+        if found is None or not len(found.w):
+            return None
+        error = self.written(S, out, found, None, halves, e)
+        if not math.isfinite(error):
+            return None
+        return (error, 0.0, math.inf) if found.changed else (error, float(found.w[0]), high / float(found.w[0]))
+
+    def written(self, S: Array, out: Array, found: Kept, floor: float | None, halves: FloatArray, e: int) -> float:
+        """Write the root of a decomposed matrix to `out`, with `floor` for what is not kept; return its residual."""
+        factor, s = root_of(e, self.s), float(self.s)
+        X = out if out.dtype == self.double and readable(out) else np.empty(S.shape, self.double)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found.root(s, 0.0 if floor is None else floor**s, factor, X)
+            if X is not out:
+                out[...] = X
+            return residual(S, out, found, floor, halves, factor, self.probes, self.order)
 
     def errs_by(self, d: FloatArray, e: FloatArray, bottom: float, top: float, kind: Any) -> float:
         """Bound the forward error; return 0 if the certificate refuses the rtol for every method."""

@@ -2,124 +2,41 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from matroot._regularization import Coefficients, Ridge
+from matroot._regularization import Ridge
 from matroot._status import Status
-from matroot.backends.arrays import smallest_normal
+from matroot.backends.arrays import HALVES, round_to
 from matroot.backends.cpu.blas import one_blas_thread
+from matroot.backends.linalg import hermitian_part
+from matroot.methods import conditioning
 from matroot.methods.conditioning import PROBES
 from matroot.methods.eigen import Eigen
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, first_half, roots
 from matroot.methods.tridiagonal_cut import cut_roots, cuts_in_lanes, serves_cuts
 from matroot.methods.tridiagonal_derivative import serves
-from matroot.methods.tridiagonal_large import Reduced, room_of
-from matroot.methods.tridiagonal_report import CUT, IN_SINGLE, NEGATIVE, NONE, SERVED, CutReport, Report
-from matroot.pipeline.call import Job, Output
+from matroot.methods.tridiagonal_large import ROUNDING, Reduced, room_of
+from matroot.methods.tridiagonal_report import CUT, IN_SINGLE, NEGATIVE, SERVED, CutReport, Report
+from matroot.pipeline.call import Output
+from matroot.pipeline.fused import Fused
 from matroot.pipeline.retries import solve_chunk
 from matroot.pipeline.scaling import asymmetry_bar, refuse_asymmetric
 from matroot.pipeline.status import (
     cancelled,
     doubtful,
     excess_of,
-    explained_residual,
-    input_lost,
+    faintness,
     judge,
     singular,
     spent,
-    tolerated_residual,
-    vouched,
     within_range,
 )
 
 Array = Any
-
-#: Condition numbers from 2^OCTAVES on are never certain to be fine; the kernel serves none above 1e14.
-OCTAVES = 60
-
-
-@dataclass(frozen=True, eq=False)  # hashed by identity: equal calls share one
-class Fused:
-    """A job for matrices of order n that the kernel does whole, and what follows from its options.
-
-    Attributes
-    ----------
-    allowed : array
-        For the condition numbers from 2^(k-1) to 2^k, the residual up to which a root is certain to be CONVERGED;
-        -1 where none is. `judge` decides the others.
-    even : array
-        For the same condition numbers, the relative asymmetry of the input up to which this stays so.
-    faint : float
-        Beyond this end of the spectrum, entries of the root may leave the normal range.
-    """
-
-    job: Job
-    n: int
-    rule: Coefficients
-    allowed: Array
-    even: Array
-    faint: float
-    inverse: bool
-
-    def sure(
-        self,
-        served: float,
-        asymmetry: float,
-        residual: float,
-        lambda_min: float,
-        lambda_max: float,
-        ridge: float,
-        cond: float,
-    ) -> bool:
-        """Return True if one matrix is certain to be CONVERGED, so that no array of length 1 need be asked."""
-        inside = lambda_min <= self.faint if self.inverse else lambda_max + ridge >= self.faint
-        if lambda_max < -lambda_min:  # `excess_of` is beyond 1
-            return False
-        octave = min(math.frexp(cond)[1], OCTAVES - 1)
-        fine = residual <= self.allowed[octave] and asymmetry <= self.even[octave]
-        return bool(served == SERVED and inside and fine)
-
-
-def whole(job: Job, n: int) -> tuple[Job, Fused | None]:
-    """Return the job as it will be done, and how the kernel does all of it; None if `attempt` is needed.
-
-    `Tridiagonal` computes in double precision, whatever was asked for.
-    """
-    double = np.dtype(np.complex128 if job.dtype.kind == "c" else np.float64)
-    if not isinstance(job.method, Tridiagonal):
-        return job, None
-    if job.dtype != double:
-        job = replace(job, dtype=double, may_widen=False)
-    s, rule = job.problem.rational, NONE if job.rule is None else job.rule.coefficients()
-    if job.origin.dtype_name in ("float16", "bfloat16") or (s < 0 and s.numerator != -1):  # whose certificate inverts
-        return replace(job, method=Eigen()) if rule.cuts else job, None
-    least = max(n, 1) * smallest_normal(job.out_dtype.name)
-    with np.errstate(over="ignore"):
-        faint = float(np.float64(least) ** (1 / float(s)))
-    return job, Fused(job, n, rule, allowed_residuals(n, job), allowed_asymmetry(n, job), faint, s < 0)
-
-
-def allowed_residuals(n: int, job: Job) -> Array:
-    """Return `Fused.allowed`, whose bounds are those of `judge` at the ends of each octave."""
-    ends = np.ldexp(1.0, np.arange(-1, OCTAVES))
-    fine = vouched(ends[1:], n, job) & ~input_lost(ends[1:], job)
-    explained = explained_residual(ends[:-1], job.problem.s, n, job.eps + job.out_eps, job.problem.rtol or 0.0)
-    explained = np.minimum(explained, tolerated_residual(job.problem.s, job.problem.rtol))
-    allowed = np.where(fine, explained, -1.0)
-    allowed[[0, -1]] = -1.0  # below 1 there is no condition number, and above 2^OCTAVES none is served
-    return allowed
-
-
-def allowed_asymmetry(n: int, job: Job) -> Array:
-    """Return `Fused.even`: no more than rounding of sums of n, and 0 where `doubtful` finds that too much."""
-    gap = min(2 * n * job.out_eps, asymmetry_bar(job.origin))
-    status = doubtful(np.zeros(OCTAVES + 1, np.int8), np.float64(gap), np.ldexp(1.0, np.arange(OCTAVES + 1)), job)
-    return np.where(status == Status.CONVERGED, gap, 0.0)
 
 
 def begin_fused(stack: Array, fused: Fused) -> Callable[[], Output] | None:
@@ -155,13 +72,38 @@ def solve_kept(stack: Array, fused: Fused, out: Output) -> Array | None:
 def solve_fused(stack: Array, fused: Fused, out: Output, begun: list[Reduced] | None = None) -> None:
     """Solve the stack (B, n, n) and fill `out`; matrices that the kernels do not serve go to `Eigen`."""
     job, s = fused.job, fused.job.problem.rational
+    half = job.origin.dtype_name in HALVES
+    if half:  # numpy computes with float16 number by number
+        stack = stack.astype(job.out_dtype, copy=False)
     lanes = begun is None and isinstance(job.method, Tridiagonal) and job.method.in_lanes(stack)
-    report = roots(stack, out.x, s, fused.rule, lanes=lanes, rtol=job.problem.rtol, wide=job.fixed, begun=begun)
+    rtol, noise = job.problem.rtol, fused.noise
+    report = roots(stack, out.x, s, fused.rule, lanes=lanes, rtol=rtol, wide=job.fixed, begun=begun, noise=noise)
     note_single(report, out)
-    if len(stack) == 1 and not isinstance(report, CutReport) and fused.sure(*(float(fact[0]) for fact in report)):
+    if fused.noise:
+        solve_semidefinite(stack, report, fused, out.x)
+    if half:
+        round_halves(stack, report, fused, out)
+        finish(stack, report, fused, out)
+    elif len(stack) == 1 and not isinstance(report, CutReport) and fused.sure(*(float(fact[0]) for fact in report)):
         take_facts(report, fused, out)
     else:
         finish(stack, report, fused, out)
+
+
+def round_halves(stack: Array, report: Report | CutReport, fused: Fused, out: Output) -> None:
+    """Round the roots to the half precision of the input, and amend the report: the certificate is that of these."""
+    job, eye = fused.job, np.eye(fused.n)
+    out.x = round_to(out.x, job.origin.dtype_name)
+    A = stack.astype(job.dtype)
+    uneven = report.asymmetry > 0
+    if uneven.any():
+        A[uneven] = hermitian_part(A[uneven])
+    with np.errstate(over="ignore", invalid="ignore"):
+        A += report.ridge[:, None, None] * eye
+        X, s = out.x.astype(job.dtype), job.problem.s
+        residual, _ = conditioning.residual(A, X, s, job.backend, whole_up_to=PROBES)
+    report.served[~np.isfinite(residual)] = 0
+    report.residual[...] = residual
 
 
 def take_facts(report: Report | CutReport, fused: Fused, out: Output) -> None:
@@ -174,8 +116,8 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
     """Fill `out` with what follows from a report: statuses, and what the kernels have not served."""
     job, n, rule = fused.job, fused.n, fused.job.rule
     s = job.problem.rational
-    take_facts(report, fused, out)
     excess: Array | float = 1.0
+    take_facts(report, fused, out)
     if fused.rule.cuts:
         excess = solve_cut(stack, report, fused, out)
     elif rule is not None:
@@ -192,9 +134,12 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
 
     cond, more = (out.cond * excess, 1.0) if fused.inverse else (out.cond, excess)  # the ridge is added to T
     octave = np.frexp(cond)[1]
-    allowed = ((out.residual <= fused.allowed.take(octave, mode="clip")) & (more == 1)).all()
+    half = job.origin.dtype_name in HALVES
+    units = faintness(abs(stack).max((-1, -2), initial=0), job) if half else 1.0
+    fine = (out.residual <= fused.allowed.take(octave, mode="clip")) & (more == 1) & (units == 1)
+    allowed = fine.all()
     if not allowed:
-        out.status = judge(out.status, out.residual, cond, n, job, more)
+        out.status = judge(out.status, out.residual, cond, n, job, more, units)
         if rule is not None and not fused.rule.cuts:
             lost = cancelled(out.lambda_max, out.lambda_min, out.ridge, job, n)
             out.status = spent(out.status, lost, out.residual, job.problem)
@@ -241,6 +186,28 @@ def note_single(report: Report | CutReport, out: Output) -> None:
     if single.any():
         report.served[single] = SERVED
         out.dtype = np.dtype(np.complex64 if out.dtype.kind == "c" else np.float32)
+
+
+def solve_semidefinite(stack: Array, report: Report | CutReport, fused: Fused, X: Array) -> None:
+    """Solve the matrices that lanes have left because they may be singular, for a power s > 0; amend X and the report.
+
+    X is rounded to the precision of the result before it is certified.
+    """
+    s, n = fused.job.problem.rational, fused.n
+    with np.errstate(invalid="ignore"):
+        tiny = report.lambda_min <= n * ROUNDING * report.lambda_max
+    rows = np.flatnonzero((report.served != SERVED) & (report.lambda_max > 0) & tiny)
+    if not len(rows):
+        return
+    x = np.empty((len(rows), n, n), fused.job.out_dtype)
+    found: Report | CutReport
+    if cuts_in_lanes(s, 2 * n if stack.dtype.kind == "c" else n):
+        found = cut_roots(stack[rows], x, s, fused.rule, fused.noise)
+    else:
+        found = roots(stack[rows], x, s, lanes=False, wide=True, noise=fused.noise)
+    X[rows] = x
+    for values, others in zip(report, found, strict=False):
+        values[rows] = others
 
 
 def solve_cut(stack: Array, report: Report | CutReport, fused: Fused, out: Output) -> Array:

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from matroot._result import RootResult
-from matroot.backends.arrays import Origin
+from matroot.backends.arrays import HALVES, Origin
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, compiled, constants, kernel, room
 from matroot.methods.tridiagonal_large import Solver
 from matroot.methods.tridiagonal_report import IN_SINGLE, SERVED, CutReport, Report, pole_level
 from matroot.pipeline.call import Output
-from matroot.pipeline.kernel import Fused, finish
+from matroot.pipeline.fused import Fused
+from matroot.pipeline.kernel import finish, solve_semidefinite
 
 Array = Any
 
@@ -54,8 +55,13 @@ class Lone:
         run(A, X, report, *self.arguments, work_space(self.vectors))
         facts = report[0]
         numbers = facts.tolist()
+        sure = self.fused.sure(*numbers)
+        if not sure and self.fused.noise:
+            solve_semidefinite(A, Report._make(report.T), self.fused, X)
+            numbers = facts.tolist()
+            sure = self.fused.sure(*numbers)
         x = X[0] if dtype == np.float64 else X[0].astype(dtype)
-        if not self.fused.sure(*numbers):
+        if not sure:
             return judged(a, x, Report._make(report.T), self.fused)
         return converged(self.fused, self.facts, self.size, x, facts, numbers[6], origin)
 
@@ -127,7 +133,7 @@ def lone(fused: Fused) -> Lone | LoneLarge | None:
     """Return how `fused` is done for one matrix; None if the general way is as good."""
     job, n = fused.job, fused.n
     method, s, rtol = job.method, job.problem.rational, job.problem.rtol
-    if not (n >= 1 and isinstance(method, Tridiagonal)):
+    if not (n >= 1 and isinstance(method, Tridiagonal)) or job.origin.dtype_name in HALVES:
         return None
     facts = {
         "companion": None,
@@ -143,7 +149,9 @@ def lone(fused: Fused) -> Lone | LoneLarge | None:
     if not method.in_lanes(np.broadcast_to(np.empty((), job.dtype), (1, n, n))):
         if compiled("matroot.backends.cpu.large.kernel") is None:
             return None
-        return LoneLarge(fused, Solver(n, job.out_dtype, s, fused.rule, rtol, job.fixed), abs(float(s)), facts)
+        return LoneLarge(
+            fused, Solver(n, job.out_dtype, s, fused.rule, rtol, job.fixed, fused.noise), abs(float(s)), facts
+        )
     if job.dtype.kind == "c" or n > LARGEST:
         return None
     single = job.out_dtype == np.float32

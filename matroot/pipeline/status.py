@@ -155,15 +155,16 @@ def singular(status: Array, cond: Array, low: Array, top: Array, gap: Array, job
 
 
 def cancelled(highest: Array, lowest: Array, delta: Array, job: Job, n: int) -> Array:
-    """Return True where a shift by `delta` leaves of A only what rounding makes of 0.
+    """Return True where a shift by `delta` leaves of A only what rounding makes of 0, or an inverse root is that of 0.
 
     Such a matrix has no digits to take a power of, whatever the signs of its eigenvalues.
     """
+    nothing = job.problem.inverse and not (job.rule is not None and job.rule.keeps_null_space)
     arithmetic = float(np.finfo(job.dtype).eps) if job.method.name in DECOMPOSE else 2.0**-52
     share = n * max(arithmetic, 2 * job.out_eps)
     with np.errstate(all="ignore"):
         left = np.fmax(abs(highest + delta), abs(lowest))
-        return (delta > 0) & (left <= share * delta)
+        return ((delta > 0) & (left <= share * delta)) | ((left == 0) & nothing)
 
 
 def spent(status: Array, lost: Array, residual: Array, problem: Problem) -> Array:

@@ -2,6 +2,7 @@
 """Roots of small matrices whose eigenvalues below a cut are raised to it, or dropped: by eigenvectors, eight at a time.
 
 A = Q diag(w) Q^T, A' = A + Q diag(delta) Q^T, X = Q diag((w + delta)^s) Q^T; the certificate is that of A'.
+Powers s > 0 of singular matrices are computed like this too, with A' = A.
 """
 
 from __future__ import annotations
@@ -88,8 +89,39 @@ def regularize(w, powers, deltas, dropped, report, line, t, n, s, relative, abso
 
 
 @stage()
-def solve(stack, out, report, B, n, a, b, relative, absolute, drops, probes, order, steps, single, room):
-    """Compute A'^(a/b) for the matrices of a stack; the parameters are those of `kernel.solve`."""
+def semidefinite(w, powers, deltas, dropped, report, line, t, n, s, noise, halves):
+    """Fill the powers s > 0 of a spectrum w whose negative numbers are rounding errors, up to a share `noise` of it.
+
+    Nothing is changed by this: the root is one of A. Else it is as `regularize`.
+    """
+    top, low = number(w, t), number(w, t)
+    for k in range(1, n):
+        x = number(w, 8 * k + t)
+        top = x if x > top else top
+        low = x if x < low else low
+    served = top > 0.0 and low >= -noise * top
+    low = low if low > 0.0 else 0.0
+    for k in range(n):
+        x = number(w, 8 * k + t)
+        put(deltas, 8 * k + t, 0.0)
+        put(dropped, 8 * k + t, 0.0)
+        put(powers, 8 * k + t, (x**s if x > 0.0 else 0.0) if served else 1.0)
+    one, two = number(halves, t), number(halves, 8 + t)
+    put(report, line + SERVED, ROOT if served else REFUSED)
+    put(report, line + LOW, low / one / two)
+    put(report, line + HIGH, top / one / two)
+    put(report, line + RIDGE, 0.0)
+    put(report, line + COND, top / low)
+    put(report, line + CHANGED, 0.0)
+    put(report, line + EXCESS, 1.0)
+
+
+@stage()
+def solve(stack, out, report, B, n, a, b, relative, absolute, drops, noise, probes, order, steps, single, room):
+    """Compute A'^(a/b) for the matrices of a stack; most parameters are those of `kernel.solve`.
+
+    With `noise` > 0 there is no rule, and a > 0: see `semidefinite`. The asymmetry counts as noise too.
+    """
     entries = triangle(n)
     A = room
     A0 = after(A, entries)
@@ -114,8 +146,12 @@ def solve(stack, out, report, B, n, a, b, relative, absolute, drops, probes, ord
         store(rest, 0, diagonalize(d, e, Q, n, work) + load(finite, 0))
         for t in range(count):
             line = COLUMNS * (first + t)
-            regularize(d, powers, deltas, dropped, report, line, t, n, s, relative, absolute, drops, halves)
             put(report, line + ASYMMETRY, number(gap, t))
+            if noise > 0.0:
+                zero = noise + n * number(gap, t) / 2
+                semidefinite(d, powers, deltas, dropped, report, line, t, n, s, zero, halves)
+            else:
+                regularize(d, powers, deltas, dropped, report, line, t, n, s, relative, absolute, drops, halves)
             if not number(rest, t) == 0.0:
                 put(report, line + SERVED, REFUSED)
         for k in range(n):
@@ -144,13 +180,13 @@ def _kernel(sources):
     @compiled(
         types.void(
             *(array(float64, 3), array(float64, 3, False), array(float64, 2, False)),
-            *(int64, int64, float64, float64, boolean),
+            *(int64, int64, float64, float64, boolean, float64),
             *(array(float64, 2), array(float64, 1), boolean, array(float64, 1, False)),
         ),
         error_model="numpy",
         nogil=True,
     )
-    def roots(stack, out, report, a, b, relative, absolute, drops, probes, order, single, room):
+    def roots(stack, out, report, a, b, relative, absolute, drops, noise, probes, order, single, room):
         sources  # noqa: B018
         solve(
             address(stack),
@@ -163,6 +199,7 @@ def _kernel(sources):
             relative,
             absolute,
             drops,
+            noise,
             address(probes),
             address(order),
             order.shape[0],

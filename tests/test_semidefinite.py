@@ -1,0 +1,142 @@
+"""Positive powers of singular matrices by the kernels: the digits, facts and statuses of a full decomposition."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from table import EPS, conjugate
+
+from matroot import Floor, PseudoInverse, Ridge, Shift, Status, TargetCondition, Tridiagonal, gallery, solve
+from matroot.methods.eigen import Eigen
+from matroot.pipeline import kernel
+
+EXPONENTS = [Fraction(1, 2), Fraction(1, 3), Fraction(1, 8), Fraction(3, 4), Fraction(1)]
+
+
+def of_rank(n, rank, dtype, batch=9, seed=0):
+    """Matrices with eigenvalues 0, which rounding moves to both sides, and their power as a function of s."""
+    rng = np.random.default_rng(seed)
+    G = rng.standard_normal((batch, n, n))
+    Q = np.linalg.qr(G + 1j * rng.standard_normal(G.shape) if "complex" in dtype else G)[0]
+    w = np.where(np.arange(n) < rank, np.exp(-3 * rng.random((batch, n))), 0)
+    A = (Q * w[:, None]) @ conjugate(Q)
+    return ((A + conjugate(A)) / 2).astype(dtype), lambda s: (Q * w[:, None] ** s) @ conjugate(Q)
+
+
+@pytest.fixture
+def no_decomposition(monkeypatch):
+    """Fail where a matrix is left to `Eigen`."""
+
+    def run(self, A, problem, backend):
+        raise AssertionError(f"{len(A)} matrices were decomposed")
+
+    monkeypatch.setattr(Eigen, "run", run)
+
+
+def values(result, name):
+    return np.atleast_1d(getattr(result, name))
+
+
+@pytest.mark.parametrize("s", EXPONENTS, ids=str)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
+@pytest.mark.parametrize(("n", "lanes"), [(2, True), (5, True), (16, True), (33, True), (40, False), (130, None)])
+def test_as_exact_as_the_eigenvalues(n, lanes, dtype, s, no_decomposition):
+    """A decomposition moves an eigenvalue 0 by some sqrt(n) eps, and rounding of the input by eps: that to the power s.
+
+    0.6 sqrt(n) was measured, as `_bars.decomposed_share` says, and the rest is sums of n terms.
+    """
+    A, power = of_rank(n, (n + 1) // 2, dtype)
+    expected = power(float(s))
+    result = solve(A, s=s, method=Tridiagonal(lanes=lanes))
+    size = np.maximum(np.linalg.norm(expected, 2, (1, 2)), 1e-300)
+    error = np.linalg.norm(result.x - expected, 2, (1, 2)) / size
+    eps = EPS["float64"] if dtype != "float32" else EPS["float32"]
+    assert (error <= (2 * n**0.5 * eps) ** min(float(s), 1.0) + 10 * n**0.5 * eps).all(), error.max()
+    assert (result.x == conjugate(result.x)).all()
+
+
+@pytest.mark.parametrize("s", EXPONENTS, ids=str)
+@pytest.mark.parametrize("n", [1, 2, 7, 24, 50, 129])
+def test_the_facts_of_a_decomposition(n, s):
+    """Spectra that end in zeros, in noise of either sign, in what is no noise, and in nothing else."""
+    rng = np.random.default_rng(n)
+    ends = np.array([0.0, 1e-18, -1e-18, 1e-15, -1e-13, -1e-3, 1e-30, 0.0])
+    Q = np.linalg.qr(rng.standard_normal((8, n, n)))[0]
+    w = np.where(np.arange(n) < (n + 1) // 2, np.geomspace(1, 0.1, n), ends[:, None])
+    w[7] = 0
+    A = (Q * w[:, None]) @ conjugate(Q)
+    A = (A + conjugate(A)) / 2
+    A[3] = np.diag(w[3])
+    for scale in (1.0, 2.0**-600, 2.0**900):
+        for rtol in (None, 1e-3):
+            ours, other = (solve(A * scale, s=s, rtol=rtol, method=m) for m in ("tridiagonal", "eigen"))
+            assert (ours.status == other.status).all(), (ours.status, other.status)
+            usable = ours.status <= Status.ILL_CONDITIONED
+            assert np.allclose(ours.lambda_max, other.lambda_max, rtol=1e-12, atol=0)
+            low = abs(ours.lambda_min - other.lambda_min)[usable]
+            assert (low <= 4 * n**0.5 * EPS["float64"] * ours.lambda_max[usable]).all()
+            assert (ours.residual[usable] <= 100 * n * EPS["float64"] + (rtol or 0)).all()
+            for one, i in zip(A * scale, range(8), strict=True):
+                assert solve(one, s=s, rtol=rtol).status == ours.status[i]
+
+
+def test_zeros_beside_ones_are_exact(no_decomposition):
+    A = np.zeros((3, 6, 6))
+    A[:, [0, 1, 3], [0, 1, 3]] = 4.0**-3, 1, 4
+    for lanes in (True, False):
+        X = solve(A, 2, inverse=False, method=Tridiagonal(lanes=lanes)).x
+        bar = 4 * EPS["float64"]
+        assert (X[:, [2, 4, 5]] == 0).all() and abs(X * X - A).max() <= bar * 4
+
+
+def test_a_negative_eigenvalue_beyond_rounding_is_told():
+    A = np.diag([1.0, 0.5, 0.0]) + np.zeros((2, 3, 3))
+    A[1, 2, 2] = -1e-9
+    result = solve(A, 2, inverse=False)
+    assert list(result.status) == [Status.CONVERGED, Status.NOT_POSITIVE]
+    uneven = A[0] + 1e-8 * np.tri(3, k=-1)
+    found, expected = (solve(uneven, 2, inverse=False, method=m) for m in ("auto", "eigen"))
+    assert found.status == expected.status and found.asymmetry == expected.asymmetry > 0
+    uneven[2, 2] = -1e-9  # asymmetry counts as rounding
+    assert solve(uneven, 2, inverse=False).status == solve(uneven, 2, inverse=False, method="eigen").status <= 1
+
+
+def test_matrices_that_are_not_singular_keep_their_bits():
+    good, bad = gallery.spd(12, 1e4, batch=(7,), rng=1)[0], of_rank(12, 5, "float64", 9)[0]
+    mixed = np.concatenate([good[:3], bad[:4], good[3:], bad[4:]])
+    X = solve(mixed, 4, inverse=False).x
+    assert (X[[0, 1, 2, 7, 8, 9, 10]] == solve(good, 4, inverse=False).x).all()
+    assert (X[[3, 4, 5, 6, *range(11, 16)]] == solve(bad, 4, inverse=False).x).all()
+    assert (X[3] == solve(bad[0], 4, inverse=False).x).all()
+
+
+def test_only_what_is_left_is_decomposed(monkeypatch):
+    counts, cut_roots = [], kernel.cut_roots
+    monkeypatch.setattr(kernel, "cut_roots", lambda A, *rest: counts.append(len(A)) or cut_roots(A, *rest))
+    A = gallery.spd(12, 1e4, batch=(20,), rng=1)[0]
+    A[[3, 17]] = of_rank(12, 5, "float64", 2)[0]
+    assert solve(A, 2, inverse=False).converged.all() and counts == [2]
+    solve(A, 2)
+    assert counts == [2]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("method", ["auto", "eigen", "coupled_newton", "minimax"])
+@pytest.mark.parametrize("rule", [None, 1e-3, Ridge(1e-3, retries=2), Shift(1e-2), TargetCondition(100.0)], ids=str)
+def test_zero_is_singular_under_every_relative_rule(rule, method, dtype):
+    """And not a matrix with a negative eigenvalue, as some methods said."""
+    for shape in ((3, 3), (2, 3, 3), (2, 50, 50)):
+        zero = np.zeros(shape, dtype)
+        assert (solve(zero, 4, regularization=rule, method=method).status == Status.SINGULAR).all()
+        root = solve(zero, 4, inverse=False, regularization=rule, method=method)
+        assert (root.status == Status.CONVERGED).all() and (root.x == 0).all()
+    if rule is None:
+        for cut, status in (
+            (Floor(1e-2), "SINGULAR"),
+            (Floor(absolute=1.0), "CONVERGED"),
+            (PseudoInverse(), "CONVERGED"),
+        ):
+            for way in ("auto", "eigen"):
+                assert (
+                    Status(int(solve(np.zeros((3, 3), dtype), 4, regularization=cut, method=way).status)).name == status
+                )
