@@ -244,7 +244,10 @@ def as_complex(E: FloatArray) -> Array:
     A = np.empty((len(E), n, n), np.complex128)
     with np.errstate(invalid="ignore", over="ignore"):  # of matrices not served
         A.real = E[:, :n, :n] + 0.5 * (E[:, n:, n:] - E[:, :n, :n])
-        A.imag = 0.5 * E[:, n:, :n] - 0.5 * E[:, :n, n:]  # skew to the last bit
+        one, other = E[:, n:, :n], E[:, :n, n:]
+        A.imag = np.where(
+            one == -other, one, 0.5 * one - 0.5 * other
+        )  # skew to the last bit; half of the smallest is 0
     return A
 
 
