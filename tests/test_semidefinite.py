@@ -140,3 +140,10 @@ def test_zero_is_singular_under_every_relative_rule(rule, method, dtype):
                 assert (
                     Status(int(solve(np.zeros((3, 3), dtype), 4, regularization=cut, method=way).status)).name == status
                 )
+
+
+def test_complex_matrices_of_subnormal_numbers_keep_their_bits():
+    """The two real copies of an imaginary part were halved before they were added; half of an odd one is no number."""
+    A = of_rank(4, 4, "complex128", batch=8)[0] * 1e-312
+    X = solve(A, s=1, method="tridiagonal").x
+    assert (X == A).all() and (X == conjugate(X)).all()

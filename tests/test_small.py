@@ -318,10 +318,9 @@ def test_everything_is_compiled_once():
     assert len(kernel.roots.signatures) == 1
 
 
-def test_the_last_chunk_has_the_bits_of_the_others():
-    """Exponents whose certificate inverts go in chunks, of which the last may be one matrix."""
+@pytest.mark.parametrize("s", [Fraction(-2, 3), Fraction(-1, 2), Fraction(1, 3)], ids=str)
+def test_a_part_of_a_batch_has_its_bits(s):
     A = gallery.spd(48, 1e3, batch=(15,), rng=0)[0]
-    method, s = Tridiagonal(), Fraction(-2, 3)
-    assert method.in_lanes(A) and not method.in_lanes(A[:1])
-    whole = solve(A, s=s, method=method).x
-    assert all((solve(A[k:], s=s, method=method).x == whole[k:]).all() for k in (1, 7, 14))
+    for method, parts in ((Tridiagonal(), (1, 7, 13)), (Tridiagonal(True), (1, 14)), (Tridiagonal(False), (1, 14))):
+        whole = solve(A, s=s, method=method).x
+        assert all((solve(A[k:], s=s, method=method).x == whole[k:]).all() for k in parts)

@@ -139,15 +139,42 @@ class Semidefinite:
         if n * n * batch > 1 << 19:
             raise NotImplementedError("too much for a benchmark")
         X = np.random.default_rng(n).standard_normal((batch, n, n // 2))
-        self.A = (X @ X.mT / n).astype(dtype)
+        A = (X @ X.mT / n).astype(dtype)
+        self.A = A[0] if batch == 1 else A
 
     def by_numpy(self):
         w, Q = np.linalg.eigh(self.A)
-        return (Q * np.maximum(w, 0)[:, None] ** 0.25) @ Q.mT
+        return (Q * np.maximum(w, 0)[..., None, :] ** 0.25) @ Q.mT
 
     @unit("times faster")
     def track_speedup(self, n, batch, dtype):
         return speedup(lambda: matroot.solve(self.A, 4, inverse=False), self.by_numpy, rounds=5)
+
+
+@core([16], [500], [-2 / 3])
+class NegativeFractions:
+    """Exponents whose certificate compares with inverse powers, beside the inverse square root, and beside numpy."""
+
+    params = ([4, 16, 64, 256, 512], [1, 16, 500], [-2 / 3, -0.7])
+    param_names = ("n", "batch", "s")
+
+    def setup(self, n, batch, s):
+        if n * n * batch > 1 << 19:
+            raise NotImplementedError("too much for a benchmark")
+        A = stack(n, batch, 1e4)[0]
+        self.A = A[0] if batch == 1 else A
+
+    def by_numpy(self, s):
+        w, Q = np.linalg.eigh(self.A)
+        return (Q * w[..., None, :] ** s) @ Q.mT
+
+    @unit("times as long as the inverse square root")
+    def track_times(self, n, batch, s):
+        return speedup(lambda: matroot.solve(self.A, 2), lambda: matroot.solve(self.A, s=s), rounds=5)
+
+    @unit("times faster than numpy")
+    def track_speedup(self, n, batch, s):
+        return speedup(lambda: matroot.solve(self.A, s=s), lambda: self.by_numpy(s), rounds=5)
 
 
 @core([16], [500], [0.01])
@@ -160,7 +187,8 @@ class Halves:
     def setup(self, n, batch, ridge):
         if n * n * batch > 1 << 19:
             raise NotImplementedError("too much for a benchmark")
-        self.A, self.ridge = stack(n, batch, 30.0, "float16")[0], ridge
+        A, self.ridge = stack(n, batch, 30.0, "float16")[0], ridge
+        self.A = A[0] if batch == 1 else A
 
     @unit("times as long")
     def track_times(self, n, batch, ridge):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Any, ClassVar
@@ -12,16 +12,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from matroot._regularization import Coefficients
-from matroot.backends.base import Backend
 from matroot.backends.cpu.cpu import in_threads, threads
 from matroot.backends.cpu.kernels import in_use
 from matroot.backends.cpu.tridiagonal.pole_table import Level, table
 from matroot.backends.loading import deferred
-from matroot.methods.base import Array, FloatArray, Method, Problem, Raw
+from matroot.methods.base import Array, FloatArray, Method, Problem
 from matroot.methods.conditioning import steps
-from matroot.methods.eigen import Eigen
 from matroot.methods.tridiagonal_large import Reduced, lanes_are_faster, large_roots, reductions
-from matroot.methods.tridiagonal_report import LANES, NONE, SERVED, CutReport, Report, pole_level, probes
+from matroot.methods.tridiagonal_report import LANES, NONE, CutReport, Report, pole_level, probes
 
 #: Seconds that a call may take on one thread; what is longer pays for waking the others.
 LONG = 2e-4
@@ -77,6 +75,7 @@ class Tridiagonal(Method):
     lanes: bool | None = None
 
     name: ClassVar[str] = "tridiagonal"
+    # There is no `run`: `pipeline.kernel` leaves scaling, rule and certificate to the kernels too.
 
     def refuses(self, problem: Problem, n: int) -> str | None:
         s = problem.s
@@ -89,27 +88,6 @@ class Tridiagonal(Method):
         if self.lanes is not None:
             return self.lanes
         return lanes_are_faster(len(A), A.shape[-1], A.dtype.kind == "c")
-
-    def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
-        X = np.empty(A.shape, np.result_type(A.dtype, np.float64))
-        beside = A if len(A) > 1 else np.broadcast_to(A, (2, *A.shape[1:]))  # the last chunk has the bits of the others
-        report = roots(A, X, problem.rational, lanes=self.in_lanes(beside), rtol=problem.rtol, alone=True)
-        raw = Raw(
-            x=X.astype(A.dtype, copy=False),
-            status=np.zeros(len(A), np.int8),
-            n_iter=np.zeros(len(A), np.int64),
-            n_products=PRODUCTS,
-            lambda_min=report.lambda_min,
-            lambda_max=report.lambda_max,
-            cond=report.cond,
-        )
-        hard = np.flatnonzero(report.served != SERVED)
-        if len(hard):
-            gap = None if problem.asymmetry is None else problem.asymmetry[hard]
-            other = Eigen().run(A[hard], replace(problem, regularization=None, asymmetry=gap), backend)
-            for name in ("x", "status", "lambda_min", "lambda_max", "cond"):
-                getattr(raw, name)[hard] = getattr(other, name)
-        return raw
 
 
 @cache
@@ -143,16 +121,15 @@ def roots(
     lanes: bool,
     rtol: float | None = None,
     wide: bool = False,
-    alone: bool = False,
     begun: Sequence[Reduced] | None = None,
     noise: float = 0.0,
 ) -> Report | CutReport:
     """`small_roots` in lanes, else `large_roots`; without a compiler, nothing is served."""
     if lanes:
-        return small_roots(stack, out, s, rule, rtol=rtol, alone=alone)
+        return small_roots(stack, out, s, rule, rtol=rtol)
     if compiled("matroot.backends.cpu.large.kernel") is None:  # not the lanes' kernel, which takes as long to compile
         return Report(*np.zeros((len(Report._fields), len(stack))))
-    return large_roots(stack, out, s, rule, rtol=rtol, wide=wide, alone=alone, begun=begun, noise=noise)
+    return large_roots(stack, out, s, rule, rtol=rtol, wide=wide, begun=begun, noise=noise)
 
 
 def first_half(
@@ -172,7 +149,6 @@ def small_roots(
     rule: Coefficients = NONE,
     *,
     rtol: float | None = None,
-    alone: bool = False,
 ) -> Report:
     """Compute A'^s for a stack of symmetric or Hermitian matrices, in float64; A' is A shifted by a rule.
 
@@ -187,8 +163,6 @@ def small_roots(
         Its `smallest` and `cuts` are not used together.
     rtol : float, optional
         Fewer poles are enough for it.
-    alone : bool
-        On this thread only.
 
     Returns
     -------
@@ -211,13 +185,11 @@ def small_roots(
         exponent, numbers = (s.numerator, s.denominator), rule[:4]
         roots(A, X, report[part], *exponent, *numbers, *poles, V, order, single, room(vectors))
 
-    by_groups(solve, stack, out, len(V), alone)
+    by_groups(solve, stack, out, len(V))
     return Report._make(report.T)
 
 
-def by_groups(
-    solve: Callable[[FloatArray, FloatArray, slice], None], stack: Array, out: Array, n: int, alone: bool
-) -> None:
+def by_groups(solve: Callable[[FloatArray, FloatArray, slice], None], stack: Array, out: Array, n: int) -> None:
     """Call `solve` on parts of the stack as real float64 matrices of order n, and fill `out`; on several threads."""
     B = len(stack)
     flags = stack.flags
@@ -233,7 +205,7 @@ def by_groups(
         if not ready:
             out[part] = as_complex(X) if twofold else X
 
-    cores = 1 if alone or brief(B, n) else threads()
+    cores = 1 if brief(B, n) else threads()
     slices = [slice(0, B)] if cores == 1 and ready else tasks(B, n, cores, not ready)
     if cores == 1:
         for part in slices:
@@ -272,7 +244,10 @@ def as_complex(E: FloatArray) -> Array:
     A = np.empty((len(E), n, n), np.complex128)
     with np.errstate(invalid="ignore", over="ignore"):  # of matrices not served
         A.real = E[:, :n, :n] + 0.5 * (E[:, n:, n:] - E[:, :n, :n])
-        A.imag = 0.5 * E[:, n:, :n] - 0.5 * E[:, :n, n:]  # skew to the last bit
+        one, other = E[:, n:, :n], E[:, :n, n:]
+        A.imag = np.where(
+            one == -other, one, 0.5 * one - 0.5 * other
+        )  # skew to the last bit; half of the smallest is 0
     return A
 
 

@@ -61,7 +61,7 @@ def cut_roots(stack: Array, out: Array, s: Fraction, rule: Coefficients, noise: 
         exponent, numbers = (s.numerator, s.denominator), (rule.relative, rule.absolute, rule.drops, noise)
         kernel.roots(A, X, report[part], *exponent, *numbers, V, order, out.dtype.char in "fF", room(vectors))
 
-    by_groups(solve, stack, out, len(V), alone=False)
+    by_groups(solve, stack, out, len(V))
     found = CutReport._make(report.T)
     return found._replace(changed=found.changed / 2) if twofold else found
 

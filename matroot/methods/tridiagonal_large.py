@@ -70,7 +70,6 @@ def large_roots(
     *,
     rtol: float | None = None,
     wide: bool = False,
-    alone: bool = False,
     begun: Sequence[Reduced] | None = None,
     noise: float = 0.0,
 ) -> Report | CutReport:
@@ -86,8 +85,6 @@ def large_roots(
         A matrix is not served if the error of the reduction may exceed `rtol`.
     wide : bool
         In double precision, whatever `rtol` permits.
-    alone : bool
-        On this thread only.
     begun : sequence, optional
         What `reductions` gave for the same stack; without an `rtol`.
     noise : float
@@ -108,10 +105,7 @@ def large_roots(
         for i in range(part.start, part.stop):
             report[:, i] = one(stack[i], out[i], None if begun is None else begun[i])
 
-    if alone:
-        work(slice(0, B))
-    else:
-        one_by_one(work, B)
+    one_by_one(work, B)
     return kind(*report)
 
 
@@ -266,7 +260,11 @@ class Solver:
         F = self.compiled.poles(d, e, b, w, top, top**self.power, direct, self.s > 0)
         self.compiled.root(self.blas[back], A, tau, F, X, self.width)
         self.compiled.written(X, out, factor)
-        error = self.compiled.certificate(in_pairs(S), in_pairs(X), shift, halves, factor, self.pairs, self.order)
+        if self.s.numerator < -1:
+            by_solves = deferred("matroot.methods.tridiagonal_solves").residual
+            error = by_solves(S, X, shift, halves, factor, self.probes, self.s)
+        else:
+            error = self.compiled.certificate(in_pairs(S), in_pairs(X), shift, halves, factor, self.pairs, self.order)
         served = (IN_SINGLE if back == self.single else SERVED) if math.isfinite(error) else 0.0
         return served, gap, error, *numbers, max(top / bottom, 1.0), *(UNCUT * cuts)
 

@@ -80,8 +80,8 @@ def whole(job: Job, n: int) -> tuple[Job, Fused | None]:
         job = replace(job, dtype=double, may_widen=False)
     s, rule = job.problem.rational, NONE if job.rule is None else job.rule.coefficients()
     half = job.origin.dtype_name in HALVES
-    if (half and rule.cuts) or (s < 0 and s.numerator != -1):  # whose certificates take eigenvectors, or an inverse
-        return replace(job, method=Eigen()) if rule.cuts else job, None
+    if rule.cuts and (half or s.numerator < -1):  # certified by eigenvectors
+        return replace(job, method=Eigen()), None
     least = max(n, 1) * smallest_normal(job.origin.dtype_name if half else job.out_dtype.name)
     with np.errstate(over="ignore"):
         faint = float(np.float64(least) ** (1 / float(s)))

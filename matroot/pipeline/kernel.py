@@ -23,6 +23,7 @@ from matroot.methods.tridiagonal_large import ROUNDING, Reduced, room_of
 from matroot.methods.tridiagonal_report import CUT, IN_SINGLE, NEGATIVE, SERVED, CutReport, Report
 from matroot.pipeline.call import Output
 from matroot.pipeline.fused import Fused
+from matroot.pipeline.reference import factor
 from matroot.pipeline.retries import solve_chunk
 from matroot.pipeline.scaling import asymmetry_bar, refuse_asymmetric
 from matroot.pipeline.status import (
@@ -101,7 +102,8 @@ def round_halves(stack: Array, report: Report | CutReport, fused: Fused, out: Ou
     with np.errstate(over="ignore", invalid="ignore"):
         A += report.ridge[:, None, None] * eye
         X, s = out.x.astype(job.dtype), job.problem.s
-        residual, _ = conditioning.residual(A, X, s, job.backend, whole_up_to=PROBES)
+        other = factor(A, s, None, "pos", job.backend)
+        residual, _ = conditioning.residual(A, X, s, job.backend, factor=other, whole_up_to=PROBES)
     report.served[~np.isfinite(residual)] = 0
     report.residual[...] = residual
 

@@ -43,3 +43,5 @@ if __name__ == "__main__":
     found = trainer.train(resume_from_checkpoint=last)
     loss = model(**{name: x[None] for name, x in Words()[0].items()}).loss
     print(f"step {found.global_step}, last loss {loss:.6f}")
+    if several:
+        torch.distributed.destroy_process_group()

@@ -163,7 +163,7 @@ def solve(stack, out, report, B, n, a, b, relative, absolute, drops, noise, prob
         outer(F, Q, powers, n, work)
         in_units(F, A, n, load(factor, 0), single)
         scatter(F, first, count, n, out, work)
-        products(A0, A, n, probes, order, steps, work)
+        products(A0, A, n, probes, order, steps, False, work)
         if a < 0:
             add_projection(work, Q, dropped, probes, n)
         store(finite, 0, distance(work, after(work, 8 * n), n))

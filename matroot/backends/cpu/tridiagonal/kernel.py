@@ -210,7 +210,7 @@ def solve(
         transform_back(F, A, n, tau, work)
         in_units(F, A, n, load(factor, 0), single)
         scatter(F, first, count, n, out, work)
-        products(A0, A, n, probes, order, steps, work)
+        products(A0, A, n, probes, order, steps, a < -1, work)
         store(finite, 0, distance(work, after(work, 8 * n), n))
         for t in range(count):
             line = 7 * (first + t)
