@@ -142,6 +142,21 @@ def test_zero_is_singular_under_every_relative_rule(rule, method, dtype):
                 )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+@pytest.mark.parametrize("n", [6, 60, 130])
+def test_what_counts_as_zero_is_part_of_the_residual(n, dtype):
+    """Rounding to float32 moves zeros by more than the arithmetic does; the root of A is none without them."""
+    A = of_rank(n, n // 3 + 1, dtype, batch=3)[0]
+    for lanes in (True, False):
+        for s in (Fraction(1), Fraction(1, 2)):
+            result = solve(A, s=s, method=Tridiagonal(lanes=lanes))
+            X, W = result.x.astype("complex128"), A.astype("complex128")
+            true = np.linalg.norm(np.linalg.matrix_power(X, s.denominator) - W, axis=(1, 2)) / np.linalg.norm(
+                W, axis=(1, 2)
+            )
+            assert (result.residual >= true / 3).all() and (result.residual <= 3 * true + 1e-13).all()
+
+
 def test_complex_matrices_of_subnormal_numbers_keep_their_bits():
     """The two real copies of an imaginary part were halved before they were added; half of an odd one is no number."""
     A = of_rank(4, 4, "complex128", batch=8)[0] * 1e-312

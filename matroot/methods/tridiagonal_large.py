@@ -282,7 +282,10 @@ class Solver:
         least = cut if found.changed and not drops else float(found.w[0])
         if not most <= LARGEST_COND * least:
             return None
-        error = self.written(S, out, found, None if drops else cut, halves, e)
+        factor = root_of(e, self.s)
+        X = self.written(out, found, 0.0 if drops else cut ** float(self.s), factor)
+        with np.errstate(over="ignore", invalid="ignore"):
+            error = residual(S, X, found, None if drops else cut, halves, factor, self.probes, self.order)
         if not math.isfinite(error):
             return None
         bottom = 0.0 if drops and found.changed else least
@@ -301,20 +304,22 @@ class Solver:
         found = kept(form, 0.0, drops=True)
         if found is None or not len(found.w):
             return None
-        error = self.written(S, out, found, None, halves, e)
+        factor = root_of(e, self.s)
+        X = self.written(out, found, 0.0, factor)  # the certificate is that of A, which is not cut
+        error = self.compiled.certificate(in_pairs(S), in_pairs(X), 0.0, halves, factor, self.pairs, self.order)
         if not math.isfinite(error):
             return None
         return (error, 0.0, math.inf) if found.changed else (error, float(found.w[0]), high / float(found.w[0]))
 
-    def written(self, S: Array, out: Array, found: Kept, floor: float | None, halves: FloatArray, e: int) -> float:
-        """Write the root of a decomposed matrix to `out`, with `floor` for what is not kept; return its residual."""
-        factor, s = root_of(e, self.s), float(self.s)
-        X = out if out.dtype == self.double and readable(out) else np.empty(S.shape, self.double)
+    def written(self, out: Array, found: Kept, goal: float, factor: float) -> Array:
+        """Write the root of a decomposed matrix to `out`, with `goal` for what is not kept; return it in double."""
+        X = out if out.dtype == self.double and readable(out) else np.empty(out.shape, self.double)
         with np.errstate(over="ignore", invalid="ignore"):
-            found.root(s, 0.0 if floor is None else floor**s, factor, X)
+            found.root(float(self.s), goal, factor, X)
             if X is not out:
                 out[...] = X
-            return residual(S, out, found, floor, halves, factor, self.probes, self.order)
+                X[...] = out
+        return X
 
     def errs_by(self, d: FloatArray, e: FloatArray, bottom: float, top: float, kind: Any) -> float:
         """Bound the forward error; return 0 if the certificate refuses the rtol for every method."""
