@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, by_numpy, copy, is_jax, like, namespace, to_host
+from matroot_optim.arrays import Array, by_numpy, copy, is_jax, like, namespace, namespace_by_row, to_host
 from matroot_optim.layout.blocking import assemble, stack, unstack
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf, Stack
@@ -67,8 +67,7 @@ def turned(
         members = [m for m in s.members if m.leaf in wanted]
         if not members:
             continue
-        x = lists[0][members[0].leaf]
-        here, there, xp = (to_host, sys.modules["torch"].from_numpy, np) if by_numpy(x) else (same, same, namespace(x))
+        here, there, xp = _workplace(s, lists[0][members[0].leaf])
         parts = [(m, layout.leaves[m.leaf], layout.leaves[m.leaf].regions[m.region]) for m in members]
         bases = [here(arrays[f"{s.axis_name(axis)}/root"]) for axis in s.axes]
         whole = len(members) == len(s.members)
@@ -95,6 +94,16 @@ def turned(
             mine = [found[i, r] for r in range(len(leaf.regions))]
             result[i] = assemble(mine, leaf.regions, xp).reshape(leaf.shape)
     return results
+
+
+def _workplace(s: Stack, x: Array) -> tuple[Any, Any, Any]:
+    """Return functions that take arrays like x to where they are turned, and back, and its namespace.
+
+    It is numpy where that computes the products: its other calls take less time than torch's too.
+    """
+    if s.sharable:
+        return same, same, namespace_by_row(x)
+    return (to_host, sys.modules["torch"].from_numpy, np) if by_numpy(x) else (same, same, namespace(x))
 
 
 def as_merged(x: Array, leaf: Leaf) -> Array:

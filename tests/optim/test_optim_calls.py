@@ -77,14 +77,25 @@ def threads():
 def test_products_are_numpys_where_torch_has_one_thread(threads, kind, options):
     for count, by_torch in (1, False), (2, True):
         threads(count)
-        params = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((12, 9), (8, 6, 5), (7, 3))]
-        optimizer = kind(params, lr=1e-3, start_step=1, **options)
-        with Calls() as mode:
-            for _ in range(4):
-                for p in params:
-                    p.grad = torch.randn(p.shape)
-                optimizer.step()
-        assert bool(mode.names & {"bmm", "mm"}) == by_torch
+        assert has_products_by_torch(kind, [(12, 9), (8, 6, 5), (7, 3)], **options) == by_torch
+
+
+@pytest.mark.parametrize(("kind", "options"), [(Shampoo, {}), (Shampoo, {"graft": "none"}), (SOAP, {})])
+def test_products_of_rows_that_ranks_may_share_are_torchs(threads, kind, options):
+    """numpy's have other bits where there are fewer rows."""
+    threads(1)
+    assert has_products_by_torch(kind, [(60, 16)], preconditioned_dims="one_sided", **options)
+
+
+def has_products_by_torch(kind, shapes, **options):
+    params = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    optimizer = kind(params, lr=1e-3, start_step=1, **options)
+    with Calls() as mode:
+        for _ in range(4):
+            for p in params:
+                p.grad = torch.randn(p.shape)
+            optimizer.step()
+    return bool(mode.names & {"bmm", "mm"})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
