@@ -206,6 +206,11 @@ class Stack:
         return self.members[-1].stop
 
     @cached_property
+    def sharable(self) -> bool:
+        """True if a dimension has no root, so that ranks may have parts of it."""
+        return len(self.axes) + (self.options.batch_dims > 0) < len(self.shape)  # of a batch, blocks have one entry
+
+    @cached_property
     def in_basis(self) -> bool:
         """True if the array "root" of a dimension holds the eigenbases of its statistics, and no roots."""
         return self.options.algorithm == "soap"

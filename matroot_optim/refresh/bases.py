@@ -9,6 +9,7 @@ belongs to a column, like SOAP's second moment, stays where it is.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,8 @@ def new_bases(A: Array, Q: Array | None, task: str, dtype: str) -> tuple[Array, 
 def _new_bases(A: Array, Q: Array | None, task: str, dtype: str) -> tuple[Array, dict[str, Any]]:
     own, xp = dtype_name(A), namespace(A)
     n, infinity = A.shape[-1], float("inf")
-    usable = abs(A.sum(-1)).sum(-1) < infinity  # False for NaN too
-    eye = like(np.eye(n, dtype=own), A)
+    usable = abs(A.sum((-2, -1))) < infinity  # False for NaN too
+    eye = like(_eye(n, own), A)
     if not isinstance(A, np.ndarray) or not usable.all():
         A = xp.where(usable[:, None, None], A, eye)
     A = cast(A, dtype)
@@ -74,6 +75,11 @@ def _new_bases(A: Array, Q: Array | None, task: str, dtype: str) -> tuple[Array,
         "n_iter": zero + (task == "qr"),
     }
     return basis, facts
+
+
+@lru_cache(maxsize=64)
+def _eye(n: int, dtype: str) -> Any:
+    return np.eye(n, dtype=dtype)
 
 
 def _decomposed(A: Array, own: str) -> tuple[Array, Array, Array]:

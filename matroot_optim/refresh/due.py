@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, copy, is_jax, like, namespace, to_host
+from matroot_optim.arrays import Array, copy, is_jax, is_torch, like, namespace, to_host
 from matroot_optim.entries import BOOKS, Pending, fresh_marks
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Stack
@@ -29,6 +29,8 @@ from matroot_optim.step.statistics import unpack
 Arrays = dict[str, Array]
 #: Exponent of jobs for bases, where it has no meaning.
 BASIS = Fraction(-1)
+#: What an answer changes beside a root.
+OF_BOOKS = (*FACTS, *BOOKS)
 
 
 def steps_to_use(options: Options, layout: Layout, stack: Stack, step: int) -> int:
@@ -93,9 +95,7 @@ def _jobs(
     """Return the jobs for these blocks of a stack, one for every regularization and method."""
     o, key = stack.options, stack.axis_name(axis)
     accumulated = arrays["accumulated"][stack.leaf_of_block[index]]
-    rows = take_rows(arrays[f"{key}/statistic"], index)
-    if o.root_device == "host":
-        rows = to_host(rows)
+    rows = _rows_for(o, arrays[f"{key}/statistic"], index)
     useful = (accumulated > 0) & np.asarray(to_host(abs(rows).sum(-1)) > 0)  # a zero matrix has no inverse root
     if not useful.all():
         index, rows, accumulated = index[useful], take_rows(rows, np.flatnonzero(useful)), accumulated[useful]
@@ -117,11 +117,17 @@ def _jobs(
     return jobs
 
 
+def _rows_for(options: Options, x: Array, index: Any) -> Array:
+    """Return copies of some rows where the roots are computed."""
+    if options.root_device != "host":
+        return take_rows(x, index)
+    return take_rows(to_host(x), index) if is_torch(x) and x.is_cpu else to_host(take_rows(x, index))
+
+
 def _basis_jobs(arrays: Arrays, stack: Stack, axis: int, index: Any, rows: Array, when: int) -> list[RootJob]:
     """Return the jobs for the eigenbases of these blocks."""
     key = stack.axis_name(axis)
-    Q = some_rows(arrays[f"{key}/root"], index)
-    Q = to_host(Q) if stack.options.root_device == "host" else Q
+    Q = _rows_for(stack.options, arrays[f"{key}/root"], index)
     return basis_tasks(key, stack, index, rows, Q, arrays[f"{key}/taken"][index], when)
 
 
@@ -129,7 +135,7 @@ def basis_tasks(key: str, stack: Stack, index: Any, rows: Array, Q: Array, taken
     """Return jobs for the bases of the blocks `index`, decompositions and refinements of the old Q."""
     o, jobs = stack.options, []
     first = (taken <= 0) | (o.basis == "eigh")
-    for task, mask in {"eigh": first, "qr": ~first}.items():
+    for task, mask in (("eigh", first), ("qr", ~first)):
         at = np.flatnonzero(mask)
         if not at.size:
             continue
@@ -211,12 +217,15 @@ def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str
     """
     answer = pending.answer()
     new: Arrays = {}
-    now = ChainMap(new, arrays)  # several jobs may be of one stack
+
+    def now(name: str) -> Array:  # several jobs may be of one stack
+        return new[name] if name in new else arrays[name]
+
     start = 0
     for job in pending.jobs:
         part = slice(start, start + len(job.index))
         start = part.stop
-        books = {name: now[f"{job.key}/{name}"].copy() for name in (*FACTS, *BOOKS)}
+        books = {name: now(f"{job.key}/{name}").copy() for name in OF_BOOKS}
         if isinstance(answer, Failure):
             books["skipped"][job.index] += 1
         else:
@@ -228,13 +237,13 @@ def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str
                 name = f"{job.key}/root"
                 root = some_rows(answer.root[part], np.flatnonzero(good))
                 n, rows = stack.shape[axis], job.index[good]
-                values = like_or_same(root.reshape(-1, n, n) if stack.in_basis else unpack(root), now[name])
+                values = like_or_same(root.reshape(-1, n, n) if stack.in_basis else unpack(root), now(name))
                 decomposed = np.flatnonzero(facts["n_iter"][good] == 0) if stack.in_basis else ()
                 if len(decomposed):  # columns of refined bases stay where they were
-                    old = take_rows(now[name], rows[decomposed])
+                    old = take_rows(now(name), rows[decomposed])
                     squares = overlaps(old, some_rows(values, decomposed))
-                    new.update(moved_moments(layout, now, stack, axis, rows[decomposed], squares))
-                new[name] = put_rows(now[name], rows, values, name in own or name in new)
+                    new.update(moved_moments(layout, ChainMap(new, arrays), stack, axis, rows[decomposed], squares))
+                new[name] = put_rows(now(name), rows, values, name in own or name in new)
         new.update({f"{job.key}/{name}": values for name, values in books.items()})
     return new
 
@@ -246,13 +255,17 @@ def enter(books: Arrays, job: RootJob, submitted: int, facts: Mapping[str, Any],
     """
     newer = submitted > books["taken"][job.index]
     good, bad = newer & certified, newer & ~certified
-    taken, refused = job.index[good], job.index[bad]
+    all_good = bool(good.all())
+    taken = job.index if all_good else job.index[good]
     for name, values in facts.items():
-        books[name][taken] = values[good]
-    books["status"][refused] = facts["status"][bad]
+        books[name][taken] = values if all_good else values[good]
     books["taken"][taken] = submitted
     books["refreshes"][taken] += 1
     books["failures"][taken] = 0
+    if all_good:
+        return good
+    refused = job.index[bad]
+    books["status"][refused] = facts["status"][bad]
     books["failures"][refused] += 1  # the next try has ten times the ridge
     books["skipped"][refused] += 1
     return good
@@ -284,7 +297,10 @@ def put_rows(x: Array, index: Any, values: Array, donate: bool) -> Array:
         return x.at[index].set(values)
     if not donate:
         x = copy(x)
-    x[like(index, x)] = values
+    if is_torch(x) and x.is_cpu:
+        to_host(x)[index] = to_host(values)
+    else:
+        x[like(index, x)] = values
     return x
 
 

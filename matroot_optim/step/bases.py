@@ -12,15 +12,17 @@ Vyas et al., SOAP: Improving and Stabilizing Shampoo using Adam, arXiv 2409.1132
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, copy, is_jax, like, namespace
+from matroot_optim.arrays import Array, by_numpy, copy, is_jax, like, namespace, namespace_by_row, to_host
 from matroot_optim.layout.blocking import assemble, stack, unstack
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf, Stack
+from matroot_optim.step.inputs import same
 from matroot_optim.step.precondition import along, rotated
 
 Arrays = Mapping[str, Array]
@@ -65,26 +67,26 @@ def turned(
         members = [m for m in s.members if m.leaf in wanted]
         if not members:
             continue
-        xp = namespace(lists[0][members[0].leaf])
+        here, there, xp = _workplace(s, lists[0][members[0].leaf])
         parts = [(m, layout.leaves[m.leaf], layout.leaves[m.leaf].regions[m.region]) for m in members]
-        bases = [arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
+        bases = [here(arrays[f"{s.axis_name(axis)}/root"]) for axis in s.axes]
         whole = len(members) == len(s.members)
         if not whole:
             bases = [xp.concat([Q[m.start : m.stop] for m in members], axis=0) for Q in bases]
         for k, leaves in enumerate(lists):
             if stacks is not None and whole and k == 0:
-                G = stacks[number]
+                G = here(stacks[number])
             else:
-                cut = [stack(as_merged(leaves[m.leaf], leaf), region, xp) for m, leaf, region in parts]
+                cut = [stack(as_merged(here(leaves[m.leaf]), leaf), region, xp) for m, leaf, region in parts]
                 G = cut[0] if len(cut) == 1 else xp.concat(cut, axis=0)
             G, start = rotated(G, bases, s.axes, xp, back=back), 0
             for m, leaf, region in parts:
                 stop = start + m.stop - m.start
                 box = unstack(G[start:stop] if len(parts) > 1 else G, region, xp)
                 if len(leaf.regions) == 1:
-                    results[k][m.leaf] = box.reshape(leaf.shape)
+                    results[k][m.leaf] = there(box.reshape(leaf.shape))
                 else:
-                    boxes[k][m.leaf, m.region] = box
+                    boxes[k][m.leaf, m.region] = there(box)
                 start = stop
     for result, found in zip(results, boxes, strict=True):
         for i in {i for i, _ in found}:
@@ -92,6 +94,16 @@ def turned(
             mine = [found[i, r] for r in range(len(leaf.regions))]
             result[i] = assemble(mine, leaf.regions, xp).reshape(leaf.shape)
     return results
+
+
+def _workplace(s: Stack, x: Array) -> tuple[Any, Any, Any]:
+    """Return functions that take arrays like x to where they are turned, and back, and its namespace.
+
+    It is numpy where that computes the products: its other calls take less time than torch's too.
+    """
+    if s.sharable:
+        return same, same, namespace_by_row(x)
+    return (to_host, sys.modules["torch"].from_numpy, np) if by_numpy(x) else (same, same, namespace(x))
 
 
 def as_merged(x: Array, leaf: Leaf) -> Array:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, cast, dtype_name, is_traced, like, namespace, stack_scalars
+from matroot_optim.arrays import Array, cast, dtype_name, is_traced, like, namespace, namespace_by_row, stack_scalars
 from matroot_optim.layout.blocking import assemble, stack, unstack
 from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
@@ -99,7 +99,8 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
             directions.append(None if idle else spectral(G, s.options.spectral_exponent))
             continue
         roots = [step.arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
-        directions.append(None if idle else precondition(G, roots, s.axes, namespace(G)))
+        xp = namespace_by_row(G) if s.sharable else namespace(G)
+        directions.append(None if idle else precondition(G, roots, s.axes, xp))
     others, changed = first_order(
         step, live, [group for group in groups if group[0] not in moves], averages, factors, stacks
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, is_cupy, is_jax, is_torch, lerp, like, namespace, to_host
+from matroot_optim.arrays import Array, by_numpy, is_cupy, is_jax, is_torch, lerp, like, namespace, to_host
 
 
 def packed_size(n: int) -> int:
@@ -91,11 +91,6 @@ def unfold(G: Array, axis: int, xp: Any) -> Array:
     order = (0, axis + 1, *(i for i in range(1, G.ndim) if i != axis + 1))
     rest = math.prod(G.shape[1:]) // n if n else 0
     return xp.reshape(xp.permute_dims(G, order), (G.shape[0], n, rest))
-
-
-def by_numpy(G: Array) -> bool:
-    """Return True for a tensor that numpy may be asked to multiply: it has one thread in a step, as torch must have."""
-    return is_torch(G) and G.device.type == "cpu" and sys.modules["torch"].get_num_threads() == 1
 
 
 def gram(G: Array, axis: int, xp: Any) -> Array:
