@@ -24,11 +24,13 @@ from matroot._bars import forward_error_bound
 from matroot._solve import solve_power
 from matroot.backends.cpu.cpu import CPU
 from matroot.methods.conditioning import (
+    PROBES,
     bits_lost,
     cond_from_eigenvalues,
     divided_differences,
     largest_eigenvalue,
     norm2,
+    random_columns,
     residual,
 )
 from matroot.pipeline.reference import factor
@@ -284,3 +286,12 @@ def test_rtol_of_powers_beyond_the_root():
             X = solve_power(A, s, method="coupled_newton", rtol=rtol).x
             error = np.linalg.norm(X - root(s), 2, axis=(1, 2)) / np.linalg.norm(root(s), 2, axis=(1, 2))
             assert error.max() < rtol
+
+
+@pytest.mark.parametrize("n", [9, 33, 82, 300])
+def test_probes_see_errors_in_one_coordinate_and_in_the_difference_of_two(n):
+    """Of 256 pairs of rows of +-1 one is alike: duplicate features were in a blind spot of the certificate."""
+    V = random_columns(n, PROBES)
+    assert np.allclose(np.linalg.norm(V, axis=1), PROBES**0.5, rtol=1e-14)
+    cosines = V @ V.T / PROBES - np.eye(n)
+    assert abs(cosines).max() < 0.99  # (e_i -+ e_j) / sqrt(2) is seen at sqrt(1 -+ this) of its length

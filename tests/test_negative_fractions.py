@@ -7,7 +7,7 @@ import pytest
 from table import EPS, conjugate
 
 from matroot import Ridge, Status, Tridiagonal, gallery, solve
-from matroot.methods.conditioning import signs
+from matroot.methods.conditioning import random_columns
 from matroot.methods.eigen import Eigen
 from matroot.pipeline import retries
 
@@ -27,7 +27,7 @@ def by_kernels(monkeypatch):
 
 def distance_to_inverse(X, A, s, n):
     """||X^b V - A^{-a} V|| / ||A^{-a} V|| by numpy's solves; V are unit vectors up to n = 8, else eight probes."""
-    V = np.eye(n) if n <= 8 else signs(n, 8)
+    V = np.eye(n) if n <= 8 else random_columns(n, 8)
     goal = W = np.broadcast_to(V, (len(A), *V.shape))
     for _ in range(-s.numerator):
         goal = np.linalg.solve(A, goal)

@@ -20,7 +20,7 @@ from matroot.backends.arrays import check_numbers, take
 from matroot.backends.cpu.tridiagonal.poles import CLASSES, in_classes
 from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Array, Method
-from matroot.methods.conditioning import PROBES, largest_eigenvalue, signs
+from matroot.methods.conditioning import PROBES, largest_eigenvalue, random_columns
 from matroot.methods.eigen import Eigen
 from matroot.methods.minimax import Minimax
 from matroot.pipeline.call import Job
@@ -179,7 +179,7 @@ def _by_eigen(A: Array, W: Array, scale: Array, job: Job) -> Part:
     """Compute W Q w^s Q^H."""
     backend, rule, s = job.backend, job.rule, float(job.problem.s)
     n = A.shape[-1]
-    Z = signs(n, PROBES).astype(A.dtype)
+    Z = random_columns(n, PROBES).astype(A.dtype)
     AZ = backend.matmul(A, Z)
     w, Q = backend.eigh(A)
     delta = np.zeros(len(A))

@@ -14,7 +14,7 @@ from matroot.applied.krylov import Krylov
 from matroot.backends import backend_of
 from matroot.backends.arrays import Origin, dtype_name, is_inexact, library_of, take, unit_roundoff
 from matroot.backends.loading import deferred
-from matroot.methods.conditioning import signs, start_vector
+from matroot.methods.conditioning import random_columns, start_vector
 from matroot.pipeline.scaling import SUMMED_IN_FLOAT32
 
 Array = Any
@@ -186,7 +186,7 @@ def spectrum(A: Operator) -> Spectrum:
     xp, n = A.xp, A.n
     if not n:
         return Spectrum(0.0, 0.0, 0.0)
-    start = xp.asarray(np.stack([start_vector(n), signs(n, 1)[:, 0] / n**0.5], axis=1)).astype(A.dtype)
+    start = xp.asarray(np.stack([start_vector(n), random_columns(n, 1)[:, 0] / n**0.5], axis=1)).astype(A.dtype)
     krylov = Krylov(A, start, xp)
     asymmetric = 0.0
     for j in range(min(STEPS, n)):

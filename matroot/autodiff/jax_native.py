@@ -27,7 +27,7 @@ from matroot._status import Status
 from matroot.autodiff.forms import Power
 from matroot.autodiff.jax import FACTS, usual_promotion
 from matroot.backends.arrays import Origin, is_inexact
-from matroot.methods.conditioning import PROBES, signs, start_vector
+from matroot.methods.conditioning import PROBES, random_columns, start_vector
 from matroot.methods.minimax import Minimax
 from matroot.methods.minimax_schedule import Schedule, schedule, step_products
 from matroot.methods.powers import power_products
@@ -103,7 +103,7 @@ def _solve(a: Array, power: Power, job: Job) -> RootResult[Array]:
         X = _symmetric(jnp.linalg.matrix_power(X, k))
     X = X * _over(bound ** float(s))
     outside = power_products(whole) + (whole > 0) + power_products(k)
-    probes = jnp.asarray(signs(n, PROBES) if n > PROBES else np.eye(n), A.dtype)
+    probes = jnp.asarray(random_columns(n, PROBES) if n > PROBES else np.eye(n), A.dtype)
     certified, root = constant(A), constant(X)
     goal, W = probes, certified @ probes
     if s.numerator != -1:

@@ -16,9 +16,14 @@ PROBES = 8
 
 
 @lru_cache(maxsize=64)
-def signs(n: int, k: int) -> np.ndarray:
-    """Return a fixed n x k matrix of +-1, so that a repeated solve gives identical bits."""
-    return np.random.default_rng([n, k]).choice([-1.0, 1.0], size=(n, k))
+def random_columns(n: int, k: int) -> np.ndarray:
+    """Return a fixed n x k matrix of random rows of norm sqrt(k), so that a repeated solve gives identical bits.
+
+    Single coordinates are seen exactly, and differences of two as well as other vectors. Rows of +-1 are alike for one
+    pair in 2^k, whose difference would not be seen at all: that of two features that are nearly the same, say.
+    """
+    V = np.random.default_rng([n, k]).standard_normal((n, k))
+    return np.asarray(V * (k**0.5 / np.linalg.norm(V, axis=1))[:, None])
 
 
 def largest_eigenvalue(A: Array, backend: Backend, steps: int = 16) -> Array:
@@ -101,10 +106,10 @@ def residual(
     ||A^(s b)||_F``, about b times the relative error of X, where b is the denominator of s, or 1 for an irrational s.
     (``X^b A^a - I`` for s = -a/b would be as large as ``eps cond^a``, for the best X too.)
 
-    Up to n = `whole_up_to` whole products are used; for larger n `PROBES` = 8 fixed random vectors of +-1. The square
-    of the estimate is unbiased, with relative variance at most 2/8, reached when the error is in one eigenvector. In
-    that case the estimate follows sqrt(chi^2_8 / 8): 90 % of the time within a factor 0.58 to 1.39 of the residual, and
-    below a tenth of it less than once in 10^9.
+    Up to n = `whole_up_to` whole products are used; for larger n `PROBES` = 8 fixed random vectors, see
+    `random_columns`. The square of the estimate is unbiased, with relative variance at most 2/8, reached when the error
+    is in one eigenvector. In that case the estimate follows sqrt(chi^2_8 / 8), or is closer where the eigenvector has
+    few entries: 90 % of the time within a factor 0.58 to 1.39 of the residual, and below a tenth of it once in 10^7.
 
     `changed` is the change of single eigenvalues of A by a regularization. `factor` (B, n, n) replaces A: A^s for an
     irrational s, A^{-1} for s = -a/b with a > 1; see `matroot.pipeline.reference.factor`.
@@ -113,7 +118,7 @@ def residual(
     B, n, _ = A.shape
     a, b = (abs(s.numerator), s.denominator) if isinstance(s, Fraction) else (1, 1)
     full = n <= PROBES or (n <= whole_up_to and a + b <= 16)
-    V = xp.eye(n) if full else xp.asarray(signs(n, PROBES))
+    V = xp.eye(n) if full else xp.asarray(random_columns(n, PROBES))
     V = xp.broadcast_to(V.astype(A.dtype), (B, *V.shape))
 
     # If a rule drops all eigenvalues, A' is exactly 0, whereas A - A computed by products has rounding errors.

@@ -10,7 +10,7 @@ import numpy as np
 from matroot._regularization import Coefficients
 from matroot.backends.cpu.tridiagonal.pole_table import COARSE, LEVELS, SINGLE, Level
 from matroot.methods.base import FloatArray
-from matroot.methods.conditioning import PROBES, signs
+from matroot.methods.conditioning import PROBES, random_columns
 
 #: `served` in a report: the root is there, or a rule may change eigenvalues of the matrix, or the root is there and
 #: single precision was used, or the smallest eigenvalue is known and not positive; else 0.
@@ -57,9 +57,9 @@ def pole_level(single: bool, rtol: float | None) -> Level:
 
 @lru_cache(maxsize=64)
 def probes(n: int, twofold: bool = False) -> FloatArray:
-    """Return the columns that test a root: all unit vectors for n <= 8, else fixed random signs.
+    """Return the columns that test a root: all unit vectors for n <= 8, else fixed random vectors.
 
     For matrices of twice the size that represent complex matrices, n unit vectors suffice.
     """
     size = 2 * n if twofold else n
-    return np.eye(size, LANES) * (np.arange(LANES) < n) if n <= PROBES else np.ascontiguousarray(signs(size, PROBES))
+    return np.eye(size, LANES) * (np.arange(LANES) < n) if n <= PROBES else random_columns(size, PROBES)

@@ -12,7 +12,7 @@ from matroot._bars import ILL_FORWARD_ERROR, ILL_INPUT_ERROR
 from matroot._status import Status
 from matroot.backends.arrays import is_inexact, smallest_normal
 from matroot.backends.linalg import adjoint
-from matroot.methods.conditioning import PROBES, signs
+from matroot.methods.conditioning import PROBES, random_columns
 from matroot.rectangular.powers import ROUNDING, Found, gram_error, stack_norm
 from matroot.rectangular.stack import Stack
 
@@ -87,9 +87,9 @@ def defect(X: Array, kept: Array, apply: Callable[[Array | None], Array], stack:
 
 
 def vectors(stack: Stack) -> Array | None:
-    """Return the random signs to which residuals are applied, or None for whole products."""
+    """Return the random vectors to which residuals are applied, or None for whole products."""
     xp, n = stack.backend.xp, stack.A.shape[-1]
-    return None if n <= FULL else xp.asarray(signs(n, PROBES)).astype(stack.A.dtype)
+    return None if n <= FULL else xp.asarray(random_columns(n, PROBES)).astype(stack.A.dtype)
 
 
 def times(X: Array, V: Array | None) -> Array:
