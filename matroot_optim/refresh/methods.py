@@ -34,9 +34,9 @@ def crowds(layout: Layout, interval: int, schedule: str) -> dict[str, Any]:
 
     >>> from matroot_optim import Shampoo
     >>> from matroot_optim.layout.layout import make_layout
-    >>> layout = make_layout(Shampoo(1e-3), {name: np.zeros((256, 8)) for name in "abcde"})
-    >>> crowds(layout, 2, "staggered")[":stack0/axis0"]
-    array([3, 3, 3, 2, 2])
+    >>> layout = make_layout(Shampoo(1e-3), {name: np.zeros((64, 64)) for name in "abc"})
+    >>> crowds(layout, 4, "staggered")[":stack0/axis0"]
+    array([2, 2, 2])
     """
     counts = layout.own(_counts(layout.orders, layout.alike, interval, schedule))
     return {stack.axis_name(axis): mine for stack, axis, mine in layout.split(counts)}
