@@ -245,9 +245,8 @@ def as_complex(E: FloatArray) -> Array:
     with np.errstate(invalid="ignore", over="ignore"):  # of matrices not served
         A.real = E[:, :n, :n] + 0.5 * (E[:, n:, n:] - E[:, :n, :n])
         one, other = E[:, n:, :n], E[:, :n, n:]
-        A.imag = np.where(
-            one == -other, one, 0.5 * one - 0.5 * other
-        )  # skew to the last bit; half of the smallest is 0
+        # skew to the last bit; subnormal numbers lose theirs when they are halved
+        A.imag = np.where(one == -other, one, 0.5 * one - 0.5 * other)
     return A
 
 

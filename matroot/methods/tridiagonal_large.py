@@ -226,7 +226,7 @@ class Solver:
                 return none
             shift = max(shift - smallest * low, 0.0)
         if cuts:
-            if low <= shift + 4 * n * 2.0**-53 * high:
+            if low <= shift + n * ROUNDING * high:
                 facts = self.cut(S, out, (A, d, e, tau), (low, high, shift), halves, exponent)
                 if facts is None:
                     return none
