@@ -19,12 +19,14 @@ from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray, Method, Problem
 from matroot.methods.conditioning import steps
 from matroot.methods.tridiagonal_large import Reduced, lanes_are_faster, large_roots, reductions
-from matroot.methods.tridiagonal_report import LANES, NONE, CutReport, Report, pole_level, probes
+from matroot.methods.tridiagonal_report import LANES, NONE, CutReport, Report, part_of, pole_level, probes
 
 #: Seconds that a call may take on one thread; what is longer pays for waking the others.
 LONG = 2e-4
 #: Bytes of float64 copies of another dtype's matrices that a thread makes at a time.
 COPIES = 1 << 20
+#: The largest exponent: powers of numbers up to n, and from 1/2 on, stay far from both ends of the range of float64.
+LARGEST_POWER = 16
 #: What a solve costs, in products: the reduction is 4/3 n^3 flops and the way back 2 n^3.
 PRODUCTS = 2
 
@@ -79,8 +81,9 @@ class Tridiagonal(Method):
 
     def refuses(self, problem: Problem, n: int) -> str | None:
         s = problem.s
-        served = isinstance(s, Fraction) and abs(s) <= 1 and s != 0
-        wrong = None if served else f"tridiagonal serves exponents -1 <= s <= 1, not {s}; use method='eigen'"
+        served = isinstance(s, Fraction) and -1 <= s <= LARGEST_POWER and s != 0
+        wrong = f"tridiagonal serves exponents -1 <= s <= {LARGEST_POWER}, not {s}; use method='eigen'"
+        wrong = None if served else wrong
         return super().refuses(problem, n) or wrong
 
     def in_lanes(self, A: Array) -> bool:
@@ -222,7 +225,7 @@ def constants(numerator: int, denominator: int, n: int, twofold: bool, level: Le
     """
     s = Fraction(numerator, denominator)
     V = probes(n, twofold)
-    b, w, counts, edges, direct = table(-s if s < 0 else 1 - s, level)
+    b, w, counts, edges, direct = table(-s if s < 0 else 1 - part_of(s), level)
     n = len(V)
     vectors = 3 * (n * (n + 1) // 2) + 4 * n + 2 * b.shape[1] + 14 + 24 * n + 8
     return V, (b, w, np.append(counts, edges), direct), np.array(steps(s), np.float64), vectors

@@ -19,7 +19,18 @@ from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
 from matroot.methods.tridiagonal_large_cut import LARGEST_COND, Form, Kept, kept, residual
-from matroot.methods.tridiagonal_report import IN_SINGLE, NEGATIVE, NONE, SERVED, CutReport, Report, pole_level, probes
+from matroot.methods.tridiagonal_powers import in_scale, raised
+from matroot.methods.tridiagonal_report import (
+    IN_SINGLE,
+    NEGATIVE,
+    NONE,
+    SERVED,
+    CutReport,
+    Report,
+    part_of,
+    pole_level,
+    probes,
+)
 from matroot.methods.tridiagonal_single import CLUSTER, LEAST, UNIT, may_be_single, moved, returns_in_single
 
 #: Numbers by which a row of the reflectors is longer than n: rows at a distance of a power of two push each other out
@@ -169,11 +180,13 @@ class Solver:
         kinds: Any = (np.complex64, np.complex128) if is_complex else (np.float32, np.float64)
         self.single, self.double = kinds
         self.blas = {self.single: routines("sc"[is_complex]), self.double: routines("dz"[is_complex])}
-        self.s, self.rule, self.rtol, self.wide, self.noise = s, rule, rtol, wide, noise
+        self.s, self.rule, self.rtol, self.noise = s, rule, rtol, noise
+        self.more, self.whole = max(math.ceil(s) - 1, 0), s > 0 and s.denominator == 1
+        self.wide = wide or self.more > 0
         self.numbers = float(rule.relative), float(rule.absolute), float(rule.smallest), rule.cuts
-        self.poles = table(-s if s < 0 else 1 - s, pole_level(dtype == self.single, rtol))
+        self.poles = table(-s if s < 0 else 1 - part_of(s), pole_level(dtype == self.single, rtol))
         self.counts, self.edges = self.poles.counts.astype(int).tolist(), self.poles.edges.tolist()
-        self.power = float(1 + s if s < 0 else s)
+        self.power = float(1 + s if s < 0 else part_of(s))
         self.width = panel_width(n)
         self.order = np.array(steps(s), np.int64)
         self.probes: Array = probes(n, is_complex)
@@ -235,6 +248,10 @@ class Solver:
             shift = 0.0
         bottom, top = low + shift, high + shift
         numbers = bottom * one * other, high * one * other, shift * one * other
+        if self.whole and top > 0 and bottom >= -(self.noise + n * gap / 2) * top * (self.noise > 0):
+            served, error = self.raised(S, out, None, shift, halves, exponent)
+            cond = max(top / bottom, 1.0) if bottom > 0 else math.inf
+            return served, gap, error, max(numbers[0], 0.0), *numbers[1:], cond, *(UNCUT * cuts)
         if self.noise and kind == self.double and bottom <= n * ROUNDING * top:
             facts = self.semidefinite(S, out, (A, d, e, tau), (low, high, gap), halves, exponent)
             if facts is not None:
@@ -259,6 +276,9 @@ class Solver:
         b, w, direct = self.poles.b[row, some], self.poles.w[row, some], self.poles.direct
         F = self.compiled.poles(d, e, b, w, top, top**self.power, direct, self.s > 0)
         self.compiled.root(self.blas[back], A, tau, F, X, self.width)
+        if self.more:
+            served, error = self.raised(S, out, X, shift, halves, exponent)
+            return served, gap, error, *numbers, max(top / bottom, 1.0), *(UNCUT * cuts)
         self.compiled.written(X, out, factor)
         if self.s.numerator < -1:
             by_solves = deferred("matroot.methods.tridiagonal_solves").residual
@@ -267,6 +287,17 @@ class Solver:
             error = self.compiled.certificate(in_pairs(S), in_pairs(X), shift, halves, factor, self.pairs, self.order)
         served = (IN_SINGLE if back == self.single else SERVED) if math.isfinite(error) else 0.0
         return served, gap, error, *numbers, max(top / bottom, 1.0), *(UNCUT * cuts)
+
+    def raised(
+        self, S: Array, out: Array, X: Array | None, shift: float, halves: FloatArray, e: int
+    ) -> tuple[float, float]:
+        """Fill `out` with a power s > 1, or a whole one, of which a root X is left; return `served` and the residual."""
+        factor, A = root_of(e, self.s), in_scale(S, shift, halves)
+        with np.errstate(over="ignore", invalid="ignore"):
+            X = raised(A, self.s.numerator if X is None else self.more, X)
+        self.compiled.written(X, out, factor)
+        error = self.compiled.certificate(in_pairs(S), in_pairs(X), shift, halves, factor, self.pairs, self.order)
+        return SERVED if math.isfinite(error) else 0.0, float(error)
 
     def cut(
         self, S: Array, out: Array, form: Form, ends: tuple[float, ...], halves: FloatArray, e: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -47,6 +49,11 @@ class CutReport(NamedTuple):
     changed: FloatArray
     #: see `pipeline.status.excess_of`
     excess: FloatArray
+
+
+def part_of(s: Fraction) -> Fraction:
+    """Return s > 0 less the largest whole number that leaves something of it."""
+    return s - (math.ceil(s) - 1)
 
 
 def pole_level(single: bool, rtol: float | None) -> Level:

@@ -2,7 +2,8 @@
 """Roots of many small matrices: eight at a time through reduction, poles, the way back and the certificate.
 
 A = H T H^T with T tridiagonal; A^s = H r(T) H^T, where r is a sum of poles (`poles`) and the inverse of
-a shifted tridiagonal matrix costs two operations an entry. No eigenvector is ever formed.
+a shifted tridiagonal matrix costs two operations an entry. No eigenvector is ever formed. For s > 1, r is that of the
+exponent less a whole number, times so many factors T, at three operations an entry each.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def solve(
     report : B x 7
         Filled in; its columns are named at the top of this file.
     a, b : int
-        -b <= a <= b and not 0.
+        -b <= a and not 0.
     relative, absolute, smallest, cuts : float, float, float, bool
         See `matroot._regularization.Coefficients`.
     poles, weights, counts, direct : classes x K, classes x K, 2 classes, and int
@@ -105,7 +106,9 @@ def solve(
     gap, factor, shift, added = after(facts, 5), after(facts, 6), after(facts, 7), after(facts, 8)
     rows, tops, scales = after(facts, 9), after(facts, 10), after(facts, 11)
     doubles = after(facts, 12)
-    zero, unity, s = full(0.0), full(1.0), a / b
+    more = (a - 1) // b if a > 0 else 0
+    zero, unity, s = full(0.0), full(1.0), (a - more * b) / b
+    whole = a > 0 and b == 1  # without poles
     power = 1.0 + s if s < 0.0 else s
     rooted = power == 0.5 or power == 0.75
     for first in range(0, B, 8):
@@ -142,7 +145,7 @@ def solve(
             top += moved
             cond = top / bottom
             row = 0
-            while row < classes and not cond <= number(counts, classes + row):
+            while row < classes and not (whole or cond <= number(counts, classes + row)):
                 row += 1
             served = fine and apart and bottom > 0.0 and row < classes
             some += served
@@ -207,6 +210,8 @@ def solve(
                 times_tridiagonal(F, d, e, n)
                 move_diagonal(F, n, load(added, 0))
             add_poles(F, d, e, lane_poles, lane_weights, split * second, longest if second else split, n, work)
+        for _ in range(more):
+            times_tridiagonal(F, d, e, n)
         transform_back(F, A, n, tau, work)
         in_units(F, A, n, load(factor, 0), single)
         scatter(F, first, count, n, out, work)
