@@ -23,8 +23,8 @@ from matroot._solve import solve_power
 from matroot.backends.linalg import add_to_diagonal, hermitian_part
 from matroot.methods import tridiagonal_large as large
 from matroot.methods import tridiagonal_single as single
-from matroot.methods.tridiagonal_large import COMPLEX_LONE, COMPLEX_SIZES, lanes_are_faster, large_roots
-from matroot.methods.tridiagonal_report import SERVED
+from matroot.methods.tridiagonal_large import large_roots
+from matroot.methods.tridiagonal_report import COMPLEX_LONE, COMPLEX_SIZES, SERVED, lanes_are_faster
 from matroot.pipeline import kernel
 
 EPS64 = EPS["float64"]

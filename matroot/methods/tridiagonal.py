@@ -18,8 +18,17 @@ from matroot.backends.cpu.tridiagonal.pole_table import Level, table
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray, Method, Problem
 from matroot.methods.conditioning import steps
-from matroot.methods.tridiagonal_large import Reduced, lanes_are_faster, large_roots, reductions
-from matroot.methods.tridiagonal_report import LANES, NONE, CutReport, Report, part_of, pole_level, probes
+from matroot.methods.tridiagonal_large import Reduced, large_roots, reductions
+from matroot.methods.tridiagonal_report import (
+    LANES,
+    NONE,
+    CutReport,
+    Report,
+    lanes_are_faster,
+    part_of,
+    pole_level,
+    probes,
+)
 
 #: Seconds that a call may take on one thread; what is longer pays for waking the others.
 LONG = 2e-4
@@ -35,7 +44,7 @@ PRODUCTS = 2
 class Tridiagonal(Method):
     """A = Q T Q^H with T real tridiagonal; A^s = Q r(T) Q^H, r a sum of poles: no iteration, and no eigenvector.
 
-    Exponents -1 <= s <= 1. On the CPU it is the fastest method here, in one of two ways, both in float64:
+    Exponents -1 <= s <= 16. On the CPU it is the fastest method here, in one of two ways, both in float64:
 
     - In lanes: eight matrices lie side by side in the vector registers, and a solve with its certificate takes about
       as long as four products at full speed. For a lone matrix of n up to 35, and for batches up to n = 512. Complex
@@ -49,7 +58,10 @@ class Tridiagonal(Method):
     `Shift` and `TargetCondition` use the extreme eigenvalues of T, which it computes anyway. Under `Floor` and
     `PseudoInverse` matrices without an eigenvalue below the cut are solved like others; the rest are decomposed: in
     lanes up to n = 128, by the QR iteration, else by divide and conquer, with the vectors of A above the cut alone.
-    So are singular matrices, for s > 0.
+    So are singular matrices, for s > 0 that is not whole, and 1.
+
+    For s > 1, A^s = A^k A^(s-k) with s - k in (0, 1]. In lanes these are powers of T, which cost little; by LAPACK's
+    way they are products with A, and whole powers take no way back.
 
     r has 24 poles at cond 1e4 in float64, 12 for float32, 8 for an rtol of 1e-3 or more, and in float64 one more for
     every factor 1.7: near the best that there are, from a table, for s = -1/q, 1/q and +-(1 - 1/q), q up to 8. For
@@ -83,8 +95,7 @@ class Tridiagonal(Method):
         s = problem.s
         served = isinstance(s, Fraction) and -1 <= s <= LARGEST_POWER and s != 0
         wrong = f"tridiagonal serves exponents -1 <= s <= {LARGEST_POWER}, not {s}; use method='eigen'"
-        wrong = None if served else wrong
-        return super().refuses(problem, n) or wrong
+        return super().refuses(problem, n) or (None if served else wrong)
 
     def in_lanes(self, A: Array) -> bool:
         """Return True if the stack A is solved in lanes."""
@@ -129,7 +140,7 @@ def roots(
 ) -> Report | CutReport:
     """`small_roots` in lanes, else `large_roots`; without a compiler, nothing is served."""
     if lanes:
-        return small_roots(stack, out, s, rule, rtol=rtol)
+        return small_roots(stack, out, s, rule, rtol=rtol, noise=noise)
     if compiled("matroot.backends.cpu.large.kernel") is None:  # not the lanes' kernel, which takes as long to compile
         return Report(*np.zeros((len(Report._fields), len(stack))))
     return large_roots(stack, out, s, rule, rtol=rtol, wide=wide, begun=begun, noise=noise)
@@ -152,6 +163,7 @@ def small_roots(
     rule: Coefficients = NONE,
     *,
     rtol: float | None = None,
+    noise: float = 0.0,
 ) -> Report:
     """Compute A'^s for a stack of symmetric or Hermitian matrices, in float64; A' is A shifted by a rule.
 
@@ -161,11 +173,13 @@ def small_roots(
     out : array (B, n, n)
         Filled in; single or double precision, complex if `stack` is. Of matrices not served, it holds nothing of use.
     s : Fraction
-        -1 <= s <= 1, not 0.
+        -1 <= s <= LARGEST_POWER, not 0.
     rule : Coefficients
         Its `smallest` and `cuts` are not used together.
     rtol : float, optional
         Fewer poles are enough for it.
+    noise : float
+        For whole s > 0, and without a rule: as for `tridiagonal_cut.cut_roots`. Else it is not used.
 
     Returns
     -------
@@ -186,7 +200,7 @@ def small_roots(
 
     def solve(A: FloatArray, X: FloatArray, part: slice) -> None:
         exponent, numbers = (s.numerator, s.denominator), rule[:4]
-        roots(A, X, report[part], *exponent, *numbers, *poles, V, order, single, room(vectors))
+        roots(A, X, report[part], *exponent, *numbers, noise, *poles, V, order, single, room(vectors))
 
     by_groups(solve, stack, out, len(V))
     return Report._make(report.T)

@@ -1,4 +1,4 @@
-"""The report of `Tridiagonal` on every matrix of a stack, for each of its kernels."""
+"""The common ground of the two ways of `Tridiagonal`: report, exponents, poles, probes; and the faster one of them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,18 @@ from matroot.methods.conditioning import PROBES, random_columns
 SERVED, CUT, IN_SINGLE, NEGATIVE = 1.0, 2.0, 3.0, 4.0
 #: No regularization.
 NONE = Coefficients()
+#: The last fields of a `CutReport` where nothing is cut.
+UNCUT = (0.0, 1.0)
 #: Columns of probes: as many as a vector register of the kernels holds.
 LANES = 8
+#: How many matrices LAPACK's way solves while the kernel of eight lanes solves its eight, as measured on one thread
+#: of an AMD EPYC of family 26, cond 1e4; complex matrices of family 25.
+SIZES = (64, 96, 128, 192, 256, 384, 512)
+WORTH = (1.5, 2.1, 2.5, 3.7, 4.5, 6.0, 6.6)
+COMPLEX_SIZES = (24, 32, 40, 48)
+COMPLEX_WORTH = (3.4, 4.4, 6.8, 8.0)
+#: From these n on it is the faster way for a lone matrix, real or complex: seven of eight lanes would be idle.
+LONE, COMPLEX_LONE = 36, 4
 
 
 class Report(NamedTuple):
@@ -56,6 +66,12 @@ def part_of(s: Fraction) -> Fraction:
     return s - (math.ceil(s) - 1)
 
 
+def further_products(s: Fraction) -> int:
+    """Return how many products LAPACK's way takes beside a solve for a power s; whole ones s > 1 save the way back."""
+    k = s.numerator if s.denominator == 1 else math.ceil(s) - 1
+    return k.bit_length() + k.bit_count() - 2 + (s.denominator > 1) if s > 1 else 0  # as `powers.power_products`
+
+
 def pole_level(single: bool, rtol: float | None) -> Level:
     """Return how well poles approximate for roots in a dtype, or for an rtol: to 1e-2 of it at least."""
     levels = (COARSE, SINGLE) if single else LEVELS
@@ -70,3 +86,22 @@ def probes(n: int, twofold: bool = False) -> FloatArray:
     """
     size = 2 * n if twofold else n
     return np.eye(size, LANES) * (np.arange(LANES) < n) if n <= PROBES else random_columns(size, PROBES)
+
+
+def root_of(exponent: int, s: Fraction) -> float:
+    """Compute 2^(exponent s / 2); in integers, since an exponent may be a thousand times the error of s."""
+    numerator, denominator = exponent * s.numerator, 2 * s.denominator
+    whole, rest = divmod(numerator, denominator)
+    return math.ldexp(2.0 ** (rest / denominator), whole) if whole < 1024 else math.inf
+
+
+def lanes_are_faster(B: int, n: int, is_complex: bool = False) -> bool:
+    """Return True if lanes solve B matrices faster; independent of the number of cores.
+
+    Beyond the last size there are no lanes: their work space is that of twelve matrices.
+    """
+    if B == 1 and n >= (COMPLEX_LONE if is_complex else LONE):
+        return False
+    sizes, worth = (COMPLEX_SIZES, COMPLEX_WORTH) if is_complex else (SIZES, WORTH)
+    a_group = B / max(1, -(-B // 8))
+    return n <= sizes[0] or (n <= sizes[-1] and a_group >= float(np.interp(n, sizes, worth)))

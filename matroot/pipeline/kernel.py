@@ -20,12 +20,12 @@ from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, first_half, roots
 from matroot.methods.tridiagonal_cut import cut_roots, cuts_in_lanes, serves_cuts
 from matroot.methods.tridiagonal_derivative import serves
 from matroot.methods.tridiagonal_large import ROUNDING, Reduced, room_of
-from matroot.methods.tridiagonal_report import CUT, IN_SINGLE, NEGATIVE, SERVED, CutReport, Report
+from matroot.methods.tridiagonal_report import CUT, IN_SINGLE, NEGATIVE, SERVED, CutReport, Report, further_products
 from matroot.pipeline.call import Output
 from matroot.pipeline.fused import Fused
 from matroot.pipeline.reference import factor
 from matroot.pipeline.retries import solve_chunk
-from matroot.pipeline.scaling import asymmetry_bar, refuse_asymmetric
+from matroot.pipeline.scaling import asymmetry_bar, refuse_asymmetric, scale_root, shift_by_power_of_two
 from matroot.pipeline.status import (
     cancelled,
     doubtful,
@@ -89,6 +89,8 @@ def solve_fused(stack: Array, fused: Fused, out: Output, begun: list[Reduced] | 
         take_facts(report, fused, out)
     else:
         finish(stack, report, fused, out)
+    if not lanes:
+        out.n_products += further_products(s)
 
 
 def round_halves(stack: Array, report: Report | CutReport, fused: Fused, out: Output) -> None:
@@ -99,9 +101,13 @@ def round_halves(stack: Array, report: Report | CutReport, fused: Fused, out: Ou
     uneven = report.asymmetry > 0
     if uneven.any():
         A[uneven] = hermitian_part(A[uneven])
+    size = np.fmax(abs(A).max((-1, -2), initial=0), report.ridge)
+    exponent = np.frexp(np.where(np.isfinite(size), size, 1))[1]
     with np.errstate(over="ignore", invalid="ignore"):
         A += report.ridge[:, None, None] * eye
         X, s = out.x.astype(job.dtype), job.problem.s
+        shift_by_power_of_two(A, -exponent, job.backend)  # their powers may leave the range of float64
+        scale_root(X, exponent, -s, job.backend)
         other = factor(A, s, None, "pos", job.backend)
         residual, _ = conditioning.residual(A, X, s, job.backend, factor=other, whole_up_to=PROBES)
     report.served[~np.isfinite(residual)] = 0
@@ -159,10 +165,11 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
             values[uneven] = np.nan
     out.status = singular(out.status, out.cond, out.lambda_min, out.lambda_max, out.asymmetry, job, n)
     lost = out.status == Status.SINGULAR
-    if lost.any():
-        out.x[lost] = out.residual[lost] = np.nan
+    gone = lost | (out.status == Status.DIVERGED)
+    if gone.any():
+        out.x[gone] = out.residual[gone] = np.nan
     if isinstance(rule, Ridge) and rule.retries:
-        hard |= (out.status == Status.ILL_CONDITIONED) | lost
+        hard |= (out.status == Status.ILL_CONDITIONED) | gone
     if hard.any():
         rows = np.flatnonzero(hard)
         other = replace(job, method=Eigen())

@@ -18,7 +18,7 @@ from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, compiled, constants, kernel, room
 from matroot.methods.tridiagonal_large import Solver
-from matroot.methods.tridiagonal_report import IN_SINGLE, SERVED, CutReport, Report, pole_level
+from matroot.methods.tridiagonal_report import IN_SINGLE, SERVED, CutReport, Report, further_products, pole_level
 from matroot.pipeline.call import Output
 from matroot.pipeline.fused import Fused
 from matroot.pipeline.kernel import finish, solve_semidefinite
@@ -149,6 +149,7 @@ def lone(fused: Fused) -> Lone | LoneLarge | None:
     if not method.in_lanes(np.broadcast_to(np.empty((), job.dtype), (1, n, n))):
         if compiled("matroot.backends.cpu.large.kernel") is None:
             return None
+        facts["n_products"] = PRODUCTS + further_products(s)
         return LoneLarge(
             fused, Solver(n, job.out_dtype, s, fused.rule, rtol, job.fixed, fused.noise), abs(float(s)), facts
         )
@@ -156,7 +157,7 @@ def lone(fused: Fused) -> Lone | LoneLarge | None:
         return None
     single = job.out_dtype == np.float32
     V, poles, order, vectors = constants(s.numerator, s.denominator, n, False, pole_level(single, rtol))
-    arguments = (s.numerator, s.denominator, *fused.rule[:4], *poles, V, order, single)
+    arguments = (s.numerator, s.denominator, *fused.rule[:4], fused.noise, *poles, V, order, single)
     return Lone(fused, arguments, vectors, abs(float(s)), facts)
 
 

@@ -59,6 +59,7 @@ def solve(
     absolute,
     smallest,
     cuts,
+    noise,
     poles,
     weights,
     counts,
@@ -82,6 +83,8 @@ def solve(
         -b <= a and not 0.
     relative, absolute, smallest, cuts : float, float, float, bool
         See `matroot._regularization.Coefficients`.
+    noise : float
+        The share of lambda_max up to which a negative eigenvalue is one of rounding, and 0, for whole a / b.
     poles, weights, counts, direct : classes x K, classes x K, 2 classes, and int
         See `pole_table.Table`; the edges of the classes come after the counts.
     probes, order : n x 8, steps
@@ -108,7 +111,7 @@ def solve(
     doubles = after(facts, 12)
     more = (a - 1) // b if a > 0 else 0
     zero, unity, s = full(0.0), full(1.0), (a - more * b) / b
-    whole = a > 0 and b == 1  # without poles
+    whole = a > 1 and b == 1  # no poles, so that any condition number will do
     power = 1.0 + s if s < 0.0 else s
     rooted = power == 0.5 or power == 0.75
     for first in range(0, B, 8):
@@ -140,6 +143,8 @@ def solve(
             fine = number(finite, t) == 0.0 and (smallest == 0.0 or bottom >= -top)
             apart = not cuts or bottom > cut
             bottom += moved
+            nothing = whole and noise > 0.0 and top > 0.0 and abs(bottom) <= (noise + n * number(gap, t) / 2) * top
+            bottom = 0.0 if nothing and bottom < 0.0 else bottom
             one, other = number(doubles, t), number(doubles, 8 + t)  # back to the units of the caller
             largest = top * one * other
             top += moved
@@ -147,7 +152,7 @@ def solve(
             row = 0
             while row < classes and not (whole or cond <= number(counts, classes + row)):
                 row += 1
-            served = fine and apart and bottom > 0.0 and row < classes
+            served = fine and apart and (bottom > 0.0 or nothing) and row < classes
             some += served
             if t < count:
                 line = 7 * (first + t)
@@ -236,7 +241,7 @@ def _kernel(sources):
     @compiled(
         types.void(
             *(array(float64, 3), array(float64, 3, False), array(float64, 2, False)),
-            *(int64, int64, float64, float64, float64, boolean),
+            *(int64, int64, float64, float64, float64, boolean, float64),
             *(array(float64, 2), array(float64, 2), array(float64, 1), int64),
             *(array(float64, 2), array(float64, 1), boolean, array(float64, 1, False)),
         ),
@@ -253,6 +258,7 @@ def _kernel(sources):
         absolute,
         smallest,
         cuts,
+        noise,
         poles,
         weights,
         counts,
@@ -275,6 +281,7 @@ def _kernel(sources):
             absolute,
             smallest,
             cuts,
+            noise,
             address(poles),
             address(weights),
             address(counts),
