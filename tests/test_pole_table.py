@@ -52,7 +52,7 @@ def test_the_error_in_50_digits(alpha):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("alpha", [*STORED, Fraction(2, 5), Fraction(0), Fraction(1)], ids=str)
 def test_the_order_of_a_table(alpha, level):
-    b, w, counts, edges, direct = table(alpha, level)
+    b, w, counts, edges, direct, _ = table(alpha, level)
     assert b.shape == w.shape == (level.classes, counts.max())
     assert (np.diff(counts) >= 0).all() and (np.diff(edges) > 0).all()
     assert edges[-1] > 1e14  # beyond which nothing is served

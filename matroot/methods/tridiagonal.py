@@ -28,6 +28,7 @@ from matroot.methods.tridiagonal_report import (
     part_of,
     pole_level,
     probes,
+    zero_share,
 )
 
 #: Seconds that a call may take on one thread; what is longer pays for waking the others.
@@ -179,7 +180,7 @@ def small_roots(
     rtol : float, optional
         Fewer poles are enough for it.
     noise : float
-        For whole s > 0, and without a rule: as for `tridiagonal_cut.cut_roots`. Else it is not used.
+        For s > 0, and without a rule: the share of lambda_max up to which a negative eigenvalue is one of rounding.
 
     Returns
     -------
@@ -196,11 +197,12 @@ def small_roots(
     twofold = stack.dtype.kind == "c"
     single = out.dtype.char in "fF"
     V, poles, order, vectors = constants(s.numerator, s.denominator, n, twofold, pole_level(single, rtol))
+    zero = zero_share(noise, n, s)
     report = np.empty((B, len(Report._fields)))
 
     def solve(A: FloatArray, X: FloatArray, part: slice) -> None:
         exponent, numbers = (s.numerator, s.denominator), rule[:4]
-        roots(A, X, report[part], *exponent, *numbers, noise, *poles, V, order, single, room(vectors))
+        roots(A, X, report[part], *exponent, *numbers, zero, *poles, V, order, single, room(vectors))
 
     by_groups(solve, stack, out, len(V))
     return Report._make(report.T)
@@ -239,10 +241,10 @@ def constants(numerator: int, denominator: int, n: int, twofold: bool, level: Le
     """
     s = Fraction(numerator, denominator)
     V = probes(n, twofold)
-    b, w, counts, edges, direct = table(-s if s < 0 else 1 - part_of(s), level)
+    b, w, counts, edges, direct, singular = table(-s if s < 0 else 1 - part_of(s), level)
     n = len(V)
-    vectors = 3 * (n * (n + 1) // 2) + 4 * n + 2 * b.shape[1] + 14 + 24 * n + 8
-    return V, (b, w, np.append(counts, edges), direct), np.array(steps(s), np.float64), vectors
+    vectors = 3 * (n * (n + 1) // 2) + 4 * n + 2 * b.shape[1] + 15 + 24 * n + 8
+    return V, (b, w, np.concatenate([counts, edges, [singular]]), direct), np.array(steps(s), np.float64), vectors
 
 
 def as_real(A: Array) -> FloatArray:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from matroot._bars import ZERO_UNITS
 from matroot._regularization import Coefficients
 from matroot.backends.cpu.tridiagonal.pole_table import COARSE, LEVELS, SINGLE, Level
 from matroot.methods.base import FloatArray
@@ -86,6 +87,17 @@ def probes(n: int, twofold: bool = False) -> FloatArray:
     """
     size = 2 * n if twofold else n
     return np.eye(size, LANES) * (np.arange(LANES) < n) if n <= PROBES else random_columns(size, PROBES)
+
+
+def zero_share(noise: float, n: int, s: Fraction) -> float:
+    """Return the share of the largest eigenvalue up to which a negative one is taken for 0 without eigenvectors.
+
+    `noise` is that up to which it counts as rounding at all. All eigenvalues are moved up by as much, but for whole
+    powers above 1: no more than rounding the input has moved them.
+    """
+    if s.denominator == 1:
+        return noise if s > 1 else 0.0
+    return noise * max(ZERO_UNITS, n**0.5) / max(n, 1)
 
 
 def root_of(exponent: int, s: Fraction) -> float:

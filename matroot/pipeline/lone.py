@@ -18,7 +18,15 @@ from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, compiled, constants, kernel, room
 from matroot.methods.tridiagonal_large import Solver
-from matroot.methods.tridiagonal_report import IN_SINGLE, SERVED, CutReport, Report, further_products, pole_level
+from matroot.methods.tridiagonal_report import (
+    IN_SINGLE,
+    SERVED,
+    CutReport,
+    Report,
+    further_products,
+    pole_level,
+    zero_share,
+)
 from matroot.pipeline.call import Output
 from matroot.pipeline.fused import Fused
 from matroot.pipeline.kernel import finish, solve_semidefinite
@@ -157,7 +165,7 @@ def lone(fused: Fused) -> Lone | LoneLarge | None:
         return None
     single = job.out_dtype == np.float32
     V, poles, order, vectors = constants(s.numerator, s.denominator, n, False, pole_level(single, rtol))
-    arguments = (s.numerator, s.denominator, *fused.rule[:4], fused.noise, *poles, V, order, single)
+    arguments = (s.numerator, s.denominator, *fused.rule[:4], zero_share(fused.noise, n, s), *poles, V, order, single)
     return Lone(fused, arguments, vectors, abs(float(s)), facts)
 
 

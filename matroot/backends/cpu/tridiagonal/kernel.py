@@ -17,7 +17,7 @@ from numba.types import boolean, float64, int64
 
 from matroot.backends.cpu.compiled import compiled
 from matroot.backends.cpu.tridiagonal.certificate import distance, products
-from matroot.backends.cpu.tridiagonal.lanes import full, sqrt
+from matroot.backends.cpu.tridiagonal.lanes import any_less, full, size, sqrt, where_less
 from matroot.backends.cpu.tridiagonal.layout import ahead, gather, in_units, move_diagonal, scaled, scatter
 from matroot.backends.cpu.tridiagonal.memory import (
     address,
@@ -39,6 +39,8 @@ SERVED, ASYMMETRY, RESIDUAL, LOW, HIGH, RIDGE, COND = range(7)
 REFUSED, ROOT, CUT, NEGATIVE = 0.0, 1.0, 2.0, 4.0
 #: Beside a cut, n epsilons of lambda_max are rounding errors.
 ROUNDING = 2.0**-51
+#: So much of lambda_max is added to T if it may be singular: poles see no negative number, but for rounding.
+UNIT = 2.0**-52
 #: Up to this n the next eight matrices are fetched, a third at a time, while these are computed: few lines of each
 #: lie in a row, so that the machine does not see what comes.
 AHEAD = 16
@@ -84,9 +86,9 @@ def solve(
     relative, absolute, smallest, cuts : float, float, float, bool
         See `matroot._regularization.Coefficients`.
     noise : float
-        The share of lambda_max up to which a negative eigenvalue is one of rounding, and 0, for whole a / b.
-    poles, weights, counts, direct : classes x K, classes x K, 2 classes, and int
-        See `pole_table.Table`; the edges of the classes come after the counts.
+        The share of lambda_max up to which a negative eigenvalue is one of rounding, for a > 0; or 0.
+    poles, weights, counts, direct : classes x K, classes x K, 2 classes + 1, and int
+        See `pole_table.Table`; after the counts come the edges of the classes, and the class of singular matrices.
     probes, order : n x 8, steps
         See `residual`.
     single : bool
@@ -104,11 +106,11 @@ def solve(
     lane_poles = after(tau, 2 * n)
     lane_weights = after(lane_poles, K)
     facts = after(lane_weights, K)
-    work = after(facts, 14)
+    work = after(facts, 15)
     halves, low, high, finite = facts, after(facts, 2), after(facts, 3), after(facts, 4)
     gap, factor, shift, added = after(facts, 5), after(facts, 6), after(facts, 7), after(facts, 8)
     rows, tops, scales = after(facts, 9), after(facts, 10), after(facts, 11)
-    doubles = after(facts, 12)
+    doubles, nudge = after(facts, 12), after(facts, 14)
     more = (a - 1) // b if a > 0 else 0
     zero, unity, s = full(0.0), full(1.0), (a - more * b) / b
     whole = a > 1 and b == 1  # no poles, so that any condition number will do
@@ -143,8 +145,6 @@ def solve(
             fine = number(finite, t) == 0.0 and (smallest == 0.0 or bottom >= -top)
             apart = not cuts or bottom > cut
             bottom += moved
-            nothing = whole and noise > 0.0 and top > 0.0 and abs(bottom) <= (noise + n * number(gap, t) / 2) * top
-            bottom = 0.0 if nothing and bottom < 0.0 else bottom
             one, other = number(doubles, t), number(doubles, 8 + t)  # back to the units of the caller
             largest = top * one * other
             top += moved
@@ -152,7 +152,12 @@ def solve(
             row = 0
             while row < classes and not (whole or cond <= number(counts, classes + row)):
                 row += 1
-            served = fine and apart and (bottom > 0.0 or nothing) and row < classes
+            lifted = 0.0
+            if noise > 0.0 and top > 0.0 and not (bottom > 0.0 and row < classes) and bottom >= -noise * top:
+                row, lifted = 0 if whole else index(counts, 2 * classes), max(UNIT * top - bottom, 0.0)
+                bottom = bottom if bottom > 0.0 else 0.0
+                cond = top / bottom
+            served = fine and apart and (bottom > 0.0 or lifted > 0.0) and row < classes
             some += served
             if t < count:
                 line = 7 * (first + t)
@@ -165,7 +170,7 @@ def solve(
                 put(report, line + COND, 1.0 if cond < 1.0 else cond)
                 put(report, line + RIDGE, moved * one * other)
             if not served:  # an identity takes its place
-                row, top, moved = 0, 1.0, 0.0
+                row, top, moved, lifted = 0, 1.0, 0.0, 0.0
                 put(factor, t, 1.0)
                 for i in range(n):
                     put(d, 8 * i + t, 1.0)
@@ -177,6 +182,7 @@ def solve(
             put(tops, t, top)
             put(scales, t, 1.0 if rooted else top**power)
             put(shift, t, moved)
+            put(nudge, t, 0.0 if whole else lifted)
         if some == 0:
             for k in range(count * n * n):
                 put(out, first * n * n + k, 0.0)
@@ -205,6 +211,7 @@ def solve(
         store(added, 0, constant)
         delta = load(shift, 0)
         move_diagonal(A0, n, delta)
+        delta = delta + load(nudge, 0)
         for i in range(n):
             store(d, i, load(d, i) + delta)
         for k in range(entries):
@@ -218,6 +225,8 @@ def solve(
         for _ in range(more):
             times_tridiagonal(F, d, e, n)
         transform_back(F, A, n, tau, work)
+        if any_less(zero, load(nudge, 0)):
+            clear(F, A0, n)
         in_units(F, A, n, load(factor, 0), single)
         scatter(F, first, count, n, out, work)
         products(A0, A, n, probes, order, steps, a < -1, work)
@@ -227,6 +236,15 @@ def solve(
             put(report, line + RESIDUAL, number(finite, t))
             if number(report, line + SERVED) == ROOT and not number(finite, t) <= LARGEST:  # a root that overflows, say
                 put(report, line + SERVED, REFUSED)
+
+
+@stage()
+def clear(F, A, n):
+    """Set F to 0 on the diagonal where A is: the rest of such a row is 0 in A, which is semidefinite, and in F."""
+    zero = full(0.0)
+    for i in range(n):
+        at = triangle(i) + i
+        store(F, at, where_less(zero, size(load(A, at)), load(F, at), zero))
 
 
 def array(kind, ndim, readonly=True):
