@@ -197,7 +197,7 @@ def small_roots(
     twofold = stack.dtype.kind == "c"
     single = out.dtype.char in "fF"
     V, poles, order, vectors = constants(s.numerator, s.denominator, n, twofold, pole_level(single, rtol))
-    zero = zero_share(noise, n, s)
+    zero = zero_share(noise, n, s, rtol)
     report = np.empty((B, len(Report._fields)))
 
     def solve(A: FloatArray, X: FloatArray, part: slice) -> None:

@@ -21,6 +21,7 @@ from matroot.methods.conditioning import steps
 from matroot.methods.tridiagonal_large_cut import LARGEST_COND, Form, Kept, kept, residual
 from matroot.methods.tridiagonal_report import (
     IN_SINGLE,
+    LIFT,
     NEGATIVE,
     NONE,
     SERVED,
@@ -31,6 +32,7 @@ from matroot.methods.tridiagonal_report import (
     pole_level,
     probes,
     root_of,
+    zero_share,
 )
 from matroot.methods.tridiagonal_single import CLUSTER, LEAST, UNIT, may_be_single, moved, returns_in_single
 
@@ -233,21 +235,25 @@ class Solver:
             served, error = self.raised(S, out, None, shift, halves, factor)
             cond = max(top / bottom, 1.0) if bottom > 0 else math.inf
             return served, gap, error, max(numbers[0], 0.0), *numbers[1:], cond, *(UNCUT * cuts)
-        if self.noise and kind == self.double and bottom <= n * ROUNDING * top:
+        singular = self.noise > 0 and kind == self.double and not bottom > top / self.edges[-1]
+        near = singular and top > 0 and bottom >= -zero_share(self.noise, n, self.s, self.rtol) * top
+        if singular and not near:
             facts = self.semidefinite(S, out, (A, d, e, tau), (low, high, gap), halves, factor)
             if facts is not None:
                 error, bottom, cond = facts
                 return SERVED, gap, error, bottom * one * other, high * one * other, 0.0, cond
-        if bottom <= 0 and kind == self.double and np.isfinite(S).all():
+        lifted = max(LIFT * top - bottom, 0.0) if near else 0.0
+        if bottom + lifted <= 0 and kind == self.double and np.isfinite(S).all():
             return NEGATIVE, gap, 0.0, *numbers, 1.0, *(UNCUT * cuts)
-        if not 0 < bottom <= top < math.inf:
+        if not 0 < bottom + lifted <= top < math.inf:
             return none
-        row = bisect_left(self.edges, top / bottom)
+        cond = max(top / bottom, 1.0) if bottom > 0 else math.inf
+        row = self.poles.singular if near else bisect_left(self.edges, cond)
         if row == len(self.edges):
             return none
-        if shift:
-            d = d + shift
-        if self.rtol is not None and self.errs_by(d, e, bottom, top, kind) > self.rtol:
+        if shift + lifted:
+            d = d + (shift + lifted)
+        if self.rtol is not None and not near and self.errs_by(d, e, bottom, top, kind) > self.rtol:
             return none
         X = out if out.dtype == back and readable(out) else np.empty((n, n), back)
         if back != kind:
@@ -257,9 +263,13 @@ class Solver:
         b, w, direct = self.poles.b[row, some], self.poles.w[row, some], self.poles.direct
         F = self.compiled.poles(d, e, b, w, top, top**self.power, direct, self.s > 0)
         self.compiled.root(self.blas[back], A, tau, F, X, self.width)
+        if near:
+            nothing = S.diagonal() == 0
+            X[nothing], X[:, nothing] = 0, 0
+            numbers = max(numbers[0], 0.0), *numbers[1:]
         if self.more:
             served, error = self.raised(S, out, X, shift, halves, factor)
-            return served, gap, error, *numbers, max(top / bottom, 1.0), *(UNCUT * cuts)
+            return served, gap, error, *numbers, cond, *(UNCUT * cuts)
         self.compiled.written(X, out, factor)
         if self.s.numerator < -1:
             by_solves = deferred("matroot.methods.tridiagonal_solves").residual
@@ -267,7 +277,7 @@ class Solver:
         else:
             error = self.compiled.certificate(in_pairs(S), in_pairs(X), shift, halves, factor, self.pairs, self.order)
         served = (IN_SINGLE if back == self.single else SERVED) if math.isfinite(error) else 0.0
-        return served, gap, error, *numbers, max(top / bottom, 1.0), *(UNCUT * cuts)
+        return served, gap, error, *numbers, cond, *(UNCUT * cuts)
 
     def raised(
         self, S: Array, out: Array, X: Array | None, shift: float, halves: FloatArray, factor: float

@@ -22,6 +22,8 @@ SERVED, CUT, IN_SINGLE, NEGATIVE = 1.0, 2.0, 3.0, 4.0
 NONE = Coefficients()
 #: The last fields of a `CutReport` where nothing is cut.
 UNCUT = (0.0, 1.0)
+#: So much of lambda_max is what the smallest eigenvalue is moved up to if it may be 0: no pole sees a negative number.
+LIFT = 2.0**-52
 #: Columns of probes: as many as a vector register of the kernels holds.
 LANES = 8
 #: How many matrices LAPACK's way solves while the kernel of eight lanes solves its eight, as measured on one thread
@@ -89,15 +91,18 @@ def probes(n: int, twofold: bool = False) -> FloatArray:
     return np.eye(size, LANES) * (np.arange(LANES) < n) if n <= PROBES else random_columns(size, PROBES)
 
 
-def zero_share(noise: float, n: int, s: Fraction) -> float:
+def zero_share(noise: float, n: int, s: Fraction, rtol: float | None) -> float:
     """Return the share of the largest eigenvalue up to which a negative one is taken for 0 without eigenvectors.
 
-    `noise` is that up to which it counts as rounding at all. All eigenvalues are moved up by as much, but for whole
-    powers above 1: no more than rounding the input has moved them.
+    `noise` is that up to which it counts as rounding at all. All eigenvalues are moved up with it, but for whole powers
+    above 1: by no more than rounding of the input has moved them, or, since an `rtol` is that of the matrix as given,
+    of the arithmetic.
     """
+    if rtol is not None:
+        noise = min(noise, n * 2.0**-52)
     if s.denominator == 1:
         return noise if s > 1 else 0.0
-    return noise * max(ZERO_UNITS, n**0.5) / max(n, 1)
+    return noise * min(1.0, max(ZERO_UNITS, n**0.5) / max(n, 1))
 
 
 def root_of(exponent: int, s: Fraction) -> float:

@@ -34,7 +34,7 @@ from matroot.pipeline.kernel import finish, solve_semidefinite
 Array = Any
 
 #: Above this n the loops of lanes take so long that the general way costs little beside them.
-LARGEST = 32
+LARGEST = 35
 
 _kept = local()
 
@@ -165,7 +165,16 @@ def lone(fused: Fused) -> Lone | LoneLarge | None:
         return None
     single = job.out_dtype == np.float32
     V, poles, order, vectors = constants(s.numerator, s.denominator, n, False, pole_level(single, rtol))
-    arguments = (s.numerator, s.denominator, *fused.rule[:4], zero_share(fused.noise, n, s), *poles, V, order, single)
+    arguments = (
+        s.numerator,
+        s.denominator,
+        *fused.rule[:4],
+        zero_share(fused.noise, n, s, rtol),
+        *poles,
+        V,
+        order,
+        single,
+    )
     return Lone(fused, arguments, vectors, abs(float(s)), facts)
 
 

@@ -39,8 +39,8 @@ SERVED, ASYMMETRY, RESIDUAL, LOW, HIGH, RIDGE, COND = range(7)
 REFUSED, ROOT, CUT, NEGATIVE = 0.0, 1.0, 2.0, 4.0
 #: Beside a cut, n epsilons of lambda_max are rounding errors.
 ROUNDING = 2.0**-51
-#: So much of lambda_max is added to T if it may be singular: poles see no negative number, but for rounding.
-UNIT = 2.0**-52
+#: As in `methods.tridiagonal_report`.
+LIFT = 2.0**-52
 #: Up to this n the next eight matrices are fetched, a third at a time, while these are computed: few lines of each
 #: lie in a row, so that the machine does not see what comes.
 AHEAD = 16
@@ -154,7 +154,7 @@ def solve(
                 row += 1
             lifted = 0.0
             if noise > 0.0 and top > 0.0 and not (bottom > 0.0 and row < classes) and bottom >= -noise * top:
-                row, lifted = 0 if whole else index(counts, 2 * classes), max(UNIT * top - bottom, 0.0)
+                row, lifted = 0 if whole else index(counts, 2 * classes), max(LIFT * top - bottom, 0.0)
                 bottom = bottom if bottom > 0.0 else 0.0
                 cond = top / bottom
             served = fine and apart and (bottom > 0.0 or lifted > 0.0) and row < classes
@@ -182,7 +182,7 @@ def solve(
             put(tops, t, top)
             put(scales, t, 1.0 if rooted else top**power)
             put(shift, t, moved)
-            put(nudge, t, 0.0 if whole else lifted)
+            put(nudge, t, lifted)
         if some == 0:
             for k in range(count * n * n):
                 put(out, first * n * n + k, 0.0)
@@ -211,7 +211,7 @@ def solve(
         store(added, 0, constant)
         delta = load(shift, 0)
         move_diagonal(A0, n, delta)
-        delta = delta + load(nudge, 0)
+        delta = delta if whole else delta + load(nudge, 0)
         for i in range(n):
             store(d, i, load(d, i) + delta)
         for k in range(entries):
@@ -240,11 +240,14 @@ def solve(
 
 @stage()
 def clear(F, A, n):
-    """Set F to 0 on the diagonal where A is: the rest of such a row is 0 in A, which is semidefinite, and in F."""
+    """Set rows and columns of F to 0 where the diagonal of A is: all of such a row is 0 in a semidefinite matrix."""
     zero = full(0.0)
     for i in range(n):
-        at = triangle(i) + i
-        store(F, at, where_less(zero, size(load(A, at)), load(F, at), zero))
+        entry = size(load(A, triangle(i) + i))
+        if any_less(zero, where_less(zero, entry, zero, full(1.0))):
+            for j in range(n):
+                at = triangle(i) + j if j <= i else triangle(j) + i
+                store(F, at, where_less(zero, entry, load(F, at), zero))
 
 
 def array(kind, ndim, readonly=True):
