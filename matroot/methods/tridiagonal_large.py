@@ -156,6 +156,7 @@ class Solver:
         noise: float = 0.0,
     ) -> None:
         self.compiled: Any = deferred("matroot.backends.cpu.large.kernel")
+        self.raised: Any = s > 1 and deferred("matroot.methods.tridiagonal_powers").raised
         routines = deferred("matroot.backends.cpu.large.blas").routines
         is_complex = dtype.kind == "c"
         kinds: Any = (np.complex64, np.complex128) if is_complex else (np.float32, np.float64)
@@ -217,10 +218,9 @@ class Solver:
             return none
         low, high = self.compiled.ends(d, e)
         shift = relative * high + absolute / one / other
-        if smallest:
-            if low < -high:
-                return none
-            shift = max(shift - smallest * low, 0.0)
+        if smallest and low < -high:
+            return none
+        shift = max(shift - smallest * low, 0.0) if smallest else shift
         if cuts:
             if low <= shift + n * ROUNDING * high:
                 facts = self.cut(S, out, (A, d, e, tau), (low, high, shift), halves, factor)
@@ -231,9 +231,9 @@ class Solver:
             shift = 0.0
         bottom, top = low + shift, high + shift
         numbers = bottom * one * other, high * one * other, shift * one * other
+        cond = max(top / bottom, 1.0) if bottom > 0 else math.inf
         if self.whole and top > 0 and bottom >= -(self.noise + n * gap / 2) * top * (self.noise > 0):
-            served, error = self.raised(S, out, None, shift, halves, factor)
-            cond = max(top / bottom, 1.0) if bottom > 0 else math.inf
+            served, error = self.raised(self, S, out, None, shift, halves, factor)
             return served, gap, error, max(numbers[0], 0.0), *numbers[1:], cond, *(UNCUT * cuts)
         singular = self.noise > 0 and kind == self.double and not bottom > top / self.edges[-1]
         near = singular and top > 0 and bottom >= -zero_share(self.noise, n, self.s, self.rtol) * top
@@ -247,7 +247,6 @@ class Solver:
             return NEGATIVE, gap, 0.0, *numbers, 1.0, *(UNCUT * cuts)
         if not 0 < bottom + lifted <= top < math.inf:
             return none
-        cond = max(top / bottom, 1.0) if bottom > 0 else math.inf
         row = self.poles.singular if near else bisect_left(self.edges, cond)
         if row == len(self.edges):
             return none
@@ -268,7 +267,9 @@ class Solver:
             X[nothing], X[:, nothing] = 0, 0
             numbers = max(numbers[0], 0.0), *numbers[1:]
         if self.more:
-            served, error = self.raised(S, out, X, shift, halves, factor)
+            served, error = deferred("matroot.methods.tridiagonal_powers").raised(
+                self, S, out, X, shift, halves, factor
+            )
             return served, gap, error, *numbers, cond, *(UNCUT * cuts)
         self.compiled.written(X, out, factor)
         if self.s.numerator < -1:
@@ -278,18 +279,6 @@ class Solver:
             error = self.compiled.certificate(in_pairs(S), in_pairs(X), shift, halves, factor, self.pairs, self.order)
         served = (IN_SINGLE if back == self.single else SERVED) if math.isfinite(error) else 0.0
         return served, gap, error, *numbers, cond, *(UNCUT * cuts)
-
-    def raised(
-        self, S: Array, out: Array, X: Array | None, shift: float, halves: FloatArray, factor: float
-    ) -> tuple[float, float]:
-        """Fill `out` with a power s > 1, X the root that is left of it, if any; return `served` and the residual."""
-        powers = deferred("matroot.methods.tridiagonal_powers")
-        A = powers.in_scale(S, shift, halves)
-        with np.errstate(over="ignore", invalid="ignore"):
-            X = powers.raised(A, self.s.numerator if X is None else self.more, X)
-        self.compiled.written(X, out, factor)
-        error = self.compiled.certificate(in_pairs(S), in_pairs(X), shift, halves, factor, self.pairs, self.order)
-        return SERVED if math.isfinite(error) else 0.0, float(error)
 
     def cut(
         self, S: Array, out: Array, form: Form, ends: tuple[float, ...], halves: FloatArray, factor: float
