@@ -35,6 +35,7 @@ from matroot.pipeline.status import (
     singular,
     spent,
     within_range,
+    zero_status,
 )
 
 Array = Any
@@ -110,7 +111,7 @@ def round_halves(stack: Array, report: Report | CutReport, fused: Fused, out: Ou
         scale_root(X, exponent, -s, job.backend)
         other = factor(A, s, None, "pos", job.backend)
         residual, _ = conditioning.residual(A, X, s, job.backend, factor=other, whole_up_to=PROBES)
-    report.served[~np.isfinite(residual)] = 0
+    report.served[(report.served == SERVED) & ~np.isfinite(residual)] = 0
     report.residual[...] = residual
 
 
@@ -130,7 +131,9 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
         excess = solve_cut(stack, report, fused, out)
     elif rule is not None:
         excess = excess_of(out.lambda_max, out.lambda_min, out.ridge, None, s)
-    hard = report.served != SERVED
+    nothing = zeros(stack, report, fused)
+    report.asymmetry[nothing] = 0
+    hard = (report.served != SERVED) & ~nothing
     if fused.inverse and (rule is None or (isinstance(rule, Ridge) and not rule.retries)):
         rootless = (report.served == NEGATIVE) & (report.lambda_max != 0)
         if rootless.any():
@@ -153,7 +156,7 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
             out.status = spent(out.status, lost, out.residual, job.problem)
     faint = out.lambda_min > fused.faint if fused.inverse else out.lambda_max + out.ridge < fused.faint
     uneven = out.asymmetry * more > fused.even.take(octave, mode="clip")
-    if allowed and not (hard.any() or faint.any() or uneven.any()):
+    if allowed and not (hard.any() or nothing.any() or faint.any() or uneven.any()):
         return  # as `Fused.sure`
     if faint.any():
         out.status = within_range(out.status, abs(out.x).max((-1, -2)), ~hard, job)
@@ -170,6 +173,9 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
         out.x[gone] = out.residual[gone] = np.nan
     if isinstance(rule, Ridge) and rule.retries:
         hard |= (out.status == Status.ILL_CONDITIONED) | gone
+    if nothing.any():
+        hard &= ~nothing
+        settle_zeros(nothing, fused, out)
     if hard.any():
         rows = np.flatnonzero(hard)
         other = replace(job, method=Eigen())
@@ -178,6 +184,23 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
             solve_chunk(stack[rows], slice(0, len(rows)), other, found)
         found.certificate = out.certificate
         out.write(rows, found)
+
+
+def zeros(stack: Array, report: Report | CutReport, fused: Fused) -> Array:
+    """Return True (B,) for matrices that are 0, and stay 0 under the rule."""
+    found = (report.served == NEGATIVE) & (report.lambda_max == 0) & (report.lambda_min == 0)
+    if fused.rule.cuts or fused.rule.absolute or not found.any():
+        return found & False
+    found[found] = ~stack[found].any((-1, -2))
+    return found
+
+
+def settle_zeros(at: Array, fused: Fused, out: Output) -> None:
+    """Fill `out` where the matrix is 0."""
+    out.status[at] = zero_status(fused.job.problem)
+    out.x[at] = out.residual[at] = np.nan if fused.inverse else 0
+    out.cond[at] = np.inf
+    out.lambda_min[at] = out.lambda_max[at] = out.ridge[at] = 0
 
 
 def no_root(at: Array, out: Output) -> None:

@@ -319,5 +319,8 @@ def extreme_eigenvalues(d, e, n):
             settled = where_less(zero, settled, one, where_less(close, above - below, zero, one))
             if not any_less(settled, one):
                 break
+        below = where_less(
+            zero, zeros, where_less(above, zero, below, zero), below
+        )  # 0 unless some are beyond rounding
         answer = where_less(zero, done, answer, below)
     return first_of(answer), -second_of(answer)
