@@ -59,7 +59,8 @@ class Tridiagonal(Method):
     `Shift` and `TargetCondition` use the extreme eigenvalues of T, which it computes anyway. Under `Floor` and
     `PseudoInverse` matrices without an eigenvalue below the cut are solved like others; the rest are decomposed: in
     lanes up to n = 128, by the QR iteration, else by divide and conquer, with the vectors of A above the cut alone.
-    So are singular matrices, for s > 0 that is not whole, and 1.
+    Singular matrices, for s > 0, are solved like others: x times a sum of poles is 0 at 0. T is moved up by what
+    rounding has left below 0, if that is no more than sqrt(n) units of the input, 3 at least; else they are decomposed.
 
     For s > 1, A^s = A^k A^(s-k) with s - k in (0, 1]. In lanes these are powers of T, which cost little; by LAPACK's
     way they are products with A, and whole powers take no way back.
