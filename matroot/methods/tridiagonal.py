@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
+from threading import local
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,8 +38,12 @@ LONG = 2e-4
 COPIES = 1 << 20
 #: The largest exponent: powers of numbers up to n, and from 1/2 on, stay far from both ends of the range of float64.
 LARGEST_POWER = 16
+#: Vectors of work space that a thread keeps at most, half a megabyte.
+KEPT = 1 << 13
 #: What a solve costs, in products: the reduction is 4/3 n^3 flops and the way back 2 n^3.
 PRODUCTS = 2
+
+_kept = local()
 
 
 @dataclass(frozen=True, repr=False)
@@ -203,7 +208,7 @@ def small_roots(
 
     def solve(A: FloatArray, X: FloatArray, part: slice) -> None:
         exponent, numbers = (s.numerator, s.denominator), rule[:4]
-        roots(A, X, report[part], *exponent, *numbers, zero, *poles, V, order, single, room(vectors))
+        roots(A, X, report[part], *exponent, *numbers, zero, *poles, V, order, single, work_space(vectors))
 
     by_groups(solve, stack, out, len(V))
     return Report._make(report.T)
@@ -275,6 +280,16 @@ def room(vectors: int) -> FloatArray:
     space = np.empty(LANES * (vectors + 1))
     start = -(space.__array_interface__["data"][0] // 8) % LANES  # several times faster than space.ctypes
     return space[start : start + LANES * vectors]
+
+
+def work_space(vectors: int) -> FloatArray:
+    """Return `room` for a kernel that begins at once; this thread keeps a small one, which takes 10 us to make."""
+    if vectors > KEPT:
+        return room(vectors)
+    kept: FloatArray | None = getattr(_kept, "space", None)
+    if kept is None or len(kept) < LANES * vectors:
+        kept = _kept.space = room(vectors)
+    return kept
 
 
 def brief(B: int, n: int) -> bool:

@@ -131,9 +131,11 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
         excess = solve_cut(stack, report, fused, out)
     elif rule is not None:
         excess = excess_of(out.lambda_max, out.lambda_min, out.ridge, None, s)
-    nothing = zeros(stack, report, fused)
-    report.asymmetry[nothing] = 0
-    hard = (report.served != SERVED) & ~nothing
+    hard = report.served != SERVED
+    nothing = zeros(stack, report, fused) if hard.any() else hard & False
+    if nothing.any():
+        report.asymmetry[nothing] = 0
+        hard &= ~nothing
     if fused.inverse and (rule is None or (isinstance(rule, Ridge) and not rule.retries)):
         rootless = (report.served == NEGATIVE) & (report.lambda_max != 0)
         if rootless.any():
@@ -226,9 +228,12 @@ def solve_semidefinite(stack: Array, report: Report | CutReport, fused: Fused, X
     X is rounded to the precision of the result before it is certified.
     """
     s, n = fused.job.problem.rational, fused.n
+    left = report.served != SERVED
+    if not left.any():
+        return
     with np.errstate(invalid="ignore"):
         tiny = report.lambda_min <= n * ROUNDING * report.lambda_max
-    rows = np.flatnonzero((report.served != SERVED) & (report.lambda_max > 0) & tiny)
+    rows = np.flatnonzero(left & (report.lambda_max > 0) & tiny)
     if not len(rows):
         return
     x = np.empty((len(rows), n, n), fused.job.out_dtype)

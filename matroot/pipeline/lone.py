@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from threading import local
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from matroot._result import RootResult
 from matroot.backends.arrays import HALVES, Origin
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
-from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, compiled, constants, kernel, room
+from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, compiled, constants, kernel, work_space
 from matroot.methods.tridiagonal_large import Solver
 from matroot.methods.tridiagonal_report import (
     IN_SINGLE,
@@ -35,8 +34,6 @@ Array = Any
 
 #: Above this n the loops of lanes take so long that the general way costs little beside them.
 LARGEST = 35
-
-_kept = local()
 
 
 @dataclass(frozen=True)
@@ -176,11 +173,3 @@ def lone(fused: Fused) -> Lone | LoneLarge | None:
         single,
     )
     return Lone(fused, arguments, vectors, abs(float(s)), facts)
-
-
-def work_space(vectors: int) -> Array:
-    """Return this thread's work space; what is kept is no more than the largest that was asked for."""
-    kept = getattr(_kept, "space", None)
-    if kept is None or len(kept) < 8 * vectors:
-        kept = _kept.space = room(vectors)
-    return kept
