@@ -84,6 +84,8 @@ def solve_fused(stack: Array, fused: Fused, out: Output, begun: list[Reduced] | 
     if fused.noise:
         solve_semidefinite(stack, report, fused, out.x)
     if half:
+        if isinstance(report, CutReport):
+            report.served[report.changed > 0] = CUT
         round_halves(stack, report, fused, out)
         finish(stack, report, fused, out)
     elif len(stack) == 1 and not isinstance(report, CutReport) and fused.sure(*(float(fact[0]) for fact in report)):
@@ -127,9 +129,10 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
     s = job.problem.rational
     excess: Array | float = 1.0
     take_facts(report, fused, out)
-    if fused.rule.cuts:
+    half = job.origin.dtype_name in HALVES
+    if fused.rule.cuts and not half:  # a half is certified as it is rounded, by the eigenvectors that `Eigen` has
         excess = solve_cut(stack, report, fused, out)
-    elif rule is not None:
+    elif rule is not None and not fused.rule.cuts:
         excess = excess_of(out.lambda_max, out.lambda_min, out.ridge, None, s)
     hard = report.served != SERVED
     nothing = zeros(stack, report, fused) if hard.any() else hard & False
@@ -147,7 +150,6 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
 
     cond, more = (out.cond * excess, 1.0) if fused.inverse else (out.cond, excess)  # the ridge is added to T
     octave = np.frexp(cond)[1]
-    half = job.origin.dtype_name in HALVES
     units = faintness(abs(stack).max((-1, -2), initial=0), job) if half else 1.0
     fine = (out.residual <= fused.allowed.take(octave, mode="clip")) & (more == 1) & (units == 1)
     allowed = fine.all()
