@@ -54,7 +54,7 @@ class Tridiagonal(Method):
 
     - In lanes: eight matrices lie side by side in the vector registers, and a solve with its certificate takes about
       as long as four products at full speed. For a lone matrix of n up to 35, and for batches up to n = 512. Complex
-      matrices are real ones of twice the size there, lone ones up to n = 3, and batches up to n = 48.
+      matrices are real ones of twice the size there, lone ones up to n = 3, and batches up to n = 64.
     - By LAPACK's reduction, one matrix after the other: less than half of the time of a decomposition from n = 512 on.
       Between blocks of rows, r(T) is the product of two matrices with a column for every pole. It is never formed, and
       the reflectors are applied to both sides at once: 4/3 n^3 operations, as many as the reduction. float32 matrices
