@@ -192,19 +192,22 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
 
 def zeros(stack: Array, report: Report | CutReport, fused: Fused) -> Array:
     """Return True (B,) for matrices that are 0, and stay 0 under the rule."""
-    found = (report.served == NEGATIVE) & (report.lambda_max == 0) & (report.lambda_min == 0)
-    if fused.rule.cuts or fused.rule.absolute or not found.any():
+    found = (report.served != SERVED) & (report.lambda_max == 0)
+    if fused.rule.absolute and not fused.rule.drops:
         return found & False
     found[found] = ~stack[found].any((-1, -2))
     return found
 
 
 def settle_zeros(at: Array, fused: Fused, out: Output) -> None:
-    """Fill `out` where the matrix is 0."""
-    out.status[at] = zero_status(fused.job.problem)
-    out.x[at] = out.residual[at] = np.nan if fused.inverse else 0
-    out.cond[at] = np.inf
+    """Fill `out` where the matrix is 0: its root is 0, and if a rule drops eigenvalues, its inverse root too."""
+    drops = fused.rule.drops
+    out.status[at] = Status.CONVERGED if drops else zero_status(fused.job.problem)
+    out.x[at] = out.residual[at] = np.nan if fused.inverse and not drops else 0
+    out.cond[at] = 1 if drops else np.inf
     out.lambda_min[at] = out.lambda_max[at] = out.ridge[at] = 0
+    if out.changed is not None:
+        out.changed[at] = fused.n if drops else 0
 
 
 def no_root(at: Array, out: Output) -> None:
