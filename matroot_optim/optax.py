@@ -37,6 +37,7 @@ from matroot_optim.kl_shampoo import KLShampoo
 from matroot_optim.names import check_options
 from matroot_optim.options import Options
 from matroot_optim.plan import Plan, Row, make_plan, warn_if_large
+from matroot_optim.presets import preset_options
 from matroot_optim.refresh.due import due_jobs, install, submit
 from matroot_optim.rules import relative_ridge
 from matroot_optim.shampoo import Shampoo
@@ -218,6 +219,32 @@ def shampoo(
     >>> params = optax.apply_updates(params, updates)
     """
     return _chained(Shampoo, options, learning_rate, weight_decay, mask, roots)
+
+
+def preset(name: str, *, mask: Any = None, roots: str = "callback", **changes: Any) -> optax.GradientTransformation:
+    """Chain `shampoo` with the options of a published optimizer; see `matroot_optim.Shampoo.preset`.
+
+    Parameters
+    ----------
+    name : {"anil2020", "google", "meta", "anil2026"}
+    mask, roots
+        As for `shampoo`.
+    **changes
+        Options to change, such as learning_rate.
+
+    Returns
+    -------
+    optax.GradientTransformation
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from matroot_optim.optax import preset
+    >>> tx = preset("google", learning_rate=0.05)
+    >>> state = tx.init({"w": jnp.ones((3, 2))})
+    """
+    options = {**preset_options(name), **changes}
+    return shampoo(options.pop("learning_rate"), mask=mask, roots=roots, **options)
 
 
 def soap(

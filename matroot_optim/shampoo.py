@@ -199,7 +199,21 @@ class Shampoo(Options):
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """Return the options of a published optimizer: "anil2020", "google" or "meta"; `changes` override them."""
+        """Return the options of a published optimizer; `changes` override them.
+
+        Parameters
+        ----------
+        name : {"anil2020", "google", "meta", "anil2026"}
+            The paper; Google's optax version; Meta's PyTorch version; the first author's pseudo-inverse roots of 2026.
+        **changes
+            Options to change, such as learning_rate.
+
+        Examples
+        --------
+        >>> from matroot_optim import Shampoo
+        >>> Shampoo.preset("meta", learning_rate=0.3).graft
+        'none'
+        """
         return cls(**{**preset_options(name), **changes})
 
     def init(self, params: Tree) -> State:

@@ -147,7 +147,7 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
 
         Parameters
         ----------
-        name : {"anil2020", "google", "meta"}
+        name : {"anil2020", "google", "meta", "anil2026"}
         params : torch.nn.Module, or iterable
             As of `Shampoo`.
         **changes

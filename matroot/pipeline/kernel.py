@@ -92,8 +92,6 @@ def solve_fused(stack: Array, fused: Fused, out: Output, begun: list[Reduced] | 
         take_facts(report, fused, out)
     else:
         finish(stack, report, fused, out)
-    if not lanes:
-        out.n_products += further_products(s)
 
 
 def round_halves(stack: Array, report: Report | CutReport, fused: Fused, out: Output) -> None:
@@ -121,6 +119,9 @@ def take_facts(report: Report | CutReport, fused: Fused, out: Output) -> None:
     """Fill `out` with the facts of a report."""
     out.asymmetry, out.residual, out.lambda_min, out.lambda_max, out.ridge, out.cond = np.array(report[1:7])
     out.n_products, out.certificate = PRODUCTS, "full" if fused.n <= PROBES else "probes"
+    method, s = fused.job.method, fused.job.problem.rational
+    if s > 1 and isinstance(method, Tridiagonal) and not method.in_lanes(out.x):
+        out.n_products += further_products(s)
 
 
 def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) -> None:

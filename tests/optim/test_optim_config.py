@@ -12,6 +12,8 @@ import pytest
 from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
 from matroot_optim.options import RULES
 
+PRESETS = ("anil2020", "google", "meta", "anil2026")
+
 WRONG = {
     "learning_rate": ["fast", -1.0, float("nan"), True],
     "algorithm": ["adam", None],
@@ -100,7 +102,7 @@ def test_thirds_are_recognised():
     [
         Shampoo(0.1),
         Shampoo(1e-3, betas=(0.5, 1.0), exponent="-3/8", preconditioned_dims=(0, -1), clip_norm=1.0, start_step=7),
-        *(Shampoo.preset(name) for name in ("anil2020", "google", "meta")),
+        *(Shampoo.preset(name) for name in PRESETS),
     ],
 )
 def test_json_round_trip(opt):
@@ -136,11 +138,11 @@ def test_json_refuses_the_unknown():
 def test_presets():
     assert Shampoo.preset("google").block_size == 128
     assert Shampoo.preset("meta", learning_rate=0.3).learning_rate == 0.3
-    with pytest.raises(ValueError, match=r"preset must be one of 'anil2020', 'google', 'meta', got 'adam'"):
+    with pytest.raises(ValueError, match=r"preset must be one of 'anil2020', 'google', 'meta', 'anil2026', got 'adam'"):
         Shampoo.preset("adam")
 
 
-@pytest.mark.parametrize("name", ["anil2020", "google", "meta"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_presets_step(name):
     opt = Shampoo.preset(name)
     W = np.random.default_rng(0).standard_normal((4, 3))

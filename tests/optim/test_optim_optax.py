@@ -24,6 +24,7 @@ from matroot_optim.optax import (  # noqa: E402
     averaged_parameters,
     diagnostics,
     load,
+    preset,
     refresh_roots,
     scale_by_kl_shampoo,
     scale_by_shampoo,
@@ -189,6 +190,13 @@ def test_rates_of_groups_belong_to_other_transformations():
         with pytest.raises(ValueError, match=rf"groups\('b'\) must not set {name} under optax; .*{remedy}"):
             shampoo(0.1, 0.1, groups=groups[name]).init(ones())
     scale_by_shampoo(decay="l2", weight_decay=0.1, groups=groups["weight_decay"]).init(ones())
+
+
+@pytest.mark.parametrize("name", ["anil2020", "google", "meta", "anil2026"])
+def test_a_preset_is_that_of_the_core(name):
+    got, _ = run(preset(name, learning_rate=0.01), gradients(8))
+    want, _ = run_core(matroot_optim.Shampoo.preset(name, learning_rate=0.01), gradients(8))
+    assert_close(got, want, 1e-4)
 
 
 def test_schedules():

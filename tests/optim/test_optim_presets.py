@@ -92,6 +92,25 @@ def anil2020(shape, rate, every=20):
             yield -rate * M
 
 
+def pseudo_inverse_root(A, p):
+    w, Q = np.linalg.eigh(A)
+    kept = w > 1e-12 * w[-1]
+    return (Q[:, kept] * w[kept] ** (-1.0 / p)) @ Q[:, kept].T
+
+
+def anil2026(shape, rate):
+    """facebookresearch/optimizers, issue 265: pseudo-inverse roots of means at every step, with the norm of Adam's."""
+    S, b = Statistics(shape), 0.9
+    m, v = np.zeros(shape), np.zeros(shape)
+    for step in range(1, 10**9):
+        G = yield
+        S.add(G, b, 1 - b)
+        m, v = b * m + (1 - b) * G, b * v + (1 - b) * G * G
+        first = m / np.sqrt(v) / np.sqrt(1 - b**step)
+        P = times(m, [pseudo_inverse_root(A, 2 * len(shape)) for A in S.A])
+        yield -rate * (first if len(shape) == 1 else P * (np.linalg.norm(first) / np.linalg.norm(P)))
+
+
 def run(opt, rule, steps):
     """Updates of the preset and of the rule at every step."""
     state, pairs = opt.init({k: np.zeros(shape) for k, shape in SHAPES.items()}), []
@@ -113,6 +132,15 @@ def test_steps_are_the_published_ones(name):
         for got, want in pair.values():
             if step < 5 or step >= first:
                 np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6, err_msg=str(step))
+
+
+def test_pseudo_inverse_roots_are_those_of_2026():
+    """From the first gradient on, whose statistics have rank 5 of 7."""
+    opt = Shampoo.preset("anil2026", learning_rate=0.1, weight_decay=0.0)
+    for step, pair in enumerate(run(opt, anil2026, 40)):
+        for got, want in pair.values():
+            np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-9, err_msg=str(step))
+    assert Shampoo.preset("anil2026").weight_decay == 0.1
 
 
 def test_shampoo_starts_where_google_does():
