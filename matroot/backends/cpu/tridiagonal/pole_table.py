@@ -22,7 +22,7 @@ TOGETHER = 4
 #: A pole beside which numbers up to 1 are nothing.
 FAR = 2.0**60
 #: A pole as far from 0 as this, of spectra up to 1, is not moved much by rounding.
-AWAY = 20 * 2.0**-52
+AWAY = 16 * 2.0**-52
 #: The alpha of the file: 1/q and 1 - 1/q.
 STORED = tuple(sorted({Fraction(k, q) for q in range(2, 9) for k in (1, q - 1)}))
 
