@@ -146,6 +146,10 @@ def test_what_stands_in_the_wrong_place_is_named():
         matroot.solve_apply(EYE, np.ones(3), 2)
     with pytest.raises(TypeError, match=r"got the class Ridge: write Ridge\(\.\.\.\)"):
         solve(EYE, 2, regularization=Ridge)
+    for wrong in (lambda: Ridge(10**400), lambda: solve(EYE, 2, regularization=10**400), lambda: Ridge(retries=True)):
+        with pytest.raises(ValueError, match=r"Ridge\((relative|retries)=\.\.\.\) must be"):
+            wrong()
+    assert Ridge(retries=np.int64(2)).raised() == Ridge(retries=2)
     with pytest.raises(ValueError, match=r"got the class Eigen: write Eigen\(\)"):
         solve(EYE, 2, method=matroot.Eigen)
     for use in (np.asarray, lambda result: result @ EYE, lambda result: np.linalg.norm(EYE - result), inv_sqrtm):
