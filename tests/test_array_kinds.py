@@ -1,6 +1,5 @@
 """Every kind of array in, the same kind, dtype and device out, and never written to."""
 
-import threading
 from fractions import Fraction
 
 import numpy as np
@@ -308,80 +307,3 @@ def test_the_residual_is_of_the_rounded_root():
         truth = np.linalg.norm(X @ X @ SPD - np.eye(3)) / 3**0.5
         assert np.isclose(result.residual, truth, rtol=1e-6)
         assert EPS[dtype] / 30 < result.residual < 30 * EPS[dtype]
-
-
-def test_two_threads_at_once():
-    """Solves from several threads give the same numbers, and leave BLAS's thread counts as they were."""
-    from threadpoolctl import threadpool_info, threadpool_limits
-
-    A, _ = problem(70, 1e4, batch=(12,), seed=1)
-    names = ("eigen", "coupled_newton", "auto")
-    expected = {method: solve(A, 4, method=method).x for method in names}
-    answers, errors = [], []
-
-    def work():
-        try:
-            for method in names:
-                answers.append((method, solve(A, 4, method=method).x))
-        except Exception as error:
-            errors.append(error)
-
-    with threadpool_limits(2, user_api="blas"):
-        before = [lib["num_threads"] for lib in threadpool_info()]
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
-        assert [lib["num_threads"] for lib in threadpool_info()] == before
-    assert not errors
-    assert len(answers) == 12
-    for method, x in answers:
-        assert (x == expected[method]).all()
-
-
-def test_any_thread_holds_blas_and_the_last_one_restores_it():
-    """threadpoolctl lets the thread that asked first set OpenBLAS, here the main one, and ignores the others."""
-    from threadpoolctl import threadpool_limits
-
-    from matroot.backends.cpu.blas import _libraries, one_blas_thread
-
-    counts = lambda: {read() for read in _libraries()[0].readers}  # noqa: E731
-    inside, leave = threading.Event(), threading.Event()
-    seen = []
-
-    def hold():
-        with one_blas_thread():
-            seen.append(counts())
-            inside.set()
-            leave.wait(60)
-
-    with threadpool_limits(2, user_api="blas"):
-        other = threading.Thread(target=hold)
-        other.start()
-        assert inside.wait(60)
-        with one_blas_thread():
-            leave.set()
-            other.join()
-            seen.append(counts())
-        assert seen == [{1}, {1}] and counts() == {2}
-
-
-def test_threads_are_restored_after_an_error():
-    from threadpoolctl import threadpool_info, threadpool_limits
-
-    A, _ = problem(70, 1e2, batch=(12,), seed=1)
-    A[7, 0, 1] += 1
-    with threadpool_limits(2, user_api="blas"):
-        before = [lib["num_threads"] for lib in threadpool_info()]
-        with pytest.raises(ValueError, match="not symmetric"):
-            solve(A[7], 2)
-        assert [lib["num_threads"] for lib in threadpool_info()] == before
-
-
-def test_number_of_threads_is_the_users(monkeypatch):
-    A, _ = problem(40, 1e2, batch=(20,), seed=2)
-    expected = solve(A, 2).x
-    for count in ("1", "3", "nonsense"):
-        monkeypatch.setenv("MATROOT_NUM_THREADS", count)
-        assert (solve(A, 2).x == expected).all()
