@@ -27,9 +27,7 @@ from matroot import (
 )
 from matroot._solve import solve_power
 from matroot.backends import backend_of
-from matroot.backends.cuda import graphs
 from matroot.backends.cuda.gpu import gpu
-from matroot.backends.cuda.limits import GPULimits
 
 try:
     import cupy
@@ -136,15 +134,6 @@ def test_float32_of_a_stack_of_layers(rule):
         w, Q = np.linalg.eigh(a + r * np.eye(256))
         assert distance(X, (Q * w**-0.25) @ Q.T) <= 1e-2
     assert (result.status.get() == 0).all()
-
-
-@pytest.fixture
-def backend(monkeypatch):
-    """The card's backend, nothing taken that the built-in limits do not take."""
-    found = backend_of(cupy.zeros(1))
-    monkeypatch.setattr(found, "limits", GPULimits())
-    yield found
-    graphs.forget()
 
 
 @on_a_card

@@ -9,7 +9,7 @@ from test_gpu_card import blind, no_waiting, on_a_card
 
 from matroot import Status, gallery, solve
 from matroot.backends import backend_of
-from matroot.backends.cuda import stacks
+from matroot.backends.cuda import graphs, stacks
 from matroot.backends.cuda.limits import GPULimits
 from matroot.cli import tune_gpu
 from matroot.methods import minimax_kernel as fused
@@ -20,6 +20,15 @@ try:
 except ImportError:
     cupy = None
 pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """The card's backend, nothing taken that the built-in limits do not take."""
+    found = backend_of(cupy.zeros(1))
+    monkeypatch.setattr(found, "limits", GPULimits())
+    yield found
+    graphs.forget()
 
 
 @on_a_card
