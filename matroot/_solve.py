@@ -40,7 +40,7 @@ from matroot.methods.tridiagonal import runs_here
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.fused import Fused, whole
 from matroot.pipeline.kernel import solve_fused, solve_kept
-from matroot.pipeline.lone import lone
+from matroot.pipeline.lone import alone
 from matroot.pipeline.retries import solve_chunk
 
 if TYPE_CHECKING:
@@ -186,10 +186,9 @@ def _solve(
         on_device = deferred("matroot.pipeline.device")  # with cupy's calls and kernels
         return on_device.solve_stack(values, replace(job, may_widen=job.may_widen and waits))
     batch, n = values.shape[:-2], values.shape[-1]
-    if fused is not None and not batch and kept is None and origin.library != "dlpack":  # whose plan is not kept
-        one = lone(fused)
-        if one is not None and (found := one.solve(values, origin)) is not None:
-            return found
+    one = alone(fused, values, origin) if kept is None else None
+    if one is not None and (found := one.solve(values.reshape(n, n), origin, batch)) is not None:
+        return found
     stack = values.reshape(math.prod(batch), n, n)
     out = Output.room(len(stack), n, job)
     if stack.size and fused is not None and kept is not None:
