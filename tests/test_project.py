@@ -140,6 +140,15 @@ def test_imports_point_down(module):
             assert not name.startswith("_") or name.startswith("__"), f"{module} imports the private {theirs}.{name}"
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_uses_no_private_attribute_of_another(module):
+    tree = ast.parse(MODULES[module].read_text())
+    theirs = {full.rpartition(".")[2] for full, name in imports(MODULES[module]) if full in MODULES and name is None}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in theirs:
+            assert not node.attr.startswith("_") or node.attr.startswith("__"), f"{module} uses {ast.unparse(node)}"
+
+
 def test_there_is_no_circle():
     graph = {m: {theirs for theirs, _ in imports(path) if theirs in MODULES} - {m} for m, path in MODULES.items()}
     graph = {m: {t for t in found if not m.startswith(f"{t}.")} for m, found in graph.items()}
