@@ -106,14 +106,6 @@ def test_the_statuses_of_a_decomposition(name):
                     assert as_numpy(solve(given[i], s=s, regularization=rule, rtol=rtol).status) == ours.status[i]
 
 
-def test_only_cuts_take_eigenvectors(monkeypatch):
-    monkeypatch.setattr(Eigen, "run", None)
-    A = gallery.spd(6, 20.0, batch=(3,), rng=0)[0].astype("float16")
-    assert solve(A, 4).converged.all()
-    with pytest.raises(TypeError):
-        solve(A, 4, regularization=Floor(0.1))
-
-
 def test_half_precision_is_computed_wider():
     import ml_dtypes
 
@@ -133,3 +125,11 @@ def test_the_residual_is_of_the_rounded_root():
         truth = np.linalg.norm(X @ X @ SPD - np.eye(3)) / 3**0.5
         assert np.isclose(result.residual, truth, rtol=1e-6)
         assert EPS[dtype] / 30 < result.residual < 30 * EPS[dtype]
+
+
+def test_only_cuts_take_eigenvectors(monkeypatch):
+    monkeypatch.setattr(Eigen, "run", None)
+    A = gallery.spd(6, 20.0, batch=(3,), rng=0)[0].astype("float16")
+    assert solve(A, 4).converged.all()
+    with pytest.raises(TypeError):
+        solve(A, 4, regularization=Floor(0.1))
