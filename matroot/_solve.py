@@ -32,6 +32,7 @@ from matroot.backends.arrays import (
 from matroot.backends.base import Backend
 from matroot.backends.cpu.kernels import lapack_seconds, spend
 from matroot.backends.holds import confined
+from matroot.backends.keywords import is_int, is_number
 from matroot.backends.loading import deferred
 from matroot.backends.profile import Limits, limits
 from matroot.methods.base import Array, Method, Problem
@@ -317,15 +318,13 @@ def check_accuracy(rtol: Any, max_iter: Any) -> None:
     """Raise if `rtol` is no share, or `max_iter` no positive int."""
     if rtol is not None and not (isinstance(rtol, int | float | np.floating) and 0 < rtol < 1):
         raise ValueError(f"rtol must be None or a number in (0, 1), got {rtol!r}")
-    if max_iter is not None and (
-        isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1
-    ):
+    if max_iter is not None and not (is_int(max_iter) and max_iter >= 1):
         raise ValueError(f"max_iter must be None or an int >= 1, got {max_iter!r}")
 
 
 def as_exponent(s: Any) -> Fraction | float:
     """Convert `s` to a Fraction if it is a ratio with a small denominator, else to a float."""
-    if isinstance(s, bool | np.bool_) or not isinstance(s, int | float | Fraction | np.integer | np.floating):
+    if not (isinstance(s, Fraction) or is_number(s)):
         raise TypeError(f"s must be an int, a Fraction or a float, got {s!r}")
     if isinstance(s, int | Fraction | np.integer):
         return s if isinstance(s, Fraction) else Fraction(int(s))

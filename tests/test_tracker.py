@@ -31,7 +31,7 @@ def test_regularizations(rule):
         assert result.ridge == pytest.approx(float(cold.ridge), rel=1e-3)
         assert result.cond == pytest.approx(float(cold.cond), rel=1e-2)
         assert result.lambda_max == pytest.approx(float(cold.lambda_max), rel=1e-6)
-    assert tracker.way == ("full" if rule.needs == "spectrum" else "first order")
+    assert tracker.way == ("full" if rule.changes_spectrum else "first order")
 
 
 def test_a_ridge_with_retries_ends():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from matroot.backends.cpu.cpu import CPU
+from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.hermitian import hermitian_product
 from matroot.methods.tridiagonal_report import SERVED
@@ -22,7 +23,7 @@ def raised(
     """
     one, two = halves.tolist()
     A = S.astype(np.result_type(S.dtype, np.float64)) * one * two
-    A.flat[:: len(A) + 1] += shift
+    add_to_diagonal(A, shift)
     with np.errstate(over="ignore", invalid="ignore"):
         X = power(A, solver.s.numerator) if X is None else product(power(A, solver.more), X)
     solver.compiled.written(X, out, factor)
