@@ -127,9 +127,14 @@ def automatic(case: Case) -> Method:
     serves = serves and _powers_fast(case)
     missed = serves and not runs_here()
     serves = serves and not missed
-    # Eight inverses side by side are the faster ones for about twice as long as a lone one is.
-    lone = tuned.cholesky_from if serves else min(tuned.cholesky_from, CHOLESKY_OVER_EIGEN)
-    if not case.cuts and problem.s == -1 and n >= lone * (2 if batch >= TOGETHER else 1):
+    # A reduction may be in single precision for spectra that need double precision for a factorization. Eight inverses
+    # side by side are the faster ones for about twice as long as a lone one is.
+    least = tuned.cholesky_from if serves else min(tuned.cholesky_from, CHOLESKY_OVER_EIGEN)
+    if batch >= TOGETHER:
+        least *= 2
+    elif serves and problem.rtol is not None:
+        least += least // 4
+    if not case.cuts and problem.s == -1 and n >= least:
         reason = f"n = {n}, p = 1 on the CPU: the inverse from a Cholesky factorization, 1 product"
         return named("minimax", reason)
     if serves:
