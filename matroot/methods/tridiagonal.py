@@ -27,6 +27,8 @@ LONG = 2e-4
 COPIES = 1 << 20
 #: What a solve costs, in products: the reduction is 4/3 n^3 flops and the way back 2 n^3.
 PRODUCTS = 2
+#: Stands for tridiagonal forms that nobody keeps.
+NO_FORMS = np.empty((0, 0))
 
 
 @dataclass(frozen=True, repr=False)
@@ -123,10 +125,11 @@ def roots(
     wide: bool = False,
     begun: Sequence[Reduced] | None = None,
     noise: float = 0.0,
+    kept: FloatArray | None = None,
 ) -> Report | CutReport:
     """`small_roots` in lanes, else `large_roots`; without a compiler, nothing is served."""
     if lanes:
-        return small_roots(stack, out, s, rule, rtol=rtol)
+        return small_roots(stack, out, s, rule, rtol=rtol, kept=kept)
     if compiled("matroot.backends.cpu.large.kernel") is None:  # not the lanes' kernel, which takes as long to compile
         return Report(*np.zeros((len(Report._fields), len(stack))))
     return large_roots(stack, out, s, rule, rtol=rtol, wide=wide, begun=begun, noise=noise)
@@ -149,6 +152,7 @@ def small_roots(
     rule: Coefficients = NONE,
     *,
     rtol: float | None = None,
+    kept: FloatArray | None = None,
 ) -> Report:
     """Compute A'^s for a stack of symmetric or Hermitian matrices, in float64; A' is A shifted by a rule.
 
@@ -163,6 +167,8 @@ def small_roots(
         Its `smallest` and `cuts` are not used together.
     rtol : float, optional
         Fewer poles are enough for it.
+    kept : array, optional
+        (B, `tridiagonal_derivative.form_numbers`), for the tridiagonal forms of real matrices.
 
     Returns
     -------
@@ -183,7 +189,8 @@ def small_roots(
 
     def solve(A: FloatArray, X: FloatArray, part: slice) -> None:
         exponent, numbers = (s.numerator, s.denominator), rule[:4]
-        roots(A, X, report[part], *exponent, *numbers, *poles, V, order, single, room(vectors))
+        forms = NO_FORMS if kept is None else kept[part]
+        roots(A, X, report[part], *exponent, *numbers, *poles, V, order, single, room(vectors), forms)
 
     by_groups(solve, stack, out, len(V))
     return Report._make(report.T)
