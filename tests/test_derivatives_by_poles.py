@@ -11,7 +11,7 @@ from matroot.autodiff.divided import first_differences
 from matroot.autodiff.forms import Power, evaluate
 from matroot.autodiff.spectral import Spectral
 from matroot.backends import cpu_backend
-from matroot.backends.cpu.derivative.poles import derivative_table
+from matroot.backends.cpu.derivative.poles import DOUBLE, SINGLE, derivative_table
 from matroot.backends.cpu.tridiagonal.poles import CLASSES
 from matroot.methods.tridiagonal_derivative import derivatives, lanes_are_faster, serves
 
@@ -36,7 +36,7 @@ def distance(X, Y):
 @pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize("s", EXPONENTS, ids=str)
 def test_poles_have_the_divided_differences(s, single):
-    poles, weights, counts = derivative_table(s, single)
+    poles, weights, counts = derivative_table(s, SINGLE if single else DOUBLE)
     for row in (0, 2, 9, CLASSES - 1):
         w = np.geomspace(0.25 / 4.0**row, 1, 40)
         b, c = poles[row, : counts[row]], weights[row, : counts[row]]
@@ -123,6 +123,19 @@ def test_what_is_not_served_is_decomposed(n):
         good = [0, 4]
         expected = in_eigenbasis(A[good], E[good], Fraction(-1, 2), Ridge(0.5), form == "adjoint", shift[good])
         assert distance(value[good], expected).max() <= 1e-12
+
+
+@pytest.mark.parametrize("gap", [1e-10, 1e-8, 1e-6, 1e-4])
+@pytest.mark.parametrize("n", [3, 9, 20, 70])
+def test_a_ridge_moves_with_the_larger_of_two_close_eigenvalues(n, gap):
+    """The eigenvector, and so the gradient, is known up to eps over the gap."""
+    Q = np.linalg.qr(np.random.default_rng(n).standard_normal((8, n, n)))[0]
+    w = np.r_[np.linspace(0.1, 0.5, n - 2), 1 - gap, 1.0]
+    A, E = (Q * w) @ Q.swapaxes(1, 2), np.random.default_rng(1).standard_normal((8, n, n))
+    for adjoint in (True, False):
+        expected = in_eigenbasis(A, E, Fraction(-1), Ridge(0.01), adjoint)
+        L, served = derivatives(A, E, Fraction(-1), Ridge(0.01), None, adjoint)
+        assert served.all() and distance(L, expected).max() <= 64 * EPS["float64"] / gap
 
 
 def test_a_retried_ridge_moves_as_it_was_raised():

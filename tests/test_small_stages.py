@@ -9,7 +9,7 @@ from numba import njit
 from table import EPS, distance, forward_bar, problem
 from test_small import EPS64, SIZES, eight
 
-from matroot import Status, solve
+from matroot import Ridge, Status, solve
 from matroot._regularization import Coefficients
 from matroot.backends.cpu.tridiagonal import (
     certificate,
@@ -19,6 +19,7 @@ from matroot.backends.cpu.tridiagonal import (
 )
 from matroot.backends.cpu.tridiagonal.memory import address
 from matroot.backends.cpu.tridiagonal.poles import gauss, poles
+from matroot.backends.cpu.tridiagonal.reduction import SETTLED
 from matroot.methods.tridiagonal import Tridiagonal, small_roots
 from matroot.methods.tridiagonal_report import pole_level
 
@@ -224,6 +225,25 @@ def fourth_root(A):
     with mpmath.workdps(30):
         w, Q = mpmath.eigsy(mpmath.matrix(A.tolist()))
         return np.array((Q * mpmath.diag([x ** mpmath.mpf(-0.25) for x in w]) * Q.T).tolist(), dtype=float)
+
+
+@pytest.mark.parametrize("gap", [1e-10, 1e-8, 1e-7, 1e-6, 1e-5])
+@pytest.mark.parametrize("n", [3, 9, 40])
+def test_extreme_eigenvalues_beside_others(n, gap):
+    """Two close ones look like one at a distance; a ridge is relative to the larger one, not to their mean.
+
+    The error is below the length of the last step.
+    """
+    Q = np.linalg.qr(np.random.default_rng(n).standard_normal((8, n, n)))[0]
+    w = np.concatenate([[0.01, 0.01 * (1 + gap)], np.linspace(0.1, 0.5, n - 3), [1 - gap, 1.0]])[-n:]
+    A = (Q * w) @ Q.swapaxes(1, 2)
+    A = (A + A.swapaxes(1, 2)) / 2
+    exact = np.linalg.eigvalsh(A)
+    for lanes in (True, False):
+        found = solve(A, 2, regularization=Ridge(0.01), method=Tridiagonal(lanes=lanes))
+        assert abs(found.ridge / (0.01 * exact[:, -1]) - 1).max() <= SETTLED
+        lowest = found.lambda_min - found.ridge
+        assert (abs(lowest - exact[:, 0]) <= SETTLED * exact[:, 0] + 8 * n * EPS64).all()
 
 
 @pytest.mark.parametrize("n", [20, 64, 129, 256])

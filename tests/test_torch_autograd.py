@@ -207,6 +207,35 @@ def test_a_large_matrix_is_reduced_once(rule, monkeypatch):
     np.testing.assert_array_equal(forward[0], moved)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_batch_in_lanes_is_reduced_once(dtype, monkeypatch):
+    random = np.random.default_rng(5)
+    G = torch.from_numpy(random.standard_normal((3, 4, 30, 60))).to(dtype)
+    a, g = hermitian(G @ G.mT).requires_grad_(), torch.from_numpy(random.standard_normal(a_shape := (3, 4, 30, 30)))
+    root = matroot.inv_sqrtm(a)
+    monkeypatch.setattr("matroot.methods.tridiagonal_derivative.room", None)  # asked before a reduction
+    (found,) = torch.autograd.grad(root, a, g.to(dtype), retain_graph=True)
+    power = Power(Fraction(-1, 2), None, "pos", "float64")
+    monkeypatch.undo()
+    flat = [x.detach().double().reshape(12, 30, 30).numpy() for x in (a, g)]
+    expected = evaluate("adjoint", power, flat[0], (flat[1],))[0].reshape(a_shape)
+    torch.testing.assert_close(found, torch.from_numpy(expected).to(dtype))
+
+
+def test_forward_over_reverse_without_torch_func():
+    """Gradients carry tangents although gradients are recorded no more."""
+    random = np.random.default_rng(2)
+    a, e = tensor(np.linspace(1, 3, 5)), torch.from_numpy(random.standard_normal((5, 5)))
+    weights = torch.from_numpy(random.standard_normal((5, 5)))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(a.detach().requires_grad_(), e)
+        (gradient,) = torch.autograd.grad((weights * matroot.inv_sqrtm(dual)).sum(), dual)
+        found = torch.autograd.forward_ad.unpack_dual(gradient).tangent
+    (g,) = torch.autograd.grad((weights * matroot.inv_sqrtm(a)).sum(), a, create_graph=True)
+    (expected,) = torch.autograd.grad((g * e).sum(), a)
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_backward_pass_frees_what_was_kept(monkeypatch):
     kept = []
     monkeypatch.setattr(kernel, "room_of", lambda B, n: kept.append(room := room_of(B, n)) or room)

@@ -62,6 +62,9 @@ def solve(a: Tensor, power: Power, compute: Callable[..., RootResult[Tensor]], j
 
 def recorded(a: Tensor, call: Call) -> Any:
     """Return the result of a call, with a field that torch can differentiate in `a`."""
+    if not torch._C._are_functorch_transforms_active():
+        x = Eager.apply(a, call)
+        return replace(call.result, **{call.x: x})
     x, *facts, _ = Root.apply(a, call)
     given: dict[str, Any] = {
         name: None if getattr(call.result, name) is None else x for name, x in zip(call.facts, facts, strict=True)
@@ -89,8 +92,25 @@ def _constant(value: Any) -> Tensor:
     return value if isinstance(value, torch.Tensor) else torch.as_tensor(value, device="cpu")
 
 
+def _remember(ctx: Any, power: Power, a: Tensor, usable: Tensor, facts: dict[str, Tensor], kept: Tensor | None) -> None:
+    """Keep what a derivative needs: the ridge is NaN where there is no root."""
+    if power.assume_a == "any":
+        ridge = torch.zeros(usable.shape, dtype=torch.float64, device=usable.device)
+        if power.s < 1:
+            usable = usable & (facts["rank"] == min(a.shape[-2:]))
+    else:
+        ridge = facts["ridge"]
+    ridge = torch.where(usable, ridge, torch.nan)
+    ctx.power = power
+    ctx.save_for_backward(a, ridge, kept)
+    ctx.save_for_forward(a, ridge, kept)
+
+
 class Root(torch.autograd.Function):  # type: ignore[misc]
-    """The power of `a`, the facts of its result, and what is kept for derivatives; only the power is differentiable."""
+    """The power of `a`, the facts of its result, and what is kept for derivatives; only the power is differentiable.
+
+    Transforms of torch.func see the facts because they are outputs.
+    """
 
     @staticmethod
     def forward(a: Tensor, call: Call) -> tuple[Tensor, ...]:
@@ -102,19 +122,11 @@ class Root(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         a, call = inputs
+        ctx.constants = len(output) - 1
+        ctx.mark_non_differentiable(*output[1:])
         facts = dict(zip(call.facts, output[1:-1], strict=True))
         usable = sum(facts["status"] == int(status) for status in USABLE) > 0
-        if call.power.assume_a == "any":
-            ridge = torch.zeros(usable.shape, dtype=torch.float64, device=usable.device)
-            if call.power.s < 1:
-                usable = usable & (facts["rank"] == min(a.shape[-2:]))
-        else:
-            ridge = facts["ridge"]
-        ridge = torch.where(usable, ridge, torch.nan)
-        ctx.power, ctx.constants = call.power, len(output) - 1
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(a, ridge, output[-1])
-        ctx.save_for_forward(a, ridge, output[-1])
+        _remember(ctx, call.power, a, usable, facts, output[-1])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, *facts: Tensor) -> tuple[Any, ...]:
@@ -130,6 +142,34 @@ class Root(torch.autograd.Function):  # type: ignore[misc]
     def vmap(info: Any, in_dims: Any, a: Tensor, call: Call) -> tuple[Any, ...]:
         out = Root.apply(a.movedim(in_dims[0], 0), call)
         return out, tuple(None if x.shape == (0,) else 0 for x in out)
+
+
+class Eager(torch.autograd.Function):  # type: ignore[misc]
+    """`Root` without transforms of torch.func, which its other outputs are for: these take a while."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, call: Call) -> Tensor:
+        result = call.result = call.compute(a.detach())
+        usable = torch.isin(result.status, torch.tensor(USABLE, device=result.status.device))
+        _remember(ctx, call.power, a, usable, vars(result), _constant(call.kept[0]) if call.kept else None)
+        return getattr(result, call.x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        a, ridge, kept = ctx.saved_tensors
+        return _form("adjoint", ctx.power, a, ridge, g, None, kept), None
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor, call: None) -> Tensor:
+        a, ridge, kept = ctx.saved_tensors
+        return Form.apply("derivative", ctx.power, a, ridge, da, None, kept)
+
+
+def _form(*arguments: Any) -> Tensor:
+    """Return `Form.apply`, or only its value where nothing can differentiate that."""
+    level = torch.autograd.forward_ad._current_level
+    plain = not (torch.is_grad_enabled() or level >= 0 or torch._C._are_functorch_transforms_active())
+    return Form.forward(*arguments) if plain else Form.apply(*arguments)
 
 
 class Form(torch.autograd.Function):  # type: ignore[misc]
@@ -153,7 +193,7 @@ class Form(torch.autograd.Function):  # type: ignore[misc]
         stack = values.reshape(-1, *size)
         form_of_a = None
         if kept is not None and kept.numel():
-            form_of_a = take(kept.detach())[0].reshape(len(stack), *kept.shape[-2:])
+            form_of_a = take(kept.detach())[0].reshape(len(stack), *kept.shape[a.dim() - 2 :])
         with backend_of(values).here(origin):
             out, _ = evaluate(
                 form,

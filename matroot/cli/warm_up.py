@@ -60,6 +60,7 @@ def _tasks() -> Iterator[Callable[[], Any]]:
         yield partial(solve, large.astype(single), 4, rtol=1e-3, regularization=1e-2)
     yield partial(solve, general, 6, assume_a="gen")
     yield partial(solve, general.astype(np.complex128), 6, assume_a="gen")
+    yield partial(frechet_derivative, np.eye(4), np.eye(4), 2)
     for n in (20, 70):
         for kind in (np.float32, np.float64):
             A = np.diag(np.arange(1.0, n + 1)).astype(kind)

@@ -42,6 +42,8 @@ LARGEST_POWER = 16
 KEPT = 1 << 13
 #: What a solve costs, in products: the reduction is 4/3 n^3 flops and the way back 2 n^3.
 PRODUCTS = 2
+#: Stands for tridiagonal forms that nobody keeps.
+NO_FORMS = np.empty((0, 0))
 
 _kept = local()
 
@@ -144,10 +146,11 @@ def roots(
     wide: bool = False,
     begun: Sequence[Reduced] | None = None,
     noise: float = 0.0,
+    kept: FloatArray | None = None,
 ) -> Report | CutReport:
     """`small_roots` in lanes, else `large_roots`; without a compiler, nothing is served."""
     if lanes:
-        return small_roots(stack, out, s, rule, rtol=rtol, noise=noise)
+        return small_roots(stack, out, s, rule, rtol=rtol, noise=noise, kept=kept)
     if compiled("matroot.backends.cpu.large.kernel") is None:  # not the lanes' kernel, which takes as long to compile
         return Report(*np.zeros((len(Report._fields), len(stack))))
     return large_roots(stack, out, s, rule, rtol=rtol, wide=wide, begun=begun, noise=noise)
@@ -171,6 +174,7 @@ def small_roots(
     *,
     rtol: float | None = None,
     noise: float = 0.0,
+    kept: FloatArray | None = None,
 ) -> Report:
     """Compute A'^s for a stack of symmetric or Hermitian matrices, in float64; A' is A shifted by a rule.
 
@@ -187,6 +191,8 @@ def small_roots(
         Fewer poles are enough for it.
     noise : float
         For s > 0, and without a rule: the share of lambda_max up to which a negative eigenvalue is one of rounding.
+    kept : array, optional
+        (B, `tridiagonal_derivative.form_numbers`), for the tridiagonal forms of real matrices.
 
     Returns
     -------
@@ -208,7 +214,8 @@ def small_roots(
 
     def solve(A: FloatArray, X: FloatArray, part: slice) -> None:
         exponent, numbers = (s.numerator, s.denominator), rule[:4]
-        roots(A, X, report[part], *exponent, *numbers, zero, *poles, V, order, single, work_space(vectors))
+        forms = NO_FORMS if kept is None else kept[part]
+        roots(A, X, report[part], *exponent, *numbers, zero, *poles, V, order, single, work_space(vectors), forms)
 
     by_groups(solve, stack, out, len(V))
     return Report._make(report.T)

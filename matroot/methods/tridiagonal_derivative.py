@@ -20,20 +20,21 @@ import numpy as np
 from matroot._regularization import Regularization, Ridge
 from matroot.backends.cpu.blas import held_in_its_thread, one_blas_thread
 from matroot.backends.cpu.cpu import in_threads, threads
-from matroot.backends.cpu.derivative.poles import derivative_table
+from matroot.backends.cpu.derivative.poles import DOUBLE, ROUNDED, SINGLE, derivative_table
 from matroot.backends.cpu.kernels import in_use
 from matroot.backends.linalg import hermitian_part
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array
-from matroot.methods.tridiagonal import compiled, room
-from matroot.methods.tridiagonal_large import form_in, panel_width, readable, room_of
+from matroot.methods.tridiagonal import compiled, room, tasks
+from matroot.methods.tridiagonal_large import form_in, readable, room_of
 from matroot.methods.tridiagonal_report import LANES, root_of
 
 #: Up to this n the arithmetic is in float64 whatever the direction has.
 WIDENED = 16
-#: How many matrices LAPACK's way serves while lanes serve their eight; above the last n, lanes do not pay.
-SIZES = (32, 64, 96, 128)
-WORTH = (2.8, 3.5, 4.7, 6.6)
+#: How many matrices LAPACK's way reduces while lanes reduce their eight, as measured on one thread of an AMD EPYC of
+#: family 26; up to the first n lanes always pay, and above the last there are none, as for roots.
+SIZES = (64, 96, 128, 192, 256, 384, 512)
+WORTH = (1.4, 1.5, 2.0, 2.7, 2.9, 4.3, 4.9)
 
 
 def serves(s: Fraction | float, rule: Regularization | None, A: Array, E: Array) -> bool:
@@ -64,7 +65,8 @@ def derivatives(
         The shift that was used; that of the rule where it is negative, and without it.
     adjoint : bool
     kept : array, optional
-        The tridiagonal forms of A, in the room of `tridiagonal_large.room_of`.
+        The tridiagonal forms of A: of lanes (B, `form_numbers`), or of LAPACK in the room of
+        `tridiagonal_large.room_of`.
 
     Returns
     -------
@@ -78,14 +80,20 @@ def derivatives(
     single = max(A.dtype.itemsize, E.dtype.itemsize) <= 4 and A.dtype.kind == E.dtype.kind == "f"
     out, served = np.empty(A.shape, np.float32 if single else np.float64), np.zeros(B, bool)
     given = np.full(B, -1.0) if ridge is None else np.array(ridge, np.float64)
-    asked = Asked(s, rule, adjoint, np.dtype(np.float32 if single and n > WIDENED else np.float64))
-    groups = kept is None and lanes_are_faster(B, n)
-    one = small(asked, A, E, given, out, served) if groups else large(asked, A, E, given, out, served, kept)
+    asked = Asked(s, rule, adjoint, np.dtype(np.float32 if single and n > WIDENED else np.float64), single)
+    groups = lanes_are_faster(B, n) if kept is None else kept.ndim == 2
+    whole = n <= WIDENED
+    one = (tiny if whole else small if groups else large)(asked, A, E, given, out, served, kept)
     if one is None:
         return out, served
     size = LANES * max(1, -(-B // (LANES * threads()))) if groups else -(-B // (4 * threads()))
-    with one_blas_thread(), np.errstate(all="ignore"):
-        in_threads(held_in_its_thread(one), [slice(i, min(i + size, B)) for i in range(0, B, size)])
+    slices = tasks(B, n, threads(), False) if whole else [slice(i, min(i + size, B)) for i in range(0, B, size)]
+    with np.errstate(all="ignore"):
+        if whole or groups or kept is not None:  # without LAPACK
+            in_threads(one, slices)
+        else:
+            with one_blas_thread():
+                in_threads(held_in_its_thread(one), slices)
     return out, served & ~np.isnan(given)
 
 
@@ -95,7 +103,10 @@ class Asked(NamedTuple):
     s: Fraction
     rule: Ridge | None
     adjoint: bool
+    #: of the arithmetic
     dtype: np.dtype[Any]
+    #: results are in float32
+    single: bool
 
     @property
     def ridge(self) -> tuple[float, float]:
@@ -104,29 +115,63 @@ class Asked(NamedTuple):
 
     def table(self) -> tuple[Array, Array, Array]:
         """Return the poles for every class of condition numbers."""
-        return derivative_table(self.s, self.dtype == np.float32)
+        rounded = ROUNDED if self.single else DOUBLE
+        return derivative_table(self.s, SINGLE if self.dtype == np.float32 else rounded)
 
 
-def small(asked: Asked, A: Array, E: Array, ridge: Array, out: Array, served: Array) -> Callable[[slice], None] | None:
-    """Return the work on a part of a stack of small matrices, eight at a time; None if numba cannot compile."""
+def form_numbers(n: int) -> int:
+    """Return how many numbers lanes keep of a matrix of order n."""
+    found: int = deferred("matroot.backends.cpu.tridiagonal.layout").form_numbers(n)
+    return found
+
+
+def tiny(
+    asked: Asked, A: Array, E: Array, ridge: Array, out: Array, served: Array, kept: Array | None
+) -> Callable[[slice], None] | None:
+    """Return the work on a part of a stack that lanes do whole; None if numba cannot compile."""
+    kernel = compiled("matroot.backends.cpu.derivative.lanes")
+    if kernel is None:
+        return None
+    table, s, n = asked.table(), asked.s, A.shape[-1]
+    vectors = kernel.vectors(n, table[0].shape[1] + 1)
+
+    def work(part: slice) -> None:
+        stack, G = (np.ascontiguousarray(M[part], np.float64) for M in (A, E))
+        direct = out.dtype == np.float64
+        L = out[part] if direct else np.empty(stack.shape)
+        exponent = s.numerator, s.denominator
+        kernel.derived(
+            stack, G, L, served[part], *exponent, asked.ridge, ridge[part], asked.adjoint, *table, room(vectors)
+        )
+        if not direct:
+            out[part] = L
+
+    return work
+
+
+def small(
+    asked: Asked, A: Array, E: Array, ridge: Array, out: Array, served: Array, kept: Array | None
+) -> Callable[[slice], None] | None:
+    """Return the work on a part of a stack that lanes reduce, or have reduced; None if numba cannot compile."""
     names = ("matroot.backends.cpu.derivative.reduction", "matroot.backends.cpu.derivative.kernel")
     reduction, kernel = (compiled(name) for name in names)
     if reduction is None or kernel is None:
         return None
     (_, absolute), table, s, n = asked.ridge, asked.table(), asked.s, A.shape[-1]
-    blas, power = routines(asked.dtype), (s - 1).numerator
+    power = s.numerator, s.denominator
 
     def work(part: slice) -> None:
-        space = room(reduction.vectors(n))
-        H, D, T, facts = np.empty((LANES, n, n)), np.empty((LANES, n)), np.empty((LANES, n)), np.empty((LANES, 6))
-        for i in range(part.start, part.stop, LANES):
-            rows = slice(i, min(i + LANES, part.stop))
-            stack = np.ascontiguousarray(A[rows], np.float64)
-            reduction.reduced(stack, power, s.denominator, absolute, space, H, D, T, facts)
-            L = out[rows] if out.dtype == asked.dtype else np.empty(stack.shape, asked.dtype)
+        own, space = (np.empty((LANES, form_numbers(n))), room(reduction.vectors(n))) if kept is None else (None, None)
+        step = LANES if kept is None else max(1, part.stop - part.start)
+        for i in range(part.start, part.stop, step):
+            rows = slice(i, min(i + step, part.stop))
+            forms = own if kept is None else kept[rows]
+            if kept is None:
+                reduction.reduced(np.ascontiguousarray(A[rows], np.float64), absolute, space, forms)
+            L = out[rows] if out.dtype == asked.dtype else np.empty((rows.stop - i, n, n), asked.dtype)
             kernel.applied(
-                *(blas, H, D, T, facts, *ready(E[rows], asked.dtype), L, served[rows]),
-                *(float(s), asked.ridge, ridge[rows], asked.adjoint, table),
+                *(forms, *ready(E[rows], asked.dtype), L, served[rows]),
+                *(power, asked.ridge, ridge[rows], asked.adjoint, table),
             )
             if out.dtype != asked.dtype:
                 out[rows] = L
@@ -143,7 +188,7 @@ def large(
     if reduction is None or kernel is None:
         return None
     (_, absolute), table, s, n = asked.ridge, asked.table(), asked.s, A.shape[-1]
-    blas, double, width = routines(asked.dtype), routines(np.float64), panel_width(n)
+    double = deferred("matroot.backends.cpu.large.blas").routines("d")
 
     def reduce(S: Array, form: Any, halves: Array) -> bool:
         S = S if readable(S) else np.array(S, np.float64, order="C")
@@ -162,20 +207,14 @@ def large(
             exponent = -sum(math.frexp(half)[1] - 1 for half in halves)
             L = out[i] if out.dtype == asked.dtype else np.empty((n, n), asked.dtype)
             served[i] = kernel.applied(
-                *(blas, reflectors, d, e, tau, low, high, halves, root_of(exponent, s - 1)),
+                *(reflectors, d, e, tau, low, high, halves, root_of(exponent, s - 1)),
                 *(*ready(E[i], asked.dtype), L, space),
-                *(float(s), asked.ridge, float(ridge[i]), asked.adjoint, table, width),
+                *(float(s), asked.ridge, float(ridge[i]), asked.adjoint, table),
             )
             if out.dtype != asked.dtype:
                 out[i] = L
 
     return work
-
-
-def routines(dtype: Any) -> Array:
-    """Return the addresses of BLAS for a precision, as the kernels take them."""
-    found: Array = deferred("matroot.backends.cpu.large.blas").routines("s" if dtype == np.float32 else "d")
-    return found
 
 
 def ready(E: Array, dtype: Any) -> tuple[Array, Array]:

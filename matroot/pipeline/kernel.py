@@ -14,11 +14,12 @@ from matroot.backends.arrays import HALVES, round_to
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.backends.linalg import hermitian_part
 from matroot.methods import conditioning
+from matroot.methods.base import Method
 from matroot.methods.conditioning import PROBES
 from matroot.methods.eigen import Eigen
-from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, first_half, roots
+from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, first_half, kernel, roots
 from matroot.methods.tridiagonal_cut import cut_roots, cuts_in_lanes, serves_cuts
-from matroot.methods.tridiagonal_derivative import serves
+from matroot.methods.tridiagonal_derivative import WIDENED, form_numbers, serves
 from matroot.methods.tridiagonal_large import ROUNDING, Reduced, room_of
 from matroot.methods.tridiagonal_report import CUT, IN_SINGLE, NEGATIVE, SERVED, CutReport, Report, further_products
 from matroot.pipeline.call import Output
@@ -63,15 +64,27 @@ def in_halves(stack: Array, fused: Fused) -> bool:
 
 def solve_kept(stack: Array, fused: Fused, out: Output) -> Array | None:
     """Do `solve_fused`, and return the tridiagonal forms that `derivatives` takes; None if it would not use them."""
-    job, kept, begun = fused.job, None, None
-    if in_halves(stack, fused) and serves(job.problem.s, job.rule, stack, stack):
-        kept = room_of(len(stack), fused.n)
+    job, begun, n = fused.job, None, fused.n
+    halves = in_halves(stack, fused)
+    if not serves(job.problem.s, job.rule, stack, stack) or not (halves or keeps_lanes(stack, job.method)):
+        solve_fused(stack, fused, out)
+        return None
+    kept = room_of(len(stack), n) if halves else np.empty((len(stack), form_numbers(n)))
+    if halves:
         begun = first_half(stack, job.problem.rational, fused.rule, kept)
-    solve_fused(stack, fused, out, begun)
-    return None if begun is None else kept
+    solve_fused(stack, fused, out, begun, None if halves else kept)
+    return None if halves and begun is None else kept
 
 
-def solve_fused(stack: Array, fused: Fused, out: Output, begun: list[Reduced] | None = None) -> None:
+def keeps_lanes(stack: Array, method: Method) -> bool:
+    """Return True if lanes solve a stack and leave tridiagonal forms that save a derivative more than they cost."""
+    found = isinstance(method, Tridiagonal) and stack.shape[-1] > WIDENED and method.in_lanes(stack)
+    return found and kernel() is not None
+
+
+def solve_fused(
+    stack: Array, fused: Fused, out: Output, begun: list[Reduced] | None = None, kept: Array | None = None
+) -> None:
     """Solve the stack (B, n, n) and fill `out`; matrices that the kernels do not serve go to `Eigen`."""
     job, s = fused.job, fused.job.problem.rational
     half = job.origin.dtype_name in HALVES
@@ -79,7 +92,8 @@ def solve_fused(stack: Array, fused: Fused, out: Output, begun: list[Reduced] | 
         stack = stack.astype(job.out_dtype, copy=False)
     lanes = begun is None and isinstance(job.method, Tridiagonal) and job.method.in_lanes(stack)
     rtol, noise = job.problem.rtol, fused.noise
-    report = roots(stack, out.x, s, fused.rule, lanes=lanes, rtol=rtol, wide=job.fixed, begun=begun, noise=noise)
+    options: dict[str, Any] = {"rtol": rtol, "wide": job.fixed, "begun": begun, "noise": noise, "kept": kept}
+    report = roots(stack, out.x, s, fused.rule, lanes=lanes, **options)
     note_single(report, out)
     if fused.noise:
         solve_semidefinite(stack, report, fused, out.x)

@@ -16,7 +16,7 @@ from matroot._result import RootResult
 from matroot.backends.arrays import HALVES, Origin
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
-from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, compiled, constants, kernel, work_space
+from matroot.methods.tridiagonal import NO_FORMS, PRODUCTS, Tridiagonal, compiled, constants, kernel, work_space
 from matroot.methods.tridiagonal_large import Reduced, Solver
 from matroot.methods.tridiagonal_report import (
     IN_SINGLE,
@@ -58,7 +58,7 @@ class Lone:
         ready = a.dtype == np.float64 and flags.c_contiguous and flags.aligned
         A = a[None] if ready else np.array(a, np.float64, order="C", ndmin=3)
         X, report = np.empty((1, n, n)), np.empty((1, 7))
-        run(A, X, report, *self.arguments, work_space(self.vectors))
+        run(A, X, report, *self.arguments, work_space(self.vectors), NO_FORMS)
         facts = report[0]
         numbers = facts.tolist()
         sure = self.fused.sure(*numbers)

@@ -15,17 +15,17 @@ from matroot.backends.cpu.tridiagonal.stage import stage
 
 
 @stage()
-def pivots(d, e, shift, b, w, K, q, r, scaled, high):
-    """Fill q, r and scaled = w r (n x K, flat) in their precision; `high` is work space for K numbers."""
+def pivots(d, e, shift, b, w, count, K, q, r, scaled, high):
+    """Fill q, r and scaled = w r (n x K, flat, of which `count` columns) in their precision; `high` is work space."""
     n = d.size
-    for k in range(K):
+    for k in range(count):
         x = 1.0 / (d[n - 1] + shift + b[k])
         high[k] = x
         q[(n - 1) * K + k] = 0.0
         r[(n - 1) * K + k] = x
         scaled[(n - 1) * K + k] = w[k] * x
     for j in range(n - 2, -1, -1):
-        for k in range(K):
+        for k in range(count):
             p = -e[j] * high[k]
             x = 1.0 / (e[j] * p + (d[j] + shift + b[k]))
             high[k] = x
@@ -35,34 +35,48 @@ def pivots(d, e, shift, b, w, K, q, r, scaled, high):
 
 
 def _sweeps(take):
-    """Return the two solves of a block of columns, as wide as `take` is."""
+    """Return the two solves of a block of columns, as wide as `take` is, with the poles k and k + 1."""
 
     @stage()
-    def left(G, Y, c, step, n, q, r, k, K):
-        """Y = R G in the columns from c on."""
-        v = take(G, (n - 1) * step + c)
-        keep(Y, (n - 1) * step + c, v)
+    def left(G, X, Y, c, step, n, q, r, k, K):
+        """X = R_k G and Y = R_{k+1} G in the columns from c on."""
+        x = take(G, (n - 1) * step + c)
+        y = x
+        keep(X, (n - 1) * step + c, x)
+        keep(Y, (n - 1) * step + c, y)
         for j in range(n - 2, -1, -1):
-            v = plus_multiple(take(G, j * step + c), q[j * K + k], v)
-            keep(Y, j * step + c, v)
-        v = multiple(r[k], v)
-        keep(Y, c, v)
+            g = take(G, j * step + c)
+            x = plus_multiple(g, q[j * K + k], x)
+            y = plus_multiple(g, q[j * K + k + 1], y)
+            keep(X, j * step + c, x)
+            keep(Y, j * step + c, y)
+        x, y = multiple(r[k], x), multiple(r[k + 1], y)
+        keep(X, c, x)
+        keep(Y, c, y)
         for j in range(1, n):
-            v = plus_multiple(multiple(r[j * K + k], take(Y, j * step + c)), q[(j - 1) * K + k], v)
-            keep(Y, j * step + c, v)
+            x = plus_multiple(multiple(r[j * K + k], take(X, j * step + c)), q[(j - 1) * K + k], x)
+            y = plus_multiple(multiple(r[j * K + k + 1], take(Y, j * step + c)), q[(j - 1) * K + k + 1], y)
+            keep(X, j * step + c, x)
+            keep(Y, j * step + c, y)
 
     @stage()
-    def right(Y, Z, c, step, n, m, q, r, k, K):
-        """Z += R Y in the columns from c on, and the first m rows; Y is overwritten."""
-        v = take(Y, (n - 1) * step + c)
-        for j in range(n - 2, -1, -1):
-            v = plus_multiple(take(Y, j * step + c), q[j * K + k], v)
-            keep(Y, j * step + c, v)
-        v = multiple(r[k], v)
-        keep(Z, c, take(Z, c) + v)
+    def right(X, Y, Z, c, step, n, m, q, r, k, K):
+        """Z += R_k X + R_{k+1} Y in the columns from c on, and the first m rows; X and Y are overwritten."""
+        x, y = take(X, (n - 1) * step + c), take(Y, (n - 1) * step + c)
+        for j in range(n - 2, m - 1, -1):
+            x = plus_multiple(take(X, j * step + c), q[j * K + k], x)
+            y = plus_multiple(take(Y, j * step + c), q[j * K + k + 1], y)
+        for j in range(min(n - 2, m - 1), -1, -1):
+            x = plus_multiple(take(X, j * step + c), q[j * K + k], x)
+            y = plus_multiple(take(Y, j * step + c), q[j * K + k + 1], y)
+            keep(X, j * step + c, x)
+            keep(Y, j * step + c, y)
+        x, y = multiple(r[k], x), multiple(r[k + 1], y)
+        keep(Z, c, take(Z, c) + x + y)
         for j in range(1, m):
-            v = plus_multiple(multiple(r[j * K + k], take(Y, j * step + c)), q[(j - 1) * K + k], v)
-            keep(Z, j * step + c, take(Z, j * step + c) + v)
+            x = plus_multiple(multiple(r[j * K + k], take(X, j * step + c)), q[(j - 1) * K + k], x)
+            y = plus_multiple(multiple(r[j * K + k + 1], take(Y, j * step + c)), q[(j - 1) * K + k + 1], y)
+            keep(Z, j * step + c, take(Z, j * step + c) + x + y)
 
     return left, right
 
@@ -72,28 +86,32 @@ left_four, right_four = _sweeps(take_four)
 
 
 @stage()
-def add_poles(G, Z, X, Y, step, n, wide, half, q, r, scaled, K):
-    """Z += sum over k of w_k R_k G R_k; if `half`, its upper triangle at least, and G is symmetric.
+def add_poles(G, Z, W, step, n, wide, q, r, scaled, K, count):
+    """Z += sum over k < count of w_k R_k G R_k for a symmetric G: its upper triangle at least; count is even.
 
-    Matrices are flat, with rows `step` numbers apart, and 0 from n on to whole registers of `wide` numbers; X and Y
-    are work space.
+    Matrices are flat, with rows `step` numbers apart, and 0 from n on to whole registers of `wide` numbers; W is work
+    space for three of them.
     """
     width = -(-n // wide) * wide
-    for k in range(K):
+    X, Y, V = W[0], W[1], W[2]
+    for k in range(0, count, 2):
         c = 0
         while c + 4 * wide <= width:
-            left_four(G, X, c, step, n, q, r, k, K)
+            left_four(G, X, Y, c, step, n, q, r, k, K)
             c += 4 * wide
         while c < width:
-            left_one(G, X, c, step, n, q, r, k, K)
+            left_one(G, X, Y, c, step, n, q, r, k, K)
             c += wide
         for i in range(0, width, wide):
             for j in range(0, width, wide):
-                turn(X, i * step + j, step, Y, j * step + i, step)
+                turn(X, i * step + j, step, V, j * step + i, step)
+        for i in range(0, width, wide):
+            for j in range(0, width, wide):
+                turn(Y, i * step + j, step, X, j * step + i, step)
         c = 0
         while c + 4 * wide <= width:
-            right_four(Y, Z, c, step, n, min(n, c + 4 * wide) if half else n, q, scaled, k, K)
+            right_four(V, X, Z, c, step, n, min(n, c + 4 * wide), q, scaled, k, K)
             c += 4 * wide
         while c < width:
-            right_one(Y, Z, c, step, n, min(n, c + wide) if half else n, q, scaled, k, K)
+            right_one(V, X, Z, c, step, n, min(n, c + wide), q, scaled, k, K)
             c += wide

@@ -14,8 +14,9 @@ from matroot.backends.loading import deferred
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 IntArray = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
-#: Relative accuracy of the sum of poles for the power, by the precision; its derivative loses a factor of up to 200.
-ACCURACY = {np.float64: 1e-18, np.float32: 3e-10}
+#: Relative accuracies of the sum of poles for the power; its derivative loses a factor of up to 200. For arithmetic in
+#: float64, for results in float32 of it, and for arithmetic in float32.
+DOUBLE, ROUNDED, SINGLE = 2.5e-19, 3e-12, 3e-10
 
 
 def elliptic(kappa: float, target: float) -> tuple[FloatArray, FloatArray]:
@@ -49,11 +50,10 @@ def elliptic(kappa: float, target: float) -> tuple[FloatArray, FloatArray]:
 
 
 @lru_cache(maxsize=64)
-def derivative_table(s: Fraction, single: bool) -> tuple[FloatArray, FloatArray, IntArray]:
+def derivative_table(s: Fraction, accuracy: float) -> tuple[FloatArray, FloatArray, IntArray]:
     """Return b, c (CLASSES, K) and the number of poles (CLASSES,) for the classes of `in_classes`; -1 <= s < 1."""
-    accuracy = ACCURACY[np.float32 if single else np.float64]
     if abs(s) == Fraction(1, 2):
-        rules = [elliptic(4.0 ** (j + 1), accuracy / 4) for j in range(CLASSES)]
+        rules = [elliptic(4.0 ** (j + 1), accuracy) for j in range(CLASSES)]
         counts = np.array([len(b) for b, _ in rules])
         b, w = np.ones((CLASSES, counts.max())), np.zeros((CLASSES, counts.max()))
         for j, rule in enumerate(rules):

@@ -30,7 +30,7 @@ PARTS = {
 KINDS = {part: kind for (kind, _), part in PARTS.items()}
 
 
-def _places(context: Any, builder: Any, kind: Any, array: Any, k: Any) -> Any:
+def places(context: Any, builder: Any, kind: Any, array: Any, k: Any) -> Any:
     """Address of the k-th number of an array."""
     return builder.gep(context.make_array(kind)(context, builder, array).data, [k])
 
@@ -45,7 +45,7 @@ def _take(count: int) -> Any:
         part = PARTS[array.dtype, count]
 
         def codegen(context, builder, sig, args):
-            place = _places(context, builder, sig.args[0], *args)
+            place = places(context, builder, sig.args[0], *args)
             kind = _vector(context, sig.return_type).as_pointer()
             return builder.load(builder.bitcast(place, kind), align=KINDS[part].bitwidth // 8)
 
@@ -63,7 +63,7 @@ def keep(typingctx, array, k, part):
     """Write a part to the array."""
 
     def codegen(context, builder, sig, args):
-        place = _places(context, builder, sig.args[0], *args[:2])
+        place = places(context, builder, sig.args[0], *args[:2])
         place = builder.bitcast(place, args[2].type.as_pointer())
         builder.store(args[2], place, align=KINDS[sig.args[2]].bitwidth // 8)
         return context.get_dummy_value()
@@ -71,7 +71,8 @@ def keep(typingctx, array, k, part):
     return types.void(array, types.intp, part), codegen
 
 
-def _repeated(builder: Any, x: Any, vector: Any) -> Any:
+def repeated(builder: Any, x: Any, vector: Any) -> Any:
+    """Return a vector whose numbers are all x."""
     index = ir.IntType(32)
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), x, ir.Constant(index, 0))
     return shuffle(builder, one, one, [0] * vector.count)
@@ -87,7 +88,7 @@ def plus_multiple(typingctx, a, x, y):
         name = f"llvm.fmuladd.v{vector.count}{letter}"
         known = builder.module.globals.get(name)
         function = known or ir.Function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-        return builder.call(function, [_repeated(builder, x, vector), y, a])
+        return builder.call(function, [repeated(builder, x, vector), y, a])
 
     return a(a, KINDS[a], a), codegen
 
@@ -97,7 +98,7 @@ def multiple(typingctx, x, y):
     """Compute x y for a number x of the same precision."""
 
     def codegen(context, builder, sig, args):
-        return builder.fmul(_repeated(builder, args[0], args[1].type), args[1])
+        return builder.fmul(repeated(builder, args[0], args[1].type), args[1])
 
     return y(KINDS[y], y), codegen
 
@@ -124,7 +125,7 @@ def turn(typingctx, source, k, step, target, m, other):
 
         def place(array, which, at, apart, t):
             at = builder.add(at, builder.mul(apart, ir.Constant(at.type, t)))
-            return builder.bitcast(_places(context, builder, sig.args[which], array, at), vector.as_pointer())
+            return builder.bitcast(places(context, builder, sig.args[which], array, at), vector.as_pointer())
 
         align = kind.bitwidth // 8
         v = [builder.load(place(source, 0, k, step, t), align=align) for t in range(size)]

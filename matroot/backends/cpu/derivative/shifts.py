@@ -12,8 +12,10 @@ from matroot.backends.cpu.tridiagonal.stage import stage
 
 #: An exponent that no number has.
 NOT_FINITE = 1 << 20
-#: Eigenvalues that agree up to this times the largest are one. The largest itself is known up to 1e-14.
+#: Eigenvalues that agree up to this times the largest are one.
 EQUAL = 2.0**-42
+#: Steps of Rayleigh's iteration at most, and the change of the eigenvalue, relative to the largest, that is the last.
+STEPS, SETTLED = 6, 2.0**-51
 
 
 @stage(float64, float64)
@@ -32,9 +34,19 @@ def shift_of(given, relative, absolute, top, unit):
     return delta, relative * (10.0 ** np.round(math.log10(delta / by_rule)) if by_rule > 0.0 else 1.0)
 
 
+@stage(float64)
+def root_of(exponent, a, b):
+    """Compute 2^(exponent a / 2 b); in integers, since an exponent may be a thousand times the error of a / b."""
+    whole = exponent * a // (2 * b)
+    return math.ldexp(2.0 ** ((exponent * a - whole * 2 * b) / (2 * b)), whole)
+
+
 @stage(int64)
 def take_poles(low, high, s, poles, weights, counts, b, w):
-    """Fill b and w with the poles and weights for eigenvalues in [low, high]; return how many, 0 if there are none."""
+    """Fill b and w with the poles and weights for eigenvalues in [low, high]; return how many, 0 if there are none.
+
+    Their number is made even by a pole that weighs nothing.
+    """
     if not (low > 0.0 and high < np.inf):
         return 0
     row, bound = 0, 4.0
@@ -46,7 +58,8 @@ def take_poles(low, high, s, poles, weights, counts, b, w):
     for k in range(counts[row]):
         b[k] = poles[row, k] * high
         w[k] = weights[row, k] * scale
-    return counts[row]
+    b[counts[row]], w[counts[row]] = high, 0.0
+    return (counts[row] + 1) // 2 * 2
 
 
 @stage(int64)
@@ -68,22 +81,49 @@ def exponent_of(bits):
     return max(-bound, min(bound, exponent - (126 if single else 1022)))
 
 
+@stage(int64, int64)
+def counts_above(d, e, low, high):
+    """Count the eigenvalues of T above two numbers (Sturm)."""
+    more, less, one, other = 0, 0, 0.0, 0.0
+    for i in range(d.size):
+        x, y = d[i] - low - one, d[i] - high - other
+        more += x > 0.0
+        less += y > 0.0
+        one, other = e[i] * e[i] / x, e[i] * e[i] / y
+    return more, less
+
+
 @stage(boolean)
 def top_eigenvector(d, e, top, v):
-    """Fill v, up to n, with the unit eigenvector of the largest eigenvalue of T; return False if that is multiple."""
-    n = d.size
+    """Fill v, up to n, with the unit eigenvector of the largest eigenvalue of T; return False if that is multiple.
+
+    `top` is about that eigenvalue. Beside a close one it is not good to EQUAL, and is found by bisection.
+    """
     size = abs(top)
-    for i in range(n):
+    for i in range(d.size):
         size = max(size, abs(d[i]))
-    trial, count, beside = top - EQUAL * size, 0, 0.0
-    for i in range(n):  # Sturm
-        pivot = d[i] - trial - beside
-        count += pivot > 0.0
-        beside = e[i] * e[i] / pivot
+    width = EQUAL * size
+    low, high = top - width, top + width
+    count, beyond = counts_above(d, e, low, high)
+    if count == 0 or beyond > 0:
+        step = width
+        while (count == 0 or beyond > 0) and step < 4.0 * size:
+            step *= 4.0
+            low, high = low - step if count == 0 else low, high + step if beyond > 0 else high
+            count, beyond = counts_above(d, e, low, high)
+        while high - low > width:
+            trial = 0.5 * (low + high)
+            _, beyond = counts_above(d, e, trial, trial)
+            low, high = trial if beyond > 0 else low, high if beyond > 0 else trial
+        top = 0.5 * (low + high)
+        count, _ = counts_above(d, e, top - width, high)
     if count > 1:
         return False
-    top += correction(d, e, top, size, v)
-    correction(d, e, top, size, v)
+    for _ in range(STEPS):
+        more = correction(d, e, top, size, v)
+        top += more
+        if abs(more) <= SETTLED * size:
+            break
     return True
 
 
@@ -95,27 +135,29 @@ def correction(d, e, x, size, v):
     """
     n, tiny = d.size, 2.0**-60 * size
     above, below = v[n : 2 * n], v[2 * n : 3 * n]
-    beside = 0.0
-    for i in range(n):
-        y = d[i] - x - beside
+    up, down = 0.0, 0.0
+    for i in range(n):  # two recurrences, neither of which waits for the other
+        j = n - 1 - i
+        y, z = d[i] - x - up, d[j] - x - down
         above[i] = y if abs(y) > tiny else -tiny
-        beside = e[i] * e[i] / above[i]
-    beside = 0.0
-    for i in range(n - 1, -1, -1):
-        y = d[i] - x - beside
-        below[i] = y if abs(y) > tiny else -tiny
-        beside = e[i - 1] * e[i - 1] / below[i] if i > 0 else 0.0
+        below[j] = z if abs(z) > tiny else -tiny
+        up = e[i] * e[i] / above[i]
+        down = e[j - 1] * e[j - 1] / below[j] if j > 0 else 0.0
     best, gap = 0, np.inf
     for i in range(n):
         y = above[i] + below[i] - (d[i] - x)
         if abs(y) < abs(gap):
             best, gap = i, y
+    for i in range(best):
+        above[i] = -e[i] / above[i]
+    for i in range(best + 1, n):
+        below[i] = -e[i - 1] / below[i]
     v[best] = square = 1.0
     for i in range(best - 1, -1, -1):
-        v[i] = -e[i] * v[i + 1] / above[i]
+        v[i] = above[i] * v[i + 1]
         square += v[i] * v[i]
     for i in range(best + 1, n):
-        v[i] = -e[i - 1] * v[i - 1] / below[i]
+        v[i] = below[i] * v[i - 1]
         square += v[i] * v[i]
     length = math.sqrt(square)
     for i in range(n):

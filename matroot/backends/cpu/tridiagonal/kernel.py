@@ -18,7 +18,7 @@ from numba.types import boolean, float64, int64
 from matroot.backends.cpu.compiled import compiled
 from matroot.backends.cpu.tridiagonal.certificate import distance, products
 from matroot.backends.cpu.tridiagonal.lanes import any_less, full, size, sqrt, where_less
-from matroot.backends.cpu.tridiagonal.layout import ahead, gather, in_units, move_diagonal, scaled, scatter
+from matroot.backends.cpu.tridiagonal.layout import ahead, gather, in_units, keep_form, move_diagonal, scaled, scatter
 from matroot.backends.cpu.tridiagonal.memory import (
     address,
     after,
@@ -73,6 +73,8 @@ def solve(
     steps,
     single,
     room,
+    keeps,
+    forms,
 ):
     """A^(a/b) for the matrices of a stack.
 
@@ -95,6 +97,8 @@ def solve(
         Whether X is rounded to float32.
     room
         Work space, of `methods.small.room`.
+    keeps : bool
+        Whether `forms` are filled in, the tridiagonal forms for the derivative; see `keep_form`.
     """
     entries = triangle(n)
     A = room
@@ -129,6 +133,8 @@ def solve(
         bottom_of, top_of = extreme_eigenvalues(d, e, n)
         store(low, 0, bottom_of)
         store(high, 0, top_of)
+        if keeps:
+            keep_form(A, d, e, tau, halves, low, high, finite, n, first, count, forms, work)
         ahead(stack, soon, 2 * part, 3 * part)
         longest, some, alike = 0, 0, True
         for t in range(8):
@@ -265,6 +271,7 @@ def _kernel(sources):
             *(int64, int64, float64, float64, float64, boolean, float64),
             *(array(float64, 2), array(float64, 2), array(float64, 1), int64),
             *(array(float64, 2), array(float64, 1), boolean, array(float64, 1, False)),
+            array(float64, 2, False),
         ),
         error_model="numpy",
         nogil=True,
@@ -288,6 +295,7 @@ def _kernel(sources):
         order,
         single,
         room,
+        forms,
     ):
         sources  # noqa: B018
         solve(
@@ -314,6 +322,8 @@ def _kernel(sources):
             order.shape[0],
             single,
             address(room),
+            forms.shape[0] > 0,
+            address(forms),
         )
 
     return roots

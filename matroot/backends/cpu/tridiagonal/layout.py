@@ -1,14 +1,15 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
 """Eight matrices side by side in memory: gathered from a stack, scaled, and scattered back.
 
-Of a symmetric matrix the lower triangle is kept, row by row; entry k of eight matrices is one vector.
+Of a symmetric matrix the lower triangle is kept, row by row; entry k of eight matrices is one vector. The tridiagonal
+forms are written for derivatives.
 """
 
 from __future__ import annotations
 
 import math
 
-from matroot.backends.cpu.tridiagonal.lanes import fma, full, lanes, size, to_single, where_less
+from matroot.backends.cpu.tridiagonal.lanes import fma, full, lanes, size, sqrt, to_single, where_less
 from matroot.backends.cpu.tridiagonal.memory import (
     after,
     from_lanes,
@@ -21,6 +22,9 @@ from matroot.backends.cpu.tridiagonal.memory import (
     triangle,
 )
 from matroot.backends.cpu.tridiagonal.stage import stage
+
+#: The facts of a tridiagonal form: two factors that have scaled A to T, the ends of its spectrum, and 0 if A is finite.
+ONE, OTHER, LOW, HIGH, FINITE = range(5)
 
 
 @stage()
@@ -148,3 +152,33 @@ def move_diagonal(A, n, shift):
     for i in range(n):
         at = triangle(i) + i
         store(A, at, load(A, at) + shift)
+
+
+def form_numbers(n: int) -> int:
+    """Return how many numbers the form of a matrix of order n has."""
+    return n * (n - 1) // 2 + 2 * n + 5
+
+
+@stage()
+def keep_form(A, d, e, tau, halves, low, high, finite, n, first, count, forms, work):
+    """Write the forms of up to eight matrices to `forms`, from the matrix `first` on.
+
+    That of A = H T H^T, H the product of I - 2 u u^T with the last row's first, is one row of numbers: the unit vectors
+    u before the diagonal, or 0, row after row; the diagonal of T, what is beside it, with a free place, and the facts.
+    """
+    end = n * (n - 1) // 2
+    step = end + 2 * n + 5
+    start = first * step
+    for i in range(1, n):
+        unit = sqrt(full(0.5) * load(tau, i)) if i > 1 else full(0.0)
+        for j in range(i):
+            store(work, j, unit * load(A, triangle(i) + j))
+        write(work, forms, start + i * (i - 1) // 2, i, step, count)
+    write(d, forms, start + end, n, step, count)
+    write(e, forms, start + end + n, n, step, count)
+    store(work, ONE, load(halves, 0))
+    store(work, OTHER, load(halves, 1))
+    store(work, LOW, load(low, 0))
+    store(work, HIGH, load(high, 0))
+    store(work, FINITE, load(finite, 0))
+    write(work, forms, start + end + 2 * n, 5, step, count)

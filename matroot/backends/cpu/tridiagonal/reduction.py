@@ -39,8 +39,9 @@ from matroot.backends.cpu.tridiagonal.stage import stage
 #: Squares of a row below this, in a matrix whose largest entry is about 1, count as zero: reflectors made of
 #: numbers that underflow are not orthogonal.
 NOTHING = 1e-280
-#: Laguerre steps at most, and the relative size of a step after which the next would change nothing.
-STEPS, SETTLED = 16, 1e-6
+#: Laguerre steps at most, and the relative size of the last: before an eigenvalue that is close to another, steps no
+#: longer than their gap may err by as much.
+STEPS, SETTLED = 16, 1e-13
 #: Zeros of a semidefinite matrix come out above minus this, times the largest eigenvalue.
 NOISE = 2.0**-48
 #: Halvings at most, and the relative width at which they end.
