@@ -211,14 +211,15 @@ class RootTracker:
 
     def orthogonality(self) -> Array:
         """Measure ||Q^H Q - I||_F of every kept basis (one product each); NaN where there is none."""
-        found = np.full(len(self._bases), np.nan)
+        batch = self._shape[:-2] if self._shape else ()
+        found = np.full(math.prod(batch), np.nan)
         for i, basis in enumerate(self._bases):
             if basis is not None:
                 Q = basis.Q
                 gram = Q.conj().T @ Q
                 gram.reshape(-1)[:: len(Q) + 1] -= 1
                 found[i] = float(abs(gram**2).sum()) ** 0.5
-        return found.reshape(self._shape[:-2]) if self._shape else np.array(np.nan)
+        return found.reshape(batch)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return the whole state as numpy arrays; a tracker that loads it continues with identical bits.

@@ -213,7 +213,8 @@ def _bound(C: Array, kept: Array, f: Array, off: tuple[Array, Array], job: Job) 
     moved = off[0] + off[1] * kept[:, -1]
     rounding = ((2 + kept.shape[-1] ** 0.5) * job.eps + off[1])[:, None] * f.max(-1)[:, None] * norm
     high = np.where(kept[:, -1] > 0, kept[:, -1], 1)
-    least = np.where(kept > 0, kept, np.inf).min(-1)
+    # Below `moved` an eigenvalue may be 0 or not, and what was taken for 0 may be as large: moved^s bounds it.
+    least = np.where(kept > 0, kept, np.inf).min(-1) if s < 0 else np.maximum(kept[:, 0], moved)
     low = np.minimum(np.maximum(least, 2.0**-60 * high), high)
     alpha = -s if s < 0 else 1 - s
     b, w, counts = in_classes(alpha, ACCURACY)

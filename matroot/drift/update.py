@@ -126,7 +126,9 @@ class Update:
         for j, i in enumerate(rows):
             self._note(i, *(FULL, float(bound[j])) if usable[j] else (FAILED, np.inf))
             if usable[j]:
-                self.bases[i] = _patient(method.found[j], self.before[i])
+                new = method.found[j]
+                # The root of a singular matrix has eigenvalues whose powers are no numbers: nothing starts from them.
+                self.bases[i] = _patient(new, self.before[i]) if np.isfinite(new.f).all() else None
         return rows[(one.status != Status.CONVERGED) & (one.status != Status.NONFINITE_INPUT)]
 
     def _note(self, i: int, way: str, error: float) -> None:
