@@ -1,6 +1,7 @@
 """polar and spectral_power: accuracy against 50 digits, certificates, ranks, kinds of arrays."""
 
 import sys
+import warnings
 from fractions import Fraction
 
 import mpmath
@@ -346,3 +347,13 @@ def test_arguments():
     with pytest.raises(TypeError, match="nested lists"):
         polar([["1"]])
     assert matroot.PolarResult is type(polar(A))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_power_1_of_zero_matrices_says_nothing_beside_its_status(dtype):
+    A = np.zeros((2, 6, 3), dtype)
+    A[1] = np.eye(6, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = spectral_power(A, 1)
+    assert (result.x == A).all() and result.status.tolist() == [0, 0]

@@ -220,3 +220,42 @@ def test_a_damaged_state_is_a_value_error():
     loaded = RootTracker(2, warm_from=2)
     loaded.load_state_dict(state)
     assert loaded.update(np.diag([1.0, 2.0, 3.1])).converged and loaded.way == "first order"
+
+
+def test_orthogonality_without_a_basis():
+    """Where every update is a full solve, no basis is kept."""
+    for rule in (Floor(1e-6), None):
+        for shape in ((3, 3), (2, 3, 3), (0, 3, 3)):
+            tracker = RootTracker(2, regularization=rule)
+            assert np.isnan(tracker.orthogonality())
+            tracker.update(np.broadcast_to(np.eye(3), shape))
+            assert tracker.orthogonality().shape == shape[:-2] and np.isnan(tracker.orthogonality()).all()
+
+
+def test_a_singular_matrix_leaves_a_state_that_loads():
+    """LAPACK's zeros are negative as often as not, and have no root to start from."""
+    G = np.random.default_rng(0).standard_normal((40, 3))
+    tracker = RootTracker(2, inverse=False, warm_from=2)
+    for k in range(4):
+        A = G @ G.T * (1 + 1e-3 * k)
+        again = RootTracker(2, inverse=False, warm_from=2)
+        again.load_state_dict(tracker.state_dict())
+        one, other = tracker.update(A), again.update(A)
+        assert one.status == other.status == 0 and (one.x == other.x).all()
+
+
+@pytest.mark.parametrize("p", [4, 5])
+def test_the_root_of_a_singular_matrix_is_no_start_for_a_better_one(p):
+    """The error of the old root stays in the new one: eps^(1/p) where the matrix was singular."""
+    told = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        Q = gallery.orthogonal(3, rng=rng)
+        tracker = RootTracker(p, inverse=False, rtol=1e-2, warm_from=2)
+        for least in (1e-17, 1e-6):
+            A = (Q * [least, 0.5, 1.0]) @ Q.T
+            result = tracker.update((A + A.T) / 2)
+        exact = (Q * np.array([1e-6, 0.5, 1.0]) ** (1 / p)) @ Q.T
+        assert distance(result.x, exact) <= tracker.error
+        told += tracker.way == "first order"
+    assert told

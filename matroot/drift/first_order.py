@@ -190,12 +190,13 @@ def seen(
     # The errors of the decomposition and of X are relative to the eigenvalues and the root of the earlier matrix.
     u = eigen_error(basis.Q.dtype, n) * max(1.0, float(abs(basis.w).max()) / most)
     cond = most / least
-    rounding = float(forward_error_bound(np.asarray(cond), s, u)) + basis.defect * (1 + basis.defect * cond)
-    rounding += WORST_ERROR * n**0.5 * _unit(basis.Q.dtype) * float(np.linalg.norm(basis.f)) / float(f.max())
     # X keeps its earlier error; relative to the new root, the error is larger if the root has become smaller.
     smaller = float(basis.f.max() / f.max())
     before = float((basis.f.max() / basis.f.min()) ** (1 / abs(power)))
-    rounding += max(smaller - 1, 0.0) * float(forward_error_bound(np.asarray(before), s, eigen_error(basis.Q.dtype, n)))
+    earlier = float(forward_error_bound(np.asarray(before), s, eigen_error(basis.Q.dtype, n)))
+    rounding = max(float(forward_error_bound(np.asarray(cond), s, u)), earlier) + max(smaller - 1, 0.0) * earlier
+    rounding += basis.defect * (1 + basis.defect * cond)
+    rounding += WORST_ERROR * n**0.5 * _unit(basis.Q.dtype) * float(np.linalg.norm(basis.f)) / float(f.max())
 
     # A ridge computed from lambda_min, which is right to second order, adds the bound once more.
     middle = 0.0 if s == 1 else abs(power) / 2

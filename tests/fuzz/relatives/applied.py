@@ -117,7 +117,9 @@ def rule(rng: np.random.Generator, way: str) -> Any:
     if rng.random() < 0.6:
         return None
     size = float(10 ** rng.uniform(-10, -1))
-    return (size, Ridge(relative=size), Floor(relative=size) if way == "dense" else Ridge(absolute=size))[rng.integers(3)]
+    return (size, Ridge(relative=size), Floor(relative=size) if way == "dense" else Ridge(absolute=size))[
+        rng.integers(3)
+    ]
 
 
 def right(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
@@ -132,7 +134,9 @@ def right(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]
     return b
 
 
-def judge(s: Any, dtype: str, options: dict[str, Any], way: str, member: tuple[np.ndarray, ...], out: dict[str, np.ndarray]) -> list[Fault]:
+def judge(
+    s: Any, dtype: str, options: dict[str, Any], way: str, member: tuple[np.ndarray, ...], out: dict[str, np.ndarray]
+) -> list[Fault]:
     A, b = member
     x = out["x"]
     faults: list[Fault] = []
@@ -152,17 +156,29 @@ def judge(s: Any, dtype: str, options: dict[str, Any], way: str, member: tuple[n
         w = known.values
         if "ridge" not in out and rule is not None:
             return faults
+        if isinstance(rule, Floor) and w[-1] <= 40 * len(A) * 2.0**-53 * abs(w).max():
+            return faults  # the floor of a negative matrix is that of a rounding error
         after = list(np.maximum(w, rule.relative * w[-1]) if isinstance(rule, Floor) else w + ridge)
     X, B = x.reshape(len(A), -1), b.reshape(len(A), -1)
     for j in range(columns):
         if status[j] > Status.STAGNATED:
             if np.isfinite(draws.wide(X[:, j])).any():
                 faults.append(("left over", f"[{j}]"))
-            if way == "dense" and finite and np.isfinite(draws.wide(B[:, j])).all() and min(after) > 100 * len(A) * unit * max(after):
-                sizes = [float(s) * known.exponent + np.log2(v) * float(s) + exponent_of(B) for v in (min(after), max(after))]
+            if (
+                way == "dense"
+                and finite
+                and np.isfinite(draws.wide(B[:, j])).all()
+                and min(after) > 100 * len(A) * unit * max(after)
+            ):
+                sizes = [
+                    float(s) * known.exponent + np.log2(v) * float(s) + exponent_of(B[:, j])
+                    for v in (min(after), max(after))
+                ]
                 info = np.finfo(np.float32 if dtype == "bfloat16" else numpy_dtype(dtype))
                 if max(sizes) < np.log2(float(info.max)) - 8 and status[j] != Status.NONFINITE_INPUT:
-                    faults.append(("false alarm", f"[{j}] {Status(int(status[j])).name} {min(after):.1e} {max(after):.1e}"))
+                    faults.append(
+                        ("false alarm", f"[{j}] {Status(int(status[j])).name} {min(after):.1e} {max(after):.1e}")
+                    )
             continue
         if not finite or not np.isfinite(draws.wide(B[:, j])).all():
             faults.append(("missed", f"[{j}] not finite"))
@@ -174,11 +190,26 @@ def judge(s: Any, dtype: str, options: dict[str, Any], way: str, member: tuple[n
             continue
         if s < 0 and min(after) < noise or min(after) < 0:
             continue
-        faults += judge_column(s, dtype, options, way, known, ridge, after, X[:, j], B[:, j], int(status[j]), float(told[j]), j)
+        faults += judge_column(
+            s, dtype, options, way, known, ridge, after, X[:, j], B[:, j], int(status[j]), float(told[j]), j
+        )
     return faults
 
 
-def judge_column(s: Any, dtype: str, options: dict[str, Any], way: str, known: Known, ridge: float, after: list[float], x: np.ndarray, b: np.ndarray, status: int, told: float, j: int) -> list[Fault]:
+def judge_column(
+    s: Any,
+    dtype: str,
+    options: dict[str, Any],
+    way: str,
+    known: Known,
+    ridge: float,
+    after: list[float],
+    x: np.ndarray,
+    b: np.ndarray,
+    status: int,
+    told: float,
+    j: int,
+) -> list[Fault]:
     eb = exponent_of(b)
     b = scaled(b, -eb)
     rule = options["regularization"]
@@ -201,7 +232,13 @@ def judge_column(s: Any, dtype: str, options: dict[str, Any], way: str, known: K
     else:
         Y = known.by_lapack(f)
         y = Y @ b
-        blur = 1e-15 * n * np.linalg.norm(Y, 2) * np.linalg.norm(b) * max(max(after) / max(min(after), 1e-16 * max(after), 1e-300), 1) ** min(1.0, 1 - float(s))
+        blur = (
+            1e-15
+            * n
+            * np.linalg.norm(Y, 2)
+            * np.linalg.norm(b)
+            * max(max(after) / max(min(after), 1e-16 * max(after), 1e-300), 1) ** min(1.0, 1 - float(s))
+        )
     with np.errstate(all="ignore"):
         moved = Fraction(s) * known.exponent + eb
         whole = round(moved)
@@ -214,7 +251,9 @@ def judge_column(s: Any, dtype: str, options: dict[str, Any], way: str, known: K
     unit = EPS[dtype]
     kappa = max(after) / min(after) if min(after) > 0 else np.inf
     if not error <= FACTOR * told * size + gone:
-        faults.append(("error", f"[{j}] told {told:.1e} true {error / size:.1e} kappa {kappa:.1e} {Status(status).name}"))
+        faults.append(
+            ("error", f"[{j}] told {told:.1e} true {error / size:.1e} kappa {kappa:.1e} {Status(status).name}")
+        )
     bar = max(options["rtol"] or 1e-2, unit)
     if options.get("method") == "minimax":
         bar = 1e-2  # it has no certificate

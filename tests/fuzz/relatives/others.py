@@ -125,12 +125,17 @@ class Stream:
                 twin = self.copy_of(twin)
                 other = twin.update(A)
                 for name in ("x", "status", "cond", "lambda_max"):
-                    if not np.array_equal(draws.wide(getattr(result, name)), draws.wide(getattr(other, name)), equal_nan=True):
+                    if not np.array_equal(
+                        draws.wide(getattr(result, name)), draws.wide(getattr(other, name)), equal_nan=True
+                    ):
                         found.append(("differs after " + self.copied, f"step {step} {name}"))
                 conditions.record("one", result)
                 conditions.summary(), conditions.to_dict(), str(result), result.message, self.tracker.summary()
                 self.tracker.orthogonality()
         return found
+
+    def details(self) -> str:
+        return "\n".join(map(repr, self.matrices))
 
     def copy_of(self, tracker: RootTracker) -> RootTracker:
         if self.copied == "pickle":
@@ -147,8 +152,15 @@ class Stream:
         n, s, t = stack.shape[-1], self.tracker.exponent, self.tracker
         if result.x.dtype != stack.dtype or result.x.shape != stack.shape:
             found.append(("kind", f"{result.x.dtype}{result.x.shape}"))
-        rows = zip(stack.reshape(-1, n, n), result.x.reshape(-1, n, n), np.ravel(result.status), np.ravel(result.ridge),
-                   np.ravel(t.error), np.ravel(t.way), strict=True)
+        rows = zip(
+            stack.reshape(-1, n, n),
+            result.x.reshape(-1, n, n),
+            np.ravel(result.status),
+            np.ravel(result.ridge),
+            np.ravel(t.error),
+            np.ravel(t.way),
+            strict=True,
+        )
         for i, (A, x, status, ridge, told, way) in enumerate(rows):
             at, unit = f"step {step} [{i}] {way}", EPS[str(stack.dtype)]
             finite = np.isfinite(draws.wide(A)).all()
@@ -163,7 +175,11 @@ class Stream:
             floor = self.rule.relative * w[-1] if isinstance(self.rule, Floor) else 0.0
             after = np.maximum(w + shift, floor)
             if after[0] <= 1e-13 * after[-1]:
-                if after[0] < -1e-13 * n * after[-1] and status == 0 and (s < 0 or after[0] < -n * unit * after[-1] * 4):
+                if (
+                    after[0] < -1e-13 * n * after[-1]
+                    and status == 0
+                    and (s < 0 or after[0] < -n * unit * after[-1] * 4)
+                ):
                     found.append(("missed", f"{at} indefinite {after[0]:.1e} {after[-1]:.1e}"))
                 continue
             X = known.by_lapack(lambda v: max(v + shift, floor) ** float(s))
@@ -182,7 +198,15 @@ def draw_stream(rng: np.random.Generator) -> Stream:
     dtype = draws.dtype_of(rng)
     n, batch = int(rng.choice([1, 2, 3, 6, 17, 33])), ((), (), (2,), (3,), (0,))[rng.integers(5)]
     size = float(10 ** rng.uniform(-8, -1))
-    rule = [None, None, Ridge(relative=size), size, Shift(relative=size), Floor(relative=size), PseudoInverse(rtol=size)][rng.integers(7)]
+    rule = [
+        None,
+        None,
+        Ridge(relative=size),
+        size,
+        Shift(relative=size),
+        Floor(relative=size),
+        PseudoInverse(rtol=size),
+    ][rng.integers(7)]
     tracker = RootTracker(
         [1, 2, 3, 4, 8, Fraction(4, 3)][rng.integers(6)], inverse=bool(rng.random() < 0.75),
         rtol=float(10 ** -rng.uniform(1, 9)), regularization=rule, refine=bool(rng.random() < 0.3),
@@ -213,7 +237,11 @@ def moved(rng: np.random.Generator, A: np.ndarray, dtype: str) -> np.ndarray:
         if kind < 0.1:
             return (wide * np.nan).astype(A.dtype)
         if kind < 0.2:
-            B = wide * 10 ** rng.uniform(-0.5, 0.5) ** 3 * (10 ** rng.uniform(-0.4, 0.4) * DECADES[dtype] if rng.random() < 0.2 else 1)
+            B = (
+                wide
+                * 10 ** rng.uniform(-0.5, 0.5) ** 3
+                * (10 ** rng.uniform(-0.4, 0.4) * DECADES[dtype] if rng.random() < 0.2 else 1)
+            )
             return B.astype(A.dtype) if np.isfinite(B.astype(A.dtype).astype(wide.dtype)).all() else A
         if kind < 0.3:
             return A

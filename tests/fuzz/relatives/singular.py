@@ -35,9 +35,19 @@ def draw(rng: np.random.Generator) -> Trial:
         members = [(A, direction(rng, A)) for A in some]
         shapes: Any = ((m, n), (m, n))
         call = lambda a, e: spectral_derivative(a, e, s)  # noqa: E731
-        return Trial(name, members, batch, shapes, numpy_dtype(dtype), call, f"s={s}",
-                     partial(judge_derivative, s, EPS[dtype]), layouts=layouts,
-                     poison=False, others=others_of(rng, "torch", "jax"))
+        return Trial(
+            name,
+            members,
+            batch,
+            shapes,
+            numpy_dtype(dtype),
+            call,
+            f"s={s}",
+            partial(judge_derivative, s, EPS[dtype]),
+            layouts=layouts,
+            poison=False,
+            others=others_of(rng, "torch", "jax"),
+        )
     options: dict[str, Any] = {"method": str(rng.choice(["auto", "products", "svd"], p=[0.7, 0.15, 0.15]))}
     if rng.random() < 0.15:
         options["rtol"] = float(10 ** -rng.uniform(1, 15))
@@ -45,9 +55,18 @@ def draw(rng: np.random.Generator) -> Trial:
         call, judge = partial(polar, **options), partial(judge_polar, dtype, options)
     else:
         call, judge = lambda a: spectral_power(a, s, **options), partial(judge_power, s, dtype, options)
-    return Trial(name, [(A,) for A in some], batch, ((m, n),), numpy_dtype(dtype), call,
-                 draws.text_of(s=s, **options), judge, layouts=layouts[:1],
-                 others=others_of(rng, "torch", "recorded", "jax"))
+    return Trial(
+        name,
+        [(A,) for A in some],
+        batch,
+        ((m, n),),
+        numpy_dtype(dtype),
+        call,
+        draws.text_of(s=s, **options),
+        judge,
+        layouts=layouts[:1],
+        others=others_of(rng, "torch", "recorded", "jax"),
+    )
 
 
 def exponent(rng: np.random.Generator) -> Fraction | float | int:
@@ -86,7 +105,9 @@ class Found:
         below = S[S <= cut].max(initial=0.0)
         gap = (kept[-1] - below) / kept[-1] if self.rank else 1.0
         power = float(self.s)
-        self.cond = self.kappa ** (1 - min(power, 1.0)) * max(abs(power), 1) if power >= 0 else self.kappa * max(1, -power)
+        self.cond = (
+            self.kappa ** (1 - min(power, 1.0)) * max(abs(power), 1) if power >= 0 else self.kappa * max(1, -power)
+        )
         if self.rank < n:
             self.cond = max(self.cond, self.kappa ** max(1 - power, 0) / gap)
         self.full = self.rank == n
@@ -132,10 +153,15 @@ def easy(found: Found, dtype: str) -> bool:
     digits = float(found.s * found.known.exponent)
     low, high = np.log2(float(info.tiny)) + 12, np.log2(float(info.max)) - 12
     size = np.log2(np.linalg.norm(found.X, 2)) + digits
-    return bool(low < size < high) and 100 * found.kappa ** max(1, 2 * -float(found.s)) * found.unit * max(found.X.shape) < 0.01
+    return (
+        bool(low < size < high)
+        and 100 * found.kappa ** max(1, 2 * -float(found.s)) * found.unit * max(found.X.shape) < 0.01
+    )
 
 
-def judge_polar(dtype: str, options: dict[str, Any], member: tuple[np.ndarray, ...], out: dict[str, np.ndarray]) -> list[Fault]:
+def judge_polar(
+    dtype: str, options: dict[str, Any], member: tuple[np.ndarray, ...], out: dict[str, np.ndarray]
+) -> list[Fault]:
     A = member[0]
     if not np.isfinite(draws.wide(A)).all():
         return [] if out["status"] == Status.NONFINITE_INPUT else [("missed", "not finite")]
@@ -160,7 +186,9 @@ def judge_polar(dtype: str, options: dict[str, Any], member: tuple[np.ndarray, .
     return faults
 
 
-def judge_power(s: Any, dtype: str, options: dict[str, Any], member: tuple[np.ndarray, ...], out: dict[str, np.ndarray]) -> list[Fault]:
+def judge_power(
+    s: Any, dtype: str, options: dict[str, Any], member: tuple[np.ndarray, ...], out: dict[str, np.ndarray]
+) -> list[Fault]:
     A = member[0]
     if not np.isfinite(draws.wide(A)).all():
         return [] if out["status"] == Status.NONFINITE_INPUT else [("missed", "not finite")]
@@ -190,4 +218,9 @@ def judge_derivative(s: Any, unit: float, member: tuple[np.ndarray, ...], out: d
         bar = 2.0**-53 * 30 * (kappa if s < 1 else 1) * max(steepest, size) + 3 * unit * size
         if 1 < s < 2:  # where x = 0, x^(s - 1) has an infinite slope
             bar += (30 * 2.0**-53) ** float(s - 1) * np.linalg.norm(scaled(E, -known.exponent))
-    return [] if error <= FACTOR * bar + lost(str(A.dtype), known.exponent, s) * X.size or not np.isfinite(draws.wide(out["x"])).all() else [("wrong derivative", f"error {error / size:.1e} bar {bar / size:.1e} kappa {kappa:.1e}")]
+    return (
+        []
+        if error <= FACTOR * bar + lost(str(A.dtype), known.exponent, s) * X.size
+        or not np.isfinite(draws.wide(out["x"])).all()
+        else [("wrong derivative", f"error {error / size:.1e} bar {bar / size:.1e} kappa {kappa:.1e}")]
+    )

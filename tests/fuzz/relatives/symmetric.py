@@ -44,27 +44,59 @@ def draw(rng: np.random.Generator) -> Trial:
         if some and rng.random() < 0.2 and np.isfinite(draws.wide(some[0])).all():
             options["absolute"] = float(abs(some[0]).max()) * 10 ** -rng.uniform(1, 8)
         judge = partial(judge_orthogonalizer, dtype, options)
-        return Trial(name, [(A,) for A in some], shapes=((n, n),), call=partial(orthogonalizer, **options), judge=judge,
-                     text=draws.text_of(**options), ragged=("x", "mask"), others=others_of(rng, "torch", "jax", "recorded"), **basic)
+        return Trial(
+            name,
+            [(A,) for A in some],
+            shapes=((n, n),),
+            call=partial(orthogonalizer, **options),
+            judge=judge,
+            text=draws.text_of(**options),
+            ragged=("x", "mask"),
+            others=others_of(rng, "torch", "jax", "recorded"),
+            **basic,
+        )
     if name == "cond_pth_root":
         p, inverse = int(rng.integers(1, 9)), bool(rng.random() < 0.6)
-        return Trial(name, [(A,) for A in some], shapes=((n, n),), call=lambda a: cond_pth_root(a, p, inverse=inverse),
-                     judge=partial(judge_cond, p, inverse, dtype), text=f"p={p} inverse={inverse}",
-                     others=others_of(rng, "torch", "jax"), **basic)
+        return Trial(
+            name,
+            [(A,) for A in some],
+            shapes=((n, n),),
+            call=lambda a: cond_pth_root(a, p, inverse=inverse),
+            judge=partial(judge_cond, p, inverse, dtype),
+            text=f"p={p} inverse={inverse}",
+            others=others_of(rng, "torch", "jax"),
+            **basic,
+        )
     s = exponent(rng)
     rule = draw_rule(rng) if rng.random() < 0.5 else None
     members = [(A, direction(rng, A)) for A in some]
-    return Trial(name, members, shapes=((n, n), (n, n)), text=draws.text_of(s=s, rule=rule),
-                 call=lambda a, e: frechet_derivative(a, e, s=s, regularization=rule),
-                 judge=partial(judge_frechet, s, rule, dtype), poison=False, others=others_of(rng, "torch", "jax"), **basic)
+    return Trial(
+        name,
+        members,
+        shapes=((n, n), (n, n)),
+        text=draws.text_of(s=s, rule=rule),
+        call=lambda a, e: frechet_derivative(a, e, s=s, regularization=rule),
+        judge=partial(judge_frechet, s, rule, dtype),
+        poison=False,
+        others=others_of(rng, "torch", "jax"),
+        **basic,
+    )
 
 
 def draw_rule(rng: np.random.Generator) -> Any:
     size = float(10 ** rng.uniform(-10, -1))
-    return (Ridge(relative=size), Shift(relative=size), Floor(relative=size), PseudoInverse(rtol=size), TargetCondition(1 / size))[rng.integers(5)]
+    return (
+        Ridge(relative=size),
+        Shift(relative=size),
+        Floor(relative=size),
+        PseudoInverse(rtol=size),
+        TargetCondition(1 / size),
+    )[rng.integers(5)]
 
 
-def judge_orthogonalizer(dtype: str, options: dict[str, Any], member: tuple[np.ndarray, ...], out: dict[str, np.ndarray]) -> list[Fault]:
+def judge_orthogonalizer(
+    dtype: str, options: dict[str, Any], member: tuple[np.ndarray, ...], out: dict[str, np.ndarray]
+) -> list[Fault]:
     A, status, x = member[0], int(out["status"]), out["x"]
     n, unit = len(A), EPS[dtype]
     faults: list[Fault] = []
@@ -124,7 +156,9 @@ def judge_orthogonalizer(dtype: str, options: dict[str, Any], member: tuple[np.n
     return faults
 
 
-def judge_cond(p: int, inverse: bool, dtype: str, member: tuple[np.ndarray, ...], out: dict[str, np.ndarray]) -> list[Fault]:
+def judge_cond(
+    p: int, inverse: bool, dtype: str, member: tuple[np.ndarray, ...], out: dict[str, np.ndarray]
+) -> list[Fault]:
     A = member[0]
     told = float(out["x"])
     if not np.isfinite(draws.wide(A)).all():
@@ -166,7 +200,9 @@ def changed(rule: Any, w: list[Any]) -> list[Any]:
     return [x + max(0, (top - rule.kappa * low) / (rule.kappa - 1)) for x in w]
 
 
-def judge_frechet(s: Any, rule: Any, dtype: str, member: tuple[np.ndarray, ...], out: dict[str, np.ndarray]) -> list[Fault]:
+def judge_frechet(
+    s: Any, rule: Any, dtype: str, member: tuple[np.ndarray, ...], out: dict[str, np.ndarray]
+) -> list[Fault]:
     A, E = member
     X = out["x"]
     if X.dtype.newbyteorder("=") != A.dtype or X.shape != A.shape:
@@ -205,12 +241,27 @@ def judge_frechet(s: Any, rule: Any, dtype: str, member: tuple[np.ndarray, ...],
     L = known.derivative(D, of)
     X = in_units(X, known.exponent, s)
     size, error = np.linalg.norm(L), np.linalg.norm(X - L)
-    steep = abs(float(s)) * (used.min() ** min(float(s) - 1, 0) if float(s) < 1 else used.max() ** (float(s) - 1)) * np.linalg.norm(D)
+    steep = (
+        abs(float(s))
+        * (used.min() ** min(float(s) - 1, 0) if float(s) < 1 else used.max() ** (float(s) - 1))
+        * np.linalg.norm(D)
+    )
     gap = 1.0
     if isinstance(rule, PseudoInverse) and len(used) < len(after):
         gap = used.min() / (used.min() - max(w[after <= 0].max(), 0))
-        steep = max(steep, used.min() ** float(s) / used.min() * gap * np.linalg.norm(D), used.max() ** float(s) / used.min() * gap * np.linalg.norm(D))
+        steep = max(
+            steep,
+            used.min() ** float(s) / used.min() * gap * np.linalg.norm(D),
+            used.max() ** float(s) / used.min() * gap * np.linalg.norm(D),
+        )
     bar = 2.0**-53 * 30 * len(w) * kappa * gap * max(size, steep) + 3 * EPS[dtype] * size
     if rule is not None:
         bar += 2.0**-53 * 100 * kappa * top / max(min(min(ends), top), 1e-300) * steep
-    return [] if error <= FACTOR * bar + lost(dtype, known.exponent, s) * X.size or not np.isfinite(draws.wide(out["x"])).all() else [("wrong derivative", f"error {error / (size or 1):.1e} bar {bar / (size or 1):.1e} kappa {kappa:.1e} {w}")]
+    return (
+        []
+        if error <= FACTOR * bar + lost(dtype, known.exponent, s) * X.size
+        or not np.isfinite(draws.wide(out["x"])).all()
+        else [
+            ("wrong derivative", f"error {error / (size or 1):.1e} bar {bar / (size or 1):.1e} kappa {kappa:.1e} {w}")
+        ]
+    )

@@ -56,6 +56,11 @@ class Trial:
     def faults(self) -> list[Fault]:
         return run(self)
 
+    def details(self) -> str:
+        """The arrays and the result."""
+        found: list[Fault] = []
+        return f"{self.arrays()}\n{called(self, self.arrays(), found)}"
+
     def __str__(self) -> str:
         shapes = " ".join(f"{self.dtype}{[*self.batch, *shape]}" for shape in self.shapes)
         return f"{self.name} {shapes} {self.text} {'+'.join(self.layouts)} {'+'.join(self.others)}"
@@ -85,7 +90,11 @@ def run(trial: Trial) -> list[Fault]:
                 faults.append(("raises alone only", f"[{i}] {alone[i]}"))
         elif trial.batch:
             # Bits may be those of another way, by the size of the batch; both are judged.
-            told = [name for name in differing(mine, alone[i], trial.ragged) if " by " not in name or name.split()[0] in EXACT]
+            told = [
+                name
+                for name in differing(mine, alone[i], trial.ragged)
+                if " by " not in name or name.split()[0] in EXACT
+            ]
             faults += [("differs in a batch", f"[{i}] {name}") for name in told]
             faults += [(kind, f"[{i}] alone: {text}") for kind, text in trial.judge(member, alone[i])]
         faults += [(kind, f"[{i}] {text}") for kind, text in trial.judge(member, mine)]
@@ -95,7 +104,10 @@ def run(trial: Trial) -> list[Fault]:
         if isinstance(found, Exception):
             faults.append(("library", f"{other}: {type(found).__name__}: {found}"))
         else:
-            faults += [("library", f"{other} {name}") for name in differing(result, found, (), 2 * float(EPS[str(trial.dtype)]))]
+            faults += [
+                ("library", f"{other} {name}")
+                for name in differing(result, found, (), 2 * float(EPS[str(trial.dtype)]))
+            ]
     return faults
 
 
@@ -116,13 +128,17 @@ def poisoned(trial: Trial, values: dict[str, np.ndarray]) -> list[Fault]:
     return faults
 
 
-def called(trial: Trial, arrays: list[Any], faults: list[Fault], alone: bool = False) -> dict[str, np.ndarray] | Exception:
+def called(
+    trial: Trial, arrays: list[Any], faults: list[Fault], alone: bool = False
+) -> dict[str, np.ndarray] | Exception:
     """The results as numpy arrays, or the exception."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             warnings.simplefilter("ignore", ConditionWarning)
             result = trial.call(*arrays)
+            if is_dataclass(result):
+                str(result), result.message
     except Warning as warning:
         faults.append(("warning", f"{type(warning).__name__}: {warning}"))
         return warning
@@ -132,7 +148,6 @@ def called(trial: Trial, arrays: list[Any], faults: list[Fault], alone: bool = F
         return error
     if is_dataclass(result):
         named = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in PLAIN}
-        str(result), result.message
     else:
         named = result if isinstance(result, dict) else {"x": result}
     kind = type(arrays[0])
@@ -146,7 +161,9 @@ def split(value: np.ndarray, trial: Trial) -> np.ndarray:
     return value.reshape(len(trial.members), *value.shape[len(trial.batch) :])
 
 
-def differing(one: dict[str, np.ndarray], other: dict[str, np.ndarray], ragged: tuple[str, ...], rounding: float = 0.0) -> list[str]:
+def differing(
+    one: dict[str, np.ndarray], other: dict[str, np.ndarray], ragged: tuple[str, ...], rounding: float = 0.0
+) -> list[str]:
     """Fields whose bits are not the same, or that differ by more than one rounding to a half precision."""
     found = []
     for name in one.keys() & other.keys():
