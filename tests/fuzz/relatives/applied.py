@@ -31,8 +31,8 @@ from ..eigen import PREC
 from ..exact import Exact, real_form
 from ..large import LAYOUTS
 from . import draws
-from .reference import Known, exponent_of, floats, in_units, lost, power, scaled
-from .singular import FACTOR, others_of
+from .reference import FACTOR, Known, exponent_of, floats, lost, power, scaled
+from .singular import others_of
 from .trial import Fault, Trial
 
 
@@ -85,7 +85,7 @@ def draw(rng: np.random.Generator) -> Trial:
         f"{way} {draws.text_of(s=s, **options)}",
         partial(judge, s, dtype, options, way),
         allowed=lambda error: isinstance(error, RootError),
-        layouts=tuple(str(rng.choice([*LAYOUTS])) if way in ("dense", "function") and len(shape) > 1 else "C" for _ in range(2)),
+        layouts=tuple(rng.choice([*LAYOUTS] if way in ("dense", "function") and len(shape) > 1 else ["C"], 2).tolist()),
         others=others_of(rng, "torch", "jax") if way == "dense" else (),
         poison=not raising,
     )  # fmt: skip
@@ -188,7 +188,7 @@ def judge(
         if min(after) < -noise and B[:, j].any():
             faults.append(("missed", f"[{j}] indefinite {min(after):.1e} of {size:.1e}"))
             continue
-        if s < 0 and min(after) < noise or min(after) < 0:
+        if min(after) < (noise if s < 0 else 0):
             continue
         faults += judge_column(
             s, dtype, options, way, known, ridge, after, X[:, j], B[:, j], int(status[j]), float(told[j]), j

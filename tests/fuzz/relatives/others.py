@@ -18,8 +18,8 @@ from matroot import ConditionTracker, Floor, PseudoInverse, Ridge, RootTracker, 
 from ..case import DECADES, numpy_dtype
 from ..large import LAYOUTS
 from . import draws
-from .reference import Known, in_units
-from .singular import FACTOR, others_of
+from .reference import FACTOR, Known, in_units
+from .singular import others_of
 from .trial import Fault, Trial
 
 DEGREES = (1, 2, 3, 4, 5, 12, 52, 365)
@@ -182,7 +182,7 @@ class Stream:
                 ):
                     found.append(("missed", f"{at} indefinite {after[0]:.1e} {after[-1]:.1e}"))
                 continue
-            X = known.by_lapack(lambda v: max(v + shift, floor) ** float(s))
+            X = known.by_lapack(lambda v, shift=shift, floor=floor: max(v + shift, floor) ** float(s))
             x = in_units(x, known.exponent, s)
             error = float(np.linalg.norm(x - X, 2) / np.linalg.norm(X, 2))
             kappa = after[-1] / after[0]

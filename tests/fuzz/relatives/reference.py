@@ -19,6 +19,8 @@ from ..eigen import PREC, Spectral, spectral
 from ..exact import Exact, real_form
 from .draws import SMALL, wide
 
+#: Verdicts are given beyond this multiple of a bar.
+FACTOR = 10
 #: Step of a derivative.
 STEP = 130
 Power = Callable[[Any], Any]

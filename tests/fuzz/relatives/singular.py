@@ -14,11 +14,9 @@ from matroot import Status, polar, spectral_derivative, spectral_power
 from ..case import numpy_dtype
 from ..large import LAYOUTS
 from . import draws
-from .reference import Known, exponent_of, in_units, lost, matrix, odd, scaled
+from .derivatives import direction, judge_spectral
+from .reference import FACTOR, Known, in_units, lost, odd
 from .trial import Fault, Trial
-
-#: Verdicts are given beyond this multiple of a bar.
-FACTOR = 10
 
 
 def others_of(rng: np.random.Generator, *some: str) -> tuple[str, ...]:
@@ -43,7 +41,7 @@ def draw(rng: np.random.Generator) -> Trial:
             numpy_dtype(dtype),
             call,
             f"s={s}",
-            partial(judge_derivative, s, EPS[dtype]),
+            partial(judge_spectral, s, dtype),
             layouts=layouts,
             poison=False,
             others=others_of(rng, "torch", "jax"),
@@ -78,13 +76,6 @@ def exponent(rng: np.random.Generator) -> Fraction | float | int:
     if kind == 2:
         return Fraction(-int(rng.integers(1, 5)), int(rng.integers(4, 9)))
     return Fraction(int(rng.integers(1, 9)), int(rng.integers(1, 9)))
-
-
-def direction(rng: np.random.Generator, A: np.ndarray) -> np.ndarray:
-    E = rng.standard_normal(A.shape) + (1j * rng.standard_normal(A.shape) if A.dtype.kind == "c" else 0)
-    big = scaled(E, exponent_of(A)) if np.isfinite(draws.wide(A)).all() else E
-    with np.errstate(all="ignore"):
-        return big.astype(A.dtype)
 
 
 class Found:
@@ -154,7 +145,7 @@ def easy(found: Found, dtype: str) -> bool:
     low, high = np.log2(float(info.tiny)) + 12, np.log2(float(info.max)) - 12
     size = np.log2(np.linalg.norm(found.X, 2)) + digits
     return (
-        bool(low < size < high)
+        bool(low < size < high and low < found.known.exponent)  # H has the size of A
         and 100 * found.kappa ** max(1, 2 * -float(found.s)) * found.unit * max(found.X.shape) < 0.01
     )
 
@@ -194,33 +185,3 @@ def judge_power(
         return [] if out["status"] == Status.NONFINITE_INPUT else [("missed", "not finite")]
     found = Found(A, s, dtype, options.get("rtol"), options["method"])
     return judge_common(found, dtype, options, out, "x")
-
-
-def judge_derivative(s: Any, unit: float, member: tuple[np.ndarray, ...], out: dict[str, np.ndarray]) -> list[Fault]:
-    A, E = member
-    known, s = Known(A), Fraction(s)
-    if out["x"].dtype.newbyteorder("=") != A.dtype or out["x"].shape != A.shape:
-        return [("kind", f"{out['x'].dtype}{out['x'].shape}")]
-    if not (np.isfinite(draws.wide(A)).all() and np.isfinite(draws.wide(E)).all()):
-        return [("missed", "not finite")]
-    if not known.small:
-        return []
-    S = known.values
-    kappa = S[0] / S[-1] if S[-1] > 0 else np.inf
-    if s < 1 and kappa * 1e-16 * 1e3 > 1:
-        return []
-    L = known.derivative(scaled(E, -known.exponent), lambda at: matrix(at, odd(s)))
-    X = in_units(out["x"], known.exponent, s)
-    size, error = np.linalg.norm(L), np.linalg.norm(X - L)
-    with np.errstate(all="ignore"):
-        slope = abs(float(s)) or 1.0
-        steepest = slope * S[-1] ** min(float(s) - 1, 0) * np.linalg.norm(scaled(E, -known.exponent))
-        bar = 2.0**-53 * 30 * (kappa if s < 1 else 1) * max(steepest, size) + 3 * unit * size
-        if 1 < s < 2:  # where x = 0, x^(s - 1) has an infinite slope
-            bar += (30 * 2.0**-53) ** float(s - 1) * np.linalg.norm(scaled(E, -known.exponent))
-    return (
-        []
-        if error <= FACTOR * bar + lost(str(A.dtype), known.exponent, s) * X.size
-        or not np.isfinite(draws.wide(out["x"])).all()
-        else [("wrong derivative", f"error {error / size:.1e} bar {bar / size:.1e} kappa {kappa:.1e}")]
-    )

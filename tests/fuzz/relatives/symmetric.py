@@ -9,27 +9,15 @@ from typing import Any
 import numpy as np
 from table import EPS
 
-from matroot import (
-    Floor,
-    PseudoInverse,
-    Ridge,
-    RootError,
-    Shift,
-    Status,
-    TargetCondition,
-    cond_pth_root,
-    frechet_derivative,
-    orthogonalizer,
-)
+from matroot import Status, cond_pth_root, frechet_derivative, orthogonalizer
 
 from ..case import numpy_dtype
 from ..draw import exponent
-from ..eigen import Spectral
-from ..exact import Exact
 from ..large import LAYOUTS
 from . import draws
-from .reference import Known, in_units, lost, matrix, power, scaled
-from .singular import FACTOR, direction, others_of
+from .derivatives import direction, draw_rule, judge_frechet
+from .reference import FACTOR, Known, in_units, lost
+from .singular import others_of
 from .trial import Fault, Trial
 
 
@@ -81,17 +69,6 @@ def draw(rng: np.random.Generator) -> Trial:
         others=others_of(rng, "torch", "jax"),
         **basic,
     )
-
-
-def draw_rule(rng: np.random.Generator) -> Any:
-    size = float(10 ** rng.uniform(-10, -1))
-    return (
-        Ridge(relative=size),
-        Shift(relative=size),
-        Floor(relative=size),
-        PseudoInverse(rtol=size),
-        TargetCondition(1 / size),
-    )[rng.integers(5)]
 
 
 def judge_orthogonalizer(
@@ -170,7 +147,7 @@ def judge_cond(
     if p == 1 and not inverse:
         if abs(ratio + share) < 0.3 * share + n * 1e-15:
             return []
-        true = 1.0 if ratio > -share and top >= 0 or not abs(w).any() else np.inf
+        true = 1.0 if (ratio > -share and top >= 0) or not w.any() else np.inf
     elif abs(ratio - share) < 0.3 * share + n * 2e-16:
         return []
     elif ratio < share:
@@ -182,86 +159,3 @@ def judge_cond(
         true = float(steepest * np.linalg.norm(w) / np.linalg.norm(w**s))
     slack = 1e-10 + 40 * n * 2e-16 / max(ratio, 1e-300)
     return [] if told == true or abs(told - true) <= slack * true else [("cond", f"told {told:.6e} is {true:.6e}")]
-
-
-def changed(rule: Any, w: list[Any]) -> list[Any]:
-    top, low = max(w), min(w)
-    if rule is None:
-        return w
-    if isinstance(rule, Ridge):
-        return [x + rule.relative * top for x in w]
-    if isinstance(rule, Shift):
-        size = max(top, -low)
-        return [x + max(0, rule.relative * size - low) for x in w]
-    if isinstance(rule, Floor):
-        return [max(x, rule.relative * top) for x in w]
-    if isinstance(rule, PseudoInverse):
-        return [x if x > rule.rtol * top else 0 * x for x in w]
-    return [x + max(0, (top - rule.kappa * low) / (rule.kappa - 1)) for x in w]
-
-
-def judge_frechet(
-    s: Any, rule: Any, dtype: str, member: tuple[np.ndarray, ...], out: dict[str, np.ndarray]
-) -> list[Fault]:
-    A, E = member
-    X = out["x"]
-    if X.dtype.newbyteorder("=") != A.dtype or X.shape != A.shape:
-        return [("kind", f"{X.dtype}{X.shape}")]
-    if not (np.isfinite(draws.wide(A)).all() and np.isfinite(draws.wide(E)).all()):
-        return [("missed", "not finite")]
-    known = Known(A, symmetric=True)
-    if not known.small:
-        return []
-    w = known.values
-    top = abs(w).max()
-    after = np.array([float(x) for x in changed(rule, [float(v) for v in w])])
-    if not top or after.max() <= 0:
-        return []
-    ends = [w[-1] - w[-2], w[1] - w[0]] if len(w) > 1 else [1.0, 1.0]
-    if rule is not None and not isinstance(rule, PseudoInverse) and min(ends) < 1e-6 * top:
-        return []  # no derivative at a multiple extreme eigenvalue
-    if isinstance(rule, Floor | PseudoInverse):
-        edge = (rule.relative if isinstance(rule, Floor) else rule.rtol) * w[-1]
-        if (abs(w - edge) < 1e-3 * edge + 1e-12 * top).any():
-            return []
-    used = after[after > 0] if isinstance(rule, PseudoInverse) else after
-    kappa = after.max() / used.min() if used.min() > 0 else np.inf
-    if not kappa < 1e12:
-        return []  # nothing is asked beside singular matrices
-    D = scaled(E, -known.exponent)
-
-    def of(at: Spectral) -> Exact:
-        import mpmath
-
-        from ..eigen import PREC
-
-        with mpmath.workprec(PREC):
-            return at.matrix([power(x, s) for x in changed(rule, at.w)])
-
-    L = known.derivative(D, of)
-    X = in_units(X, known.exponent, s)
-    size, error = np.linalg.norm(L), np.linalg.norm(X - L)
-    steep = (
-        abs(float(s))
-        * (used.min() ** min(float(s) - 1, 0) if float(s) < 1 else used.max() ** (float(s) - 1))
-        * np.linalg.norm(D)
-    )
-    gap = 1.0
-    if isinstance(rule, PseudoInverse) and len(used) < len(after):
-        gap = used.min() / (used.min() - max(w[after <= 0].max(), 0))
-        steep = max(
-            steep,
-            used.min() ** float(s) / used.min() * gap * np.linalg.norm(D),
-            used.max() ** float(s) / used.min() * gap * np.linalg.norm(D),
-        )
-    bar = 2.0**-53 * 30 * len(w) * kappa * gap * max(size, steep) + 3 * EPS[dtype] * size
-    if rule is not None:
-        bar += 2.0**-53 * 100 * kappa * top / max(min(min(ends), top), 1e-300) * steep
-    return (
-        []
-        if error <= FACTOR * bar + lost(dtype, known.exponent, s) * X.size
-        or not np.isfinite(draws.wide(out["x"])).all()
-        else [
-            ("wrong derivative", f"error {error / (size or 1):.1e} bar {bar / (size or 1):.1e} kappa {kappa:.1e} {w}")
-        ]
-    )
