@@ -24,6 +24,7 @@ from matroot.drift.update import Update
 from matroot.methods.base import Array
 from matroot.methods.eigen import Eigen
 from matroot.pipeline.call import Job
+from matroot.pipeline.status import excess_of
 
 #: float32 is enough where its rounding error, bounded by the regularization, is at most this share of rtol.
 FLOAT32_SHARE = 0.5
@@ -192,7 +193,9 @@ class RootTracker:
         status, dtype = on_host(result.status), np.dtype(result.compute_dtype)
         usable = np.isin(status, USABLE)
         n = result.x.shape[-1]
-        bound = full_error(on_host(result.cond), self.exponent, dtype, n)
+        extremes = (on_host(getattr(result, name)) for name in ("lambda_max", "lambda_min", "ridge"))
+        excess = excess_of(*extremes, None, self.exponent)
+        bound = full_error(on_host(result.cond), self.exponent, dtype, n, excess)
         self.error = np.where(usable, bound + job.out_eps * n**0.5, np.inf)
         self.way = np.where(usable, FULL, FAILED)
         if not (usable & ~(bound <= self.rtol)).any():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from matroot import (
+    Floor,
     Ridge,
     RootError,
     Status,
@@ -315,6 +316,8 @@ def test_the_message_of_an_indefinite_matrix_says_nothing_beside():
         warnings.simplefilter("error")
         for a in (np.diag([1.0, -2.0]), sparse.csr_array(np.diag([1.0, -2.0]))):
             assert "not all positive" in str(solve_apply(a, 3, np.ones(2), inverse=False))
+        v = np.array([0.3, 0.7])  # what a ridge relative to lambda_max = 0 leaves is rounding
+        assert solve_apply(-np.outer(v, v), 3, np.ones(2), inverse=False, regularization=Floor(0.005)).status != 0
 
 
 @pytest.mark.parametrize("s", [Fraction(1, 2), Fraction(1, 7)])

@@ -259,3 +259,18 @@ def test_the_root_of_a_singular_matrix_is_no_start_for_a_better_one(p):
         assert distance(result.x, exact) <= tracker.error
         told += tracker.way == "first order"
     assert told
+
+
+@pytest.mark.parametrize("warm_from", [2, 128])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_shift_that_cancels_most_of_a_matrix_is_in_the_error(warm_from, dtype):
+    """-A moved to 1e-8 of its size has the rounding of A in its last digits."""
+    tracker = RootTracker(
+        8, inverse=False, rtol=1e-2, regularization=Shift(1e-8), compute_dtype=dtype, warm_from=warm_from
+    )
+    eps = np.finfo(dtype).eps
+    for size in (1.0, 5.87879881e-278):
+        A = np.array([[-size]])
+        result = tracker.update(A)
+        assert tracker.error >= min(eps / 1e-8, eps ** (1 / 8)) / 8 and (dtype == "float64") == (result.status == 0)
+        tracker.reset()

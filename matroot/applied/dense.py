@@ -198,7 +198,9 @@ def _by_eigen(A: Array, W: Array, scale: Array, job: Job) -> Part:
     # LAPACK's errors A - Q w Q^H and Q Q^H - I, in the Frobenius norm, from probes.
     QhZ = backend.matmul(Qh, Z)
     off = _rms(AZ - backend.matmul(Q * w[:, None, :], QhZ)), _rms(backend.matmul(Q, QhZ) - Z)
-    error = _bound(C, np.maximum(kept, 0), f, off, job) / np.maximum(np.linalg.norm(X, axis=-1), np.finfo(float).tiny)
+    with np.errstate(over="ignore"):  # X may be 0
+        size = np.maximum(np.linalg.norm(X, axis=-1), np.finfo(float).tiny)
+        error = _bound(C, np.maximum(kept, 0), f, off, job) / size
     near = abs(w[:, 0]) <= 2 * n * max(job.eps, job.out_eps) * w[:, -1]
     status = np.where(failed, np.where(near & (s < 0), int(Status.SINGULAR), int(Status.NOT_POSITIVE)), 0)
     with np.errstate(all="ignore"):

@@ -97,10 +97,13 @@ def eigen_error(dtype: np.dtype[Any], n: int) -> float:
     return float(EIGEN_ERROR * _unit(dtype) * max(1.0, n**0.5 / 4))
 
 
-def full_error(cond: Array, s: Fraction, dtype: np.dtype[Any], n: int) -> Array:
-    """Bound the relative error of a root from a full solve: from the eigenvalues, and from forming the root."""
+def full_error(cond: Array, s: Fraction, dtype: np.dtype[Any], n: int, excess: Array | float = 1.0) -> Array:
+    """Bound the relative error of a root from a full solve: from the eigenvalues, and from forming the root.
+
+    `excess` is that of `pipeline.status.excess_of`, for matrices that a rule cancels.
+    """
     u = eigen_error(dtype, n)
-    return forward_error_bound(cond, s, u) + u
+    return forward_error_bound(cond, s, u * excess) + u
 
 
 def narrower(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -181,7 +184,7 @@ def seen(
     lowest = float(_ritz(E, d, order[:RITZ])[0]) if from_lowest else 0.0
     ridge = 0.0 if rule is None else float(rule.shift(np.asarray(largest), np.asarray(lowest), basis.scale))
     b = d + ridge
-    least, most = float(b.min()), float(b.max())
+    least, most = b.min(), b.max()  # of numpy: powers of a Python float raise where they overflow
     if not least > 0:
         return Moved(E, d, b, ridge, largest)
     f = b**power
@@ -229,7 +232,7 @@ def root(basis: Basis, at: Moved, s: Fraction, factor: float, out: Array, backen
     power, narrow = float(s), at.E.dtype
     Q = basis.Q.astype(narrow, copy=False)
     # Use units of the smallest b, so that nothing overflows in a narrow dtype.
-    least = float(at.b.min())
+    least = at.b.min()
     u = ((at.b / least) ** (1 / s.denominator)).astype(narrow.type(0).real.dtype)
     slope = least ** (power - 1) / (u**-s.numerator if s < 0 else 1)
     F = at.E

@@ -19,7 +19,7 @@ from matroot.pipeline.attempt import attempt
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.reference import factor
 from matroot.pipeline.scaling import asymmetry_bar
-from matroot.pipeline.status import certified, judge, within_range
+from matroot.pipeline.status import certified, excess_of, judge, within_range
 
 #: A refinement is tried up to this eta, and reduces it to about 0.7 eta^2.
 REFINABLE = 0.25
@@ -120,7 +120,8 @@ class Update:
         at = slice(rows[0], rows[-1] + 1) if whole else rows
         one = attempt(self.stack[at], replace(self.job, method=method, rule=rule))
         usable = np.isin(one.status, USABLE)
-        bound = full_error(one.cond, self.s, self.job.dtype, self.stack.shape[-1])
+        excess = excess_of(one.lambda_max, one.lambda_min, one.ridge, None, self.s)
+        bound = full_error(one.cond, self.s, self.job.dtype, self.stack.shape[-1], excess)
         one.status[usable & ~(bound <= self.rtol)] = Status.ILL_CONDITIONED
         self.out.write(at, one)
         for j, i in enumerate(rows):

@@ -111,6 +111,12 @@ class Stream:
         return f"RootTracker {a.dtype}{[*a.shape]} s={t.exponent} {options} refine={t.refine} {self.copied}"
 
     def faults(self) -> list[Fault]:
+        try:
+            return self.followed()
+        except Exception as error:
+            return [("exception", f"{type(error).__name__}: {error}")]
+
+    def followed(self) -> list[Fault]:
         found: list[Fault] = []
         conditions = ConditionTracker(max_records=2)
         twin = copy.deepcopy(self.tracker)
@@ -174,6 +180,8 @@ class Stream:
             shift = float(np.ldexp(float(ridge), -known.exponent))
             floor = self.rule.relative * w[-1] if isinstance(self.rule, Floor) else 0.0
             after = np.maximum(w + shift, floor)
+            if floor and -w[0] > w[-1]:
+                continue  # the floor has the rounding of the negative eigenvalues, which `error` does not count
             if after[0] <= 1e-13 * after[-1]:
                 if (
                     after[0] < -1e-13 * n * after[-1]

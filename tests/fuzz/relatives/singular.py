@@ -12,6 +12,7 @@ from table import EPS
 from matroot import Status, polar, spectral_derivative, spectral_power
 
 from ..case import numpy_dtype
+from ..exact import Exact, identity, ratio, real_form
 from ..large import LAYOUTS
 from . import draws
 from .derivatives import direction, judge_spectral
@@ -184,4 +185,33 @@ def judge_power(
     if not np.isfinite(draws.wide(A)).all():
         return [] if out["status"] == Status.NONFINITE_INPUT else [("missed", "not finite")]
     found = Found(A, s, dtype, options.get("rtol"), options["method"])
-    return judge_common(found, dtype, options, out, "x")
+    faults = judge_common(found, dtype, options, out, "x")
+    if out["status"] <= Status.STAGNATED and found.known.small and not found.unclear:
+        true, told = residual(found, in_units(out["x"], found.known.exponent, found.s)), float(out["residual"])
+        a, b = abs(found.s.numerator), found.s.denominator
+        noise = 2.0**-53 * 16 * (a + b) * found.kappa ** (max(1.0, 2 * a / b) if found.s < 0 else 0.0)
+        if not (true > 1 and told > 1) and not true / FACTOR - noise <= told <= FACTOR * true + noise:
+            faults.append(("residual", f"told {told:.1e} true {true:.1e} noise {noise:.0e} kappa {found.kappa:.1e}"))
+    return faults
+
+
+def residual(found: Found, X: np.ndarray) -> float:
+    """That of `SpectralResult`, exactly."""
+    A = found.known.unit
+    A, X = (A, X) if len(A) >= A.shape[1] else (A.conj().T, X.conj().T)
+    (A, Ah), (X, Xh) = ([Exact.of(real_form(np.ascontiguousarray(M))) for M in (Y, Y.conj().T)] for Y in (A, X))
+    a, b, n = abs(found.s.numerator), found.s.denominator, min(found.known.A.shape)
+    K, eye = Ah @ X, identity(len(Ah.m))
+    uneven = ratio((K - Xh @ A).norm(), K.norm())
+    if found.s > 0:
+        goal = (Ah @ A).power(a)
+        return max(uneven, ratio(((Xh @ X).power(b) - goal).norm(), goal.norm()))
+    P, power, mixed, same = eye, 0, 2 * a, b - a  # in the order whose partial products stay nearest to I
+    while mixed or same:
+        if same and (not mixed or abs(power - 2 * a) < abs(power + b - a)):
+            P, power, same = Xh @ X @ P, power - 2 * a, same - 1
+        else:
+            P, power, mixed = K @ P, power + b - a, mixed - 1
+    real = len(eye.m) / n
+    gap = P - eye if found.rank == n else P @ P - P
+    return max(uneven, ratio(gap.norm(), ((max(found.rank, 1) * real) ** 0.5, 0)))
