@@ -22,8 +22,9 @@ os.environ["MATROOT_GRID"] = "1"  # the tables have every cell
 
 from benchmarks import common  # isort: skip  # pins the process first
 
-from benchmarks import bench_fast_cpu as fast  # isort: skip
-from benchmarks import bench_foundation as foundation
+from benchmarks import bench_auto as fast
+from benchmarks import bench_costs as costs
+from benchmarks import bench_general as schur
 from benchmarks import bench_rules as rules_of
 from benchmarks import peers
 from threadpoolctl import threadpool_limits
@@ -54,10 +55,9 @@ def cells(benchmark: Any, track: str, *levels: Any) -> Iterator[tuple[Any, ...]]
 
 def counts() -> Iterator[Table]:
     """Iterations and products of coupled Newton."""
-    params = foundation.Counts.params
+    params = costs.Counts.params
     found = {
-        track: {(p, c): v for p, c, v in cells(foundation.Counts, track)}
-        for track in ("track_iterations", "track_products")
+        track: {(p, c): v for p, c, v in cells(costs.Counts, track)} for track in ("track_iterations", "track_products")
     }
     rows = [
         (p, *(f"{found['track_iterations'][p, c]} | {found['track_products'][p, c]}" for c in params[1]))
@@ -73,30 +73,30 @@ def counts() -> Iterator[Table]:
 
 def overheads() -> Iterator[Table]:
     """Measure the cost of a solve relative to the bare factorization."""
-    rows = [(n, dtype, f"{x:.2f}") for n, dtype, x in cells(foundation.EigenOverhead, "track_overhead")]
+    rows = [(n, dtype, f"{x:.2f}") for n, dtype, x in cells(costs.EigenOverhead, "track_overhead")]
     yield Table(
         "A solve by eigen, in units of numpy.linalg.eigh and recombination",
         "One matrix, certificate and checks included. float32 input is computed in float64 by both.",
         ("n", "dtype", "times"),
         rows,
     )
-    shares = [(n, f"{100 * x:.1f} %") for n, x in cells(foundation.Certificate, "track_share")]
+    shares = [(n, f"{100 * x:.1f} %") for n, x in cells(costs.Certificate, "track_share")]
     yield Table("The certificate's share of a solve by eigen", "float64.", ("n", "share"), shares)
-    work = [(m, n, f"{x:.1f}") for m, n, x in cells(foundation.WorkMemory, "track_work")]
+    work = [(m, n, f"{x:.1f}") for m, n, x in cells(costs.WorkMemory, "track_work")]
     yield Table(
         "Work memory beyond the output, in n^2 numbers of float64",
         "One matrix; numpy's allocations as tracemalloc sees them.",
         ("method", "n", "n^2 numbers"),
         work,
     )
-    seconds = foundation.Import().track_seconds()
+    seconds = costs.Import().track_seconds()
     yield Table("import matroot", "Fresh process, median of 7.", ("seconds",), [(f"{seconds:.3f}",)])
 
 
 def general() -> Iterator[Table]:
     """schur_newton beside SciPy."""
     tracks = ("track_speedup", "track_error_ratio", "track_outside_schur")
-    found = [list(cells(foundation.General, track)) for track in tracks]
+    found = [list(cells(schur.General, track)) for track in tracks]
     rows = [(n, p, f"{a:.1f}", f"{b:.2f}", f"{c:.2f}") for (n, p, a), (_, _, b), (_, _, c) in zip(*found, strict=True)]
     yield Table(
         "schur_newton beside scipy.linalg.fractional_matrix_power, A^(1/p)",
@@ -109,9 +109,9 @@ def general() -> Iterator[Table]:
 
 def batches() -> Iterator[Table]:
     """One call on a batch beside a loop."""
-    sizes = foundation.Batch.params[1]
-    found = {(m, n): x for m, n, x in cells(foundation.Batch, "track_speedup")}
-    rows = [(m, *(f"{found[m, n]:.1f}" for n in sizes)) for m in foundation.Batch.params[0]]
+    sizes = costs.Batch.params[1]
+    found = {(m, n): x for m, n, x in cells(costs.Batch, "track_speedup")}
+    rows = [(m, *(f"{found[m, n]:.1f}" for n in sizes)) for m in costs.Batch.params[0]]
     yield Table(
         "A batch in one call: times faster than a Python loop over solve",
         "float64, cond 1e4, p = 4.",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot._regularization import PseudoInverse, Regularization, as_regularization
+from matroot._regularization import LARGEST, PseudoInverse, Regularization, as_regularization
 from matroot._result import A, on_host
 from matroot._roots import caller, fractional_power
 from matroot._solve import as_exponent, check_accuracy, exponent_of, options_of
@@ -16,6 +16,7 @@ from matroot._status import USABLE, ConditionWarning, RootError, Status
 from matroot.applied.result import ApplyResult
 from matroot.backends.arrays import transformed_by
 from matroot.backends.holds import confined
+from matroot.backends.keywords import is_number
 from matroot.backends.loading import deferred
 from matroot.methods.base import Method
 from matroot.methods.minimax import Minimax
@@ -304,8 +305,7 @@ def _of_operator(a: Any, s: Fraction | float, b: Any, *, compute_dtype: Any, **o
 def _check_lanczos(max_iter: Any, lambda_min: Any) -> None:
     """Raise if `max_iter` is no positive int, or `lambda_min` no positive number."""
     check_accuracy(None, max_iter)
-    number = isinstance(lambda_min, int | float | np.integer | np.floating) and not isinstance(lambda_min, bool)
-    if lambda_min is not None and not (number and 0 < lambda_min < np.inf):
+    if lambda_min is not None and not (is_number(lambda_min) and 0 < lambda_min <= LARGEST):
         raise ValueError(f"lambda_min must be None or a positive number, got {lambda_min!r}")
 
 

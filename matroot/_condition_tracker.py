@@ -10,6 +10,7 @@ import numpy as np
 
 from matroot._result import RootResult, on_host
 from matroot._status import Status
+from matroot.backends.keywords import is_int
 
 #: Fields kept of every result, each the worst over its batch.
 FIELDS = ("cond", "lambda_max", "residual", "bits_lost", "status", "n_iter")
@@ -37,7 +38,7 @@ class ConditionTracker:
     """
 
     def __init__(self, max_records: int = 1000) -> None:
-        if isinstance(max_records, bool) or not isinstance(max_records, int) or max_records < 1:
+        if not is_int(max_records) or max_records < 1:
             raise ValueError(f"max_records must be an int >= 1, got {max_records!r}")
         self.max_records = max_records
         self._records: dict[str, deque[dict[str, float]]] = {}

@@ -15,6 +15,7 @@ from matroot.autodiff.forms import Power
 from matroot.autodiff.graphs import between_graphs
 from matroot.backends.arrays import check_square, dtype_name, transformed_by
 from matroot.backends.holds import confined
+from matroot.backends.keywords import is_number
 from matroot.backends.linalg import adjoint, hermitian_part
 from matroot.backends.loading import deferred
 from matroot.rectangular import certificate
@@ -292,7 +293,7 @@ def _orthogonalizer(a: Array, rtol: float | None, absolute: float) -> Orthogonal
 
 def checked_exponent(s: Any) -> Fraction:
     """Return s as a ratio of small integers."""
-    if isinstance(s, bool | np.bool_) or not isinstance(s, int | float | Fraction | np.integer | np.floating):
+    if not (isinstance(s, Fraction) or is_number(s)):
         raise TypeError(f"s must be an int, a Fraction or a float, got {s!r}")
     near = None
     if not isinstance(s, float | np.floating):

@@ -8,13 +8,17 @@ of the identity and serve every method; `Floor` and `PseudoInverse` change singl
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from matroot.backends.keywords import is_int, is_number
+
 Array = Any
+
+LARGEST = sys.float_info.max
 
 
 class Coefficients(NamedTuple):
@@ -35,8 +39,10 @@ class Coefficients(NamedTuple):
 class Regularization:
     """Base of the rules; ``diagonal`` rules add ``shift`` to every eigenvalue."""
 
-    #: input of a diagonal shift: "lambda_max" or "extremes"; "spectrum" for a rule that is not a shift
+    #: input of `shift`: "lambda_max" or "extremes"
     needs: ClassVar[str]
+    #: True for a rule that is no shift, but changes single eigenvalues
+    changes_spectrum: ClassVar[bool] = False
     #: True if eigenvalue 0 stays 0 in an inverse root
     keeps_null_space: ClassVar[bool] = False
 
@@ -62,14 +68,9 @@ class Regularization:
         return self.floor() * largest
 
 
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
-    return number and math.isfinite(value)
-
-
 def _check(owner: str, **values: Any) -> None:
     for name, value in values.items():
-        if not (_is_number(value) and value >= 0):
+        if not (is_number(value) and 0 <= value <= LARGEST):
             raise ValueError(f"{owner}({name}=...) must be a finite number >= 0, got {value!r}")
 
 
@@ -108,7 +109,7 @@ class Ridge(Regularization):
 
     def __post_init__(self) -> None:
         _check("Ridge", relative=self.relative, absolute=self.absolute)
-        if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
+        if not is_int(self.retries) or self.retries < 0:
             raise ValueError(f"Ridge(retries=...) must be an int >= 0, got {self.retries!r}")
 
     def shift(self, largest: Array, smallest: Array, scale: Array) -> Array:
@@ -152,7 +153,7 @@ class Floor(Regularization):
     relative: float = 0.0
     absolute: float = 0.0
 
-    needs: ClassVar[str] = "spectrum"
+    changes_spectrum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check("Floor", relative=self.relative, absolute=self.absolute)
@@ -228,7 +229,7 @@ class PseudoInverse(Regularization):
     rtol: float | None = None
     absolute: float = 0.0
 
-    needs: ClassVar[str] = "spectrum"
+    changes_spectrum: ClassVar[bool] = True
     keeps_null_space: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -262,7 +263,7 @@ class TargetCondition(Regularization):
     needs: ClassVar[str] = "extremes"
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.kappa) and self.kappa > 1):
+        if not (is_number(self.kappa) and 1 < self.kappa <= LARGEST):
             raise ValueError(f"TargetCondition(kappa=...) must be a finite number > 1, got {self.kappa!r}")
 
     def shift(self, largest: Array, smallest: Array, scale: Array) -> Array:
@@ -280,7 +281,7 @@ def as_regularization(value: Any) -> Regularization | None:
     """Convert to a rule: None and rules are kept, a float is ``Ridge(relative=value)``, and 0 is None."""
     if value is None or isinstance(value, Regularization):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
+    if not is_number(value):
         found = repr(value)
         if isinstance(value, type) and issubclass(value, Regularization):
             found = f"the class {value.__name__}: write {value.__name__}(...)"
@@ -288,4 +289,4 @@ def as_regularization(value: Any) -> Regularization | None:
             "regularization must be None, a number (relative ridge), Ridge, Floor, Shift, PseudoInverse or "
             f"TargetCondition, got {found}"
         )
-    return Ridge(relative=float(value)) if value else None
+    return Ridge(relative=float(Ridge(value).relative)) if value else None

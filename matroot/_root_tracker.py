@@ -17,6 +17,7 @@ from matroot._solve import check_degree, plan, solve_power
 from matroot._status import USABLE, Status
 from matroot.backends.arrays import take, unit_roundoff
 from matroot.backends.holds import confined
+from matroot.backends.keywords import is_int
 from matroot.drift.basis import FAILED, FULL, WAYS, Warm
 from matroot.drift.first_order import Basis, eigen_error, full_error, narrower
 from matroot.drift.state import FIELDS, checked
@@ -115,7 +116,7 @@ class RootTracker:
     ) -> None:
         if not (isinstance(rtol, int | float | np.floating) and 0 < rtol < 1):
             raise ValueError(f"rtol must be a number in (0, 1), got {rtol!r}")
-        if isinstance(warm_from, bool) or not isinstance(warm_from, int) or warm_from < 2:
+        if not is_int(warm_from) or warm_from < 2:
             raise ValueError(f"warm_from must be an int >= 2, got {warm_from!r}")
         self.p = p if isinstance(p, Fraction) and p >= 1 else check_degree(p)
         self.inverse = bool(inverse)
@@ -169,7 +170,7 @@ class RootTracker:
         given = unit_roundoff(origin.dtype_name)
         rtol = max(self.rtol, least_rtol(2.0**-24, given, n)) if given > 2.0**-24 else self.rtol
         job = plan(values, origin, self.exponent, method=Eigen(), rtol=rtol, **options)
-        if n < self.warm_from or (rule is not None and rule.needs == "spectrum") or job.backend.sync_free():
+        if n < self.warm_from or (rule is not None and rule.changes_spectrum) or job.backend.sync_free():
             result = self._cold(solve_power(a, self.exponent, **options), job)
         else:
             result = self._warm(values, job)

@@ -52,7 +52,7 @@ class Case:
     @property
     def cuts(self) -> bool:
         """True if the rule changes single eigenvalues."""
-        return self.rule is not None and self.rule.needs == "spectrum"
+        return self.rule is not None and self.rule.changes_spectrum
 
 
 def choose(method: str | Method, case: Case) -> Method:

@@ -32,6 +32,7 @@ from matroot.backends.arrays import (
 from matroot.backends.base import Backend
 from matroot.backends.cpu.kernels import lapack_seconds, spend
 from matroot.backends.holds import confined
+from matroot.backends.keywords import is_int, is_number
 from matroot.backends.loading import deferred
 from matroot.backends.profile import Limits, limits
 from matroot.methods.base import Array, Method, Problem
@@ -39,7 +40,7 @@ from matroot.methods.tridiagonal import runs_here
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.fused import Fused, whole
 from matroot.pipeline.kernel import solve_fused, solve_kept
-from matroot.pipeline.lone import lone
+from matroot.pipeline.lone import alone
 from matroot.pipeline.retries import solve_chunk
 
 if TYPE_CHECKING:
@@ -185,10 +186,9 @@ def _solve(
         on_device = deferred("matroot.pipeline.device")  # with cupy's calls and kernels
         return on_device.solve_stack(values, replace(job, may_widen=job.may_widen and waits))
     batch, n = values.shape[:-2], values.shape[-1]
-    if fused is not None and not batch and kept is None and origin.library != "dlpack":  # whose plan is not kept
-        one = lone(fused)
-        if one is not None and (found := one.solve(values, origin)) is not None:
-            return found
+    one = alone(fused, values, origin) if kept is None else None
+    if one is not None and (found := one.solve(values.reshape(n, n), origin, batch)) is not None:
+        return found
     stack = values.reshape(math.prod(batch), n, n)
     out = Output.room(len(stack), n, job)
     if stack.size and fused is not None and kept is not None:
@@ -318,15 +318,13 @@ def check_accuracy(rtol: Any, max_iter: Any) -> None:
     """Raise if `rtol` is no share, or `max_iter` no positive int."""
     if rtol is not None and not (isinstance(rtol, int | float | np.floating) and 0 < rtol < 1):
         raise ValueError(f"rtol must be None or a number in (0, 1), got {rtol!r}")
-    if max_iter is not None and (
-        isinstance(max_iter, bool) or not isinstance(max_iter, int | np.integer) or max_iter < 1
-    ):
+    if max_iter is not None and not (is_int(max_iter) and max_iter >= 1):
         raise ValueError(f"max_iter must be None or an int >= 1, got {max_iter!r}")
 
 
 def as_exponent(s: Any) -> Fraction | float:
     """Convert `s` to a Fraction if it is a ratio with a small denominator, else to a float."""
-    if isinstance(s, bool | np.bool_) or not isinstance(s, int | float | Fraction | np.integer | np.floating):
+    if not (isinstance(s, Fraction) or is_number(s)):
         raise TypeError(f"s must be an int, a Fraction or a float, got {s!r}")
     if isinstance(s, int | Fraction | np.integer):
         return s if isinstance(s, Fraction) else Fraction(int(s))

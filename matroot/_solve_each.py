@@ -20,7 +20,8 @@ from matroot.backends.arrays import check_square, library_of, take
 from matroot.backends.holds import confined
 from matroot.backends.keywords import advise
 from matroot.backends.streams import side_by_side
-from matroot.pipeline.kernel import begin_fused
+from matroot.pipeline.kernel import begin_fused, in_halves
+from matroot.pipeline.lone import LoneLarge, alone
 
 Array = Any
 
@@ -160,5 +161,12 @@ def _begun(a: Array, s: Fraction, options: dict[str, Any], whole: Callable[[], A
     except TypeError:
         advise(solve, options)
         raise
-    rest = None if fused is None else begin_fused(values.reshape(-1, *a.shape[-2:]), fused)
-    return whole if rest is None else confined(lambda: rest().result(a.shape[:-2], job))
+    if fused is None:
+        return whole
+    stack, batch = values.reshape(-1, *a.shape[-2:]), a.shape[:-2]
+    one = alone(fused, values, origin)
+    if isinstance(one, LoneLarge) and in_halves(stack, fused):
+        begun = one.begin(stack[0])
+        return confined(lambda: one.solve(stack[0], origin, batch, begun))
+    rest = begin_fused(stack, fused)
+    return whole if rest is None else confined(lambda: rest().result(batch, job))

@@ -32,3 +32,4 @@ __all__ = [
 ]
 
 use_kernels()  # the roots of a run depend neither on what is compiled already nor on the engine
+del use_kernels

@@ -8,11 +8,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from matroot_optim.allowed import IN_BASIS, RULES, SCHEDULES, as_exponent, is_int, one_of
 from matroot_optim.paths import ByPath
 from matroot_optim.rules import Rule, as_plain, as_rule
+
+if TYPE_CHECKING:
+    from matroot_optim.refresh.engines import Engine
 
 #: Options that hold for the whole optimizer and cannot be set for one parameter.
 SHARED = frozenset(
@@ -67,7 +70,7 @@ class Options:
     root_method: str = "auto"
     root_dtype: str = "float64"
     root_device: str = "host"
-    engine: Any = None
+    engine: Engine | None = None
     state_dtype: str = "float32"
 
     graft: str = "adam"

@@ -8,17 +8,7 @@ import pytest
 from table import NAMED, problem
 
 import matroot
-from matroot import (
-    Floor,
-    Ridge,
-    RootError,
-    Shift,
-    Status,
-    TargetCondition,
-    fractional_power,
-    inverse_pth_root,
-    solve,
-)
+from matroot import Floor, Ridge, RootError, Shift, Status, TargetCondition, fractional_power, inverse_pth_root, solve
 
 ROWS = list(NAMED.values())
 EYE = np.eye(3)
@@ -215,46 +205,6 @@ def test_entries_at_the_end_of_the_range():
 
 
 # General matrices
-
-ROTATION = np.array([[0.0, -1.0], [1.0, 0.0]])
-NO_ROOT = {
-    "zero": np.zeros((2, 2)),
-    "negative": -np.eye(2),
-    "a negative eigenvalue": np.array([[1.0, 5.0], [0.0, -2.0]]),
-    "a hidden one": np.array([[1.0, 2.0], [3.0, 4.0]]),
-    "a Jordan block at 0": np.array([[0.0, 1.0], [0.0, 0.0]]),
-    "singular": np.array([[1.0, 2.0], [2.0, 4.0]]),
-    "complex dtype": np.array([[1.0, 5.0], [0.0, -2.0]], complex),
-}
-
-
-@pytest.mark.parametrize("A", NO_ROOT.values(), ids=NO_ROOT)
-def test_no_principal_root(A):
-    for p in (2, 3, 12):
-        result = solve(A, p, assume_a="gen")
-        assert result.status == Status.NO_PRINCIPAL_ROOT, result.message
-        assert "negative real axis" in result.message
-        assert "Ridge" in result.message
-        assert np.isnan(result.x).all()
-        with pytest.raises(RootError, match="negative real axis"):
-            inverse_pth_root(A, p, assume_a="gen")
-
-
-def test_bad_general_matrices_leave_their_batch_alone():
-    good = np.stack([EYE[:2, :2] + ROTATION * t for t in (0.1, 1, 3)])
-    expected = solve(good, 3, assume_a="gen")
-    for A in [*NO_ROOT.values(), np.full((2, 2), np.nan), np.diag([np.inf, 1])]:
-        result = solve(np.insert(good.astype(A.dtype), 1, A, axis=0), 3, assume_a="gen")
-        assert result.status[1] in (Status.NO_PRINCIPAL_ROOT, Status.NONFINITE_INPUT)
-        if A.dtype == float:
-            assert np.array_equal(result.x[[0, 2, 3]], expected.x)
-            assert np.array_equal(result.residual[[0, 2, 3]], expected.residual)
-
-
-def test_a_ridge_mends_a_general_matrix():
-    result = solve(np.array([[1.0, 5.0], [0.0, -0.1]]), 2, assume_a="gen", regularization=Ridge(absolute=0.5))
-    assert result.converged
-    assert result.ridge == 0.5
 
 
 def test_first_failure_is_named_with_its_index():

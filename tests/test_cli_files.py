@@ -2,8 +2,6 @@
 
 import io
 import json
-import shutil
-import subprocess
 import sys
 import time
 
@@ -15,7 +13,6 @@ from matroot import gallery
 from matroot.cli import by_hand, files, parts
 from matroot.cli import command as cli
 from matroot.cli import progress as progress_module
-from matroot.cli.completion import SHELLS
 from matroot.cli.progress import Progress
 
 
@@ -240,42 +237,6 @@ class TestByHand:
         said = capsys.readouterr().out
         assert self.table(said)["coupled_newton"][-1] == "MAX_ITER"
         assert "tridiagonal does not apply" in said
-
-
-class TestCompletion:
-    @pytest.mark.parametrize("shell", SHELLS)
-    def test_every_command_and_option_is_there(self, shell, capsys):
-        assert cli.main(["completion", shell]) == 0
-        said = capsys.readouterr().out
-        for word in (*cli.COMMANDS, *("keep-going", "compute-dtype", "float64", "tridiagonal", "reset")):
-            assert word in said
-
-    @pytest.mark.skipif(shutil.which("bash") is None, reason="bash")
-    @pytest.mark.parametrize(
-        ("words", "offered"),
-        [
-            (["ro"], ["root"]),
-            (["root", "a.npy", "--me"], ["--method"]),
-            (["root", "a.npy", "--method", "tri"], ["tridiagonal"]),
-            (["completion", ""], ["bash", "zsh", "fish"]),
-            (["root", "a.npy", "-p", "2", "--pth-root", "--key", "a", "--ridge", "1", "-o", "x.npy"], []),
-            (["compare", "a.npy", "--keep"], []),
-        ],
-        ids=" ".join,
-    )
-    def test_bash_offers_what_fits(self, words, offered, capsys):
-        cli.main(["completion", "bash"])
-        script = capsys.readouterr().out
-        script += 'COMP_WORDS=(matroot "$@"); COMP_CWORD=$#; _matroot; printf "%s\\n" "${COMPREPLY[@]}"'
-        done = subprocess.run(["bash", "-c", script, "bash", *words], capture_output=True, text=True, check=True)
-        assert done.stdout.split() == offered and done.stderr == ""
-
-    @pytest.mark.parametrize("shell", SHELLS)
-    def test_the_shell_reads_it(self, shell, capsys):
-        if shutil.which(shell) is None:
-            pytest.skip(f"no {shell}")
-        cli.main(["completion", shell])
-        subprocess.run([shell, "-n"], input=capsys.readouterr().out, text=True, check=True)
 
 
 @pytest.mark.parametrize("command", [None, "root", "compare", "info", "completion"])

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import re
 import runpy
 from pathlib import Path
@@ -53,9 +54,19 @@ def test_docstrings_have_the_parameters_of_the_functions(name):
     validate = pytest.importorskip("numpydoc.validate").validate
     pytest.importorskip({"torch": "torch", "optax": "optax"}.get(name.rpartition(".")[2], "numpy"))
     module = importlib.import_module(name)
-    functions = [one for one in public(module) if inspect.isfunction(getattr(module, one))]
     wanted = {"GL07", "PR01", "PR02", "PR03", "PR10", "RT01"}  # sections, parameters and their order, what is returned
-    errors = [(one, *error) for one in functions for error in validate(f"{name}.{one}")["errors"] if error[0] in wanted]
+    listed = {"GL07", "PR03", "PR10"}  # of classes and methods, which may be one line, and pass options on
+    errors = []
+    for one in public(module):
+        thing = getattr(module, one)
+        if inspect.isfunction(thing):
+            errors += [(one, *error) for error in validate(f"{name}.{one}")["errors"] if error[0] in wanted]
+        elif inspect.isclass(thing):
+            methods = [
+                f"{one}.{key}" for key, value in vars(thing).items() if key[0] != "_" and inspect.isfunction(value)
+            ]
+            for each in (one, *methods):
+                errors += [(each, *error) for error in validate(f"{name}.{each}")["errors"] if error[0] in listed]
     assert not errors
 
 
@@ -97,3 +108,37 @@ def test_the_page_on_the_architecture_names_files_that_exist():
         folders[indent] = folder / names[0]
     for name in re.findall(r"[\w/]+\.(?:py|cu)", (DOCS / "development" / "flow.html").read_text()):
         assert (ROOT / "matroot" / name).exists(), name
+
+
+def test_files_that_pages_name_exist():
+    pages = [*DOCS.glob("*.rst"), *DOCS.glob("*/*.rst"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    names = r"(?<![\w/])(?:matroot|matroot_optim|tests|docs|asv_benchmarks|tools)/[\w/]+\.\w+"
+    for page in pages:
+        for name in re.findall(names, page.read_text()):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def rows(path):
+    """Rows of the list-tables of a page, as their cells."""
+    for row in re.split(r"^   \* - ", path.read_text(), flags=re.M)[1:]:
+        yield [cell.strip() for cell in re.split(r"^     - ?", row.split("\n\n")[0], flags=re.M)]
+
+
+WORKLOADS = {"translation": "AdamW", "language": "AdamW", "images": "SGD", "clicks": "Adagrad"}  # best of first order
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_training_figures_that_stand_twice_agree(workload):
+    """`docs/performance/tables` are written by a command; the pages repeat some of their figures."""
+    measured = {row[0].strip("*"): row for row in rows(DOCS / "performance" / "tables" / f"{workload}.rst")}
+    first, ours = measured[WORKLOADS[workload]], measured["Shampoo"]
+    seconds = json.loads((ROOT / "asv_benchmarks" / "training" / "results" / "small.seconds.json").read_text())
+    cost, gain = (row for row in rows(DOCS / "guide" / "from_adamw.rst") if row[0] == workload)
+    own = [float(measured[name][5]) for name in ("AdamW", "Shampoo")]
+    assert [float(x) for x in cost[2:]] == own
+    assert float(cost[1]) == pytest.approx(seconds[workload]["gradient_ms"], rel=0.01)
+    steps, time = [one[2].split()[0] for one in (first, ours)], [one[3] for one in (first, ours)]
+    assert gain[1:] == [WORKLOADS[workload], *steps, *time]
+    label = {"language": "language model", "clicks": "click-through"}.get(workload, workload)
+    (row,) = (row for row in rows(DOCS / "performance" / "training.rst") if row[0] == label)
+    assert row[1:3] == [f"{steps[0]} ({WORKLOADS[workload]})", steps[1]]

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from cupy_double import Device, Waited, ndarray, waiting_forbidden
+from cupy_double import Waited, ndarray, waiting_forbidden
 from table import distance
 
 from matroot import (
@@ -26,7 +26,6 @@ from matroot import (
 )
 from matroot._bars import forward_error_bound
 from matroot._solve import solve_power
-from matroot.backends.cuda.gpu import gpu
 
 EPS = {"float64": 2.0**-53, "float32": 2.0**-24}
 SPECTRA = ("geometric", "two_cluster", "power_law")
@@ -202,40 +201,6 @@ def test_the_root_of_zero(method, p):
     assert (result.status.get() == 0).all() and (result.x.get() == 0).all() and (result.residual.get() == 0).all()
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64", "complex128", "int64"])
-def test_dtypes(dtype):
-    rng = np.random.default_rng(0)
-    W = rng.standard_normal((3, 20, 40)) * (40 if dtype == "int64" else 1)
-    if dtype.startswith("complex"):
-        W = W + 1j * rng.standard_normal(W.shape)
-    A = (W @ W.conj().swapaxes(-1, -2) / 40).astype(dtype)
-    A = (A + A.conj().swapaxes(-1, -2)) // 2 if dtype == "int64" else A
-    result = blind(A, 2)
-    wide = A.astype(np.result_type(A.dtype, np.float64))
-    w, Q = np.linalg.eigh((wide + wide.conj().swapaxes(-1, -2)) / 2)
-    exact = (Q * w[:, None, :] ** -0.5) @ Q.conj().swapaxes(-1, -2)
-    eps = 2.0**-11 if dtype == "float16" else float(np.finfo(result.x.dtype).eps)
-    assert result.x.dtype == (np.float64 if dtype == "int64" else dtype)
-    assert all(distance(X, Y) <= 4 * eps + 1e-13 for X, Y in zip(result.x.get(), exact, strict=True))
-    assert result.status.get().tolist() == [0, 0, 0]
-
-
-def test_float32_is_computed_in_float64_where_that_is_fast(monkeypatch):
-    A, _ = gallery.spd(16, 1e5, rng=0)
-    A = A.astype("float32")
-    assert blind(A, 4).compute_dtype == "float64"
-    assert blind(A, 4, rtol=1e-3).compute_dtype == "float32"
-    monkeypatch.setattr(Device, "ratio", 64)  # a card made for games
-    gpu.cache_clear()
-    slow = blind(A, 4)
-    assert slow.compute_dtype == "float32"
-    assert blind(A, 4, compute_dtype="float64").compute_dtype == "float64"
-    assert blind(A.astype("float64"), 4).compute_dtype == "float64"
-    A = A.astype("float64")
-    w, Q = np.linalg.eigh(A)
-    assert distance(slow.x.get(), (Q * w**-0.25) @ Q.T) <= 3 * 1e5 / 4 * 2.0**-24
-
-
 @pytest.mark.parametrize(
     "rule",
     [
@@ -254,7 +219,7 @@ def test_regularizations(rule):
     assert np.allclose(result.x.get(), reference.x, rtol=1e-2, atol=1e-2 * abs(reference.x).max())
     assert np.allclose(result.ridge.get(), reference.ridge, rtol=1e-2)
     assert (result.status.get() == 0).all() and (result.residual.get() < 1e-10).all()
-    if rule.needs == "spectrum":
+    if rule.changes_spectrum:
         assert isinstance(result.method, Eigen)
     else:  # what was reported as added is what was added
         for a, x, ridge in zip(A, result.x.get(), result.ridge.get(), strict=True):
@@ -280,27 +245,6 @@ def test_small_and_empty(shape):
     result = blind(np.full(shape, 16.0), 4)
     assert result.x.shape == shape and result.status.shape == shape[:-2]
     assert np.allclose(result.x.get(), 0.5)
-
-
-@pytest.mark.parametrize("method", METHODS, ids=repr)
-def test_any_layout(method):
-    A, _ = gallery.spd(10, 1e3, batch=(4,), rng=0)
-    straight = blind(A, 2, method=method, regularization=1e-3).x.get()
-    for view in (lambda a: a.swapaxes(-1, -2), lambda a: a[::-1][::-1], lambda a: a[:, ::-1, ::-1][:, ::-1, ::-1]):
-        a = view(on_device(A))
-        with waiting_forbidden():
-            X = solve(a, 2, method=method, regularization=1e-3).x
-        assert (X.get() == straight).all()
-
-
-def test_the_input_is_never_written_to():
-    A = on_device(np.stack([gallery.spd(12, 1e3, rng=0)[0], np.zeros((12, 12)), np.full((12, 12), np.nan)]))
-    before = A.get()
-    for method in METHODS:
-        for rule in (None, 1e-3):
-            solve(A, 2, method=method, regularization=rule)
-            solve(A, 2, method=method, regularization=rule, inverse=False)
-    assert np.array_equal(A.get(), before, equal_nan=True)
 
 
 @pytest.mark.parametrize("method", ["eigen", "minimax", "coupled_newton", "newton_db"])

@@ -4,7 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from table import conjugate
+from table import EPS, conjugate, distance
+from test_array_kinds import SPD, power
 
 from matroot import Floor, Ridge, Shift, Status, TargetCondition, gallery, solve
 from matroot.methods.eigen import Eigen
@@ -103,6 +104,27 @@ def test_the_statuses_of_a_decomposition(name):
                 assert (as_numpy(ours.status) == as_numpy(other.status)).all(), (s, rule, ours.status, other.status)
                 for i in range(8):
                     assert as_numpy(solve(given[i], s=s, regularization=rule, rtol=rtol).status) == ours.status[i]
+
+
+def test_half_precision_is_computed_wider():
+    import ml_dtypes
+
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        result = solve(SPD.astype(dtype), 2, compute_dtype="float32")
+        assert result.compute_dtype == "float32"
+        assert solve(SPD.astype(dtype), 2).compute_dtype in ("float32", "float64")
+        # correctly rounded, or the neighbour
+        assert distance(result.x.astype(float), power(SPD, -0.5)) <= 2 * EPS[np.dtype(dtype).name]
+
+
+def test_the_residual_is_of_the_rounded_root():
+    """What float16 rounds away is in the residual: X is judged as it is returned."""
+    for dtype in ("float16", "float32"):
+        result = solve(SPD.astype(dtype), 2)
+        X = result.x.astype(float)
+        truth = np.linalg.norm(X @ X @ SPD - np.eye(3)) / 3**0.5
+        assert np.isclose(result.residual, truth, rtol=1e-6)
+        assert EPS[dtype] / 30 < result.residual < 30 * EPS[dtype]
 
 
 def test_only_cuts_take_eigenvectors(monkeypatch):

@@ -79,7 +79,9 @@ def test_alone_as_in_a_batch(n, p, cond):
         assert one.status.shape == one.cond.shape == ()
 
 
-@pytest.mark.parametrize("kind", ["float64", "float32", "int64", ">f8", "transposed", "read-only", "torch", "uneven"])
+@pytest.mark.parametrize(
+    "kind", ["float64", "float32", "int64", ">f8", "transposed", "read-only", "torch", "uneven", "stack"]
+)
 @pytest.mark.parametrize("n", [1, 2, 5, 12, 32, 40])
 @pytest.mark.parametrize(
     ("s", "rule"),
@@ -104,6 +106,8 @@ def test_the_short_way_gives_what_the_general_way_gives(s, rule, n, kind, monkey
         A = np.repeat(A, 2, axis=0)[::2].T
     elif kind == "read-only":
         A.flags.writeable = False
+    elif kind == "stack":
+        A = A[None, None]
     else:
         A = pytest.importorskip("torch").from_numpy(A)
     options = {"method": "tridiagonal", "regularization": rule, "rtol": 1e-3}
@@ -111,7 +115,7 @@ def test_the_short_way_gives_what_the_general_way_gives(s, rule, n, kind, monkey
         changed.setattr(sys.modules["matroot._solve"], "solve_fused", None)
         short = solve_power(A, s, **options)
     with monkeypatch.context() as changed:
-        changed.setattr(sys.modules["matroot._solve"], "lone", lambda fused: None)
+        changed.setattr(sys.modules["matroot._solve"], "alone", lambda *of: None)
         general = solve_power(A, s, **options)
     assert {f.name for f in fields(short)} == set(vars(short)) == set(vars(general))
     for name, value in vars(general).items():
@@ -135,9 +139,10 @@ def test_what_is_not_sure_takes_the_general_way(change):
         A[2, 2] = np.nan
     else:
         A[3, 1] *= 1 + 1e-15
-    one, every = solve(A, 4), solve(np.stack([A, np.eye(6)]), 4)
-    assert one.status == every.status[0]
+    one, stack, every = solve(A, 4), solve(A[None, None], 4), solve(np.stack([A, np.eye(6)]), 4)
+    assert one.status == stack.status[0, 0] == every.status[0]
     assert np.array_equal(one.x, every.x[0], equal_nan=True)
+    assert np.array_equal(one.x, stack.x[0, 0], equal_nan=True)
 
 
 def test_threads_do_not_share_their_work_space():

@@ -2,10 +2,7 @@
 
 import ast
 import graphlib
-import importlib
-import os
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -16,7 +13,6 @@ import pytest
 import matroot
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("numba", "cupy", "torch", "jax", "matplotlib", "scipy", "pandas")
 
 # A module may import from its own floor and from those below it, inside functions too. A module without an entry has
 # the floor of its folder.
@@ -144,6 +140,15 @@ def test_imports_point_down(module):
             assert not name.startswith("_") or name.startswith("__"), f"{module} imports the private {theirs}.{name}"
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_uses_no_private_attribute_of_another(module):
+    tree = ast.parse(MODULES[module].read_text())
+    theirs = {full.rpartition(".")[2] for full, name in imports(MODULES[module]) if full in MODULES and name is None}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in theirs:
+            assert not node.attr.startswith("_") or node.attr.startswith("__"), f"{module} uses {ast.unparse(node)}"
+
+
 def test_there_is_no_circle():
     graph = {m: {theirs for theirs, _ in imports(path) if theirs in MODULES} - {m} for m, path in MODULES.items()}
     graph = {m: {t for t in found if not m.startswith(f"{t}.")} for m, found in graph.items()}
@@ -167,92 +172,6 @@ def test_no_module_hides_behind_a_public_name():
     assert {m.partition(".")[2] for m in MODULES if m.count(".") == 1} & set(matroot.__all__) == {"gallery"}
     assert dir(matroot) == sorted({*matroot.__all__, "__version__"})
     assert len(list((ROOT / "matroot").glob("*.py"))) <= 15
-
-
-def fresh(code):
-    """Run code in a process of its own, and return what it prints."""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
-
-
-class TestImport:
-    """`import matroot` imports little, and every public name when it is first used."""
-
-    def test_a_cpu_import_loads_nothing_of_the_gpu(self):
-        loaded = "print(len([m for m in sys.modules if m.startswith('matroot.')]))"
-        root = "import numpy; matroot.solve(numpy.eye(3), 2)"
-        code = f"import sys, matroot; {loaded}; {root}; {loaded}; print(*sys.modules)"
-        of_import, of_root, modules = fresh(code).splitlines()
-        assert int(of_import) <= 10
-        assert int(of_root) <= 60
-        ours = [m for m in modules.split() if m.startswith("matroot.")]
-        assert "matroot.pipeline.kernel" in ours
-        assert not [m for m in ours if "cuda" in m or "device" in m or m.startswith("matroot.methods.minimax")]
-
-    def test_type_checkers_see_the_same_names(self):
-        names, homes = [], {"gallery": "matroot"}
-        for node in ast.parse((ROOT / "matroot" / "__init__.pyi").read_text()).body:
-            if isinstance(node, ast.ImportFrom):
-                homes |= {alias.name: node.module for alias in node.names}
-            elif isinstance(node, ast.Assign):
-                names = ast.literal_eval(node.value)
-        assert names == matroot.__all__ == sorted(homes)
-        for name, home in homes.items():
-            assert getattr(matroot, name) is getattr(importlib.import_module(home), name)
-
-    def test_a_name_is_found_in_every_way(self):
-        fresh("from matroot import *; solve, gallery.spd, Ridge")
-        fresh("import matroot.gallery; matroot.gallery.spd, matroot.solve")
-        assert "CoupledNewton" in fresh("import matroot; help(matroot)")
-        assert fresh("import matroot, pickle; print(pickle.loads(pickle.dumps(matroot.Ridge(0.5))))").startswith(
-            "Ridge"
-        )
-        with pytest.raises(AttributeError, match="module 'matroot' has no attribute 'slove'"):
-            matroot.slove  # noqa: B018
-
-    def test_two_threads_may_be_first(self):
-        code = """
-import sys, threading, matroot
-sys.setswitchinterval(1e-6)
-barrier, found = threading.Barrier(8), []
-def use(name):
-    barrier.wait()
-    found.append(getattr(matroot, name))
-names = ["solve", "RootTracker", "solve_each", "polar"] * 2
-threads = [threading.Thread(target=use, args=(name,)) for name in names]
-[thread.start() for thread in threads], [thread.join() for thread in threads]
-print(len(found), len(set(found)))
-"""
-        assert fresh(code).split() == ["8", "4"]
-
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-    def test_a_fork_waits_for_a_name(self):
-        """A child that inherits a half-imported module waits for ever for the thread that it has not."""
-        code = """
-import os, signal, sys, threading, time, warnings, matroot
-warnings.simplefilter("ignore")
-thread = threading.Thread(target=lambda: matroot.solve)
-thread.start()
-time.sleep(0.01)
-child = os.fork()
-if child == 0:
-    signal.alarm(30)
-    matroot.solve
-    os._exit(0)
-thread.join()
-print(os.waitpid(child, 0)[1])
-"""
-        assert fresh(code).strip() == "0"
-
-
-@pytest.mark.parametrize("module", ("matroot", "matroot.cli", "matroot_optim"))
-def test_import_brings_nothing_along(module):
-    code = f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])"
-    assert fresh(code).strip() == "[]"
-    if module == "matroot":
-        code = f"import sys; from matroot import *; print([m for m in {HEAVY} if m in sys.modules])"
-        assert fresh(code).strip() == "[]"
 
 
 @pytest.mark.parametrize("method", ("auto", "eigen", "coupled_newton", "minimax"))

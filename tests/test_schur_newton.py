@@ -1,6 +1,5 @@
 """Schur-Newton on known spectra, against mpmath and SciPy, and where no principal root exists."""
 
-import itertools
 import warnings
 from fractions import Fraction
 
@@ -10,15 +9,11 @@ import pytest
 from scipy.linalg import block_diag, fractional_matrix_power, schur
 
 from matroot import solve
-from matroot._solve import solve_power
 from matroot._status import Status
-from matroot.backends.cpu import triangular as tri
 from matroot.backends.cpu.lapack import schur_form
 from matroot.gallery import frank, general, jordan, rating_transitions, spd
-from matroot.methods import schur_plan as plan
 from matroot.methods.base import Problem
-from matroot.methods.conditioning import cond_from_eigenvalues
-from matroot.methods.frechet import DifferentiablePower, cond_pth_root_general
+from matroot.methods.frechet import cond_pth_root_general
 from matroot.methods.schur_newton import SchurNewton, schur_newton
 
 DEGREES = [1, 2, 3, 4, 5, 6, 7, 8, 12, 52, 365]
@@ -186,22 +181,6 @@ def test_an_ill_conditioned_or_graded_matrix_is_not_called_singular():
     np.testing.assert_allclose(schur_newton(np.diag(d), Fraction(-1, 4)).x, np.diag(d**-0.25), rtol=1e-14)
 
 
-@pytest.mark.parametrize("theta", [1e-2, 1e-6, 1e-12])
-def test_beside_the_negative_axis(theta):
-    c, s = np.cos(np.pi - theta), np.sin(theta)  # sin(pi - theta) loses digits
-    X = schur_newton(np.array([[c, -s], [s, c]]), Fraction(1, 3)).x
-    angle = (np.pi - theta) / 3
-    assert distance(X, [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) <= 1e-14
-
-
-def test_integer_powers_need_no_branch():
-    A = HOPELESS["negative, hidden"]
-    for a in (1, 2, -1, -3):
-        assert distance(schur_newton(A, Fraction(a)).x, np.linalg.matrix_power(A, a)) <= 1e-11
-    assert schur_newton(HOPELESS["singular"], Fraction(-1)).status == Status.NO_PRINCIPAL_ROOT
-    assert schur_newton(HOPELESS["jordan at 0"], Fraction(2)).status == Status.CONVERGED
-
-
 # Batches, limits, reports
 
 
@@ -262,14 +241,6 @@ def test_iteration_limit_and_tolerance():
     assert distance(rough.x, root(-1 / 3)) <= 1e-4
 
 
-@pytest.mark.parametrize("n", [5, 48, 100])
-@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-def test_condition_number_is_reported(n, dtype):
-    A, _ = general(n, 1e4, rng=n, dtype=dtype)
-    exact = np.linalg.cond(A)
-    assert 0.9 * exact <= schur_newton(A, Fraction(1, 3)).cond <= 1.0001 * exact
-
-
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e300])
 def test_scales_through_solve(scale):
     A, root = general(12, 1e2, rng=0)
@@ -285,126 +256,3 @@ def test_certificate_through_solve():
     true = np.linalg.norm(np.linalg.matrix_power(result.x, 5) @ A - np.eye(60)) / np.sqrt(60)
     assert result.residual <= 1e-12
     assert true / 10 <= result.residual <= 10 * true
-
-
-# The plan
-
-
-@pytest.mark.parametrize("q", [1, 3, 5, 365])
-@pytest.mark.parametrize("degree", [1, 2, 4])
-def test_a_step_shrinks_the_scalar_as_planned(q, degree):
-    P = np.polynomial.polynomial.polyval(0.3, plan.binomial(-1 / q, degree))
-    e = plan.Exponent(-1 / q, 1, q, 0)
-    assert plan.after(e, degree, 0.3) == pytest.approx(1 - 0.7 * P**q, rel=1e-3)
-    # on the disc the radius is no larger than on the positive axis
-    z = 0.3 * np.exp(1j * np.linspace(0, 2 * np.pi, 60))
-    on_disc = np.abs(1 - (1 - z) * np.polynomial.polynomial.polyval(z, plan.binomial(-1 / q, degree)) ** q)
-    assert on_disc.max() <= 1.0001 * (1 - 0.7 * P**q)
-
-
-@pytest.mark.parametrize("sigma", [-1 / 3, 2 / 3, -0.9, 1.0, 0.01])
-def test_the_last_step_is_as_good_as_promised(sigma):
-    for degree in plan.PRODUCTS:
-        for tol in (1e-3, 1e-8):
-            z = plan.last_radius(sigma, degree, tol)
-            error = abs(np.polynomial.polynomial.polyval(z, plan.binomial(sigma, degree)) - (1 - z) ** sigma)
-            assert error <= 1.01 * tol + 4 * EPS
-
-
-def test_schedules_cost_more_only_for_more():
-    found = plan.schedules(3, -1 / 3, 1e-16)
-    assert all(a.cost < b.cost and a.radius < b.radius for a, b in itertools.pairwise(found))
-    assert plan.cheapest(plan.Exponent(-1 / 3, 1, 3, 0), 0.96, 1e-16) is None
-
-
-@pytest.mark.parametrize("s", [Fraction(1, 12), Fraction(-1, 52), Fraction(1, 365)])
-def test_exponents_add_up(s):
-    for k in range(3, 9):
-        e = plan.exponent(float(s), s.denominator, k)
-        assert e.sigma * 2.0**e.squarings == pytest.approx(float(s) * 2**k)
-        assert abs(e.sigma) == pytest.approx(e.r / e.q)
-        assert abs(e.sigma) <= 1
-
-
-# The condition number of the power
-
-
-def kronecker_condition(A, s):
-    """||K||_2 ||A||_F / ||A^s||_F with K the matrix of E -> L(A, E), from A^s of [[A, E], [0, A]]."""
-    n = len(A)
-    columns = []
-    for k in range(n * n):
-        E = np.zeros(n * n)
-        E[k] = 1
-        block = np.block([[A, E.reshape(n, n)], [np.zeros((n, n)), A]])
-        F = schur_newton(block, s).x
-        columns.append(F[:n, n:].ravel())
-    return np.linalg.norm(np.array(columns), 2) * np.linalg.norm(A) / np.linalg.norm(F[:n, :n])
-
-
-@pytest.mark.parametrize("s", [Fraction(-1, 3), Fraction(1, 2), Fraction(1, 12), Fraction(-1), 0.3], ids=str)
-@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-@pytest.mark.parametrize("n", [1, 2, 5])
-def test_condition_estimate_against_kronecker_form(n, dtype, s):
-    A, _ = general(n, 1e2, rng=n, dtype=dtype)
-    exact = kronecker_condition(A, s)
-    assert 0.95 * exact <= cond_pth_root_general(A, s) <= 1.01 * exact
-
-
-@pytest.mark.parametrize("p", [1, 2, 3, 12])
-@pytest.mark.parametrize("n", [3, 20])
-def test_condition_estimate_against_divided_differences(n, p):
-    A, _ = spd(n, 1e4, rng=0)
-    exact = float(cond_from_eigenvalues(np.linalg.eigvalsh(A), p))
-    assert 0.9 * exact <= cond_pth_root_general(A, Fraction(-1, p)) <= 1.01 * exact
-
-
-def test_derivative_against_a_finite_difference():
-    rng = np.random.default_rng(0)
-    R = np.asfortranarray(np.triu(rng.standard_normal((60, 60)) / 8) + 2 * np.eye(60))
-    E = np.triu(rng.standard_normal((60, 60)))
-    h = 1e-6
-    difference = schur_newton(R + h * E, Fraction(-1, 3)).x - schur_newton(R - h * E, Fraction(-1, 3)).x
-    L = DifferentiablePower(R.copy(order="F"), -1 / 3).derivative(E)
-    assert distance(L, difference / (2 * h)) <= 1e-3
-    assert not np.tril(L, -1).any()
-    assert tri.cuts(R)[-1] == 60
-
-
-@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
-def test_condition_does_not_depend_on_scale(scale):
-    A, _ = general(8, 1e2, rng=0)
-    expected = cond_pth_root_general(A, Fraction(-1, 3))
-    assert cond_pth_root_general(A * scale, Fraction(-1, 3)) == pytest.approx(expected, rel=1e-6)
-
-
-def test_condition_is_infinite_without_a_root():
-    for A in HOPELESS.values():
-        assert cond_pth_root_general(A, Fraction(-1, 3)) == np.inf
-    assert cond_pth_root_general(np.zeros((0, 0)), Fraction(1, 2)) == 0
-
-
-@pytest.mark.parametrize("s", [-3, -1, 1, 2, 5, 1.5, -1 / 3])
-def test_power_of_an_eigenvalue_keeps_a_small_imaginary_part(s):
-    """Beside either half of the real axis; it is a few eps off relative to itself where the power is nearly real."""
-    for near in (1, -1):
-        for angle in 10.0 ** -np.arange(1, 17):
-            lam = 3.0 * np.array([near + 1j * angle, near - 1j * angle])
-            with mpmath.workdps(50):
-                exact = [mpmath.mpc(z) ** s for z in lam]
-            found = plan.principal_power(lam, float(s))
-            for x, z in zip(found, exact, strict=True):
-                assert abs(x - complex(z)) <= 16 * EPS * abs(complex(z))
-                if near == 1 or float(s).is_integer():
-                    assert abs(x.imag - float(z.imag)) <= 16 * EPS * abs(float(z.imag))
-
-
-@pytest.mark.parametrize("p", [-2, -1, 2, 3])
-def test_whole_powers_do_not_jump_at_the_negative_axis(p):
-    """Of a block that is far from normal for the distance of its eigenvalues, 1e-9, from the axis."""
-    A = np.array([[-25.000000193540473, 8.4401108324527740e-08], [-4.4383341446518898e-07, -24.999999806459527]])
-    with mpmath.workdps(50):
-        exact = np.array((mpmath.matrix(A.tolist()) ** p).tolist(), dtype=float)
-    result = solve_power(A, p, assume_a="gen")
-    assert distance(result.x, exact) <= 12 * abs(p) * EPS and result.status == Status.CONVERGED
-    assert result.residual <= 12 * abs(p) * EPS

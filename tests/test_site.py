@@ -39,6 +39,14 @@ OVERFLOW = """(() => {
         e => e.getBoundingClientRect().left + e.scrollWidth > limit && !scrolls(e.parentElement));
     return `${over} pixels: ${wide.slice(0, 3).map(e => `${e.tagName} ${e.textContent.slice(0, 40)}`).join(", ")}`;
 })()"""
+#: Lines of a drawing that stick out of their boxes.
+CUT = """[...document.querySelectorAll("svg.flow text")].filter(t => {
+    const a = t.getBoundingClientRect();
+    return ![...document.querySelectorAll("svg.flow rect")].some(r => {
+        const b = r.getBoundingClientRect();
+        return b.left <= a.left && a.right <= b.right && b.top <= a.top && a.bottom <= b.bottom;
+    });
+}).map(t => t.textContent).join(", ")"""
 #: False, after a while.
 PATIENCE = "new Promise(done => setTimeout(() => done(false), 20000))"
 
@@ -107,6 +115,8 @@ def visit(page, url, address):
         page.resize(width)
         if over := page.evaluate(OVERFLOW):
             faults.append(f"at {width} pixels too wide by {over}")
+    if cut := page.evaluate(CUT):
+        faults.append(f"outside of its box: {cut}")
     faults += [line for line in page.complaints if "net::" not in line or address in line]
     return facts, faults
 

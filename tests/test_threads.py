@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from table import problem
 from threadpoolctl import threadpool_limits
 
 from matroot import gallery, one_blas_thread, solve
@@ -211,3 +212,80 @@ def test_the_user_may_ask_for_more(monkeypatch):
         monkeypatch.setenv("MATROOT_BLAS_THREADS", nonsense)
         with one_blas_thread():
             assert set(counts()) == {1}
+
+
+def test_two_threads_at_once():
+    """Solves from several threads give the same numbers, and leave BLAS's thread counts as they were."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    A, _ = problem(70, 1e4, batch=(12,), seed=1)
+    names = ("eigen", "coupled_newton", "auto")
+    expected = {method: solve(A, 4, method=method).x for method in names}
+    answers, errors = [], []
+
+    def work():
+        try:
+            for method in names:
+                answers.append((method, solve(A, 4, method=method).x))
+        except Exception as error:
+            errors.append(error)
+
+    with threadpool_limits(2, user_api="blas"):
+        before = [lib["num_threads"] for lib in threadpool_info()]
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert [lib["num_threads"] for lib in threadpool_info()] == before
+    assert not errors
+    assert len(answers) == 12
+    for method, x in answers:
+        assert (x == expected[method]).all()
+
+
+def test_any_thread_holds_blas_and_the_last_one_restores_it():
+    """threadpoolctl lets the thread that asked first set OpenBLAS, here the main one, and ignores the others."""
+    from threadpoolctl import threadpool_limits
+
+    from matroot.backends.cpu.blas import _libraries, one_blas_thread
+
+    counts = lambda: {read() for read in _libraries()[0].readers}  # noqa: E731
+    inside, leave = threading.Event(), threading.Event()
+    seen = []
+
+    def hold():
+        with one_blas_thread():
+            seen.append(counts())
+            inside.set()
+            leave.wait(60)
+
+    with threadpool_limits(2, user_api="blas"):
+        other = threading.Thread(target=hold)
+        other.start()
+        assert inside.wait(60)
+        with one_blas_thread():
+            leave.set()
+            other.join()
+            seen.append(counts())
+        assert seen == [{1}, {1}] and counts() == {2}
+
+
+def test_threads_are_restored_after_an_error():
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    A, _ = problem(70, 1e2, batch=(12,), seed=1)
+    A[7, 0, 1] += 1
+    with threadpool_limits(2, user_api="blas"):
+        before = [lib["num_threads"] for lib in threadpool_info()]
+        with pytest.raises(ValueError, match="not symmetric"):
+            solve(A[7], 2)
+        assert [lib["num_threads"] for lib in threadpool_info()] == before
+
+
+def test_number_of_threads_is_the_users(monkeypatch):
+    A, _ = problem(40, 1e2, batch=(20,), seed=2)
+    expected = solve(A, 2).x
+    for count in ("1", "3", "nonsense"):
+        monkeypatch.setenv("MATROOT_NUM_THREADS", count)
+        assert (solve(A, 2).x == expected).all()

@@ -11,7 +11,7 @@ import numpy as np
 import matroot
 
 from . import peers
-from .bench_fast_cpu import accuracy
+from .bench_auto import accuracy
 from .common import core, forward_error, speedup, stack, unit
 
 SIZES = (96, 128, 192, 256, 512, 1024, 2048)

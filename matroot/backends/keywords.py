@@ -1,4 +1,4 @@
-"""Advice on keywords that are not ours: misspellings, and what other libraries call our options."""
+"""Checks of what a caller gives: numbers, and keywords that are misspelt or another library's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any
+
+import numpy as np
 
 _RIDGE = "regularization=1e-6 adds that multiple of the largest eigenvalue, Ridge(absolute=1e-6) that number"
 _CUT = "regularization=PseudoInverse(rtol=...) drops small eigenvalues; rtol is the accuracy of the root"
@@ -17,6 +19,16 @@ FOREIGN = {
     **dict.fromkeys(("hermitian", "symmetric"), _KIND),
     "dtype": "compute_dtype=... is the precision of the arithmetic; the root has the dtype of a",
 }
+
+
+def is_int(value: Any) -> bool:
+    """Return True for an integer, of numpy too, that is no bool."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Return True for an integer or a float, of numpy too, that is no bool."""
+    return is_int(value) or isinstance(value, float | np.floating)
 
 
 def advise(function: Callable[..., Any], given: Iterable[str]) -> None:

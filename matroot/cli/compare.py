@@ -91,7 +91,7 @@ def _by_hand(method: Any, a: np.ndarray[Any, Any], exact: Any, regularization: A
     from matroot._regularization import as_regularization
 
     rule = as_regularization(regularization)
-    if rule is not None and rule.needs != "spectrum":
+    if rule is not None and not rule.changes_spectrum:
         diagonal = np.nan_to_num(exact.ridge)[..., None, None] * np.eye(a.shape[-1])
         a, rule = (a + diagonal).astype(np.result_type(a.dtype, np.float32)), None
     X, seconds = timed(method(a, float(exact.exponent), rule, assume_a == "gen"))

@@ -54,7 +54,7 @@ def facts() -> dict[str, str]:
     }
     rows |= {name: installed(name) for name in PACKAGES}
     rows |= _blas()
-    rows["backend cpu"] = "LAPACK and BLAS through numpy and scipy, small matrices by numba"
+    rows["backend cpu"] = "LAPACK and BLAS through numpy and scipy, kernels by numba"
     rows["kernels"] = kernels.state()
     rows["backend gpu"] = _gpu()
     rows["auto"] = _profile()

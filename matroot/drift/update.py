@@ -9,7 +9,7 @@ import numpy as np
 from matroot._regularization import Regularization, Ridge
 from matroot._status import USABLE, Status
 from matroot.backends.arrays import round_to
-from matroot.backends.linalg import hermitian_part
+from matroot.backends.linalg import add_to_diagonal, hermitian_part
 from matroot.drift.basis import FAILED, FIRST_ORDER, FULL, PRODUCTS, REFINED, WAYS, KeptEigen
 from matroot.drift.first_order import Basis, Moved, full_error, moved, refined, root, seen
 from matroot.methods import conditioning
@@ -92,8 +92,8 @@ class Update:
         """Return True if the residual of the root is small enough; if so, write it and the facts to `out`."""
         job, n = self.job, len(A)
         wide = np.result_type(A.dtype, np.float64)
-        A = A.astype(wide, copy=False)
-        A.reshape(-1)[:: n + 1] += at.ridge
+        A = A.astype(wide, order="C", copy=False)
+        add_to_diagonal(A, at.ridge)
         X = np.multiply(X, basis.scale ** -float(self.s), dtype=wide)
         other = factor(A[None], self.s, None, "pos", job.backend)
         residual, certificate = conditioning.residual(A[None], X[None], self.s, job.backend, None, other)

@@ -135,6 +135,8 @@ class Method:
     serves: ClassVar[frozenset[str]] = frozenset({"pos"})
     #: True if the method computes the opposite root along with the root
     gives_companion: ClassVar[bool] = False
+    #: True if the method decomposes the matrices, and applies every rule to their eigenvalues itself
+    decomposes: ClassVar[bool] = False
     #: True if `run` reads no values of the arrays where ``backend.sync_free()``
     on_device: ClassVar[bool] = False
 

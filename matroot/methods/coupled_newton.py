@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from matroot.backends.base import Backend
+from matroot.backends.keywords import is_int
 from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Array, Problem, Raw
 from matroot.methods.conditioning import largest_eigenvalue
@@ -67,7 +68,7 @@ class HigherOrder(InverseRoot):
     name: ClassVar[str] = "higher_order"
 
     def __post_init__(self) -> None:
-        if isinstance(self.order, bool) or not isinstance(self.order, int) or not 2 <= self.order <= 16:
+        if not is_int(self.order) or not 2 <= self.order <= 16:
             raise ValueError(f"HigherOrder(order=...) must be an int from 2 to 16, got {self.order!r}")
 
     def inverse_root(self, A: Array, problem: Problem, backend: Backend) -> Raw:

@@ -51,6 +51,7 @@ class Eigen(Method):
     refine: bool | None = None
 
     name: ClassVar[str] = "eigen"
+    decomposes: ClassVar[bool] = True
     on_device: ClassVar[bool] = True
 
     def run(self, A: Array, problem: Problem, backend: Backend) -> Raw:
@@ -61,8 +62,8 @@ class Eigen(Method):
         refine = self.refine
         if refine is None:
             refine = n <= REFINED and problem.rtol is None and np.finfo(A.dtype).eps <= 4 * problem.out_eps
-        refine = refine and n > 1 and (rule is None or rule.needs != "spectrum")
-        rtol = problem.rtol if self.refine is None and (rule is None or rule.needs != "spectrum") else None
+        refine = refine and n > 1 and (rule is None or not rule.changes_spectrum)
+        rtol = problem.rtol if self.refine is None and (rule is None or not rule.changes_spectrum) else None
         w, Q = backend.eigh(A.copy() if refine or rtol else A)
         largest = w[:, -1]
 
@@ -98,7 +99,7 @@ class Eigen(Method):
         status = xp.where(outside, int(Status.NOT_POSITIVE), int(Status.CONVERGED))
         status = xp.where(xp.isfinite(w).all(-1), status, int(Status.DIVERGED)).astype(xp.int8)
         changed = None
-        if rule is not None and rule.needs == "spectrum":
+        if rule is not None and rule.changes_spectrum:
             least = rule.least(largest, problem.scale)[:, None]
             changed = Changed(Q, kept - w, kept, least, (kept == 0) & rule.keeps_null_space)
         return Raw(

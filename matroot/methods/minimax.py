@@ -60,12 +60,14 @@ class Minimax(InverseRoot):
 
         Parameters
         ----------
-        p, a : int
-            The exponent is -a/p; both at least 1.
+        p : int
+            The denominator of the exponent -a/p, at least 1.
         lower : float
             Smallest eigenvalue over a bound of the largest, by which A is divided, in (0, 1).
         target : float
             Relative error wanted in every eigenvalue of A^(-1/p), in [1e-16, 1).
+        a : int
+            The numerator, at least 1.
 
         Returns
         -------

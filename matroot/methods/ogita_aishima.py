@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from matroot.backends.base import Backend
+from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Array
 
 #: Largest entry of K that is used. With the gaps that this implies, ||K||_2 < pi CLIP (Hilbert's bound).
@@ -59,10 +60,10 @@ def rotation(E: Array, d: Array, backend: Backend, turn: int = 0) -> Array:
     # exp(K) to fourth order; polishing removes the remainder, about ||K||^5 / 120.
     K2 = backend.matmul(K, K)
     tail = K / 6 + K2 / 24
-    tail.reshape(-1)[:: n + 1] += 0.5
+    add_to_diagonal(tail, 0.5)
     W = backend.matmul(K2, tail)
     W += K
-    W.reshape(-1)[:: n + 1] += 1
+    add_to_diagonal(W, 1)
     for i, j, V in blocks:
         W[i:j] = backend.matmul(V, W[i:j])
     return W
@@ -78,7 +79,7 @@ def polished(Q: Array, backend: Backend, narrow: Any) -> tuple[Array, float]:
     eps = float(np.finfo(Q.dtype).eps)
     while True:
         R = backend.matmul(Q.conj().T, Q)
-        R.reshape(-1)[:: n + 1] -= 1
+        add_to_diagonal(R, -1)
         g = float(backend.xp.linalg.norm(R))
         if not g < 0.5:  # Q is too far from orthonormal, or NaN
             return Q, g

@@ -1,4 +1,4 @@
-"""Roots through the tridiagonal form; eight matrices at a time: the fast way for batches of small matrices."""
+"""Roots through the tridiagonal form, small matrices eight at a time: the fast way on a CPU."""
 
 from __future__ import annotations
 

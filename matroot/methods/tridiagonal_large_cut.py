@@ -63,13 +63,12 @@ def kept(form: Form, cut: float, drops: bool) -> Kept | None:
     n = len(d)
     if n < 2:
         return None
-    linalg = deferred("scipy.linalg")
-    lapack = linalg.lapack
+    lapack = deferred("scipy.linalg").lapack
     try:
         if hasattr(lapack, "dstevd"):
             w, Z, failed = lapack.dstevd(d, e[: n - 1])
-        else:  # of an older SciPy
-            (w, Z), failed = linalg.eigh_tridiagonal(d, e[: n - 1], lapack_driver="stemr"), 0
+        else:  # SciPy 1.13 has only slower ways, or less accurate ones
+            (w, Z), failed = np.linalg.eigh(np.diag(d) + np.diag(e[: n - 1], -1)), 0
     except (np.linalg.LinAlgError, ValueError):
         return None
     if failed:

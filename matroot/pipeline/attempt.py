@@ -16,7 +16,6 @@ from matroot._status import Status
 from matroot.backends.arrays import is_inexact
 from matroot.backends.linalg import add_to_diagonal, hermitian_part
 from matroot.methods import conditioning
-from matroot.methods.eigen import Eigen
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.facts import extremes, facts_of
 from matroot.pipeline.reference import factor, measured
@@ -50,7 +49,7 @@ def attempt(stack: Array, job: Job) -> Output:
     """Solve a stack (B, n, n) once, and certify the result."""
     backend, problem, rule, xp = job.backend, job.problem, job.rule, job.backend.xp
     B, n, _ = stack.shape
-    general, direct = problem.assume_a == "gen", isinstance(job.method, Eigen)
+    general, direct = problem.assume_a == "gen", job.method.decomposes
     wide = np.dtype("complex128" if job.dtype.kind == "c" else "float64")
     if not is_inexact(stack.dtype.name):  # abs() of the smallest integer overflows
         stack = stack.astype(wide)

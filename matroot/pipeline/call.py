@@ -81,7 +81,7 @@ class Output:
     def room(cls, B: int, n: int, job: Job) -> Output:
         """Return an output for B matrices of order n, whose rows are to be written."""
         xp, general = job.backend.xp, job.problem.assume_a == "gen"
-        cuts = job.rule is not None and job.rule.needs == "spectrum"
+        cuts = job.rule is not None and job.rule.changes_spectrum
         x = xp.empty((B, n, n), job.out_dtype)
         residual, lambda_max, lambda_min, ridge, asymmetry = xp.zeros((5, B))
         return cls(

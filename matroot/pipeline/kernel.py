@@ -1,4 +1,4 @@
-"""A solve whose every part, from the scaling to the certificate, is in the one kernel of `methods.small`."""
+"""A solve by the kernels of `methods.tridiagonal`, which scale, regularize and certify too."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ Python around the compiled loops is most of the time of a small matrix, and a te
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import local
@@ -17,7 +18,7 @@ from matroot.backends.arrays import HALVES, Origin
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, compiled, constants, kernel, room
-from matroot.methods.tridiagonal_large import Solver
+from matroot.methods.tridiagonal_large import Reduced, Solver
 from matroot.methods.tridiagonal_report import IN_SINGLE, SERVED, CutReport, Report, pole_level
 from matroot.pipeline.call import Output
 from matroot.pipeline.fused import Fused
@@ -43,8 +44,8 @@ class Lone:
     size: float
     facts: dict[str, Any]
 
-    def solve(self, a: Array, origin: Origin) -> RootResult[Any] | None:
-        """Solve one matrix (n, n); return None where there is no kernel."""
+    def solve(self, a: Array, origin: Origin, batch: tuple[int, ...]) -> RootResult[Any] | None:
+        """Solve one matrix (n, n), of a `batch` of ones; return None where there is no kernel."""
         run, n, dtype = kernel(), len(a), self.fused.job.out_dtype
         if run is None:
             return None
@@ -62,8 +63,8 @@ class Lone:
             sure = self.fused.sure(*numbers)
         x = X[0] if dtype == np.float64 else X[0].astype(dtype)
         if not sure:
-            return judged(a, x, Report._make(report.T), self.fused)
-        return converged(self.fused, self.facts, self.size, x, facts, numbers[6], origin)
+            return judged(a, x, Report._make(report.T), self.fused, batch)
+        return converged(self.fused, self.facts, self.size, x, facts, numbers[6], origin, batch)
 
 
 @dataclass(frozen=True)
@@ -75,34 +76,51 @@ class LoneLarge:
     size: float
     facts: dict[str, Any]
 
-    def solve(self, a: Array, origin: Origin) -> RootResult[Any]:
-        """Solve one matrix (n, n)."""
+    def begin(self, a: Array) -> Reduced:
+        """Do the first half of `solve`, without an rtol."""
+        with one_blas_thread():
+            return self.solver.reduced(self.solver.as_readable(a), self.solver.double)
+
+    def solve(self, a: Array, origin: Origin, batch: tuple[int, ...], begun: Reduced | None = None) -> RootResult[Any]:
+        """Solve one matrix (n, n), of a `batch` of ones; `begun` is what `begin` gave."""
         fused, job = self.fused, self.fused.job
         x = np.empty(a.shape, job.out_dtype)
         with one_blas_thread():
-            numbers = self.solver(a, x)
+            numbers = self.solver(a, x, begun)
         facts = self.facts
         if numbers[0] == IN_SINGLE:
             numbers, facts = (SERVED, *numbers[1:]), {**facts, "compute_dtype": job.out_dtype.name}
         kind = CutReport if fused.rule.cuts else Report
         cut = fused.rule.cuts and numbers[len(Report._fields)]
         if not cut and fused.sure(*numbers[: len(Report._fields)]):
-            return converged(fused, facts, self.size, x, np.array(numbers), numbers[6], origin)
-        return judged(a, x, kind(*np.array(numbers)[:, None]), fused, np.dtype(facts["compute_dtype"]))
+            return converged(fused, facts, self.size, x, np.array(numbers), numbers[6], origin, batch)
+        return judged(a, x, kind(*np.array(numbers)[:, None]), fused, batch, np.dtype(facts["compute_dtype"]))
 
 
 def judged(
-    a: Array, x: Array, report: Report | CutReport, fused: Fused, dtype: np.dtype[Any] | None = None
+    a: Array,
+    x: Array,
+    report: Report | CutReport,
+    fused: Fused,
+    batch: tuple[int, ...],
+    dtype: np.dtype[Any] | None = None,
 ) -> RootResult[Any]:
     """Return the result of one matrix that may have failed."""
     out = Output.room(1, fused.n, fused.job)
     out.x, out.dtype = x[None], dtype or out.dtype
     finish(a[None], report, fused, out)
-    return out.result((), fused.job)
+    return out.result(batch, fused.job)
 
 
 def converged(
-    fused: Fused, shared: dict[str, Any], size: float, x: Array, facts: Array, cond: float, origin: Origin
+    fused: Fused,
+    shared: dict[str, Any],
+    size: float,
+    x: Array,
+    facts: Array,
+    cond: float,
+    origin: Origin,
+    batch: tuple[int, ...],
 ) -> RootResult[Any]:
     """Return the result of one matrix that is CONVERGED; `facts` are the numbers of a `Report`."""
     arrays = {
@@ -120,12 +138,21 @@ def converged(
         arrays["changed"] = np.zeros((), np.int64)
     if fused.rule.drops:
         arrays["rank"] = np.full((), fused.n)
+    if batch:
+        x, arrays = x.reshape(*batch, *x.shape), {name: value.reshape(batch) for name, value in arrays.items()}
     if origin.library != "numpy" or origin.dtype != x.dtype:
         give = origin.give_back
         x, arrays = give(x), {name: give(value, as_input=False) for name, value in arrays.items()}
     result: RootResult[Any] = object.__new__(RootResult)  # a frozen dataclass sets fields one by one, in 5 us
     result.__dict__.update(shared, x=x, **arrays)
     return result
+
+
+def alone(fused: Fused | None, values: Array, origin: Origin) -> Lone | LoneLarge | None:
+    """Return how a stack is solved if it is one matrix; None if the general way is as good."""
+    if fused is None or math.prod(values.shape[:-2]) != 1 or origin.library == "dlpack":  # whose plan is not kept
+        return None
+    return lone(fused)
 
 
 @lru_cache(maxsize=256)

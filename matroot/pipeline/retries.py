@@ -14,7 +14,6 @@ from matroot._result import on_host
 from matroot._status import Status
 from matroot.backends.cpu.cholesky import inverses
 from matroot.methods.conditioning import lanczos
-from matroot.methods.eigen import Eigen
 from matroot.pipeline.attempt import attempt
 from matroot.pipeline.call import Job, Output
 
@@ -75,7 +74,7 @@ def improvable(found: Output, job: Job) -> Array:
     status = on_host(found.status)
     final = np.isin(status, (Status.CONVERGED, Status.NONFINITE_INPUT, Status.NOT_SYMMETRIC))
     retried = isinstance(job.rule, Ridge) and job.rule.retries > 0
-    if not (job.backend.sync_free() or isinstance(job.method, Eigen) or retried):
+    if not (job.backend.sync_free() or job.method.decomposes or retried):
         final |= status == Status.NOT_POSITIVE
     return ~final
 
@@ -88,7 +87,7 @@ def beyond_single(stack: Array, job: Job) -> Array:
     s, rtol = job.problem.s, job.problem.rtol or 1.0
     promised = floor > 0 and forward_error_bound(np.float64(1 / floor), s, eps) <= rtol
     inverse = job.method.name == "minimax" and s == -1  # by Cholesky, also too expensive to repeat
-    direct = isinstance(job.method, Eigen) or inverse
+    direct = job.method.decomposes or inverse
     if n <= LOOK_ABOVE or promised or not direct:
         return np.zeros(B, bool)
     with np.errstate(all="ignore"):

@@ -35,7 +35,7 @@ def minimax_root(A: Array, exponent: Fraction, ridge: float, level: Array, xp: A
     eye = xp.eye(n, dtype=A.dtype)
     top = largest_bound(A, xp)
     more = xp.minimum(max(ridge, eps) * 10.0 ** xp.astype(level, A.dtype), xp.ones_like(top))
-    relative = xp.where(level > 0, more, ridge * xp.ones_like(top))  # `roots.escalated`, traced
+    relative = xp.where(level > 0, more, ridge * xp.ones_like(top))  # `rules.stronger`, traced
     scale = (1 + relative) * top
     A = (A + (relative * top)[:, None, None] * eye) / scale[:, None, None]
     lower = max(ridge / (1 + ridge), eps * n**0.5 / 4)

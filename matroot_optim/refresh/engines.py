@@ -19,6 +19,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from matroot_optim.allowed import is_int
 from matroot_optim.refresh import shared
 from matroot_optim.refresh.apart import apart, aside
 from matroot_optim.refresh.executors import GRACE, made, maker, shut_down
@@ -310,7 +311,7 @@ class ExecutorEngine:
 
 
 def _checked_lag(lag: int) -> int:
-    if isinstance(lag, bool) or not isinstance(lag, int) or lag < 0:
+    if not is_int(lag) or lag < 0:
         raise ValueError(f"lag must be an int >= 0, got {lag!r}")
     return lag
 

@@ -5,18 +5,12 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import signal
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
-from matroot_optim.checkpoint import files as checkpoint_files
 from optim.problems import SHAPES, assert_same, run, weights
 
 OPTIONS = {"learning_rate": 0.05, "refresh_every": 4, "block_size": 4, "ridge": 1e-4, "refresh_growth": 0.0}
@@ -185,61 +179,6 @@ def test_wrong_files_are_named(tmp_path):
         opt.load(tmp_path / "nowhere", params)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    opt = Shampoo(**OPTIONS)
-    params, state = run(opt, 3)
-    path = tmp_path / "s.npz"
-    state.save(path)
-    before = path.read_bytes()
-    _, later = run(opt, 5)
-
-    def full(file, arrays, text):
-        file.write(b"half of it")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setitem(checkpoint_files._WRITERS, ".npz", full)
-    with pytest.raises(OSError, match="No space left"):
-        later.save(path)
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["s.npz"]
-    assert opt.load(path, params).step == 3
-
-
-SCRIPT = """
-import sys
-from matroot_optim import Shampoo
-from optim.problems import run
-from optim.test_optim_checkpoint import OPTIONS
-path = sys.argv[1]
-opt = Shampoo(**OPTIONS)
-params, state = run(opt, 3)
-while True:
-    params, state = run(opt, state.step + 1, params=params, state=state, skip=state.step)
-    state.save(path)
-    print(state.step, flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_kill_while_saving(tmp_path):
-    path = tmp_path / "s.npz"
-    root = Path(__file__).parents[2]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(root), str(root / "tests")))}
-    opt, params = Shampoo(**OPTIONS), weights()
-    for wait in (0.05, 0.12, 0.2):
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path)], env=env, stdout=subprocess.PIPE)
-        with process:
-            process.stdout.readline()
-            time.sleep(wait)
-            process.send_signal(signal.SIGKILL)
-        state = opt.load(path, params)
-        assert state.step >= 4
-        want, _ = run(opt, state.step)
-        _, state_again = run(opt, state.step)
-        assert_same_state(state, state_again)
-        assert want
-
-
 def test_names_are_flat_and_arrays_packed():
     opt = Shampoo(**OPTIONS)
     _, state = run(opt, 5)
@@ -285,33 +224,3 @@ def test_jobs_under_way_of_a_layer_named_pending(tmp_path):
     again = opt.load(tmp_path / "s.npz", params)
     assert len(state.pending) > 0
     assert sum(len(p.jobs) for p in again.pending) == sum(len(p.jobs) for p in state.pending)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="limits of a process")
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-def test_a_file_system_that_takes_no_more(tmp_path, suffix):
-    """The same by the system itself: files may not grow beyond a kilobyte."""
-    import resource
-
-    opt = Shampoo(**OPTIONS)
-    _, state = run(opt, 3)
-    path = tmp_path / f"s{suffix}"
-    state.save(path)
-    before, limit = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limit[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            run(opt, 5)[1].save(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, old)
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == [path.name]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="modes of files")
-def test_a_checkpoint_may_be_read_by_whom_the_umask_lets(tmp_path):
-    run(Shampoo(**OPTIONS), 1)[1].save(tmp_path / "s.npz")
-    (tmp_path / "other").touch()
-    assert (tmp_path / "s.npz").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import gc
 import io
 import json
 import os
-import signal
-import stat
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -22,17 +16,13 @@ from matroot_optim import InlineEngine, Shampoo
 from matroot_optim.checkpoint import files as checkpoint_files
 from matroot_optim.checkpoint.exchange import export, restore
 from matroot_optim.checkpoint.files import read, write
-from matroot_optim.checkpoint.replacing import replacing
 from matroot_optim.entries import UNITS
 from matroot_optim.layout.layout import make_layout
 from matroot_optim.layout.trees import flatten
 from matroot_optim.state import State
-from optim.problems import run
-from optim.test_optim_checkpoint import OPTIONS as PLAIN
 
 SUFFIXES = (".npz", ".safetensors")
 DATA = Path(__file__).parent / "data"
-posix = pytest.mark.skipif(os.name != "posix", reason="links, modes, locks and signals of posix")
 
 
 def raw(path, names, meta):
@@ -217,173 +207,7 @@ def test_optax_names_the_file_and_the_entry(tmp_path):
         load(tmp_path / "s.npz", tx.init(there), there)
 
 
-# torch.
-
-
-def torch_optimizer(lr):
-    torch = pytest.importorskip("torch")
-    from matroot_optim.torch import Shampoo as Torch
-
-    torch.manual_seed(0)
-    net = torch.nn.Linear(5, 4)
-    opt = Torch([{"params": [net.weight]}, {"params": [net.bias], "lr": 3 * lr}], lr=lr, refresh_every=2)
-    for _ in range(3):
-        opt.zero_grad()
-        net(torch.ones(2, 5)).square().sum().backward()
-        opt.step()
-    return opt
-
-
-def test_a_refused_state_dict_changes_nothing():
-    opt, saved = torch_optimizer(0.1), torch_optimizer(0.5).state_dict()
-    before, attributes = copy.deepcopy(opt.state_dict()), {**vars(opt), "defaults": dict(opt.defaults)}
-    groups = [dict(group) for group in opt.param_groups]
-    edits = {
-        "moment": lambda d: d["state"][1].update(moment=-d["state"][1]["moment"] - 1),
-        "momentum": lambda d: d["state"][0].pop("momentum"),
-        "step": lambda d: d["state"][0].update(step=d["state"][0]["step"] + 1),
-        "lr": lambda d: d["param_groups"][1].update(lr="fast"),
-        "block_size": lambda d: d["param_groups"][0].update(block_size=-1),
-        "format": lambda d: d["param_groups"][0].update(matroot_optim='{"format": 7, "leaves": []}'),
-        "metadata": lambda d: [group.pop("matroot_optim") for group in d["param_groups"]],
-        "state": lambda d: d.pop("state"),
-        "param_groups": lambda d: d.pop("param_groups"),
-        "parameters": lambda d: d["state"].pop(1),
-    }
-    for word, edit in edits.items():
-        damaged = copy.deepcopy(saved)
-        edit(damaged)
-        with pytest.raises(ValueError, match=word):
-            opt.load_state_dict(damaged)
-        assert vars(opt).keys() == attributes.keys()
-        assert all(vars(opt)[name] is x for name, x in attributes.items() if name != "defaults")
-        assert opt.defaults == attributes["defaults"]
-        assert [dict(group) for group in opt.param_groups] == groups
-        after = opt.state_dict()
-        assert after["param_groups"] == before["param_groups"]
-        for number, entries in before["state"].items():
-            assert all(x.equal(after["state"][number][name]) for name, x in entries.items())
-    opt.load_state_dict(saved)
-    assert [group["lr"] for group in opt.param_groups] == [0.5, 1.5]
-
-
-def test_a_state_dict_of_format_1_is_read():
-    opt, other = torch_optimizer(0.5), torch_optimizer(0.1)
-    saved = opt.state_dict()
-    leaves = {}
-    for g, group in enumerate(saved["param_groups"]):
-        for leaf in json.loads(group.pop("matroot_optim"))["leaves"]:
-            leaf.pop("parts")
-            leaves[f"{g}/0"] = leaf
-    saved["matroot_optim"] = {"format": 1, "roots": True, "leaves": leaves}
-    for entries in saved["state"].values():
-        for part in UNITS:
-            entries.pop(part)
-    other.load_state_dict(saved)
-    got, want = ({k: v for k, v in bits(x._current()).items() if not k.endswith(tuple(UNITS))} for x in (other, opt))
-    assert got == want
-
-
 # Saves.
-
-
-@posix
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_link_is_kept_and_so_is_the_mode(tmp_path, suffix):
-    opt = Shampoo(**PLAIN)
-    params, state = run(opt, 2)
-    target, link = tmp_path / "there" / f"real{suffix}", tmp_path / f"latest{suffix}"
-    target.parent.mkdir()
-    link.symlink_to(target)
-    state.save(link)  # which leads nowhere yet
-    target.chmod(0o600)
-    _, later = run(opt, 3)
-    later.save(link)
-    assert link.is_symlink()
-    assert stat.S_IMODE(target.stat().st_mode) == 0o600
-    assert opt.load(target, params).step == opt.load(link, params).step == 3
-    assert sorted(os.listdir(tmp_path)) == [link.name, "there"]
-    assert os.listdir(target.parent) == [target.name]
-
-
-@posix
-def test_a_new_file_is_as_private_as_the_old_one_from_its_first_byte(tmp_path):
-    path = tmp_path / "s"
-    path.touch(mode=0o600)
-    with replacing(path) as file:
-        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
-
-
-KILLED = """
-import os, signal, sys
-from matroot_optim.checkpoint.replacing import replacing
-with replacing(sys.argv[1]) as file:
-    file.write(b"half")
-    file.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@posix
-def test_what_killed_saves_left_is_removed_and_nothing_else(tmp_path):
-    path, other = tmp_path / "s.npz", tmp_path / "s.npz.old"
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    for target in (path, path, other):
-        done = subprocess.run([sys.executable, "-c", KILLED, str(target)], env=env, timeout=120, check=False)
-        assert done.returncode == -signal.SIGKILL
-    (tmp_path / ".s.npz.mine").touch()
-    assert len(os.listdir(tmp_path)) == 3  # the second had removed what the first left
-    with replacing(path) as alive:  # the first save removes what is stale, and none after it this one
-        alive.write(b"one")
-        with replacing(path) as second:
-            second.write(b"two")
-            assert Path(alive.name).exists()
-    assert path.read_bytes() == b"one"
-    left = sorted(name for name in os.listdir(tmp_path) if name != "s.npz")
-    assert len(left) == 2
-    assert left[0] == ".s.npz.mine"
-    assert left[1].startswith(".s.npz.old.")  # of another target
-
-
-class FullDisk(io.RawIOBase):
-    """A file that takes so many bytes and no more."""
-
-    def __init__(self, room):
-        self.room = room
-
-    def writable(self):
-        return True
-
-    def write(self, data):
-        if self.room <= 0:
-            raise OSError(28, "No space left on device")
-        n = min(len(data), self.room)
-        self.room -= n
-        return n
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_disk_that_is_full_at_any_byte_is_one_error(suffix):
-    """An exception that is printed and ignored would be a warning, and so an error, here."""
-    _, state = make_state(OPTIONS[3])
-    names, meta = export(state)
-    size = io.BytesIO()
-    checkpoint_files._WRITERS[suffix](size, names, json.dumps(meta))
-    for room in range(0, size.tell(), 499):
-        disk = FullDisk(room)
-        with pytest.raises(OSError, match="No space left"):
-            checkpoint_files._WRITERS[suffix](io.BufferedWriter(disk, 1), names, json.dumps(meta))
-        disk.room = 2**40  # what is buffered goes when it is collected
-    gc.collect()
-
-
-def test_a_header_that_no_reader_takes_is_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint_files, "HEADER_LIMIT", 1000)
-    _, state = make_state(OPTIONS[0])
-    with pytest.raises(ValueError, match=r"must have fewer entries than \d+; save to .npz"):
-        state.save(tmp_path / "s.safetensors")
-    assert os.listdir(tmp_path) == []
-    state.save(tmp_path / "s.npz")
 
 
 def test_files_are_those_of_safetensors_and_of_numpy(tmp_path):

@@ -1,5 +1,7 @@
 """The demonstration of the optimizer: its references, its choice of rates, and one short run of all of it."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,13 @@ def test_who_is_first_is_said_as_it_is():
     few.runs[0].name, few.runs[0].seconds = "Shampoo", [0.5, 1.0]
     assert demo.verdict([quick, few]).startswith("Shampoo needs the fewest steps; by the clock Adam")
     assert demo.verdict([quick]) == "Adam needs the fewest steps and the least time."
+
+
+def test_a_step_that_waits_for_other_programs_is_not_slow(monkeypatch):
+    monkeypatch.setattr(demo, "STEPS", demo.EVERY)
+    monkeypatch.setitem(demo.METHODS, "Adam", lambda rate: lambda params, grads: time.sleep(0.1) or params)
+    run = demo.run("Adam", 0.01, 0)
+    assert sum(run.step_seconds) < 0.05 * demo.EVERY < 0.1 * demo.EVERY <= run.seconds[-1]
 
 
 @pytest.mark.slow

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from matroot_optim import SOAP, ExecutorEngine, InlineEngine, Shampoo, WarmEngine, apply_updates
-from matroot_optim.refresh.bases import new_bases
 from matroot_optim.state import State
-from optim.oracle import unfolding_gram
 from optim.problems import run as run_problem
 
 BASE = {"refresh_every": 3, "refresh_growth": 0.0, "schedule": "interval", "block_aspect": None}
@@ -31,81 +29,6 @@ def gradients(shape, steps, seed=0, dtype=np.float64):
     return found
 
 
-class Dense:
-    """One tensor, by Kronecker products: the basis of the whole tensor is one matrix, the second moment a vector."""
-
-    def __init__(
-        self, shape, lr=0.1, betas=(0.95, 0.95), every=3, axes=None, basis="qr", beta_v=None, eps=0.0, kl=False
-    ):
-        self.kl = kl
-        self.shape, self.lr, self.b, self.every, self.basis, self.eps = shape, lr, betas, every, basis, eps
-        self.axes = range(len(shape)) if axes is None else axes
-        self.beta_v = betas[1] if beta_v is None else beta_v
-        self.S = {i: np.zeros((shape[i], shape[i])) for i in self.axes}
-        self.Q = {}
-        self.m, self.v = np.zeros(np.prod(shape)), np.zeros(np.prod(shape))
-        self.t = self.moves = 0
-        self.peak = 0.0
-
-    def whole(self, Q):
-        """All bases as one orthogonal matrix."""
-        found = np.eye(1)
-        for i, n in enumerate(self.shape):
-            found = np.kron(found, Q.get(i, np.eye(n)))
-        return found
-
-    def step(self, G):
-        move = np.zeros(self.shape)
-        self.peak = max(np.linalg.norm(G), self.peak * self.beta_v**0.5)
-        if self.t > 0:
-            self.moves += 1
-            K, (b1, _), bv = self.whole(self.Q), self.b, self.beta_v
-            self.m = b1 * self.m + (1 - b1) * G.ravel()
-            self.v = bv * self.v + (1 - bv) * (K.T @ G.ravel()) ** 2
-            mean, square = self.m / (1 - b1**self.moves), self.v / (1 - bv**self.moves)
-            floor = self.eps * self.peak / np.sqrt(G.size)
-            move = (-self.lr * K @ ((K.T @ mean) / (np.sqrt(square) + floor))).reshape(self.shape)
-        products = {i: self.product(G, i) for i in self.axes}
-        for i in self.axes:
-            self.S[i] = self.b[1] * self.S[i] + (1 - self.b[1]) * products[i]
-        if self.t % self.every == 0:
-            self.renew()
-        self.t += 1
-        return move
-
-    def product(self, G, axis):
-        if not self.kl:
-            return unfolding_gram(G, axis)
-        U = G
-        for i in self.axes:
-            if i != axis and self.Q:
-                w = np.diag(self.Q[i].T @ self.S[i] @ self.Q[i]) / (1 - self.b[1] ** self.t)
-                X = (self.Q[i] / np.maximum(w, 1e-6 * w.max())) @ self.Q[i].T
-                U = np.moveaxis(np.tensordot(np.linalg.cholesky(X).T, U, (1, i)), 0, i)
-        P = unfolding_gram(U, axis) / (G.size // G.shape[axis])
-        if not self.Q:  # a share of the gradient's size, and a multiple of I
-            P *= (G**2).mean() ** (1 / len(self.axes) - 1)
-            P += np.trace(P) / len(P) * np.eye(len(P))
-        return P
-
-    def renew(self):
-        old, order = dict(self.Q), {}
-        for i in self.axes:
-            A = self.S[i]
-            if i not in old or self.basis == "eigh":
-                self.Q[i] = np.linalg.eigh(A)[1][:, ::-1]
-                continue
-            order[i] = np.argsort([-q @ A @ q for q in old[i].T])  # as published: columns and v are reordered
-            self.Q[i] = np.linalg.qr(A @ old[i][:, order[i]])[0]
-        v = self.v.reshape(self.shape)
-        for i, places in order.items():
-            v = np.take(v, places, axis=i)
-        self.v = v.ravel()
-        if old and self.basis == "eigh":
-            T = self.whole(self.Q).T @ self.whole(old)
-            self.v = np.diag(T @ np.diag(self.v) @ T.T).copy()
-
-
 def run(opt, G, W=None):
     W = np.zeros(G[0].shape, G[0].dtype) if W is None else W
     state, found = opt.init(W), []
@@ -113,50 +36,6 @@ def run(opt, G, W=None):
         update, state = opt.update(g, state, W)
         found.append(update)
     return found, state
-
-
-CASES = {
-    "as published": ({}, {}),
-    "decomposed": ({"basis": "eigh"}, {"basis": "eigh"}),
-    "every step": ({"refresh_every": 1}, {"every": 1}),
-    "other betas": ({"betas": (0.9, 0.8), "graft_beta": 0.7}, {"betas": (0.9, 0.8), "beta_v": 0.7}),
-    "kl": ({"statistics_of": "whitened"}, {"kl": True}),
-    "kl, decomposed": ({"statistics_of": "whitened", "basis": "eigh"}, {"kl": True, "basis": "eigh"}),
-    "one side": ({"preconditioned_dims": (1,)}, {"axes": (1,)}),
-    "epsilon": ({"graft_epsilon": 1e-2}, {"eps": 1e-2}),
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("shape", [(6, 6), (3, 4, 5)])
-def test_matches_the_dense_oracle(case, shape):
-    options, plain = CASES[case]
-    if len(shape) == 3:  # the first gradient has full rank in every dimension
-        options = {"preconditioned_dims": "all", **options}
-    G = gradients(shape, 14)
-    oracle = Dense(shape, **plain)
-    found, _ = run(SOAP(0.1, **{**BASE, "graft_epsilon": 0.0, **options}), G)
-    for t, (u, g) in enumerate(zip(found, G, strict=True)):
-        np.testing.assert_allclose(u, oracle.step(g), rtol=1e-7, atol=1e-9, err_msg=str(t))
-
-
-@pytest.mark.parametrize("every", [1, 3, 10])
-def test_matches_the_published_implementation(every):
-    """pytorch_optimizer's, whose QR is in float32."""
-    torch = pytest.importorskip("torch")
-    peer = pytest.importorskip("pytorch_optimizer")
-    rng = np.random.default_rng(0)
-    G = [rng.standard_normal((8, 8)) for _ in range(32)]
-    options = {"betas": (0.95, 0.9), "weight_decay": 0.0}
-    p = torch.nn.Parameter(torch.zeros(8, 8, dtype=torch.float64))
-    other = peer.SOAP([p], lr=0.1, eps=0.0, precondition_frequency=every, **options)
-    opt, W = SOAP(0.1, graft_epsilon=0.0, **{**BASE, "refresh_every": every, **options}), np.zeros((8, 8))
-    state = opt.init(W)
-    for g in G:
-        p.grad = torch.from_numpy(g.copy())
-        other.step()
-        state = opt.step(W, g, state)
-        np.testing.assert_allclose(W, p.detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_blocks_are_soaps_of_their_own():
@@ -203,73 +82,6 @@ def test_a_matrix_waits_for_the_basis_of_an_earlier_gradient():
         u, state = lagging.update(rng.standard_normal((4, 5)), state, W)
         moved.append(bool(u.any()))
     assert moved == [False, False, False, True, True]
-
-
-@pytest.mark.parametrize("task", ["eigh", "qr"])
-@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
-def test_bases_are_certified(task, library):
-    rng = np.random.default_rng(0)
-    n = 12
-    A = np.stack([B @ B.T for B in rng.standard_normal((3, n, 4))])  # singular
-    Q = np.linalg.qr(rng.standard_normal((3, n, n)))[0]
-    A[1] = np.nan
-    give = {"numpy": np.asarray, "torch": lambda x: pytest.importorskip("torch").from_numpy(x)}
-    to = give.get(library) or pytest.importorskip("jax.numpy").asarray
-    found, facts = new_bases(to(A.astype(np.float32)), to(Q.astype(np.float32)), task, "float32")
-    found = np.asarray(found, np.float64)
-    facts = {name: np.asarray(x) for name, x in facts.items()}
-    assert facts["residual"][1] == np.inf
-    assert facts["status"].tolist() == [0, 7, 0]
-    for k in (0, 2):
-        own = np.linalg.norm(found[k].T @ found[k] - np.eye(n)) / np.sqrt(n)
-        assert own <= facts["residual"][k] + 1e-7 < 1e-5
-        if task == "eigh":
-            D = found[k].T @ A[k] @ found[k]
-            assert np.linalg.norm(D - np.diag(np.diag(D))) < 1e-5 * np.linalg.norm(D)
-            np.testing.assert_allclose(facts["lambda_max"][k], np.linalg.norm(A[k], 2), rtol=1e-5)
-
-
-@pytest.mark.parametrize("task", ["eigh", "qr"])
-def test_a_decomposition_that_fails_is_refused(monkeypatch, task):
-    def fail(*_):
-        raise np.linalg.LinAlgError("Eigenvalues did not converge")
-
-    where = {"eigh": "numpy.linalg.eigh", "qr": "scipy.linalg.get_lapack_funcs"}
-    monkeypatch.setattr(where[task], fail)
-    opt, W = SOAP(0.1, basis=task, refresh_every=1), np.zeros((4, 5))
-    state = opt.init(W)
-    for g in gradients((4, 5), 4):
-        u, state = opt.update(g, state, W)
-        assert np.isfinite(u).all()
-    assert int(state["block0/axis0/skipped"]) == (4 if task == "eigh" else 3)
-
-
-def test_refined_columns_continue_the_old_ones():
-    """Even if their eigenvalues have changed places."""
-    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))[0]
-    for w in ([5.0, 4, 3, 2, 1], [1.0, 2, 3, 5, 4]):
-        new, _ = new_bases((Q * w @ Q.T)[None], Q[None], "qr", "float64")
-        np.testing.assert_allclose(abs(Q.T @ new[0]), np.eye(5), atol=1e-12)
-
-
-def test_gradients_of_rank_3_in_64_dimensions():
-    rng = np.random.default_rng(0)
-    left, right = rng.standard_normal((64, 3)), rng.standard_normal((3, 64))
-    G = [(left @ rng.standard_normal((3, 3)) @ right).astype(np.float32) for _ in range(30)]
-    found, state = run(SOAP(0.1), G)
-    assert all(np.isfinite(u).all() for u in found)
-    assert max(abs(u).max() for u in found) < 3
-    d = SOAP(0.1).diagnostics(state)
-    assert d.worst_residual < 1e-5
-    assert not d.roots["skipped"].any()
-
-
-def test_any_scale_gives_the_same_steps():
-    G = gradients((6, 5), 8, dtype=np.float32)
-    plain, _ = run(SOAP(0.1), G)
-    for power in (-90, 70):
-        for u, v in zip(plain, run(SOAP(0.1), [g * np.float32(2.0**power) for g in G])[0], strict=True):
-            np.testing.assert_allclose(v, u, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("lag", [0, 2])

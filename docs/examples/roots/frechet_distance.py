@@ -3,9 +3,11 @@ Frechet distance of few samples
 ===============================
 
 The Frechet distance compares two sets of features by their means and covariances,
-:math:`|\mu_1 - \mu_2|^2 + \mathrm{tr}(C_1 + C_2 - 2\,(C_1^{1/2} C_2\, C_1^{1/2})^{1/2})`. With fewer samples than
-features both covariances are singular, and implementations that take the square root of :math:`C_1 C_2` get complex
-numbers.
+
+.. math:: |\mu_1 - \mu_2|^2 + \mathrm{tr}(C_1 + C_2 - 2\,(C_1^{1/2} C_2\, C_1^{1/2})^{1/2}).
+
+With fewer samples than features both covariances are singular, and implementations that take the square root of
+:math:`C_1 C_2` get complex numbers.
 """
 
 import matplotlib.pyplot as plt

@@ -1,6 +1,6 @@
 """RootTracker on the statistics of drifting gradients, compared with a solve by "auto" for every matrix.
 
-``python -m benchmarks.bench_warm``, in asv_benchmarks/, prints the tables of docs/guide/warm.rst.
+``python -m benchmarks.bench_tracker``, in asv_benchmarks/, prints the tables of docs/guide/warm.rst.
 """
 
 from __future__ import annotations
