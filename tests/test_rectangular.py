@@ -256,3 +256,13 @@ def test_power_1_of_zero_matrices_says_nothing_beside_its_status(dtype):
         warnings.simplefilter("error")
         result = spectral_power(A, 1)
     assert (result.x == A).all() and result.status.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("s", [Fraction(1, 3), 0.5, 1, 2])
+@pytest.mark.parametrize("n", [3, 40])
+def test_what_the_users_cut_drops_is_no_fault_of_a_positive_power(s, n):
+    A = np.eye(n + 2, n)
+    A[0, 0] = 1e-4
+    for rtol in (None, 1e-2):
+        result = spectral_power(A, s, rtol=rtol)
+        assert result.status == Status.CONVERGED and result.rank == n - (rtol is not None)

@@ -285,3 +285,15 @@ def test_the_layout_of_a_matrix_has_no_effect(dtype):
         B = (A * (1 + 1e-4 * k)).astype(dtype)
         one, other = C.update(B), F.update(np.asfortranarray(B))
         assert (one.x == other.x).all() and C.way == F.way == ("first order" if k else "full")
+
+
+def test_a_refinement_does_not_leave_the_range_of_float32():
+    """In units of a basis that is 1e98 times smaller, the rest of Q^H A Q is infinite in float32."""
+    Q = gallery.orthogonal(6, rng=0)
+    w = np.array([1, 0.997, 1, 1, 1, 1.003])
+    for seed in range(5):
+        tracker = RootTracker(1, inverse=False, rtol=2.8e-9, regularization=Shift(2e-3), refine=True, warm_from=2)
+        tracker.update(np.eye(6) * 0.5)
+        S = np.random.default_rng(seed).standard_normal((6, 6))
+        for A in (8e97 * np.eye(6), 8e97 * ((Q * w) @ Q.T + 1e-4 * (S + S.T))):
+            assert tracker.update((A + A.T) / 2).status == 0

@@ -260,7 +260,8 @@ def full(A: Array, Q: Array, w: Array, ridge: float, X: Array, s: Fraction, scal
 def refined(basis: Basis, A: Array, at: Moved, s: Fraction, backend: Backend) -> Basis | None:
     """Rotate the basis towards the eigenvectors of A, and return the basis of A; about 6 products.
 
-    Return None if Q cannot be made orthonormal, or the diagonal of Q^H A Q with the ridge is not positive.
+    Return None if Q cannot be made orthonormal, or the diagonal of Q^H A Q with the ridge is not positive, or what is
+    off the diagonal leaves the range of `narrower`.
     """
     xp = backend.xp
     narrow = at.E.dtype
@@ -275,7 +276,10 @@ def refined(basis: Basis, A: Array, at: Moved, s: Fraction, backend: Backend) ->
         return None
     f = (w + at.ridge) ** float(s)
     X = backend.rank_k(Q * xp.sqrt(f).astype(Q.real.dtype))
-    return Basis(Q, A, X, w, f, M.astype(narrower(Q.dtype), copy=False), basis.scale, defect, basis.age + 1)
+    E = M.astype(narrower(Q.dtype), copy=False)
+    if not np.isfinite(E).all():  # A is far beyond the units of the basis
+        return None
+    return Basis(Q, A, X, w, f, E, basis.scale, defect, basis.age + 1)
 
 
 def _unit(dtype: np.dtype[Any]) -> float:

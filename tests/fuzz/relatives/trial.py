@@ -95,11 +95,9 @@ def run(trial: Trial) -> list[Fault]:
                 faults.append(("raises alone only", f"[{i}] {alone[i]}"))
         elif trial.batch:
             # Bits may be those of another way, by the size of the batch; both are judged.
-            told = [
-                name
-                for name in differing(mine, alone[i], trial.ragged)
-                if " by " not in name or name.split()[0] in EXACT
-            ]
+            exact = EXACT if "products" not in trial.text else ()  # which are at the edge of what they can serve
+            other = differing(mine, alone[i], trial.ragged)
+            told = [name for name in other if " by " not in name or name.split()[0] in exact]
             faults += [("differs in a batch", f"[{i}] {name}") for name in told]
             faults += [(kind, f"[{i}] alone: {text}") for kind, text in trial.judged(member, alone[i])]
         faults += [(kind, f"[{i}] {text}") for kind, text in trial.judged(member, mine)]
