@@ -194,8 +194,8 @@ class RootTracker:
         status, dtype = on_host(result.status), np.dtype(result.compute_dtype)
         usable = np.isin(status, USABLE)
         n = result.x.shape[-1]
-        extremes = (on_host(getattr(result, name)) for name in ("lambda_max", "lambda_min", "ridge"))
-        excess = excess_of(*extremes, None, self.exponent)
+        highest, lowest, ridge = (on_host(x) for x in (result.lambda_max, result.lambda_min, result.ridge))
+        excess = excess_of(highest, lowest, ridge, None, self.exponent)
         bound = full_error(on_host(result.cond), self.exponent, dtype, n, excess)
         self.error = np.where(usable, bound + job.out_eps * n**0.5, np.inf)
         self.way = np.where(usable, FULL, FAILED)

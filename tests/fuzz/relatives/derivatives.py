@@ -67,7 +67,7 @@ def judge_frechet(
     w, D = known.values, scaled(E, -known.exponent)
     top, after = abs(w).max(), np.array(changed(rule, w.tolist()))
     used = after[after > 0] if isinstance(rule, PseudoInverse) else after
-    if not top or not used.size or not used.min() > 1e-12 * used.max() or no_derivative(rule, w):
+    if not used.size or not used.min() > 1e-12 * max(used.max(), top / 10) or no_derivative(rule, w):
         return []
 
     def of(at: Spectral) -> Exact:
@@ -75,7 +75,7 @@ def judge_frechet(
             return at.matrix([power(x, s) for x in changed(rule, at.w)])
 
     L = known.derivative(D, of)
-    kappa, s = used.max() / used.min(), float(s)
+    kappa, s = max(used.max(), top) / used.min(), float(s)  # A is rounded before the rule
     steepest = max(used.min() ** (s - 1), used.max() ** (s - 1)) * abs(s) * np.linalg.norm(D)
     gap = 1.0
     if len(used) < len(after):  # between what is kept and what is not
