@@ -125,7 +125,7 @@ def state_dtype(x: Array, path: str) -> str:
 
 def place(x: Array) -> str:
     """Return the library and the device of `x`; only arrays with the same value can be stacked."""
-    if isinstance(x, np.ndarray):
+    if isinstance(x, np.ndarray | np.generic):
         return "numpy"
     if is_jax(x):
         return "jax"  # jax moves arrays itself, and a traced array has no device
@@ -219,7 +219,7 @@ def _like_jax(values: Any, x: Array) -> Array:
 
 def zeros(shape: Sequence[int], dtype: str, x: Array) -> Array:
     """Return zeros of the library and on the device of `x`."""
-    if isinstance(x, np.ndarray):
+    if isinstance(x, np.ndarray | np.generic):
         return np.zeros(shape, dtype)
     xp = namespace(x)
     if is_jax(x):
