@@ -297,3 +297,19 @@ def test_a_refinement_does_not_leave_the_range_of_float32():
         S = np.random.default_rng(seed).standard_normal((6, 6))
         for A in (8e97 * np.eye(6), 8e97 * ((Q * w) @ Q.T + 1e-4 * (S + S.T))):
             assert tracker.update((A + A.T) / 2).status == 0
+
+
+def test_refined_and_other_bases_of_a_batch_are_saved_to_the_bit():
+    """Roots of full solves were kept in float64 beside refined ones in float32, which a state then widened."""
+    options = {"rtol": 1e-4, "regularization": 1e-1, "compute_dtype": "float32", "refine": True, "warm_from": 2}
+    tracker, ways = RootTracker(1, **options), set()
+    rng = np.random.default_rng(0)
+    A = np.stack([gallery.spd(17, 1e2, rng=k)[0] for k in range(2)])
+    for k in range(8):
+        again = RootTracker(1, **options)
+        again.load_state_dict(tracker.state_dict())
+        one, other = tracker.update(A), again.update(A)
+        assert (one.x == other.x).all() and (tracker.way == again.way).all()
+        ways |= set(tracker.way.tolist())
+        A = np.stack([shaken(A[0], 1e-4 if k % 2 else 0.1, rng=rng), A[1]])
+    assert "refined" in ways

@@ -275,7 +275,7 @@ def refined(basis: Basis, A: Array, at: Moved, s: Fraction, backend: Backend) ->
     if not (defect < 1 and least > 0):
         return None
     f = (w + at.ridge) ** float(s)
-    X = backend.rank_k(Q * xp.sqrt(f).astype(Q.real.dtype))
+    X = backend.rank_k(Q * xp.sqrt(f).astype(Q.real.dtype)).astype(basis.X.dtype, copy=False)  # one dtype in a state
     E = M.astype(narrower(Q.dtype), copy=False)
     if not np.isfinite(E).all():  # A is far beyond the units of the basis
         return None

@@ -109,6 +109,8 @@ def changed(rule: Any, w: list[Any]) -> list[Any]:
 def no_derivative(rule: Any, w: np.ndarray) -> bool:
     """Whether a rule follows a multiple eigenvalue, or an eigenvalue is at its edge."""
     top = abs(w).max()
+    if isinstance(rule, Shift) and abs(w[-1] + w[0]) < 1e-6 * top:  # either of the two may be the largest
+        return True
     if rule is None or len(w) == 1:
         return False
     if not isinstance(rule, PseudoInverse) and min(w[-1] - w[-2], w[1] - w[0]) < 1e-6 * top:
