@@ -13,12 +13,14 @@ from matroot.methods.base import Method, Problem
 from matroot.methods.eigen import REFINED, Eigen
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, runs_here
 from matroot.methods.tridiagonal_cut import LARGEST, cuts_in_lanes, serves_cuts
-from matroot.methods.tridiagonal_large import lanes_are_faster
+from matroot.methods.tridiagonal_report import further_products, lanes_are_faster
 
 #: From this many matrices on, `Tridiagonal` fills half of its lanes or more.
 TOGETHER = 4
 #: The smallest n at which float64 is as fast for a cut, and an rtol, as a decomposition that may be in float32.
 CUT_TO_RTOL = 160
+#: So many products beside a reduction are as fast as a decomposition, and as one for an rtol, which may be in float32.
+MOST_PRODUCTS, MOST_PRODUCTS_TO_RTOL = 5, 2
 #: The smallest n at which a Cholesky factorization gives the inverse faster than a decomposition.
 CHOLESKY_OVER_EIGEN = 192
 
@@ -122,11 +124,17 @@ def automatic(case: Case) -> Method:
     serves = 1 < n <= most and Tridiagonal().refuses(problem, n) is None and not case.single
     if serves and case.cuts:
         serves = _cuts_fast(case)
+    serves = serves and _powers_fast(case)
     missed = serves and not runs_here()
     serves = serves and not missed
-    # Eight inverses side by side are the faster ones for about twice as long as a lone one is.
-    lone = tuned.cholesky_from if serves else min(tuned.cholesky_from, CHOLESKY_OVER_EIGEN)
-    if not case.cuts and problem.s == -1 and n >= lone * (2 if batch >= TOGETHER else 1):
+    # A reduction may be in single precision for spectra that need double precision for a factorization. Eight inverses
+    # side by side are the faster ones for about twice as long as a lone one is.
+    least = tuned.cholesky_from if serves else min(tuned.cholesky_from, CHOLESKY_OVER_EIGEN)
+    if batch >= TOGETHER:
+        least *= 2
+    elif serves and problem.rtol is not None:
+        least += least // 4
+    if not case.cuts and problem.s == -1 and n >= least:
         reason = f"n = {n}, p = 1 on the CPU: the inverse from a Cholesky factorization, 1 product"
         return named("minimax", reason)
     if serves:
@@ -149,6 +157,15 @@ def _cuts_fast(case: Case) -> bool:
     if n <= LARGEST and lanes_are_faster(max(case.batch, 2), case.n, case.is_complex):  # LAPACK is quicker for one
         return cuts_in_lanes(s, n)
     return serves_cuts(s) and (rtol is None or n >= CUT_TO_RTOL)
+
+
+def _powers_fast(case: Case) -> bool:
+    """Return True if `Tridiagonal` is the faster one for a power s > 1, whose products LAPACK's way does one by one."""
+    n, s = case.n, case.problem.rational
+    if n <= LARGEST or lanes_are_faster(case.batch, n, case.is_complex):
+        return True
+    products = further_products(s) + (s.denominator > 1)  # for the way back, which whole powers have not
+    return products <= (MOST_PRODUCTS if case.problem.rtol is None else MOST_PRODUCTS_TO_RTOL)
 
 
 def names() -> list[str]:

@@ -9,6 +9,7 @@ from table import NAMED, problem
 
 import matroot
 from matroot import Floor, Ridge, RootError, Shift, Status, TargetCondition, fractional_power, inverse_pth_root, solve
+from matroot.backends.linalg import hermitian_part
 
 ROWS = list(NAMED.values())
 EYE = np.eye(3)
@@ -231,6 +232,12 @@ def test_nothing_warns_on_the_way():
                         TargetCondition(1e4),
                     ):
                         solve(A, 2, method=row.method, inverse=inverse, regularization=rule)
+
+
+def test_a_divergence_to_both_infinities_is_silent():
+    """Minimax leaves such a root of a float32 matrix of 512 rows that rounding has made indefinite."""
+    X = np.array([[1.0, np.inf], [-np.inf, 1.0]], np.float32)
+    assert np.isnan(hermitian_part(X)[0, 1])
 
 
 @pytest.mark.parametrize("method", ["auto", "eigen", "coupled_newton", "minimax", "tridiagonal"])

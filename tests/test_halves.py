@@ -7,7 +7,7 @@ import pytest
 from table import EPS, conjugate, distance
 from test_array_kinds import SPD, power
 
-from matroot import Floor, Ridge, Shift, Status, TargetCondition, gallery, solve
+from matroot import Floor, PseudoInverse, Ridge, Shift, Status, TargetCondition, gallery, solve
 from matroot.methods.eigen import Eigen
 from matroot.pipeline import retries
 
@@ -133,3 +133,24 @@ def test_only_cuts_take_eigenvectors(monkeypatch):
     assert solve(A, 4).converged.all()
     with pytest.raises(TypeError):
         solve(A, 4, regularization=Floor(0.1))
+
+
+@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("rule", [Floor(0.05), PseudoInverse(0.05), Floor(absolute=0.03)], ids=str)
+@pytest.mark.parametrize("n", [3, 8, 20, 130])
+@pytest.mark.parametrize("s", [Fraction(-1, 2), Fraction(1, 3), Fraction(2)], ids=str)
+def test_only_what_a_rule_cuts_is_decomposed(n, s, rule, name, monkeypatch):
+    """The others have the bits that they have without the rule; all have the facts of a decomposition."""
+    A = gallery.spd(n, 10.0, batch=(9,), rng=n)[0]
+    A[[2, 7]] = gallery.spd(n, 100.0, batch=(2,), rng=n)[0]
+    A, counts, attempt = rounded(A, name), [], retries.attempt
+    expected = solve(A, s=s, regularization=rule, method="eigen")
+    monkeypatch.setattr(retries, "attempt", lambda stack, job: counts.append(len(stack)) or attempt(stack, job))
+    result, plain = solve(A, s=s, regularization=rule), solve(A, s=s)
+    assert counts == [2]
+    fine = [0, 1, 3, 4, 5, 6, 8]
+    assert (as_numpy(result.x)[fine] == as_numpy(plain.x)[fine]).all()
+    for field in ("status", "changed"):
+        assert (as_numpy(getattr(result, field)) == as_numpy(getattr(expected, field))).all()
+    assert np.allclose(as_numpy(result.x), as_numpy(expected.x), rtol=0, atol=4 * UNITS[name] * 10 ** max(float(-s), 0))
+    assert np.allclose(as_numpy(result.residual), as_numpy(expected.residual), rtol=0.3)

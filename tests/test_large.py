@@ -10,8 +10,8 @@ from matroot import Ridge, Status, Tridiagonal, gallery, select_method, solve
 from matroot._solve import solve_power
 from matroot.backends.cpu.large import kernel
 from matroot.methods import tridiagonal_large as large
-from matroot.methods.tridiagonal_large import LONE, SIZES, Solver, lanes_are_faster, large_roots
-from matroot.methods.tridiagonal_report import SERVED
+from matroot.methods.tridiagonal_large import Solver, large_roots
+from matroot.methods.tridiagonal_report import LONE, SERVED, SIZES, lanes_are_faster
 
 EPS64 = EPS["float64"]
 BY_LAPACK = Tridiagonal(lanes=False)

@@ -23,8 +23,8 @@ from matroot._solve import solve_power
 from matroot.backends.linalg import add_to_diagonal, hermitian_part
 from matroot.methods import tridiagonal_large as large
 from matroot.methods import tridiagonal_single as single
-from matroot.methods.tridiagonal_large import COMPLEX_LONE, COMPLEX_SIZES, lanes_are_faster, large_roots
-from matroot.methods.tridiagonal_report import SERVED
+from matroot.methods.tridiagonal_large import large_roots
+from matroot.methods.tridiagonal_report import COMPLEX_LONE, COMPLEX_SIZES, SERVED, lanes_are_faster
 from matroot.pipeline import kernel
 
 EPS64 = EPS["float64"]
@@ -261,7 +261,19 @@ def test_which_way_is_taken():
     last = COMPLEX_SIZES[-1]
     assert lanes_are_faster(2, COMPLEX_SIZES[0], True) and not lanes_are_faster(1, COMPLEX_LONE, True)
     assert lanes_are_faster(8, 32, True) and not lanes_are_faster(800, last + 1, True)
+    assert [lanes_are_faster(B, last, True) for B in (4, 7, 8, 12, 16)] == [False, False, True, False, True]
     for n in (40, 300, 2000):
         assert select_method(np.empty((n, n), complex), 2).name == "tridiagonal"
         assert select_method(np.empty((n, n), complex), 2, regularization=Floor(1e-6)).name == "tridiagonal"
     assert select_method(np.empty((2000, 2000), complex), 1).name == "minimax"
+
+
+def test_the_largest_in_lanes():
+    """Real matrices of twice the size: the bars do not know."""
+    n = COMPLEX_SIZES[-1]
+    A = np.stack([problem(n, 1e6, dtype="complex128", seed=seed)[0] for seed in range(8)])
+    result = solve(A, 2)
+    assert result.method.in_lanes(A) and result.converged.all()
+    for i in range(8):
+        root = problem(n, 1e6, dtype="complex128", seed=i)[1]
+        assert distance(result.x[i], root(-0.5)) <= 2 * forward_bar(1e6, -0.5, n, EPS64)

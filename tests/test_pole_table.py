@@ -52,7 +52,7 @@ def test_the_error_in_50_digits(alpha):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("alpha", [*STORED, Fraction(2, 5), Fraction(0), Fraction(1)], ids=str)
 def test_the_order_of_a_table(alpha, level):
-    b, w, counts, edges, direct = table(alpha, level)
+    b, w, counts, edges, direct, _ = table(alpha, level)
     assert b.shape == w.shape == (level.classes, counts.max())
     assert (np.diff(counts) >= 0).all() and (np.diff(edges) > 0).all()
     assert edges[-1] > 1e14  # beyond which nothing is served
@@ -62,6 +62,22 @@ def test_the_order_of_a_table(alpha, level):
         assert (b[j, direct:K] < 1.5).all()
         if alpha in STORED:
             assert K % TOGETHER == 0
+
+
+@pytest.mark.parametrize("alpha", [*STORED, Fraction(3, 5), Fraction(1, 100), Fraction(99, 100)], ids=str)
+def test_the_class_of_singular_matrices(alpha):
+    """x times its sum is off by what three machine epsilons are to the power s, from 0 on; coarser levels by more."""
+    s, eps = float(1 - alpha), 2.0**-52
+    for level in LEVELS:
+        b, w, counts, _, _, row = table(alpha, level)
+        b, w = b[row, : int(counts[row])], w[row, : int(counts[row])]
+        assert b.min() >= 16 * eps
+        x = np.concatenate([[0.0], np.geomspace(1e-20, 1, 4000)])
+        error = x * (w / (x[:, None] + b)).sum(1) - x**s
+        assert error[0] == 0
+        bar = (3 * eps) ** s if level == FULL else 2 * b.min() ** s
+        assert (abs(error) <= bar + 2 * level.target).all()
+        assert (error[x < eps] <= 0).all()  # what rounding has made of 0 is made smaller
 
 
 def test_as_few_as_said():

@@ -137,10 +137,11 @@ EXPONENTS = [
     (-(2**0.5), "eigen"),
     (-np.pi / 4, "eigen"),
     (Fraction(-3, 2), "eigen"),
-    (Fraction(5, 2), "eigen"),
+    (Fraction(5, 2), "tridiagonal"),
     (0, "eigen"),
     (-2, "eigen"),
-    (3, "eigen"),
+    (3, "tridiagonal"),
+    (17, "eigen"),
 ]
 
 

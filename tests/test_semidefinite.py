@@ -7,6 +7,7 @@ import pytest
 from table import EPS, conjugate
 
 from matroot import Floor, PseudoInverse, Ridge, Shift, Status, TargetCondition, Tridiagonal, gallery, solve
+from matroot.methods import tridiagonal_large
 from matroot.methods.eigen import Eigen
 from matroot.pipeline import kernel
 
@@ -111,13 +112,67 @@ def test_matrices_that_are_not_singular_keep_their_bits():
 
 
 def test_only_what_is_left_is_decomposed(monkeypatch):
+    """Negative eigenvalues beyond the rounding of the arithmetic, which n epsilons still excuse."""
     counts, cut_roots = [], kernel.cut_roots
     monkeypatch.setattr(kernel, "cut_roots", lambda A, *rest: counts.append(len(A)) or cut_roots(A, *rest))
     A = gallery.spd(12, 1e4, batch=(20,), rng=1)[0]
-    A[[3, 17]] = of_rank(12, 5, "float64", 2)[0]
+    A[[5, 6]] = of_rank(12, 5, "float64", 2)[0]
+    w, Q = np.linalg.eigh(A[3])
+    A[[3, 17]] = (Q * np.where(np.arange(12) == 0, -8 * 2.0**-52 * w[-1], w)) @ Q.T
     assert solve(A, 2, inverse=False).converged.all() and counts == [2]
     solve(A, 2)
     assert counts == [2]
+
+
+@pytest.fixture
+def by_poles(no_decomposition, monkeypatch):
+    """Fail where a matrix takes its eigenvectors from any way."""
+
+    def refuse(*args):
+        raise AssertionError("eigenvectors were computed")
+
+    monkeypatch.setattr(kernel, "cut_roots", refuse)
+    monkeypatch.setattr(tridiagonal_large, "kept", refuse)
+
+
+@pytest.mark.parametrize("s", [*EXPONENTS[:4], Fraction(9, 10), Fraction(1, 100), Fraction(5, 2)], ids=str)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
+@pytest.mark.parametrize(("n", "lanes"), [(2, True), (16, True), (33, True), (40, False), (130, False)])
+def test_no_eigenvectors_and_no_negative_eigenvalues(n, lanes, dtype, s, by_poles):
+    """A root of a root exists, then; up to n units, by which the eigenvalues of X are off."""
+    A, _ = of_rank(n, (n + 1) // 2, dtype)
+    X = solve(A, s=s, method=Tridiagonal(lanes=lanes)).x
+    w = np.linalg.eigvalsh(X.astype(np.result_type(X, "float64")))
+    assert (w[:, 0] >= -n * EPS[dtype] * w[:, -1]).all()
+    assert (solve(A[0], s=s, method=Tridiagonal(lanes=lanes)).x == X[0]).all()
+
+
+@pytest.mark.parametrize(("n", "lanes"), [(6, True), (20, True), (50, False)])
+@pytest.mark.parametrize("s", [Fraction(1, 4), Fraction(5, 2), Fraction(2)], ids=str)
+def test_features_that_are_zero_stay_zero(n, lanes, s):
+    A = of_rank(n, n // 2, "float64")[0]
+    A[:, [0, 3, n - 1]] = A[:, :, [0, 3, n - 1]] = 0
+    X = solve(A, s=s, method=Tridiagonal(lanes=lanes)).x
+    assert (X[:, [0, 3, n - 1]] == 0).all() and (X[:, :, [0, 3, n - 1]] == 0).all()
+
+
+@pytest.mark.parametrize("n", [20, 60])
+def test_an_rtol_is_that_of_the_matrix_as_given(n):
+    """Not of one that is moved by rounding of the input; a matrix as it was rounded has a root of its own."""
+    A = of_rank(n, n // 2, "float32")[0]
+    w, Q = np.linalg.eigh(A.astype("float64"))
+    exact = (Q * np.maximum(w, 0)[:, None] ** 0.5) @ conjugate(Q)
+    result = solve(A, 2, inverse=False, rtol=1e-6)
+    assert (result.status == Status.CONVERGED).all()
+    assert (np.linalg.norm(result.x - exact, 2, (1, 2)) <= 1e-6 * np.linalg.norm(exact, 2, (1, 2))).all()
+
+
+@pytest.mark.parametrize(("n", "lanes"), [(9, True), (117, False)])
+def test_an_eigenvalue_that_is_known_is_no_zero(n, lanes):
+    """Two hundred epsilons are known to a few per cent, which poles that ignore them would not give."""
+    A, power = gallery.spd(n, 2e13, batch=(2,), rng=n)
+    error = np.linalg.norm(solve(A, 7, inverse=False, method=Tridiagonal(lanes=lanes)).x - power(1 / 7), 2, (1, 2))
+    assert (error <= 9 * EPS["float64"] * 2e13 ** (6 / 7)).all()
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
@@ -140,6 +195,32 @@ def test_zero_is_singular_under_every_relative_rule(rule, method, dtype):
                 assert (
                     Status(int(solve(np.zeros((3, 3), dtype), 4, regularization=cut, method=way).status)).name == status
                 )
+
+
+FACTS = ("status", "residual", "cond", "lambda_min", "lambda_max", "ridge", "asymmetry", "bits_lost", "changed", "rank")
+RELATIVE = [None, 1e-3, Ridge(1e-3, retries=2), Shift(1e-2), TargetCondition(100.0), Floor(1e-2), PseudoInverse()]
+
+
+@pytest.mark.parametrize("rule", [*RELATIVE, PseudoInverse(absolute=1e-3)], ids=str)
+@pytest.mark.parametrize("s", [Fraction(1, 4), 2, Fraction(5, 2), Fraction(-1, 3), Fraction(-2, 3)], ids=str)
+@pytest.mark.parametrize("dtype", ["float64", "float16", "complex64"])
+def test_zeros_are_known_without_a_decomposition(dtype, s, rule, monkeypatch):
+    """With every fact that a decomposition gives; an entry of any size is no zero."""
+    if s == Fraction(-2, 3) and isinstance(rule, Floor | PseudoInverse):
+        return  # certified by eigenvectors
+    for shape in ((1, 1), (4, 4), (50, 50), (5, 9, 9), (2, 66, 66)):
+        zero = np.zeros(shape, dtype)
+        other = solve(zero, s=s, regularization=rule, method="eigen")
+        with monkeypatch.context() as patch:
+            patch.setattr(Eigen, "run", None)
+            ours = solve(zero, s=s, regularization=rule, method="tridiagonal")
+        for name in ("x", *FACTS):
+            one, two = getattr(ours, name), getattr(other, name)
+            assert one is two is None or np.array_equal(one, two, equal_nan=True), name
+    for n in (3, 50):
+        tiny = np.zeros((2, n, n))
+        tiny[:, 0, 1] = tiny[:, 1, 0] = 5e-324
+        assert (solve(tiny, s=s).status == solve(tiny, s=s, method="eigen").status).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])

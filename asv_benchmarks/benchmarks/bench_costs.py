@@ -123,6 +123,73 @@ class NegativeFractions:
         return speedup(lambda: matroot.solve(self.A, s=s), lambda: self.by_numpy(s), rounds=5)
 
 
+@core([16], [500], [2])
+class PowersAboveOne:
+    """Whole powers and others above 1, beside the inverse square root, and beside numpy's decomposition."""
+
+    params = ([4, 16, 64, 256, 512], [1, 16, 500], [2, 3, 5 / 2])
+    param_names = ("n", "batch", "s")
+
+    def setup(self, n, batch, s):
+        if n * n * batch > 1 << 19:
+            raise NotImplementedError("too much for a benchmark")
+        A = stack(n, batch, 1e4)[0]
+        self.A = A[0] if batch == 1 else A
+
+    def by_numpy(self, s):
+        w, Q = np.linalg.eigh(self.A)
+        return (Q * w[..., None, :] ** s) @ Q.mT
+
+    @unit("times as long as the inverse square root")
+    def track_times(self, n, batch, s):
+        return speedup(lambda: matroot.solve(self.A, 2), lambda: matroot.solve(self.A, s=s), rounds=5)
+
+    @unit("times faster than numpy")
+    def track_speedup(self, n, batch, s):
+        return speedup(lambda: matroot.solve(self.A, s=s), lambda: self.by_numpy(s), rounds=5)
+
+
+@core([64], [16])
+class ComplexBatches:
+    """Inverse square roots of complex Hermitian matrices beside numpy's decomposition."""
+
+    params = ([16, 32, 48, 64, 96], [8, 16, 64])
+    param_names = ("n", "batch")
+
+    def setup(self, n, batch):
+        A = stack(n, batch, 1e4)[0]
+        phases = np.exp(1j * np.random.default_rng(n).uniform(0, 6, (batch, n)))
+        self.A = phases[:, :, None] * A * phases.conj()[:, None]
+
+    def by_numpy(self):
+        w, Q = np.linalg.eigh(self.A)
+        return (Q * w[..., None, :] ** -0.5) @ Q.conj().mT
+
+    @unit("times faster")
+    def track_speedup(self, n, batch):
+        return speedup(lambda: matroot.solve(self.A, 2), self.by_numpy, rounds=5)
+
+
+@core([16], [500])
+class Zeros:
+    """Square roots of zero matrices beside those of others."""
+
+    params = ([4, 16, 64], [1, 16, 500])
+    param_names = ("n", "batch")
+
+    def setup(self, n, batch):
+        if n * n * batch > 1 << 19:
+            raise NotImplementedError("too much for a benchmark")
+        A = stack(n, batch, 1e4)[0]
+        self.A = A[0] if batch == 1 else A
+
+    @unit("times as long")
+    def track_times(self, n, batch):
+        zero = 0 * self.A
+        roots = (partial(matroot.solve, A, 2, inverse=False) for A in (self.A, zero))
+        return speedup(*roots, rounds=5)
+
+
 @core([16], [500], [0.01])
 class Halves:
     """float16 matrices beside the same ones in float32; the arithmetic is float64 in both."""

@@ -37,7 +37,8 @@ def hermitian_part(A: Array) -> Array:
     other = A.swapaxes(-1, -2)
     if A.dtype.kind == "c":
         other = other.conj()  # has a name: numpy writes sums into large arrays without one, which keep their order
-    H = A + other
+    with np.errstate(invalid="ignore"):  # an iteration that diverges leaves infinities of both signs
+        H = A + other
     H *= 0.5
     return H
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
+from threading import local
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,26 +19,42 @@ from matroot.backends.cpu.tridiagonal.pole_table import Level, table
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray, Method, Problem
 from matroot.methods.conditioning import steps
-from matroot.methods.tridiagonal_large import Reduced, lanes_are_faster, large_roots, reductions
-from matroot.methods.tridiagonal_report import LANES, NONE, CutReport, Report, pole_level, probes
+from matroot.methods.tridiagonal_large import Reduced, large_roots, reductions
+from matroot.methods.tridiagonal_report import (
+    LANES,
+    NONE,
+    CutReport,
+    Report,
+    lanes_are_faster,
+    part_of,
+    pole_level,
+    probes,
+    zero_share,
+)
 
 #: Seconds that a call may take on one thread; what is longer pays for waking the others.
 LONG = 2e-4
 #: Bytes of float64 copies of another dtype's matrices that a thread makes at a time.
 COPIES = 1 << 20
+#: The largest exponent: powers of numbers up to n, and from 1/2 on, stay far from both ends of the range of float64.
+LARGEST_POWER = 16
+#: Vectors of work space that a thread keeps at most, half a megabyte.
+KEPT = 1 << 13
 #: What a solve costs, in products: the reduction is 4/3 n^3 flops and the way back 2 n^3.
 PRODUCTS = 2
+
+_kept = local()
 
 
 @dataclass(frozen=True, repr=False)
 class Tridiagonal(Method):
     """A = Q T Q^H with T real tridiagonal; A^s = Q r(T) Q^H, r a sum of poles: no iteration, and no eigenvector.
 
-    Exponents -1 <= s <= 1. On the CPU it is the fastest method here, in one of two ways, both in float64:
+    Exponents -1 <= s <= 16. On the CPU it is the fastest method here, in one of two ways, both in float64:
 
     - In lanes: eight matrices lie side by side in the vector registers, and a solve with its certificate takes about
       as long as four products at full speed. For a lone matrix of n up to 35, and for batches up to n = 512. Complex
-      matrices are real ones of twice the size there, lone ones up to n = 3, and batches up to n = 48.
+      matrices are real ones of twice the size there, lone ones up to n = 3, and batches up to n = 64.
     - By LAPACK's reduction, one matrix after the other: less than half of the time of a decomposition from n = 512 on.
       Between blocks of rows, r(T) is the product of two matrices with a column for every pole. It is never formed, and
       the reflectors are applied to both sides at once: 4/3 n^3 operations, as many as the reduction. float32 matrices
@@ -47,7 +64,11 @@ class Tridiagonal(Method):
     `Shift` and `TargetCondition` use the extreme eigenvalues of T, which it computes anyway. Under `Floor` and
     `PseudoInverse` matrices without an eigenvalue below the cut are solved like others; the rest are decomposed: in
     lanes up to n = 128, by the QR iteration, else by divide and conquer, with the vectors of A above the cut alone.
-    So are singular matrices, for s > 0.
+    Singular matrices, for s > 0, are solved like others: x times a sum of poles is 0 at 0. T is moved up by what
+    rounding has left below 0, if that is no more than sqrt(n) units of the input, 3 at least; else they are decomposed.
+
+    For s > 1, A^s = A^k A^(s-k) with s - k in (0, 1]. In lanes these are powers of T, which cost little; by LAPACK's
+    way they are products with A, and whole powers take no way back.
 
     r has 24 poles at cond 1e4 in float64, 12 for float32, 8 for an rtol of 1e-3 or more, and in float64 one more for
     every factor 1.7: near the best that there are, from a table, for s = -1/q, 1/q and +-(1 - 1/q), q up to 8. For
@@ -79,9 +100,9 @@ class Tridiagonal(Method):
 
     def refuses(self, problem: Problem, n: int) -> str | None:
         s = problem.s
-        served = isinstance(s, Fraction) and abs(s) <= 1 and s != 0
-        wrong = None if served else f"tridiagonal serves exponents -1 <= s <= 1, not {s}; use method='eigen'"
-        return super().refuses(problem, n) or wrong
+        served = isinstance(s, Fraction) and -1 <= s <= LARGEST_POWER and s != 0
+        wrong = f"tridiagonal serves exponents -1 <= s <= {LARGEST_POWER}, not {s}; use method='eigen'"
+        return super().refuses(problem, n) or (None if served else wrong)
 
     def in_lanes(self, A: Array) -> bool:
         """Return True if the stack A is solved in lanes."""
@@ -126,7 +147,7 @@ def roots(
 ) -> Report | CutReport:
     """`small_roots` in lanes, else `large_roots`; without a compiler, nothing is served."""
     if lanes:
-        return small_roots(stack, out, s, rule, rtol=rtol)
+        return small_roots(stack, out, s, rule, rtol=rtol, noise=noise)
     if compiled("matroot.backends.cpu.large.kernel") is None:  # not the lanes' kernel, which takes as long to compile
         return Report(*np.zeros((len(Report._fields), len(stack))))
     return large_roots(stack, out, s, rule, rtol=rtol, wide=wide, begun=begun, noise=noise)
@@ -149,6 +170,7 @@ def small_roots(
     rule: Coefficients = NONE,
     *,
     rtol: float | None = None,
+    noise: float = 0.0,
 ) -> Report:
     """Compute A'^s for a stack of symmetric or Hermitian matrices, in float64; A' is A shifted by a rule.
 
@@ -158,11 +180,13 @@ def small_roots(
     out : array (B, n, n)
         Filled in; single or double precision, complex if `stack` is. Of matrices not served, it holds nothing of use.
     s : Fraction
-        -1 <= s <= 1, not 0.
+        -1 <= s <= LARGEST_POWER, not 0.
     rule : Coefficients
         Its `smallest` and `cuts` are not used together.
     rtol : float, optional
         Fewer poles are enough for it.
+    noise : float
+        For s > 0, and without a rule: the share of lambda_max up to which a negative eigenvalue is one of rounding.
 
     Returns
     -------
@@ -179,11 +203,12 @@ def small_roots(
     twofold = stack.dtype.kind == "c"
     single = out.dtype.char in "fF"
     V, poles, order, vectors = constants(s.numerator, s.denominator, n, twofold, pole_level(single, rtol))
+    zero = zero_share(noise, n, s, rtol)
     report = np.empty((B, len(Report._fields)))
 
     def solve(A: FloatArray, X: FloatArray, part: slice) -> None:
         exponent, numbers = (s.numerator, s.denominator), rule[:4]
-        roots(A, X, report[part], *exponent, *numbers, *poles, V, order, single, room(vectors))
+        roots(A, X, report[part], *exponent, *numbers, zero, *poles, V, order, single, work_space(vectors))
 
     by_groups(solve, stack, out, len(V))
     return Report._make(report.T)
@@ -222,10 +247,10 @@ def constants(numerator: int, denominator: int, n: int, twofold: bool, level: Le
     """
     s = Fraction(numerator, denominator)
     V = probes(n, twofold)
-    b, w, counts, edges, direct = table(-s if s < 0 else 1 - s, level)
+    b, w, counts, edges, direct, singular = table(-s if s < 0 else 1 - part_of(s), level)
     n = len(V)
-    vectors = 3 * (n * (n + 1) // 2) + 4 * n + 2 * b.shape[1] + 14 + 24 * n + 8
-    return V, (b, w, np.append(counts, edges), direct), np.array(steps(s), np.float64), vectors
+    vectors = 3 * (n * (n + 1) // 2) + 4 * n + 2 * b.shape[1] + 15 + 24 * n + 8
+    return V, (b, w, np.concatenate([counts, edges, [singular]]), direct), np.array(steps(s), np.float64), vectors
 
 
 def as_real(A: Array) -> FloatArray:
@@ -255,6 +280,16 @@ def room(vectors: int) -> FloatArray:
     space = np.empty(LANES * (vectors + 1))
     start = -(space.__array_interface__["data"][0] // 8) % LANES  # several times faster than space.ctypes
     return space[start : start + LANES * vectors]
+
+
+def work_space(vectors: int) -> FloatArray:
+    """Return `room` for a kernel that begins at once; this thread keeps a small one, which takes 10 us to make."""
+    if vectors > KEPT:
+        return room(vectors)
+    kept: FloatArray | None = getattr(_kept, "space", None)
+    if kept is None or len(kept) < LANES * vectors:
+        kept = _kept.space = room(vectors)
+    return kept
 
 
 def brief(B: int, n: int) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from matroot._regularization import Coefficients
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
-from matroot.methods.tridiagonal import by_groups, compiled, room
+from matroot.methods.tridiagonal import by_groups, compiled, work_space
 from matroot.methods.tridiagonal_report import CutReport, probes
 
 #: Above this n, LAPACK decomposes one matrix after the other as fast as lanes do.
@@ -59,7 +59,7 @@ def cut_roots(stack: Array, out: Array, s: Fraction, rule: Coefficients, noise: 
 
     def solve(A: FloatArray, X: FloatArray, part: slice) -> None:
         exponent, numbers = (s.numerator, s.denominator), (rule.relative, rule.absolute, rule.drops, noise)
-        kernel.roots(A, X, report[part], *exponent, *numbers, V, order, out.dtype.char in "fF", room(vectors))
+        kernel.roots(A, X, report[part], *exponent, *numbers, V, order, out.dtype.char in "fF", work_space(vectors))
 
     by_groups(solve, stack, out, len(V))
     found = CutReport._make(report.T)

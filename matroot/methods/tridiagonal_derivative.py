@@ -26,8 +26,8 @@ from matroot.backends.linalg import hermitian_part
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array
 from matroot.methods.tridiagonal import compiled, room
-from matroot.methods.tridiagonal_large import form_in, panel_width, readable, room_of, root_of
-from matroot.methods.tridiagonal_report import LANES
+from matroot.methods.tridiagonal_large import form_in, panel_width, readable, room_of
+from matroot.methods.tridiagonal_report import LANES, root_of
 
 #: Up to this n the arithmetic is in float64 whatever the direction has.
 WIDENED = 16

@@ -19,7 +19,21 @@ from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
 from matroot.methods.tridiagonal_large_cut import LARGEST_COND, Form, Kept, kept, residual
-from matroot.methods.tridiagonal_report import IN_SINGLE, NEGATIVE, NONE, SERVED, CutReport, Report, pole_level, probes
+from matroot.methods.tridiagonal_report import (
+    IN_SINGLE,
+    LIFT,
+    NEGATIVE,
+    NONE,
+    SERVED,
+    UNCUT,
+    CutReport,
+    Report,
+    part_of,
+    pole_level,
+    probes,
+    root_of,
+    zero_share,
+)
 from matroot.methods.tridiagonal_single import CLUSTER, LEAST, UNIT, may_be_single, moved, returns_in_single
 
 #: Numbers by which a row of the reflectors is longer than n: rows at a distance of a power of two push each other out
@@ -27,18 +41,8 @@ from matroot.methods.tridiagonal_single import CLUSTER, LEAST, UNIT, may_be_sing
 PADDING = 8
 #: Reflectors that go together, up to which n: few leave less beside the two large products, many make those fast.
 PANELS = ((400, 16), (900, 32), (math.inf, 48))
-#: How many matrices LAPACK's way solves while the kernel of eight lanes solves its eight, as measured on one thread
-#: of an AMD EPYC of family 26, cond 1e4; complex matrices of family 25.
-SIZES = (64, 96, 128, 192, 256, 384, 512)
-WORTH = (1.5, 2.1, 2.5, 3.7, 4.5, 6.0, 6.6)
-COMPLEX_SIZES = (24, 32, 40, 48)
-COMPLEX_WORTH = (3.4, 4.4, 6.8, 8.0)
-#: From these n on it is the faster way for a lone matrix, real or complex: seven of eight lanes would be idle.
-LONE, COMPLEX_LONE = 36, 4
 #: Below this share of lambda_max, times n, an eigenvalue is rounding.
 ROUNDING = 2.0**-51
-#: The last fields of a `CutReport` where nothing is cut.
-UNCUT = (0.0, 1.0)
 
 
 class Reduced(NamedTuple):
@@ -48,18 +52,6 @@ class Reduced(NamedTuple):
     halves: FloatArray
     symmetric: bool
     exponent: int
-
-
-def lanes_are_faster(B: int, n: int, is_complex: bool = False) -> bool:
-    """Return True if lanes solve B matrices faster; independent of the number of cores.
-
-    Beyond the last size there are no lanes: their work space is that of twelve matrices.
-    """
-    if B == 1 and n >= (COMPLEX_LONE if is_complex else LONE):
-        return False
-    sizes, worth = (COMPLEX_SIZES, COMPLEX_WORTH) if is_complex else (SIZES, WORTH)
-    a_group = B / max(1, -(-B // 8))
-    return n <= sizes[0] or (n <= sizes[-1] and a_group >= float(np.interp(n, sizes, worth)))
 
 
 def large_roots(
@@ -79,7 +71,7 @@ def large_roots(
     ----------
     stack, out : array (B, n, n)
     s : Fraction
-        -1 <= s <= 1, not 0.
+        -1 <= s <= LARGEST_POWER of `tridiagonal`, not 0.
     rule : Coefficients
     rtol : float, optional
         A matrix is not served if the error of the reduction may exceed `rtol`.
@@ -164,16 +156,19 @@ class Solver:
         noise: float = 0.0,
     ) -> None:
         self.compiled: Any = deferred("matroot.backends.cpu.large.kernel")
+        self.raised: Any = s > 1 and deferred("matroot.methods.tridiagonal_powers").raised
         routines = deferred("matroot.backends.cpu.large.blas").routines
         is_complex = dtype.kind == "c"
         kinds: Any = (np.complex64, np.complex128) if is_complex else (np.float32, np.float64)
         self.single, self.double = kinds
         self.blas = {self.single: routines("sc"[is_complex]), self.double: routines("dz"[is_complex])}
-        self.s, self.rule, self.rtol, self.wide, self.noise = s, rule, rtol, wide, noise
+        self.s, self.rule, self.rtol, self.noise = s, rule, rtol, noise
+        self.more, self.whole = max(math.ceil(s) - 1, 0), s > 1 and s.denominator == 1
+        self.wide = wide or self.more > 0
         self.numbers = float(rule.relative), float(rule.absolute), float(rule.smallest), rule.cuts
-        self.poles = table(-s if s < 0 else 1 - s, pole_level(dtype == self.single, rtol))
+        self.poles = table(-s if s < 0 else 1 - part_of(s), pole_level(dtype == self.single, rtol))
         self.counts, self.edges = self.poles.counts.astype(int).tolist(), self.poles.edges.tolist()
-        self.power = float(1 + s if s < 0 else s)
+        self.power = float(1 + s if s < 0 else part_of(s))
         self.width = panel_width(n)
         self.order = np.array(steps(s), np.int64)
         self.probes: Array = probes(n, is_complex)
@@ -219,15 +214,16 @@ class Solver:
                 return none
             _, exponent = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves, absolute)
         one, other = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
+        if not 0.0 < (factor := root_of(exponent, self.s)) < math.inf:
+            return none
         low, high = self.compiled.ends(d, e)
         shift = relative * high + absolute / one / other
-        if smallest:
-            if low < -high:
-                return none
-            shift = max(shift - smallest * low, 0.0)
+        if smallest and low < -high:
+            return none
+        shift = max(shift - smallest * low, 0.0) if smallest else shift
         if cuts:
             if low <= shift + n * ROUNDING * high:
-                facts = self.cut(S, out, (A, d, e, tau), (low, high, shift), halves, exponent)
+                facts = self.cut(S, out, (A, d, e, tau), (low, high, shift), halves, factor)
                 if facts is None:
                     return none
                 error, bottom, cond, *rest = facts
@@ -235,30 +231,46 @@ class Solver:
             shift = 0.0
         bottom, top = low + shift, high + shift
         numbers = bottom * one * other, high * one * other, shift * one * other
-        if self.noise and kind == self.double and bottom <= n * ROUNDING * top:
-            facts = self.semidefinite(S, out, (A, d, e, tau), (low, high, gap), halves, exponent)
+        cond = max(top / bottom, 1.0) if bottom > 0 else math.inf
+        if self.whole and top > 0 and bottom >= -(self.noise + n * gap / 2) * top * (self.noise > 0):
+            served, error = self.raised(self, S, out, None, shift, halves, factor)
+            return served, gap, error, max(numbers[0], 0.0), *numbers[1:], cond, *(UNCUT * cuts)
+        singular = self.noise > 0 and kind == self.double and not bottom > top / self.edges[-1]
+        near = singular and top > 0 and bottom >= -zero_share(self.noise, n, self.s, self.rtol) * top
+        if singular and not near:
+            facts = self.semidefinite(S, out, (A, d, e, tau), (low, high, gap), halves, factor)
             if facts is not None:
                 error, bottom, cond = facts
                 return SERVED, gap, error, bottom * one * other, high * one * other, 0.0, cond
-        if bottom <= 0 and kind == self.double and np.isfinite(S).all():
+        lifted = max(LIFT * top - bottom, 0.0) if near else 0.0
+        if bottom + lifted <= 0 and kind == self.double and np.isfinite(S).all():
             return NEGATIVE, gap, 0.0, *numbers, 1.0, *(UNCUT * cuts)
-        if not 0 < bottom <= top < math.inf:
+        if not 0 < bottom + lifted <= top < math.inf:
             return none
-        row = bisect_left(self.edges, top / bottom)
+        row = self.poles.singular if near else bisect_left(self.edges, cond)
         if row == len(self.edges):
             return none
-        if shift:
-            d = d + shift
-        if self.rtol is not None and self.errs_by(d, e, bottom, top, kind) > self.rtol:
+        if shift + lifted:
+            d = d + (shift + lifted)
+        if self.rtol is not None and not near and self.errs_by(d, e, bottom, top, kind) > self.rtol:
             return none
         X = out if out.dtype == back and readable(out) else np.empty((n, n), back)
         if back != kind:
             with np.errstate(all="ignore"):  # the lower triangle is not set
                 A = A.astype(back)  # one kind of arrays less to compile for
-        factor, some = root_of(exponent, self.s), slice(self.counts[row])
+        some = slice(self.counts[row])
         b, w, direct = self.poles.b[row, some], self.poles.w[row, some], self.poles.direct
         F = self.compiled.poles(d, e, b, w, top, top**self.power, direct, self.s > 0)
         self.compiled.root(self.blas[back], A, tau, F, X, self.width)
+        if near:
+            nothing = S.diagonal() == 0
+            X[nothing], X[:, nothing] = 0, 0
+            numbers = max(numbers[0], 0.0), *numbers[1:]
+        if self.more:
+            served, error = deferred("matroot.methods.tridiagonal_powers").raised(
+                self, S, out, X, shift, halves, factor
+            )
+            return served, gap, error, *numbers, cond, *(UNCUT * cuts)
         self.compiled.written(X, out, factor)
         if self.s.numerator < -1:
             by_solves = deferred("matroot.methods.tridiagonal_solves").residual
@@ -266,10 +278,10 @@ class Solver:
         else:
             error = self.compiled.certificate(in_pairs(S), in_pairs(X), shift, halves, factor, self.pairs, self.order)
         served = (IN_SINGLE if back == self.single else SERVED) if math.isfinite(error) else 0.0
-        return served, gap, error, *numbers, max(top / bottom, 1.0), *(UNCUT * cuts)
+        return served, gap, error, *numbers, cond, *(UNCUT * cuts)
 
     def cut(
-        self, S: Array, out: Array, form: Form, ends: tuple[float, ...], halves: FloatArray, e: int
+        self, S: Array, out: Array, form: Form, ends: tuple[float, ...], halves: FloatArray, factor: float
     ) -> tuple[float, ...] | None:
         """Fill `out` with the root of a matrix that is cut; return the fields of the report that are not known yet."""
         (low, high, cut), drops = ends, self.rule.drops
@@ -282,7 +294,6 @@ class Solver:
         least = cut if found.changed and not drops else float(found.w[0])
         if not most <= LARGEST_COND * least:
             return None
-        factor = root_of(e, self.s)
         X = self.written(out, found, 0.0 if drops else cut ** float(self.s), factor)
         with np.errstate(over="ignore", invalid="ignore"):
             error = residual(S, X, found, None if drops else cut, halves, factor, self.probes, self.order)
@@ -292,7 +303,7 @@ class Solver:
         return error, bottom, most / least, float(found.changed), found.excess(self.s, low, most, drops)
 
     def semidefinite(
-        self, S: Array, out: Array, form: Form, ends: tuple[float, ...], halves: FloatArray, e: int
+        self, S: Array, out: Array, form: Form, ends: tuple[float, ...], halves: FloatArray, factor: float
     ) -> tuple[float, float, float] | None:
         """Fill `out` with a power s > 0 of a matrix whose negative eigenvalues are noise.
 
@@ -304,7 +315,6 @@ class Solver:
         found = kept(form, 0.0, drops=True)
         if found is None or not len(found.w):
             return None
-        factor = root_of(e, self.s)
         X = self.written(out, found, 0.0, factor)  # the certificate is that of A, which is not cut
         error = self.compiled.certificate(in_pairs(S), in_pairs(X), 0.0, halves, factor, self.pairs, self.order)
         if not math.isfinite(error):
@@ -338,10 +348,3 @@ def readable(a: Array) -> bool:
 def in_pairs(a: Array) -> Array:
     """View complex numbers as pairs of real ones."""
     return a.view(a.real.dtype) if a.dtype.kind == "c" else a
-
-
-def root_of(exponent: int, s: Fraction) -> float:
-    """Compute 2^(exponent s / 2); in integers, since an exponent may be a thousand times the error of s."""
-    numerator, denominator = exponent * s.numerator, 2 * s.denominator
-    whole, rest = divmod(numerator, denominator)
-    return math.ldexp(2.0 ** (rest / denominator), whole)

@@ -80,7 +80,7 @@ def whole(job: Job, n: int) -> tuple[Job, Fused | None]:
         job = replace(job, dtype=double, may_widen=False)
     s, rule = job.problem.rational, NONE if job.rule is None else job.rule.coefficients()
     half = job.origin.dtype_name in HALVES
-    if rule.cuts and (half or s.numerator < -1):  # certified by eigenvectors
+    if rule.cuts and s.numerator < -1:  # certified by eigenvectors
         return replace(job, method=Eigen()), None
     least = max(n, 1) * smallest_normal(job.origin.dtype_name if half else job.out_dtype.name)
     with np.errstate(over="ignore"):

@@ -20,12 +20,12 @@ from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, first_half, roots
 from matroot.methods.tridiagonal_cut import cut_roots, cuts_in_lanes, serves_cuts
 from matroot.methods.tridiagonal_derivative import serves
 from matroot.methods.tridiagonal_large import ROUNDING, Reduced, room_of
-from matroot.methods.tridiagonal_report import CUT, IN_SINGLE, NEGATIVE, SERVED, CutReport, Report
+from matroot.methods.tridiagonal_report import CUT, IN_SINGLE, NEGATIVE, SERVED, CutReport, Report, further_products
 from matroot.pipeline.call import Output
 from matroot.pipeline.fused import Fused
 from matroot.pipeline.reference import factor
 from matroot.pipeline.retries import solve_chunk
-from matroot.pipeline.scaling import asymmetry_bar, refuse_asymmetric
+from matroot.pipeline.scaling import asymmetry_bar, refuse_asymmetric, scale_root, shift_by_power_of_two
 from matroot.pipeline.status import (
     cancelled,
     doubtful,
@@ -35,6 +35,7 @@ from matroot.pipeline.status import (
     singular,
     spent,
     within_range,
+    zero_status,
 )
 
 Array = Any
@@ -83,6 +84,8 @@ def solve_fused(stack: Array, fused: Fused, out: Output, begun: list[Reduced] | 
     if fused.noise:
         solve_semidefinite(stack, report, fused, out.x)
     if half:
+        if isinstance(report, CutReport):
+            report.served[report.changed > 0] = CUT
         round_halves(stack, report, fused, out)
         finish(stack, report, fused, out)
     elif len(stack) == 1 and not isinstance(report, CutReport) and fused.sure(*(float(fact[0]) for fact in report)):
@@ -99,12 +102,16 @@ def round_halves(stack: Array, report: Report | CutReport, fused: Fused, out: Ou
     uneven = report.asymmetry > 0
     if uneven.any():
         A[uneven] = hermitian_part(A[uneven])
+    size = np.fmax(abs(A).max((-1, -2), initial=0), report.ridge)
+    exponent = np.frexp(np.where(np.isfinite(size), size, 1))[1]
     with np.errstate(over="ignore", invalid="ignore"):
         A += report.ridge[:, None, None] * eye
         X, s = out.x.astype(job.dtype), job.problem.s
+        shift_by_power_of_two(A, -exponent, job.backend)  # their powers may leave the range of float64
+        scale_root(X, exponent, -s, job.backend)
         other = factor(A, s, None, "pos", job.backend)
         residual, _ = conditioning.residual(A, X, s, job.backend, factor=other, whole_up_to=PROBES)
-    report.served[~np.isfinite(residual)] = 0
+    report.served[(report.served == SERVED) & ~np.isfinite(residual)] = 0
     report.residual[...] = residual
 
 
@@ -112,6 +119,9 @@ def take_facts(report: Report | CutReport, fused: Fused, out: Output) -> None:
     """Fill `out` with the facts of a report."""
     out.asymmetry, out.residual, out.lambda_min, out.lambda_max, out.ridge, out.cond = np.array(report[1:7])
     out.n_products, out.certificate = PRODUCTS, "full" if fused.n <= PROBES else "probes"
+    method, s = fused.job.method, fused.job.problem.rational
+    if s > 1 and isinstance(method, Tridiagonal) and not method.in_lanes(out.x):
+        out.n_products += further_products(s)
 
 
 def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) -> None:
@@ -120,11 +130,16 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
     s = job.problem.rational
     excess: Array | float = 1.0
     take_facts(report, fused, out)
-    if fused.rule.cuts:
+    half = job.origin.dtype_name in HALVES
+    if fused.rule.cuts and not half:  # a half is certified as it is rounded, by the eigenvectors that `Eigen` has
         excess = solve_cut(stack, report, fused, out)
-    elif rule is not None:
+    elif rule is not None and not fused.rule.cuts:
         excess = excess_of(out.lambda_max, out.lambda_min, out.ridge, None, s)
     hard = report.served != SERVED
+    nothing = zeros(stack, report, fused) if hard.any() else hard & False
+    if nothing.any():
+        report.asymmetry[nothing] = 0
+        hard &= ~nothing
     if fused.inverse and (rule is None or (isinstance(rule, Ridge) and not rule.retries)):
         rootless = (report.served == NEGATIVE) & (report.lambda_max != 0)
         if rootless.any():
@@ -136,7 +151,6 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
 
     cond, more = (out.cond * excess, 1.0) if fused.inverse else (out.cond, excess)  # the ridge is added to T
     octave = np.frexp(cond)[1]
-    half = job.origin.dtype_name in HALVES
     units = faintness(abs(stack).max((-1, -2), initial=0), job) if half else 1.0
     fine = (out.residual <= fused.allowed.take(octave, mode="clip")) & (more == 1) & (units == 1)
     allowed = fine.all()
@@ -147,7 +161,7 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
             out.status = spent(out.status, lost, out.residual, job.problem)
     faint = out.lambda_min > fused.faint if fused.inverse else out.lambda_max + out.ridge < fused.faint
     uneven = out.asymmetry * more > fused.even.take(octave, mode="clip")
-    if allowed and not (hard.any() or faint.any() or uneven.any()):
+    if allowed and not (hard.any() or nothing.any() or faint.any() or uneven.any()):
         return  # as `Fused.sure`
     if faint.any():
         out.status = within_range(out.status, abs(out.x).max((-1, -2)), ~hard, job)
@@ -159,10 +173,14 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
             values[uneven] = np.nan
     out.status = singular(out.status, out.cond, out.lambda_min, out.lambda_max, out.asymmetry, job, n)
     lost = out.status == Status.SINGULAR
-    if lost.any():
-        out.x[lost] = out.residual[lost] = np.nan
+    gone = lost | (out.status == Status.DIVERGED)
+    if gone.any():
+        out.x[gone] = out.residual[gone] = np.nan
     if isinstance(rule, Ridge) and rule.retries:
-        hard |= (out.status == Status.ILL_CONDITIONED) | lost
+        hard |= (out.status == Status.ILL_CONDITIONED) | gone
+    if nothing.any():
+        hard &= ~nothing
+        settle_zeros(nothing, fused, out)
     if hard.any():
         rows = np.flatnonzero(hard)
         other = replace(job, method=Eigen())
@@ -171,6 +189,26 @@ def finish(stack: Array, report: Report | CutReport, fused: Fused, out: Output) 
             solve_chunk(stack[rows], slice(0, len(rows)), other, found)
         found.certificate = out.certificate
         out.write(rows, found)
+
+
+def zeros(stack: Array, report: Report | CutReport, fused: Fused) -> Array:
+    """Return True (B,) for matrices that are 0, and stay 0 under the rule."""
+    found = (report.served != SERVED) & (report.lambda_max == 0)
+    if fused.rule.absolute and not fused.rule.drops:
+        return found & False
+    found[found] = ~stack[found].any((-1, -2))
+    return found
+
+
+def settle_zeros(at: Array, fused: Fused, out: Output) -> None:
+    """Fill `out` where the matrix is 0: its root is 0, and if a rule drops eigenvalues, its inverse root too."""
+    drops = fused.rule.drops
+    out.status[at] = Status.CONVERGED if drops else zero_status(fused.job.problem)
+    out.x[at] = out.residual[at] = np.nan if fused.inverse and not drops else 0
+    out.cond[at] = 1 if drops else np.inf
+    out.lambda_min[at] = out.lambda_max[at] = out.ridge[at] = 0
+    if out.changed is not None:
+        out.changed[at] = fused.n if drops else 0
 
 
 def no_root(at: Array, out: Output) -> None:
@@ -196,9 +234,12 @@ def solve_semidefinite(stack: Array, report: Report | CutReport, fused: Fused, X
     X is rounded to the precision of the result before it is certified.
     """
     s, n = fused.job.problem.rational, fused.n
+    left = report.served != SERVED
+    if not left.any():
+        return
     with np.errstate(invalid="ignore"):
         tiny = report.lambda_min <= n * ROUNDING * report.lambda_max
-    rows = np.flatnonzero((report.served != SERVED) & (report.lambda_max > 0) & tiny)
+    rows = np.flatnonzero(left & (report.lambda_max > 0) & tiny)
     if not len(rows):
         return
     x = np.empty((len(rows), n, n), fused.job.out_dtype)

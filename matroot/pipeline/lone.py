@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from threading import local
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,17 @@ from matroot._result import RootResult
 from matroot.backends.arrays import HALVES, Origin
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
-from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, compiled, constants, kernel, room
+from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, compiled, constants, kernel, work_space
 from matroot.methods.tridiagonal_large import Reduced, Solver
-from matroot.methods.tridiagonal_report import IN_SINGLE, SERVED, CutReport, Report, pole_level
+from matroot.methods.tridiagonal_report import (
+    IN_SINGLE,
+    SERVED,
+    CutReport,
+    Report,
+    further_products,
+    pole_level,
+    zero_share,
+)
 from matroot.pipeline.call import Output
 from matroot.pipeline.fused import Fused
 from matroot.pipeline.kernel import finish, solve_semidefinite
@@ -27,9 +34,7 @@ from matroot.pipeline.kernel import finish, solve_semidefinite
 Array = Any
 
 #: Above this n the loops of lanes take so long that the general way costs little beside them.
-LARGEST = 32
-
-_kept = local()
+LARGEST = 35
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,7 @@ def lone(fused: Fused) -> Lone | LoneLarge | None:
     if not method.in_lanes(np.broadcast_to(np.empty((), job.dtype), (1, n, n))):
         if compiled("matroot.backends.cpu.large.kernel") is None:
             return None
+        facts["n_products"] = PRODUCTS + further_products(s)
         return LoneLarge(
             fused, Solver(n, job.out_dtype, s, fused.rule, rtol, job.fixed, fused.noise), abs(float(s)), facts
         )
@@ -183,13 +189,14 @@ def lone(fused: Fused) -> Lone | LoneLarge | None:
         return None
     single = job.out_dtype == np.float32
     V, poles, order, vectors = constants(s.numerator, s.denominator, n, False, pole_level(single, rtol))
-    arguments = (s.numerator, s.denominator, *fused.rule[:4], *poles, V, order, single)
+    arguments = (
+        s.numerator,
+        s.denominator,
+        *fused.rule[:4],
+        zero_share(fused.noise, n, s, rtol),
+        *poles,
+        V,
+        order,
+        single,
+    )
     return Lone(fused, arguments, vectors, abs(float(s)), facts)
-
-
-def work_space(vectors: int) -> Array:
-    """Return this thread's work space; what is kept is no more than the largest that was asked for."""
-    kept = getattr(_kept, "space", None)
-    if kept is None or len(kept) < 8 * vectors:
-        kept = _kept.space = room(vectors)
-    return kept

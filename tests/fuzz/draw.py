@@ -92,4 +92,4 @@ def serves(method: str, s: Fraction | float, chosen: Any, single: str | None) ->
         return False
     if method == "newton_db":
         return abs(s.numerator) == 1 and s.denominator in (2, 4, 8, 16, 32)
-    return method != "tridiagonal" or (abs(s) <= 1 and single is None)
+    return method != "tridiagonal" or (-1 <= s <= 16 and single is None)

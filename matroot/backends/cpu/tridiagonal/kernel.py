@@ -2,7 +2,8 @@
 """Roots of many small matrices: eight at a time through reduction, poles, the way back and the certificate.
 
 A = H T H^T with T tridiagonal; A^s = H r(T) H^T, where r is a sum of poles (`poles`) and the inverse of
-a shifted tridiagonal matrix costs two operations an entry. No eigenvector is ever formed.
+a shifted tridiagonal matrix costs two operations an entry. No eigenvector is ever formed. For s > 1, r is that of the
+exponent less a whole number, times so many factors T, at three operations an entry each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numba.types import boolean, float64, int64
 
 from matroot.backends.cpu.compiled import compiled
 from matroot.backends.cpu.tridiagonal.certificate import distance, products
-from matroot.backends.cpu.tridiagonal.lanes import full, sqrt
+from matroot.backends.cpu.tridiagonal.lanes import any_less, full, size, sqrt, where_less
 from matroot.backends.cpu.tridiagonal.layout import ahead, gather, in_units, move_diagonal, scaled, scatter
 from matroot.backends.cpu.tridiagonal.memory import (
     address,
@@ -38,6 +39,8 @@ SERVED, ASYMMETRY, RESIDUAL, LOW, HIGH, RIDGE, COND = range(7)
 REFUSED, ROOT, CUT, NEGATIVE = 0.0, 1.0, 2.0, 4.0
 #: Beside a cut, n epsilons of lambda_max are rounding errors.
 ROUNDING = 2.0**-51
+#: As in `methods.tridiagonal_report`.
+LIFT = 2.0**-52
 #: Up to this n the next eight matrices are fetched, a third at a time, while these are computed: few lines of each
 #: lie in a row, so that the machine does not see what comes.
 AHEAD = 16
@@ -58,6 +61,7 @@ def solve(
     absolute,
     smallest,
     cuts,
+    noise,
     poles,
     weights,
     counts,
@@ -78,11 +82,13 @@ def solve(
     report : B x 7
         Filled in; its columns are named at the top of this file.
     a, b : int
-        -b <= a <= b and not 0.
+        -b <= a and not 0.
     relative, absolute, smallest, cuts : float, float, float, bool
         See `matroot._regularization.Coefficients`.
-    poles, weights, counts, direct : classes x K, classes x K, 2 classes, and int
-        See `pole_table.Table`; the edges of the classes come after the counts.
+    noise : float
+        The share of lambda_max up to which a negative eigenvalue is one of rounding, for a > 0; or 0.
+    poles, weights, counts, direct : classes x K, classes x K, 2 classes + 1, and int
+        See `pole_table.Table`; after the counts come the edges of the classes, and the class of singular matrices.
     probes, order : n x 8, steps
         See `residual`.
     single : bool
@@ -100,12 +106,14 @@ def solve(
     lane_poles = after(tau, 2 * n)
     lane_weights = after(lane_poles, K)
     facts = after(lane_weights, K)
-    work = after(facts, 14)
+    work = after(facts, 15)
     halves, low, high, finite = facts, after(facts, 2), after(facts, 3), after(facts, 4)
     gap, factor, shift, added = after(facts, 5), after(facts, 6), after(facts, 7), after(facts, 8)
     rows, tops, scales = after(facts, 9), after(facts, 10), after(facts, 11)
-    doubles = after(facts, 12)
-    zero, unity, s = full(0.0), full(1.0), a / b
+    doubles, nudge = after(facts, 12), after(facts, 14)
+    more = (a - 1) // b if a > 0 else 0
+    zero, unity, s = full(0.0), full(1.0), (a - more * b) / b
+    whole = a > 1 and b == 1  # no poles, so that any condition number will do
     power = 1.0 + s if s < 0.0 else s
     rooted = power == 0.5 or power == 0.75
     for first in range(0, B, 8):
@@ -142,9 +150,14 @@ def solve(
             top += moved
             cond = top / bottom
             row = 0
-            while row < classes and not cond <= number(counts, classes + row):
+            while row < classes and not (whole or cond <= number(counts, classes + row)):
                 row += 1
-            served = fine and apart and bottom > 0.0 and row < classes
+            lifted = 0.0
+            if noise > 0.0 and top > 0.0 and not (bottom > 0.0 and row < classes) and bottom >= -noise * top:
+                row, lifted = 0 if whole else index(counts, 2 * classes), max(LIFT * top - bottom, 0.0)
+                bottom = bottom if bottom > 0.0 else 0.0
+                cond = top / bottom
+            served = fine and apart and (bottom > 0.0 or lifted > 0.0) and row < classes
             some += served
             if t < count:
                 line = 7 * (first + t)
@@ -157,7 +170,7 @@ def solve(
                 put(report, line + COND, 1.0 if cond < 1.0 else cond)
                 put(report, line + RIDGE, moved * one * other)
             if not served:  # an identity takes its place
-                row, top, moved = 0, 1.0, 0.0
+                row, top, moved, lifted = 0, 1.0, 0.0, 0.0
                 put(factor, t, 1.0)
                 for i in range(n):
                     put(d, 8 * i + t, 1.0)
@@ -169,6 +182,7 @@ def solve(
             put(tops, t, top)
             put(scales, t, 1.0 if rooted else top**power)
             put(shift, t, moved)
+            put(nudge, t, lifted)
         if some == 0:
             for k in range(count * n * n):
                 put(out, first * n * n + k, 0.0)
@@ -197,6 +211,7 @@ def solve(
         store(added, 0, constant)
         delta = load(shift, 0)
         move_diagonal(A0, n, delta)
+        delta = delta if whole else delta + load(nudge, 0)
         for i in range(n):
             store(d, i, load(d, i) + delta)
         for k in range(entries):
@@ -207,7 +222,11 @@ def solve(
                 times_tridiagonal(F, d, e, n)
                 move_diagonal(F, n, load(added, 0))
             add_poles(F, d, e, lane_poles, lane_weights, split * second, longest if second else split, n, work)
+        for _ in range(more):
+            times_tridiagonal(F, d, e, n)
         transform_back(F, A, n, tau, work)
+        if any_less(zero, load(nudge, 0)):
+            clear(F, A0, n)
         in_units(F, A, n, load(factor, 0), single)
         scatter(F, first, count, n, out, work)
         products(A0, A, n, probes, order, steps, a < -1, work)
@@ -217,6 +236,18 @@ def solve(
             put(report, line + RESIDUAL, number(finite, t))
             if number(report, line + SERVED) == ROOT and not number(finite, t) <= LARGEST:  # a root that overflows, say
                 put(report, line + SERVED, REFUSED)
+
+
+@stage()
+def clear(F, A, n):
+    """Set rows and columns of F to 0 where the diagonal of A is: all of such a row is 0 in a semidefinite matrix."""
+    zero = full(0.0)
+    for i in range(n):
+        entry = size(load(A, triangle(i) + i))
+        if any_less(zero, where_less(zero, entry, zero, full(1.0))):
+            for j in range(n):
+                at = triangle(i) + j if j <= i else triangle(j) + i
+                store(F, at, where_less(zero, entry, load(F, at), zero))
 
 
 def array(kind, ndim, readonly=True):
@@ -231,7 +262,7 @@ def _kernel(sources):
     @compiled(
         types.void(
             *(array(float64, 3), array(float64, 3, False), array(float64, 2, False)),
-            *(int64, int64, float64, float64, float64, boolean),
+            *(int64, int64, float64, float64, float64, boolean, float64),
             *(array(float64, 2), array(float64, 2), array(float64, 1), int64),
             *(array(float64, 2), array(float64, 1), boolean, array(float64, 1, False)),
         ),
@@ -248,6 +279,7 @@ def _kernel(sources):
         absolute,
         smallest,
         cuts,
+        noise,
         poles,
         weights,
         counts,
@@ -270,6 +302,7 @@ def _kernel(sources):
             absolute,
             smallest,
             cuts,
+            noise,
             address(poles),
             address(weights),
             address(counts),

@@ -21,6 +21,8 @@ from matroot.backends.cpu.tridiagonal.poles import FloatArray, poles
 TOGETHER = 4
 #: A pole beside which numbers up to 1 are nothing.
 FAR = 2.0**60
+#: A pole as far from 0 as this, of spectra up to 1, is not moved much by rounding.
+AWAY = 16 * 2.0**-52
 #: The alpha of the file: 1/q and 1 - 1/q.
 STORED = tuple(sorted({Fraction(k, q) for q in range(2, 9) for k in (1, q - 1)}))
 
@@ -67,6 +69,9 @@ class Table(NamedTuple):
     direct : int
         How many of the poles, the same for all classes, are above 1 or not far below: those whose x / (x + b) is
         computed as it stands, and not as 1 - b / (x + b).
+    singular : int
+        The last class whose poles stay away from the rounding of eigenvalues 0. The sum for x^s, 0 < s < 1, that is x
+        times one of poles, is 0 at 0, and off by at most about 3^s times eps^s between 0 and the smallest x.
     """
 
     b: FloatArray
@@ -74,6 +79,7 @@ class Table(NamedTuple):
     counts: FloatArray
     edges: FloatArray
     direct: int
+    singular: int
 
 
 @lru_cache(maxsize=64)
@@ -97,8 +103,9 @@ def table(alpha: Fraction, level: Level) -> Table:
     """
     edges = level.edges
     if alpha in (0, 1):
-        one, single = np.ones((level.classes, 1)), np.ones(level.classes)
-        return Table(0 * one, one, single, edges, 0) if alpha == 1 else Table(FAR * one, FAR * one, single, edges, 1)
+        one, single, last = np.ones((level.classes, 1)), np.ones(level.classes), level.classes - 1
+        inverse, far = (0 * one, one, single, edges, 0, last), (FAR * one, FAR * one, single, edges, 1, last)
+        return Table(*inverse) if alpha == 1 else Table(*far)
     rows: list[Any]
     if alpha in STORED:
         rows, direct = [stored(alpha, level, j) for j in range(level.classes)], TOGETHER
@@ -109,7 +116,8 @@ def table(alpha: Fraction, level: Level) -> Table:
     b, w = np.ones((level.classes, counts[-1])), np.zeros((level.classes, counts[-1]))
     for j, (bj, wj) in enumerate(rows):
         b[j, : counts[j]], w[j, : counts[j]] = bj, wj
-    return Table(b, w, counts.astype(np.float64), edges, direct)
+    singular = max(sum(bj[-1] >= AWAY for bj, _ in rows) - 1, 0)
+    return Table(b, w, counts.astype(np.float64), edges, direct, singular)
 
 
 def stored(alpha: Fraction, level: Level, row: int) -> FloatArray:

@@ -41,6 +41,8 @@ from matroot.backends.cpu.tridiagonal.stage import stage
 NOTHING = 1e-280
 #: Laguerre steps at most, and the relative size of a step after which the next would change nothing.
 STEPS, SETTLED = 16, 1e-6
+#: Zeros of a semidefinite matrix come out above minus this, times the largest eigenvalue.
+NOISE = 2.0**-48
 #: Halvings at most, and the relative width at which they end.
 HALVINGS, NARROW = 70, 1e-14
 
@@ -275,7 +277,10 @@ def extreme_eigenvalues(d, e, n):
     low = fma(full(-1e-15), high, low)
     rounding, whole = full(1e-16) * high, full(1.5 * 2.0**52)
     trial, answer, done = both(full(0.0), second_of(low)), zero, zero  # positive matrices have no use for 0 in -T
-    cautious, bold = low, zero + one  # so that a trial of 0 that is past the eigenvalue is followed by the lower bound
+    # A trial of 0 that is past the eigenvalue is followed by one beyond the rounding of zeros, and by the lower bound.
+    # Zeros of which rounding has made a cluster lie between these two trials, and halving is quicker there.
+    cautious, bold, noise = low, zero + one, full(-NOISE) * high
+    past, zeros = zero, zero
     for step in range(STEPS):
         s1, s2, count = slopes(d, e, trial, sign, n)
         fine = where_less(count, order, zero, one)
@@ -286,15 +291,21 @@ def extreme_eigenvalues(d, e, n):
         quick = order / (s1 + sqrt((order - many) / many * spread))
         next_safe = trial + safe
         close = fma(full(SETTLED), size(next_safe), rounding)
+        if step == 1:
+            zeros = where_less(zero, past, fine, zero)
+            above, cautious = where_less(zero, zeros, zero, above), where_less(zero, zeros, noise, cautious)
         # A cautious trial that is past the eigenvalue is past it by a rounding error.
         finished = where_less(zero, fine, where_less(safe, close, one, zero), one - bold)
+        finished = where_less(zero, zeros, zero, finished)
         answer = where_less(zero, done, answer, where_less(zero, fine, trial + quick, trial))
         done = where_less(zero, finished, one, done)
-        if not any_less(done, one):
+        if not any_less(done + zeros, one):
             break
         bold = where_less(zero, fine, full(1.0 if step > 2 else 0.0), zero)
-        cautious = where_less(zero, fine, next_safe, cautious)
+        cautious = where_less(zero, zeros, cautious, where_less(zero, fine, next_safe, cautious))
         trial = where_less(zero, bold, trial + quick, cautious)
+        if step == 0:
+            trial, bold, past = where_less(zero, fine, trial, noise), where_less(zero, fine, bold, one), one - fine
     if any_less(done, one):
         half, below, settled = full(0.5), cautious, done
         for _ in range(HALVINGS):
@@ -308,5 +319,8 @@ def extreme_eigenvalues(d, e, n):
             settled = where_less(zero, settled, one, where_less(close, above - below, zero, one))
             if not any_less(settled, one):
                 break
+        below = where_less(
+            zero, zeros, where_less(above, zero, below, zero), below
+        )  # 0 unless some are beyond rounding
         answer = where_less(zero, done, answer, below)
     return first_of(answer), -second_of(answer)
