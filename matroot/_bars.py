@@ -87,7 +87,7 @@ def forward_error_bound(
     if s >= 1:
         return eps * s * np.ones_like(cond)
     if s >= 0:  # near singularity the bound saturates: the error of an eigenvalue is at most eps lambda_max
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # cond of an indefinite matrix is negative
             first_order = np.minimum(eps * s * cond ** (1 - s), eps**s)
         known = np.where(cond * INPUT_UNITS * eps < 1, first_order, eps**s)  # a smaller eigenvalue may be 0
         return known if share is None else np.where(cond * share < 1, known, np.maximum(share, eps) ** s)

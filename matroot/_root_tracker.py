@@ -25,6 +25,7 @@ from matroot.drift.update import Update
 from matroot.methods.base import Array
 from matroot.methods.eigen import Eigen
 from matroot.pipeline.call import Job
+from matroot.pipeline.status import excess_of
 
 #: float32 is enough where its rounding error, bounded by the regularization, is at most this share of rtol.
 FLOAT32_SHARE = 0.5
@@ -193,7 +194,9 @@ class RootTracker:
         status, dtype = on_host(result.status), np.dtype(result.compute_dtype)
         usable = np.isin(status, USABLE)
         n = result.x.shape[-1]
-        bound = full_error(on_host(result.cond), self.exponent, dtype, n)
+        highest, lowest, ridge = (on_host(x) for x in (result.lambda_max, result.lambda_min, result.ridge))
+        excess = excess_of(highest, lowest, ridge, None, self.exponent)
+        bound = full_error(on_host(result.cond), self.exponent, dtype, n, excess)
         self.error = np.where(usable, bound + job.out_eps * n**0.5, np.inf)
         self.way = np.where(usable, FULL, FAILED)
         if not (usable & ~(bound <= self.rtol)).any():
@@ -212,14 +215,15 @@ class RootTracker:
 
     def orthogonality(self) -> Array:
         """Measure ||Q^H Q - I||_F of every kept basis (one product each); NaN where there is none."""
-        found = np.full(len(self._bases), np.nan)
+        batch = self._shape[:-2] if self._shape else ()
+        found = np.full(math.prod(batch), np.nan)
         for i, basis in enumerate(self._bases):
             if basis is not None:
                 Q = basis.Q
                 gram = Q.conj().T @ Q
                 gram.reshape(-1)[:: len(Q) + 1] -= 1
                 found[i] = float(abs(gram**2).sum()) ** 0.5
-        return found.reshape(self._shape[:-2]) if self._shape else np.array(np.nan)
+        return found.reshape(batch)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return the whole state as numpy arrays; a tracker that loads it continues with identical bits.

@@ -172,6 +172,7 @@ def _transformation(config: Shampoo, roots: str) -> optax.GradientTransformation
         weights = flatten(params)[0] if params is not None else {}
         layout = state.plan.layout
         g, W = layout.align(leaves, "updates"), layout.align(weights, "params")
+        g = [x if x is None else jax.numpy.asarray(x) for x in g]  # numpy's arithmetic would warn of large gradients
         moves, arrays = advance(state.plan, state.arrays, g, W)
         moved = {
             leaf.path: move.astype(leaves[leaf.path].dtype)

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
+from matroot import select_method
 from matroot_optim.allowed import IN_BASIS, RULES, SCHEDULES, as_exponent, is_int, one_of
 from matroot_optim.paths import ByPath
 from matroot_optim.rules import Rule, as_plain, as_rule
@@ -250,11 +253,25 @@ def _check_together(options: Options) -> None:
         raise ValueError("decay must be 'decoupled' or 'independent' with cautious_decay, got 'l2'")
     if options.direction == "spectral" and (options.algorithm, options.statistics_of) != ("shampoo", "gradient"):
         raise ValueError("direction must be 'roots' under SOAP and KL-Shampoo, got 'spectral'")
+    if options.root_method != "auto":
+        _check_method(options)
     if options.algorithm != "soap":
         return
     for name, allowed in {"graft": IN_BASIS, "momentum_of": ("gradient",), "schedule": SCHEDULES[:2]}.items():
         if getattr(options, name) not in allowed:
             raise ValueError(f"{name} must be {one_of(allowed)[0]} under SOAP, got {getattr(options, name)!r}")
+
+
+def _check_method(options: Options) -> None:
+    """Raise if there is no such method of roots, or it does not serve the rule or the exponent."""
+    one = options.exponent
+    p = one.denominator if isinstance(one, Fraction) and one.numerator == -1 else 2
+    try:
+        select_method(np.eye(2), p, method=options.root_method, regularization=options.rule)
+    except ValueError as error:
+        raise ValueError(
+            f"root_method must be a method that serves the rule and the exponent, got {options.root_method!r}: {error}"
+        ) from None
 
 
 def plain_option(value: Any) -> Any:

@@ -8,7 +8,16 @@ import pytest
 from table import EPS
 
 import matroot
-from matroot import Floor, PseudoInverse, Ridge, RootError, Shift, TargetCondition, frechet_derivative
+from matroot import (
+    Floor,
+    PseudoInverse,
+    Ridge,
+    RootError,
+    Shift,
+    TargetCondition,
+    frechet_derivative,
+    use_kernels,
+)
 from matroot._solve import solve_power
 from matroot.autodiff.divided import first_differences, first_differences_of_root, second_differences, second_products
 from matroot.autodiff.forms import FORMS, Power, evaluate
@@ -275,3 +284,28 @@ def test_wrong_arguments():
     ):
         with pytest.raises(error, match=words):
             call()
+
+
+@pytest.mark.parametrize("n", [2, 8, 40, 300])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_has_no_derivative(n, bad):
+    """In the matrix or in the direction; the reduction of large matrices takes an infinite last row for a fine one."""
+    use_kernels()
+    A, E = np.diag(np.arange(1.0, n + 1)), np.ones((n, n))
+    for i in (0, n - 1):
+        broken = A.copy()
+        broken[i, i] = bad
+        for pair in ((broken, E), (A, broken)):
+            for stack in (pair, (np.stack([A, pair[0]]), np.stack([E, pair[1]]))):
+                with pytest.raises(RootError, match="NaN or infinity"):
+                    frechet_derivative(*stack, 2)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e300])
+@pytest.mark.parametrize("s", [-(2**-0.5), 2**-0.5, -0.123456789])
+def test_real_exponents_at_the_ends_of_the_range(s, size):
+    """s - 1 is rounded in float64, and 2^(1000 (s - 1)) with it: 400 roundings of the result."""
+    A = np.array([[size]])
+    with mpmath.workdps(40):
+        exact = float(mpmath.mpf(s) * mpmath.mpf(size) ** (mpmath.mpf(s) - 1) * mpmath.mpf(size))
+    assert frechet_derivative(A, A, s=s)[0, 0] == pytest.approx(exact, rel=16 * 2.0**-53, abs=0)

@@ -5,11 +5,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from fuzz import general, large, narrow, symmetric
+from fuzz import general, large, narrow, relatives, symmetric
 from fuzz.__main__ import attempt
 from fuzz.case import Case
 from fuzz.draw import draw
 from fuzz.exact import Exact, identity, ratio, real_form, residual
+from fuzz.relatives.trial import differing
 from fuzz.verdict import judge
 
 from matroot import Status, gallery
@@ -158,3 +159,67 @@ def test_narrow_references_to_25_digits():
     X = narrow.power(A, Fraction(1, 2))
     assert np.linalg.norm(X @ X - A) <= 1e-14 * np.linalg.norm(A)
     assert narrow.power(-np.eye(2), Fraction(-1, 2)) is None
+
+
+def test_functions_beside_the_roots():
+    names = set()
+    for index in range(60):
+        trial = relatives.draw(1, index)
+        names.add(trial.name)
+        assert trial.faults() == [], str(trial)
+    assert len(names) == 10
+
+
+def test_short_trainings():
+    for index in range(20):
+        training = relatives.draw_training(1, index)
+        assert training.framework == "optax" or training.faults() == [], str(training)
+
+
+def first(name, **wanted):
+    """The first trial of a function whose members are all usable, and its call."""
+    for index in range(1000):
+        trial = relatives.draw(2, index)
+        fits = trial.name == name and not trial.others and str(trial.dtype) == "float64" and trial.members
+        if fits and all(getattr(trial, key) == value for key, value in wanted.items()):
+            result = trial.call(*trial.arrays())
+            x = result if isinstance(result, np.ndarray) else getattr(result, "x", 0)
+            if not np.any(getattr(result, "status", 0)) and np.isfinite(x).all():
+                return trial, trial.call
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("name", ["spectral_power", "orthogonalizer", "solve_apply", "stochastic_root"])
+def test_trials_see_what_is_wrong(name):
+    trial, call = first(name)
+    trial.call = lambda *arrays: replace(call(*arrays), x=call(*arrays).x * (1 + 1e-3))
+    assert trial.faults()
+
+
+def test_trials_see_inputs_that_are_written_to():
+    trial, call = first("polar", layouts=("C",))
+
+    def written(a):
+        result = call(a)
+        a *= 2
+        return result
+
+    trial.call = written
+    assert ("input written", "") in trial.faults()
+
+
+def test_trials_see_a_member_that_depends_on_the_others():
+    trial, call = first("spectral_power", batch=(3,))
+
+    def mixed(a):
+        result = call(a)
+        return replace(result, cond=result.cond + np.nan_to_num(a).sum())
+
+    trial.call = mixed
+    assert "differs beside NaN" in [kind for kind, _ in trial.faults()]
+
+
+def test_two_libraries_agree_up_to_a_rounding_of_the_dtype():
+    one, other = {"x": np.ones(3)}, {"x": np.ones(3) * (1 + 2.0**-50)}
+    assert differing(one, other, ()) == ["x by 8.9e-16"] and differing(one, other, (), 1e-12) == []
+    assert differing(one, {"x": np.full(3, np.nan)}, (), 1e-12)

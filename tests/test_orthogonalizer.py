@@ -248,3 +248,27 @@ def test_jax_traces_and_differentiates():
 
         difference = (pinv(a + t * e) - pinv(a - t * e)) / (2 * t)
         assert abs((np.asarray(g) * e).sum() - difference) <= 1e-4 * abs(difference)
+
+
+@pytest.mark.parametrize("n", [1, 2, 40])
+def test_a_matrix_of_rank_0_has_a_value_and_a_gradient_of_0(n):
+    """A zero matrix, alone and in a batch, and one that an absolute cut leaves nothing of."""
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    batch = np.stack([np.zeros((n, n)), np.diag(np.arange(1.0, n + 1)), -1e-9 * np.eye(n)])
+    for A in (batch[0], batch, batch[:1]):
+        wanted = orthogonalizer(A, absolute=1e-6).x
+        S = torch.tensor(A, requires_grad=True)
+        x = orthogonalizer(S, absolute=1e-6).x
+        assert np.array_equal(x.detach().numpy(), wanted)
+        (x @ x.mT).sum().backward()
+        assert S.grad.isfinite().all() and not S.grad.reshape(-1, n, n)[0].any()
+
+        def total(a):
+            x = orthogonalizer(a, absolute=1e-6).x
+            return (x @ x.mT).sum()
+
+        G = np.asarray(jax.grad(total)(jax.numpy.asarray(A, "float32")))
+        assert np.isfinite(G).all() and not G.reshape(-1, n, n)[0].any()
+        traced = np.asarray(jax.jit(lambda a: orthogonalizer(a, absolute=1e-6).x)(jax.numpy.asarray(A, "float32")))
+        k = wanted.shape[-1]
+        assert np.allclose(traced[..., :k], wanted) and not traced[..., k:].any()

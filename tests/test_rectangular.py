@@ -1,6 +1,7 @@
 """polar and spectral_power: accuracy against 50 digits, certificates, ranks, kinds of arrays."""
 
 import sys
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -245,3 +246,23 @@ def test_arguments():
     with pytest.raises(TypeError, match="nested lists"):
         polar([["1"]])
     assert matroot.PolarResult is type(polar(A))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_power_1_of_zero_matrices_says_nothing_beside_its_status(dtype):
+    A = np.zeros((2, 6, 3), dtype)
+    A[1] = np.eye(6, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = spectral_power(A, 1)
+    assert (result.x == A).all() and result.status.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("s", [Fraction(1, 3), 0.5, 1, 2])
+@pytest.mark.parametrize("n", [3, 40])
+def test_what_the_users_cut_drops_is_no_fault_of_a_positive_power(s, n):
+    A = np.eye(n + 2, n)
+    A[0, 0] = 1e-4
+    for rtol in (None, 1e-2):
+        result = spectral_power(A, s, rtol=rtol)
+        assert result.status == Status.CONVERGED and result.rank == n - (rtol is not None)

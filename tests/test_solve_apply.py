@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from matroot import (
+    Floor,
     Ridge,
     RootError,
     Status,
@@ -280,3 +281,60 @@ def test_subnormal_operators_and_matrices_without_a_power():
             assert str(solve_apply(A, 2, np.ones((3, 2))))
             with pytest.raises(RootError):
                 frechet_derivative(np.where(A == -1, np.inf, A), np.eye(3), 2)
+
+
+@pytest.mark.parametrize("s", [Fraction(1, 2), Fraction(-1, 2), 0.3])
+@pytest.mark.parametrize("n", [1, 2, 40])
+def test_a_negative_definite_function_has_no_power(s, n):
+    """Its largest eigenvalue is negative, and so nothing bounds it from above: x = 0 with error 0 is no answer."""
+    A = -np.diag(np.linspace(1, 2, n))
+    for a in (lambda v: A @ v, linalg.aslinearoperator(A), sparse.csr_array(A)):
+        for b in (np.ones(n), np.ones((n, 2))):
+            result = solve_apply(a, None, b, s=s)
+            assert (result.status == Status.NOT_POSITIVE).all() and np.isnan(result.x).all()
+    zero = solve_apply(lambda v: 0 * v, 2, np.ones(n), inverse=False)
+    assert zero.status == 0 and not zero.x.any() and zero.error == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_products_that_are_not_finite_have_a_status_and_no_warning(bad):
+    for n in (1, 3, 40):
+        for at in {0, n - 1}:
+
+            def a(v, at=at):
+                w = 2.0 * v
+                w[at] = bad
+                return w
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                result = solve_apply(a, 2, np.ones(n))
+                assert result.status == Status.NONFINITE_INPUT and str(result)
+
+
+def test_the_message_of_an_indefinite_matrix_says_nothing_beside():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for a in (np.diag([1.0, -2.0]), sparse.csr_array(np.diag([1.0, -2.0]))):
+            assert "not all positive" in str(solve_apply(a, 3, np.ones(2), inverse=False))
+        v = np.array([0.3, 0.7])  # what a ridge relative to lambda_max = 0 leaves is rounding
+        assert solve_apply(-np.outer(v, v), 3, np.ones(2), inverse=False, regularization=Floor(0.005)).status != 0
+
+
+@pytest.mark.parametrize("s", [Fraction(1, 2), Fraction(1, 7)])
+def test_an_eigenvalue_in_the_rounding_of_lapack_is_in_the_bound(s):
+    """It may be taken for 0, and its power is then an error that the bound has to hold."""
+    blind = 0
+    for angle in np.linspace(0.1, 1.4, 60):
+        v = np.array([np.cos(angle), np.sin(angle)])
+        A = np.outer(v, v)
+        with mpmath.workdps(50):
+            w, Q = mpmath.eigsy(mpmath.matrix(A.tolist()))
+            if not w[0] > 0:
+                continue
+            f = Q * mpmath.diag([x ** (mpmath.mpf(s.numerator) / s.denominator) for x in w]) * Q.T
+        exact = np.array([float(f[0, 0]), float(f[1, 0])])
+        result = solve_apply(A, None, np.array([1.0, 0.0]), s=s)
+        assert np.linalg.norm(result.x - exact) <= result.error * np.linalg.norm(exact)
+        blind += np.linalg.eigvalsh(A)[0] <= 0
+    assert blind

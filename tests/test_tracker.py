@@ -220,3 +220,96 @@ def test_a_damaged_state_is_a_value_error():
     loaded = RootTracker(2, warm_from=2)
     loaded.load_state_dict(state)
     assert loaded.update(np.diag([1.0, 2.0, 3.1])).converged and loaded.way == "first order"
+
+
+def test_orthogonality_without_a_basis():
+    """Where every update is a full solve, no basis is kept."""
+    for rule in (Floor(1e-6), None):
+        for shape in ((3, 3), (2, 3, 3), (0, 3, 3)):
+            tracker = RootTracker(2, regularization=rule)
+            assert np.isnan(tracker.orthogonality())
+            tracker.update(np.broadcast_to(np.eye(3), shape))
+            assert tracker.orthogonality().shape == shape[:-2] and np.isnan(tracker.orthogonality()).all()
+
+
+def test_a_singular_matrix_leaves_a_state_that_loads():
+    """LAPACK's zeros are negative as often as not, and have no root to start from."""
+    G = np.random.default_rng(0).standard_normal((40, 3))
+    tracker = RootTracker(2, inverse=False, warm_from=2)
+    for k in range(4):
+        A = G @ G.T * (1 + 1e-3 * k)
+        again = RootTracker(2, inverse=False, warm_from=2)
+        again.load_state_dict(tracker.state_dict())
+        one, other = tracker.update(A), again.update(A)
+        assert one.status == other.status == 0 and (one.x == other.x).all()
+
+
+@pytest.mark.parametrize("p", [4, 5])
+def test_the_root_of_a_singular_matrix_is_no_start_for_a_better_one(p):
+    """The error of the old root stays in the new one: eps^(1/p) where the matrix was singular."""
+    told = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        Q = gallery.orthogonal(3, rng=rng)
+        tracker = RootTracker(p, inverse=False, rtol=1e-2, warm_from=2)
+        for least in (1e-17, 1e-6):
+            A = (Q * [least, 0.5, 1.0]) @ Q.T
+            result = tracker.update((A + A.T) / 2)
+        exact = (Q * np.array([1e-6, 0.5, 1.0]) ** (1 / p)) @ Q.T
+        assert distance(result.x, exact) <= tracker.error
+        told += tracker.way == "first order"
+    assert told
+
+
+@pytest.mark.parametrize("warm_from", [2, 128])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_shift_that_cancels_most_of_a_matrix_is_in_the_error(warm_from, dtype):
+    """-A moved to 1e-8 of its size has the rounding of A in its last digits."""
+    tracker = RootTracker(
+        8, inverse=False, rtol=1e-2, regularization=Shift(1e-8), compute_dtype=dtype, warm_from=warm_from
+    )
+    eps = np.finfo(dtype).eps
+    for size in (1.0, 5.87879881e-278):
+        A = np.array([[-size]])
+        result = tracker.update(A)
+        assert tracker.error >= min(eps / 1e-8, eps ** (1 / 8)) / 8 and (dtype == "float64") == (result.status == 0)
+        tracker.reset()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128", "float32"])
+def test_the_layout_of_a_matrix_has_no_effect(dtype):
+    """The ridge was not added to copies in Fortran's order, which failed their certificate and were solved in full."""
+    A, _ = gallery.spd(40, 1e3, dtype=dtype, rng=3)
+    C, F = (RootTracker(2, regularization=1e-2, warm_from=2) for _ in range(2))
+    for k in range(3):
+        B = (A * (1 + 1e-4 * k)).astype(dtype)
+        one, other = C.update(B), F.update(np.asfortranarray(B))
+        assert (one.x == other.x).all() and C.way == F.way == ("first order" if k else "full")
+
+
+def test_a_refinement_does_not_leave_the_range_of_float32():
+    """In units of a basis that is 1e98 times smaller, the rest of Q^H A Q is infinite in float32."""
+    Q = gallery.orthogonal(6, rng=0)
+    w = np.array([1, 0.997, 1, 1, 1, 1.003])
+    for seed in range(5):
+        tracker = RootTracker(1, inverse=False, rtol=2.8e-9, regularization=Shift(2e-3), refine=True, warm_from=2)
+        tracker.update(np.eye(6) * 0.5)
+        S = np.random.default_rng(seed).standard_normal((6, 6))
+        for A in (8e97 * np.eye(6), 8e97 * ((Q * w) @ Q.T + 1e-4 * (S + S.T))):
+            assert tracker.update((A + A.T) / 2).status == 0
+
+
+def test_refined_and_other_bases_of_a_batch_are_saved_to_the_bit():
+    """Roots of full solves were kept in float64 beside refined ones in float32, which a state then widened."""
+    options = {"rtol": 1e-4, "regularization": 1e-1, "compute_dtype": "float32", "refine": True, "warm_from": 2}
+    tracker, ways = RootTracker(1, **options), set()
+    rng = np.random.default_rng(0)
+    A = np.stack([gallery.spd(17, 1e2, rng=k)[0] for k in range(2)])
+    for k in range(8):
+        again = RootTracker(1, **options)
+        again.load_state_dict(tracker.state_dict())
+        one, other = tracker.update(A), again.update(A)
+        assert (one.x == other.x).all() and (tracker.way == again.way).all()
+        ways |= set(tracker.way.tolist())
+        A = np.stack([shaken(A[0], 1e-4 if k % 2 else 0.1, rng=rng), A[1]])
+    assert "refined" in ways

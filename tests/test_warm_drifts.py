@@ -166,7 +166,10 @@ def test_the_true_error_is_at_most_what_is_reported(drift, name):
         if result.status == Status.CONVERGED:
             assert error <= tracker.rtol + rounding
         assert (result.x == result.x.T).all()
-        assert tracker.orthogonality() <= 1e-10 if result.compute_dtype == "float64" else 1e-4
+        if drift is deficient and tracker.regularization is None:
+            assert np.isnan(tracker.orthogonality())  # its eigenvalues 0 are no start for anything
+        else:
+            assert tracker.orthogonality() <= (1e-10 if result.compute_dtype == "float64" else 1e-4)
 
 
 def test_what_is_easy_costs_no_full_solve():

@@ -198,7 +198,9 @@ def _by_eigen(A: Array, W: Array, scale: Array, job: Job) -> Part:
     # LAPACK's errors A - Q w Q^H and Q Q^H - I, in the Frobenius norm, from probes.
     QhZ = backend.matmul(Qh, Z)
     off = _rms(AZ - backend.matmul(Q * w[:, None, :], QhZ)), _rms(backend.matmul(Q, QhZ) - Z)
-    error = _bound(C, np.maximum(kept, 0), f, off, job) / np.maximum(np.linalg.norm(X, axis=-1), np.finfo(float).tiny)
+    with np.errstate(over="ignore"):  # X may be 0
+        size = np.maximum(np.linalg.norm(X, axis=-1), np.finfo(float).tiny)
+        error = _bound(C, np.maximum(kept, 0), f, off, job) / size
     near = abs(w[:, 0]) <= 2 * n * max(job.eps, job.out_eps) * w[:, -1]
     status = np.where(failed, np.where(near & (s < 0), int(Status.SINGULAR), int(Status.NOT_POSITIVE)), 0)
     with np.errstate(all="ignore"):
@@ -213,7 +215,8 @@ def _bound(C: Array, kept: Array, f: Array, off: tuple[Array, Array], job: Job) 
     moved = off[0] + off[1] * kept[:, -1]
     rounding = ((2 + kept.shape[-1] ** 0.5) * job.eps + off[1])[:, None] * f.max(-1)[:, None] * norm
     high = np.where(kept[:, -1] > 0, kept[:, -1], 1)
-    least = np.where(kept > 0, kept, np.inf).min(-1)
+    # Below `moved` an eigenvalue may be 0 or not, and what was taken for 0 may be as large: moved^s bounds it.
+    least = np.where(kept > 0, kept, np.inf).min(-1) if s < 0 else np.maximum(kept[:, 0], moved)
     low = np.minimum(np.maximum(least, 2.0**-60 * high), high)
     alpha = -s if s < 0 else 1 - s
     b, w, counts = in_classes(alpha, ACCURACY)

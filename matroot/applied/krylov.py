@@ -46,16 +46,19 @@ class Krylov:
         return Tridiagonal(np.array(self.alpha), np.array(self.beta))
 
     def step(self, unit: float) -> None:
-        """Append one vector."""
+        """Append one vector; none if `finite` becomes False."""
         xp = self.xp
         W = self.product(self.last)
-        a = xp.einsum("ij,ij->j", self.last.conj(), W).real
-        alpha = on_host(a)
-        W -= self.last * a
-        if self.beta:
-            W -= self.before * xp.asarray(self.beta[-1])
-        beta = on_host(xp.sqrt(xp.einsum("ij,ij->j", W.conj(), W).real))
+        with np.errstate(over="ignore", invalid="ignore"):  # W need not be finite
+            a = xp.einsum("ij,ij->j", self.last.conj(), W).real
+            alpha = on_host(a)
+            W -= self.last * a
+            if self.beta:
+                W -= self.before * xp.asarray(self.beta[-1])
+            beta = on_host(xp.sqrt(xp.einsum("ij,ij->j", W.conj(), W).real))
         self.finite = self.finite and bool(np.isfinite(alpha).all() and np.isfinite(beta).all())
+        if not self.finite:
+            return
         if self.alpha:
             alpha = np.where(self.ended, self.alpha[0], alpha)
         self.size = np.maximum(self.size, abs(alpha) + beta)

@@ -170,14 +170,14 @@ def _run(
     A: Operator, V: Array, wanted: Wanted, method: str, max_iter: int | None, least: float
 ) -> tuple[Approximation, str, int]:
     """Choose between Lanczos and factorizations; return what was found, the method, and how often A was factorized."""
+    if V.shape[1] and least < -SINGULAR * A.unit * wanted.above:  # above is 0 for a negative definite function
+        return nothing(V, Status.NOT_POSITIVE, least), "lanczos" if method == "auto" else method, 0
     if not math.isfinite(least) or not V.shape[1] or not A.n or not wanted.above > 0:
         status = Status.NONFINITE_INPUT if not math.isfinite(least) else Status.CONVERGED
         if status is Status.CONVERGED and A.n and V.shape[1] and wanted.s < 0:
             status = Status.SINGULAR
         named = "lanczos" if method == "auto" else method
         return nothing(V, status, 0.0 if math.isfinite(least) else math.nan), named, 0
-    if least < -SINGULAR * A.unit * wanted.above:
-        return nothing(V, Status.NOT_POSITIVE, least), "lanczos" if method == "auto" else method, 0
     most = max_iter or STEPS
     worth = 0.0
     if method == "auto" and A.matrix is None:

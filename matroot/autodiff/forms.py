@@ -158,7 +158,7 @@ def _chunk(
             rounding = n * max(2.0**-52, 2 * given)
             at = Spectral(hermitian_part(A), power.s, power.rule, scale, ridge, rounding, backend)
             X, failed = getattr(at, form)(*scaled), at.failed
-        scale_root(X, exponent, power.s - len(directions), backend, moved)
+        scale_root(X, exponent, power.s, backend, moved - len(directions) * exponent)  # s - 1 would be rounded
     failed = failed | ~finite
     if backend.any(failed):
         X = xp.where(failed[:, None, None], xp.nan, X)

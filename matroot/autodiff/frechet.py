@@ -187,7 +187,8 @@ def _derivative(a: Array, e: Array, described: Callable[[Array], Power]) -> Arra
             symmetrized(values.reshape(-1, *size), origin, backend, lone=True)  # for its check
         stack, E = (xp.broadcast_to(x, shape).reshape(math.prod(shape[:-2]), *size) for x in (values, directions))
         L, failed = evaluate("derivative", power, stack, (E,))
-        failed = on_host(failed)
+        finite = xp.isfinite(stack).all((-1, -2)) & xp.isfinite(E).all((-1, -2))
+        failed = on_host(failed | ~finite)
         if failed.any():
             raise RootError(
                 f"{failed.sum()} of {failed.size} matrices have no such power, or no derivative of it, or hold NaN or "

@@ -97,10 +97,13 @@ def eigen_error(dtype: np.dtype[Any], n: int) -> float:
     return float(EIGEN_ERROR * _unit(dtype) * max(1.0, n**0.5 / 4))
 
 
-def full_error(cond: Array, s: Fraction, dtype: np.dtype[Any], n: int) -> Array:
-    """Bound the relative error of a root from a full solve: from the eigenvalues, and from forming the root."""
+def full_error(cond: Array, s: Fraction, dtype: np.dtype[Any], n: int, excess: Array | float = 1.0) -> Array:
+    """Bound the relative error of a root from a full solve: from the eigenvalues, and from forming the root.
+
+    `excess` is that of `pipeline.status.excess_of`, for matrices that a rule cancels.
+    """
     u = eigen_error(dtype, n)
-    return forward_error_bound(cond, s, u) + u
+    return forward_error_bound(cond, s, u * excess) + u
 
 
 def narrower(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -181,7 +184,7 @@ def seen(
     lowest = float(_ritz(E, d, order[:RITZ])[0]) if from_lowest else 0.0
     ridge = 0.0 if rule is None else float(rule.shift(np.asarray(largest), np.asarray(lowest), basis.scale))
     b = d + ridge
-    least, most = float(b.min()), float(b.max())
+    least, most = b.min(), b.max()  # of numpy: powers of a Python float raise where they overflow
     if not least > 0:
         return Moved(E, d, b, ridge, largest)
     f = b**power
@@ -190,12 +193,13 @@ def seen(
     # The errors of the decomposition and of X are relative to the eigenvalues and the root of the earlier matrix.
     u = eigen_error(basis.Q.dtype, n) * max(1.0, float(abs(basis.w).max()) / most)
     cond = most / least
-    rounding = float(forward_error_bound(np.asarray(cond), s, u)) + basis.defect * (1 + basis.defect * cond)
-    rounding += WORST_ERROR * n**0.5 * _unit(basis.Q.dtype) * float(np.linalg.norm(basis.f)) / float(f.max())
     # X keeps its earlier error; relative to the new root, the error is larger if the root has become smaller.
     smaller = float(basis.f.max() / f.max())
     before = float((basis.f.max() / basis.f.min()) ** (1 / abs(power)))
-    rounding += max(smaller - 1, 0.0) * float(forward_error_bound(np.asarray(before), s, eigen_error(basis.Q.dtype, n)))
+    earlier = float(forward_error_bound(np.asarray(before), s, eigen_error(basis.Q.dtype, n)))
+    rounding = max(float(forward_error_bound(np.asarray(cond), s, u)), earlier) + max(smaller - 1, 0.0) * earlier
+    rounding += basis.defect * (1 + basis.defect * cond)
+    rounding += WORST_ERROR * n**0.5 * _unit(basis.Q.dtype) * float(np.linalg.norm(basis.f)) / float(f.max())
 
     # A ridge computed from lambda_min, which is right to second order, adds the bound once more.
     middle = 0.0 if s == 1 else abs(power) / 2
@@ -228,7 +232,7 @@ def root(basis: Basis, at: Moved, s: Fraction, factor: float, out: Array, backen
     power, narrow = float(s), at.E.dtype
     Q = basis.Q.astype(narrow, copy=False)
     # Use units of the smallest b, so that nothing overflows in a narrow dtype.
-    least = float(at.b.min())
+    least = at.b.min()
     u = ((at.b / least) ** (1 / s.denominator)).astype(narrow.type(0).real.dtype)
     slope = least ** (power - 1) / (u**-s.numerator if s < 0 else 1)
     F = at.E
@@ -256,7 +260,8 @@ def full(A: Array, Q: Array, w: Array, ridge: float, X: Array, s: Fraction, scal
 def refined(basis: Basis, A: Array, at: Moved, s: Fraction, backend: Backend) -> Basis | None:
     """Rotate the basis towards the eigenvectors of A, and return the basis of A; about 6 products.
 
-    Return None if Q cannot be made orthonormal, or the diagonal of Q^H A Q with the ridge is not positive.
+    Return None if Q cannot be made orthonormal, or the diagonal of Q^H A Q with the ridge is not positive, or what is
+    off the diagonal leaves the range of `narrower`.
     """
     xp = backend.xp
     narrow = at.E.dtype
@@ -270,8 +275,11 @@ def refined(basis: Basis, A: Array, at: Moved, s: Fraction, backend: Backend) ->
     if not (defect < 1 and least > 0):
         return None
     f = (w + at.ridge) ** float(s)
-    X = backend.rank_k(Q * xp.sqrt(f).astype(Q.real.dtype))
-    return Basis(Q, A, X, w, f, M.astype(narrower(Q.dtype), copy=False), basis.scale, defect, basis.age + 1)
+    X = backend.rank_k(Q * xp.sqrt(f).astype(Q.real.dtype)).astype(basis.X.dtype, copy=False)  # one dtype in a state
+    E = M.astype(narrower(Q.dtype), copy=False)
+    if not np.isfinite(E).all():  # A is far beyond the units of the basis
+        return None
+    return Basis(Q, A, X, w, f, E, basis.scale, defect, basis.age + 1)
 
 
 def _unit(dtype: np.dtype[Any]) -> float:

@@ -19,7 +19,7 @@ from matroot.pipeline.attempt import attempt
 from matroot.pipeline.call import Job, Output
 from matroot.pipeline.reference import factor
 from matroot.pipeline.scaling import asymmetry_bar
-from matroot.pipeline.status import certified, judge, within_range
+from matroot.pipeline.status import certified, excess_of, judge, within_range
 
 #: A refinement is tried up to this eta, and reduces it to about 0.7 eta^2.
 REFINABLE = 0.25
@@ -92,7 +92,7 @@ class Update:
         """Return True if the residual of the root is small enough; if so, write it and the facts to `out`."""
         job, n = self.job, len(A)
         wide = np.result_type(A.dtype, np.float64)
-        A = A.astype(wide, copy=False)
+        A = A.astype(wide, order="C", copy=False)
         add_to_diagonal(A, at.ridge)
         X = np.multiply(X, basis.scale ** -float(self.s), dtype=wide)
         other = factor(A[None], self.s, None, "pos", job.backend)
@@ -120,13 +120,16 @@ class Update:
         at = slice(rows[0], rows[-1] + 1) if whole else rows
         one = attempt(self.stack[at], replace(self.job, method=method, rule=rule))
         usable = np.isin(one.status, USABLE)
-        bound = full_error(one.cond, self.s, self.job.dtype, self.stack.shape[-1])
+        excess = excess_of(one.lambda_max, one.lambda_min, one.ridge, None, self.s)
+        bound = full_error(one.cond, self.s, self.job.dtype, self.stack.shape[-1], excess)
         one.status[usable & ~(bound <= self.rtol)] = Status.ILL_CONDITIONED
         self.out.write(at, one)
         for j, i in enumerate(rows):
             self._note(i, *(FULL, float(bound[j])) if usable[j] else (FAILED, np.inf))
             if usable[j]:
-                self.bases[i] = _patient(method.found[j], self.before[i])
+                new = method.found[j]
+                # The root of a singular matrix has eigenvalues whose powers are no numbers: nothing starts from them.
+                self.bases[i] = _patient(new, self.before[i]) if np.isfinite(new.f).all() else None
         return rows[(one.status != Status.CONVERGED) & (one.status != Status.NONFINITE_INPUT)]
 
     def _note(self, i: int, way: str, error: float) -> None:

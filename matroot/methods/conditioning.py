@@ -182,6 +182,8 @@ def _h(Q: Array) -> Array:
 
 def bits_lost(cond: Array, s: Fraction | float) -> Array:
     """Return log2(cond |s|), at least 0: the bits that A -> A^s can lose."""
+    if s == 0:
+        return np.minimum(cond, 0.0)  # NaN stays NaN, and inf is none of a constant
     return np.log2(np.maximum(cond * abs(float(s)), 1))
 
 

@@ -137,7 +137,7 @@ def forward_error(cond: Array, s: Fraction, eps: float) -> Array:
 
 
 def explained_residual(stack: Stack, s: Fraction, found: Found) -> Array:
-    """Return the residual that rounding explains.
+    """Return the residual that rounding explains, and for s > 0 the singular values that were taken for 0.
 
     Rounding errors relative to ||X|| grow by `cond` in the equation of an inverse, and by cond^(2|s|) where X^H X is
     one of its factors.
@@ -147,4 +147,5 @@ def explained_residual(stack: Stack, s: Fraction, found: Found) -> Array:
     with np.errstate(all="ignore"):
         growth = found.cond ** (max(1.0, 2 * a / b) if a < b else 1.0) if s < 0 else 1 + 0 * found.cond
         degree = 2 * (a + b)
-        return np.expm1(np.minimum(degree * eps * growth, np.log(1 / eps)))
+        dropped = max(n, 1) ** (a - 0.5) * found.dropped ** (2 * a) if s > 0 else 0.0
+        return np.expm1(np.minimum(degree * eps * growth, np.log(1 / eps))) + dropped

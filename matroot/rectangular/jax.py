@@ -80,7 +80,7 @@ def orthogonalizer(a: Array, compute: Callable[[Array], OrthogonalizerResult[Arr
         wide = jnp.promote_types(dtype, jnp.float32)
         X, A = found["x"].astype(wide), a.astype(wide)
         most = jnp.nan_to_num(jnp.maximum(found["dropped_most"], 0))
-        cut = jnp.where(found["rank"] > 0, (found["kept_least"] + most) / 2, 2 * most).astype(X.real.dtype)
+        cut = jnp.where(found["rank"] > 0, (found["kept_least"] + most) / 2, 0.5).astype(X.real.dtype)
         x = lifted((A + A.conj().mT) / 2, X, cut[..., None, None], jnp.eye(n, dtype=wide))
         found["x"] = found["x"] + (x - jax.lax.stop_gradient(x)).astype(dtype)
     return OrthogonalizerResult(**found, method="eigen", certificate=certificate.kind(n))

@@ -29,14 +29,17 @@ def lifted(A: Array, X: Array, cut: Array, eye: Array) -> Array:
     X : array (..., n, k)
         Constant, in the same precision; columns of padding are 0.
     cut : array (..., 1, 1)
-        Between the eigenvalues dropped and kept.
-    eye : array (k, k)
+        Between the eigenvalues dropped and kept; below 1 where none is kept.
+    eye : array (n, n)
     """
-    R = solve_power(A / cut, Fraction(-1, 2), regularization=RULE).x / cut**0.5
     size = (abs(X) ** 2).sum(-2) ** 0.5
     kept = size > 0
+    none = ~kept.any(-1)[..., None, None]
+    A = A * ~none + eye * none  # any A has the X of no columns, and 0 has no root
+    R = solve_power(A / cut, Fraction(-1, 2), regularization=RULE).x / cut**0.5
     Q = X / (size + ~kept)[..., None, :]
     Y = R @ Q
     H = Y.conj().swapaxes(-1, -2)
-    E = H @ A @ Y - eye * kept[..., None, :]  # 0 but for its derivatives: Y (I + E)^(-1/2) up to second order
+    E = H @ A @ Y - eye[: X.shape[-1], : X.shape[-1]] * kept[..., None, :]  # 0 but for its derivatives
+    # Y (I + E)^(-1/2) up to second order
     return Y - Y @ E / 2 + 3 * (Y @ E @ E) / 8

@@ -128,8 +128,9 @@ class SpectralResult(Measured[A]):
     residual : array of float64, (...)
         Of the returned (rounded) X, in float64, the larger of two: the asymmetry ``||A^H X - X^H A||_F / ||A^H X||_F``,
         and ``||(X^H X)^b - (A^H A)^a||_F / ||(A^H A)^a||_F`` for s = a/b > 0, or
-        ``||(X^H X)^(b-a) (A^H X)^(2a) - I||_F / sqrt(n)`` for s = -a/b <= 0. (P^2 - P takes the place of P - I where
-        the rank is below n.) For s < 0 a relative error of X is multiplied by up to cond^max(1, 2|s|).
+        ``||(X^H X)^(b-a) (A^H X)^(2a) - I||_F / sqrt(n)`` for s = -a/b <= 0, its factors in an order whose partial
+        products stay near I. (P^2 - P takes the place of P - I where the rank is below n.) For s < 0 a relative error
+        of X is multiplied by up to cond^max(1, 2|s|).
     status : array of int8, (...)
         A `Status` per matrix. For s <= 0 ``ILL_CONDITIONED`` where the rank is below min(m, n), and where the residual
         is above 0.5 and vouches for nothing.

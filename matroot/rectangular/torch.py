@@ -51,8 +51,8 @@ def orthogonalizer(
     A = (A + A.mH) / 2
     least, most = result.kept_least.to(torch.float64), result.dropped_most.to(torch.float64).clamp(min=0)
     cut = (least + most.nan_to_num(0)) / 2
-    cut = torch.where(result.rank > 0, cut, 2 * most)[..., None, None]
-    x = lifted(A, X, cut, torch.eye(X.shape[-1], dtype=wide, device=X.device))
+    cut = torch.where(result.rank > 0, cut, 0.5)[..., None, None]
+    x = lifted(A, X, cut, torch.eye(A.shape[-1], dtype=wide, device=X.device))
     x = result.x + (x - x.detach()).to(result.x.dtype)  # the value is that of `compute`
     if x.requires_grad:
         _refuse_columns(x, X)

@@ -32,6 +32,8 @@ OF_STACKS = (
     "algorithm basis statistics_of direction spectral_exponent bias_correction rule "
     "root_tolerance root_method root_dtype root_device state_dtype"
 ).split()
+#: Smallest decay of the largest norm. The squares in a state are multiplied by its inverse squared, or by 2^40.
+LEAST_DECAY = 2.0**-10
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,11 @@ class Layout:
 
     @cached_property
     def decays(self) -> Any:
-        """Decay of the largest norm of every leaf per step: that of the root of its second moment."""
-        return np.array([math.sqrt(leaf.options.beta2_of_graft) for leaf in self.leaves])
+        """Decay of the largest norm of every leaf per step: that of the root of its second moment.
+
+        It is `LEAST_DECAY` at least: units that fall further at once would make the state infinite.
+        """
+        return np.array([max(math.sqrt(leaf.options.beta2_of_graft), LEAST_DECAY) for leaf in self.leaves])
 
     @cached_property
     def starts(self) -> list[tuple[int, int]]:

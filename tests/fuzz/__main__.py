@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # table.py, as pytest finds it
 
@@ -21,12 +22,12 @@ from threadpoolctl import threadpool_limits
 from matroot import Status, use_kernels
 from matroot._solve import solve_power
 
-from . import large, narrow
+from . import large, narrow, relatives
 from .case import Case
 from .draw import draw as draw_small
 from .verdict import Fault, judge
 
-Draw = Callable[[int, int], Case]
+Draw = Callable[[int, int], Any]
 
 #: Longer than the first compilation of the kernels on a busy machine.
 HANGS = 120
@@ -39,6 +40,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, help="stop after so many, whatever the time")
     parser.add_argument("--large", action="store_true", help="matrices of n = 33 to 259, alone and in mixed batches")
+    parser.add_argument("--relatives", action="store_true", help="the functions beside the roots")
+    parser.add_argument(
+        "--optimizers", action="store_true", help="short trainings with random options, saved on the way"
+    )
     parser.add_argument("--narrow", action="store_true", help="narrow dtypes against the matrix before its rounding")
     parser.add_argument("--replay", metavar="SEED:INDEX", help="one case, with all of its result")
     options = parser.parse_args()
@@ -47,14 +52,15 @@ def main() -> int:
     with threadpool_limits(1, user_api="blas"):
         if options.narrow:
             return narrow.search(options.seed, options.cases or 20_000)
-        draw = large.draw if options.large else draw_small
+        draw: Draw = large.draw if options.large else draw_small
+        draw = relatives.draw if options.relatives else relatives.draw_training if options.optimizers else draw
         return replay(options.replay, draw) if options.replay else search(options, draw)
 
 
 def search(options: argparse.Namespace, draw: Draw) -> int:
     """Cases 0, 1, 2, ... of a seed."""
     seed, seconds, most = options.seed, options.seconds, options.cases
-    flag = "--large " * options.large
+    flag = "".join(f"--{name} " for name in ("large", "relatives", "optimizers") if getattr(options, name))
     solves: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     watch = Watch()
@@ -75,8 +81,10 @@ def search(options: argparse.Namespace, draw: Draw) -> int:
     return 1 if faults else 0
 
 
-def attempt(case: Case) -> tuple[list[Fault], list[str]]:
+def attempt(case: Any) -> tuple[list[Fault], list[str]]:
     """Solve and judge; an exception is a fault as well."""
+    if not isinstance(case, Case):
+        return case.faults(), [case.name]
     try:
         result = solve_power(case.a, case.s, **case.options)
     except Exception as error:
@@ -88,8 +96,12 @@ def replay(which: str, draw: Draw) -> int:
     seed, index = map(int, which.split(":"))
     case = draw(seed, index)
     np.set_printoptions(precision=17, floatmode="unique")
-    print(case, case.a.tolist() if case.a.dtype.itemsize == 2 else repr(case.a), sep="\n")
-    print(solve_power(case.a, case.s, **case.options))
+    print(case)
+    if isinstance(case, Case):
+        print(case.a.tolist() if case.a.dtype.itemsize == 2 else repr(case.a))
+        print(solve_power(case.a, case.s, **case.options))
+    else:
+        print(case.details())
     found, _ = attempt(case)
     for kind, text in found:
         print(f"{kind} | {text}")

@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from matroot import PseudoInverse
 from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
 from matroot_optim.options import RULES
 
@@ -186,3 +187,21 @@ def test_start_waits_for_every_root():
     assert Shampoo(0.1, **constant).first_shampoo_step == 10
     assert Shampoo(0.1, **constant, engine=InlineEngine(5)).first_shampoo_step == 15
     assert Shampoo(0.1, graft="none").first_shampoo_step == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"root_method": "foo"}, "one of"),
+        ({"root_method": "coupled_newton", "regularization": PseudoInverse()}, "changes single eigenvalues"),
+        ({"root_method": "newton_db"}, "exponent -1/3"),
+    ],
+    ids=str,
+)
+def test_a_method_of_roots_that_does_not_serve_is_refused_at_once(options, word):
+    """And not at the first root, in the middle of a training."""
+    with pytest.raises(ValueError, match=f"root_method must be .*{word}"):
+        Shampoo(0.1, **options)
+    for good in ("eigen", "tridiagonal", "minimax"):
+        assert Shampoo(0.1, root_method=good).root_method == good
+    assert Shampoo(0.1, root_method="newton_db", exponent=-0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -286,3 +288,12 @@ def test_programs_that_forbid_promotion(options):
         if "averaging" in options:
             averaged_parameters(state, params)
     assert updates["w"].dtype == jnp.bfloat16
+
+
+def test_large_gradients_of_numpy_without_jit_say_nothing():
+    params = {"w": jnp.ones((3, 2))}
+    tx = scale_by_shampoo()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        updates, _ = tx.update({"w": np.full((3, 2), 1e30, np.float32)}, tx.init(params), params)
+    assert jnp.isfinite(updates["w"]).all()

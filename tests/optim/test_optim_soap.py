@@ -232,3 +232,16 @@ def test_in_place_and_pure_agree():
         a, pure = apply_updates(a, update), after
         placed = opt.step(b, g, placed)
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", [SOAP, Shampoo])
+def test_units_that_fall_at_once_leave_a_finite_state(kind, tmp_path):
+    """Without a memory of squares the unit follows the last gradient, and 0 times infinity is no number."""
+    opt, W = kind(1e-2, betas=(0.5, 0.0), refresh_every=1), {"w": np.ones((3, 4), np.float32)}
+    state = opt.init(W)
+    for size in (1, 1e30, 1e-30, 1, 1e25, 1):
+        G = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32) * np.float32(size)
+        updates, state = opt.update({"w": G}, state, W)
+        assert np.isfinite(updates["w"]).all()
+        state.save(tmp_path / "state.npz")
+        state = opt.load(tmp_path / "state.npz", W)
