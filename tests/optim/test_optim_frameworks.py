@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from matroot_optim import Shampoo, apply_updates
+from matroot_optim.arrays import namespace
 from matroot_optim.step.statistics import gram, unpack
 from optim.problems import gradients, run, weights
 
@@ -62,7 +63,7 @@ def test_statistics_of_tensors_are_symmetric_products(layout, axis, dtype):
     before = G.clone()
     x = G.numpy().astype(np.float64)
     want = x @ x.swapaxes(1, 2) if axis == 0 else x.swapaxes(1, 2) @ x
-    found = unpack(gram(G, axis, torch))
+    found = unpack(gram(G, axis, namespace(G)))
     assert isinstance(found, torch.Tensor) and found.dtype == G.dtype and torch.equal(G, before)
     n = x.shape[2 - axis]  # of summands: their rounding errors, and the largest sum of their sizes
     bound = n * np.finfo(dtype).eps * (abs(x).max() ** 2 * n)

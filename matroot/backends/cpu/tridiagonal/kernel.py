@@ -17,8 +17,17 @@ from numba.types import boolean, float64, int64
 
 from matroot.backends.cpu.compiled import compiled
 from matroot.backends.cpu.tridiagonal.certificate import distance, products
-from matroot.backends.cpu.tridiagonal.lanes import any_less, full, size, sqrt, where_less
-from matroot.backends.cpu.tridiagonal.layout import ahead, gather, in_units, keep_form, move_diagonal, scaled, scatter
+from matroot.backends.cpu.tridiagonal.lanes import any_less, full, sqrt
+from matroot.backends.cpu.tridiagonal.layout import (
+    ahead,
+    clear,
+    gather,
+    in_units,
+    keep_form,
+    move_diagonal,
+    scaled,
+    scatter,
+)
 from matroot.backends.cpu.tridiagonal.memory import (
     address,
     after,
@@ -242,18 +251,6 @@ def solve(
             put(report, line + RESIDUAL, number(finite, t))
             if number(report, line + SERVED) == ROOT and not number(finite, t) <= LARGEST:  # a root that overflows, say
                 put(report, line + SERVED, REFUSED)
-
-
-@stage()
-def clear(F, A, n):
-    """Set rows and columns of F to 0 where the diagonal of A is: all of such a row is 0 in a semidefinite matrix."""
-    zero = full(0.0)
-    for i in range(n):
-        entry = size(load(A, triangle(i) + i))
-        if any_less(zero, where_less(zero, entry, zero, full(1.0))):
-            for j in range(n):
-                at = triangle(i) + j if j <= i else triangle(j) + i
-                store(F, at, where_less(zero, entry, load(F, at), zero))
 
 
 def array(kind, ndim, readonly=True):

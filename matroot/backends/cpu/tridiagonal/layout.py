@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from matroot.backends.cpu.tridiagonal.lanes import fma, full, lanes, size, sqrt, to_single, where_less
+from matroot.backends.cpu.tridiagonal.lanes import any_less, fma, full, lanes, size, sqrt, to_single, where_less
 from matroot.backends.cpu.tridiagonal.memory import (
     after,
     from_lanes,
@@ -182,3 +182,15 @@ def keep_form(A, d, e, tau, halves, low, high, finite, n, first, count, forms, w
     store(work, HIGH, load(high, 0))
     store(work, FINITE, load(finite, 0))
     write(work, forms, start + end + 2 * n, 5, step, count)
+
+
+@stage()
+def clear(F, A, n):
+    """Set rows and columns of F to 0 where the diagonal of A is: all of such a row is 0 in a semidefinite matrix."""
+    zero = full(0.0)
+    for i in range(n):
+        entry = size(load(A, triangle(i) + i))
+        if any_less(zero, where_less(zero, entry, zero, full(1.0))):
+            for j in range(n):
+                at = triangle(i) + j if j <= i else triangle(j) + i
+                store(F, at, where_less(zero, entry, load(F, at), zero))
