@@ -28,16 +28,7 @@ from matroot.backends.cpu.tridiagonal.layout import (
     scaled,
     scatter,
 )
-from matroot.backends.cpu.tridiagonal.memory import (
-    address,
-    after,
-    index,
-    load,
-    number,
-    put,
-    store,
-    triangle,
-)
+from matroot.backends.cpu.tridiagonal.memory import address, after, index, load, number, put, store, triangle
 from matroot.backends.cpu.tridiagonal.pole_sums import add_poles, times_tridiagonal
 from matroot.backends.cpu.tridiagonal.reduction import extreme_eigenvalues, transform_back, tridiagonalize
 from matroot.backends.cpu.tridiagonal.stage import stage
