@@ -267,9 +267,7 @@ class Solver:
             X[nothing], X[:, nothing] = 0, 0
             numbers = max(numbers[0], 0.0), *numbers[1:]
         if self.more:
-            served, error = deferred("matroot.methods.tridiagonal_powers").raised(
-                self, S, out, X, shift, halves, factor
-            )
+            served, error = self.raised(self, S, out, X, shift, halves, factor)
             return served, gap, error, *numbers, cond, *(UNCUT * cuts)
         self.compiled.written(X, out, factor)
         if self.s.numerator < -1:
