@@ -229,6 +229,12 @@ class Stack:
         return self.options.statistics_of == "whitened" and not self.by_row
 
     @cached_property
+    def turns(self) -> list[tuple[int, str, str, str]]:
+        """Every preconditioned dimension, its key, and the names of its marks and of the steps of its roots."""
+        keys = [(axis, self.axis_name(axis)) for axis in self.axes]
+        return [(axis, key, f"{key}/mark", f"{key}/taken") for axis, key in keys]
+
+    @cached_property
     def first_root_step(self) -> int:
         """The step from which its roots are used."""
         return self.options.first_root_step

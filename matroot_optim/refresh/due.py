@@ -29,6 +29,8 @@ from matroot_optim.step.statistics import unpack
 Arrays = dict[str, Array]
 #: Exponent of jobs for bases, where it has no meaning.
 BASIS = Fraction(-1)
+#: Up to so many numbers a list is faster than an array.
+FEW = 32
 #: What an answer changes beside a root.
 OF_BOOKS = (*FACTS, *BOOKS)
 
@@ -60,15 +62,14 @@ def due_jobs(
     interval = options.interval(step)
     grown = step > 1 and options.schedule != "interval" and interval > options.interval(step - 1)
     dealt = fresh_marks(layout, interval, options.schedule) if grown else {}
-    for stack, axis in layout.factors:
-        key = stack.axis_name(axis)
+    turns = ((s, *turn) for s in layout.stacks for turn in s.turns)
+    for stack, axis, key, mark_name, taken_name in turns:
+        start = stack.first_root_step
         if wait is not None and wait != steps_to_use(options, layout, stack, step):
             continue
-        mark, taken = arrays[f"{key}/mark"], arrays[f"{key}/taken"]
-        start = stack.first_root_step
+        mark, taken = arrays[mark_name], arrays[taken_name]
         # most stacks at most steps: skip the masks
-        waiting = np.minimum.reduce(mark) > step - interval and np.minimum.reduce(taken) >= 0
-        if waiting and not grown and step != max(1, start - options.lag):
+        if not grown and least(mark) > step - interval and least(taken) >= 0 and step != max(1, start - options.lag):
             continue
         if grown:  # new phases for the longer interval
             mark = books[f"{key}/mark"] = dealt[f"{key}/mark"] + step - 1
@@ -87,6 +88,11 @@ def due_jobs(
             if part.size:
                 jobs += _jobs(options, arrays, books, stack, axis, part, step + lag, together[key])
     return jobs, books
+
+
+def least(x: Any) -> Any:
+    """Return the smallest of some integers; of a few, Python is the quicker."""
+    return min(x.tolist()) if len(x) <= FEW else np.minimum.reduce(x)
 
 
 def _jobs(
