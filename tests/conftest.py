@@ -30,6 +30,19 @@ def one_blas_thread():
 
 
 @pytest.fixture
+def by_kernels(monkeypatch):
+    """Fail where a matrix takes the general way, or is decomposed."""
+    from matroot import Eigen
+    from matroot.pipeline import retries
+
+    def refuse(*args):
+        raise AssertionError("a matrix was left by the kernels")
+
+    monkeypatch.setattr(retries, "attempt", refuse)
+    monkeypatch.setattr(Eigen, "run", refuse)
+
+
+@pytest.fixture
 def cupy(monkeypatch):
     """Put the double in the place of cupy."""
     import cupy_double

@@ -27,16 +27,6 @@ def as_numpy(x):
     return np.asarray(x if isinstance(x, np.ndarray) else x.double().numpy(), np.float64)
 
 
-@pytest.fixture
-def by_kernels(monkeypatch):
-    """Fail where a matrix takes the general way."""
-
-    def attempt(stack, job):
-        raise AssertionError(f"{len(stack)} matrices took the general way")
-
-    monkeypatch.setattr(retries, "attempt", attempt)
-
-
 @pytest.mark.parametrize("name", UNITS)
 @pytest.mark.parametrize("n", [2, 3, 8, 20, 40, 130])
 @pytest.mark.parametrize("s", [Fraction(-1), Fraction(-1, 2), Fraction(-1, 4), Fraction(1, 3), Fraction(2, 3)], ids=str)

@@ -8,21 +8,8 @@ from table import EPS, conjugate
 
 from matroot import Ridge, Status, Tridiagonal, gallery, solve
 from matroot.methods.conditioning import random_columns
-from matroot.methods.eigen import Eigen
-from matroot.pipeline import retries
 
 EXPONENTS = [Fraction(-2, 3), Fraction(-3, 4), Fraction(-7, 10), Fraction(-5, 6)]
-
-
-@pytest.fixture
-def by_kernels(monkeypatch):
-    """Fail where a matrix takes the general way, or is decomposed."""
-
-    def refuse(*args):
-        raise AssertionError("a matrix was left by the kernels")
-
-    monkeypatch.setattr(retries, "attempt", refuse)
-    monkeypatch.setattr(Eigen, "run", refuse)
 
 
 def distance_to_inverse(X, A, s, n):

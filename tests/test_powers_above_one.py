@@ -23,7 +23,6 @@ from matroot import (
 from matroot._solve import plan
 from matroot.backends.arrays import take
 from matroot.methods.tridiagonal import LARGEST_POWER
-from matroot.pipeline import retries
 
 EXPONENTS = [2, 3, 4, LARGEST_POWER, Fraction(3, 2), Fraction(5, 2), Fraction(16, 7)]
 SHAPES = [(2, True), (5, True), (16, True), (33, True), (40, False), (130, False)]
@@ -36,17 +35,6 @@ RULES = [
     Shift(relative=1e-3),
     TargetCondition(20.0),
 ]
-
-
-@pytest.fixture
-def by_kernels(monkeypatch):
-    """Fail where a matrix takes the general way, or is decomposed."""
-
-    def refuse(*args):
-        raise AssertionError("a matrix was left by the kernels")
-
-    monkeypatch.setattr(retries, "attempt", refuse)
-    monkeypatch.setattr(Eigen, "run", refuse)
 
 
 def matrices(n, dtype, least=1e-6, batch=9, zeros=0):

@@ -97,11 +97,9 @@ class Semidefinite:
         return speedup(lambda: matroot.solve(self.A, 4, inverse=False), self.by_numpy, rounds=5)
 
 
-@core([16], [500], [-2 / 3])
-class NegativeFractions:
-    """Exponents whose certificate compares with inverse powers, beside the inverse square root, and beside numpy."""
+class _Exponents:
+    """Solves for some exponents, beside the inverse square root, and beside numpy's decomposition."""
 
-    params = ([4, 16, 64, 256, 512], [1, 16, 500], [-2 / 3, -0.7])
     param_names = ("n", "batch", "s")
 
     def setup(self, n, batch, s):
@@ -121,32 +119,20 @@ class NegativeFractions:
     @unit("times faster than numpy")
     def track_speedup(self, n, batch, s):
         return speedup(lambda: matroot.solve(self.A, s=s), lambda: self.by_numpy(s), rounds=5)
+
+
+@core([16], [500], [-2 / 3])
+class NegativeFractions(_Exponents):
+    """Exponents whose certificate compares with inverse powers."""
+
+    params = ([4, 16, 64, 256, 512], [1, 16, 500], [-2 / 3, -0.7])
 
 
 @core([16], [500], [2])
-class PowersAboveOne:
-    """Whole powers and others above 1, beside the inverse square root, and beside numpy's decomposition."""
+class PowersAboveOne(_Exponents):
+    """Whole powers and others above 1."""
 
     params = ([4, 16, 64, 256, 512], [1, 16, 500], [2, 3, 5 / 2])
-    param_names = ("n", "batch", "s")
-
-    def setup(self, n, batch, s):
-        if n * n * batch > 1 << 19:
-            raise NotImplementedError("too much for a benchmark")
-        A = stack(n, batch, 1e4)[0]
-        self.A = A[0] if batch == 1 else A
-
-    def by_numpy(self, s):
-        w, Q = np.linalg.eigh(self.A)
-        return (Q * w[..., None, :] ** s) @ Q.mT
-
-    @unit("times as long as the inverse square root")
-    def track_times(self, n, batch, s):
-        return speedup(lambda: matroot.solve(self.A, 2), lambda: matroot.solve(self.A, s=s), rounds=5)
-
-    @unit("times faster than numpy")
-    def track_speedup(self, n, batch, s):
-        return speedup(lambda: matroot.solve(self.A, s=s), lambda: self.by_numpy(s), rounds=5)
 
 
 @core([64], [16])
