@@ -58,7 +58,10 @@ def _torch() -> Any:
     """Return the torch functions that the stages call; on small tensors the array API wrappers cost more than these."""
     torch = sys.modules["torch"]
     return SimpleNamespace(
-        **{name: getattr(torch, name) for name in ("mean", "ones_like", "reshape", "sqrt", "where", "zeros_like")},
+        **{
+            name: getattr(torch, name)
+            for name in ("mean", "ones_like", "reshape", "sign", "sqrt", "where", "zeros_like")
+        },
         **{name: getattr(torch, name) for name in ("float32", "float64", "stack", "zeros")},
         asarray=lambda x: x,  # a tensor: as_tensor would move it to the default device
         matmul=_product,

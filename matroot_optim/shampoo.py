@@ -54,7 +54,8 @@ class Shampoo(Options):
     algorithm : {"shampoo", "soap"}
         See `SOAP`, which has other defaults.
     betas : (float, float)
-        Decay of the momentum, and of the statistics; 1.0 for the second gives a sum, as in AdaGrad.
+        Decay of the momentum, and of the statistics; 1.0 for the second gives a sum, as in AdaGrad. As in Adam, where
+        the second is not above the square of the first, a step after gradients that were larger can be very long.
     momentum : {"ema", "heavy_ball", "nesterov", "none"}
     momentum_of : {"gradient", "direction"}
         "gradient" averages the gradients and preconditions the average; "direction" preconditions each gradient and
@@ -152,7 +153,8 @@ class Shampoo(Options):
     graft : {"adam", "rmsprop", "adagrad", "sgd", "sqrt_n", "trust_ratio", "none"}
         Norm of the step: that of a first-order method, sqrt of the number of elements, or that of the weights.
     graft_normalize : bool
-        Divide the gradient by its norm before the first-order method.
+        Divide the gradient by its norm before the first-order method and its momentum. Without a graft, only for
+        parameters without roots.
     graft_per_block : bool
         Use norms per block instead of per tensor.
     graft_beta : float, optional
@@ -455,11 +457,11 @@ class Shampoo(Options):
         rates = self.rates(layout, t - 1) if rates is None else rates
         check_weights(layout, weights, rates)
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-            clean, active, bad = self._screen(layout, arrays, g, weights, rates, totals)
+            clean, active, bad, norms = self._screen(layout, arrays, g, weights, rates, totals)
             accumulate, soap = (t - 1) % self.statistics_every == 0, self.algorithm == "soap"
             moved = moving(layout, active, arrays["accumulated"], self.lag) if soap else active
             _count(arrays, moved, active, bad, accumulate=accumulate)
-            now = Step(layout, arrays, clean, list(weights), active, rates, t, donate, totals=totals)
+            now = Step(layout, arrays, clean, list(weights), active, rates, t, donate, totals=totals, norms=norms)
             stacks = stacked_gradients(now)
             if soap:  # whose bases have not seen the gradient of the step
                 moves, changed = updates(replace(now, active=moved), stacks)
@@ -505,10 +507,10 @@ class Shampoo(Options):
         weights: Sequence[Array | None],
         rates: Any,
         totals: Totals | None,
-    ) -> tuple[list[Array], list[bool], list[bool]]:
-        """Return the gradients with L2 decay and clipping, and masks of those that count and those not finite.
+    ) -> tuple[list[Array], list[bool], list[bool], Any]:
+        """Return the gradients with L2 decay and clipping, masks of those that count and those not finite, and norms.
 
-        Gradients that do not count are zero. A step without roots waits for the device only here.
+        Gradients that do not count are zero. All is in the units. A step without roots waits for the device only here.
         """
         there = [i for i, x in enumerate(g) if x is not None]
         norms = np.zeros(len(g))
@@ -533,8 +535,9 @@ class Shampoo(Options):
             clean.append(with_l2(leaf.options, x, weights[i], rates[i]) if leaf.options.decay == "l2" else x)
             if clean[i] is not x:
                 norms[i] = norms_of([clean[i]])[0]
-        units = _units(layout, arrays, norms).tolist()
-        return [scaled(x, -e) if e else x for x, e in zip(clean, units, strict=True)], active, bad
+        units = _units(layout, arrays, norms)
+        clean = [scaled(x, -e) if e else x for x, e in zip(clean, units.tolist(), strict=True)]
+        return clean, active, bad, np.ldexp(norms, -units)
 
 
 def _units(layout: Layout, arrays: Arrays, norms: Any) -> Any:

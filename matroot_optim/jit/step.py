@@ -58,7 +58,7 @@ def _advance(
         arrays.update(renewed(plan, arrays, arrays["step"], late=True))
     t = arrays["step"] + 1
     places = Places(t, len(layout.leaves))
-    clean, active, good, bad, recent = _screen(options, layout, g, weights, rates, arrays, places)
+    clean, active, good, bad, sizes = _screen(options, layout, g, weights, rates, arrays, places)
     accumulates = (t - 1) % options.statistics_every == 0
     soap = options.algorithm == "soap"
     moved = moving(layout, active, places.entries(arrays["accumulated"]), 0) if soap else active
@@ -67,7 +67,7 @@ def _advance(
     arrays["accumulated"] = arrays["accumulated"] + good * accumulates
     arrays["skipped"] = arrays["skipped"] + bad
     whole = shards.fixed if shards is not None else same
-    now = Step(layout, arrays, clean, list(weights), active, rates, t, False, whole, None, places, recent)
+    now = Step(layout, arrays, clean, list(weights), active, rates, t, False, whole, None, places, *sizes)
     stacks = stacked_gradients(now)
     if soap:  # whose bases have not seen the gradient of the step
         moves, changed = updates(replace(now, active=moved), stacks)
@@ -96,11 +96,11 @@ def _screen(
     """Apply the core's screen without reading any value on the host; write units and peaks into `arrays`.
 
     Return the gradients, for every leaf whether it counts, vectors that are 1 where it counts and where it is not
-    finite, and the peaks in the units.
+    finite, and the peaks and the norms in the units.
     """
     if not g:
         none = jnp.zeros(0, jnp.int32)
-        return [], [], none, none, arrays["peak"]
+        return [], [], none, none, jnp.stack([arrays["peak"]] * 2)
     norms = norms_of(g, places)
     there = np.array([x is not None for x in g], bool)
     bad, skip = there & ~jnp.isfinite(norms), options.on_nonfinite == "skip"
@@ -126,9 +126,9 @@ def _screen(
     forget = jnp.asarray(layout.decays, jnp.float32)
     peak = jnp.fmax(jnp.where(jnp.isfinite(norms), norms, 0), arrays["peak"] * forget)
     units = exponents(peak, arrays["exponent"], jnp)
-    clean, recent, changes = in_units(layout, arrays, clean, peak, units, places)
+    clean, sizes, changes = in_units(layout, arrays, clean, peak, norms, units, places)
     arrays.update(changes)
-    return clean, active, good.astype(jnp.int32), bad.astype(jnp.int32), recent
+    return clean, active, good.astype(jnp.int32), bad.astype(jnp.int32), sizes
 
 
 def _statistics(options: Options, now: Step, stacks: Sequence[Array], accumulates: Any) -> Arrays:

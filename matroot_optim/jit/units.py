@@ -53,33 +53,33 @@ def positive(x: Array) -> Array:
 
 
 def in_units(
-    layout: Layout, arrays: Arrays, g: Sequence[Array], peak: Array, units: Array, places: Places
+    layout: Layout, arrays: Arrays, g: Sequence[Array], peak: Array, norms: Array, units: Array, places: Places
 ) -> tuple[list[Array], Array, Arrays]:
-    """Return gradients and peaks in these units, and what `matroot_optim.step.scaling.in_new_units` changes.
+    """Return gradients, their peaks and norms in these units, and what `step.scaling.in_new_units` changes.
 
     There are no pending roots here.
     """
-    shift = units - arrays["exponent"]
+    shift, both = units - arrays["exponent"], jnp.stack([peak, norms])
     kinds = sorted({leaf.dtype for leaf in layout.leaves})
 
     def odd() -> tuple[Array, dict[str, list[Array]]]:
         found = {dtype: [*_factors(-units, dtype, 2), *_factors(-shift, dtype, 1)] for dtype in kinds}
-        return jnp.ldexp(peak, -units), found
+        return jnp.ldexp(both, -units), found
 
     def usual() -> tuple[Array, dict[str, list[Array]]]:
-        return peak, {dtype: [jnp.ones(peak.shape, dtype)] * 3 for dtype in kinds}
+        return both, {dtype: [jnp.ones(peak.shape, dtype)] * 3 for dtype in kinds}
 
     # Computed apart, since XLA would make a long chain like that of ldexp a part of the loops of every parameter.
-    recent, factors = jax.lax.cond(any_of(jnp.any((units != 0) | (shift != 0))), odd, usual)
+    sizes, factors = jax.lax.cond(any_of(jnp.any((units != 0) | (shift != 0))), odd, usual)
     new: Arrays = {"peak": peak, "exponent": units}
     found = []
     for i, leaf in enumerate(layout.leaves):
         first, second, change = (places.entry(x, i) for x in factors[leaf.dtype])
         found.append(g[i] * first * second)
-        if leaf.averages_gradients:
+        if leaf.averages_gradients and not leaf.normalizes:
             name = leaf.name("momentum")
             new[name] = arrays[name] * change
-        if leaf.has_moment and not leaf.options.graft_normalize:
+        if leaf.has_moment and not leaf.normalizes:
             name = leaf.name("moment")
             new[name] = arrays[name] * change * change
 
@@ -88,7 +88,7 @@ def in_units(
 
     old = {name: arrays[name] for name in jax.eval_shape(converted)}
     new.update(jax.lax.cond(any_of(jnp.any(shift != 0)), converted, lambda: old))
-    return found, recent, new
+    return found, sizes, new
 
 
 def _factors(powers: Array, dtype: str, count: int) -> list[Array]:

@@ -51,11 +51,12 @@ class Layout:
 
     @cached_property
     def decays(self) -> Any:
-        """Decay of the largest norm of every leaf per step: that of the root of its second moment.
+        """Decay of the largest norm of every leaf per step: that of the root of its second moment, or of its momentum.
 
-        It is `LEAST_DECAY` at least: units that fall further at once would make the state infinite.
+        The slower one: a norm that is forgotten before the momentum no longer bounds it. It is `LEAST_DECAY` at
+        least: units that fall further at once would make the state infinite.
         """
-        return np.array([max(math.sqrt(leaf.options.beta2_of_graft), LEAST_DECAY) for leaf in self.leaves])
+        return np.array([max(leaf.memory, LEAST_DECAY) for leaf in self.leaves])
 
     @cached_property
     def starts(self) -> list[tuple[int, int]]:
@@ -70,7 +71,7 @@ class Layout:
     @cached_property
     def normalized(self) -> Any:
         """Mask of the leaves whose gradients are divided by their norms before the first-order method."""
-        return np.array([leaf.options.graft_normalize for leaf in self.leaves], bool)
+        return np.array([leaf.normalizes for leaf in self.leaves], bool)
 
     @cached_property
     def kinds(self) -> list[Any]:

@@ -146,17 +146,28 @@ class Leaf:
         return self.options.algorithm == "soap" and bool(self.axes)
 
     @cached_property
+    def normalizes(self) -> bool:
+        """True if the gradient is divided by its norm; a direction without a graft needs the gradient's own size."""
+        return self.options.graft_normalize and not (self.directed and self.options.graft == "none")
+
+    @cached_property
+    def memory(self) -> float:
+        """Decay per step of the slowest mean of the gradients, in their own size."""
+        o = self.options
+        return max(float(o.beta2_of_graft) ** 0.5, float(o.betas[0]) if self.averages_gradients else 0.0)
+
+    @cached_property
     def is_adam(self) -> bool:
         """True if the first-order step is the mean of the gradients over the root of the mean of their squares."""
         o = self.options
-        decayed = o.beta2_of_graft < 1.0 and o.momentum == "ema" and not o.graft_normalize
+        decayed = o.beta2_of_graft < 1.0 and o.momentum == "ema"
         return decayed and self.averages_gradients and self.has_moment and not self.in_basis
 
     @cached_property
     def kind(self) -> Any:
         """Key of the treatment in stages 3 and 4: leaves with equal keys are processed in one call."""
         o = self.options
-        first_order = (self.in_basis, o.graft, o.graft_normalize, o.beta2_of_graft, self.has_moment)
+        first_order = (self.in_basis, o.graft, self.normalizes, o.beta2_of_graft, self.has_moment)
         momentum = (self.has_momentum, o.momentum, o.momentum_of, o.bias_correction)
         end = (o.decay, o.clip_rms, o.cautious_decay, o.cautious_update, self.pinned)
         return (self.place, self.dtype, *first_order, *momentum, *end)

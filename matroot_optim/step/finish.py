@@ -70,7 +70,7 @@ def to_updates(step: Step, groups: Sequence[Sequence[int]], moves: dict[int, Arr
 def agreement(D: Array, g: Array) -> Array:
     """Return 1 where D has the sign of g, else 0."""
     xp = namespace(D)
-    return xp.where(D * g > 0, xp.ones_like(D), xp.zeros_like(D))
+    return xp.where(D * xp.sign(g) > 0, xp.ones_like(D), xp.zeros_like(D))
 
 
 def cautious(D: Array, keep: Array, part: Any) -> Array:
@@ -128,7 +128,7 @@ def _decayed(options: Options, step: Array, W: Array | None, rates: Rates) -> Ar
 def cautious_weights(step: Array, W: Array) -> Array:
     """Return W with zeros where a step against the sign of `step` moves W away from 0."""
     xp = namespace(step)
-    return xp.where(step * W >= 0, W, xp.zeros_like(W))
+    return xp.where(step * xp.sign(W) >= 0, W, xp.zeros_like(W))
 
 
 def _plus(x: Array, W: Array | None, factor: Any) -> Array:

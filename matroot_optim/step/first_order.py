@@ -11,10 +11,10 @@ from typing import Any
 from matroot_optim.arrays import Array, is_traced, namespace
 from matroot_optim.step.bases import turned
 from matroot_optim.step.elementwise import adam_all, in_one_pass, in_order, over_roots_all, times_all
-from matroot_optim.step.grafting import divisors, positive_norm, second_moments
+from matroot_optim.step.grafting import divisors, second_moments
 from matroot_optim.step.inputs import Step, same
 from matroot_optim.step.momentum import factors_of_means, momentum
-from matroot_optim.step.scaling import scaled, scaled_traced, unit_of_direction
+from matroot_optim.step.scaling import scaled, scaled_traced
 
 Arrays = dict[str, Array]
 #: Leaves that one call can process, in lists.
@@ -24,16 +24,16 @@ Groups = Sequence[Sequence[int]]
 def averaged(step: Step, groups: Groups) -> tuple[list[Array], list[Any], dict[int, Array], Arrays]:
     """Return the arrays to precondition, their factors, first-order steps that are known then, and the new arrays.
 
-    For every leaf the array is the gradient, or the mean of the gradients up to the factor.
+    For every leaf the array is the gradient, or the mean of the gradients up to the factor; of `inputs`.
     """
-    averages, factors = list(step.g), [1.0] * len(step.g)
+    averages, factors = list(step.inputs), [1.0] * len(step.g)
     leaves, new = step.layout.leaves, Arrays()
     moves: dict[int, Array] = {}
     for group in groups:
         leaf, beta = leaves[group[0]], step.rates[group[0]].beta
         if not leaf.averages_gradients:
             continue
-        o, g, corrections = leaf.options, [step.g[i] for i in group], step.corrections(beta, group)
+        o, g, corrections = leaf.options, [step.inputs[i] for i in group], step.corrections(beta, group)
         names, of_moments = ([leaves[i].name(part) for i in group] for part in ("momentum", "moment"))
         old = [step.arrays[name] for name in names]
         squares = [step.arrays[name] for name in of_moments] if leaf.is_adam else []
@@ -63,11 +63,12 @@ def first_order(
     """Compute the first-order steps and the moments, those of SOAP's leaves in their bases."""
     layout = step.layout
     if not any(layout.leaves[i].in_basis for i in live):
-        return _steps(step, groups, step.g, averages, factors)
-    lists = [step.g, averages] if any(averages[i] is not step.g[i] for i in live) else [step.g]
+        return _steps(step, groups, step.inputs, averages, factors)
+    g = step.inputs
+    lists = [g, averages] if any(averages[i] is not g[i] for i in live) else [g]
     if step.whole is not same:
         lists = [[step.whole(x) for x in arrays] for arrays in lists]
-    found = turned(layout, step.arrays, lists, live, stacks, back=False)
+    found = turned(layout, step.arrays, lists, live, stacks if g is step.g else None, back=False)
     moves, changed = _steps(step, groups, found[0], found[-1], factors)
     (back,) = turned(layout, step.arrays, [[moves.get(i, x) for i, x in enumerate(found[0])]], live, back=True)
     return {i: back[i] for i in moves}, changed
@@ -79,15 +80,10 @@ def _steps(
     """Compute the first-order steps of the leaves that count, in new arrays, and the moments."""
     leaves, new = step.layout.leaves, Arrays()
     moves: dict[int, Array] = {}
-    normal = [i for group in groups for i in group if leaves[i].options.graft_normalize]
-    norm2 = dict(zip(normal, step.squares("normalize", normal, [gradients[i] for i in normal]), strict=True))
     for group in groups:
         o = leaves[group[0]].options
         scales = [factors[i] for i in group]
         g, mean = [gradients[i] for i in group], [averages[i] for i in group]
-        if o.graft_normalize:
-            norms = [positive_norm(norm2[i]) for i in group]
-            g, mean = [x / n for x, n in zip(g, norms, strict=True)], [x / n for x, n in zip(mean, norms, strict=True)]
         if not leaves[group[0]].has_moment:
             found = times_all(mean, scales)
         else:
@@ -98,11 +94,6 @@ def _steps(
             beside, scales = divisors(o, floors, scales, step.corrections(o.beta2_of_graft, group))
             found = over_roots_all(mean, moments, beside, scales)
             new.update(zip(names, step.chosen(group, moments, old), strict=True))
-        if o.graft == "sgd":
-            found = [
-                in_units(x, step, i, unit_of_direction(leaves[i], preconditioned=False))
-                for x, i in zip(found, group, strict=True)
-            ]
         moves.update(zip(group, found, strict=True))
     return moves, new
 

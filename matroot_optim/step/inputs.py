@@ -17,6 +17,10 @@ from matroot_optim.step.totals import Totals
 UNDERFLOW = 2.0**-63
 
 
+#: Smallest norm, in units of 2^e, that a gradient is divided by: that of a smaller one may be 0 in float32.
+LEAST_NORM = 2.0**-126
+
+
 def same(x: Array) -> Array:
     """Return x."""
     return x
@@ -38,13 +42,14 @@ class Step:
     totals: Totals | None = None  # where leaves are parts of parameters
     places: Any = None  # `Places` of a traced step
     recent: Any = None  # the peaks in units of 2^e, if they are known
+    norms: Any = None  # of the gradients, in units of 2^e
 
     def squares(self, what: str, leaves: Sequence[int], arrays: Sequence[Array]) -> list[Any]:
         """Return the squared norm of the tensor of each of these leaves, whose part is in `arrays`."""
         own = [namespace(x).asarray(squared_norm(x)) for x in arrays]
         return own if self.totals is None else self.totals.squares(what, leaves, own)
 
-    def norms(self, what: str, leaves: Sequence[int], arrays: Sequence[Array]) -> Sequence[Any]:
+    def norms_of(self, what: str, leaves: Sequence[int], arrays: Sequence[Array]) -> Sequence[Any]:
         """Return the norm of the tensor of each of these leaves, whose part is in `arrays`."""
         return norms_in_place(arrays) if self.totals is None else _roots(self.squares(what, leaves, arrays))
 
@@ -92,6 +97,17 @@ class Step:
         count = self.arrays["count"]
         count = count + (count < 1)
         return count if is_traced(count) else count.tolist()
+
+    @cached_property
+    def inputs(self) -> list[Array]:
+        """The gradients of the first-order method: those of leaves that normalize are divided by their norms."""
+        if not self.layout.normalized.any():
+            return self.g
+        norms = self._each(namespace(self.norms).where(self.norms >= LEAST_NORM, self.norms, 1.0))
+        return [
+            x / norms[i] if leaf.normalizes else x
+            for i, (leaf, x) in enumerate(zip(self.layout.leaves, self.g, strict=True))
+        ]
 
     def corrections(self, beta: Any, leaves: Sequence[int]) -> list[Any]:
         """Return the bias correction of a decayed mean for each of these leaves."""

@@ -65,7 +65,7 @@ def unit_of_direction(leaf: Leaf, *, preconditioned: bool) -> float:
     """Return k such that 2^(k e) converts the direction of gradients in units of 2^e back."""
     o = leaf.options
     if o.graft == "sgd":
-        return 1.0
+        return 0.0 if leaf.normalizes else 1.0
     if o.graft != "none" or not preconditioned or o.statistics_of == "whitened":
         return 0.0
     if leaf.spectral:
@@ -82,9 +82,9 @@ def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int])
     for i, leaf in enumerate(layout.leaves):
         if not shift[i]:
             continue
-        if leaf.averages_gradients:
+        if leaf.averages_gradients and not leaf.normalizes:
             new[leaf.name("momentum")] = scaled(arrays[leaf.name("momentum")], -shift[i])
-        if leaf.has_moment and not leaf.options.graft_normalize:
+        if leaf.has_moment and not leaf.normalizes:
             new[leaf.name("moment")] = scaled(arrays[leaf.name("moment")], -2 * shift[i])
         for s, member in layout.stacks_of_leaf[i]:
             stack, rows = layout.stacks[s], slice(member.start, member.stop)

@@ -92,7 +92,7 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
         if s.in_basis:
             directions.append(None)
             continue
-        if any(layout.leaves[m.leaf].averages_gradients for m in s.members):
+        if any(averages[m.leaf] is not step.g[m.leaf] for m in s.members):
             G = _stacked(step, s, averages)
         idle = all(isinstance(weight[m.leaf], float) and weight[m.leaf] == 0.0 for m in s.members)
         if s.spectral:
@@ -112,6 +112,9 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
         if (layout.leaves[i].directed and not layout.leaves[i].in_basis) or _scales_itself(layout.leaves[i].options)
     }
     ratios = _grafted(step, found, moves, weight)
+    for i in live:  # after the norms, whose squares might leave the range
+        if layout.leaves[i].options.graft == "sgd":
+            moves[i] = in_units(moves[i], step, i, unit_of_direction(layout.leaves[i], preconditioned=False))
     new.update(_momentum_of_directions(step, groups, moves))
     limit(step, live, moves)
     to_updates(step, groups, moves)
@@ -206,7 +209,7 @@ def _rescaled(
     of = step.layout.leaves
     graft = [of[i].options.graft for i in leaves]
     known = [i for i, name in zip(leaves, graft, strict=True) if name not in ("sqrt_n", "trust_ratio")]
-    norms = step.norms("graft", [*leaves, *known], [*arrays, *(moves[i] for i in known)])
+    norms = step.norms_of("graft", [*leaves, *known], [*arrays, *(moves[i] for i in known)])
     targets: dict[int, Any] = dict(zip(known, norms[len(leaves) :], strict=True))
     trusting = [i for i, name in zip(leaves, graft, strict=True) if name == "trust_ratio"]
     targets.update(zip(trusting, step.norms_of_weights(trusting), strict=True))

@@ -28,7 +28,7 @@ class Totals(Protocol):
     def squares(self, what: str, leaves: Sequence[int], own: Sequence[Any]) -> list[Any]:
         """Return squared norms of whole tensors, from those of some leaves, which may come several times.
 
-        `what` is "normalize", "graft", "cautious", "clip", "hyperball" or "sphere".
+        `what` is "graft", "cautious", "clip", "hyperball" or "sphere".
         """
 
     def grams(self, stacks: Sequence[Stack], gradients: Sequence[Any]) -> dict[str, Any]:

@@ -87,7 +87,9 @@ class Oracle:
         if o["decay"] == "l2":
             G = G + o["wd"] * W
         P = np.zeros_like(G)
-        average = self.averaged(G) if o["of"] == "gradient" else G
+        normalized = o["normalize"] and not (o["graft"] == "none" and o["axes"])
+        norm = (np.linalg.norm(G) or 1) if normalized else 1
+        average = self.averaged(G / norm) if o["of"] == "gradient" else G / norm
         for block in self.blocks:
             g = G[block["index"]]
             D = average[block["index"]]
@@ -102,7 +104,6 @@ class Oracle:
                     block["X"][i] = power(A, s, o["ridge"])
                 D = along(D, block["X"][i], i)
             P[block["index"]] = D
-        norm = (np.linalg.norm(G) or 1) if o["normalize"] else 1
         g = G / norm
         beta = self.graft_beta()
         self.v = self.v + g * g if beta == 1 else beta * self.v + (1 - beta) * g * g
@@ -110,8 +111,8 @@ class Oracle:
         if beta < 1 and (o["graft"] == "adam" or (o["graft"] in ("none", "sqrt_n", "trust_ratio") and o["correct"])):
             v = v / (1 - beta**t)
         self.peak = max(np.linalg.norm(G), self.peak * beta**0.5)
-        floor = o["eps"] * (1 if o["normalize"] else self.peak) / math.sqrt(G.size)
-        F = average / norm if o["graft"] == "sgd" else average / norm / (np.sqrt(v) + floor)
+        floor = o["eps"] * (1 if normalized else self.peak) / math.sqrt(G.size)
+        F = average if o["graft"] == "sgd" else average / (np.sqrt(v) + floor)
 
         def magnitude(D, F, W):
             norm = np.linalg.norm(D)

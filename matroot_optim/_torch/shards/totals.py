@@ -24,7 +24,7 @@ from matroot_optim.step.momentum import Rates, numbers_of
 from matroot_optim.step.statistics import gram
 
 #: Times that a leaf may come in one call of `squares`.
-SECTIONS = {"normalize": 1, "graft": 4, "cautious": 1, "clip": 1}
+SECTIONS = {"graft": 4, "cautious": 1, "clip": 1}
 
 #: In the place of a norm.
 MISSING = -1.0
@@ -81,7 +81,6 @@ class RankTotals:
         self._known: dict[str, tuple[tuple[int, ...], tuple[list[int], Any, int]]] = {}  # the last places
         options = [leaf.options for leaf in whole.leaves]
         self._used = {
-            "normalize": any(o.graft_normalize for o in options),
             "graft": any(
                 (leaf.directed and not leaf.in_basis) or leaf.options.graft in ("sqrt_n", "trust_ratio")
                 for leaf in whole.leaves
