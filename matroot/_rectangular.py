@@ -118,8 +118,11 @@ def _polar(a: Array, rtol: float | None, method: str) -> PolarResult[Any]:
         else:
             h[...] = 0
         explained = certificate.explained_residual(stack, Fraction(0), found)
-        worst = xp.maximum(orthogonality, residual - found.dropped)
+        lost, normal = certificate.faintness(stack)
+        worst = xp.maximum(orthogonality, residual - found.dropped - lost)
         status = certificate.statuses(stack, Fraction(0), found, u, worst, explained)
+        faint = (found.kept > 0) & (status == int(Status.CONVERGED)) & (abs(h).max((-1, -2), initial=0) < normal)
+        status = xp.where(faint, int(Status.ILL_CONDITIONED), status)
         overflow = ~xp.isfinite(h).all((-1, -2)) & (status < int(Status.DIVERGED))
         status = xp.where(overflow, int(Status.DIVERGED), status).astype(xp.int8)
         facts = _facts(stack, found, status, residual=residual, orthogonality=orthogonality)

@@ -19,6 +19,7 @@ from matroot.backends.arrays import take, unit_roundoff
 from matroot.backends.holds import confined
 from matroot.backends.keywords import is_int
 from matroot.drift.basis import FAILED, FULL, WAYS, Warm
+from matroot.drift.cut import excess_of_cuts
 from matroot.drift.first_order import Basis, eigen_error, full_error, narrower
 from matroot.drift.state import FIELDS, checked
 from matroot.drift.update import Update
@@ -171,7 +172,7 @@ class RootTracker:
         rtol = max(self.rtol, least_rtol(2.0**-24, given, n)) if given > 2.0**-24 else self.rtol
         job = plan(values, origin, self.exponent, method=Eigen(), rtol=rtol, **options)
         if n < self.warm_from or (rule is not None and rule.changes_spectrum) or job.backend.sync_free():
-            result = self._cold(solve_power(a, self.exponent, **options), job)
+            result = self._cold(values, solve_power(a, self.exponent, **options), job)
         else:
             result = self._warm(values, job)
         self._shape, self._dtype = tuple(values.shape), origin.dtype_name
@@ -190,12 +191,18 @@ class RootTracker:
         self.error, self.way = one.error.reshape(batch), one.way.reshape(batch)
         return one.out.result(batch, job)
 
-    def _cold(self, result: RootResult[Any], job: Job) -> RootResult[Any]:
+    def _cold(self, values: Array, result: RootResult[Any], job: Job) -> RootResult[Any]:
         status, dtype = on_host(result.status), np.dtype(result.compute_dtype)
         usable = np.isin(status, USABLE)
         n = result.x.shape[-1]
         highest, lowest, ridge = (on_host(x) for x in (result.lambda_max, result.lambda_min, result.ridge))
-        excess = excess_of(highest, lowest, ridge, None, self.exponent)
+        rule = job.rule
+        if rule is not None and rule.changes_spectrum and result.changed is not None:
+            cut = np.where(usable, on_host(result.changed), 0).reshape(-1)
+            stack = values.reshape(len(cut), n, n)
+            excess = excess_of_cuts(stack, cut, rule, self.exponent, job.backend).reshape(usable.shape)
+        else:
+            excess = excess_of(highest, lowest, ridge, None, self.exponent)
         bound = full_error(on_host(result.cond), self.exponent, dtype, n, excess)
         self.error = np.where(usable, bound + job.out_eps * n**0.5, np.inf)
         self.way = np.where(usable, FULL, FAILED)

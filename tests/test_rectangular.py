@@ -266,3 +266,20 @@ def test_what_the_users_cut_drops_is_no_fault_of_a_positive_power(s, n):
     for rtol in (None, 1e-2):
         result = spectral_power(A, s, rtol=rtol)
         assert result.status == Status.CONVERGED and result.rank == n - (rtol is not None)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (3, 3), (3, 5), (40, 36)])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_subnormal_matrices(shape, dtype):
+    """U is that of the scaled matrix; H has the digits of subnormal numbers, of which the status tells."""
+    info, rng = np.finfo(dtype), np.random.default_rng(0)
+    for bits in (2, 6):  # that are left below the largest entry
+        A = rng.standard_normal(shape)
+        A = (A / abs(A).max() * 2.0**bits * float(info.smallest_subnormal)).astype(dtype)
+        result, wide = polar(A), A.astype("f8") / float(info.smallest_subnormal)
+        assert result.status == Status.ILL_CONDITIONED
+        U = scipy.linalg.polar(wide)[0]
+        assert distance(result.u.astype("f8"), U) <= 20 * shape[0] ** 0.5 * max(float(info.eps), 2.0**-50) * result.cond
+        H = scipy.linalg.polar(wide)[1]
+        assert abs(result.h.astype("f8") / float(info.smallest_subnormal) - H).max() <= 0.501
+    assert polar(A.astype("f8") / float(info.smallest_subnormal)).converged

@@ -14,7 +14,7 @@ from table import problem
 from threadpoolctl import threadpool_limits
 
 from matroot import gallery, one_blas_thread, solve
-from matroot.backends.cpu import blas
+from matroot.backends.cpu import blas, cpu
 from matroot.backends.cpu.blas import _libraries
 from matroot.backends.holds import Setting, confined, held
 
@@ -289,3 +289,12 @@ def test_number_of_threads_is_the_users(monkeypatch):
     for count in ("1", "3", "nonsense"):
         monkeypatch.setenv("MATROOT_NUM_THREADS", count)
         assert (solve(A, 2).x == expected).all()
+
+
+def test_threads_have_the_callers_error_state(monkeypatch):
+    """numpy keeps it for every thread: what a solve ignores would be a warning from its chunks."""
+    monkeypatch.setattr(cpu, "threads", lambda: 2)
+    found = []
+    with np.errstate(over="ignore", invalid="raise"):
+        cpu.in_threads(lambda part: found.append(np.geterr()), [slice(i, i + 1) for i in range(4)])
+        assert found == [np.geterr()] * 4

@@ -313,3 +313,31 @@ def test_refined_and_other_bases_of_a_batch_are_saved_to_the_bit():
         ways |= set(tracker.way.tolist())
         A = np.stack([shaken(A[0], 1e-4 if k % 2 else 0.1, rng=rng), A[1]])
     assert "refined" in ways
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("warm_from", [2, 128])
+def test_the_error_counts_what_a_rule_has_cut(warm_from, dtype):
+    """A rule that raises -1 to the level of 1e-6 leaves the rounding of 1; one that drops needs a gap."""
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
+    unit = 2.0**-24 if dtype == "float32" else 2.0**-53
+    for w, rule, factor in (
+        ([1e-6, 5e-7, -1.0, 3e-7], Floor(1e-3), 1e6 * 1e3),
+        ([1.0, 0.5, 0.2, -3.0], Floor(1e-3), 3 * 1e3),
+        ([1.0, 1e-4 * (1 + 1e-4), 1e-4 * (1 - 1e-4), 0.5], PseudoInverse(1e-4), 1e4 * 1e4 / 2),
+    ):
+        A = (Q * w) @ Q.T
+        A = ((A + A.T) / 2).astype(dtype)
+        tracker = RootTracker(2, regularization=rule, warm_from=warm_from)
+        result = tracker.update(A)
+        exact = np.linalg.eigvalsh(A.astype("f8"))
+        got = np.linalg.eigvalsh(result.x.astype("f8"))
+        kept = (
+            np.maximum(exact, rule.relative * exact[-1]) if isinstance(rule, Floor) else exact[exact > exact[-1] * 1e-4]
+        )
+        want = np.sort(np.append(kept**-0.5, [0] * (4 - len(kept))))
+        assert abs(got - want).max() / want[-1] <= tracker.error
+        assert tracker.error >= factor / 2 * unit if result.compute_dtype == dtype else tracker.error > 0
+        plain = RootTracker(2, regularization=Floor(1e-3), warm_from=warm_from)
+        plain.update((Q * abs(np.array(w))) @ Q.T)
+        assert (plain.error < 1e-10).all()  # nothing negative, nothing more to tell

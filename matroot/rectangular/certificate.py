@@ -104,6 +104,17 @@ def ratio(R: Array, goal: Array, stack: Stack) -> Array:
     return stack_norm(R) / xp.where(size > 0, size, 1)
 
 
+def faintness(stack: Stack) -> tuple[Array, float]:
+    """Return the error that rounding of H to subnormal numbers adds to its residual, and the least normal number."""
+    xp = stack.backend.xp
+    name = stack.origin.dtype_name
+    normal = smallest_normal(name if is_inexact(name) else stack.out_dtype.name)
+    size = stack_norm(stack.A)
+    spacing = stack.unit * xp.ldexp(normal, -stack.exponent)  # half of that of all subnormal numbers
+    order = stack.A.shape[-2 if stack.flipped else -1]
+    return order * spacing / xp.where(size > 0, size, 1), normal
+
+
 def statuses(stack: Stack, s: Fraction, found: Found, x: Array, residual: Array, explained: Array) -> Array:
     """Return the status of every matrix; `explained` is the residual that rounding explains."""
     xp = stack.backend.xp

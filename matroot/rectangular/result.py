@@ -107,7 +107,8 @@ class PolarResult(Measured[A]):
         ``||U H - A||_F / ||A||_F`` of the returned U and H, in float64.
     status, rank, cond, method, certificate
         The status is ``ILL_CONDITIONED`` where the rank is below min(m, n), and where rounding the input leaves fewer
-        than two digits of U. Rank, cond, method and certificate are those of `SpectralResult`.
+        than two digits of U, or H is subnormal and has fewer digits than its dtype. Rank, cond, method and certificate
+        are those of `SpectralResult`.
     """
 
     orthogonality: Array

@@ -12,6 +12,7 @@ import sys
 from _thread import start_new_thread
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from contextvars import Context, copy_context
 from functools import cache
 from queue import SimpleQueue
 from typing import Any
@@ -105,7 +106,7 @@ def threads() -> int:
 
 
 def in_threads(work: Callable[[slice], None], slices: list[slice]) -> None:
-    """Call `work` on every slice; in threads when there are several.
+    """Call `work` on every slice; in threads when there are several, which have the caller's error state of numpy.
 
     A signal handler that raises leaves these queues, which are written in C, whole. It can leave a lock of
     `concurrent.futures` taken, so that the next call waits for ever.
@@ -120,7 +121,7 @@ def in_threads(work: Callable[[slice], None], slices: list[slice]) -> None:
     tasks = _pool(count)
     try:
         for part in slices:
-            tasks.put((work, part, answers, left))
+            tasks.put((copy_context(), work, part, answers, left))
         errors = [error for error in [answers.get() for _ in slices] if error is not None]
     finally:
         left.append(True)  # what has not begun by now is not done
@@ -143,11 +144,15 @@ def _serve(tasks: SimpleQueue[Any]) -> None:
 
 
 def _perform(
-    work: Callable[[slice], None], part: slice, answers: SimpleQueue[BaseException | None], left: list[bool]
+    context: Context,
+    work: Callable[[slice], None],
+    part: slice,
+    answers: SimpleQueue[BaseException | None],
+    left: list[bool],
 ) -> None:
     try:
         if not left:
-            work(part)
+            context.run(work, part)
     except BaseException as error:  # for the caller to raise
         answers.put(error)
     else:

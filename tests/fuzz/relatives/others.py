@@ -180,8 +180,6 @@ class Stream:
             shift = float(np.ldexp(float(ridge), -known.exponent))
             floor = self.rule.relative * w[-1] if isinstance(self.rule, Floor) else 0.0
             after = np.maximum(w + shift, floor)
-            if floor and -w[0] > w[-1]:
-                continue  # the floor has the rounding of the negative eigenvalues, which `error` does not count
             if after[0] <= 1e-13 * after[-1]:
                 if (
                     after[0] < -1e-13 * n * after[-1]
