@@ -1,4 +1,4 @@
-"""How much larger a relative error rounding of A is after a rule that changes single eigenvalues."""
+"""The factor by which rounding of A grows under a rule that changes single eigenvalues."""
 
 from __future__ import annotations
 
