@@ -142,3 +142,35 @@ def test_training_figures_that_stand_twice_agree(workload):
     label = {"language": "language model", "clicks": "click-through"}.get(workload, workload)
     (row,) = (row for row in rows(DOCS / "performance" / "training.rst") if row[0] == label)
     assert row[1:3] == [f"{steps[0]} ({WORKLOADS[workload]})", steps[1]]
+
+
+class Names(ast.NodeVisitor):
+    """Names that code imports, binds otherwise, and reads before it binds them."""
+
+    def __init__(self):
+        self.imported, self.bound, self.free = set(), set(), set()
+
+    def visit_Import(self, node):
+        self.imported |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+
+    def visit_ImportFrom(self, node):
+        self.visit_Import(node)
+
+    def visit_Name(self, node):
+        if isinstance(node.ctx, ast.Store):
+            self.bound.add(node.id)
+        elif node.id not in self.imported:
+            self.free.add(node.id)
+
+
+@pytest.mark.parametrize("page", ["from_adamw", "family", "optimizer"])
+def test_examples_can_be_copied_alone(page):
+    """What an example takes from an import is imported in it: of two on a page, `Shampoo` may be the other one."""
+    text = (DOCS / "guide" / f"{page}.rst").read_text()
+    before = set()
+    for block in re.findall(r"(?:^(?:>>>|\.\.\.|(?!\n)).*\n)*?^>>> (?:.*\n(?!\n))*.*\n", text, re.M):
+        code = "\n".join(line[4:] for line in block.splitlines() if line[:4] in (">>> ", "... "))
+        names = Names()
+        names.visit(ast.parse(code))
+        assert not names.free & before, code
+        before |= names.imported
