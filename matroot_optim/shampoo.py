@@ -32,7 +32,7 @@ from matroot_optim.step.finish import check_weights
 from matroot_optim.step.inputs import Step
 from matroot_optim.step.momentum import Rates, numbers_of, with_l2
 from matroot_optim.step.narrow import closed, opened
-from matroot_optim.step.scaling import exponents, in_new_units, scaled
+from matroot_optim.step.scaling import exponents, forgetting, in_new_units, scaled
 from matroot_optim.step.stages import stacked_gradients, update_statistics, updates
 from matroot_optim.step.totals import Totals
 
@@ -535,14 +535,14 @@ class Shampoo(Options):
             clean.append(with_l2(leaf.options, x, weights[i], rates[i]) if leaf.options.decay == "l2" else x)
             if clean[i] is not x:
                 norms[i] = norms_of([clean[i]])[0]
-        units = _units(layout, arrays, norms)
+        units = _units(layout, arrays, norms, rates)
         clean = [scaled(x, -e) if e else x for x, e in zip(clean, units.tolist(), strict=True)]
         return clean, active, bad, np.ldexp(norms, -units)
 
 
-def _units(layout: Layout, arrays: Arrays, norms: Any) -> Any:
+def _units(layout: Layout, arrays: Arrays, norms: Any, rates: Sequence[Rates]) -> Any:
     """Return the exponents of the gradients' units from this step on, and convert the state to them."""
-    peak = np.fmax(np.where(np.isfinite(norms), norms, 0.0), arrays["peak"] * layout.decays)
+    peak = np.fmax(np.where(np.isfinite(norms), norms, 0.0), arrays["peak"] * forgetting(layout, rates))
     units = exponents(peak, arrays["exponent"])
     shift = units - arrays["exponent"]
     if np.count_nonzero(shift):

@@ -23,7 +23,7 @@ from matroot_optim.step.finish import check_weights
 from matroot_optim.step.inputs import Step, same
 from matroot_optim.step.momentum import Rates, with_l2
 from matroot_optim.step.narrow import narrow, widen
-from matroot_optim.step.scaling import exponents
+from matroot_optim.step.scaling import exponents, forgetting
 from matroot_optim.step.stages import stacked_gradients, update_statistics, updates
 
 Arrays = dict[str, Array]
@@ -123,7 +123,7 @@ def _screen(
             changed = True
     if changed:
         norms = norms_of(clean, places)
-    forget = jnp.asarray(layout.decays, jnp.float32)
+    forget = jnp.asarray(forgetting(layout, rates), jnp.float32)
     peak = jnp.fmax(jnp.where(jnp.isfinite(norms), norms, 0), arrays["peak"] * forget)
     units = exponents(peak, arrays["exponent"], jnp)
     clean, sizes, changes = in_units(layout, arrays, clean, peak, norms, units, places)

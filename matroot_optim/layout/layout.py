@@ -51,12 +51,11 @@ class Layout:
 
     @cached_property
     def decays(self) -> Any:
-        """Decay of the largest norm of every leaf per step: that of the root of its second moment, or of its momentum.
+        """Decay of the root of the second moment of every leaf per step, `LEAST_DECAY` at least.
 
-        The slower one: a norm that is forgotten before the momentum no longer bounds it. It is `LEAST_DECAY` at
-        least: units that fall further at once would make the state infinite.
+        Units that fall further at once would make the state infinite.
         """
-        return np.array([max(leaf.memory, LEAST_DECAY) for leaf in self.leaves])
+        return np.array([max(math.sqrt(leaf.options.beta2_of_graft), LEAST_DECAY) for leaf in self.leaves])
 
     @cached_property
     def starts(self) -> list[tuple[int, int]]:

@@ -151,12 +151,6 @@ class Leaf:
         return self.options.graft_normalize and not (self.directed and self.options.graft == "none")
 
     @cached_property
-    def memory(self) -> float:
-        """Decay per step of the slowest mean of the gradients, in their own size."""
-        o = self.options
-        return max(float(o.beta2_of_graft) ** 0.5, float(o.betas[0]) if self.averages_gradients else 0.0)
-
-    @cached_property
     def is_adam(self) -> bool:
         """True if the first-order step is the mean of the gradients over the root of the mean of their squares."""
         o = self.options

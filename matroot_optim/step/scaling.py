@@ -3,8 +3,8 @@
 A float32 number has 8 bits of exponent and its square needs 9. For gradients of 1e-21 the second moment underflows to
 zero and a step becomes huge; for 1e21 it is infinite. Therefore each parameter's gradients are first divided by 2^e,
 and momentum, second moment and statistics are kept in these units. e is 0 while the largest recent norm is between
-`LOW` and `HIGH`; this norm decays like the root of the second moment. A division by a power of two has no rounding
-error.
+`LOW` and `HIGH`; this norm decays like the root of the second moment, or like the momentum. A division by a power of
+two has no rounding error.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from matroot_optim.arrays import Array, copy, is_jax, like, namespace
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf
+from matroot_optim.step.momentum import Rates
 from matroot_optim.step.whitening import share_of_units
 
 #: Range of norms, in units of 2^e; outside it a new e is chosen. Below `LOW`, an entry that is still larger than the
@@ -39,6 +40,18 @@ def exponents(peak: Any, exponent: Any, xp: Any = np) -> Any:
     size = xp.ldexp(peak, -exponent)
     bad = (peak > 0) & xp.isfinite(peak) & ((size < LOW) | (size >= HIGH))
     return xp.where(bad, xp.frexp(peak)[1] - 1, exponent)
+
+
+def forgetting(layout: Layout, rates: Sequence[Rates]) -> Any:
+    """Return the decay of the largest norm of every leaf in this step: of its second moment, or of its momentum.
+
+    The slower one: a norm that is forgotten before the momentum no longer bounds it.
+    """
+    decays = layout.decays
+    if not rates or max(rate.beta for rate in rates) <= decays.min():
+        return decays
+    pairs = zip(layout.leaves, rates, strict=True)
+    return np.maximum(decays, [rate.beta if leaf.averages_gradients else 0.0 for leaf, rate in pairs])
 
 
 def scaled(x: Array, power: int) -> Array:

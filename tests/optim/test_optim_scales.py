@@ -7,6 +7,7 @@ import pytest
 
 from matroot_optim import SOAP, Shampoo
 from matroot_optim.step.finish import agreement, cautious_weights
+from matroot_optim.torch import Shampoo as TorchShampoo
 
 torch = pytest.importorskip("torch")
 SHAPES = {"w": (6, 9), "b": (5,)}
@@ -135,3 +136,14 @@ def test_signs_are_compared_where_products_underflow():
         assert np.asarray(agreement(made(D), made(g))).tolist() == [1, 1, 0, 1, 0]
         shrunk = np.asarray(cautious_weights(made(D), made(g)))
         assert (shrunk == g * np.array([1, 1, 0, 1, 1], "f4")).all()
+
+
+def test_a_momentum_that_schedulers_move_is_remembered_at_its_own_pace():
+    """As under OneCycleLR, which changes the first of betas at every step."""
+    W = torch.zeros(6, 9, requires_grad=True)
+    opt = TorchShampoo([W], 1.0, betas=(0.0, 0.25), refresh_every=1)
+    for t in range(12):
+        opt.param_groups[0]["betas"] = (0.9, 0.25)
+        W.grad, before = torch.full((6, 9), 1.0 if t < 6 else 1e-30), W.detach().clone()
+        opt.step()
+        assert torch.linalg.vector_norm(W.detach() - before) <= 1e8 * W.numel() ** 0.5
