@@ -68,7 +68,7 @@ class Step:
 
     def chosen(self, group: Sequence[int], new: Sequence[Array], old: Sequence[Array]) -> Sequence[Array]:
         """Return the new arrays of leaves that may be active, and the old ones of those that jax finds not to be."""
-        if not is_traced(self.number):
+        if all(self.active[i] is True for i in group):
             return new
         return [choose(self.active[i], x, y) for i, x, y in zip(group, new, old, strict=True)]
 

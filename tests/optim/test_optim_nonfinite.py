@@ -70,3 +70,31 @@ def test_propagate_lets_it_through_and_keeps_the_roots():
     updates, state = opt.update(bad, state, params)
     assert np.isnan(updates["a"]).all()
     assert np.isfinite(state["a/block0/axis0/root"]).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": "heavy_ball", "graft": "sgd"}, {"momentum_of": "direction"}])
+@pytest.mark.parametrize("name", ["shampoo", "soap"])
+def test_under_optax_without_jit(name, options):
+    """Momentum and moments of the tensor stay to the bit, as under jit."""
+    jax = pytest.importorskip("jax")
+    adapter = pytest.importorskip("matroot_optim.optax")
+    jnp, options = jax.numpy, options if name == "shampoo" else {}
+    tx = getattr(adapter, name)(0.1, refresh_every=1, start_step=1, **options)
+    params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+    grads = {"w": jnp.arange(12.0).reshape(4, 3) + 1, "b": jnp.arange(3.0)}
+    state = tx.init(params)
+
+    def core(state):
+        return jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, adapter.ShampooState))[0].core
+
+    for _ in range(3):
+        _, state = tx.update(grads, state, params)
+    before = core(state)
+    updates, state = tx.update({**grads, "w": grads["w"].at[1, 1].set(jnp.inf)}, state, params)
+    after = core(state)
+    assert not jnp.any(updates["w"]) and jnp.any(updates["b"])
+    assert int(after["w/skipped"]) == 1
+    kept = [f"w/{part}" for part in ("momentum", "moment", "block0/axis0/statistic", "count") if f"w/{part}" in before]
+    assert len(kept) >= 3
+    for part in kept:
+        np.testing.assert_array_equal(before[part], after[part], err_msg=part)

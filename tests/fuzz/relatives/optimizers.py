@@ -1,4 +1,7 @@
-"""Optimizers of random options on random tensors: finite, without a warning, and bit for bit over a save."""
+"""Optimizers of random options on random tensors.
+
+They are finite, without a warning, bit for bit over a save, and follow the curve of numpy in every framework.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import io
 import tempfile
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,10 @@ import numpy as np
 
 import matroot_optim
 from matroot import Floor, PseudoInverse, Ridge, Shift, TargetCondition
-from matroot_optim import InlineEngine
+from matroot_optim import ExecutorEngine, InlineEngine
+from matroot_optim.presets import PRESETS, preset_options
 
+from . import curves
 from .trial import Fault
 
 Arrays = dict[str, np.ndarray]
@@ -24,7 +30,7 @@ FRAMEWORKS = ("numpy", "in place", "torch", "optax")
 
 #: Values of options, the default aside; None of them is wrong by itself.
 VALUES: dict[str, tuple[Any, ...]] = {
-    "betas": ((0.0, 0.99), (0.9, 1.0), (0.5, 0.0), (0.95, 0.95), (0.99, 0.9)),
+    "betas": ((0.0, 0.99), (0.9, 1.0), (0.5, 0.0), (0.95, 0.95), (0.99, 0.9), (0.9, 1e-6), (0.9, 0.0)),
     "momentum": ("none", "heavy_ball", "nesterov"),
     "momentum_of": ("direction",),
     "bias_correction": (False,),
@@ -36,10 +42,13 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "cautious_update": (True,),
     "hyperball": (True,),
     "averaging": ("schedule_free", "ema"),
+    "averaging_beta": (0.5, 0.98),
     "block_size": (1, 2, 3, 8),
     "block_aspect": (None, 1.0),
     "merge": (None, 1, 6, 100),
+    "split": (2, (3, 4), (1, 2, 1), 3),
     "split_dim": (-1, 1),
+    "batch_dims": (1, 1, 2),
     "max_preconditioned_dim": (4, 20),
     "preconditioned_dims": ("all", "one_sided", "table", "none"),
     "precondition_vectors": (True,),
@@ -73,10 +82,15 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "graft_epsilon": (1e-3,),
     "start_step": (1, 3),
     "mix_steps": (2, 5),
+    "groups": (
+        {"p0": {"preconditioned_dims": "none"}},
+        {"p1": {"betas": (0.8, 0.9), "graft": "rmsprop"}, "*": {"weight_decay": 0.1}},
+        {"p[02]": {"block_size": 2, "exponent": "-1/2"}},
+    ),
 }
 SHAPES = (
     (), (0,), (1,), (5,), (70,), (3, 4), (1, 6), (6, 1), (1, 1), (0, 3), (3, 0), (7, 7), (40, 3), (2, 3, 4),
-    (4, 3, 2, 2), (1, 1, 1), (12, 5), (2, 0, 3), (33, 34),
+    (4, 3, 2, 2), (1, 1, 1), (12, 5), (2, 0, 3), (33, 34), (7, 12), (6, 8), (3, 6, 4),
 )  # fmt: skip
 
 
@@ -122,14 +136,14 @@ class Training:
         if {k: x.tobytes() for k, x in self.params.items()} != before:
             found.append(("input written", ""))
         for k, x in whole.items():
-            if x.shape != self.params[k].shape or x.dtype != self.params[k].dtype:
+            like = self.params[k.removesuffix(" averaged")]
+            if x.shape != like.shape or x.dtype != like.dtype:
                 found.append(("kind", f"{k} {x.dtype}{x.shape}"))
             if not np.array_equal(x, parts[k], equal_nan=True):
                 found.append(("differs after a load", f"{k} by {abs(x - parts[k]).max():.1e}"))
-            # A momentum beside a gradient that is 1e19 times smaller is divided by the norm of this one.
-            if not np.isfinite(x).all() and not self.options.get("graft_normalize"):
+            if not np.isfinite(x).all():
                 found.append(("not finite", k))
-        return found
+        return found + curves.faults(self, whole)
 
 
 class RefusedError(Exception):
@@ -137,14 +151,23 @@ class RefusedError(Exception):
 
 
 def draw(rng: np.random.Generator) -> Training:
-    kind, framework = str(rng.choice(KINDS)), str(rng.choice(FRAMEWORKS, p=[0.3, 0.2, 0.4, 0.1]))
+    kind, framework = str(rng.choice(KINDS)), str(rng.choice(FRAMEWORKS, p=[0.25, 0.25, 0.43, 0.07]))
     options: dict[str, Any] = {}
     for name in rng.choice([*VALUES], int(rng.integers(0, 8)), replace=False):
         values = VALUES[str(name)]
         options[str(name)] = values[rng.integers(len(values))]
     options.setdefault("refresh_every", int(rng.integers(1, 5)))
-    if rng.random() < 0.15 and framework != "optax":
-        options["engine"] = InlineEngine(int(rng.integers(1, 3)))
+    if rng.random() < 0.1 and kind == "Shampoo":
+        options = {**preset_options(str(rng.choice([*PRESETS]))), **options}
+        options.pop("learning_rate")
+    if framework == "optax" and options.get("groups"):
+        options["groups"] = {"p0": {"preconditioned_dims": "none"}}  # the others have rates
+    if framework == "torch":
+        options.pop("groups", None)
+    if rng.random() < 0.2 and framework != "optax":
+        lag = int(rng.integers(1, 3))
+        threads = ExecutorEngine(lambda: ThreadPoolExecutor(1), lag=lag, timeout=60.0)
+        options["engine"] = threads if rng.random() < 0.4 else InlineEngine(lag)
     if rng.random() < 0.2 and options.get("hyperball"):
         options.pop("weight_decay", None)
     dtype = "float64" if framework != "optax" and rng.random() < 0.3 else "float32"
@@ -197,7 +220,7 @@ def by_numpy(training: Training, saved: int | None, in_place: bool = False) -> A
             updates, state = opt.update(grads, state, params)
             params = matroot_optim.apply_updates(params, updates)
         str(opt.diagnostics(state))
-    return {k: np.asarray(x) for k, x in opt.averaged_parameters(params, state).items()}
+    return both(params, opt.averaged_parameters(params, state))
 
 
 def by_torch(training: Training, saved: int | None) -> Arrays:
@@ -221,7 +244,7 @@ def by_torch(training: Training, saved: int | None) -> Arrays:
         for k, x in tensors.items():
             x.grad = None if grads[k] is None else torch.tensor(grads[k])
         opt.step()
-    return {k: x.detach().numpy() for k, x in tensors.items()}
+    return both(tensors, dict(zip(tensors, opt.averaged_parameters(), strict=True)))
 
 
 def by_optax(training: Training, saved: int | None) -> Arrays:
@@ -247,8 +270,15 @@ def by_optax(training: Training, saved: int | None) -> Arrays:
         whole = {k: jax.numpy.zeros_like(params[k]) if g is None else g for k, g in grads.items()}
         updates, state = tx.update(whole, state, params)
         params = optax.apply_updates(params, updates)
+    averages = adapter.averaged_parameters(state, params) if training.options.get("averaging") else params
     jax.clear_caches()  # every training has programs of its own
-    return {k: np.asarray(x) for k, x in params.items()}
+    return both(params, averages)
+
+
+def both(params: Any, averages: Any) -> Arrays:
+    """The parameters, and the averages beside them."""
+    found = {k: x.detach().numpy() if hasattr(x, "detach") else np.asarray(x) for k, x in params.items()}
+    return found | {f"{k} averaged": np.asarray(x) for k, x in averages.items()}
 
 
 RUNS: dict[str, Callable[[Training, int | None], Arrays]] = {
