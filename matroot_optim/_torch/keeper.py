@@ -80,13 +80,13 @@ class Keeper:
         """Fit the state to groups and options: new tensors start afresh, all others keep their entries."""
         params = self.served(groups)
         plan = _plan(groups, params.values())
-        if self.state is not None and self._planned == plan and self._is_of(params.values()):
+        if self.state is not None and self._planned == plan and self._is_of(params):
             return self.state
         with torch.inference_mode(False):  # a tensor made in that mode cannot be modified outside of it
             layout = layout_of(core, params)
             old, records = self.state, WeakTensorKeyDictionary(dict(self.records))
             come = any(p in records for p in params.values())
-            if old is None or come or layout != self.layout or not self._is_of(params.values()):
+            if old is None or come or layout != self.layout or not self._is_of(params):
                 leaves = self.layout.leaves if self.layout is not None else ()
                 for p, leaf, entries in zip(self.tensors, leaves, self.take_apart(core), strict=True):
                     records.setdefault(p, Record(entries, leaf))
@@ -190,8 +190,10 @@ class Keeper:
         self.others.pop(p, None)
         self._planned = None
 
-    def _is_of(self, params: Iterable[Any]) -> bool:
-        return [id(p) for p in params] == [id(p) for p in self.tensors]
+    def _is_of(self, params: Params) -> bool:
+        """Return True if the state is that of these tensors in these places; a frozen one may have moved another."""
+        there = [] if self.layout is None else [*self.layout.index]
+        return [id(p) for p in params.values()] == [id(p) for p in self.tensors] and [*params] == there
 
     def __getstate__(self) -> dict[str, Any]:
         weak = {name: list(getattr(self, name).items()) for name in ("records", "others")}

@@ -164,3 +164,23 @@ def test_an_optimizer_of_frozen_parameters_alone():
     model.requires_grad_(True)
     train(model, opt, 0, 2)
     assert len(opt.state) == 6
+
+
+def test_a_parameter_that_changes_places_with_a_frozen_one():
+    """It has the rate of its new group, and its own entries in a dict."""
+    trained, frozen = (torch.nn.Parameter(torch.ones(shape)) for shape in ((6, 8), (4, 3)))
+    frozen.requires_grad_(False)
+    opt = Shampoo([{"params": [trained], "lr": 0.1}, {"params": [frozen], "lr": 1e-6}], graft="sgd", momentum="none")
+
+    def moved():
+        before, trained.grad = trained.detach().clone(), torch.ones(6, 8)
+        opt.step()
+        return float((before - trained.detach()).max())
+
+    assert moved() == pytest.approx(0.1, rel=1e-3)
+    for group, p in zip(opt.param_groups, (frozen, trained), strict=True):
+        group["params"] = [p]
+    assert moved() == pytest.approx(1e-6, rel=0.1)
+    saved = opt.state_dict()
+    assert [*saved["state"]] == [1] and int(saved["state"][1]["step"]) == 2
+    Shampoo(opt.param_groups, graft="sgd", momentum="none").load_state_dict(saved)

@@ -168,3 +168,16 @@ def test_options_of_the_optimizer_outlast_an_older_dict():
     again = Shampoo(tensors((6, 4)), lr=0.1, block_size=3)
     again.load_state_dict(saved)
     assert again.param_groups[0]["block_size"] == 3
+
+
+def test_options_that_do_not_fit_the_tensors_of_a_late_group_are_refused_when_it_comes():
+    """Not at the next step, and at every one after it."""
+    opt = Shampoo([torch.nn.Parameter(torch.ones(4, 3))], refresh_every=1)
+    new = torch.nn.Parameter(torch.ones(5, 3))
+    with pytest.raises(ValueError, match=r"split must give parts of dimension 0 of the merged shape \(5, 3\)"):
+        opt.add_param_group({"params": [new], "split": 2})
+    assert len(opt.param_groups) == 1
+    opt.add_param_group({"params": [new], "split": (2, 3)})
+    new.grad = torch.ones(5, 3)
+    opt.step()
+    assert (new < 1).all()

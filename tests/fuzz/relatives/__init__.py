@@ -23,6 +23,6 @@ def draw(seed: int, index: int) -> Any:
     return FAMILIES[rng.integers(len(FAMILIES))].draw(rng)
 
 
-def draw_training(seed: int, index: int) -> optimizers.Training:
-    """The training of this seed and index."""
+def draw_training(seed: int, index: int) -> Any:
+    """The training, or life of an optimizer, of this seed and index."""
     return optimizers.draw(np.random.default_rng([17, seed, index]))

@@ -21,7 +21,7 @@ from matroot import Floor, PseudoInverse, Ridge, Shift, TargetCondition
 from matroot_optim import ExecutorEngine, InlineEngine
 from matroot_optim.presets import PRESETS, preset_options
 
-from . import curves
+from . import curves, lives
 from .trial import Fault
 
 Arrays = dict[str, np.ndarray]
@@ -150,7 +150,7 @@ class RefusedError(Exception):
     """Options that exclude each other, as a sentence says."""
 
 
-def draw(rng: np.random.Generator) -> Training:
+def draw(rng: np.random.Generator) -> Training | lives.Life:
     kind, framework = str(rng.choice(KINDS)), str(rng.choice(FRAMEWORKS, p=[0.25, 0.25, 0.43, 0.07]))
     options: dict[str, Any] = {}
     for name in rng.choice([*VALUES], int(rng.integers(0, 8)), replace=False):
@@ -164,9 +164,12 @@ def draw(rng: np.random.Generator) -> Training:
         options["groups"] = {"p0": {"preconditioned_dims": "none"}}  # the others have rates
     if framework == "torch":
         options.pop("groups", None)
+        if rng.random() < 0.3:
+            options.pop("split", None)  # which fits one shape
+            return lives.draw(rng, options, kind)
     if rng.random() < 0.2 and framework != "optax":
         lag = int(rng.integers(1, 3))
-        threads = ExecutorEngine(lambda: ThreadPoolExecutor(1), lag=lag, timeout=60.0)
+        threads = ExecutorEngine(one_thread, lag=lag, timeout=60.0)
         options["engine"] = threads if rng.random() < 0.4 else InlineEngine(lag)
     if rng.random() < 0.2 and options.get("hyperball"):
         options.pop("weight_decay", None)
@@ -176,6 +179,10 @@ def draw(rng: np.random.Generator) -> Training:
     steps = int(rng.integers(3, 11))
     gradients = [{k: gradient(rng, x) for k, x in params.items()} for _ in range(steps)]
     return Training(kind, framework, options, params, gradients, int(rng.integers(0, steps)))
+
+
+def one_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1)
 
 
 def gradient(rng: np.random.Generator, x: np.ndarray) -> np.ndarray | None:
