@@ -38,7 +38,8 @@ from matroot_optim.names import check_options
 from matroot_optim.options import Options
 from matroot_optim.plan import Plan, Row, make_plan, warn_if_large
 from matroot_optim.presets import preset_options
-from matroot_optim.refresh.due import due_jobs, install, submit
+from matroot_optim.refresh.due import due_jobs, submit
+from matroot_optim.refresh.install import install_all
 from matroot_optim.rules import relative_ridge
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.soap import SOAP
@@ -415,8 +416,7 @@ def refresh_roots(opt_state: Any) -> Any:
         for later, wait in turns:
             jobs, books = due_jobs(options, core.layout, arrays, core.step + later, wait)
             arrays.update(books)
-            for pending in submit(engine, jobs, core.step):
-                arrays.update(install(core.layout, arrays, pending, ()))
+            install_all(core.layout, arrays, submit(engine, jobs, core.step))
         kept = closed(arrays)
         same = {name for name, x in kept.items() if x is core.arrays.get(name)}
         changed = {name: placed(x, state.arrays[name]) for name, x in kept.items() if name not in same}

@@ -23,8 +23,9 @@ from matroot_optim.names import check_options
 from matroot_optim.options import Options
 from matroot_optim.plan import Plan, make_plan, warn_if_large
 from matroot_optim.presets import preset_options
-from matroot_optim.refresh.due import due_jobs, install, submit
+from matroot_optim.refresh.due import due_jobs, submit
 from matroot_optim.refresh.engines import Engine, InlineEngine
+from matroot_optim.refresh.install import install_all
 from matroot_optim.state import State, fresh
 from matroot_optim.step.averaging import average_of
 from matroot_optim.step.bases import moving
@@ -491,12 +492,7 @@ class Shampoo(Options):
         engine, waiting = self.running_engine, [*pending]
         for solver, mine in [(engine, jobs)] if totals is None else totals.dealt(engine, jobs):
             waiting += submit(solver, mine, t, arrays["count"], partial(numbers_of, rates))
-        own = set(arrays) if donate else set()
-        for batch in waiting:
-            if batch.due <= t:
-                changed = install(layout, arrays, batch, own)
-                arrays.update(changed)
-                own |= changed.keys()
+        install_all(layout, arrays, (batch for batch in waiting if batch.due <= t), arrays if donate else ())
         return tuple(batch for batch in waiting if batch.due > t)
 
     def _screen(

@@ -23,7 +23,7 @@ from matroot_optim._torch.groups import (
     rate,
     take_shared,
 )
-from matroot_optim._torch.keeper import Keeper, layout_of, parameters
+from matroot_optim._torch.keeper import Keeper, check_last, layout_of, parameters
 from matroot_optim._torch.loading import check_outline, records_of
 from matroot_optim._torch.modules import parameter_groups
 from matroot_optim._torch.naming import names_of, naming
@@ -183,7 +183,7 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
             self._core.for_path(f"{len(self.param_groups) - 1}/0")  # checks the options of the group
             if self._whole:
                 self._take_shared()
-                self._check_layout(len(self.param_groups) - 1)
+                check_last(self._core, self.param_groups)
                 if not isinstance(self._keeper, ShardedKeeper) and any(map(is_dtensor, param_group["params"])):
                     raise TypeError("the first parameters must be DTensors too, or shard=True, if later ones are")
         except (TypeError, ValueError):
@@ -193,13 +193,6 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
     def _options_of(self, path: str) -> dict[str, Any]:
         """Return the core's options of the parameter at "group/index"."""
         return core_options(self.param_groups[int(path.partition("/")[0])])
-
-    def _check_layout(self, number: int) -> None:
-        """Raise if the options of a group do not fit its parameters."""
-        paths = {f"{number}/{i}": p for i, p in enumerate(self.param_groups[number]["params"])}
-        if not any(is_lazy(p) or is_dtensor(p) for p in paths.values()):
-            with naming(self.param_groups):
-                layout_of(self._core, paths)
 
     def _take_shared(self) -> None:
         changes = take_shared(self._core, self.param_groups)

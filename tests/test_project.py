@@ -52,7 +52,7 @@ FLOORS = {
         {"matroot_optim.refresh"},
         {"matroot_optim.ranks"},
         {"matroot_optim.entries", "matroot_optim.plan"},
-        {"matroot_optim.refresh.due"},
+        {"matroot_optim.refresh.due", "matroot_optim.refresh.install"},
         {"matroot_optim.checkpoint"},
         {"matroot_optim.state"},
         {"matroot_optim.diagnostics"},

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from matroot_optim._torch.groups import OF_LAYOUT, plain
+from matroot_optim._torch.naming import naming
 from matroot_optim._torch.records import Entries, Record, put_together, take_apart
+from matroot_optim._torch.storage import is_dtensor
 from matroot_optim.entries import Places, places
 from matroot_optim.layout.layout import Layout, make_layout
 from matroot_optim.layout.parts import Leaf
@@ -224,6 +227,14 @@ def _trained(p: Any) -> bool:
 def layout_of(core: Shampoo, params: Params) -> Layout:
     """Return the layout of parameters by path."""
     return make_layout(core, params, lambda path: path.partition("/")[0])
+
+
+def check_last(core: Shampoo, groups: Groups) -> None:
+    """Raise if the options of the last group do not fit its parameters."""
+    mine = {f"{len(groups) - 1}/{i}": p for i, p in enumerate(groups[-1]["params"])}
+    if not any(is_lazy(p) or is_dtensor(p) for p in mine.values()):
+        with naming(groups):
+            layout_of(core, mine)
 
 
 def _plan(groups: Groups, params: Iterable[Any]) -> Any:

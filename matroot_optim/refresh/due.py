@@ -1,10 +1,9 @@
-"""Stage 2: the roots that are due, their jobs, and the installation of the answers."""
+"""Stage 2: the roots that are due, and their jobs."""
 
 from __future__ import annotations
 
 import math
-from collections import ChainMap
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -12,27 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, copy, is_jax, is_torch, like, namespace, to_host
-from matroot_optim.entries import BOOKS, Pending, fresh_marks
+from matroot_optim.arrays import Array, is_torch, like, namespace, to_host
+from matroot_optim.entries import Pending, fresh_marks
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
-from matroot_optim.refresh.engines import Engine, Failure
-from matroot_optim.refresh.jobs import FACTS, RootJob, stack_jobs, stale_error
+from matroot_optim.refresh.engines import Engine
+from matroot_optim.refresh.jobs import RootJob, stack_jobs, stale_error
 from matroot_optim.refresh.methods import crowds, methods_of
 from matroot_optim.refresh.phases import due, takes_two_steps, wanted
+from matroot_optim.refresh.rows import some_rows, take_rows
 from matroot_optim.rules import Rule, in_units, stronger, with_cut
-from matroot_optim.step.bases import moved_moments, overlaps
 from matroot_optim.step.grafting import bias_correction
-from matroot_optim.step.statistics import unpack
 
 Arrays = dict[str, Array]
 #: Exponent of jobs for bases, where it has no meaning.
 BASIS = Fraction(-1)
 #: Up to so many numbers a list is faster than an array.
 FEW = 32
-#: What an answer changes beside a root.
-OF_BOOKS = (*FACTS, *BOOKS)
 
 
 def steps_to_use(options: Options, layout: Layout, stack: Stack, step: int) -> int:
@@ -214,102 +210,3 @@ def submit(
         )
         for (_, group), handle in zip(stacked, handles, strict=True)
     ]
-
-
-def install(layout: Layout, arrays: Arrays, pending: Pending, own: Container[str]) -> Arrays:
-    """Return the arrays that the answer of a batch changes: take good roots, keep and count the others.
-
-    `own` holds the names of the arrays that may be overwritten.
-    """
-    answer = pending.answer()
-    new: Arrays = {}
-
-    def now(name: str) -> Array:  # several jobs may be of one stack
-        return new[name] if name in new else arrays[name]
-
-    start = 0
-    for job in pending.jobs:
-        part = slice(start, start + len(job.index))
-        start = part.stop
-        books = {name: now(f"{job.key}/{name}").copy() for name in OF_BOOKS}
-        if isinstance(answer, Failure):
-            books["skipped"][job.index] += 1
-        else:
-            facts = {name: values[part] for name, values in answer.facts.items()}
-            stack, axis = layout.factor_named[job.key]
-            certified = gate(answer.root[part], facts["residual"], stack.options.root_tolerance)
-            good = enter(books, job, pending.submitted, facts, certified)
-            if good.any():
-                name = f"{job.key}/root"
-                root = some_rows(answer.root[part], np.flatnonzero(good))
-                n, rows = stack.shape[axis], job.index[good]
-                values = like_or_same(root.reshape(-1, n, n) if stack.in_basis else unpack(root), now(name))
-                decomposed = np.flatnonzero(facts["n_iter"][good] == 0) if stack.in_basis else ()
-                if len(decomposed):  # columns of refined bases stay where they were
-                    old = take_rows(now(name), rows[decomposed])
-                    squares = overlaps(old, some_rows(values, decomposed))
-                    new.update(moved_moments(layout, ChainMap(new, arrays), stack, axis, rows[decomposed], squares))
-                new[name] = put_rows(now(name), rows, values, name in own or name in new)
-        new.update({f"{job.key}/{name}": values for name, values in books.items()})
-    return new
-
-
-def enter(books: Arrays, job: RootJob, submitted: int, facts: Mapping[str, Any], certified: Any) -> Any:
-    """Enter the facts of a job's roots into the counters of the stack; return the mask of the roots to take.
-
-    After a load with a shorter lag, an answer may be older than the root in use; it is ignored.
-    """
-    newer = submitted > books["taken"][job.index]
-    good, bad = newer & certified, newer & ~certified
-    all_good = bool(good.all())
-    taken = job.index if all_good else job.index[good]
-    for name, values in facts.items():
-        books[name][taken] = values if all_good else values[good]
-    books["taken"][taken] = submitted
-    books["refreshes"][taken] += 1
-    books["failures"][taken] = 0
-    if all_good:
-        return good
-    refused = job.index[bad]
-    books["status"][refused] = facts["status"][bad]
-    books["failures"][refused] += 1  # the next try has ten times the ridge
-    books["skipped"][refused] += 1
-    return good
-
-
-def gate(root: Array, residual: Any, tolerance: float) -> Any:
-    """Return a mask of the good roots: finite, with a certified residual within the tolerance."""
-    size = np.asarray(to_host(root.sum(-1)))
-    return np.isfinite(size) & (residual <= tolerance)
-
-
-def take_rows(x: Array, index: Any) -> Array:
-    """Return x[index] for increasing indices, always a copy."""
-    if len(index) == x.shape[0]:
-        return copy(x)
-    return x[like(index, x)] if not is_jax(x) else x[index]
-
-
-def some_rows(x: Array, index: Any) -> Array:
-    """Return x[index] for increasing indices; x itself if these are all."""
-    return x if len(index) == x.shape[0] else take_rows(x, index)
-
-
-def put_rows(x: Array, index: Any, values: Array, donate: bool) -> Array:
-    """Replace rows of x, in place if `donate`; `values` itself if these are all rows."""
-    if len(index) == x.shape[0]:
-        return values
-    if is_jax(x):
-        return x.at[index].set(values)
-    if not donate:
-        x = copy(x)
-    if is_torch(x) and x.is_cpu:
-        to_host(x)[index] = to_host(values)
-    else:
-        x[like(index, x)] = values
-    return x
-
-
-def like_or_same(values: Array, x: Array) -> Array:
-    """Return `values`, moved from the host to the device of x if needed."""
-    return like(values, x) if isinstance(values, np.ndarray) else values

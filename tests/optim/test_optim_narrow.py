@@ -211,3 +211,41 @@ def test_cupy_is_refused():
             Shampoo(0.1, state_dtype="bfloat16").init(np.ones((2, 2)))
     finally:
         layout.is_cupy = original
+
+
+@pytest.mark.parametrize("way", ["state_dict", "file"])
+def test_pending_bases_are_installed_in_one_rounding(way, tmp_path):
+    """A load splits the batches under way; moments that two bases of one step turn are rounded once all the same."""
+    torch = pytest.importorskip("torch")
+    from matroot_optim import torch as adapter
+
+    options = {"state_dtype": "bfloat16", "basis": "eigh", "refresh_every": 1, "engine": InlineEngine(lag=2)}
+    rng = np.random.default_rng(0)
+    grads = [[torch.tensor(rng.standard_normal((12, 12)), dtype=torch.float32) for _ in range(2)] for _ in range(9)]
+
+    def by_torch(saved):
+        params = [torch.nn.Parameter(torch.ones(12, 12)) for _ in range(2)]
+        opt = adapter.SOAP(params, lr=0.01, **options)
+        for t, g in enumerate(grads):
+            if t == saved:
+                found, opt = opt.state_dict(), adapter.SOAP(params, lr=0.01, **options)
+                opt.load_state_dict(found)
+            for p, x in zip(params, g, strict=True):
+                p.grad = x
+            opt.step()
+        return params
+
+    def by_file(saved):
+        W, opt = [torch.ones(12, 12) for _ in range(2)], SOAP(0.01, **options)
+        state = opt.init(W)
+        for t, g in enumerate(grads):
+            if t == saved:
+                state.save(tmp_path / "state.npz")
+                state = opt.load(tmp_path / "state.npz", W)
+            state = opt.step(W, g, state)
+        return W
+
+    train = by_torch if way == "state_dict" else by_file
+    usual = train(None)
+    for saved in range(2, 9):
+        assert all(map(torch.equal, train(saved), usual)), saved
