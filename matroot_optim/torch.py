@@ -180,10 +180,9 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
             param_group["param_names"] = [f"{len(self.param_groups)}/{i}" for i in range(len(params))]
         super().add_param_group(param_group)
         try:
-            self._core.for_path(f"{len(self.param_groups) - 1}/0")  # checks the options of the group
+            check_last(self._core, self.param_groups, layout=self._whole)
             if self._whole:
                 self._take_shared()
-                check_last(self._core, self.param_groups)
                 if not isinstance(self._keeper, ShardedKeeper) and any(map(is_dtensor, param_group["params"])):
                     raise TypeError("the first parameters must be DTensors too, or shard=True, if later ones are")
         except (TypeError, ValueError):

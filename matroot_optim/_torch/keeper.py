@@ -229,10 +229,11 @@ def layout_of(core: Shampoo, params: Params) -> Layout:
     return make_layout(core, params, lambda path: path.partition("/")[0])
 
 
-def check_last(core: Shampoo, groups: Groups) -> None:
-    """Raise if the options of the last group do not fit its parameters."""
+def check_last(core: Shampoo, groups: Groups, *, layout: bool) -> None:
+    """Raise if the options of the last group are wrong or, for a `layout`, do not fit its parameters."""
+    core.for_path(f"{len(groups) - 1}/0")
     mine = {f"{len(groups) - 1}/{i}": p for i, p in enumerate(groups[-1]["params"])}
-    if not any(is_lazy(p) or is_dtensor(p) for p in mine.values()):
+    if layout and not any(is_lazy(p) or is_dtensor(p) for p in mine.values()):
         with naming(groups):
             layout_of(core, mine)
 
