@@ -245,7 +245,7 @@ def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
     shape = tuple(int(n) for n in x.shape)
     batch, own = shape[: options.batch_dims], shape[options.batch_dims :]
     merged = _merged(options, own)
-    axes, by_row = preconditioned_axes(options, own, merged, path)
+    axes, by_row = preconditioned_axes(options, own, merged, path) if 0 not in batch else ((), False)
     if axes and isinstance(options.exponent, tuple) and len(options.exponent) != len(merged):
         raise ValueError(
             f"exponent must have one entry for each dimension of the merged shape {merged} of {path!r}, "

@@ -27,6 +27,10 @@ LOW, HIGH = 2.0**-20, 2.0**40
 #: Bound of every e: no float64 is larger than 2^1024 or smaller than 2^-1074.
 LARGEST = 1100
 
+#: Power of two by which roots of whitened statistics grow at most in new units: they are factors of the next gradient,
+#: whose products with itself would be infinite.
+MOST = 30
+
 #: Largest power of two that a float32 is multiplied by at once.
 CHUNK = 100
 
@@ -109,7 +113,7 @@ def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int])
                 if not stack.in_basis:  # a basis has no unit
                     changed["taken"] = wanted_again(now["taken"])
                 if stack.whitened and not stack.in_basis:
-                    turned = scaled(now["root"] * 2.0 ** (-power % 2 / 2), -power // 2)
+                    turned = scaled(now["root"] * 2.0 ** (-power % 2 / 2), min(-power // 2, MOST))
                     there = like(now["taken"] != 0, turned)[:, None, None]  # before that it is I
                     changed["root"] = namespace(turned).where(there, turned, now["root"])
                 elif leaf.options.graft == "none":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from matroot_optim import SOAP, Shampoo
+from matroot_optim import SOAP, KLShampoo, Shampoo
 from matroot_optim.step.finish import agreement, cautious_weights
 from matroot_optim.torch import Shampoo as TorchShampoo
 
@@ -147,3 +147,29 @@ def test_a_momentum_that_schedulers_move_is_remembered_at_its_own_pace():
         W.grad, before = torch.full((6, 9), 1.0 if t < 6 else 1e-30), W.detach().clone()
         opt.step()
         assert torch.linalg.vector_norm(W.detach() - before) <= 1e8 * W.numel() ** 0.5
+
+
+@pytest.mark.parametrize("spike", [1e12, 1e24, 1e30, 1e36, 1e46])
+@pytest.mark.parametrize("kind", ["KLShampoo", "SOAP"])
+def test_whitened_statistics_stay_finite_after_a_spike(kind, spike):
+    """The old roots belong to gradients that were so much smaller, and the square of their product is no float32."""
+    small = 1.0 if spike <= 1e36 else 1e-27
+    opt = {"KLShampoo": KLShampoo, "SOAP": SOAP}[kind](1.0, statistics_of="whitened", refresh_every=1)
+    rng, W = np.random.default_rng(0), np.ones((6, 9), np.float32)
+    state = opt.init(W)
+    for t in range(12):
+        size = small * spike if t in (5, 8) else small
+        update, state = opt.update((rng.standard_normal((6, 9)) * size).astype(np.float32), state, W)
+        assert np.isfinite(update).all()
+        assert all(np.isfinite(x).all() for name, x in state.items() if name.endswith(("statistic", "root", "moment")))
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 3), (0, 2, 3, 4), (0, 4, 4), (3, 0, 4)])
+@pytest.mark.parametrize("batch_dims", [1, 2])
+def test_batches_without_entries(shape, batch_dims):
+    opt = Shampoo(0.1, batch_dims=batch_dims, precondition_vectors=True, preconditioned_dims="one_sided")
+    W = {"none": np.ones(shape, np.float32), "some": np.ones((2, 2, 3, 4), np.float32)}
+    state = opt.init(W)
+    for _ in range(8):
+        state = opt.step(W, {k: np.ones_like(x) for k, x in W.items()}, state)
+    assert (W["some"] < 1).all() and state["none/count"] == 8

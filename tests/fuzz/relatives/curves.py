@@ -33,7 +33,7 @@ def faults(training: Training, found: Arrays) -> list[Fault]:
     result: list[Fault] = []
     for k, x in found.items():
         bits = 8 if training.options.get("state_dtype") == "bfloat16" else 52  # which names round otherwise
-        unit = max(float(np.finfo(x.dtype).eps), 2.0**-bits / FACTOR)
+        unit = max(float(np.finfo(x.dtype).eps), 4 * 2.0**-bits / FACTOR)
         size = np.abs(np.nan_to_num(usual[k])).max(initial=0.0) + 0.01 * len(training.gradients)
         room = FACTOR * (max(gap(other[k], usual[k]) for other in near) + unit * size)
         if not gap(x, usual[k]) <= room:
