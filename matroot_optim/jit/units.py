@@ -13,8 +13,7 @@ from matroot_optim.jit.members import all_of, any_of
 from matroot_optim.jit.places import Places
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Stack
-from matroot_optim.step.scaling import MOST, scaled_traced, wanted_again
-from matroot_optim.step.whitening import share_of_units
+from matroot_optim.step.scaling import scaled_traced, wanted_again, whitened_powers
 
 Arrays = dict[str, Array]
 #: Larger norms are reduced to this value.
@@ -108,7 +107,9 @@ def _factors(powers: Array, dtype: str, count: int) -> list[Array]:
 def _in_new_units(stack: Stack, axis: int, old: Arrays, shift: Array) -> Arrays:
     """Convert the statistics and the roots of one dimension of a stack."""
     key, rows = stack.axis_name(axis), shift[stack.leaf_of_block]
-    power = share_of_units(stack, axis, rows) if stack.whitened else -2 * rows
+    power = -2 * rows
+    if stack.whitened:
+        power = whitened_powers(stack, axis, rows, old[f"{key}/statistic"], jnp)
     new = {f"{key}/statistic": scaled_traced(old[f"{key}/statistic"], power, 6)}
     if stack.in_basis:
         return new
@@ -117,7 +118,7 @@ def _in_new_units(stack: Stack, axis: int, old: Arrays, shift: Array) -> Arrays:
     if stack.whitened:
         half = 2.0 ** (-power % 2 / 2).astype(root.dtype)[:, None, None]
         there = (taken != 0)[:, None, None]  # before that it is I
-        new[f"{key}/root"] = jnp.where(there, scaled_traced(root * half, jnp.minimum(-power // 2, MOST), 6), root)
+        new[f"{key}/root"] = jnp.where(there, scaled_traced(root * half, -power // 2, 6), root)
     elif stack.options.graft == "none":
         new[f"{key}/root"] = root * (rows == 0)[:, None, None]
     return new

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, copy, is_jax, like, namespace
+from matroot_optim.arrays import Array, copy, dtype_name, is_jax, like, namespace, to_host
 from matroot_optim.layout.layout import Layout
-from matroot_optim.layout.parts import Leaf
+from matroot_optim.layout.parts import Leaf, Stack
 from matroot_optim.step.momentum import Rates
 from matroot_optim.step.whitening import share_of_units
 
@@ -26,10 +26,6 @@ LOW, HIGH = 2.0**-20, 2.0**40
 
 #: Bound of every e: no float64 is larger than 2^1024 or smaller than 2^-1074.
 LARGEST = 1100
-
-#: Power of two by which roots of whitened statistics grow at most in new units: they are factors of the next gradient,
-#: whose products with itself would be infinite.
-MOST = 30
 
 #: Largest power of two that a float32 is multiplied by at once.
 CHUNK = 100
@@ -108,12 +104,15 @@ def in_new_units(layout: Layout, arrays: dict[str, Array], shift: Sequence[int])
             for axis in stack.axes:
                 key = stack.axis_name(axis)
                 now = {part: arrays[f"{key}/{part}"][rows] for part in ("statistic", "taken", "root")}
-                power = share_of_units(stack, axis, shift[i]) if stack.whitened else -2 * shift[i]
-                changed = {"statistic": scaled(now["statistic"], power)}
+                power: Any = np.full(member.stop - member.start, -2 * shift[i])
+                if stack.whitened:
+                    power = whitened_powers(stack, axis, shift[i], to_host(now["statistic"]))
+                changed = {"statistic": _by_rows(now["statistic"], power)}
                 if not stack.in_basis:  # a basis has no unit
                     changed["taken"] = wanted_again(now["taken"])
                 if stack.whitened and not stack.in_basis:
-                    turned = scaled(now["root"] * 2.0 ** (-power % 2 / 2), min(-power // 2, MOST))
+                    half = like((2.0 ** (-power % 2 / 2)).astype(stack.dtype)[:, None, None], now["root"])
+                    turned = _by_rows(now["root"] * half, -power // 2)
                     there = like(now["taken"] != 0, turned)[:, None, None]  # before that it is I
                     changed["root"] = namespace(turned).where(there, turned, now["root"])
                 elif leaf.options.graft == "none":
@@ -128,6 +127,27 @@ def _put(x: Array, rows: slice, values: Array) -> Array:
     if is_jax(x):
         return x.at[rows].set(values)
     x[rows] = values
+    return x
+
+
+def whitened_powers(stack: Stack, axis: int, shift: Any, statistic: Any, xp: Any = np) -> Any:
+    """Return the power of two of every block by which whitened statistics change in new units.
+
+    Those of gradients that were much smaller stay larger than they should: their roots are factors of a gradient of
+    norm 1, and of its products with itself, and neither may leave the range of float32.
+    """
+    most = min(40, 60 // max(1, len(stack.axes) - 1))
+    top = xp.frexp(abs(statistic).max(-1))[1]
+    return xp.maximum(share_of_units(stack, axis, shift), xp.minimum(-2 * most - top, 0))
+
+
+def _by_rows(x: Array, powers: Any) -> Array:
+    """Multiply every matrix or row of x by its power of two, even if the factor itself is not a float32."""
+    while powers.any():
+        part = np.clip(powers, -CHUNK, CHUNK)
+        factors = np.ldexp(np.ones(len(part)), part).astype(dtype_name(x))
+        x = x * like(factors.reshape(-1, *(1,) * (x.ndim - 1)), x)
+        powers = powers - part
     return x
 
 

@@ -151,15 +151,18 @@ def test_a_momentum_that_schedulers_move_is_remembered_at_its_own_pace():
 
 @pytest.mark.parametrize("spike", [1e12, 1e24, 1e30, 1e36, 1e46])
 @pytest.mark.parametrize("kind", ["KLShampoo", "SOAP"])
-def test_whitened_statistics_stay_finite_after_a_spike(kind, spike):
+@pytest.mark.parametrize("shape", [(6, 9), (4, 5, 6)])
+@pytest.mark.parametrize("every", [1, 3])
+def test_whitened_statistics_stay_finite_after_a_spike(kind, spike, every, shape):
     """The old roots belong to gradients that were so much smaller, and the square of their product is no float32."""
     small = 1.0 if spike <= 1e36 else 1e-27
-    opt = {"KLShampoo": KLShampoo, "SOAP": SOAP}[kind](1.0, statistics_of="whitened", refresh_every=1)
-    rng, W = np.random.default_rng(0), np.ones((6, 9), np.float32)
+    options = {"statistics_of": "whitened", "refresh_every": 1, "statistics_every": every, "merge": None}
+    opt = {"KLShampoo": KLShampoo, "SOAP": SOAP}[kind](1.0, **options)
+    rng, W = np.random.default_rng(0), np.ones(shape, np.float32)
     state = opt.init(W)
     for t in range(12):
         size = small * spike if t in (5, 8) else small
-        update, state = opt.update((rng.standard_normal((6, 9)) * size).astype(np.float32), state, W)
+        update, state = opt.update((rng.standard_normal(shape) * size).astype(np.float32), state, W)
         assert np.isfinite(update).all()
         assert all(np.isfinite(x).all() for name, x in state.items() if name.endswith(("statistic", "root", "moment")))
 
