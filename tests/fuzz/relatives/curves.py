@@ -26,6 +26,8 @@ def faults(training: Training, found: Arrays) -> list[Fault]:
         return []
     if training.framework == "optax":
         training = dense(training)
+        if training.options.get("averaging") and not all_finite(training):
+            return []  # optax's averages count the steps of the whole tree, those of numpy the steps of a parameter
     usual = by_numpy(training, None)
     if training.framework == "in place":
         return [("in place", f"{k} by {gap(x, usual[k]):.1e}") for k, x in found.items() if gap(x, usual[k])]
@@ -47,6 +49,10 @@ def gap(x: np.ndarray, y: np.ndarray) -> float:
     same = (x == y) | (np.isnan(x) & np.isnan(y))
     with np.errstate(invalid="ignore"):
         return float(np.nan_to_num(np.where(same, 0.0, abs(x - y)), nan=np.inf).max(initial=0.0))
+
+
+def all_finite(training: Training) -> bool:
+    return all(np.isfinite(g).all() for step in training.gradients for g in step.values() if g is not None)
 
 
 def dense(training: Training) -> Training:

@@ -268,6 +268,7 @@ def by_optax(training: Training, saved: int | None) -> Arrays:
         state = tx.init(params)
     except ValueError as error:
         raise RefusedError(str(error)) from error
+    update = jax.jit(tx.update) if training.saved % 2 else tx.update
     for step, grads in enumerate(training.gradients[:4]):
         if step == min(saved if saved is not None else -1, 3):
             leaves = jax.tree.leaves(state)
@@ -275,7 +276,7 @@ def by_optax(training: Training, saved: int | None) -> Arrays:
                 jax.tree.structure(tx.init(params)), [jax.numpy.asarray(np.asarray(x)) for x in leaves]
             )
         whole = {k: jax.numpy.zeros_like(params[k]) if g is None else g for k, g in grads.items()}
-        updates, state = tx.update(whole, state, params)
+        updates, state = update(whole, state, params)
         params = optax.apply_updates(params, updates)
     averages = adapter.averaged_parameters(state, params) if training.options.get("averaging") else params
     jax.clear_caches()  # every training has programs of its own
