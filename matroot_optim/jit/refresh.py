@@ -83,6 +83,7 @@ def _branch(
             useful = due[key][index] & (jnp.sum(jnp.abs(row), axis=-1) > 0)  # there is no root of a zero statistic
             good = useful & (facts["residual"] <= stack.options.root_tolerance)
             good &= jnp.isfinite(jnp.sum(X, axis=(-2, -1)))
+            good &= jnp.max(X, axis=(-2, -1)) <= stack.largest
             X = jnp.where(good[:, None, None], X, before[index])
             new[f"{key}/root"] = before.at[index].set(X)
             values = [useful, good, *(facts[name] for name in _facts(plan))]

@@ -234,6 +234,14 @@ class Stack:
         return self.options.statistics_of == "whitened" and not self.by_row
 
     @cached_property
+    def largest(self) -> float:
+        """Largest entry of a root that is taken: a gradient's products with all roots stay in the range of the dtype.
+
+        It is far beyond those of statistics in units of the gradients; others are of gradients that were far smaller.
+        """
+        return float(2.0 ** ((np.finfo(self.dtype).maxexp - 8) // max(2, len(self.axes))))
+
+    @cached_property
     def turns(self) -> list[tuple[int, str, str, str]]:
         """Every preconditioned dimension, its key, and the names of its marks and of the steps of its roots."""
         keys = [(axis, self.axis_name(axis)) for axis in self.axes]

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, to_host
+from matroot_optim.arrays import Array, largest, to_host
 from matroot_optim.entries import BOOKS, Pending
 from matroot_optim.layout.layout import Layout
+from matroot_optim.layout.parts import Stack
 from matroot_optim.refresh.engines import Failure
 from matroot_optim.refresh.jobs import FACTS, RootJob
 from matroot_optim.refresh.rows import like_or_same, put_rows, some_rows, take_rows
@@ -43,7 +44,7 @@ def install(layout: Layout, arrays: MutableMapping[str, Array], pending: Pending
         else:
             facts = {name: values[part] for name, values in answer.facts.items()}
             stack, axis = layout.factor_named[job.key]
-            certified = gate(answer.root[part], facts["residual"], stack.options.root_tolerance)
+            certified = gate(answer.root[part], facts["residual"], stack)
             good = enter(books, job, pending.submitted, facts, certified)
             if good.any():
                 name = f"{job.key}/root"
@@ -93,7 +94,7 @@ def enter(books: Arrays, job: RootJob, submitted: int, facts: Mapping[str, Any],
     return good
 
 
-def gate(root: Array, residual: Any, tolerance: float) -> Any:
-    """Return a mask of the good roots: finite, with a certified residual within the tolerance."""
-    size = np.asarray(to_host(root.sum(-1)))
-    return np.isfinite(size) & (residual <= tolerance)
+def gate(root: Array, residual: Any, stack: Stack) -> Any:
+    """Return a mask of the good roots: finite, with a certified residual within the tolerance, and not too large."""
+    size = np.asarray(to_host(largest(root) + 0.0 * root.sum(-1)))  # NaN if an entry is not finite
+    return (size <= stack.largest) & (residual <= stack.options.root_tolerance)

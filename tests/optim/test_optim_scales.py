@@ -176,3 +176,18 @@ def test_batches_without_entries(shape, batch_dims):
     for _ in range(8):
         state = opt.step(W, {k: np.ones_like(x) for k, x in W.items()}, state)
     assert (W["some"] < 1).all() and state["none/count"] == 8
+
+
+@pytest.mark.parametrize("options", [{}, {"statistics_of": "whitened", "exponent": None}, {"exponent": "-1/2"}])
+@pytest.mark.parametrize("shape", [(6, 9), (4, 5, 6)])
+@pytest.mark.parametrize("size", [1e-18, 1e-19, 1e-21])
+def test_roots_of_statistics_that_are_forgotten_before_the_momentum(size, shape, options):
+    """A mean of gradients that were so much larger would leave the range with them; the last good roots stay."""
+    opt = Shampoo(1.0, betas=(0.9, 0.0), refresh_every=1, start_step=1, merge=None, **options)
+    rng, W = np.random.default_rng(0), np.ones(shape, np.float32)
+    state = opt.init(W)
+    for t in range(10):
+        g = rng.standard_normal(shape) * (1.0 if t < 4 else size)
+        update, state = opt.update(g.astype(np.float32), state, W)
+        assert np.isfinite(update).all()
+        assert all(np.isfinite(x).all() for name, x in state.items() if name.endswith(("statistic", "root", "moment")))
