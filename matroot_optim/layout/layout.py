@@ -316,9 +316,9 @@ def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str
     above `max_preconditioned_dim` are left out.
     """
     least = 1 if options.precondition_vectors else 2
-    if len(merged if options.merge == "matrix" else shape) < least or 0 in shape:
+    if len(merged if options.merge == "matrix" else shape) < least or 0 in shape or not merged:
         return (), False
-    dims, dim = options.preconditioned_dims, options.split_dim % max(1, len(merged))
+    dims, dim = options.preconditioned_dims, options.split_dim % len(merged)
     part = (*merged[:dim], max(parts_of(options, merged, path)), *merged[dim + 1 :]) if options.split else merged
     table = dims == "table" or (dims == "auto" and is_table(part))
     if dims == "none" or (table and (min(part) < NARROW or not _has_rows(options))):

@@ -152,3 +152,12 @@ def test_reblocking(old, new):
         for key, value in got.items():
             A, want = unpack(value), unpack(after[1][key])
             np.testing.assert_allclose(A[:4, :4], want[:4, :4], rtol=1e-12)
+
+
+@pytest.mark.parametrize("dims", ["auto", "all", "table", "none"])
+@pytest.mark.parametrize("merge", [1, 100])
+@pytest.mark.parametrize("shape", [(1, 1, 1), ()])
+def test_a_parameter_of_one_number_has_no_parts(shape, merge, dims):
+    """A split of all parameters reaches those whose dimensions are merged away, too."""
+    opt = Shampoo(0.1, split=2, merge=merge, preconditioned_dims=dims)
+    assert opt.plan({"one": np.ones(shape), "fused": np.ones((6, 4))}).rows[0].treatment == "adam"
