@@ -15,6 +15,7 @@ RATES = {
     "adamw": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "sgd": (0.03, 0.06, 0.12, 0.25, 0.5),
     "adagrad": (5e-3, 1e-2, 2e-2, 4e-2, 8e-2),
+    "adamw_schedule_free": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "muon": (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2),
     "soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "shampoo": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
@@ -34,6 +35,7 @@ TITLES = {
     "adamw": "AdamW",
     "sgd": "SGD",
     "adagrad": "Adagrad",
+    "adamw_schedule_free": "AdamW, schedule-free, of pytorch_optimizer",
     "muon": "Muon",
     "soap": "SOAP of pytorch_optimizer",
     "shampoo": "**Shampoo**",
@@ -65,7 +67,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "hyperball": ("Shampoo", {"hyperball": True}),
 }
 #: Those that are evaluated at the average of the weights, and those whose rate does not fall at the end.
-AVERAGED, CONSTANT = ("schedule_free", "ema"), ("schedule_free",)
+AVERAGED, CONSTANT = ("schedule_free", "ema", "adamw_schedule_free"), ("schedule_free", "adamw_schedule_free")
 
 
 class Several:
@@ -87,6 +89,14 @@ def make(name: str, model: torch.nn.Module, tables: list[str], rate: float, opti
 
 def _adamw(model: Any, tables: Any, rate: float, options: Any) -> Any:
     return torch.optim.AdamW(model.parameters(), rate, weight_decay=WEIGHT_DECAY, **options)
+
+
+def _adamw_schedule_free(model: Any, tables: Any, rate: float, options: Any) -> Any:
+    import pytorch_optimizer
+
+    optimizer = pytorch_optimizer.ScheduleFreeAdamW(model.parameters(), rate, **options)
+    optimizer.train()
+    return optimizer
 
 
 def _sgd(model: Any, tables: Any, rate: float, options: Any) -> Any:
@@ -169,6 +179,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adamw": _adamw,
     "sgd": _sgd,
     "adagrad": _adagrad,
+    "adamw_schedule_free": _adamw_schedule_free,
     "muon": _muon,
     "soap": _soap,
     "anil2026": _anil2026,
