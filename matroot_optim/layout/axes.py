@@ -59,11 +59,14 @@ def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str
 
 
 def _holds_categories(dims: Any, shape: Shape) -> bool:
-    """Return True if a narrow table, named one or found by its shape, has rows of categories."""
-    width = shape[-1]
+    """Return True if a narrow table, named one or found by its shape, has rows of categories.
+
+    With fewer rows for its columns, statistic and root would take more than four numbers for each of the table's.
+    """
+    rows, width = shape[0], shape[-1]
     if dims == "table":
-        return 1 < width < NARROW
-    return LEAST_WIDTH <= width < NARROW and shape[0] > CATEGORIES * width
+        return 1 < width < NARROW and 5 * rows >= 2 * width
+    return LEAST_WIDTH <= width < NARROW and rows > CATEGORIES * width
 
 
 def _has_rows(options: Options) -> bool:

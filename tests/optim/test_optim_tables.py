@@ -96,7 +96,10 @@ def test_a_narrow_table_is_one_of_categories():
     assert treatment(Shampoo(0.1), 10, 4096) == "adam"  # a classifier in torch's order
     named = Shampoo(0.1, preconditioned_dims="table")
     assert treatment(named, 7, 16) == treatment(named, 100, 2) == "one side"
-    assert treatment(named, 100, 1) == "adam"
+    assert treatment(named, 100, 1) == treatment(named, 6, 16) == "adam"
+    for width in range(2, 32):  # no table has more than six numbers for each of its own
+        plans = [named.plan({"words": np.zeros((rows, width), np.float32)}).rows[0] for rows in range(1, width)]
+        assert all(row.numbers <= 6 for row in plans)
     assert treatment(SOAP(0.1), 4000, 16) == treatment(Shampoo(0.1, direction="spectral"), 4000, 16) == "adam"
 
 
