@@ -11,7 +11,7 @@ from table import EPS, distance
 import matroot
 from matroot import Floor, PseudoInverse, Ridge, RootError, Status, frechet_derivative
 from matroot.autodiff.forms import Power, evaluate
-from matroot.methods.tridiagonal_large import room_of
+from matroot.methods.tridiagonal_form import room_of
 from matroot.pipeline import kernel
 
 torch = pytest.importorskip("torch")

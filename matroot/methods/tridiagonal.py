@@ -19,7 +19,8 @@ from matroot.backends.cpu.tridiagonal.pole_table import Level, table
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray, Method, Problem
 from matroot.methods.conditioning import steps
-from matroot.methods.tridiagonal_large import Reduced, large_roots, reductions
+from matroot.methods.tridiagonal_form import Reduced
+from matroot.methods.tridiagonal_large import large_roots, reductions
 from matroot.methods.tridiagonal_report import (
     LANES,
     NONE,
@@ -161,7 +162,7 @@ def first_half(
 ) -> list[Reduced] | None:
     """Return what `roots` takes as `begun`, for a stack not in lanes and without an rtol; None: no compiler.
 
-    It lies in `kept`, of `tridiagonal_large.room_of`, if that is given.
+    It lies in `kept`, of `tridiagonal_form.room_of`, if that is given.
     """
     return None if compiled("matroot.backends.cpu.large.kernel") is None else reductions(stack, s, rule, kept)
 

@@ -26,7 +26,7 @@ from matroot.backends.linalg import hermitian_part
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array
 from matroot.methods.tridiagonal import compiled, room, tasks
-from matroot.methods.tridiagonal_large import form_in, readable, room_of
+from matroot.methods.tridiagonal_form import form_in, readable, room_of
 from matroot.methods.tridiagonal_report import LANES, root_of
 
 #: Up to this n the arithmetic is in float64 whatever the direction has.
@@ -66,7 +66,7 @@ def derivatives(
     adjoint : bool
     kept : array, optional
         The tridiagonal forms of A: of lanes (B, `form_numbers`), or of LAPACK in the room of
-        `tridiagonal_large.room_of`.
+        `tridiagonal_form.room_of`.
 
     Returns
     -------

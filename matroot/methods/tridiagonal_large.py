@@ -6,19 +6,20 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from matroot._bars import VOUCHED, forward_error_bound
 from matroot._regularization import Coefficients
-from matroot.backends.cpu.blas import held_in_its_thread, one_blas_thread
+from matroot.backends.cpu.blas import blas_threads, held_in_its_thread, one_blas_thread
 from matroot.backends.cpu.cpu import in_threads
 from matroot.backends.cpu.tridiagonal.pole_table import table
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
-from matroot.methods.tridiagonal_large_cut import LARGEST_COND, Form, Kept, kept, residual
+from matroot.methods.tridiagonal_form import Form, Reduced, form_in, in_pairs, padded, readable
+from matroot.methods.tridiagonal_large_cut import LARGEST_COND, Kept, kept, residual
 from matroot.methods.tridiagonal_report import (
     IN_SINGLE,
     LIFT,
@@ -36,22 +37,10 @@ from matroot.methods.tridiagonal_report import (
 )
 from matroot.methods.tridiagonal_single import CLUSTER, LEAST, UNIT, may_be_single, moved, returns_in_single
 
-#: Numbers by which a row of the reflectors is longer than n: rows at a distance of a power of two push each other out
-#: of the cache.
-PADDING = 8
-#: Reflectors that go together, up to which n: few leave less beside the two large products, many make those fast.
+#: Reflectors that go together in BLAS, up to which n: few leave less beside its two large products, many make them fast.
 PANELS = ((400, 16), (900, 32), (math.inf, 48))
 #: Below this share of lambda_max, times n, an eigenvalue is rounding.
 ROUNDING = 2.0**-51
-
-
-class Reduced(NamedTuple):
-    """A matrix in tridiagonal form, scaled by `halves`; whether it is symmetric to the last bit."""
-
-    form: Form
-    halves: FloatArray
-    symmetric: bool
-    exponent: int
 
 
 def large_roots(
@@ -117,17 +106,6 @@ def reductions(stack: Array, s: Fraction, rule: Coefficients = NONE, kept: Float
     return [found[i] for i in range(len(stack))]
 
 
-def room_of(B: int, n: int) -> FloatArray:
-    """Return an array for the tridiagonal forms of B real matrices, which `form_in` takes apart."""
-    return np.empty((B, n + 4, n + PADDING))
-
-
-def form_in(room: FloatArray) -> tuple[Form, FloatArray]:
-    """Return the form (A, d, e, tau) of one matrix and its `halves`, which lie in one array (n + 4, n + PADDING)."""
-    n = len(room) - 4
-    return (room[:n], room[n, :n], room[n + 1, :n], room[n + 2, :n]), room[n + 3, :2]
-
-
 def one_by_one(work: Callable[[slice], None], B: int) -> None:
     """Call `work` for every matrix of a stack, on several threads."""
     with one_blas_thread():
@@ -170,6 +148,7 @@ class Solver:
         self.counts, self.edges = self.poles.counts.astype(int).tolist(), self.poles.edges.tolist()
         self.power = float(1 + s if s < 0 else part_of(s))
         self.width = panel_width(n)
+        self.real = not is_complex
         self.order = np.array(steps(s), np.int64)
         self.probes: Array = probes(n, is_complex)
         if is_complex:
@@ -194,7 +173,7 @@ class Solver:
         """Return the tridiagonal form of S in a precision, in arrays of its own unless they are given."""
         n, absolute = len(S), self.numbers[1]
         if place is None:
-            place = (np.empty((n, n + PADDING), kind), *np.empty((2, n)), np.empty(n, self.double)), np.empty(2)
+            place = (padded(n, kind), *np.empty((2, n)), np.empty(n, self.double)), np.empty(2)
         (A, d, e, tau), halves = place
         found = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves, absolute)
         return Reduced(*place, *found)
@@ -254,22 +233,26 @@ class Solver:
             d = d + (shift + lifted)
         if self.rtol is not None and not near and self.errs_by(d, e, bottom, top, kind) > self.rtol:
             return none
-        X = out if out.dtype == back and readable(out) else np.empty((n, n), back)
-        if back != kind:
+        if back != kind or begun is not None:  # the root is written over A
+            form, A = A, padded(n, back)
             with np.errstate(all="ignore"):  # the lower triangle is not set
-                A = A.astype(back)  # one kind of arrays less to compile for
+                A[:n, :n] = form[:n, :n]
         some = slice(self.counts[row])
         b, w, direct = self.poles.b[row, some], self.poles.w[row, some], self.poles.direct
         F = self.compiled.poles(d, e, b, w, top, top**self.power, direct, self.s > 0)
-        self.compiled.root(self.blas[back], A, tau, F, X, self.width)
+        if self.real and blas_threads() == 1:
+            self.compiled.root(A, tau, F)
+        else:
+            self.compiled.root_by_blas(self.blas[back], A, tau, F, self.width)
         if near:
-            nothing = S.diagonal() == 0
-            X[nothing], X[:, nothing] = 0, 0
+            nothing = np.flatnonzero(S.diagonal() == 0)
+            A[nothing], A[:, nothing] = 0, 0
             numbers = max(numbers[0], 0.0), *numbers[1:]
         if self.more:
-            served, error = self.raised(self, S, out, X, shift, halves, factor)
+            served, error = self.raised(self, S, out, A[:n, :n], shift, halves, factor)
             return served, gap, error, *numbers, cond, *(UNCUT * cuts)
-        self.compiled.written(X, out, factor)
+        X = out if out.dtype == back and readable(out) else np.empty((n, n), back)
+        self.compiled.written(A, X, out, factor)
         if self.s.numerator < -1:
             by_solves = deferred("matroot.methods.tridiagonal_solves").residual
             error = by_solves(S, X, shift, halves, factor, self.probes, self.s)
@@ -336,13 +319,3 @@ class Solver:
         if kind == self.double and VOUCHED * bound > (self.rtol or 0.0):
             return 0.0
         return float(bound * max(LEAST[kind], moved(len(d), share, size / top)))
-
-
-def readable(a: Array) -> bool:
-    """Return True if the compiled loops take an array as it is; numba has another type for read-only arrays."""
-    return a.dtype.char in "dfDF" and a.flags.c_contiguous and a.flags.aligned and a.flags.writeable
-
-
-def in_pairs(a: Array) -> Array:
-    """View complex numbers as pairs of real ones."""
-    return a.view(a.real.dtype) if a.dtype.kind == "c" else a

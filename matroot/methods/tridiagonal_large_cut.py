@@ -13,11 +13,10 @@ from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import MATRIX, RESTART
 from matroot.methods.hermitian import hermitian_product
+from matroot.methods.tridiagonal_form import Form
 
 #: Matrices with a larger condition number are not served.
 LARGEST_COND = 2.0**48
-#: A, d, e, tau as `large.kernel.reduced` leaves them.
-Form = tuple[Array, FloatArray, FloatArray, Array]
 
 
 class Kept(NamedTuple):

@@ -17,7 +17,8 @@ from matroot.backends.arrays import HALVES, Origin
 from matroot.backends.cpu.blas import one_blas_thread
 from matroot.methods.conditioning import PROBES
 from matroot.methods.tridiagonal import NO_FORMS, PRODUCTS, Tridiagonal, compiled, constants, kernel, work_space
-from matroot.methods.tridiagonal_large import Reduced, Solver
+from matroot.methods.tridiagonal_form import Reduced
+from matroot.methods.tridiagonal_large import Solver
 from matroot.methods.tridiagonal_report import (
     IN_SINGLE,
     SERVED,

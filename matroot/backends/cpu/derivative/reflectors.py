@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from matroot.backends.cpu.derivative.rows import keep, multiple, plus_multiple, take_one, turn
-from matroot.backends.cpu.derivative.tiles import add_product, product
-from matroot.backends.cpu.large.kernel import panel_of
+from matroot.backends.cpu.large.panels import panel_of
+from matroot.backends.cpu.large.rows import keep, multiple, plus_multiple, take_one, turn
+from matroot.backends.cpu.large.tiles import add_product, product
 from matroot.backends.cpu.tridiagonal.stage import stage
 
 #: Reflectors that go together, and numbers in a register.
@@ -84,7 +84,7 @@ def basis_of_lapack(A, tau, H):
     for low in range((n - 2) // PANEL * PANEL, -1, -PANEL):
         count, first = min(PANEL, n - 1 - low), (low + 1) // WIDE * WIDE
         V[:, :] = 0
-        panel_of(A, V, 0, low, low + count)
+        panel_of(A, n, V, 0, low, low + count)
         for i in range(count):
             if tau[low + i] == 0.0:
                 V[i] = 0

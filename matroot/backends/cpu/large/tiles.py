@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from matroot.backends.cpu.derivative.rows import ELEMENTS, REGISTER, places, repeated, turn
+from matroot.backends.cpu.large.rows import ELEMENTS, REGISTER, places, repeated, turn
 from matroot.backends.cpu.tridiagonal.stage import stage
 
 #: Rows and registers of a tile: as many sums at once as hide the latency of arithmetic, and fit into the registers.
