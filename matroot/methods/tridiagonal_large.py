@@ -37,7 +37,7 @@ from matroot.methods.tridiagonal_report import (
 )
 from matroot.methods.tridiagonal_single import CLUSTER, LEAST, UNIT, may_be_single, moved, returns_in_single
 
-#: Reflectors that go together in BLAS, up to which n: few leave less beside its two large products, many make them fast.
+#: Reflectors that go together in BLAS, up to which n: few leave less beside the large products, many make those fast.
 PANELS = ((400, 16), (900, 32), (math.inf, 48))
 #: Below this share of lambda_max, times n, an eigenvalue is rounding.
 ROUNDING = 2.0**-51
@@ -95,11 +95,12 @@ def reductions(stack: Array, s: Fraction, rule: Coefficients = NONE, kept: Float
 
     They lie in `kept`, of `room_of`, if it is given; matrices are real then.
     """
-    one, found = Solver(stack.shape[-1], np.result_type(stack.dtype, np.float32), s, rule, None, True), {}
+    n, found = stack.shape[-1], {}
+    one = Solver(n, np.result_type(stack.dtype, np.float32), s, rule, None, True)
 
     def work(part: slice) -> None:
         for i in range(part.start, part.stop):
-            place = None if kept is None else form_in(kept[i])
+            place = None if kept is None else form_in(kept[i], n)
             found[i] = one.reduced(one.as_readable(stack[i]), one.double, place)
 
     one_by_one(work, len(stack))
@@ -171,12 +172,23 @@ class Solver:
 
     def reduced(self, S: Array, kind: Any, place: tuple[Form, FloatArray] | None = None) -> Reduced:
         """Return the tridiagonal form of S in a precision, in arrays of its own unless they are given."""
-        n, absolute = len(S), self.numbers[1]
         if place is None:
+            n = len(S)
             place = (padded(n, kind), *np.empty((2, n)), np.empty(n, self.double)), np.empty(2)
-        (A, d, e, tau), halves = place
-        found = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves, absolute)
-        return Reduced(*place, *found)
+        form, halves = place
+        return Reduced(form, halves, *self.tridiagonal(S, form, halves))
+
+    def tridiagonal(self, S: Array, form: Form, halves: FloatArray) -> tuple[bool, int]:
+        """Fill in the form of S and its scale; return whether it is symmetric, without which this is not done."""
+        if self.by_tiles():
+            found = self.compiled.reduced(S, *form, halves, self.numbers[1])
+        else:
+            found = self.compiled.reduced_by_blas(self.blas[form[0].dtype.type], S, *form, halves, self.numbers[1])
+        return bool(found[0]), int(found[1])
+
+    def by_tiles(self) -> bool:
+        """Return True unless BLAS is faster, with several threads, or needed, for complex matrices."""
+        return self.real and blas_threads() == 1
 
     def solve(self, S: Array, out: Array, kind: Any, back: Any, begun: Reduced | None = None) -> tuple[float, ...]:
         """`__call__`, with a reduction and a way back in these precisions; float32 reduces symmetric matrices alone."""
@@ -191,7 +203,7 @@ class Solver:
             gap = self.compiled.symmetrized(given, S)
             if not gap < math.inf:
                 return none
-            _, exponent = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves, absolute)
+            _, exponent = self.tridiagonal(S, (A, d, e, tau), halves)
         one, other = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
         if not 0.0 < (factor := root_of(exponent, self.s)) < math.inf:
             return none
@@ -240,7 +252,7 @@ class Solver:
         some = slice(self.counts[row])
         b, w, direct = self.poles.b[row, some], self.poles.w[row, some], self.poles.direct
         F = self.compiled.poles(d, e, b, w, top, top**self.power, direct, self.s > 0)
-        if self.real and blas_threads() == 1:
+        if self.by_tiles():
             self.compiled.root(A, tau, F)
         else:
             self.compiled.root_by_blas(self.blas[back], A, tau, F, self.width)

@@ -68,12 +68,12 @@ def write(Q, n, H):
 
 
 @stage()
-def basis_of_lapack(A, tau, H):
+def basis_of_rows(A, tau, H):
     """H = the product of the reflectors in the rows of A, the first row's first.
 
     Row i acts from column i + 1 on, where its vector has a 1, and not at all if tau is 0.
     """
-    n = A.shape[0]
+    n = tau.size
     rows = -(-n // WIDE) * WIDE
     Q, V, W = np.zeros((rows, rows + PANEL)), np.zeros((PANEL, rows + PANEL)), np.zeros((2 * PANEL, rows + PANEL))
     T, G, turned = np.zeros((PANEL, PANEL)), np.zeros((PANEL, PANEL)), np.zeros((rows, PANEL))

@@ -24,6 +24,7 @@ from matroot.backends.cpu.compiled import compiled
 from matroot.backends.cpu.large import by_blas, by_tiles
 from matroot.backends.cpu.large.blas import at, sytrd
 from matroot.backends.cpu.large.layout import evened, residual, scaled, write
+from matroot.backends.cpu.large.reduction import reduce
 from matroot.backends.cpu.tridiagonal.lanes import full
 from matroot.backends.cpu.tridiagonal.memory import address, number, store
 from matroot.backends.cpu.tridiagonal.reduction import extreme_eigenvalues
@@ -72,6 +73,15 @@ def exponent_of(S, absolute):
     return math.frexp(size)[1] if size < np.inf else 0
 
 
+@stage(int64, int64)
+def scaled_to_one(S, A, halves, absolute):
+    """Write S, scaled by `halves`, to A; return whether it is Hermitian, and the exponent of their inverse."""
+    exponent = exponent_of(S, absolute)
+    near = exponent >> 1
+    halves[0], halves[1] = math.ldexp(1.0, -near), math.ldexp(1.0, near - exponent)
+    return scaled(S, A, halves[0], halves[1]), exponent
+
+
 @stage()
 def ratios(d, e, b, w, direct, positive, q, g, f):
     """q[j, k] of pole k, g = w_k G_jj, and the diagonal f of F; for positive exponents of T F, with F as above.
@@ -118,26 +128,33 @@ def _entries(sources):
     """
 
     @jit
-    def reduced(blas, S, A, d, e, tau, halves, absolute):
-        """Reduce S, scaled, to d and e, with reflectors in the upper triangle of A, in the precision of A.
+    def reduced(S, A, d, e, tau, halves, absolute):
+        """Reduce S, real and scaled, to d and e, with reflectors in the upper triangle of A, in the precision of A.
 
         `halves` are two factors that scale S and a shift by `absolute` to about 1. Returns whether S is Hermitian to
         the last bit, without which nothing is reduced, and the exponent of the inverse of their product.
         """
         sources  # noqa: B018
-        n = S.shape[0]
-        exponent = exponent_of(S, absolute)
-        near = exponent >> 1
-        halves[0], halves[1] = math.ldexp(1.0, -near), math.ldexp(1.0, near - exponent)
-        symmetric = scaled(S, A, halves[0], halves[1])
-        if not symmetric:
+        symmetric, exponent = scaled_to_one(S, A, halves, absolute)
+        if symmetric:
+            reduce(A, d.size, d, e, tau)
+        else:
+            d[:] = e[:] = tau[:] = np.nan
+        return symmetric, exponent
+
+    @jit
+    def reduced_by_blas(blas, S, A, d, e, tau, halves, absolute):
+        """Do the same by LAPACK, for complex matrices and several threads."""
+        sources  # noqa: B018
+        n = d.size
+        symmetric, exponent = scaled_to_one(S, A, halves, absolute)
+        if symmetric:
+            parts, work = np.zeros((2, n), A.real.dtype), np.zeros((WORK + 1) * n, A.dtype)
+            sytrd(blas, n, at(A, 0, 0), A.shape[1], parts[0], parts[1], work[:n], work[n:])
             for i in range(n):
-                d[i] = e[i] = tau[i] = np.nan
-            return False, exponent
-        parts, work = np.zeros((2, n), A.real.dtype), np.zeros((WORK + 1) * n, A.dtype)
-        sytrd(blas, n, at(A, 0, 0), A.shape[1], parts[0], parts[1], work[:n], work[n:])
-        for i in range(n):
-            d[i], e[i], tau[i] = parts[0, i], parts[1, i], work[i]
+                d[i], e[i], tau[i] = parts[0, i], parts[1, i], work[i]
+        else:
+            d[:] = e[:] = tau[:] = np.nan
         return symmetric, exponent
 
     @jit
@@ -187,7 +204,7 @@ def _entries(sources):
         sources  # noqa: B018
         return residual(S, X, shift, halves, factor, probes, order)
 
-    return reduced, symmetrized, ends, poles, root, root_by_blas, written, certificate
+    return reduced, reduced_by_blas, symmetrized, ends, poles, root, root_by_blas, written, certificate
 
 
 def _digest() -> int:
@@ -197,4 +214,4 @@ def _digest() -> int:
     return zlib.crc32(b"".join(path.read_bytes() for path in files))
 
 
-reduced, symmetrized, ends, poles, root, root_by_blas, written, certificate = _entries(_digest())
+reduced, reduced_by_blas, symmetrized, ends, poles, root, root_by_blas, written, certificate = _entries(_digest())
