@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,9 +13,8 @@ import numpy as np
 
 from matroot._regularization import Coefficients
 from matroot.backends.cpu.cpu import in_threads, threads
-from matroot.backends.cpu.kernels import in_use
+from matroot.backends.cpu.kernels import compiled, in_use
 from matroot.backends.cpu.tridiagonal.pole_table import Level, table
-from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray, Method, Problem
 from matroot.methods.conditioning import steps
 from matroot.methods.tridiagonal_form import Reduced
@@ -122,15 +120,6 @@ def kernel() -> Callable[..., None] | None:
 
 
 @cache
-def compiled(name: str) -> Any:
-    """Import and so compile a module of loops; None if numba cannot, with a warning unless numba is switched off."""
-    try:
-        return None if deferred("numba").config.DISABLE_JIT else deferred(name)
-    except Exception as error:  # whatever is wrong with a compiler, there is LAPACK
-        warnings.warn(f"numba cannot compile ({error!r}); small matrices are left to LAPACK", UserWarning, stacklevel=2)
-        return None
-
-
 def runs_here() -> bool:
     """Return True if this process uses its kernels, as far as that is known without compiling them."""
     return in_use() and (kernel.cache_info().currsize == 0 or kernel() is not None)

@@ -21,11 +21,11 @@ from matroot._regularization import Regularization, Ridge
 from matroot.backends.cpu.blas import held_in_its_thread, one_blas_thread
 from matroot.backends.cpu.cpu import in_threads, threads
 from matroot.backends.cpu.derivative.poles import DOUBLE, ROUNDED, SINGLE, derivative_table
-from matroot.backends.cpu.kernels import in_use
+from matroot.backends.cpu.kernels import compiled, in_use
 from matroot.backends.linalg import hermitian_part
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array
-from matroot.methods.tridiagonal import compiled, room, tasks
+from matroot.methods.tridiagonal import room, tasks
 from matroot.methods.tridiagonal_form import form_in, readable, room_of
 from matroot.methods.tridiagonal_report import LANES, root_of
 

@@ -27,8 +27,8 @@ LIFT = 2.0**-52
 #: Columns of probes: as many as a vector register of the kernels holds.
 LANES = 8
 #: How many matrices the way of large ones solves while the kernel of eight lanes solves its eight, on one thread of an
-#: AMD EPYC of family 26, cond 1e4. For complex matrices they lie between those of family 25, whose registers are half as
-#: long (8.0 at n = 48), and those of family 26 (5.2 and 6.1 for the last two).
+#: AMD EPYC of family 26, cond 1e4. For complex matrices they lie between those of family 25, whose registers are half
+#: as long (8.0 at n = 48), and those of family 26 (5.2 and 6.1 for the last two).
 SIZES = (64, 96, 128, 192, 256, 320)
 WORTH = (1.9, 3.0, 4.0, 5.5, 6.8, 8.0)
 COMPLEX_SIZES = (24, 32, 40, 48, 64)
