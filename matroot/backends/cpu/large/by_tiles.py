@@ -67,7 +67,9 @@ def assemble(A, tau, q, g, f):
             product(flat, 0, 1, k, z, U + stop, step, X, start * step + stop, step, k, end - stop, K, wide, False)
         if start > 0:
             move_left(q, Z[4 * k : 4 * k + K], start, stop)
-        Z[2 * k : 3 * k, start:end] = Z[:k, start:end]
+        for i in range(k):
+            for j in range(start, end):
+                Z[2 * k + i, j] = Z[i, j]
         turned(z, start, step, V, start * k, k, k, width, wide)
         times_symmetric(X, start * step, step, V, SV, k, start, n, wide)
         turned(SV, start * k, k, z, Y + start, step, width, k, wide)

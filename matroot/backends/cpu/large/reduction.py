@@ -106,7 +106,8 @@ def reduce(A, n, d, e, tau):
             begin = (i + 1) // wide * wide
             width, v, w = end - begin, k * step + begin, (PANEL + k) * step + begin
             e[i], tau[i] = reflector(A, i, Z, z, v, k, begin, end, number)
-            Z[2 * PANEL + k, begin:end], Z[PANEL + k, begin:end] = Z[k, begin:end], 0
+            for j in range(begin, end):
+                Z[2 * PANEL + k, j], Z[PANEL + k, j] = Z[k, j], 0
             if tau[i] == 0.0:
                 continue
             for r in range(begin, n, ROWS):
