@@ -119,7 +119,6 @@ def kernel() -> Callable[..., None] | None:
     return None if module is None else module.roots
 
 
-@cache
 def runs_here() -> bool:
     """Return True if this process uses its kernels, as far as that is known without compiling them."""
     return in_use() and (kernel.cache_info().currsize == 0 or kernel() is not None)

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from matroot.backends.cpu import products
 from matroot.backends.cpu.blas import held_in_its_thread, one_blas_thread
 from matroot.backends.cpu.lapack import eigh_single
 from matroot.backends.linalg import combine, hermitian_part
+from matroot.backends.loading import deferred
 
 NDArray = np.ndarray
 
@@ -47,7 +47,7 @@ class CPU:
         What BLAS sees as ``b^T b`` is faster by tiles.
         """
         if a.dtype.kind != "c":
-            G = products.gram(a.swapaxes(-1, -2))
+            G = deferred("matroot.backends.cpu.products").gram(a.swapaxes(-1, -2))
             return self.matmul(a, a.swapaxes(-1, -2)) if G is None else G
         return np.asarray(hermitian_part(np.matmul(a, a.conj().swapaxes(-1, -2))))
 

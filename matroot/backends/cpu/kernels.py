@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import cache
 from typing import Any
 
 from matroot.backends.loading import PROCESS, deferred
@@ -63,6 +64,7 @@ def in_use() -> bool:
     return _decided["use"]
 
 
+@cache
 def compiled(name: str) -> Any:
     """Import and so compile a module of loops; None if numba cannot, with a warning unless numba is switched off."""
     try:

@@ -18,9 +18,9 @@ LONG = 512
 
 
 def gram(A: NDArray) -> NDArray | None:
-    """Return A^T A for a stack (B, m, n), symmetric to the last bit; None if tiles do not serve."""
-    B, _, n = A.shape
-    G = np.empty((B, n, n), A.dtype)
+    """Return A^T A for a matrix or a stack, symmetric to the last bit; None if tiles do not serve."""
+    n = A.shape[-1]
+    G = np.empty((*A.shape[:-2], n, n), A.dtype)
     return G if _multiplied(A, A, G, turned=True, half=True) else None
 
 
@@ -43,6 +43,7 @@ def _multiplied(A: NDArray, B: NDArray, C: NDArray, turned: bool, half: bool) ->
     kernel: Any = compiled("matroot.backends.cpu.large.products")
     if kernel is None:
         return False
-    for a, b, c in zip(A, B, C, strict=True):
+    stacks = (M.reshape(-1, *M.shape[-2:]) for M in (A, B, C))
+    for a, b, c in zip(*stacks, strict=True):
         kernel.multiplied(a, b, c, turned, half)
     return True
