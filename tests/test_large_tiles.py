@@ -5,6 +5,8 @@ import pytest
 from table import EPS
 
 from matroot import inv_sqrtm, one_blas_thread
+from matroot.backends.cpu import kernels, products
+from matroot.backends.cpu.cpu import CPU
 from matroot.backends.cpu.large import kernel
 from matroot.backends.cpu.large.blas import routines
 from matroot.methods.tridiagonal_form import padded
@@ -131,3 +133,40 @@ def test_several_threads_of_blas_take_blas(kind, monkeypatch):
     assert by_blas == ["reduced_by_blas", "root_by_blas"]
     one, two = found
     assert abs(one - two).max() <= 130 * EPS[kind] * abs(one).max()
+
+
+@pytest.fixture
+def in_use(monkeypatch):
+    monkeypatch.setattr(kernels, "_decided", {"use": True})
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (2, 100, 72), (1, 520, 264), (3, 8, 136), (300, 512)])
+def test_products_of_halves_and_of_all(shape, in_use):
+    """Across the blocks of 256 rows and terms; sums of n terms round by n^(1/2) units at most, a few times."""
+    A = np.random.default_rng(0).standard_normal(shape)
+    G = products.gram(A)
+    n, bar = shape[-1], 8 * EPS["float64"]
+    size = np.linalg.norm(A, axis=(-2, -1)).max()
+    assert abs(G - A.swapaxes(-1, -2) @ A).max() <= bar * shape[-2] ** 0.5 * size**2 / n
+    assert (G == G.swapaxes(-1, -2)).all()
+    assert (CPU().rank_k(A.swapaxes(-1, -2)) == G).all()
+    H = products.commuting(G, G)
+    assert abs(H - G @ G).max() <= bar * n**0.5 * np.linalg.norm(G, axis=(-2, -1)).max() ** 2 / n**0.5
+    assert (H == H.swapaxes(-1, -2)).all()
+    C = np.full(shape, np.nan)
+    if products.multiplied(A, G, C):
+        assert abs(C - A @ G).max() <= bar * n**0.5 * size * np.linalg.norm(G, axis=(-2, -1)).max() / n**0.5
+    assert np.isnan(C).all() == (n >= products.LONG or shape[-2] % products.WIDE > 0)
+
+
+def test_products_that_tiles_do_not_serve(in_use, monkeypatch):
+    A = np.ones((2, 64, 64))
+    assert products.gram(A) is not None
+    for other in (A[:, :, :63], A[:, :56, :56], A.astype("float32"), A.astype(complex), A[:, :, ::-1]):
+        assert products.gram(other) is None
+        assert (CPU().rank_k(other.swapaxes(-1, -2)) == other.shape[1]).all()
+    monkeypatch.setenv("MATROOT_BLAS_THREADS", "2")
+    assert products.gram(A) is None
+    monkeypatch.delenv("MATROOT_BLAS_THREADS")
+    monkeypatch.setattr(kernels, "_decided", {"use": False})
+    assert products.gram(A) is None

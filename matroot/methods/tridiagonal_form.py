@@ -27,6 +27,53 @@ class Reduced(NamedTuple):
     exponent: int
 
 
+class Taken(NamedTuple):
+    """A reduced matrix and what is known of it before its root is computed.
+
+    S is the matrix, or its Hermitian part, `gap` away from it. S times both `halves` has the form, and eigenvalues from
+    `low` to `high`; it is to be moved by `shift`. `units` undo `halves`; `factor`^2 is the scale of the root.
+    """
+
+    S: Array
+    form: Form
+    halves: FloatArray
+    units: tuple[float, float]
+    factor: float
+    gap: float
+    low: float
+    high: float
+    shift: float
+
+    @property
+    def bottom(self) -> float:
+        """Return the smallest eigenvalue of the shifted matrix."""
+        return self.low + self.shift
+
+    @property
+    def top(self) -> float:
+        """Return its largest eigenvalue."""
+        return self.high + self.shift
+
+    @property
+    def cond(self) -> float:
+        """Return its condition number, infinite if it is not positive definite."""
+        return max(self.top / self.bottom, 1.0) if self.bottom > 0 else math.inf
+
+    def is_semidefinite(self, noise: float) -> bool:
+        """Return True if nothing is below 0 but noise, a share of the largest eigenvalue, and what asymmetry makes."""
+        least = -(noise + len(self.S) * self.gap / 2) if noise > 0 else 0.0
+        return self.top > 0 and self.bottom >= least * self.top
+
+    def facts(
+        self, served: float, error: float, bottom: float, shift: float | None = None, cond: float | None = None
+    ) -> tuple[float, ...]:
+        """Return the fields of `Report`, `bottom` for the smallest eigenvalue, and its own shift and cond if not given."""
+        one, other = self.units
+        shift = self.shift if shift is None else shift
+        ends = bottom * one * other, self.high * one * other
+        return served, self.gap, error, *ends, shift * one * other, self.cond if cond is None else cond
+
+
 def filled(n: int) -> int:
     """Return n, or the next number that fills registers."""
     return -(-n // WIDE) * WIDE
