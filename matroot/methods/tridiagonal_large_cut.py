@@ -116,7 +116,7 @@ def residual(
 
 
 def cut(solver: Any, M: Taken, out: Array) -> tuple[float, ...] | None:
-    """Fill `out` with the root of a matrix that the solver's rule cuts at its shift; return the `CutReport`'s fields."""
+    """Fill `out` with the root of a matrix that the solver's rule cuts; return the fields of `CutReport`."""
     drops, cut, s = solver.rule.drops, M.shift, solver.s
     if not (M.high > 0 and (drops or cut > 0)):
         return None
