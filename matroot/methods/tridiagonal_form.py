@@ -67,7 +67,7 @@ class Taken(NamedTuple):
     def facts(
         self, served: float, error: float, bottom: float, shift: float | None = None, cond: float | None = None
     ) -> tuple[float, ...]:
-        """Return the fields of `Report`, with `bottom` as smallest eigenvalue, and its own shift and cond if not given."""
+        """Return the fields of `Report`, `bottom` for `lambda_min`; shift and cond are its own if not given."""
         one, other = self.units
         shift = self.shift if shift is None else shift
         ends = bottom * one * other, self.high * one * other

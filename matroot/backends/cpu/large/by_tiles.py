@@ -44,7 +44,7 @@ def assemble(A, tau, q, g, f):
     Panels begin where registers do. Reflector r acts on the rows from r on; that of row 0, and those beyond n, are 0.
     With V for the panel, in columns, and S for the part of X that is there, Q S Q^T for Q = I - V T V^T is
     S - V W^T - W V^T with W = Y T^T - V M / 2, Y = S V and M = T V^T Y T^T. Z holds V^T, W^T, V^T once more, and, since
-    both become less their product with V times T^T V^T, Y^T and U^T.
+    both become less their product with V times T^T V^T, Y^T and U^T. What registers hold beyond n stays beyond n.
     """
     (n, K), step = q.shape, A.shape[1]
     wide, half = np.int64(REGISTER // A.itemsize), A.dtype.type(0.5)
@@ -55,7 +55,6 @@ def assemble(A, tau, q, g, f):
     F, x, scales = np.zeros((K, k), A.dtype), np.empty((K + 1, k), A.dtype), np.zeros(k, A.dtype)
     X, z, flat = A.reshape(A.size), Z.reshape(Z.size), F.reshape(F.size)
     gram, t = G.reshape(G.size), T.reshape(T.size)
-    A[n:], A[:, n:end] = 0, 0
     for start in range((n - 1) // k * k, -1, -k):
         m, width, stop, first = n - start, end - start, min(start + k, n), max(start, 1)
         Z[0], scales[:] = 0, 0
