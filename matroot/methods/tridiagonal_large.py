@@ -1,4 +1,4 @@
-"""Roots through LAPACK's tridiagonal reduction, one matrix after the other: the fast way for all but small ones."""
+"""Roots through the tridiagonal form, one matrix after the other: the fast way for all but small ones."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Lone:
 
 @dataclass(frozen=True)
 class LoneLarge:
-    """The same for a matrix that LAPACK reduces."""
+    """The same for a large matrix."""
 
     fused: Fused
     solver: Solver

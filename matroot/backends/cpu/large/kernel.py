@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
-"""The root of one large matrix: LAPACK's reduction, poles of the tridiagonal matrix, and back transformation.
+"""The root of one large matrix: its reduction, poles of the tridiagonal matrix, and back transformation.
 
 A = Q T Q^H with T real, X = Q F Q^H with F = sum over k of w_k (T + b_k)^{-1}. Below the diagonal the inverse of a
 tridiagonal matrix is semiseparable (Meurant 1992): G_ij = G_jj q_j ... q_{i-1} for i > j. So whatever couples the rows
