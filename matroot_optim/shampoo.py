@@ -102,9 +102,11 @@ class Shampoo(Options):
     preconditioned_dims : {"auto", "all", "one_sided", "table", "none"} or tuple of int
         "auto" selects all dimensions, except those of a table: a matrix with one dimension more than 10 times the
         other, like embeddings and output layers. Of a table only the smaller dimension is preconditioned, and the graft
-        gives the norm of every slice along it, every row; below 32 it is left to the first-order step. "table" does
-        this with any matrix, "one_sided" selects the smallest dimension with one norm for all, "none" gives the
-        first-order step, and a tuple names dimensions of the merged shape.
+        gives the norm of every slice along it, every row. A table of 8 to 31 columns and more than 64 rows for each
+        has a root for its columns and one norm for all rows; others with a side below 32 are left to the first-order
+        step. "table" says that any matrix is one, whose columns, if fewer than 32, have a root; "one_sided" selects
+        the smallest dimension with one norm for all, "none" gives the first-order step, and a tuple names dimensions
+        of the merged shape.
     precondition_vectors : bool
         Precondition tensors of order 1 too; by default they get the first-order step.
     exponent : float, Fraction, str, or tuple of them, optional

@@ -28,7 +28,7 @@ def products():
     """Return the stages of `tiles` as functions."""
     pytest.importorskip("numba")
     from matroot.backends.cpu.compiled import compiled
-    from matroot.backends.cpu.derivative.tiles import add_product, mirror, multiply
+    from matroot.backends.cpu.large.tiles import add_product, mirror, multiply
 
     @compiled(error_model="numpy")
     def run(A, B, C, step, n, wide, half):

@@ -222,9 +222,9 @@ def test_which_way_is_taken():
     assert all(lanes_are_faster(1, n) == (n < LONE) for n in range(1, SIZES[0] + 1))
     assert all(lanes_are_faster(2, n) for n in range(1, SIZES[0] + 1))
     assert not lanes_are_faster(1, SIZES[0] + 1)
-    assert all(lanes_are_faster(8 * k, n) for k in (1, 5) for n in (100, 512))
-    assert not lanes_are_faster(1000, 513)
-    assert [lanes_are_faster(B, 384) for B in (5, 6, 8, 9, 12)] == [False, True, True, False, True]
+    assert all(lanes_are_faster(8 * k, n) for k in (1, 5) for n in (100, SIZES[-1]))
+    assert not lanes_are_faster(1000, SIZES[-1] + 1)
+    assert [lanes_are_faster(B, 192) for B in (5, 6, 8, 9, 12)] == [False, True, True, False, True]
     assert "no eigenvectors" in select_method(np.empty((4, 256, 256)), 4).reason
     assert "side by side" in select_method(np.empty((8, 256, 256)), 4).reason
 

@@ -8,7 +8,7 @@ from table import EPS, distance, forward_bar
 
 from matroot import Floor, PseudoInverse, Status, Tridiagonal, select_method, solve
 from matroot._solve import solve_power
-from matroot.methods import tridiagonal_large
+from matroot.methods import tridiagonal_large_cut
 from matroot.pipeline import kernel
 
 EPS64 = EPS["float64"]
@@ -72,7 +72,7 @@ def test_the_residual_is_that_of_the_cut_matrix(rule, s, monkeypatch):
     A, _ = with_spectrum(SPECTRA["a tenth"])
     w, Q = np.linalg.eigh(A)
     w = np.where(w > 1e-4, w, 1e-4 if isinstance(rule, Floor) else 0)
-    kept = tridiagonal_large.kept
+    kept = tridiagonal_large_cut.kept
 
     def spoilt(size):
         def turned(*args):
@@ -83,7 +83,7 @@ def test_the_residual_is_that_of_the_cut_matrix(rule, s, monkeypatch):
         return turned
 
     for size in (1e-9, 1e-5):
-        monkeypatch.setattr(tridiagonal_large, "kept", spoilt(size))
+        monkeypatch.setattr(tridiagonal_large_cut, "kept", spoilt(size))
         found = solve_power(A, s, regularization=rule, method=BY_LAPACK, rtol=0.5)
         a, b, X = abs(s.numerator), s.denominator, found.x
         goal = (Q * (w > 0)) @ Q.T if s < 0 else (Q * w**a) @ Q.T

@@ -193,8 +193,8 @@ def test_every_choice_says_why():
     }
     for (n, p), text in shown.items():
         assert repr(select_method(np.eye(n), p)) == text
-    batch = select_method(np.empty((5, 200, 200)), 4)
-    assert f"5 of n = 200 on the CPU, up to {BATCH}: eight of them side by side" in repr(batch)
+    batch = select_method(np.empty((5, 150, 150)), 4)
+    assert f"5 of n = 150 on the CPU, up to {BATCH}: eight of them side by side" in repr(batch)
     assert "Floor changes single eigenvalues" in repr(
         select_method(np.eye(99), 4, regularization=Floor(1e-3), rtol=1e-3)
     )

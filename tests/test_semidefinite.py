@@ -7,7 +7,7 @@ import pytest
 from table import EPS, conjugate
 
 from matroot import Floor, PseudoInverse, Ridge, Shift, Status, TargetCondition, Tridiagonal, gallery, solve
-from matroot.methods import tridiagonal_large
+from matroot.methods import tridiagonal_large_cut
 from matroot.methods.eigen import Eigen
 from matroot.pipeline import kernel
 
@@ -132,7 +132,7 @@ def by_poles(no_decomposition, monkeypatch):
         raise AssertionError("eigenvectors were computed")
 
     monkeypatch.setattr(kernel, "cut_roots", refuse)
-    monkeypatch.setattr(tridiagonal_large, "kept", refuse)
+    monkeypatch.setattr(tridiagonal_large_cut, "kept", refuse)
 
 
 @pytest.mark.parametrize("s", [*EXPONENTS[:4], Fraction(9, 10), Fraction(1, 100), Fraction(5, 2)], ids=str)

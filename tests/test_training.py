@@ -15,11 +15,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "asv_benchmarks"))
 
 import itertools
 
+import torch
 from training import __main__ as command
 from training import times
 from training import tune as tuning
 from training.clicks import auc
-from training.run import WORKLOADS, factor, run, steps_to
+from training.optimizers import make
+from training.run import WORKLOADS, factor, figure_of, run, steps_to
 
 
 def write(path, lines):
@@ -49,6 +51,13 @@ def folders(tmp_path_factory):
         )
     for part, some in (("train", rows[:1650]), ("dev", rows[1650:1680]), ("test", rows[1680:])):
         write(made["clicks"] / f"kaggle8k_{part}.tsv.gz", some)
+    for part, count in (("validation", 60), ("test", 20)):
+        starts = np.arange(0, 60, 6)  # of the numbers of every category
+        lines = [
+            f"{rng.choice([-1, 1])} " + " ".join(f"{k}:1" for k in starts + rng.integers(0, 6, 10))
+            for _ in range(count)
+        ]
+        (made["apps"] / f"frappe.{part}.libfm").write_text("\n".join(lines) + "\n")
     arrays = {}
     for part, count in (("train", 40), ("test", 20)):
         arrays[f"x_{part}_delta"] = rng.integers(0, 256, (3, count, 32, 32), dtype=np.uint8)
@@ -71,6 +80,27 @@ def test_every_workload_runs(folders, workload, optimizer):
 def test_kin_run_too(folders, optimizer):
     result = run("clicks", optimizer=optimizer, rate=1e-3, seed=0, data=str(folders["clicks"]), size="tiny")
     assert all(np.isfinite(figure) for _, figure, _ in result["curve"])
+
+
+@pytest.mark.filterwarnings("ignore:Shampoo's state takes")
+@pytest.mark.parametrize("optimizer", ["schedule_free", "ema"])
+def test_averages_of_the_weights_are_what_is_evaluated(folders, optimizer):
+    """With batch normalization's means made anew for them; the weights of the training stay."""
+    problem = WORKLOADS["images"].load(str(folders["images"]), "tiny", 0)
+    opt = make(optimizer, problem.model, problem.tables, 1e-2, {})
+    for _ in range(3):
+        problem.model.zero_grad()
+        next(problem.losses)().backward()
+        opt.step()
+    kept = [p.detach().clone() for p in problem.model.parameters()]
+    found = figure_of(problem, opt, averaged=True)
+    assert all(torch.equal(p, x) for p, x in zip(problem.model.parameters(), kept, strict=True))
+    with torch.no_grad():
+        for p, x in zip(problem.model.parameters(), opt.averaged_parameters(), strict=True):
+            p.copy_(x)
+        problem.settle()
+        problem.model.eval()
+        assert problem.evaluate() == found
 
 
 def test_run_prints_a_line_of_json(folders, capsys):
@@ -147,6 +177,7 @@ def test_rate_over_a_run():
     factors = [factor(step, 100) for step in range(100)]
     assert factors[4] == 1.0 and factors[0] == pytest.approx(0.2)
     assert all(a >= b for a, b in itertools.pairwise(factors[4:])) and 0 < factors[-1] < 0.01
+    assert [factor(step, 100, falling=False) for step in (0, 4, 99)] == [factors[0], 1.0, 1.0]
 
 
 def test_steps_to_a_target():

@@ -6,7 +6,7 @@ import gzip
 import itertools
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -51,23 +51,25 @@ def _dense(sizes: tuple[int, ...], last: bool) -> nn.Sequential:
 
 
 class DLRM(nn.Module):
-    """Logits of a click."""
+    """Logits of a click, from the rows of tables and from numbers; without numbers, from the rows themselves."""
 
-    def __init__(self, rows: int, width: int, below: tuple[int, ...], above: tuple[int, ...]) -> None:
+    def __init__(self, rows: Sequence[int], width: int, below: tuple[int, ...], above: tuple[int, ...]) -> None:
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(rows, width) for _ in range(CATEGORIES))
+        self.tables = nn.ModuleList(nn.Embedding(count, width) for count in rows)
         for table in self.tables:
             nn.init.normal_(table.weight, std=0.05)
-        self.below = _dense((NUMBERS, *below), last=False)
-        pairs = (CATEGORIES + 1) * CATEGORIES // 2
-        self.above = _dense((pairs + width, *above, 1), last=True)
-        self.register_buffer("pairs", torch.tril_indices(CATEGORIES + 1, CATEGORIES + 1, -1), persistent=False)
+        self.below = _dense((NUMBERS, *below), last=False) if below else None
+        features = len(rows) + bool(below)
+        self.register_buffer("pairs", torch.tril_indices(features, features, -1), persistent=False)
+        direct = width if below else len(rows) * width
+        self.above = _dense((direct + self.pairs.shape[1], *above, 1), last=True)
 
-    def forward(self, x: Any, categories: Any) -> Any:
-        dense = self.below(x)
-        features = torch.stack([dense, *(table(categories[:, k]) for k, table in enumerate(self.tables))], 1)
-        products = (features @ features.mT)[:, self.pairs[0], self.pairs[1]]
-        return self.above(torch.cat([dense, products], 1)).squeeze(1)
+    def forward(self, categories: Any, x: Any = None) -> Any:
+        features = [table(categories[:, k]) for k, table in enumerate(self.tables)]
+        direct = features if self.below is None else [self.below(x)]
+        stacked = torch.stack(features if self.below is None else [*direct, *features], 1)
+        products = (stacked @ stacked.mT)[:, self.pairs[0], self.pairs[1]]
+        return self.above(torch.cat([*direct, products], 1)).squeeze(1)
 
 
 def auc(scores: Any, labels: Any) -> float:
@@ -85,14 +87,14 @@ def load(folder: str, size: str, seed: int) -> Problem:
     rng = generator(seed)
     train = len(y) - HELD_OUT
     x = (x - x[:train].mean(0)) / x[:train].std(0)
-    model = DLRM(rows, width, below, above)
+    model = DLRM([rows] * CATEGORIES, width, below, above)
 
     def losses() -> Iterator[Callable[[], Any]]:
         for index in batches(train, batch, rng):
-            yield lambda i=index: F.binary_cross_entropy_with_logits(model(x[i], categories[i]), y[i])
+            yield lambda i=index: F.binary_cross_entropy_with_logits(model(categories[i], x[i]), y[i])
 
     def evaluate() -> float:
-        return auc(model(x[train:], categories[train:]).numpy(), y[train:].numpy())
+        return auc(model(categories[train:], x[train:]).numpy(), y[train:].numpy())
 
     return Problem(model, losses(), evaluate, [f"tables.{k}.weight" for k in range(CATEGORIES)])
 

@@ -88,7 +88,20 @@ def load(folder: str, size: str, seed: int) -> Problem:
         parts = [float(F.cross_entropy(model(x), y)) for x, y in held]
         return sum(parts) / len(parts)
 
-    return Problem(model, losses(), evaluate, ["stem.weight", "head.weight"])
+    def settle() -> None:
+        norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
+        momentum = [part.momentum for part in norms]
+        for part in norms:
+            part.reset_running_stats()
+            part.momentum = None  # a plain mean over the batches
+        model.train()
+        moves = np.random.default_rng(0)
+        for x in data["x_train"][: 16 * batch].split(batch):
+            model(_shaken(x, moves))
+        for part, kept in zip(norms, momentum, strict=True):
+            part.momentum = kept
+
+    return Problem(model, losses(), evaluate, ["stem.weight", "head.weight"], settle)
 
 
 def _shaken(x: Any, rng: Any) -> Any:

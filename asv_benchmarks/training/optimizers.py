@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 
+from matroot import PseudoInverse
+
 WEIGHT_DECAY = 0.0
 #: Grids of rates: the default of each in the middle, and factors of about 2 to 3 around it.
 RATES = {
     "adamw": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "sgd": (0.03, 0.06, 0.12, 0.25, 0.5),
     "adagrad": (5e-3, 1e-2, 2e-2, 4e-2, 8e-2),
+    "adamw_schedule_free": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "muon": (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2),
     "soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "shampoo": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
@@ -21,11 +24,18 @@ RATES = {
     "kl_shampoo": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "kl_soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "spectral": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "pseudo_inverse": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "anil2026": (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2),
+    "schedule_free": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "ema": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "cautious": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "hyperball": (5e-3, 1e-2, 2e-2, 4e-2, 8e-2),
 }
 TITLES = {
     "adamw": "AdamW",
     "sgd": "SGD",
     "adagrad": "Adagrad",
+    "adamw_schedule_free": "AdamW, schedule-free, of pytorch_optimizer",
     "muon": "Muon",
     "soap": "SOAP of pytorch_optimizer",
     "shampoo": "**Shampoo**",
@@ -34,8 +44,30 @@ TITLES = {
     "kl_shampoo": "KL-Shampoo",
     "kl_soap": 'SOAP, ``statistics_of="whitened"``',
     "spectral": 'Shampoo, ``direction="spectral"``',
+    "pseudo_inverse": "Shampoo, ``regularization=PseudoInverse()``",
+    "anil2026": 'Shampoo, ``preset="anil2026"``',
+    "schedule_free": 'Shampoo, ``averaging="schedule_free"``',
+    "ema": 'Shampoo, ``averaging="ema"``',
+    "cautious": "Shampoo, ``cautious_update=True``",
+    "hyperball": "Shampoo, ``hyperball=True``",
 }
 FIRST_ORDER = ("adamw", "sgd", "adagrad")
+#: Class and options of each that is ours. An average over 1,000 steps, the default, is longer than the trainings.
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "shampoo": ("Shampoo", {}),
+    "shampoo_adagrad": ("Shampoo", {"graft": "adagrad"}),
+    "our_soap": ("SOAP", {}),
+    "kl_shampoo": ("KLShampoo", {}),
+    "kl_soap": ("SOAP", {"statistics_of": "whitened"}),
+    "spectral": ("Shampoo", {"direction": "spectral"}),
+    "pseudo_inverse": ("Shampoo", {"regularization": PseudoInverse()}),
+    "schedule_free": ("Shampoo", {"averaging": "schedule_free"}),
+    "ema": ("Shampoo", {"averaging": "ema", "averaging_beta": 0.95}),
+    "cautious": ("Shampoo", {"cautious_update": True}),
+    "hyperball": ("Shampoo", {"hyperball": True}),
+}
+#: Those that are evaluated at the average of the weights, and those whose rate does not fall at the end.
+AVERAGED, CONSTANT = ("schedule_free", "ema", "adamw_schedule_free"), ("schedule_free", "adamw_schedule_free")
 
 
 class Several:
@@ -57,6 +89,14 @@ def make(name: str, model: torch.nn.Module, tables: list[str], rate: float, opti
 
 def _adamw(model: Any, tables: Any, rate: float, options: Any) -> Any:
     return torch.optim.AdamW(model.parameters(), rate, weight_decay=WEIGHT_DECAY, **options)
+
+
+def _adamw_schedule_free(model: Any, tables: Any, rate: float, options: Any) -> Any:
+    import pytorch_optimizer
+
+    optimizer = pytorch_optimizer.ScheduleFreeAdamW(model.parameters(), rate, **options)
+    optimizer.train()
+    return optimizer
 
 
 def _sgd(model: Any, tables: Any, rate: float, options: Any) -> Any:
@@ -116,46 +156,32 @@ def _soap(model: Any, tables: Any, rate: float, options: Any) -> Any:
     return pytorch_optimizer.SOAP(model.parameters(), rate, **{"weight_decay": WEIGHT_DECAY, **options})
 
 
-def _shampoo(model: Any, tables: Any, rate: float, options: Any) -> Any:
+def _anil2026(model: Any, tables: Any, rate: float, options: Any) -> Any:
     from matroot_optim.torch import Shampoo
 
-    return Shampoo(model.parameters(), rate, weight_decay=WEIGHT_DECAY, **options)
+    return Shampoo.preset("anil2026", model, **{"lr": rate, "weight_decay": WEIGHT_DECAY, **options})
 
 
-def _shampoo_adagrad(model: Any, tables: Any, rate: float, options: Any) -> Any:
-    return _shampoo(model, tables, rate, {"graft": "adagrad", **options})
+def _ours(name: str) -> Callable[..., Any]:
+    """The maker of one of `OURS`."""
+    kind, fixed = OURS[name]
 
+    def maker(model: Any, tables: Any, rate: float, options: Any) -> Any:
+        import matroot_optim.torch
 
-def _spectral(model: Any, tables: Any, rate: float, options: Any) -> Any:
-    return _shampoo(model, tables, rate, {"direction": "spectral", **options})
+        made = getattr(matroot_optim.torch, kind)
+        return made(model, rate, **{"weight_decay": WEIGHT_DECAY, **fixed, **options})
 
-
-def _our_soap(model: Any, tables: Any, rate: float, options: Any) -> Any:
-    from matroot_optim.torch import SOAP
-
-    return SOAP(model.parameters(), rate, weight_decay=WEIGHT_DECAY, **options)
-
-
-def _kl_soap(model: Any, tables: Any, rate: float, options: Any) -> Any:
-    return _our_soap(model, tables, rate, {"statistics_of": "whitened", **options})
-
-
-def _kl_shampoo(model: Any, tables: Any, rate: float, options: Any) -> Any:
-    from matroot_optim.torch import KLShampoo
-
-    return KLShampoo(model.parameters(), rate, weight_decay=WEIGHT_DECAY, **options)
+    return maker
 
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adamw": _adamw,
     "sgd": _sgd,
     "adagrad": _adagrad,
+    "adamw_schedule_free": _adamw_schedule_free,
     "muon": _muon,
     "soap": _soap,
-    "shampoo": _shampoo,
-    "shampoo_adagrad": _shampoo_adagrad,
-    "our_soap": _our_soap,
-    "kl_shampoo": _kl_shampoo,
-    "kl_soap": _kl_soap,
-    "spectral": _spectral,
+    "anil2026": _anil2026,
+    **{name: _ours(name) for name in OURS},
 }

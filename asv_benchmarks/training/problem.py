@@ -23,12 +23,15 @@ class Problem:
         The figure on the held-out data: a loss where less is better, or a score where more is.
     tables : list of str
         Names of the parameters that the first-order part of Muon keeps: embeddings and output layers.
+    settle : callable
+        Makes what else the model keeps, as batch normalization its means, anew for weights that were averaged.
     """
 
     model: torch.nn.Module
     losses: Iterator[Callable[[], Any]]
     evaluate: Callable[[], float]
     tables: list[str]
+    settle: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Workload:
         Steps between two evaluations.
     load : callable
         ``load(folder, size, seed)`` gives the `Problem`; the folder holds the data set.
+    rates : float
+        Factor of the rates that are tried, the same for all optimizers.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Workload:
     steps: dict[str, int]
     every: int
     load: Callable[[str, str, int], Problem]
+    rates: float = 1.0
 
 
 def batches(count: int, size: int, rng: Any) -> Iterator[Any]:

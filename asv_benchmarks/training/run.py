@@ -10,22 +10,25 @@ from typing import Any
 
 import torch
 
+from .apps import APPS
 from .clicks import CLICKS
 from .images import IMAGES
 from .language import CAUSAL, MASKED, PLAIN
-from .optimizers import make
-from .problem import Workload
+from .optimizers import AVERAGED, CONSTANT, make
+from .problem import Problem, Workload
 from .translation import TRANSLATION
 
-WORKLOADS: dict[str, Workload] = {w.name: w for w in (TRANSLATION, CAUSAL, MASKED, PLAIN, CLICKS, IMAGES)}
+WORKLOADS: dict[str, Workload] = {w.name: w for w in (TRANSLATION, CAUSAL, MASKED, PLAIN, CLICKS, APPS, IMAGES)}
 WARM_UP = 0.05
 
 
-def factor(step: int, steps: int) -> float:
-    """Of the learning rate at a step counted from 0: a linear warm-up, then a cosine to zero."""
+def factor(step: int, steps: int, falling: bool = True) -> float:
+    """Of the learning rate at a step counted from 0: a linear warm-up, then a cosine to zero, or a constant."""
     warm = max(1, round(WARM_UP * steps))
     if step < warm:
         return (step + 1) / warm
+    if not falling:
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
 
@@ -65,7 +68,7 @@ def run(
         problem.model.train()
         begin = time.perf_counter()
         for group in opt.param_groups:
-            group["lr"] = rate * factor(step, steps)
+            group["lr"] = rate * factor(step, steps, falling=optimizer not in CONSTANT)
         problem.model.zero_grad()
         loss = loss_of_batch()
         loss.backward()
@@ -77,9 +80,7 @@ def run(
         if not math.isfinite(float(loss.detach())):
             break
         if (step + 1) % every == 0 or step + 1 == steps:
-            problem.model.eval()
-            with torch.no_grad():
-                curve.append([step + 1, round(problem.evaluate(), 5), round(spent, 3)])
+            curve.append([step + 1, round(figure_of(problem, opt, optimizer in AVERAGED), 5), round(spent, 3)])
             if tick is not None:
                 tick(step + 1, steps, curve[-1][1])
     return {
@@ -97,6 +98,19 @@ def run(
         "torch": torch.__version__,
         "machine": platform.machine(),
     }
+
+
+def figure_of(problem: Problem, opt: Any, averaged: bool) -> float:
+    """The figure on the held-out data, of the averages of the weights where the optimizer keeps them."""
+    with torch.no_grad():
+        if averaged:
+            opt.eval()
+            problem.settle()
+        problem.model.eval()
+        figure = problem.evaluate()
+        if averaged:
+            opt.train()
+    return figure
 
 
 def steps_to(curve: list[list[float]], target: float, less: bool) -> tuple[int, float] | None:

@@ -14,7 +14,7 @@ import torch
 import matroot
 
 from .best import Best, best_of
-from .optimizers import make
+from .optimizers import CONSTANT, make
 from .run import WORKLOADS, factor
 from .tune import Results
 
@@ -27,12 +27,13 @@ class Side:
         model, tables = self.problem.model, self.problem.tables
         self.optimizer = make(best.optimizer, model, tables, best.rate, best.options)
         self.rate, self.gradients, self.own = best.rate, 0.0, 0.0
+        self.falling = best.optimizer not in CONSTANT
 
-    def step(self, part: float) -> None:
-        """`part` is the factor of the rate."""
+    def step(self, step: int, steps: int) -> None:
+        """Train by the step that is counted from 0."""
         self.problem.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * part
+            group["lr"] = self.rate * factor(step, steps, self.falling)
         begin = time.process_time()
         self.problem.model.zero_grad()
         next(self.problem.losses)().backward()
@@ -58,7 +59,7 @@ def seconds(results: Results, name: str, data: str, size: str = "small") -> dict
     own: dict[str, list[Any]] = {name: [] for name in sides}
     for step in range(1, steps + 1):
         for name, side in sides.items():
-            side.step(factor(step - 1, steps))
+            side.step(step - 1, steps)
             if step % workload.every == 0 or step == steps:
                 own[name].append([step, round(side.own, 4)])
     spent = sum(side.gradients for side in sides.values()) / (steps * len(sides))

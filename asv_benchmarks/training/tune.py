@@ -63,7 +63,7 @@ def tune(
             last = found["curve"][-1][1] if found["curve"] else "diverged"
             tick(f"{workload} {label(optimizer, options)} rate {rate:g} seed {seed}: {last}, {found['seconds']:.0f} s")
 
-    for rate in rates or RATES[optimizer]:
+    for rate in rates or [WORKLOADS[workload].rates * rate for rate in RATES[optimizer]]:
         once(rate, SEEDS[0])
     best = best_rate(results, targets(results), **same)
     for seed in SEEDS[1:]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,12 +13,12 @@ import numpy as np
 
 from matroot._regularization import Coefficients
 from matroot.backends.cpu.cpu import in_threads, threads
-from matroot.backends.cpu.kernels import in_use
+from matroot.backends.cpu.kernels import compiled, in_use
 from matroot.backends.cpu.tridiagonal.pole_table import Level, table
-from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray, Method, Problem
 from matroot.methods.conditioning import steps
-from matroot.methods.tridiagonal_large import Reduced, large_roots, reductions
+from matroot.methods.tridiagonal_form import Reduced
+from matroot.methods.tridiagonal_large import large_roots, reductions
 from matroot.methods.tridiagonal_report import (
     LANES,
     NONE,
@@ -55,13 +54,14 @@ class Tridiagonal(Method):
     Exponents -1 <= s <= 16. On the CPU it is the fastest method here, in one of two ways, both in float64:
 
     - In lanes: eight matrices lie side by side in the vector registers, and a solve with its certificate takes about
-      as long as four products at full speed. For a lone matrix of n up to 35, and for batches up to n = 512. Complex
+      as long as four products at full speed. For a lone matrix of n up to 35, and for batches up to n = 320. Complex
       matrices are real ones of twice the size there, lone ones up to n = 3, and batches up to n = 64.
-    - By LAPACK's reduction, one matrix after the other: less than half of the time of a decomposition from n = 512 on.
-      Between blocks of rows, r(T) is the product of two matrices with a column for every pole. It is never formed, and
-      the reflectors are applied to both sides at once: 4/3 n^3 operations, as many as the reduction. float32 matrices
-      with an `rtol` of about 1e-4 or more are transformed back in float32; they are also reduced in float32 where
-      their condition number permits it, as bounded by a ridge or, from n = 1536 on, by an estimate.
+    - One matrix after the other, a third of the time of a decomposition from n = 256 on; complex ones, and all where
+      BLAS has several threads, by LAPACK and BLAS. Between blocks of rows, r(T) is the product of two matrices with a
+      column for every pole. It is never formed, and the reflectors are applied to both sides at once: 4/3 n^3
+      operations, as many as the reduction. float32 matrices with an `rtol` of about 1e-4 or more are transformed back
+      in float32; they are also reduced in float32 where their condition number permits it, as bounded by a ridge or,
+      from n = 1536 on, by an estimate.
 
     `Shift` and `TargetCondition` use the extreme eigenvalues of T, which it computes anyway. Under `Floor` and
     `PseudoInverse` matrices without an eigenvalue below the cut are solved like others; the rest are decomposed: in
@@ -69,23 +69,23 @@ class Tridiagonal(Method):
     Singular matrices, for s > 0, are solved like others: x times a sum of poles is 0 at 0. T is moved up by what
     rounding has left below 0, if that is no more than sqrt(n) units of the input, 3 at least; else they are decomposed.
 
-    For s > 1, A^s = A^k A^(s-k) with s - k in (0, 1]. In lanes these are powers of T, which cost little; by LAPACK's
-    way they are products with A, and whole powers take no way back.
+    For s > 1, A^s = A^k A^(s-k) with s - k in (0, 1]. In lanes these are powers of T, which cost little; one after
+    the other they are products with A, and whole powers take no way back.
 
     r has 24 poles at cond 1e4 in float64, 12 for float32, 8 for an rtol of 1e-3 or more, and in float64 one more for
     every factor 1.7: near the best that there are, from a table, for s = -1/q, 1/q and +-(1 - 1/q), q up to 8. For
     other s it has some 14 more: the trapezoidal rule for x^(-alpha) = sin(pi alpha)/pi * integral of
     e^((1-alpha) t) / (e^t + x) dt, with Gauss rules for its two ends. The inverse of the shifted T is a product of
     ratios of pivots that are all positive, so that the poles lose nothing.
-    The error is that of the tridiagonal form, up to ``5 eps cond |s|`` in lanes and 9 by LAPACK: below that of
+    The error is that of the tridiagonal form, up to ``5 eps cond |s|`` in lanes, else 9: below that of
     LAPACK's eigenvalues. The sum itself adds up to 7 eps, also where the root is a short number: that of I is not I
     exactly. Matrices with cond above 1e14 go to `Eigen`.
 
     Parameters
     ----------
     lanes : bool or None
-        In lanes, or by LAPACK. None: what is faster for so many matrices of that size, so that a matrix of n > 35, and
-        a complex one of n > 3, may have other last bits alone than in a batch.
+        In lanes, or one after the other. None: what is faster for so many matrices of that size, so that a matrix of
+        n > 35, and a complex one of n > 3, may have other last bits alone than in a batch.
 
     References
     ----------
@@ -120,16 +120,6 @@ def kernel() -> Callable[..., None] | None:
     return None if module is None else module.roots
 
 
-@cache
-def compiled(name: str) -> Any:
-    """Import and so compile a module of loops; None if numba cannot, with a warning unless numba is switched off."""
-    try:
-        return None if deferred("numba").config.DISABLE_JIT else deferred(name)
-    except Exception as error:  # whatever is wrong with a compiler, there is LAPACK
-        warnings.warn(f"numba cannot compile ({error!r}); small matrices are left to LAPACK", UserWarning, stacklevel=2)
-        return None
-
-
 def runs_here() -> bool:
     """Return True if this process uses its kernels, as far as that is known without compiling them."""
     return in_use() and (kernel.cache_info().currsize == 0 or kernel() is not None)
@@ -161,7 +151,7 @@ def first_half(
 ) -> list[Reduced] | None:
     """Return what `roots` takes as `begun`, for a stack not in lanes and without an rtol; None: no compiler.
 
-    It lies in `kept`, of `tridiagonal_large.room_of`, if that is given.
+    It lies in `kept`, of `tridiagonal_form.room_of`, if that is given.
     """
     return None if compiled("matroot.backends.cpu.large.kernel") is None else reductions(stack, s, rule, kept)
 

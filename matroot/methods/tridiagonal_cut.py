@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from matroot._regularization import Coefficients
+from matroot.backends.cpu.kernels import compiled
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
-from matroot.methods.tridiagonal import by_groups, compiled, work_space
+from matroot.methods.tridiagonal import by_groups, work_space
 from matroot.methods.tridiagonal_report import CutReport, probes
 
 #: Above this n, LAPACK decomposes one matrix after the other as fast as lanes do.

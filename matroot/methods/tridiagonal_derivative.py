@@ -21,20 +21,20 @@ from matroot._regularization import Regularization, Ridge
 from matroot.backends.cpu.blas import held_in_its_thread, one_blas_thread
 from matroot.backends.cpu.cpu import in_threads, threads
 from matroot.backends.cpu.derivative.poles import DOUBLE, ROUNDED, SINGLE, derivative_table
-from matroot.backends.cpu.kernels import in_use
+from matroot.backends.cpu.kernels import compiled, in_use
 from matroot.backends.linalg import hermitian_part
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array
-from matroot.methods.tridiagonal import compiled, room, tasks
-from matroot.methods.tridiagonal_large import form_in, readable, room_of
+from matroot.methods.tridiagonal import room, tasks
+from matroot.methods.tridiagonal_form import form_in, readable, room_of
 from matroot.methods.tridiagonal_report import LANES, root_of
 
 #: Up to this n the arithmetic is in float64 whatever the direction has.
 WIDENED = 16
-#: How many matrices LAPACK's way reduces while lanes reduce their eight, as measured on one thread of an AMD EPYC of
+#: How many matrices the way of large ones reduces while lanes reduce their eight, on one thread of an AMD EPYC of
 #: family 26; up to the first n lanes always pay, and above the last there are none, as for roots.
 SIZES = (64, 96, 128, 192, 256, 384, 512)
-WORTH = (1.4, 1.5, 2.0, 2.7, 2.9, 4.3, 4.9)
+WORTH = (2.1, 2.7, 3.3, 4.1, 4.6, 6.0, 6.8)
 
 
 def serves(s: Fraction | float, rule: Regularization | None, A: Array, E: Array) -> bool:
@@ -44,7 +44,7 @@ def serves(s: Fraction | float, rule: Regularization | None, A: Array, E: Array)
 
 
 def lanes_are_faster(B: int, n: int) -> bool:
-    """Return True if lanes serve B matrices faster than LAPACK's way."""
+    """Return True if lanes serve B matrices faster than the way of large ones."""
     a_group = B / max(1, -(-B // LANES))
     return n <= SIZES[0] or (n <= SIZES[-1] and a_group >= float(np.interp(n, SIZES, WORTH)))
 
@@ -66,7 +66,7 @@ def derivatives(
     adjoint : bool
     kept : array, optional
         The tridiagonal forms of A: of lanes (B, `form_numbers`), or of LAPACK in the room of
-        `tridiagonal_large.room_of`.
+        `tridiagonal_form.room_of`.
 
     Returns
     -------
@@ -188,19 +188,18 @@ def large(
     if reduction is None or kernel is None:
         return None
     (_, absolute), table, s, n = asked.ridge, asked.table(), asked.s, A.shape[-1]
-    double = deferred("matroot.backends.cpu.large.blas").routines("d")
 
     def reduce(S: Array, form: Any, halves: Array) -> bool:
         S = S if readable(S) else np.array(S, np.float64, order="C")
-        if not reduction.reduced(double, S, *form, halves, absolute)[0]:
+        if not reduction.reduced(S, *form, halves, absolute)[0]:
             S = hermitian_part(S.astype(np.float64))
-            return bool(np.isfinite(S).all()) and bool(reduction.reduced(double, S, *form, halves, absolute)[0])
+            return bool(np.isfinite(S).all()) and bool(reduction.reduced(S, *form, halves, absolute)[0])
         return True
 
     def work(part: slice) -> None:
         space, own = kernel.room(n, asked.dtype), room_of(int(kept is None), n)
         for i in range(part.start, part.stop):
-            (reflectors, d, e, tau), halves = form = form_in(own[0] if kept is None else kept[i])
+            (reflectors, d, e, tau), halves = form = form_in(own[0] if kept is None else kept[i], n)
             if kept is None and not reduce(A[i], *form):
                 continue
             low, high = reduction.ends(d, e)

@@ -1,4 +1,4 @@
-"""Roots through LAPACK's tridiagonal reduction, one matrix after the other: the fast way for all but small ones."""
+"""Roots through the tridiagonal form, one matrix after the other: the fast way for all but small ones."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from matroot._bars import VOUCHED, forward_error_bound
 from matroot._regularization import Coefficients
-from matroot.backends.cpu.blas import held_in_its_thread, one_blas_thread
+from matroot.backends.cpu.blas import blas_threads, held_in_its_thread, one_blas_thread
 from matroot.backends.cpu.cpu import in_threads
 from matroot.backends.cpu.tridiagonal.pole_table import table
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
-from matroot.methods.tridiagonal_large_cut import LARGEST_COND, Form, Kept, kept, residual
+from matroot.methods.tridiagonal_form import Form, Reduced, Taken, form_in, in_pairs, padded, readable
 from matroot.methods.tridiagonal_report import (
     IN_SINGLE,
     LIFT,
@@ -36,22 +36,10 @@ from matroot.methods.tridiagonal_report import (
 )
 from matroot.methods.tridiagonal_single import CLUSTER, LEAST, UNIT, may_be_single, moved, returns_in_single
 
-#: Numbers by which a row of the reflectors is longer than n: rows at a distance of a power of two push each other out
-#: of the cache.
-PADDING = 8
-#: Reflectors that go together, up to which n: few leave less beside the two large products, many make those fast.
+#: Reflectors that go together in BLAS, up to which n: few leave less beside the large products, many make those fast.
 PANELS = ((400, 16), (900, 32), (math.inf, 48))
 #: Below this share of lambda_max, times n, an eigenvalue is rounding.
 ROUNDING = 2.0**-51
-
-
-class Reduced(NamedTuple):
-    """A matrix in tridiagonal form, scaled by `halves`; whether it is symmetric to the last bit."""
-
-    form: Form
-    halves: FloatArray
-    symmetric: bool
-    exponent: int
 
 
 def large_roots(
@@ -106,26 +94,16 @@ def reductions(stack: Array, s: Fraction, rule: Coefficients = NONE, kept: Float
 
     They lie in `kept`, of `room_of`, if it is given; matrices are real then.
     """
-    one, found = Solver(stack.shape[-1], np.result_type(stack.dtype, np.float32), s, rule, None, True), {}
+    n, found = stack.shape[-1], {}
+    one = Solver(n, np.result_type(stack.dtype, np.float32), s, rule, None, True)
 
     def work(part: slice) -> None:
         for i in range(part.start, part.stop):
-            place = None if kept is None else form_in(kept[i])
+            place = None if kept is None else form_in(kept[i], n)
             found[i] = one.reduced(one.as_readable(stack[i]), one.double, place)
 
     one_by_one(work, len(stack))
     return [found[i] for i in range(len(stack))]
-
-
-def room_of(B: int, n: int) -> FloatArray:
-    """Return an array for the tridiagonal forms of B real matrices, which `form_in` takes apart."""
-    return np.empty((B, n + 4, n + PADDING))
-
-
-def form_in(room: FloatArray) -> tuple[Form, FloatArray]:
-    """Return the form (A, d, e, tau) of one matrix and its `halves`, which lie in one array (n + 4, n + PADDING)."""
-    n = len(room) - 4
-    return (room[:n], room[n, :n], room[n + 1, :n], room[n + 2, :n]), room[n + 3, :2]
 
 
 def one_by_one(work: Callable[[slice], None], B: int) -> None:
@@ -156,6 +134,7 @@ class Solver:
         noise: float = 0.0,
     ) -> None:
         self.compiled: Any = deferred("matroot.backends.cpu.large.kernel")
+        self.by_vectors: Any = deferred("matroot.methods.tridiagonal_large_cut") if rule.cuts or noise > 0 else None
         self.raised: Any = s > 1 and deferred("matroot.methods.tridiagonal_powers").raised
         routines = deferred("matroot.backends.cpu.large.blas").routines
         is_complex = dtype.kind == "c"
@@ -166,10 +145,13 @@ class Solver:
         self.more, self.whole = max(math.ceil(s) - 1, 0), s > 1 and s.denominator == 1
         self.wide = wide or self.more > 0
         self.numbers = float(rule.relative), float(rule.absolute), float(rule.smallest), rule.cuts
+        self.uncut = UNCUT * rule.cuts
+        self.none = (0.0,) * len(Report._fields) + self.uncut
         self.poles = table(-s if s < 0 else 1 - part_of(s), pole_level(dtype == self.single, rtol))
         self.counts, self.edges = self.poles.counts.astype(int).tolist(), self.poles.edges.tolist()
         self.power = float(1 + s if s < 0 else part_of(s))
         self.width = panel_width(n)
+        self.real = not is_complex
         self.order = np.array(steps(s), np.int64)
         self.probes: Array = probes(n, is_complex)
         if is_complex:
@@ -192,142 +174,120 @@ class Solver:
 
     def reduced(self, S: Array, kind: Any, place: tuple[Form, FloatArray] | None = None) -> Reduced:
         """Return the tridiagonal form of S in a precision, in arrays of its own unless they are given."""
-        n, absolute = len(S), self.numbers[1]
         if place is None:
-            place = (np.empty((n, n + PADDING), kind), *np.empty((2, n)), np.empty(n, self.double)), np.empty(2)
-        (A, d, e, tau), halves = place
-        found = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves, absolute)
-        return Reduced(*place, *found)
+            n = len(S)
+            place = (padded(n, kind), *np.empty((2, n)), np.empty(n, self.double)), np.empty(2)
+        form, halves = place
+        return Reduced(form, halves, *self.tridiagonal(S, form, halves))
+
+    def tridiagonal(self, S: Array, form: Form, halves: FloatArray) -> tuple[bool, int]:
+        """Fill in the form of S and its scale; return whether it is symmetric, without which this is not done."""
+        if self.by_tiles():
+            found = self.compiled.reduced(S, *form, halves, self.numbers[1])
+        else:
+            found = self.compiled.reduced_by_blas(self.blas[form[0].dtype.type], S, *form, halves, self.numbers[1])
+        return bool(found[0]), int(found[1])
+
+    def by_tiles(self) -> bool:
+        """Return True unless BLAS is faster, with several threads, or needed, for complex matrices."""
+        return self.real and blas_threads() == 1
 
     def solve(self, S: Array, out: Array, kind: Any, back: Any, begun: Reduced | None = None) -> tuple[float, ...]:
         """`__call__`, with a reduction and a way back in these precisions; float32 reduces symmetric matrices alone."""
-        n, none = len(S), (0.0,) * len(Report._fields) + UNCUT * self.rule.cuts
-        relative, absolute, smallest, cuts = self.numbers
-        (A, d, e, tau), halves, symmetric, exponent = self.reduced(S, kind) if begun is None else begun
+        M = self.taken(S, kind, begun)
+        if M is None:
+            return self.none
+        if self.rule.cuts:
+            if M.low <= M.shift + len(S) * ROUNDING * M.high:
+                return self.by_vectors.cut(self, M, out) or self.none
+            M = M._replace(shift=0.0)
+        if self.whole and M.is_semidefinite(self.noise):
+            served, error = self.raised(self, M.S, out, None, M.shift, M.halves, M.factor)
+            return M.facts(served, error, max(M.bottom, 0.0)) + self.uncut
+        near = False
+        if self.noise > 0 and kind == self.double and not M.bottom > M.top / self.edges[-1]:
+            near = M.top > 0 and M.bottom >= -zero_share(self.noise, len(S), self.s, self.rtol) * M.top
+            facts = None if near else self.by_vectors.semidefinite(self, M, out)
+            if facts is not None:
+                return facts + self.uncut
+        if not near and M.bottom <= 0 and kind == self.double and np.isfinite(M.S).all():
+            return M.facts(NEGATIVE, 0.0, M.bottom, cond=1.0) + self.uncut
+        root = self.by_poles(M, back, near, begun is not None)
+        if root is None:
+            return self.none
+        served, error = self.finished(M, root, out, back)
+        return M.facts(served, error, max(M.bottom, 0.0) if near else M.bottom) + self.uncut
+
+    def taken(self, S: Array, kind: Any, begun: Reduced | None) -> Taken | None:
+        """Reduce a matrix, or its Hermitian part, and learn its ends and shift; return None where nothing serves it."""
+        relative, absolute, smallest, _ = self.numbers
+        form, halves, symmetric, exponent = self.reduced(S, kind) if begun is None else begun
         gap = 0.0
         if not symmetric:
             if kind == self.single:
-                return none
-            given, S = S, np.empty((n, n), self.double)
+                return None
+            given, S = S, np.empty(S.shape, self.double)
             gap = self.compiled.symmetrized(given, S)
             if not gap < math.inf:
-                return none
-            _, exponent = self.compiled.reduced(self.blas[kind], S, A, d, e, tau, halves, absolute)
-        one, other = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
+                return None
+            _, exponent = self.tridiagonal(S, form, halves)
+        units = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
         if not 0.0 < (factor := root_of(exponent, self.s)) < math.inf:
-            return none
-        low, high = self.compiled.ends(d, e)
-        shift = relative * high + absolute / one / other
-        if smallest and low < -high:
-            return none
-        shift = max(shift - smallest * low, 0.0) if smallest else shift
-        if cuts:
-            if low <= shift + n * ROUNDING * high:
-                facts = self.cut(S, out, (A, d, e, tau), (low, high, shift), halves, factor)
-                if facts is None:
-                    return none
-                error, bottom, cond, *rest = facts
-                return SERVED, gap, error, bottom * one * other, high * one * other, 0.0, cond, *rest
-            shift = 0.0
-        bottom, top = low + shift, high + shift
-        numbers = bottom * one * other, high * one * other, shift * one * other
-        cond = max(top / bottom, 1.0) if bottom > 0 else math.inf
-        if self.whole and top > 0 and bottom >= -(self.noise + n * gap / 2) * top * (self.noise > 0):
-            served, error = self.raised(self, S, out, None, shift, halves, factor)
-            return served, gap, error, max(numbers[0], 0.0), *numbers[1:], cond, *(UNCUT * cuts)
-        singular = self.noise > 0 and kind == self.double and not bottom > top / self.edges[-1]
-        near = singular and top > 0 and bottom >= -zero_share(self.noise, n, self.s, self.rtol) * top
-        if singular and not near:
-            facts = self.semidefinite(S, out, (A, d, e, tau), (low, high, gap), halves, factor)
-            if facts is not None:
-                error, bottom, cond = facts
-                return SERVED, gap, error, bottom * one * other, high * one * other, 0.0, cond
-        lifted = max(LIFT * top - bottom, 0.0) if near else 0.0
-        if bottom + lifted <= 0 and kind == self.double and np.isfinite(S).all():
-            return NEGATIVE, gap, 0.0, *numbers, 1.0, *(UNCUT * cuts)
-        if not 0 < bottom + lifted <= top < math.inf:
-            return none
-        row = self.poles.singular if near else bisect_left(self.edges, cond)
+            return None
+        low, high = self.compiled.ends(form[1], form[2])
+        shift = relative * high + absolute / units[0] / units[1]
+        if smallest:
+            if low < -high:
+                return None
+            shift = max(shift - smallest * low, 0.0)
+        return Taken(S, form, halves, units, factor, gap, low, high, shift)
+
+    def by_poles(self, M: Taken, back: Any, near: bool, kept: bool) -> Array | None:
+        """Return the upper triangle of the root, over the reflectors unless they are `kept`; None if it is not served.
+
+        A matrix `near` to a singular one is moved up by what rounding has left below 0.
+        """
+        (A, d, e, tau), n = M.form, len(M.S)
+        lifted = max(LIFT * M.top - M.bottom, 0.0) if near else 0.0
+        if not 0 < M.bottom + lifted <= M.top < math.inf:
+            return None
+        row = self.poles.singular if near else bisect_left(self.edges, M.cond)
         if row == len(self.edges):
-            return none
-        if shift + lifted:
-            d = d + (shift + lifted)
-        if self.rtol is not None and not near and self.errs_by(d, e, bottom, top, kind) > self.rtol:
-            return none
-        X = out if out.dtype == back and readable(out) else np.empty((n, n), back)
-        if back != kind:
+            return None
+        if M.shift + lifted:
+            d = d + (M.shift + lifted)
+        if self.rtol is not None and not near and self.errs_by(d, e, M.bottom, M.top, A.dtype.type) > self.rtol:
+            return None
+        if back != A.dtype or kept:
+            form, A = A, padded(n, back)
             with np.errstate(all="ignore"):  # the lower triangle is not set
-                A = A.astype(back)  # one kind of arrays less to compile for
+                A[:n, :n] = form[:n, :n]
         some = slice(self.counts[row])
         b, w, direct = self.poles.b[row, some], self.poles.w[row, some], self.poles.direct
-        F = self.compiled.poles(d, e, b, w, top, top**self.power, direct, self.s > 0)
-        self.compiled.root(self.blas[back], A, tau, F, X, self.width)
+        F = self.compiled.poles(d, e, b, w, M.top, M.top**self.power, direct, self.s > 0)
+        if self.by_tiles():
+            self.compiled.root(A, tau, F)
+        else:
+            self.compiled.root_by_blas(self.blas[back], A, tau, F, self.width)
         if near:
-            nothing = S.diagonal() == 0
-            X[nothing], X[:, nothing] = 0, 0
-            numbers = max(numbers[0], 0.0), *numbers[1:]
+            nothing = np.flatnonzero(M.S.diagonal() == 0)
+            A[nothing], A[:, nothing] = 0, 0
+        return A
+
+    def finished(self, M: Taken, root: Array, out: Array, back: Any) -> tuple[float, float]:
+        """Write a root to `out`, times what is left of a power above 1; return `served` and the residual."""
+        S, n, shift, halves, factor = M.S, len(M.S), M.shift, M.halves, M.factor
         if self.more:
-            served, error = self.raised(self, S, out, X, shift, halves, factor)
-            return served, gap, error, *numbers, cond, *(UNCUT * cuts)
-        self.compiled.written(X, out, factor)
+            served, error = self.raised(self, S, out, root[:n, :n], shift, halves, factor)
+            return float(served), float(error)
+        X = out if out.dtype == back and readable(out) else np.empty((n, n), back)
+        self.compiled.written(root, X, out, factor)
         if self.s.numerator < -1:
             by_solves = deferred("matroot.methods.tridiagonal_solves").residual
             error = by_solves(S, X, shift, halves, factor, self.probes, self.s)
         else:
             error = self.compiled.certificate(in_pairs(S), in_pairs(X), shift, halves, factor, self.pairs, self.order)
-        served = (IN_SINGLE if back == self.single else SERVED) if math.isfinite(error) else 0.0
-        return served, gap, error, *numbers, cond, *(UNCUT * cuts)
-
-    def cut(
-        self, S: Array, out: Array, form: Form, ends: tuple[float, ...], halves: FloatArray, factor: float
-    ) -> tuple[float, ...] | None:
-        """Fill `out` with the root of a matrix that is cut; return the fields of the report that are not known yet."""
-        (low, high, cut), drops = ends, self.rule.drops
-        if not (high > 0 and (drops or cut > 0)):
-            return None
-        found = kept(form, cut, drops)
-        if found is None or (drops and not len(found.w)):
-            return None
-        most = max(high, 0.0 if drops else cut)
-        least = cut if found.changed and not drops else float(found.w[0])
-        if not most <= LARGEST_COND * least:
-            return None
-        X = self.written(out, found, 0.0 if drops else cut ** float(self.s), factor)
-        with np.errstate(over="ignore", invalid="ignore"):
-            error = residual(S, X, found, None if drops else cut, halves, factor, self.probes, self.order)
-        if not math.isfinite(error):
-            return None
-        bottom = 0.0 if drops and found.changed else least
-        return error, bottom, most / least, float(found.changed), found.excess(self.s, low, most, drops)
-
-    def semidefinite(
-        self, S: Array, out: Array, form: Form, ends: tuple[float, ...], halves: FloatArray, factor: float
-    ) -> tuple[float, float, float] | None:
-        """Fill `out` with a power s > 0 of a matrix whose negative eigenvalues are noise.
-
-        Return the residual, the smallest eigenvalue and the condition number.
-        """
-        low, high, gap = ends
-        if not (high > 0 and low >= -(self.noise + len(S) * gap / 2) * high):
-            return None
-        found = kept(form, 0.0, drops=True)
-        if found is None or not len(found.w):
-            return None
-        X = self.written(out, found, 0.0, factor)  # the certificate is that of A, which is not cut
-        error = self.compiled.certificate(in_pairs(S), in_pairs(X), 0.0, halves, factor, self.pairs, self.order)
-        if not math.isfinite(error):
-            return None
-        return (error, 0.0, math.inf) if found.changed else (error, float(found.w[0]), high / float(found.w[0]))
-
-    def written(self, out: Array, found: Kept, goal: float, factor: float) -> Array:
-        """Write the root of a decomposed matrix to `out`, with `goal` for what is not kept; return it in double."""
-        X = out if out.dtype == self.double and readable(out) else np.empty(out.shape, self.double)
-        with np.errstate(over="ignore", invalid="ignore"):
-            found.root(float(self.s), goal, factor, X)
-            if X is not out:
-                out[...] = X
-                X[...] = out
-        return X
+        return (IN_SINGLE if back == self.single else SERVED) if math.isfinite(error) else 0.0, error
 
     def errs_by(self, d: FloatArray, e: FloatArray, bottom: float, top: float, kind: Any) -> float:
         """Bound the forward error; return 0 if the certificate refuses the rtol for every method."""
@@ -336,13 +296,3 @@ class Solver:
         if kind == self.double and VOUCHED * bound > (self.rtol or 0.0):
             return 0.0
         return float(bound * max(LEAST[kind], moved(len(d), share, size / top)))
-
-
-def readable(a: Array) -> bool:
-    """Return True if the compiled loops take an array as it is; numba has another type for read-only arrays."""
-    return a.dtype.char in "dfDF" and a.flags.c_contiguous and a.flags.aligned and a.flags.writeable
-
-
-def in_pairs(a: Array) -> Array:
-    """View complex numbers as pairs of real ones."""
-    return a.view(a.real.dtype) if a.dtype.kind == "c" else a

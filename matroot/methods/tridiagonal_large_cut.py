@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,11 +13,11 @@ from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import MATRIX, RESTART
 from matroot.methods.hermitian import hermitian_product
+from matroot.methods.tridiagonal_form import Form, Taken, in_pairs, readable
+from matroot.methods.tridiagonal_report import SERVED
 
 #: Matrices with a larger condition number are not served.
 LARGEST_COND = 2.0**48
-#: A, d, e, tau as `large.kernel.reduced` leaves them.
-Form = tuple[Array, FloatArray, FloatArray, Array]
 
 
 class Kept(NamedTuple):
@@ -113,3 +113,52 @@ def residual(
         else:
             W = (X @ (W * inverse)) * inverse
     return float(np.linalg.norm(W - goal)) / size
+
+
+def cut(solver: Any, M: Taken, out: Array) -> tuple[float, ...] | None:
+    """Fill `out` with the root of a matrix that the solver's rule cuts; return the fields of `CutReport`."""
+    drops, cut, s = solver.rule.drops, M.shift, solver.s
+    if not (M.high > 0 and (drops or cut > 0)):
+        return None
+    found = kept(M.form, cut, drops)
+    if found is None or (drops and not len(found.w)):
+        return None
+    most = max(M.high, 0.0 if drops else cut)
+    least = cut if found.changed and not drops else float(found.w[0])
+    if not most <= LARGEST_COND * least:
+        return None
+    X = written(solver, M, found, 0.0 if drops else cut ** float(s), out)
+    with np.errstate(over="ignore", invalid="ignore"):
+        floor = None if drops else cut
+        error = residual(M.S, X, found, floor, M.halves, M.factor, solver.probes, solver.order)
+    if not math.isfinite(error):
+        return None
+    facts = M.facts(SERVED, error, 0.0 if drops and found.changed else least, 0.0, most / least)
+    return *facts, float(found.changed), found.excess(s, M.low, most, drops)
+
+
+def semidefinite(solver: Any, M: Taken, out: Array) -> tuple[float, ...] | None:
+    """Fill `out` with a power s > 0 of a matrix whose negative eigenvalues are noise; return the fields of `Report`."""
+    if not M._replace(shift=0.0).is_semidefinite(solver.noise):
+        return None
+    found = kept(M.form, 0.0, drops=True)
+    if found is None or not len(found.w):
+        return None
+    X = written(solver, M, found, 0.0, out)  # the certificate is that of A, which is not cut
+    pairs = in_pairs(M.S), in_pairs(X)
+    error = solver.compiled.certificate(*pairs, 0.0, M.halves, M.factor, solver.pairs, solver.order)
+    if not math.isfinite(error):
+        return None
+    least = 0.0 if found.changed else float(found.w[0])
+    return M.facts(SERVED, error, least, 0.0, M.high / least if least else math.inf)
+
+
+def written(solver: Any, M: Taken, found: Kept, goal: float, out: Array) -> Array:
+    """Write the root of a decomposed matrix to `out`, with `goal` for what is not kept; return it in double."""
+    X = out if out.dtype == solver.double and readable(out) else np.empty(out.shape, solver.double)
+    with np.errstate(over="ignore", invalid="ignore"):
+        found.root(float(solver.s), goal, M.factor, X)
+        if X is not out:
+            out[...] = X
+            X[...] = out
+    return X

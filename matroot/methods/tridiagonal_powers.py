@@ -26,7 +26,7 @@ def raised(
     add_to_diagonal(A, shift)
     with np.errstate(over="ignore", invalid="ignore"):
         X = power(A, solver.s.numerator) if X is None else product(power(A, solver.more), X)
-    solver.compiled.written(X, out, factor)
+    solver.compiled.written(X, X, out, factor)
     pairs = (M.view(M.real.dtype) if M.dtype.kind == "c" else M for M in (S, X))
     error = solver.compiled.certificate(*pairs, shift, halves, factor, solver.pairs, solver.order)
     return SERVED if math.isfinite(error) else 0.0, float(error)

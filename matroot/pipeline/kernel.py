@@ -20,7 +20,8 @@ from matroot.methods.eigen import Eigen
 from matroot.methods.tridiagonal import PRODUCTS, Tridiagonal, first_half, kernel, roots
 from matroot.methods.tridiagonal_cut import cut_roots, cuts_in_lanes, serves_cuts
 from matroot.methods.tridiagonal_derivative import WIDENED, form_numbers, serves
-from matroot.methods.tridiagonal_large import ROUNDING, Reduced, room_of
+from matroot.methods.tridiagonal_form import Reduced, room_of
+from matroot.methods.tridiagonal_large import ROUNDING
 from matroot.methods.tridiagonal_report import CUT, IN_SINGLE, NEGATIVE, SERVED, CutReport, Report, further_products
 from matroot.pipeline.call import Output
 from matroot.pipeline.fused import Fused

@@ -15,9 +15,11 @@ import numpy as np
 from matroot._result import RootResult
 from matroot.backends.arrays import HALVES, Origin
 from matroot.backends.cpu.blas import one_blas_thread
+from matroot.backends.cpu.kernels import compiled
 from matroot.methods.conditioning import PROBES
-from matroot.methods.tridiagonal import NO_FORMS, PRODUCTS, Tridiagonal, compiled, constants, kernel, work_space
-from matroot.methods.tridiagonal_large import Reduced, Solver
+from matroot.methods.tridiagonal import NO_FORMS, PRODUCTS, Tridiagonal, constants, kernel, work_space
+from matroot.methods.tridiagonal_form import Reduced
+from matroot.methods.tridiagonal_large import Solver
 from matroot.methods.tridiagonal_report import (
     IN_SINGLE,
     SERVED,
@@ -74,7 +76,7 @@ class Lone:
 
 @dataclass(frozen=True)
 class LoneLarge:
-    """The same for a matrix that LAPACK reduces."""
+    """The same for a large matrix."""
 
     fused: Fused
     solver: Solver

@@ -19,6 +19,7 @@ from matroot._result import on_host
 from matroot._solve import solve_power
 from matroot._status import USABLE
 from matroot.backends.base import Backend
+from matroot.backends.cpu import products
 from matroot.backends.linalg import add_to_diagonal, adjoint, hermitian_part, thin_svd
 from matroot.methods.hermitian import hermitian_product
 from matroot.rectangular.stack import Stack
@@ -109,7 +110,7 @@ def by_products(stack: Stack, s: Fraction, rtol: float | None, found: Found, any
         G[part] = backend.rank_k(adjoint(A[part]))
 
     def multiply(part: slice) -> None:
-        backend.matmul(A[part], M[part], out=found.x[part])
+        tall_products(A[part], M[part], found.x[part], backend)
         if found.h is not None:
             found.h[part] = hermitian_products(G[part], M[part], backend)
 
@@ -189,16 +190,26 @@ def by_svd(
 
 def hermitian_products(G: Array, M: Array, backend: Backend) -> Array:
     """Multiply stacks that commute, Hermitian to the last bit; large matrices on the CPU by halves."""
+    H = None if backend.sync_free() else products.commuting(G, M)
+    if H is not None:
+        return H
     if backend.sync_free() or G.shape[-1] < TILED:
         return hermitian_part(backend.matmul(G, M))
     return np.stack([hermitian_product(*pair, backend) for pair in zip(G, M, strict=True)])
 
 
+def tall_products(A: Array, M: Array, out: Array, backend: Backend) -> None:
+    """Set out = A M for stacks of which that of A may have more rows."""
+    if backend.sync_free() or not products.multiplied(A, M, out):
+        backend.matmul(A, M, out=out)
+
+
 def restored(X: Array, backend: Backend) -> Array:
     """Make X, nearly orthogonal or a partial isometry, orthogonal to second order: X (3 I - X^H X) / 2."""
-    gap = -backend.rank_k(adjoint(X))
+    gap, change = -backend.rank_k(adjoint(X)), backend.xp.empty_like(X)
     add_to_diagonal(gap, 1.0)
-    return X + backend.matmul(X, gap) / 2
+    tall_products(X, gap, change, backend)
+    return X + change / 2
 
 
 def stack_norm(A: Array) -> Array:

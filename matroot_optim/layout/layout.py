@@ -17,16 +17,11 @@ from typing import Any
 import numpy as np
 
 from matroot_optim.arrays import Array, cast, check_device, dtype_name, is_cupy, on_host, place, state_dtype
+from matroot_optim.layout.axes import parts_of, preconditioned_axes
 from matroot_optim.layout.blocking import Region, Shape, as_matrix, block_sizes, merge_dims, regions
 from matroot_optim.layout.parts import Among, Leaf, Member, Narrow, Stack
 from matroot_optim.options import Options
 
-#: A matrix whose dimensions differ by more than this factor is a table.
-TABLE = 10
-#: A narrower table gets the first-order step: with 16 columns a root saved no steps and cost half a step more.
-NARROW = 32
-#: Grafts that give every row of a table a norm.
-GRAFTS_OF_ROWS = ("adam", "rmsprop", "adagrad", "sgd")
 #: Options that are equal in all blocks of a stack, beside the decay of the statistics.
 OF_STACKS = (
     "algorithm basis statistics_of direction spectral_exponent bias_correction rule "
@@ -266,18 +261,6 @@ def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
     return Leaf(path, shape, merged, axes, parts, state_dtype(x, path), place(x), options, by_row)
 
 
-def parts_of(options: Options, merged: Shape, path: str) -> list[int]:
-    """Return the sizes of the parts that one dimension of a fused weight is split into."""
-    n, split = merged[options.split_dim % len(merged)], options.split
-    sizes = [n // split] * split if isinstance(split, int) else list(split or (n,))
-    if sum(sizes) != n:
-        raise ValueError(
-            f"split must give parts of dimension {options.split_dim} of the merged shape {merged} of {path!r}, "
-            f"got {split}"
-        )
-    return sizes
-
-
 def cut_into_regions(options: Options, merged: Shape, axes: Sequence[int], path: str) -> tuple[Region, ...]:
     """Return the regions of a tensor; the parts of a fused weight are cut each by itself."""
     o, dim = options, options.split_dim % len(merged)
@@ -299,48 +282,6 @@ def _merged(options: Options, shape: Shape) -> Shape:
     if isinstance(options.merge, str):
         return as_matrix(shape)
     return merge_dims(shape, options.merge) if options.merge is not None and len(shape) > 2 else shape
-
-
-def is_table(shape: Shape) -> bool:
-    """Return True if a shape is that of a table: a matrix with one dimension more than `TABLE` times the other.
-
-    Embeddings and output layers are tables; dense layers, attention and convolutions are not.
-    """
-    return len(shape) == 2 and max(shape) > TABLE * min(shape)
-
-
-def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str) -> tuple[tuple[int, ...], bool]:
-    """Return the dimensions of the merged shape that get a statistic, and True for a table that moves by row.
-
-    Tensors of order 0 and 1 (unless `precondition_vectors`) and empty tensors have none. Dimensions of size 1 or
-    above `max_preconditioned_dim` are left out.
-    """
-    least = 1 if options.precondition_vectors else 2
-    if len(merged if options.merge == "matrix" else shape) < least or 0 in shape or not merged:
-        return (), False
-    dims, dim = options.preconditioned_dims, options.split_dim % len(merged)
-    part = (*merged[:dim], max(parts_of(options, merged, path)), *merged[dim + 1 :]) if options.split else merged
-    table = dims == "table" or (dims == "auto" and is_table(part))
-    if dims == "none" or (table and (min(part) < NARROW or not _has_rows(options))):
-        return (), False
-    wanted: Sequence[int] = range(len(merged))
-    if not isinstance(dims, str):
-        for i in dims:
-            if not -len(merged) <= i < len(merged):
-                raise ValueError(
-                    f"preconditioned_dims must name dimensions of the merged shape {merged} of {path!r}, got {i}"
-                )
-        wanted = sorted({i % len(merged) for i in dims})
-    limit = options.max_preconditioned_dim
-    axes = [i for i in wanted if merged[i] > 1 and (limit is None or merged[i] <= limit)]
-    if (table or dims == "one_sided") and axes:
-        axes = [min(axes, key=lambda i: merged[i])]
-    return tuple(axes), table and bool(axes)
-
-
-def _has_rows(options: Options) -> bool:
-    """Return True if the rows of a table can get a direction each, scaled to the norm of their first-order step."""
-    return (options.algorithm, options.direction) == ("shampoo", "roots") and options.graft in GRAFTS_OF_ROWS
 
 
 def _stack_key(leaf: Leaf, region: Region) -> Any:

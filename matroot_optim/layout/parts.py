@@ -14,6 +14,9 @@ import numpy as np
 from matroot_optim.layout.blocking import Region, Shape, numbered
 from matroot_optim.options import Options
 
+#: Entries of a block from which `Stack.apart` holds.
+LARGE = 2**14
+
 
 class At(NamedTuple):
     """The place of an array of a part of a run in an array of the whole run.
@@ -216,6 +219,12 @@ class Stack:
         return len(self.axes) + (self.options.batch_dims > 0) < len(self.shape)  # of a batch, blocks have one entry
 
     @cached_property
+    def apart(self) -> bool:
+        """True if every block is a large leaf of its own: a copy that joins them takes as long as their products."""
+        large = math.prod(self.shape) >= LARGE and self.blocks == len(self.members) > 1
+        return large and self.sharable and not (self.in_basis or self.spectral or self.whitened)
+
+    @cached_property
     def in_basis(self) -> bool:
         """True if the array "root" of a dimension holds the eigenbases of its statistics, and no roots."""
         return self.options.algorithm == "soap"
@@ -229,9 +238,10 @@ class Stack:
     def whitened(self) -> bool:
         """True if the statistics are of the gradient whitened by the roots of the other dimensions.
 
-        A table has no others, and the size of its statistic has no effect.
+        A single one has no others, and under a graft the size of its statistic has no effect.
         """
-        return self.options.statistics_of == "whitened" and not self.by_row
+        alone = len(self.axes) == 1 and self.options.graft != "none"
+        return self.options.statistics_of == "whitened" and not alone
 
     @cached_property
     def largest(self) -> float:

@@ -10,8 +10,9 @@ from functools import cached_property
 
 import numpy as np
 
+from matroot_optim.layout.axes import is_table
 from matroot_optim.layout.blocking import Shape
-from matroot_optim.layout.layout import Layout, is_table
+from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf
 from matroot_optim.refresh.phases import cost, first_marks
 from matroot_optim.refresh.shares import deal_blocks
@@ -138,7 +139,8 @@ class Shares:
             if leaf.axes == (1,)
             and is_table(leaf.merged)
             and all(region.size[0] == leaf.merged[0] for region in leaf.regions)
-            and (leaf.by_row or not (leaf.options.graft_per_block or leaf.options.statistics_of == "whitened"))
+            and (leaf.by_row or not leaf.options.graft_per_block)
+            and not (leaf.options.statistics_of == "whitened" and leaf.options.graft == "none")
         }
 
     @cached_property

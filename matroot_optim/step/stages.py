@@ -18,7 +18,7 @@ from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
 from matroot_optim.step.averaging import average_weights
 from matroot_optim.step.bases import as_merged
-from matroot_optim.step.elementwise import times_all
+from matroot_optim.step.elementwise import scale_all, times_all
 from matroot_optim.step.finish import limit, to_updates
 from matroot_optim.step.first_order import Groups, averaged, first_order, in_units
 from matroot_optim.step.grafting import ratio_of, rescale_blocks
@@ -32,28 +32,46 @@ from matroot_optim.step.statistics import accumulate, gram
 from matroot_optim.step.whitening import whitened_gram
 
 Arrays = dict[str, Array]
+#: The blocks of a stack: in one array, or, where the stack is `Stack.apart`, an array (1, *shape) for each.
+Blocks = Any
 
 
-def stacked_gradients(step: Step) -> list[Array]:
-    """Return the gradient of every stack of blocks, (blocks, *shape)."""
+def stacked_gradients(step: Step) -> list[Blocks]:
+    """Return the gradient of every stack of blocks, (blocks, *shape), or a tuple of its blocks."""
     return [_stacked(step, s, step.g) for s in step.layout.stacks]
 
 
-def _stacked(step: Step, s: Stack, leaves: Sequence[Array]) -> Array:
+def _stacked(step: Step, s: Stack, leaves: Sequence[Array]) -> Blocks:
     parts, layout = [], step.layout
     for member in s.members:
         leaf, x = layout.leaves[member.leaf], leaves[member.leaf]
         x = x if leaf.by_row else step.whole(x)
         parts.append(stack(as_merged(x, leaf), leaf.regions[member.region], namespace(x)))
+    if s.apart and step.totals is None and not is_traced(parts[0]):
+        return tuple(parts)
     return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
 
 
-def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
+def _grams(G: Blocks, axis: int, xp: Any) -> Array:
+    if isinstance(G, tuple):
+        return xp.concat([gram(x, axis, xp) for x in G], axis=0)
+    return gram(G, axis, xp)
+
+
+def _preconditioned(s: Stack, G: Blocks, roots: Sequence[Array]) -> Blocks:
+    if isinstance(G, tuple):
+        xp = namespace_by_row(G[0])
+        each = enumerate(G)
+        return tuple(precondition(x, [X[k : k + 1] for X in roots], s.axes, xp) for k, x in each)
+    return precondition(G, roots, s.axes, namespace_by_row(G) if s.sharable else namespace(G))
+
+
+def update_statistics(step: Step, stacks: Sequence[Blocks]) -> Arrays:
     """Update the statistics of every stack with these gradients (stage 1)."""
     new: Arrays = {}
     summed = {} if step.totals is None else step.totals.grams(step.layout.stacks, stacks)
     for s, G in zip(step.layout.stacks, stacks, strict=True):
-        xp, beta = namespace(G), s.options.betas[1]
+        xp, beta = namespace(G[0] if isinstance(G, tuple) else G), s.options.betas[1]
         # A sum needs no mask: a gradient that does not count is zero here.
         keep_all = beta == 1.0 or all(step.active[m.leaf] is True for m in s.members)
         # Whitened ones depend on the other statistics, so all are computed before the first is overwritten.
@@ -62,7 +80,7 @@ def update_statistics(step: Step, stacks: Sequence[Array]) -> Arrays:
             name = f"{s.axis_name(axis)}/statistic"
             old, product = step.arrays[name], summed.get(s.axis_name(axis))
             if product is None:
-                product = whitened[axis] if s.whitened else gram(G, axis, xp)
+                product = whitened[axis] if s.whitened else _grams(G, axis, xp)
             A = accumulate(old, product, beta, step.donate and keep_all)
             new[name] = A if keep_all else xp.where(block_mask(s, step.active, A)[:, None], A, old)
     return new
@@ -80,7 +98,7 @@ def block_mask(s: Stack, active: Sequence[Any], x: Array) -> Array:
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
 
 
-def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
+def updates(step: Step, stacks: Sequence[Blocks]) -> tuple[list[Array], Arrays]:
     """Compute the update of every weight and the new arrays of the state (stages 3 and 4)."""
     layout = step.layout
     live = [i for i, leaf in enumerate(layout.leaves) if step.active[i] is not False and 0 not in leaf.shape]
@@ -99,8 +117,7 @@ def updates(step: Step, stacks: Sequence[Array]) -> tuple[list[Array], Arrays]:
             directions.append(None if idle else spectral(G, s.options.spectral_exponent))
             continue
         roots = [step.arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
-        xp = namespace_by_row(G) if s.sharable else namespace(G)
-        directions.append(None if idle else precondition(G, roots, s.axes, xp))
+        directions.append(None if idle else _preconditioned(s, G, roots))
     others, changed = first_order(
         step, live, [group for group in groups if group[0] not in moves], averages, factors, stacks
     )
@@ -159,7 +176,8 @@ def _direction(
     boxes, ratio = [], None
     for s, member in where:
         region = leaf.regions[member.region]
-        P = step.rows(directions[s], member.start, member.stop)
+        P = directions[s]
+        P = P[member.start] if isinstance(P, tuple) else step.rows(P, member.start, member.stop)
         if o.graft_per_block or leaf.by_row:
             Fb = stack(as_merged(F, leaf), region, xp)
             Wb = stack(as_merged(W, leaf), region, xp) if W is not None else None
@@ -226,6 +244,7 @@ def _rescaled(
         else:
             target = stack_scalars(goals, own)
         ratios = step.scalars(ratio_of(of[leaves[at[0]]].options, own, target, namespace(own)))
-        for k, x, ratio in zip(at, times_all(P, ratios), ratios, strict=True):
+        scaled = times_all if graft[at[0]] in ("sqrt_n", "trust_ratio") else scale_all  # directions are new arrays
+        for k, x, ratio in zip(at, scaled(P, ratios), ratios, strict=True):
             found[k] = x, ratio
     return found

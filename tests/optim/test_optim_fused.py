@@ -72,9 +72,9 @@ def test_the_plan_shows_the_parts():
 
 
 def test_what_has_no_matrix_is_not_split():
-    net = {"scale": np.zeros(()), "bias": np.zeros(15), "table": np.zeros((4000, 60))}
+    net = {"scale": np.zeros(()), "bias": np.zeros(15), "head": np.zeros((400, 60))}
     found = Shampoo(1e-3, split=2, split_dim=-1).plan(net).rows
-    assert [row.treatment for row in found] == ["adam", "adam", "adam"]  # each part of the table is too narrow
+    assert [row.treatment for row in found] == ["adam", "adam", "adam"]  # each part of the head is a classifier
 
 
 @pytest.mark.parametrize("split", [4, (8, 8)])

@@ -78,11 +78,44 @@ def test_which_tables_move_by_row():
     assert treatment(Shampoo(0.1), 321, 32) == treatment(KLShampoo(0.1), 32, 400) == "by row"
     assert treatment(Shampoo(0.1), 320, 32) == "both sides"
     assert treatment(Shampoo(0.1, preconditioned_dims="table"), 40, 32) == "by row"
-    assert treatment(Shampoo(0.1), 4000, 31) == "adam"
     assert treatment(Shampoo(0.1, preconditioned_dims="table"), 4, 400) == "adam"
     assert treatment(SOAP(0.1), 4000, 96) == treatment(Shampoo(0.1, direction="spectral"), 4000, 96) == "adam"
     assert treatment(Shampoo(0.1, graft="sqrt_n"), 4000, 96) == "sqrt_n"
     assert treatment(Shampoo(0.1, graft="none"), 4000, 96) == "rmsprop"
+
+
+def test_a_narrow_table_is_one_of_categories():
+    """One root for the columns and one graft; classifiers have few columns too, but not so many rows for each."""
+    assert treatment(Shampoo(0.1), 1985, 31) == treatment(KLShampoo(0.1), 513, 8) == "one side"
+    assert (
+        treatment(Shampoo(0.1), 1984, 31)
+        == treatment(Shampoo(0.1), 512, 8)
+        == treatment(Shampoo(0.1), 768, 2)
+        == "adam"
+    )
+    assert treatment(Shampoo(0.1), 10, 4096) == "adam"  # a classifier in torch's order
+    named = Shampoo(0.1, preconditioned_dims="table")
+    assert treatment(named, 7, 16) == treatment(named, 100, 2) == "one side"
+    assert treatment(named, 100, 1) == treatment(named, 6, 16) == "adam"
+    for width in range(2, 32):  # no table has more than six numbers for each of its own
+        plans = [named.plan({"words": np.zeros((rows, width), np.float32)}).rows[0] for rows in range(1, width)]
+        assert all(row.numbers <= 6 for row in plans)
+    assert treatment(SOAP(0.1), 4000, 16) == treatment(Shampoo(0.1, direction="spectral"), 4000, 16) == "adam"
+
+
+@pytest.mark.parametrize("shape", [(1100, 16), (7, 16)])
+def test_categories_share_a_root_and_a_graft(shape):
+    opt, oracle = Shampoo(0.1, preconditioned_dims="table", **OPTIONS), Oracle(shape, graft="adam", axes=(1,))
+    W = np.ones(shape)
+    for g in gradients(shape):
+        W = W + oracle.step(g, W)
+    got, last = train(opt, gradients(shape))
+    np.testing.assert_allclose(got, W, rtol=1e-9, atol=1e-10)
+    _, first = train(Shampoo(0.1, preconditioned_dims="none"), gradients(shape))
+    assert np.linalg.norm(last) == pytest.approx(np.linalg.norm(first), rel=1e-9)
+    if shape[0] > shape[1]:  # the rows' gradients are 1000 times apart
+        ours, adam = (np.linalg.norm(u, axis=1) for u in (last, first))
+        assert ours[-1] / ours[0] > 10 * adam[-1] / adam[0]
 
 
 def test_the_same_in_torch():

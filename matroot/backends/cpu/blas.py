@@ -58,7 +58,7 @@ def one_blas_thread() -> AbstractContextManager[Any]:
     array([0.5, 1. ])
     """
     shared, own = _libraries()
-    return held([shared] if own is None else [shared, own.setting], _wanted())
+    return held([shared] if own is None else [shared, own.setting], blas_threads())
 
 
 def held_in_its_thread(work: Callable[[slice], None]) -> Callable[[slice], None]:
@@ -68,13 +68,14 @@ def held_in_its_thread(work: Callable[[slice], None]) -> Callable[[slice], None]
         return work
 
     def holding(part: slice) -> None:
-        with held([own.setting], _wanted()):
+        with held([own.setting], blas_threads()):
             work(part)
 
     return holding
 
 
-def _wanted() -> int:
+def blas_threads() -> int:
+    """Return the number of threads of BLAS while a root is computed."""
     wanted = os.environ.get("MATROOT_BLAS_THREADS", "")
     return max(1, int(wanted)) if wanted.isdecimal() else 1
 

@@ -22,6 +22,7 @@ import numpy as np
 from matroot.backends.cpu.blas import held_in_its_thread, one_blas_thread
 from matroot.backends.cpu.lapack import eigh_single
 from matroot.backends.linalg import combine, hermitian_part
+from matroot.backends.loading import deferred
 
 NDArray = np.ndarray
 
@@ -42,9 +43,13 @@ class CPU:
         return np.matmul(a, b, out=out)
 
     def rank_k(self, a: NDArray) -> NDArray:
-        """Compute ``a @ a^H``, exactly Hermitian; for real matrices numpy calls BLAS syrk, at half the work."""
+        """Compute ``a @ a^H``, exactly Hermitian; for real matrices numpy calls BLAS syrk, at half the work.
+
+        What BLAS sees as ``b^T b`` is faster by tiles.
+        """
         if a.dtype.kind != "c":
-            return self.matmul(a, a.swapaxes(-1, -2))
+            G = deferred("matroot.backends.cpu.products").gram(a.swapaxes(-1, -2))
+            return self.matmul(a, a.swapaxes(-1, -2)) if G is None else G
         return np.asarray(hermitian_part(np.matmul(a, a.conj().swapaxes(-1, -2))))
 
     def eigh(self, A: NDArray) -> tuple[NDArray, NDArray]:

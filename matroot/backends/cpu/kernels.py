@@ -9,6 +9,9 @@ twice the time of the better choice. The work is counted, not timed: equal calls
 from __future__ import annotations
 
 import os
+import warnings
+from functools import cache
+from typing import Any
 
 from matroot.backends.loading import PROCESS, deferred
 
@@ -59,6 +62,16 @@ def in_use() -> bool:
     if "use" not in _decided:
         _decided.setdefault("use", _decide())  # of two threads, the first one decides
     return _decided["use"]
+
+
+@cache
+def compiled(name: str) -> Any:
+    """Import and so compile a module of loops; None if numba cannot, with a warning unless numba is switched off."""
+    try:
+        return None if deferred("numba").config.DISABLE_JIT else deferred(name)
+    except Exception as error:  # whatever is wrong with a compiler, there is LAPACK
+        warnings.warn(f"numba cannot compile ({error!r}); small matrices are left to LAPACK", UserWarning, stacklevel=2)
+        return None
 
 
 def state() -> str:

@@ -206,7 +206,8 @@ def inverse_norms(R, mu, t, v, steps):
     X = np.empty((R.shape[0], t.size), R.dtype)
     norms = np.zeros(t.size)
     for k in range(t.size):
-        X[:, k] = v
+        for i in range(len(v)):  # not X[:, k] = v: numba compiles the message of its error in two seconds
+            X[i, k] = v[i]
     for step in range(2 * steps):
         if step % 2:
             _shifted_solve_adjoint(R, mu, t, X)

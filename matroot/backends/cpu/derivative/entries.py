@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from matroot.backends.cpu.derivative.tiles import mirror, transpose
+from matroot.backends.cpu.large.tiles import mirror, transpose
 from matroot.backends.cpu.tridiagonal.stage import stage
 
 

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
-"""The derivative at one large matrix that LAPACK has reduced, in the precision of the direction G; see `kernel`."""
+"""The derivative at one large matrix that has been reduced, in the precision of the direction G; see `kernel`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from matroot.backends.cpu.compiled import compiled
 from matroot.backends.cpu.derivative.middle import PADDING, ROOM, begin, derivative, sizes
 from matroot.backends.cpu.derivative.reduction import digest
-from matroot.backends.cpu.derivative.reflectors import basis_of_lapack
+from matroot.backends.cpu.derivative.reflectors import basis_of_rows
 from matroot.backends.cpu.derivative.shifts import NOT_FINITE, exponent_of, shift_of, take_poles, top_eigenvector
 
 
@@ -38,7 +38,7 @@ def _entry(sources):
         start = begin(space, wide)
         M = space[start : start + ROOM * rows * step].reshape(ROOM, rows, step)
         q, r, scaled = np.empty(n * K, G.dtype), np.empty(n * K, G.dtype), np.empty(n * K, G.dtype)
-        basis_of_lapack(A, tau, M[0])
+        basis_of_rows(A, tau, M[0])
         derivative(M, G, exponent, factor, d, e, delta, b, w, k, slope, v, adjoint, q, r, scaled, line, out)
         return True
 

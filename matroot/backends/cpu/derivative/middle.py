@@ -11,7 +11,7 @@ from numba.types import int64
 from matroot.backends.cpu.derivative.entries import read, write
 from matroot.backends.cpu.derivative.pole_solves import add_poles, pivots
 from matroot.backends.cpu.derivative.shifts import move
-from matroot.backends.cpu.derivative.tiles import mirror, multiply, transpose
+from matroot.backends.cpu.large.tiles import mirror, multiply, transpose
 from matroot.backends.cpu.tridiagonal.stage import stage
 
 #: Numbers by which a row is longer, so that equal columns of neighbours are in other sets of a cache.

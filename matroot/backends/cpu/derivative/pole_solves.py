@@ -10,7 +10,7 @@ for all columns g at once. Between the two sides the matrix is transposed.
 
 from __future__ import annotations
 
-from matroot.backends.cpu.derivative.rows import keep, multiple, plus_multiple, take_four, take_one, turn
+from matroot.backends.cpu.large.rows import keep, multiple, plus_multiple, take_four, take_one, turn
 from matroot.backends.cpu.tridiagonal.stage import stage
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from matroot.backends.cpu.derivative.rows import keep, multiple, plus_multiple, take_one, turn
-from matroot.backends.cpu.derivative.tiles import add_product, product
-from matroot.backends.cpu.large.kernel import panel_of
+from matroot.backends.cpu.large.panels import panel_of
+from matroot.backends.cpu.large.rows import keep, multiple, plus_multiple, take_one, turn
+from matroot.backends.cpu.large.tiles import add_product, product
 from matroot.backends.cpu.tridiagonal.stage import stage
 
 #: Reflectors that go together, and numbers in a register.
@@ -68,12 +68,12 @@ def write(Q, n, H):
 
 
 @stage()
-def basis_of_lapack(A, tau, H):
+def basis_of_rows(A, tau, H):
     """H = the product of the reflectors in the rows of A, the first row's first.
 
     Row i acts from column i + 1 on, where its vector has a 1, and not at all if tau is 0.
     """
-    n = A.shape[0]
+    n = tau.size
     rows = -(-n // WIDE) * WIDE
     Q, V, W = np.zeros((rows, rows + PANEL)), np.zeros((PANEL, rows + PANEL)), np.zeros((2 * PANEL, rows + PANEL))
     T, G, turned = np.zeros((PANEL, PANEL)), np.zeros((PANEL, PANEL)), np.zeros((rows, PANEL))
@@ -84,7 +84,7 @@ def basis_of_lapack(A, tau, H):
     for low in range((n - 2) // PANEL * PANEL, -1, -PANEL):
         count, first = min(PANEL, n - 1 - low), (low + 1) // WIDE * WIDE
         V[:, :] = 0
-        panel_of(A, V, 0, low, low + count)
+        panel_of(A, n, V, 0, low, low + count)
         for i in range(count):
             if tau[low + i] == 0.0:
                 V[i] = 0

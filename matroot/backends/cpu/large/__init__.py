@@ -1,1 +1,1 @@
-"""The compiled kernel of `methods.tridiagonal_large`, on LAPACK and BLAS by address."""
+"""The compiled kernel of `methods.tridiagonal_large`, by tiles, and on LAPACK and BLAS by address."""

@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from matroot.backends.cpu.derivative.rows import ELEMENTS, REGISTER, places, repeated, turn
+from matroot.backends.cpu.large.rows import ELEMENTS, REGISTER, places, repeated, turn
 from matroot.backends.cpu.tridiagonal.stage import stage
 
 #: Rows and registers of a tile: as many sums at once as hide the latency of arithmetic, and fit into the registers.
@@ -52,9 +52,9 @@ def _tile(count: int, adds: bool) -> Any:
             fma = known or ir.Function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
             sums = [[cgutils.alloca_once(builder, vector) for _ in range(count)] for _ in range(ROWS)]
             targets = [vectors(7, C, after(c, i, below)) for i in range(ROWS)]
-            for row, target in zip(sums, targets, strict=True):
-                for s, v in zip(row, target, strict=True):
-                    builder.store(builder.load(v, align=align) if adds else ir.Constant(vector, None), s)
+            for row in sums:
+                for s in row:
+                    builder.store(ir.Constant(vector, None), s)
             with cgutils.for_range(builder, n, intp=word) as loop:
                 k = loop.index
                 right = [builder.load(v, align=align) for v in vectors(4, B, builder.add(b, builder.mul(k, step)))]
@@ -66,7 +66,10 @@ def _tile(count: int, adds: bool) -> Any:
                         builder.store(builder.call(fma, [x, y, builder.load(s)]), s)
             for row, target in zip(sums, targets, strict=True):
                 for s, v in zip(row, target, strict=True):
-                    builder.store(builder.load(s), v, align=align)
+                    found = builder.load(s)
+                    if adds:  # last, since it may be large beside the products
+                        found = builder.fadd(builder.load(v, align=align), found)
+                    builder.store(found, v, align=align)
             return context.get_dummy_value()
 
         word = types.intp
