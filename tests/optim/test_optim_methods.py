@@ -66,7 +66,7 @@ def jobs_of(opt, layout, step, failed=()):
 
 def test_a_root_that_has_failed_keeps_the_method_of_the_others():
     opt = Shampoo(1e-3, block_size=512, start_step=1, schedule="interval", ridge=1e-6)
-    layout = make_layout(opt, {name: np.zeros((256, 200)) for name in "abcdef"})
+    layout = make_layout(opt, {name: np.zeros((128, 100)) for name in "abcdef"})
     together = jobs_of(opt, layout, 1)
     apart = jobs_of(opt, layout, 1, [":stack0/axis0/failures"])
     assert len(together) == 2
