@@ -118,6 +118,38 @@ def test_categories_share_a_root_and_a_graft(shape):
         assert ours[-1] / ours[0] > 10 * adam[-1] / adam[0]
 
 
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_equal_tables_of_categories_are_as_each_alone(kind):
+    """Large blocks of a stack are not joined in one array."""
+    named = {"preconditioned_dims": "table", **OPTIONS}
+    first, second = gradients((1100, 16), dtype=np.float32), gradients((1100, 16), dtype=np.float32)[::-1]
+    alone = [train(Shampoo(0.1, **named), grads)[0] for grads in (first, second)]
+    if kind == "numpy":
+        opt, params = (
+            Shampoo(0.1, **named),
+            {"a": np.ones((1100, 16), np.float32), "b": np.ones((1100, 16), np.float32)},
+        )
+        state = opt.init(params)
+        assert state.layout.stacks[0].apart
+        for a, b in zip(first, second, strict=True):
+            updates, state = opt.update({"a": a, "b": b}, state, params)
+            params = apply_updates(params, updates)
+        got = [params["a"], params["b"]]
+    else:
+        torch = pytest.importorskip("torch")
+        from matroot_optim.torch import Shampoo as TorchShampoo
+
+        words = [torch.nn.Parameter(torch.ones(1100, 16)) for _ in range(2)]
+        opt = TorchShampoo(words, lr=0.1, **named)
+        for grads in zip(first, second, strict=True):
+            for p, g in zip(words, grads, strict=True):
+                p.grad = torch.from_numpy(g)
+            opt.step()
+        got = [p.detach().numpy() for p in words]
+    for x, want in zip(got, alone, strict=True):
+        np.testing.assert_allclose(x, want, rtol=1e-4, atol=1e-5)
+
+
 def test_the_same_in_torch():
     torch = pytest.importorskip("torch")
     from matroot_optim.torch import Shampoo as TorchShampoo
