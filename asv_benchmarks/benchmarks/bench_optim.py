@@ -207,10 +207,16 @@ def torch_steps(make: Callable[[Any], Any], sizes: Sequence[int]) -> Callable[[]
     """An interval of steps of a torch optimizer on three linear layers, past the steps in which it starts."""
     import torch
 
+    layers = [torch.nn.Linear(m, n) for m, n in itertools.pairwise(sizes)]
+    return interval_of(make, [p for layer in layers for p in layer.parameters()])
+
+
+def interval_of(make: Callable[[Any], Any], params: list[Any]) -> Callable[[], None]:
+    """An interval of steps of a torch optimizer on these parameters, past the steps in which it starts."""
+    import torch
+
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     rng = np.random.default_rng(0)
-    layers = [torch.nn.Linear(m, n) for m, n in itertools.pairwise(sizes)]
-    params = [p for layer in layers for p in layer.parameters()]
     grads = gradients([p.detach().numpy() for p in params], rng)
     optimizer = make(params)
 
@@ -268,6 +274,25 @@ class Peers:
     def seconds(self) -> list[float]:
         """Of one step of ours, and of theirs."""
         return [s / EVERY for s in in_turn(self.ours, self.peer, rounds=5)]
+
+
+class Categories:
+    """26 tables of 2000 x 16, each with a root for its columns and a graft for all rows, beside AdamW's steps."""
+
+    timeout = 600
+
+    def setup(self) -> None:
+        import torch
+
+        def tables() -> list[Any]:
+            return [torch.nn.Parameter(torch.zeros(2000, 16)) for _ in range(26)]
+
+        self.ours = interval_of(ours, tables())
+        self.adamw = interval_of(partial(torch.optim.AdamW, foreach=True), tables())
+
+    @unit("times AdamW's seconds")
+    def track_over_adamw(self) -> float:
+        return speedup(self.adamw, self.ours, rounds=5)
 
 
 def print_evenness() -> None:
