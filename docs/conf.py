@@ -87,11 +87,11 @@ notfound_urls_prefix = "/"
 
 
 def changelog(app, relative_path, parent_docname, content):
-    """Turn the Markdown of CHANGELOG.md, of which it uses four forms, into reStructuredText."""
+    """Turn the Markdown of CHANGELOG.md, of which it uses five forms, into reStructuredText."""
     if relative_path.name == "CHANGELOG.md":
         text = re.sub(r"`([^`\n]+)`", r"``\1``", content[0])
         text = re.sub(r"\[([^]]+)\]\(([^)]+)\)", r"`\1 <\2>`__", text)
-        for mark, line in (("##", "-"), ("#", "=")):
+        for mark, line in (("###", "~"), ("##", "-"), ("#", "=")):
             text = re.sub(rf"^{mark} (.+)$", lambda m, line=line: f"{m[1]}\n{line * len(m[1])}", text, flags=re.M)
         content[0] = text
 
