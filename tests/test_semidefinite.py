@@ -7,6 +7,7 @@ import pytest
 from table import EPS, conjugate
 
 from matroot import Floor, PseudoInverse, Ridge, Shift, Status, TargetCondition, Tridiagonal, gallery, solve
+from matroot.backends.cpu.tridiagonal.pole_table import FULL, table
 from matroot.methods import tridiagonal_large_cut
 from matroot.methods.eigen import Eigen
 from matroot.pipeline import kernel
@@ -243,3 +244,18 @@ def test_complex_matrices_of_subnormal_numbers_keep_their_bits():
     A = of_rank(4, 4, "complex128", batch=8)[0] * 1e-312
     X = solve(A, s=1, method="tridiagonal").x
     assert (X == A).all() and (X == conjugate(X)).all()
+
+
+@pytest.mark.parametrize("lanes", [True, False])
+@pytest.mark.parametrize("s", [Fraction(1, 100), Fraction(1, 8), Fraction(1, 2), Fraction(3, 4)], ids=str)
+@pytest.mark.parametrize("n", [2, 3, 5, 8])
+def test_an_eigenvalue_just_above_rounding_has_its_root(n, s, lanes):
+    """It is above n epsilons, but beyond the condition numbers that the poles are for."""
+    smallest = 8.5 * np.finfo(float).eps
+    assert table(1 - s, FULL).edges[-1] < 1 / smallest
+    w = np.r_[smallest, np.linspace(0.5, 1, n - 1)]
+    A = np.zeros((9, n, n))
+    A[:] = np.diag(w)  # whose eigenvalues are known to less than rounding
+    found = solve(A, s=s, method=Tridiagonal(lanes=lanes))
+    assert (found.status == Status.CONVERGED).all()
+    np.testing.assert_allclose(found.x[:, 0, 0], w[0] ** float(s), rtol=float(s) * n)

@@ -153,6 +153,7 @@ class Solver:
         self.none = (0.0,) * len(Report._fields) + self.uncut
         self.poles = table(-s if s < 0 else 1 - part_of(s), pole_level(dtype == self.single, rtol))
         self.counts, self.edges = self.poles.counts.astype(int).tolist(), self.poles.edges.tolist()
+        self.least = min(1 / self.edges[-1], n * LIFT)  # smaller shares of the largest eigenvalue may be rounding
         self.power = float(1 + s if s < 0 else part_of(s))
         self.width = panel_width(n)
         self.real, self.n = not is_complex, n
@@ -209,7 +210,7 @@ class Solver:
             served, error = self.raised(self, M.S, out, None, M.shift, M.halves, M.factor)
             return M.facts(served, error, max(M.bottom, 0.0)) + self.uncut
         near = False
-        if self.noise > 0 and kind == self.double and not M.bottom > M.top / self.edges[-1]:
+        if self.noise > 0 and kind == self.double and not M.bottom > self.least * M.top:
             near = M.top > 0 and M.bottom >= -zero_share(self.noise, len(S), self.s, self.rtol) * M.top
             facts = None if near else self.by_vectors.semidefinite(self, M, out)
             if facts is not None:
@@ -256,6 +257,8 @@ class Solver:
         if not 0 < M.bottom + lifted <= M.top < math.inf:
             return None
         row = self.poles.singular if near else bisect_left(self.edges, M.cond)
+        if row == len(self.edges) and self.noise > 0 and M.bottom > self.least * M.top:
+            row -= 1  # right to less than that, where the poles of singular matrices give nearly 0
         if row == len(self.edges):
             return None
         if M.shift + lifted:

@@ -159,6 +159,8 @@ def solve(
             while row < classes and not (whole or cond <= number(counts, classes + row)):
                 row += 1
             lifted = 0.0
+            if noise > 0.0 and row == classes and bottom > n * LIFT * top:
+                row = classes - 1  # right to less than that, where the poles of singular matrices give nearly 0
             if noise > 0.0 and top > 0.0 and not (bottom > 0.0 and row < classes) and bottom >= -noise * top:
                 row, lifted = 0 if whole else index(counts, 2 * classes), max(LIFT * top - bottom, 0.0)
                 bottom = bottom if bottom > 0.0 else 0.0
