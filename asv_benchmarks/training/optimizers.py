@@ -9,7 +9,9 @@ import torch
 
 from matroot import PseudoInverse
 
-WEIGHT_DECAY = 0.0
+from . import peers
+from .peers import WEIGHT_DECAY
+
 #: Grids of rates: the default of each in the middle, and factors of about 2 to 3 around it.
 RATES = {
     "adamw": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
@@ -18,6 +20,9 @@ RATES = {
     "adamw_schedule_free": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "muon": (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2),
     "soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "distributed_shampoo": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "distributed_soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "kron": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
     "shampoo": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "shampoo_adagrad": (8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 0.128),
     "our_soap": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
@@ -38,6 +43,9 @@ TITLES = {
     "adamw_schedule_free": "AdamW, schedule-free, of pytorch_optimizer",
     "muon": "Muon",
     "soap": "SOAP of pytorch_optimizer",
+    "distributed_shampoo": "Meta's DistributedShampoo",
+    "distributed_soap": "Meta's DistributedShampoo, SOAP",
+    "kron": "PSGD Kron of pytorch_optimizer",
     "shampoo": "**Shampoo**",
     "shampoo_adagrad": 'Shampoo, ``graft="adagrad"``',
     "our_soap": "SOAP",
@@ -70,18 +78,6 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
 AVERAGED, CONSTANT = ("schedule_free", "ema", "adamw_schedule_free"), ("schedule_free", "adamw_schedule_free")
 
 
-class Several:
-    """Optimizers of different parameters of one model, as one."""
-
-    def __init__(self, *parts: Any) -> None:
-        self.parts = parts
-        self.param_groups = [group for part in parts for group in part.param_groups]
-
-    def step(self) -> None:
-        for part in self.parts:
-            part.step()
-
-
 def make(name: str, model: torch.nn.Module, tables: list[str], rate: float, options: dict[str, Any]) -> Any:
     """The optimizer of that name; `options` go to its constructor."""
     return OPTIMIZERS[name](model, tables, rate, options)
@@ -91,69 +87,12 @@ def _adamw(model: Any, tables: Any, rate: float, options: Any) -> Any:
     return torch.optim.AdamW(model.parameters(), rate, weight_decay=WEIGHT_DECAY, **options)
 
 
-def _adamw_schedule_free(model: Any, tables: Any, rate: float, options: Any) -> Any:
-    import pytorch_optimizer
-
-    optimizer = pytorch_optimizer.ScheduleFreeAdamW(model.parameters(), rate, **options)
-    optimizer.train()
-    return optimizer
-
-
 def _sgd(model: Any, tables: Any, rate: float, options: Any) -> Any:
     return torch.optim.SGD(model.parameters(), rate, **{"momentum": 0.9, "nesterov": True, **options})
 
 
 def _adagrad(model: Any, tables: Any, rate: float, options: Any) -> Any:
     return torch.optim.Adagrad(model.parameters(), rate, **options)
-
-
-def _muon(model: Any, tables: Any, rate: float, options: Any) -> Any:
-    """Muon on dense matrices and on flat convolutions, AdamW on all else, as its author advises.
-
-    torch's takes matrices alone; a convolution is given as its view (out, in * kernel). The rate is that of the
-    AdamW part, and `adjust_lr_fn="match_rms_adamw"` lets Muon use the same.
-    """
-    named = dict(model.named_parameters())
-    matrices = [p for name, p in named.items() if p.ndim >= 2 and name not in tables]
-    rest = [p for name, p in named.items() if p.ndim < 2 or name in tables]
-    flat = [Flat(p) if p.ndim > 2 else p for p in matrices]
-    muon = torch.optim.Muon(
-        [f.view if isinstance(f, Flat) else f for f in flat],
-        rate,
-        **{"weight_decay": WEIGHT_DECAY, "adjust_lr_fn": "match_rms_adamw", **options},
-    )
-    return Several(
-        Viewed(muon, [f for f in flat if isinstance(f, Flat)]), torch.optim.AdamW(rest, rate, weight_decay=0)
-    )
-
-
-class Flat:
-    """A convolution's weight, and a matrix that shares its memory."""
-
-    def __init__(self, weight: Any) -> None:
-        self.weight = weight
-        self.view = torch.nn.Parameter(weight.detach().flatten(1))
-
-    def send(self) -> None:
-        self.view.grad = self.weight.grad.flatten(1)
-
-
-class Viewed:
-    """An optimizer of views, which get their gradients before each step."""
-
-    def __init__(self, optimizer: Any, flat: list[Flat]) -> None:
-        self.optimizer, self.flat, self.param_groups = optimizer, flat, optimizer.param_groups
-
-    def step(self) -> None:
-        for part in self.flat:
-            part.send()
-        self.optimizer.step()
-
-
-def _soap(model: Any, tables: Any, rate: float, options: Any) -> Any:
-    import pytorch_optimizer
-
-    return pytorch_optimizer.SOAP(model.parameters(), rate, **{"weight_decay": WEIGHT_DECAY, **options})
 
 
 def _anil2026(model: Any, tables: Any, rate: float, options: Any) -> Any:
@@ -179,9 +118,12 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adamw": _adamw,
     "sgd": _sgd,
     "adagrad": _adagrad,
-    "adamw_schedule_free": _adamw_schedule_free,
-    "muon": _muon,
-    "soap": _soap,
+    "adamw_schedule_free": peers.adamw_schedule_free,
+    "muon": peers.muon,
+    "soap": peers.soap,
+    "distributed_shampoo": peers.distributed_shampoo,
+    "distributed_soap": peers.distributed_soap,
+    "kron": peers.kron,
     "anil2026": _anil2026,
     **{name: _ours(name) for name in OURS},
 }
