@@ -47,7 +47,8 @@ def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str
     part = (*merged[:dim], max(parts_of(options, merged, path)), *merged[dim + 1 :]) if options.split else merged
     table = dims == "table" or (dims == "auto" and is_table(part))
     narrow = table and min(part) < NARROW
-    if dims == "none" or (table and not _has_rows(options)) or (narrow and not _holds_categories(dims, part)):
+    categories = _holds_categories(dims, part) and not (dims == "auto" and is_kernel(path))
+    if dims == "none" or (table and not _has_rows(options)) or (narrow and not categories):
         return Axes()
     wanted: Sequence[int] = range(len(merged))
     if not isinstance(dims, str):
@@ -76,6 +77,11 @@ def _holds_categories(dims: Any, shape: Shape) -> bool:
     if dims == "table":
         return 1 < width < NARROW and 5 * rows >= 2 * width
     return LEAST_WIDTH <= width < NARROW and rows > CATEGORIES * width
+
+
+def is_kernel(path: str) -> bool:
+    """Return True for what flax and keras call the weight of a dense layer, a table only by its shape."""
+    return path.rpartition("/")[2] == "kernel"
 
 
 def _has_rows(options: Options) -> bool:

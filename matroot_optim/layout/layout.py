@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from matroot_optim.arrays import Array, cast, check_device, dtype_name, is_cupy, on_host, place, state_dtype
-from matroot_optim.layout.axes import Axes, parts_of, preconditioned_axes
+from matroot_optim.layout.axes import Axes, is_kernel, parts_of, preconditioned_axes
 from matroot_optim.layout.blocking import Region, Shape, as_matrix, block_sizes, merge_dims, regions
 from matroot_optim.layout.parts import Among, Leaf, Member, Narrow, Stack
 from matroot_optim.options import Options
@@ -207,7 +207,7 @@ def make_layout(options: Options, params: Mapping[str, Array], group: Callable[[
     def leaf(path: str, x: Array) -> Leaf:
         check_device(x, path)
         given, plain, of_tables = of(path)
-        key = (id(given), tuple(x.shape), state_dtype(x, path), place(x))
+        key = (id(given), tuple(x.shape), state_dtype(x, path), place(x), is_kernel(path))
         if key not in cut:
             cut[key] = _leaf(given, plain, of_tables, path, x)
             for name in ("kind", "parts", "exponents"):  # once for all that are alike

@@ -105,6 +105,15 @@ def test_a_narrow_table_is_one_of_categories():
     assert treatment(Shampoo(0.1, direction="spectral"), 4000, 16) == "adam"
 
 
+def test_a_classifier_of_flax_or_keras_is_no_table_of_categories():
+    """Its shape may be that of one; a name says what it is."""
+    x = np.broadcast_to(np.float32(0), (784, 10))
+    rows = Shampoo(0.1).plan({"Dense_0": {"kernel": x}, "Embed_0": {"embedding": x}, "kernel": x}).rows
+    assert [row.treatment for row in rows] == ["adam", "one side", "adam"]
+    rows = Shampoo(0.1, preconditioned_dims="table").plan({"kernel": x}).rows
+    assert [row.treatment for row in rows] == ["one side"]
+
+
 @pytest.mark.parametrize("shape", [TALL, (1100, 16)])
 @pytest.mark.parametrize("statistics_of", ["gradient", "whitened"])
 def test_soap_moves_tables_by_the_roots_of_the_step_before(shape, statistics_of):
