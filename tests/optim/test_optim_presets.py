@@ -190,3 +190,24 @@ def test_meta_is_the_program_itself(graft):
         preset.step()
         program.step()
         assert (ours - theirs).abs().max() < 4e-9 * (ours - first).abs().max()
+
+
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64")
+def test_google_is_the_program_itself():
+    """google-research/precondition, where a checkout is on the path; but for its second buffer, as above."""
+    program = pytest.importorskip("precondition.distributed_shampoo")
+    import jax
+
+    rng, shapes = np.random.default_rng(0), {"w": (12, 10), "b": (7,)}
+    means = {k: rng.standard_normal(shape).astype(np.float32) for k, shape in shapes.items()}
+    theirs, ours = (
+        program.distributed_shampoo(0.1, 128, best_effort_shape_interpretation=False),
+        Shampoo.preset("google"),
+    )
+    theirs_state, ours_state, update = theirs.init(means), ours.init(means), jax.jit(theirs.update)
+    for step in range(150):
+        G = {k: (m + 0.5 * rng.standard_normal(m.shape)).astype(np.float32) for k, m in means.items()}
+        want, theirs_state = update(G, theirs_state, means)
+        got, ours_state = ours.update(G, ours_state, means)
+        for k in shapes if step < 5 or step >= 140 else ():
+            np.testing.assert_allclose(got[k], want[k], rtol=1e-4, atol=3e-5 * abs(got[k]).max(), err_msg=str(step))
