@@ -18,7 +18,7 @@ from matroot.backends.holds import confined
 from matroot.backends.keywords import is_number
 from matroot.backends.linalg import adjoint, hermitian_part
 from matroot.backends.loading import deferred
-from matroot.rectangular import certificate
+from matroot.rectangular import certificate, tall
 from matroot.rectangular.orthogonal import orthogonalizers
 from matroot.rectangular.powers import Found, spectral
 from matroot.rectangular.result import OrthogonalizerResult, PolarResult, SpectralResult
@@ -95,6 +95,10 @@ def polar(a: A, /, *, rtol: float | None = None, method: str = "auto") -> PolarR
 
 @confined
 def _polar(a: Array, rtol: float | None, method: str) -> PolarResult[Any]:
+    return tall.factors(PolarResult, "u", a, rtol, method, _any_polar)
+
+
+def _any_polar(a: Array, rtol: float | None, method: str) -> PolarResult[Any]:
     stack = gathered(a)
     xp = stack.backend.xp
     with stack.backend.here(stack.origin):
@@ -184,6 +188,12 @@ def spectral_power(
 
 @confined
 def _spectral_power(a: Array, s: Fraction, rtol: float | None, method: str) -> SpectralResult[Any]:
+    if s == 0:
+        return tall.factors(SpectralResult, "x", a, rtol, method, partial(_any_power, s=s))
+    return _any_power(a, s, rtol, method)
+
+
+def _any_power(a: Array, s: Fraction, rtol: float | None, method: str) -> SpectralResult[Any]:
     stack = gathered(a)
     xp = stack.backend.xp
     with stack.backend.here(stack.origin):

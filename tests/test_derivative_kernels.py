@@ -112,6 +112,25 @@ def test_a_derivative_takes_the_forms_of_lanes(n, dtype):
             assert (np.linalg.norm(again - L, axis=(1, 2)) <= 1e3 * EPS[dtype] * size).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", [None, Ridge(0.01, 0.5)], ids=repr)
+def test_a_derivative_takes_the_forms_of_large_matrices(dtype, rule):
+    """And their extreme eigenvalues, where the root has learnt these; the root does not change."""
+    A, G = positive(70, 5, dtype), positive(70, 5, dtype, 1)
+    A[1], A[2] = np.nan, -A[2]
+    A[3, 0, 1] *= 1 + 8 * EPS[dtype]
+    options = {"regularization": rule, "method": Tridiagonal(lanes=False)}
+    out, kept = kept_of(A, **options)
+    assert kept is not None and kept.ndim == 3
+    assert np.array_equal(out.x, solve(A, 2, **options).x, equal_nan=True)
+    for adjoint in (True, False):
+        L, served = derivatives(A, G, MINUS_HALF, rule, None, adjoint)
+        again, too = derivatives(np.full_like(A, np.nan), G, MINUS_HALF, rule, None, adjoint, kept)
+        assert served.tolist() == too.tolist() == [True, False, False, True, True]
+        size = np.linalg.norm(L[served], axis=(1, 2))
+        assert (np.linalg.norm(again[served] - L[served], axis=(1, 2)) <= 1e3 * EPS[dtype] * size).all()
+
+
 def test_forms_are_left_where_they_save_something():
     for n, expected in ((WIDENED, False), (WIDENED + 1, True)):
         assert (kept_of(positive(n, 8))[1] is not None) == expected

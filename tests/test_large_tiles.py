@@ -113,7 +113,11 @@ def test_the_way_back_is_that_of_blas(n, kind):
             with one_blas_thread():
                 kernel.root_by_blas(routines("ds"[kind == "float32"]), X, tau, F, 16)
         else:
-            kernel.root(X, tau, F)
+            given, Y = X.copy(), padded(n, kind)
+            Y[...] = np.nan
+            kernel.root(X, X, tau, F)
+            kernel.root(given, Y, tau, F)
+            assert (np.triu(Y[:n, :n]) == np.triu(X[:n, :n])).all()
         gap = np.triu(X[:n, :n].astype(float) - exact)
         assert abs(gap).max() <= 8 * n**0.5 * (EPS[kind] + np.linalg.cond(T) * EPS["float64"]) * np.linalg.norm(
             exact, 2

@@ -48,7 +48,7 @@ def _tasks() -> Iterator[Callable[[], Any]]:
     """Small problems, one for each kernel and kind of number; last, the mark that all are compiled."""
     import numpy as np
 
-    from matroot import PseudoInverse, frechet_derivative, gallery, polar, solve
+    from matroot import PseudoInverse, frechet_derivative, gallery, polar, solve, spectral_power
     from matroot.backends.loading import deferred
 
     large, general = np.diag(np.arange(1.0, 257.0)), gallery.general(96, 100.0, rng=0)[0]
@@ -59,6 +59,8 @@ def _tasks() -> Iterator[Callable[[], Any]]:
         yield partial(solve, large.astype(single), 4)
         yield partial(solve, large.astype(single), 4, rtol=1e-3, regularization=1e-2)
     yield partial(polar, large, method="products")
+    yield partial(polar, large.astype(np.float32), method="products")
+    yield partial(spectral_power, large, 0.5, method="products")
     yield partial(solve, general, 6, assume_a="gen")
     yield partial(solve, general.astype(np.complex128), 6, assume_a="gen")
     yield partial(frechet_derivative, np.eye(4), np.eye(4), 2)

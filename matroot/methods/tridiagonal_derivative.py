@@ -199,10 +199,11 @@ def large(
     def work(part: slice) -> None:
         space, own = kernel.room(n, asked.dtype), room_of(int(kept is None), n)
         for i in range(part.start, part.stop):
-            (reflectors, d, e, tau), halves = form = form_in(own[0] if kept is None else kept[i], n)
-            if kept is None and not reduce(A[i], *form):
+            form, halves, ends = form_in(own[0] if kept is None else kept[i], n)
+            if kept is None and not reduce(A[i], form, halves):
                 continue
-            low, high = reduction.ends(d, e)
+            reflectors, d, e, tau = form
+            low, high = reduction.ends(d, e) if kept is None else ends.tolist()
             exponent = -sum(math.frexp(half)[1] - 1 for half in halves)
             L = out[i] if out.dtype == asked.dtype else np.empty((n, n), asked.dtype)
             served[i] = kernel.applied(

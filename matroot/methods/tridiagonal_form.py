@@ -19,10 +19,14 @@ Form = tuple[Array, FloatArray, FloatArray, Array]
 
 
 class Reduced(NamedTuple):
-    """A matrix in tridiagonal form, scaled by `halves`; whether it is symmetric to the last bit."""
+    """A matrix in tridiagonal form, scaled by `halves`; whether it is symmetric to the last bit.
+
+    `ends` has room for the extreme eigenvalues of the form, NaN until they are known.
+    """
 
     form: Form
     halves: FloatArray
+    ends: FloatArray
     symmetric: bool
     exponent: int
 
@@ -96,15 +100,22 @@ def aligned(shape: tuple[int, ...], kind: Any) -> Array:
     return room[start : start + math.prod(shape)].reshape(shape)
 
 
-def form_in(room: FloatArray, n: int) -> tuple[Form, FloatArray]:
-    """Return the form (A, d, e, tau) of one matrix and its `halves`, which lie in one array of `room_of`."""
+def form_in(room: FloatArray, n: int) -> tuple[Form, FloatArray, FloatArray]:
+    """Return the form (A, d, e, tau) of one matrix, its `halves` and `ends`, which lie in one array of `room_of`."""
     rows = len(room) - 4
-    return (room[:rows], room[rows, :n], room[rows + 1, :n], room[rows + 2, :n]), room[rows + 3, :2]
+    form = room[:rows], room[rows, :n], room[rows + 1, :n], room[rows + 2, :n]
+    return form, room[rows + 3, :2], room[rows + 3, 2:4]
 
 
 def readable(a: Array) -> bool:
     """Return True if the compiled loops take an array as it is; numba has another type for read-only arrays."""
     return a.dtype.char in "dfDF" and a.flags.c_contiguous and a.flags.aligned and a.flags.writeable
+
+
+def beside(S: Array, X: Array) -> Array:
+    """Return X as the certificate takes it beside S: not in less precision, so that there are few kinds to compile."""
+    kind = np.result_type(S, X)
+    return X if readable(X) and X.dtype == kind else X.astype(kind, order="C")
 
 
 def in_pairs(a: Array) -> Array:

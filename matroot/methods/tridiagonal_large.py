@@ -18,7 +18,7 @@ from matroot.backends.cpu.tridiagonal.pole_table import table
 from matroot.backends.loading import deferred
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.conditioning import steps
-from matroot.methods.tridiagonal_form import Form, Reduced, Taken, form_in, in_pairs, padded, readable
+from matroot.methods.tridiagonal_form import Form, Reduced, Taken, beside, form_in, in_pairs, padded, readable
 from matroot.methods.tridiagonal_report import (
     IN_SINGLE,
     LIFT,
@@ -177,13 +177,14 @@ class Solver:
                 return facts
         return self.solve(S, out, self.double, self.single if back else self.double, begun)
 
-    def reduced(self, S: Array, kind: Any, place: tuple[Form, FloatArray] | None = None) -> Reduced:
+    def reduced(self, S: Array, kind: Any, place: tuple[Form, FloatArray, FloatArray] | None = None) -> Reduced:
         """Return the tridiagonal form of S in a precision, in arrays of its own unless they are given."""
         if place is None:
             n = len(S)
-            place = (padded(n, kind), *np.empty((2, n)), np.empty(n, self.double)), np.empty(2)
-        form, halves = place
-        return Reduced(form, halves, *self.tridiagonal(S, form, halves))
+            place = (padded(n, kind), *np.empty((2, n)), np.empty(n, self.double)), *np.empty((2, 2))
+        form, halves, ends = place
+        ends[:] = math.nan
+        return Reduced(form, halves, ends, *self.tridiagonal(S, form, halves))
 
     def tridiagonal(self, S: Array, form: Form, halves: FloatArray) -> tuple[bool, int]:
         """Fill in the form of S and its scale; return whether it is symmetric, without which this is not done."""
@@ -226,7 +227,7 @@ class Solver:
     def taken(self, S: Array, kind: Any, begun: Reduced | None) -> Taken | None:
         """Reduce a matrix, or its Hermitian part, and learn its ends and shift; return None where nothing serves it."""
         relative, absolute, smallest, _ = self.numbers
-        form, halves, symmetric, exponent = self.reduced(S, kind) if begun is None else begun
+        form, halves, ends, symmetric, exponent = self.reduced(S, kind) if begun is None else begun
         gap = 0.0
         if not symmetric:
             if kind == self.single:
@@ -239,7 +240,7 @@ class Solver:
         units = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
         if not 0.0 < (factor := root_of(exponent, self.s)) < math.inf:
             return None
-        low, high = self.compiled.ends(form[1], form[2])
+        ends[:] = low, high = self.compiled.ends(form[1], form[2])
         shift = relative * high + absolute / units[0] / units[1]
         if smallest:
             if low < -high:
@@ -265,16 +266,21 @@ class Solver:
             d = d + (M.shift + lifted)
         if self.rtol is not None and not near and self.errs_by(d, e, M.bottom, M.top, A.dtype.type) > self.rtol:
             return None
-        if back != A.dtype or kept:
-            form, A = A, padded(n, back)
+        reflectors = A
+        if back != A.dtype:
+            reflectors = A = padded(n, back)
             with np.errstate(all="ignore"):  # the lower triangle is not set
-                A[:n, :n] = form[:n, :n]
+                A[:n, :n] = M.form[0][:n, :n]
+        elif kept:
+            A = padded(n, back)
         some = slice(self.counts[row])
         b, w, direct = self.poles.b[row, some], self.poles.w[row, some], self.poles.direct
         F = self.compiled.poles(d, e, b, w, M.top, M.top**self.power, direct, self.s > 0)
         if self.by_tiles():
-            self.compiled.root(A, tau, F)
+            self.compiled.root(reflectors, A, tau, F)
         else:
+            if reflectors is not A:
+                A[:n, :n] = reflectors[:n, :n]
             self.compiled.root_by_blas(self.blas[back], A, tau, F, self.width)
         if near:
             nothing = np.flatnonzero(M.S.diagonal() == 0)
@@ -283,12 +289,12 @@ class Solver:
 
     def finished(self, M: Taken, root: Array, out: Array, back: Any) -> tuple[float, float]:
         """Write a root to `out`, times what is left of a power above 1; return `served` and the residual."""
-        S, n, shift, halves, factor = M.S, len(M.S), M.shift, M.halves, M.factor
+        S, shift, halves, factor = M.S, M.shift, M.halves, M.factor
         if self.more:
-            served, error = self.raised(self, S, out, root[:n, :n], shift, halves, factor)
+            served, error = self.raised(self, S, out, root[: len(S), : len(S)], shift, halves, factor)
             return float(served), float(error)
-        X = out if out.dtype == back and readable(out) else np.empty((n, n), back)
-        self.compiled.written(root, X, out, factor)
+        self.compiled.written(root, out, factor)
+        X = beside(S, out)
         if self.s.numerator < -1:
             by_solves = deferred("matroot.methods.tridiagonal_solves").residual
             error = by_solves(S, X, shift, halves, factor, self.probes, self.s)

@@ -11,6 +11,7 @@ from matroot.backends.cpu.cpu import CPU
 from matroot.backends.linalg import add_to_diagonal
 from matroot.methods.base import Array, FloatArray
 from matroot.methods.hermitian import hermitian_product
+from matroot.methods.tridiagonal_form import beside, in_pairs
 from matroot.methods.tridiagonal_report import SERVED
 
 
@@ -26,8 +27,8 @@ def raised(
     add_to_diagonal(A, shift)
     with np.errstate(over="ignore", invalid="ignore"):
         X = power(A, solver.s.numerator) if X is None else product(power(A, solver.more), X)
-    solver.compiled.written(X, X, out, factor)
-    pairs = (M.view(M.real.dtype) if M.dtype.kind == "c" else M for M in (S, X))
+    solver.compiled.written(X, out, factor)
+    pairs = map(in_pairs, (S, beside(S, out)))
     error = solver.compiled.certificate(*pairs, shift, halves, factor, solver.pairs, solver.order)
     return SERVED if math.isfinite(error) else 0.0, float(error)
 

@@ -153,10 +153,16 @@ def explained_residual(stack: Stack, s: Fraction, found: Found) -> Array:
     Rounding errors relative to ||X|| grow by `cond` in the equation of an inverse, and by cond^(2|s|) where X^H X is
     one of its factors.
     """
-    n, a, b = stack.A.shape[-1], abs(s.numerator), s.denominator
-    eps = MARGIN * (stack.unit + max(n, 1) ** 0.5 * ROUNDING)
+    n, a = stack.A.shape[-1], abs(s.numerator)
     with np.errstate(all="ignore"):
-        growth = found.cond ** (max(1.0, 2 * a / b) if a < b else 1.0) if s < 0 else 1 + 0 * found.cond
-        degree = 2 * (a + b)
         dropped = max(n, 1) ** (a - 0.5) * found.dropped ** (2 * a) if s > 0 else 0.0
-        return np.expm1(np.minimum(degree * eps * growth, np.log(1 / eps))) + dropped
+        return explained(n, stack.unit, s, found.cond) + dropped
+
+
+def explained(n: int, unit: float, s: Fraction, cond: Array) -> Array:
+    """Return the residual that rounding explains, of matrices with n columns and without zeros."""
+    a, b = abs(s.numerator), s.denominator
+    eps = MARGIN * (unit + max(n, 1) ** 0.5 * ROUNDING)
+    growth = cond ** (max(1.0, 2 * a / b) if a < b else 1.0) if s < 0 else 1 + 0 * cond
+    degree = 2 * (a + b)
+    return np.expm1(np.minimum(degree * eps * growth, np.log(1 / eps)))

@@ -17,7 +17,7 @@ from matroot.backends.cpu.tridiagonal.stage import stage
 #: Numbers by which a row is longer, so that equal columns of neighbours are in other sets of a cache.
 PADDING = 16
 #: Matrices of work space.
-ROOM = 6
+ROOM = 5
 
 
 @stage(int64, int64, int64)
@@ -42,8 +42,8 @@ def derivative(M, G, exponent, factor, d, e, delta, b, w, count, slope, v, adjoi
     """
     n, step, K, wide = G.shape[0], M.shape[2], b.size, np.int64(64 // G.itemsize)
     flat = M.reshape(ROOM, M.shape[1] * step)
-    H, P, Z, W, X, Y = flat[0], flat[1], flat[2], flat[3:], flat[4], flat[5]
-    read(G, M[4], M[5], math.ldexp(1.0, -exponent), wide)
+    H, P, Z, X, Y = flat[0], flat[1], flat[2], flat[3], flat[4]
+    read(G, M[3], M[4], math.ldexp(1.0, -exponent), wide)
     multiply(X, H, Y, step, n, wide, False)
     transpose(H, X, step, n, wide)
     multiply(X, Y, P, step, n, wide, True)
@@ -52,7 +52,7 @@ def derivative(M, G, exponent, factor, d, e, delta, b, w, count, slope, v, adjoi
         move(M[1], slope, v, True)
     Z[:] = 0
     pivots(d, e, delta, b, w, count, K, q, r, scaled, line)
-    add_poles(P, Z, W, step, n, wide, q, r, scaled, K, count)
+    add_poles(P, Z, X, Y, step, n, wide, q, r, scaled, K, count)
     if slope and adjoint:
         move(M[2], slope, v, False)
     mirror(Z, step, n, wide)
@@ -60,4 +60,4 @@ def derivative(M, G, exponent, factor, d, e, delta, b, w, count, slope, v, adjoi
     transpose(H, P, step, n, wide)
     multiply(X, P, Y, step, n, wide, True)
     near = exponent >> 1
-    write(M[5], out, factor * math.ldexp(1.0, near), factor * math.ldexp(1.0, exponent - near), wide)
+    write(M[4], out, factor * math.ldexp(1.0, near), factor * math.ldexp(1.0, exponent - near), wide)

@@ -38,11 +38,11 @@ def turned(P, p, step, Q, q, other, rows, columns, wide):
 
 
 @stage()
-def assemble(A, tau, q, g, f):
-    """Write the upper triangle of X = Q F Q^T over A, by panels of two registers of reflectors, the last ones first.
+def assemble(R, A, tau, q, g, f):
+    """Write the upper triangle of X = Q F Q^T to A, which may be R, by panels of two registers, the last ones first.
 
-    Panels begin where registers do. Reflector r acts on the rows from r on; that of row 0, and those beyond n, are 0.
-    With V for the panel, in columns, and S for the part of X that is there, Q S Q^T for Q = I - V T V^T is
+    Panels begin where registers do. Reflector r, in R, acts on the rows from r on; that of row 0, and those beyond n,
+    are 0. With V for the panel, in columns, and S for the part of X that is there, Q S Q^T for Q = I - V T V^T is
     S - V W^T - W V^T with W = Y T^T - V M / 2, Y = S V and M = T V^T Y T^T. Z holds V^T, W^T, V^T once more, and, since
     both become less their product with V times T^T V^T, Y^T and U^T. What registers hold beyond n stays beyond n.
     """
@@ -58,7 +58,7 @@ def assemble(A, tau, q, g, f):
     for start in range((n - 1) // k * k, -1, -k):
         m, width, stop, first = n - start, end - start, min(start + k, n), max(start, 1)
         Z[0], scales[:] = 0, 0
-        panel_of(A, n, Z, first - start, first - 1, stop - 1)
+        panel_of(R, n, Z, first - start, first - 1, stop - 1)
         for r in range(first, stop):
             scales[r - start] = tau[r - 1]
         diagonal_block(q, g, f, x, F, A, start, stop)

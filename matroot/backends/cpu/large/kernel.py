@@ -181,10 +181,10 @@ def _entries(sources):
         return q, g, f
 
     @jit
-    def root(A, tau, F):
-        """Write the upper triangle of Q F Q^H over A, which is real."""
+    def root(R, A, tau, F):
+        """Write the upper triangle of Q F Q^H to A, real and perhaps R itself, whose rows have the reflectors."""
         sources  # noqa: B018
-        by_tiles.assemble(A, tau, *F)
+        by_tiles.assemble(R, A, tau, *F)
 
     @jit
     def root_by_blas(blas, A, tau, F, width):
@@ -193,10 +193,10 @@ def _entries(sources):
         by_blas.assemble(blas, A, tau, *F, width)
 
     @jit
-    def written(A, X, out, factor):
-        """Write the root in the upper triangle of A to `out`, and its rounded values to X."""
+    def written(A, out, factor):
+        """Write the root in the upper triangle of A to `out`."""
         sources  # noqa: B018
-        write(A, X, out, factor)
+        write(A, out, factor)
 
     @jit
     def certificate(S, X, shift, halves, factor, probes, order):

@@ -51,18 +51,17 @@ def evened(S, H):
 
 
 @stage()
-def write(A, X, out, factor):
-    """Write A times factor^2, from its upper triangle, to both triangles of `out`; X gets the rounded values."""
-    n = X.shape[0]
+def write(A, out, factor):
+    """Write A times factor^2, from its upper triangle, to both triangles of `out`."""
+    n = out.shape[0]
     for i in range(0, n, TILE):
         for j in range(i, n, TILE):
             for r in range(i, min(i + TILE, n)):
                 for c in range(max(j, r), min(j + TILE, n)):
                     out[r, c] = A[r, c] * factor * factor
-                    X[r, c] = out[r, c]
             for c in range(j, min(j + TILE, n)):
                 for r in range(i, min(i + TILE, c)):
-                    out[c, r] = X[c, r] = np.conj(out[r, c])
+                    out[c, r] = np.conj(out[r, c])
 
 
 @stage()
