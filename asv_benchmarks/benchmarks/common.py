@@ -1,4 +1,4 @@
-"""Helpers of all benchmarks: two cores, matrices from the gallery, and timing in turn.
+"""Helpers of all benchmarks: two cores at most, matrices from the gallery, and timing in turn.
 
 Import this module first: it pins the process before numpy starts its threads.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-CORES = 2
+#: Cores of all benchmarks; fewer where the process may use fewer: threads of others that share a core take longer.
+CORES = min(2, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 2
 #: Seconds after which the threads of one library have stopped waiting for more work.
 REST = 0.1
 #: What a track_ benchmark returns where a peer is left out; asv calls an exception a failure, and allows one in setup.
