@@ -348,7 +348,8 @@ class Shampoo(Options):
 
         The framework, the engine, the schedule and the block size may differ from those at the save. With another
         block size the statistics are re-cut: exact for index ranges that old and new blocks share, split by energy
-        for smaller new blocks, zero for products that no old block contained. The roots are then recomputed.
+        for smaller new blocks, zero for products that no old block contained. The roots are then recomputed. Momentum,
+        second moments and averages of another kind (sums for means, directions for gradients), or none, begin afresh.
 
         Parameters
         ----------
