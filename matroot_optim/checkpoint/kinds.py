@@ -22,11 +22,15 @@ def of_another(leaf: Leaf, kinds: Mapping[str, str]) -> set[str]:
 def of_kinds(layout: Layout, saved: Saved, entries: Entries) -> tuple[Entries, list[int]]:
     """Return the entries without arrays of another kind, and the numbers of leaves without a second moment."""
     found, afresh = dict(entries), []
+    alike: dict[int, tuple[set[str], bool]] = {}  # metadata that many parameters share are compared once
     for i, leaf in enumerate(layout.leaves):
-        given, other = entries[leaf.path], of_another(leaf, saved.leaves[leaf.path].kinds)
-        if leaf.has_moment and ("moment" in other or "moment" not in given):
-            other |= {"moment", "momentum"}
+        given, cut = entries[leaf.path], saved.leaves[leaf.path]
+        if id(cut) not in alike:
+            alike[id(cut)] = of_another(leaf, cut.kinds), leaf.has_moment
+        other, moment = alike[id(cut)]
+        if moment and ("moment" in other or "moment" not in given):
+            other = other | {"moment", "momentum"}
             afresh.append(i)
-        if other & given.keys():
+        if other:
             found[leaf.path] = {name: x for name, x in given.items() if name not in other}
     return found, afresh
