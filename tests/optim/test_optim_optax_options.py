@@ -153,3 +153,17 @@ def test_statistics_of_some_steps_without_jit():
     options = {**OPTIONS, "statistics_every": 2}
     want, _ = run_core(matroot_optim.KLShampoo(0.05, **options), grads)
     assert_close(run(kl_shampoo(0.05, **options), grads, jit=False)[0], want, 5e-4)
+
+
+def test_a_state_of_other_options_is_refused():
+    """The options in the state, and not those of the transformation, would make the step."""
+    tx = shampoo(0.1, groups=lambda path: None)
+    state = tx.init(ones())
+    for other, text in (
+        (shampoo(0.1, graft="sgd", ridge=1e-3), "graft='adam', not 'sgd'"),
+        (kl_shampoo(0.1), "statistics_of='gradient', not 'whitened'"),
+        (shampoo(0.1, roots="host"), "roots='callback', not 'host'"),
+    ):
+        with pytest.raises(ValueError, match=f"must come from a transformation with the same options, .*{text}"):
+            jax.eval_shape(other.update, ones(), state, ones())
+    jax.eval_shape(shampoo(0.1, groups=lambda path: None).update, ones(), state, ones())
