@@ -51,7 +51,7 @@ def check_state(plan: Plan, options: Options, roots: str) -> None:
     if found:
         raise ValueError(
             f"the state must come from a transformation with the same options, this one has {'; '.join(found)}; save "
-            "it by state.core.save and load it by matroot_optim.optax.load, which fits it to other options"
+            "it by state.core.save, and load it by matroot_optim.optax.load"
         )
 
 
