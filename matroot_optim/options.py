@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Self
 
@@ -122,6 +122,11 @@ class Options:
         return float(self.ridge) if self.regularization is None else self.regularization
 
     @property
+    def of_tables(self) -> Self:
+        """The options of tables, which move by roots under SOAP too: rows should share what they are divided by."""
+        return self if self.algorithm == "shampoo" else replace(self, algorithm="shampoo", statistics_of="gradient")
+
+    @property
     def beta2_of_graft(self) -> float:
         """Decay of the graft's second moment; 1 means a sum."""
         if self.graft == "adagrad":
@@ -205,7 +210,7 @@ class Options:
             if name not in names or name in SHARED:
                 allowed = ", ".join(sorted(names - SHARED))
                 raise ValueError(f"groups({path!r}) must set only options of one parameter ({allowed}), got {name!r}")
-        return dataclasses.replace(self, **changes)
+        return replace(self, **changes)
 
     # JSON.
 

@@ -30,8 +30,8 @@ class SOAP(Shampoo):
         "whitened" is KL-SOAP: each statistic is of the gradient whitened by the other sides, as in `KLShampoo`, with
         their bases and their current eigenvalues.
     **options
-        All other options of `Shampoo`. The exponent, `start_step` and `mix_steps` have no meaning here, and the ridge
-        only for whitened statistics.
+        All other options of `Shampoo`. The exponent, `start_step` and `mix_steps` are those of tables, and so is the
+        ridge but for whitened statistics.
 
     Notes
     -----
@@ -39,6 +39,9 @@ class SOAP(Shampoo):
     not seen its gradient, so that a matrix first moves with its second gradient; the momentum is kept in the original
     space; a refined basis keeps the second moment of each of its columns. A decomposed basis has other columns, and V
     is replaced by the variances that uncorrelated old coordinates would have in it.
+
+    Tables move by roots as under `Shampoo`, those of the step before: their rows are seen more and less often, and V
+    would divide each by a size of its own. `preconditioned_dims` "none" gives them Adam's step.
 
     Examples
     --------

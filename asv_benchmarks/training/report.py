@@ -14,7 +14,7 @@ from .run import WORKLOADS
 from .tune import Results, targets
 
 #: What the pictures show; more curves cannot be told apart.
-PICTURED = ("adamw", "sgd", "adagrad", "muon", "soap", "shampoo")
+PICTURED = ("adamw", "sgd", "adagrad", "muon", "soap", "distributed_shampoo", "shampoo")
 HEAD = ("optimizer", "rate", "steps to the target", "seconds to it", "final figure", "its own ms a step")
 
 

@@ -47,37 +47,36 @@ def renewed(plan: Plan, arrays: Arrays, t: Any, *, late: bool = False) -> Arrays
     names = [f"{key}/root" for key in factors]
     names += [leaf.name("moment") for leaf in plan.layout.leaves if leaf.in_basis]
     kept = {name: arrays[name] for name in names}
-    rows = {key: jnp.zeros((stack.blocks, 2 + len(_facts(plan))), jnp.float32) for key, stack in factors.items()}
+    facts = {key: _facts(plan, stack) for key, stack in factors.items()}
+    rows = {key: jnp.zeros((stack.blocks, 2 + len(facts[key])), jnp.float32) for key, stack in factors.items()}
     new, answers = jax.lax.switch(agreed(number, jnp.asarray(table.all)), run, kept, rows)
-    old = {f"{key}/{part}": arrays[f"{key}/{part}"] for key in factors for part in (*COUNTERS, *_facts(plan))}
+    old = {f"{key}/{part}": arrays[f"{key}/{part}"] for key in factors for part in (*COUNTERS, *facts[key])}
 
     def noted() -> Arrays:
         found: Arrays = {}
         for key, now in by_factor.items():
-            found.update(_noted(old, key, _facts(plan), now, answers[key], t))
+            found.update(_noted(old, key, facts[key], now, answers[key], t))
         return found
 
     # Apart from the branches, each of which would compile it.
     return {**new, **jax.lax.cond(any_of(jnp.any(due)), noted, lambda: old)}
 
 
-def _facts(plan: Plan) -> Sequence[str]:
-    """Return the names of the facts that are known of a root."""
-    return tuple(FACTS) if plan.roots == "callback" or plan.options.algorithm == "soap" else FACTS_IN_GRAPH
+def _facts(plan: Plan, stack: Stack) -> Sequence[str]:
+    """Return the names of the facts that are known of a root of a stack."""
+    return tuple(FACTS) if plan.roots == "callback" or stack.in_basis else FACTS_IN_GRAPH
 
 
 def _branch(
     plan: Plan, arrays: Arrays, items: Due, owners: Owners, due: Arrays
 ) -> Callable[[Arrays, Arrays], tuple[Arrays, Arrays]]:
     """Return the function that renews these roots, and writes rows for `_noted`."""
-    soap = plan.options.algorithm == "soap"
 
     def renew(old: Arrays, answers: Arrays) -> tuple[Arrays, Arrays]:
         if not items:
             return old, answers
         new, answers = dict(old), dict(answers)
-        rows, found = (_bases if soap else _roots)(plan, arrays, items, owners)
-        for (stack, axis, index), row, (X, facts) in zip(items, rows, found, strict=True):
+        for (stack, axis, index), row, (X, facts) in _found(plan, arrays, items, owners):
             key = stack.axis_name(axis)
             before = old[f"{key}/root"]
             useful = due[key][index] & (jnp.sum(jnp.abs(row), axis=-1) > 0)  # there is no root of a zero statistic
@@ -86,9 +85,9 @@ def _branch(
             good &= jnp.max(X, axis=(-2, -1)) <= stack.largest
             X = jnp.where(good[:, None, None], X, before[index])
             new[f"{key}/root"] = before.at[index].set(X)
-            values = [useful, good, *(facts[name] for name in _facts(plan))]
+            values = [useful, good, *(facts[name] for name in _facts(plan, stack))]
             answers[key] = answers[key].at[index].set(jnp.stack([x.astype(jnp.float32) for x in values], axis=1))
-            if soap:  # where a basis was decomposed, the second moment moves along
+            if stack.in_basis:  # where a basis was decomposed, the second moment moves along
                 decomposed = (facts["n_iter"] == 0) & good
                 eye = jnp.eye(X.shape[-1], dtype=X.dtype)
                 squares = jnp.where(decomposed[:, None, None], overlaps(before[index], X), eye)
@@ -96,6 +95,17 @@ def _branch(
         return new, answers
 
     return renew
+
+
+def _found(plan: Plan, arrays: Arrays, items: Due, owners: Owners) -> list[tuple[Any, Array, Any]]:
+    """Return these blocks with their statistics, and with their roots or bases."""
+    found: list[tuple[Any, Array, Any]] = []
+    for solve, in_basis in ((_roots, False), (_bases, True)):
+        at = [k for k, (stack, _, _) in enumerate(items) if stack.in_basis is in_basis]
+        if at:
+            mine = [items[k] for k in at]
+            found += zip(mine, *solve(plan, arrays, mine, [owners[k] for k in at] if owners else owners), strict=True)
+    return found
 
 
 def _roots(plan: Plan, arrays: Arrays, items: Due, owners: Owners) -> tuple[list[Array], Answers]:

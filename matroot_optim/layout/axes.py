@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from matroot_optim.layout.blocking import Shape
 from matroot_optim.options import Options
@@ -26,21 +26,30 @@ def is_table(shape: Shape) -> bool:
     return len(shape) == 2 and max(shape) > TABLE * min(shape)
 
 
-def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str) -> tuple[tuple[int, ...], bool]:
-    """Return the dimensions of the merged shape that get a statistic, and True for a table that moves by row.
+class Axes(NamedTuple):
+    """The dimensions of a merged shape that get a statistic, and the rule for them."""
+
+    axes: tuple[int, ...] = ()
+    table: bool = False  # moves by roots under SOAP too
+    by_row: bool = False
+
+
+def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str) -> Axes:
+    """Return the dimensions of the merged shape that get a statistic, and whether they are those of a table.
 
     Tensors of order 0 and 1 (unless `precondition_vectors`) and empty tensors have none. Dimensions of size 1 or
     above `max_preconditioned_dim` are left out.
     """
     least = 1 if options.precondition_vectors else 2
     if len(merged if options.merge == "matrix" else shape) < least or 0 in shape or not merged:
-        return (), False
+        return Axes()
     dims, dim = options.preconditioned_dims, options.split_dim % len(merged)
     part = (*merged[:dim], max(parts_of(options, merged, path)), *merged[dim + 1 :]) if options.split else merged
     table = dims == "table" or (dims == "auto" and is_table(part))
     narrow = table and min(part) < NARROW
-    if dims == "none" or (table and not _has_rows(options)) or (narrow and not _holds_categories(dims, part)):
-        return (), False
+    categories = _holds_categories(dims, part) and not (dims == "auto" and is_kernel(path))
+    if dims == "none" or (table and not _has_rows(options)) or (narrow and not categories):
+        return Axes()
     wanted: Sequence[int] = range(len(merged))
     if not isinstance(dims, str):
         for i in dims:
@@ -55,7 +64,8 @@ def preconditioned_axes(options: Options, shape: Shape, merged: Shape, path: str
         axes = [i for i in axes if i == len(merged) - 1]
     elif (table or dims == "one_sided") and axes:
         axes = [min(axes, key=lambda i: merged[i])]
-    return tuple(axes), table and not narrow and bool(axes)
+    table = table and bool(axes)
+    return Axes(tuple(axes), table, table and not narrow)
 
 
 def _holds_categories(dims: Any, shape: Shape) -> bool:
@@ -69,9 +79,14 @@ def _holds_categories(dims: Any, shape: Shape) -> bool:
     return LEAST_WIDTH <= width < NARROW and rows > CATEGORIES * width
 
 
+def is_kernel(path: str) -> bool:
+    """Return True for what flax and keras call the weight of a dense layer, a table only by its shape."""
+    return path.rpartition("/")[2] == "kernel"
+
+
 def _has_rows(options: Options) -> bool:
     """Return True if the rows of a table can get a direction each, scaled to the norm of their first-order step."""
-    return (options.algorithm, options.direction) == ("shampoo", "roots") and options.graft in GRAFTS_OF_ROWS
+    return options.direction == "roots" and options.graft in GRAFTS_OF_ROWS
 
 
 def parts_of(options: Options, merged: Shape, path: str) -> list[int]:

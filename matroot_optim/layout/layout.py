@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from matroot_optim.arrays import Array, cast, check_device, dtype_name, is_cupy, on_host, place, state_dtype
-from matroot_optim.layout.axes import parts_of, preconditioned_axes
+from matroot_optim.layout.axes import Axes, is_kernel, parts_of, preconditioned_axes
 from matroot_optim.layout.blocking import Region, Shape, as_matrix, block_sizes, merge_dims, regions
 from matroot_optim.layout.parts import Among, Leaf, Member, Narrow, Stack
 from matroot_optim.options import Options
@@ -192,25 +192,24 @@ def make_layout(options: Options, params: Mapping[str, Array], group: Callable[[
 
     TypeError for a parameter that is not real floating point, ValueError for options that do not fit its shape.
     """
-    known: dict[str, tuple[Options, Options]] = {}  # checking the options of every parameter again takes long
+    known: dict[str, tuple[Options, Options, Options]] = {}  # checking the options of each parameter takes long
 
-    def of(path: str) -> tuple[Options, Options]:
-        """Return the options of a parameter, and the same without engine and groups."""
+    def of(path: str) -> tuple[Options, Options, Options]:
+        """Return the options of a parameter, the same without engine and groups, and those if it is a table."""
         key = repr(sorted(options.changes_for(path).items())) if group is None else group(path)
         if key not in known:
             mine = options.for_path(path)
-            plain = dataclasses.replace(mine, engine=None, groups=None, start_step=mine.first_shampoo_step)
-            known[key] = mine, plain
+            known[key] = mine, _plain(mine), _plain(mine.of_tables)
         return known[key]
 
     cut: dict[Any, Leaf] = {}  # cutting is slow too
 
     def leaf(path: str, x: Array) -> Leaf:
         check_device(x, path)
-        given, plain = of(path)
-        key = (id(given), tuple(x.shape), state_dtype(x, path), place(x))
+        given, plain, of_tables = of(path)
+        key = (id(given), tuple(x.shape), state_dtype(x, path), place(x), is_kernel(path))
         if key not in cut:
-            cut[key] = _leaf(given, plain, path, x)
+            cut[key] = _leaf(given, plain, of_tables, path, x)
             for name in ("kind", "parts", "exponents"):  # once for all that are alike
                 getattr(cut[key], name)
         return cut[key].at(path)
@@ -229,7 +228,11 @@ def stacked(given: Iterable[Leaf]) -> Layout:
     return Layout(leaves, stacks)
 
 
-def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
+def _plain(options: Options) -> Options:
+    return dataclasses.replace(options, engine=None, groups=None, start_step=options.first_shampoo_step)
+
+
+def _leaf(given: Options, options: Options, of_tables: Options, path: str, x: Array) -> Leaf:
     if given.root_device == "device" and getattr(given.engine, "host_only", False) and not on_host(x):
         raise ValueError(
             f"root_device must be 'host' with {given.engine!r}, whose workers take numpy arrays alone, got 'device' "
@@ -240,7 +243,8 @@ def _leaf(given: Options, options: Options, path: str, x: Array) -> Leaf:
     shape = tuple(int(n) for n in x.shape)
     batch, own = shape[: options.batch_dims], shape[options.batch_dims :]
     merged = _merged(options, own)
-    axes, by_row = preconditioned_axes(options, own, merged, path) if 0 not in batch else ((), False)
+    axes, table, by_row = preconditioned_axes(options, own, merged, path) if 0 not in batch else Axes()
+    options = of_tables if table else options
     if axes and isinstance(options.exponent, tuple) and len(options.exponent) != len(merged):
         raise ValueError(
             f"exponent must have one entry for each dimension of the merged shape {merged} of {path!r}, "

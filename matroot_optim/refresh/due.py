@@ -38,7 +38,7 @@ def steps_to_use(options: Options, layout: Layout, stack: Stack, step: int) -> i
     gradients may get others in between.
     """
     interval, o = options.interval(step), stack.options
-    if options.schedule == "interval" or o.root_device != "host" or o.graft == "none":
+    if options.schedule == "interval" or o.root_device != "host" or o.graft == "none" or options.algorithm == "soap":
         return 0
     if stack.in_basis or stack.whitened or step < o.first_root_step + interval:
         return 0
@@ -60,7 +60,8 @@ def due_jobs(
     dealt = fresh_marks(layout, interval, options.schedule) if grown else {}
     turns = ((s, *turn) for s in layout.stacks for turn in s.turns)
     for stack, axis, key, mark_name, taken_name in turns:
-        start = stack.first_root_step
+        # SOAP's roots, of tables, are used after their step, and must be there when they are first used.
+        start = min(stack.first_root_step, options.first_root_step)
         if wait is not None and wait != steps_to_use(options, layout, stack, step):
             continue
         mark, taken = arrays[mark_name], arrays[taken_name]

@@ -28,7 +28,7 @@ from matroot_optim.step.momentum import momentum
 from matroot_optim.step.precondition import precondition
 from matroot_optim.step.scaling import unit_of_direction
 from matroot_optim.step.spectral import spectral
-from matroot_optim.step.statistics import accumulate, gram
+from matroot_optim.step.statistics import accumulate, gram, grams
 from matroot_optim.step.whitening import whitened_gram
 
 Arrays = dict[str, Array]
@@ -50,12 +50,6 @@ def _stacked(step: Step, s: Stack, leaves: Sequence[Array]) -> Blocks:
     if s.apart and step.totals is None and not is_traced(parts[0]):
         return tuple(parts)
     return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
-
-
-def _grams(G: Blocks, axis: int, xp: Any) -> Array:
-    if isinstance(G, tuple):
-        return xp.concat([gram(x, axis, xp) for x in G], axis=0)
-    return gram(G, axis, xp)
 
 
 def _preconditioned(s: Stack, G: Blocks, roots: Sequence[Array]) -> Blocks:
@@ -80,7 +74,9 @@ def update_statistics(step: Step, stacks: Sequence[Blocks]) -> Arrays:
             name = f"{s.axis_name(axis)}/statistic"
             old, product = step.arrays[name], summed.get(s.axis_name(axis))
             if product is None:
-                product = whitened[axis] if s.whitened else _grams(G, axis, xp)
+                product = (
+                    whitened[axis] if s.whitened else grams(G, axis, xp) if isinstance(G, tuple) else gram(G, axis, xp)
+                )
             A = accumulate(old, product, beta, step.donate and keep_all)
             new[name] = A if keep_all else xp.where(block_mask(s, step.active, A)[:, None], A, old)
     return new

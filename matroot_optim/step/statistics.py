@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -102,6 +103,14 @@ def gram(G: Array, axis: int, xp: Any) -> Array:
         return like(gram(to_host(G.contiguous()), axis, np), G)
     U = unfold(G, axis, xp)
     return pack(xp.matmul(U, xp.matrix_transpose(U)))
+
+
+def grams(blocks: Sequence[Array], axis: int, xp: Any) -> Array:
+    """Compute `gram` of several stacks, as one."""
+    if by_numpy(blocks[0]):
+        return like(grams([to_host(G.contiguous()) for G in blocks], axis, np), blocks[0])
+    unfolded = [unfold(G, axis, xp) for G in blocks]
+    return pack(xp.concat([xp.matmul(U, xp.matrix_transpose(U)) for U in unfolded], axis=0))
 
 
 def accumulate(old: Array, new: Array, beta: float, donate: bool) -> Array:

@@ -32,6 +32,7 @@ CASES = [
     (Shampoo, {"lag": 3, "state_dtype": "bfloat16"}),
     (Shampoo, {"schedule": "residual"}),
     (KLShampoo, {"schedule": "interval"}),
+    (SOAP, {"start_step": None}),
     (SOAP, {"preconditioned_dims": "one_sided", "start_step": None}),
 ]
 

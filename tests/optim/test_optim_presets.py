@@ -164,3 +164,50 @@ def test_steps_are_nearly_those_of_the_paper():
                 size = np.linalg.norm(want)
                 assert np.vdot(got, want) >= 0.998 * size * np.linalg.norm(got)
                 assert 0.95 < np.linalg.norm(got) / size < 1.1
+
+
+@pytest.mark.parametrize("graft", [False, True])
+def test_meta_is_the_program_itself(graft):
+    """facebookresearch/optimizers, which is in no package index: the test runs where a checkout is on the path."""
+    meta = pytest.importorskip("distributed_shampoo")
+    import torch
+
+    from matroot_optim.torch import Shampoo as TorchShampoo
+
+    generator, dtype = torch.Generator().manual_seed(1), torch.float64
+    mixer = torch.eye(40, dtype=dtype) + 0.1 * torch.randn(40, 40, generator=generator, dtype=dtype)
+    first = torch.randn(40, 32, generator=generator, dtype=dtype)  # above 1024: it makes vectors of smaller matrices
+    ours, theirs = (torch.nn.Parameter(first.clone()) for _ in range(2))
+    # Its bias correction is in float32, where 1 - 2^-t is exact; so is the rate.
+    common = {"lr": 2.0**-7, "betas": (0.5, 0.5)}
+    config = meta.RootInvShampooPreconditionerConfig(factor_matrix_dtype=dtype, inv_factor_matrix_dtype=dtype)
+    adam = meta.AdamPreconditionerConfig(beta2=0.5, epsilon=1e-30) if graft else None
+    program = meta.DistributedShampoo([theirs], preconditioner_config=config, grafting_config=adam, **common)
+    preset = TorchShampoo.preset("meta", [ours], **common, graft_epsilon=1e-30, **({"graft": "adam"} if graft else {}))
+    for _ in range(20):
+        ours.grad = mixer @ torch.randn(40, 32, generator=generator, dtype=dtype)
+        theirs.grad = ours.grad.clone()
+        preset.step()
+        program.step()
+        assert (ours - theirs).abs().max() < 4e-9 * (ours - first).abs().max()
+
+
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64")
+def test_google_is_the_program_itself():
+    """google-research/precondition, where a checkout is on the path; but for its second buffer, as above."""
+    program = pytest.importorskip("precondition.distributed_shampoo")
+    import jax
+
+    rng, shapes = np.random.default_rng(0), {"w": (12, 10), "b": (7,)}
+    means = {k: rng.standard_normal(shape).astype(np.float32) for k, shape in shapes.items()}
+    theirs, ours = (
+        program.distributed_shampoo(0.1, 128, best_effort_shape_interpretation=False),
+        Shampoo.preset("google"),
+    )
+    theirs_state, ours_state, update = theirs.init(means), ours.init(means), jax.jit(theirs.update)
+    for step in range(150):
+        G = {k: (m + 0.5 * rng.standard_normal(m.shape)).astype(np.float32) for k, m in means.items()}
+        want, theirs_state = update(G, theirs_state, means)
+        got, ours_state = ours.update(G, ours_state, means)
+        for k in shapes if step < 5 or step >= 140 else ():
+            np.testing.assert_allclose(got[k], want[k], rtol=1e-4, atol=3e-5 * abs(got[k]).max(), err_msg=str(step))

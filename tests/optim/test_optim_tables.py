@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from matroot_optim import SOAP, KLShampoo, Shampoo, apply_updates
+from matroot_optim import SOAP, InlineEngine, KLShampoo, Shampoo, apply_updates
 from optim.oracle import Oracle
 
 OPTIONS = {"refresh_every": 1, "schedule": "interval", "start_step": 1, "exponent": None, "refresh_growth": 0.0}
@@ -79,7 +79,8 @@ def test_which_tables_move_by_row():
     assert treatment(Shampoo(0.1), 320, 32) == "both sides"
     assert treatment(Shampoo(0.1, preconditioned_dims="table"), 40, 32) == "by row"
     assert treatment(Shampoo(0.1, preconditioned_dims="table"), 4, 400) == "adam"
-    assert treatment(SOAP(0.1), 4000, 96) == treatment(Shampoo(0.1, direction="spectral"), 4000, 96) == "adam"
+    assert treatment(SOAP(0.1), 4000, 96) == treatment(SOAP(0.1, statistics_of="whitened"), 4000, 96) == "by row"
+    assert treatment(Shampoo(0.1, direction="spectral"), 4000, 96) == "adam"
     assert treatment(Shampoo(0.1, graft="sqrt_n"), 4000, 96) == "sqrt_n"
     assert treatment(Shampoo(0.1, graft="none"), 4000, 96) == "rmsprop"
 
@@ -100,7 +101,30 @@ def test_a_narrow_table_is_one_of_categories():
     for width in range(2, 32):  # no table has more than six numbers for each of its own
         plans = [named.plan({"words": np.zeros((rows, width), np.float32)}).rows[0] for rows in range(1, width)]
         assert all(row.numbers <= 6 for row in plans)
-    assert treatment(SOAP(0.1), 4000, 16) == treatment(Shampoo(0.1, direction="spectral"), 4000, 16) == "adam"
+    assert treatment(SOAP(0.1), 4000, 16) == "one side"
+    assert treatment(Shampoo(0.1, direction="spectral"), 4000, 16) == "adam"
+
+
+def test_a_classifier_of_flax_or_keras_is_no_table_of_categories():
+    """Its shape may be that of one; a name says what it is."""
+    x = np.broadcast_to(np.float32(0), (784, 10))
+    rows = Shampoo(0.1).plan({"Dense_0": {"kernel": x}, "Embed_0": {"embedding": x}, "kernel": x}).rows
+    assert [row.treatment for row in rows] == ["adam", "one side", "adam"]
+    rows = Shampoo(0.1, preconditioned_dims="table").plan({"kernel": x}).rows
+    assert [row.treatment for row in rows] == ["one side"]
+
+
+@pytest.mark.parametrize("shape", [TALL, (1100, 16)])
+@pytest.mark.parametrize("statistics_of", ["gradient", "whitened"])
+def test_soap_moves_tables_by_the_roots_of_the_step_before(shape, statistics_of):
+    """Not by a basis, in which every entry is divided by a size of its own."""
+    options = {"betas": (0.9, 0.99), "start_step": 5, "refresh_every": 3}
+    got, last = train(SOAP(0.1, statistics_of=statistics_of, **options), gradients(shape, 14))
+    want, _ = train(Shampoo(0.1, engine=InlineEngine(lag=1), **options), gradients(shape, 14))
+    np.testing.assert_array_equal(got, want)
+    adam, first = train(Shampoo(0.1, betas=(0.9, 0.99), preconditioned_dims="none"), gradients(shape, 14))
+    assert np.linalg.norm(got - adam) > 0.1 * np.linalg.norm(adam - 1)
+    assert np.linalg.norm(last) == pytest.approx(np.linalg.norm(first), rel=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(1100, 16), (7, 16)])
