@@ -9,7 +9,8 @@ from matroot_optim.options import SHARED, Options
 
 #: Options that every step reads anew, where they are those of all parameters; of `betas` the first.
 OF_STEPS = ("learning_rate", "weight_decay")
-_OF_LAYOUT = sorted({field.name for field in dataclasses.fields(Options)} - SHARED - {*OF_STEPS, "betas"})
+_NAMES = {field.name for field in dataclasses.fields(Options)}
+_OF_LAYOUT = ["algorithm", *sorted(_NAMES - SHARED - {*OF_STEPS, "betas"})]
 
 
 def check_origin(layout: Layout, options: Options) -> None:
@@ -19,9 +20,11 @@ def check_origin(layout: Layout, options: Options) -> None:
     ------
     ValueError
     """
-    for leaf in {id(leaf.options): leaf for leaf in layout.leaves}.values():
+    for leaf in {(id(leaf.options), len(leaf.axes)): leaf for leaf in layout.leaves}.values():
         old, changes = leaf.options, options.changes_for(leaf.path)
         pairs = {name: (getattr(old, name), getattr(options, name)) for name in _OF_LAYOUT}
+        if len(leaf.axes) == 1 and (old.algorithm, options.algorithm) == ("shampoo", "soap"):  # as `Options.of_tables`
+            del pairs["algorithm"], pairs["statistics_of"]
         if options.groups is None:
             pairs["betas[1]"] = old.betas[1], options.betas[1]
         else:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from matroot import PseudoInverse
-from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
+from matroot_optim import SOAP, ExecutorEngine, InlineEngine, Shampoo
 from matroot_optim.options import RULES
 
 PRESETS = ("anil2020", "google", "meta", "anil2026")
@@ -225,6 +225,7 @@ def test_a_state_of_other_options_is_refused():
     for other, text in (
         (Shampoo(0.1), "for 'w' it has graft='sgd', not 'adam'"),
         (Shampoo(0.2, groups={"w": {"graft": "sgd"}}), "learning_rate=0.1, not 0.2"),
+        (SOAP(0.1, betas=(0.9, 0.999)), "algorithm='shampoo', not 'soap'"),
         (Shampoo(0.1, groups={"w": {"graft": "sgd"}}, betas=(0.9, 0.9)), r"betas=\(0.9, 0.999\), not"),
     ):
         for make in (lambda o: o.update(params, state, params), lambda o: o.step(params, params, state)):
