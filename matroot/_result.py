@@ -153,7 +153,8 @@ class RootResult(OfBatch, Generic[A]):
     n_products : int
         n-by-n products issued for one matrix, the largest of the batch.
     lambda_max : array of float64, (...)
-        Largest eigenvalue of A (2-norm under ``assume_a="gen"``), before regularization.
+        Largest eigenvalue of A (2-norm under ``assume_a="gen"``), before regularization; of a method that finds no
+        eigenvalues an estimate from below, within some 1e-3 of itself.
     lambda_min : array of float64, (...)
         Smallest eigenvalue of A', exact for `Eigen` and where the status is NOT_POSITIVE, else estimated. Under
         ``assume_a="gen"`` the smallest singular value; where the status is NO_PRINCIPAL_ROOT, the eigenvalue that is on

@@ -29,7 +29,7 @@ from matroot_optim.checkpoint.files import naming, read
 from matroot_optim.diagnostics import Diagnostics, diagnose, joined
 from matroot_optim.jit.shards import placed, shards_of
 from matroot_optim.jit.start import Plan as Static
-from matroot_optim.jit.start import initial, kind_on_host, layout_of
+from matroot_optim.jit.start import check_state, initial, kind_on_host, layout_of
 from matroot_optim.jit.step import advance
 from matroot_optim.jit.trees import flatten
 from matroot_optim.jit.turns import marks
@@ -169,6 +169,7 @@ def _transformation(config: Shampoo, roots: str) -> optax.GradientTransformation
 
     @usual_promotion()
     def update(updates: Any, state: ShampooState, params: Any = None) -> tuple[Any, ShampooState]:
+        check_state(state.plan, config, roots)
         leaves, rebuild = flatten(updates, "updates")
         weights = flatten(params)[0] if params is not None else {}
         layout = state.plan.layout

@@ -18,6 +18,7 @@ from matroot_optim.checkpoint.collecting import uncollected
 from matroot_optim.diagnostics import Diagnostics, diagnose
 from matroot_optim.entries import Pending
 from matroot_optim.layout.layout import Layout, make_layout
+from matroot_optim.layout.origin import check_origin
 from matroot_optim.layout.trees import Tree, flatten
 from matroot_optim.names import check_options
 from matroot_optim.options import Options
@@ -263,10 +264,12 @@ class Shampoo(Options):
         Raises
         ------
         ValueError
-            Paths or shapes are not those of `init`, or `params` is missing.
+            Paths or shapes are not those of `init`, `params` is missing, or the state is of other options. Only the
+            learning rate, weight decay and momentum of all parameters may be others.
         FloatingPointError
             A gradient is not finite, under ``on_nonfinite="raise"``.
         """
+        check_origin(state.layout, self)
         leaves, rebuild = flatten(grads, "grads")
         weights = flatten(params)[0] if params is not None else {}
         g = state.layout.align(leaves, "grads")
@@ -297,6 +300,7 @@ class Shampoo(Options):
         TypeError
             A parameter is a jax array, which cannot be written to.
         """
+        check_origin(state.layout, self)
         weights, _ = flatten(params)
         for path, W in weights.items():
             if is_jax(W):
@@ -348,7 +352,8 @@ class Shampoo(Options):
 
         The framework, the engine, the schedule and the block size may differ from those at the save. With another
         block size the statistics are re-cut: exact for index ranges that old and new blocks share, split by energy
-        for smaller new blocks, zero for products that no old block contained. The roots are then recomputed.
+        for smaller new blocks, zero for products that no old block contained. The roots are then recomputed. Momentum,
+        second moments and averages of another kind (sums for means, directions for gradients), or none, begin afresh.
 
         Parameters
         ----------
@@ -425,10 +430,13 @@ class Shampoo(Options):
 
     def rates(self, layout: Layout, step: int) -> list[Rates]:
         """Return learning rate, weight decay and momentum of every parameter at a step counted from 0."""
-        return [
-            Rates(leaf.options.rate(step), float(leaf.options.weight_decay), leaf.options.betas[0])
-            for leaf in layout.leaves
-        ]
+
+        def of(o: Options) -> Rates:
+            return Rates(o.rate(step), float(o.weight_decay), o.betas[0])
+
+        if self.groups is None:  # these may be others than those that the state was made with
+            return [of(self)] * len(layout.leaves)
+        return [of(leaf.options) for leaf in layout.leaves]
 
     def advance(
         self,

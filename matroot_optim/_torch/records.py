@@ -217,7 +217,7 @@ def _cuts(leaves: Iterable[Leaf], records: Iterable[Record]) -> dict[str, Any]:
         cut = leaf if record.cut is None else record.cut
         parts = [part for part in leaf.parts if part in record.entries]
         of_cut = (cut.shape, cut.merged, cut.axes, cut.in_basis, id(cut.regions)) if isinstance(cut, Leaf) else id(cut)
-        key = (of_cut, *parts)
+        key = (of_cut, *parts, *(cut.kinds.values() if isinstance(cut, Leaf) else ()))
         if key not in alike:
             alike[key] = {"parts": parts, **(describe(cut) if isinstance(cut, Leaf) else cut)}
         found[leaf.path] = alike[key]

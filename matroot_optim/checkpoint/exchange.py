@@ -25,6 +25,7 @@ from matroot_optim.checkpoint.columns import (
     integers,
     reals,
 )
+from matroot_optim.checkpoint.kinds import of_kinds
 from matroot_optim.checkpoint.metadata import FORMAT, Saved, by_parameter, check_names, read_meta
 from matroot_optim.checkpoint.reblock import Block, reblock
 from matroot_optim.entries import (
@@ -80,10 +81,10 @@ def export(state: State, *, roots: bool = True) -> tuple[Names, dict[str, Any]]:
 
 
 def describe(leaf: Leaf) -> dict[str, Any]:
-    """Return the metadata of a parameter: its shape, its cut, and the names of its arrays of that shape."""
+    """Return the metadata of a parameter: its shape, its cut, and the names and kinds of its arrays of that shape."""
     blocks = [[list(origin), list(size)] for origin, size in leaf.blocks]
-    parts = leaf.parts
-    known = {"shape": leaf.shape, "merged": leaf.merged, "axes": leaf.axes, "blocks": blocks, "parts": parts}
+    cut = {"shape": leaf.shape, "merged": leaf.merged, "axes": leaf.axes, "blocks": blocks}
+    known = {**cut, "parts": leaf.parts, "kinds": leaf.kinds}
     return {**known, "bases": True} if leaf.in_basis else known
 
 
@@ -108,12 +109,14 @@ def restore_entries(
         raise ValueError("the checkpoint must have the entry 'step'")
     finite = (FINITE,) if options.on_nonfinite != "propagate" else ()
     step = int(integers(Column([step], [("", "")], "step"), np.int64, 0)[0])
+    entries, afresh = of_kinds(layout, saved, entries)
     parts = _restore_parts(layout, params, entries, finite)
     arrays = {**fresh_arrays(options, layout, params, parts), "step": np.asarray(step, np.int64)}
     arrays.update(fresh_marks(layout, options.interval(step + 1), options.schedule))
     units = UNITS if meta["format"] > 1 else ()
     of_leaves = columns(entries, [(leaf.path, "") for leaf in layout.leaves], (*COUNTS, *units))
     arrays.update({part: integers(of_leaves[part], kind, 0, step) for part, kind in COUNTS.items()})
+    arrays["count"][afresh] = 0
     if units:
         arrays["peak"] = reals(of_leaves["peak"], (), "float64", FINITE, NOT_NEGATIVE)
         arrays["exponent"] = integers(of_leaves["exponent"], UNITS["exponent"], -LARGEST, LARGEST)

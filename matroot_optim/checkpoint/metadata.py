@@ -33,10 +33,11 @@ _PENDING = re.compile(r"(.+)/(pending[1-9][0-9]{0,17})/([a-z_]+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class SavedLeaf:
-    """The metadata of one parameter: its blocks, and the names of its arrays of that shape."""
+    """The metadata of one parameter: its blocks, and the names and the kinds of its arrays of that shape."""
 
     blocks: list[Block]
     parts: Sequence[str] | None  # None: format 1
+    kinds: Mapping[str, str]  # of those that are known
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def _read_leaf(leaf: Leaf, saved: Any, version: int) -> SavedLeaf:
         kinds = ("roots, of Shampoo,", "eigenbases, of SOAP,")
         raise ValueError(f"the checkpoint must have {kinds[leaf.in_basis]} for {leaf.path!r}, got the other")
     wanted |= {"bases"} if leaf.in_basis else set()
+    wanted |= {"kinds"}.intersection(saved) if isinstance(saved, Mapping) else set()
     if not isinstance(saved, Mapping) or set(saved) != wanted:
         raise must(f"have {', '.join(sorted(wanted))} for {leaf.path!r}", saved)
     for what in ("shape", "merged", "axes"):
@@ -105,7 +107,15 @@ def _read_leaf(leaf: Leaf, saved: Any, version: int) -> SavedLeaf:
     parts = saved.get("parts")
     if version > 1 and not (isinstance(parts, list) and parts == [part for part in PARTS if part in parts]):
         raise must(f"have a list of {' and '.join(PARTS)} as parts for {leaf.path!r}", parts)
-    return SavedLeaf(_read_blocks(leaf, saved["blocks"]), parts)
+    return SavedLeaf(_read_blocks(leaf, saved["blocks"]), parts, read_kinds(leaf.path, saved))
+
+
+def read_kinds(path: str, saved: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the kinds of the arrays of a parameter, those that its metadata have."""
+    kinds = saved.get("kinds", {})
+    if not isinstance(kinds, Mapping) or not all(type(text) is str for pair in kinds.items() for text in pair):
+        raise must(f"have a dict of words as kinds for {path!r}", kinds)
+    return kinds
 
 
 def _read_blocks(leaf: Leaf, saved: Any) -> list[Block]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
@@ -32,6 +32,27 @@ class Plan:
     layout: Layout
     roots: str
     shards: Shards | None = None
+
+
+def check_state(plan: Plan, options: Options, roots: str) -> None:
+    """Raise if a state with this plan comes from a transformation with other options; functions and engines may differ.
+
+    Raises
+    ------
+    ValueError
+    """
+    pairs = {field.name: [getattr(of, field.name) for of in (plan.options, options)] for field in fields(options)}
+    pairs["roots"] = [plan.roots, roots]
+    found = [
+        f"{name}={a!r:.200}, not {b!r:.200}"
+        for name, (a, b) in pairs.items()
+        if a != b and name != "engine" and not (callable(a) and callable(b))
+    ]
+    if found:
+        raise ValueError(
+            f"the state must come from a transformation with the same options, this one has {'; '.join(found)}; save "
+            "it by state.core.save, and load it by matroot_optim.optax.load"
+        )
 
 
 def layout_of(options: Options, leaves: Leaves) -> Layout:

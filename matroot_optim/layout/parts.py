@@ -101,6 +101,15 @@ class Leaf:
         return [part for part, there in kept.items() if there]
 
     @cached_property
+    def kinds(self) -> dict[str, str]:
+        """The kinds of these arrays, in words: one of another kind means nothing to this leaf."""
+        mean = "mean" if self.options.momentum == "ema" else "sum"
+        momentum = f"{mean} of {'gradients' if self.averages_gradients else 'directions'}"
+        moment = "mean" if self.options.beta2_of_graft < 1.0 else "sum"
+        found = {"momentum": momentum, "moment": moment}
+        return {part: found.get(part, self.options.averaging) for part in self.parts}
+
+    @cached_property
     def has_moment(self) -> bool:
         """True if a second moment is kept for the first-order step."""
         if self.options.graft == "sgd":

@@ -72,7 +72,8 @@ def _history(s: Stack, arrays: Mapping[str, Array], axis: int, others: list[int]
     for i in others:
         known = known & (arrays[f"{s.axis_name(i)}/taken"] != 0)
     statistic = arrays[f"{s.axis_name(axis)}/statistic"]
-    if not is_traced(statistic) and (arrays[f"{s.axis_name(axis)}/taken"] != 0).all():
+    rooted = arrays[f"{s.axis_name(axis)}/taken"] != 0
+    if not is_traced(rooted) and rooted.all():  # inside of a branch, jax traces what it computes from values too
         return known, np.ones(s.blocks, bool)
     return known, abs(statistic).sum(-1) > 0
 

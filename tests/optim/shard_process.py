@@ -117,6 +117,19 @@ def numbers(rank, size, store):
         assert max(apart) <= (1e-4 if kind is SOAP and "preconditioned_dims" in options else 2e-6)
 
 
+def changed(rank, size, store):
+    """Arrays of another kind, after a change of options, begin afresh as in one process."""
+    mesh = init_device_mesh("cpu", (size,))
+    found = []
+    for params in (loose(), placed(mesh, weights())):
+        opt = Shampoo(params, **OPTIONS, graft="sgd", averaging="schedule_free")
+        train(opt, 0, 6)
+        opt.param_groups[0].update(graft="adam", averaging="ema")
+        train(opt, 6)
+        found.append([*params, *opt.averaged_parameters()])
+    assert furthest(*found) <= 2e-6
+
+
 def traffic(rank, size, store):
     """Two all-to-alls and at most two all-reduces a step, few bytes; a rank holds its share, as planned."""
     for kind in ("float32", "bfloat16"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from matroot import PseudoInverse
-from matroot_optim import ExecutorEngine, InlineEngine, Shampoo
+from matroot_optim import SOAP, ExecutorEngine, InlineEngine, Shampoo
 from matroot_optim.options import RULES
 
 PRESETS = ("anil2020", "google", "meta", "anil2026")
@@ -205,3 +205,29 @@ def test_a_method_of_roots_that_does_not_serve_is_refused_at_once(options, word)
     for good in ("eigen", "tridiagonal", "minimax"):
         assert Shampoo(0.1, root_method=good).root_method == good
     assert Shampoo(0.1, root_method="newton_db", exponent=-0.5)
+
+
+def test_rates_of_all_parameters_may_change_from_step_to_step():
+    params, grads = {"w": np.ones((4, 3))}, {"w": np.arange(12.0).reshape(4, 3)}
+    state = Shampoo(0.1).init(params)
+    once, _ = Shampoo(0.1).update(grads, state, params)
+    twice, _ = Shampoo(lambda step: 0.2, betas=(0.5, 0.999)).update(grads, state, params)
+    np.testing.assert_allclose(twice["w"], 2 * once["w"])  # the first mean is the gradient, whatever the momentum
+    still, _ = Shampoo(0.1, weight_decay=0.5).update(grads, state, params)
+    np.testing.assert_allclose(still["w"], once["w"] - 0.1 * 0.5 * params["w"])
+
+
+def test_a_state_of_other_options_is_refused():
+    """The options in the state would make the step, and not those that are asked for."""
+    params = {"w": np.ones((4, 3)), "b": np.ones(3)}
+    state = Shampoo(0.1, groups={"w": {"graft": "sgd"}}).init(params)
+    Shampoo(0.1, groups={"w": {"graft": "sgd"}}).update(params, state, params)
+    for other, text in (
+        (Shampoo(0.1), "for 'w' it has graft='sgd', not 'adam'"),
+        (Shampoo(0.2, groups={"w": {"graft": "sgd"}}), "learning_rate=0.1, not 0.2"),
+        (SOAP(0.1, betas=(0.9, 0.999)), "algorithm='shampoo', not 'soap'"),
+        (Shampoo(0.1, groups={"w": {"graft": "sgd"}}, betas=(0.9, 0.9)), r"betas=\(0.9, 0.999\), not"),
+    ):
+        for make in (lambda o: o.update(params, state, params), lambda o: o.step(params, params, state)):
+            with pytest.raises(ValueError, match=f"must come from the same options, .*{text}"):
+                make(other)

@@ -14,7 +14,15 @@ optax = pytest.importorskip("optax")
 import jax.extend.core  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from matroot_optim.optax import diagnostics, preset, scale_by_kl_shampoo, scale_by_shampoo, scale_by_soap, shampoo  # noqa: E402
+from matroot_optim.optax import (  # noqa: E402
+    diagnostics,
+    kl_shampoo,
+    preset,
+    scale_by_kl_shampoo,
+    scale_by_shampoo,
+    scale_by_soap,
+    shampoo,
+)
 from optim.test_optim_optax import OPTIONS, assert_close, gradients, ones, run, run_core  # noqa: E402
 
 
@@ -136,3 +144,26 @@ def test_injected_options():
     second, _ = update(ones(), state, ones())
     np.testing.assert_allclose(second["w"], 2 * np.asarray(first["w"]), rtol=1e-6)
     assert update._cache_size() == 1
+
+
+@pytest.mark.slow
+def test_statistics_of_some_steps_without_jit():
+    """Their branch is traced by jax, though all that comes in has values."""
+    grads = gradients(3)
+    options = {**OPTIONS, "statistics_every": 2}
+    want, _ = run_core(matroot_optim.KLShampoo(0.05, **options), grads)
+    assert_close(run(kl_shampoo(0.05, **options), grads, jit=False)[0], want, 5e-4)
+
+
+def test_a_state_of_other_options_is_refused():
+    """The options in the state, and not those of the transformation, would make the step."""
+    tx = shampoo(0.1, groups=lambda path: None)
+    state = tx.init(ones())
+    for other, text in (
+        (shampoo(0.1, graft="sgd", ridge=1e-3), "graft='adam', not 'sgd'"),
+        (kl_shampoo(0.1), "statistics_of='gradient', not 'whitened'"),
+        (shampoo(0.1, roots="host"), "roots='callback', not 'host'"),
+    ):
+        with pytest.raises(ValueError, match=f"must come from a transformation with the same options, .*{text}"):
+            jax.eval_shape(other.update, ones(), state, ones())
+    jax.eval_shape(shampoo(0.1, groups=lambda path: None).update, ones(), state, ones())

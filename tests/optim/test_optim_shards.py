@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 
 @pytest.mark.slow
 def test_owned_blocks_on_two_ranks(tmp_path):
-    scenario, store = "numbers,traffic,tall,trained,thawed,refusals,reshard", str(tmp_path / "store")
+    scenario, store = "numbers,changed,traffic,tall,trained,thawed,refusals,reshard", str(tmp_path / "store")
     commands = [[sys.executable, "-m", "optim.shard_process", scenario, str(rank), "2", store] for rank in range(2)]
     for code, output in run_together(commands, 400):
         assert code == 0, output[-4000:]

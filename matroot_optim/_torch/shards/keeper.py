@@ -18,6 +18,8 @@ from matroot_optim._torch.shards.totals import RankTotals, StoredTotals
 from matroot_optim._torch.shards.transfer import Transfer
 from matroot_optim._torch.storage import local, placed_like, rows_of, stored_like
 from matroot_optim.checkpoint.exchange import describe
+from matroot_optim.checkpoint.kinds import of_another
+from matroot_optim.checkpoint.metadata import read_kinds
 from matroot_optim.entries import OF_LEAF, Places, places
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf
@@ -76,7 +78,8 @@ class ShardedKeeper(Keeper):
         self.stored = StoredTotals(rows, self.group)
         self.averages = {}
         for leaf, p, record, own in zip(layout.leaves, params.values(), records, rows, strict=True):
-            entries = {} if record is None else record.entries
+            other = of_another(leaf, _kinds(leaf.path, record))
+            entries = {} if record is None else {name: x for name, x in record.entries.items() if name not in other}
             self.averages.update(fresh_or_saved(leaf, p, entries, own, rank, core.on_nonfinite))
         here = [local(p) for p in params.values()]
         mine = [here[i] for i in part.leaf_of]
@@ -186,7 +189,7 @@ class ShardedKeeper(Keeper):
                 if name in given[part.leaf_of[k]]:
                     found[k][name] = x
         return [
-            None if records[i] is None else Record(entries, describe(leaf))
+            None if records[i] is None else Record(entries, _described(leaf, entries, records[i]))
             for i, entries, leaf in zip(part.leaf_of, found, part.layout.leaves, strict=True)
         ]
 
@@ -223,6 +226,18 @@ def _check_cut(record: Record | None, leaf: Any) -> None:
             f"with owned blocks, the state of parameter {leaf.path!r} must have the blocks of its options; load it in "
             f"one process to cut it again ({META} has {len(theirs or [])} blocks, and {len(blocks)} are wanted)"
         )
+
+
+def _kinds(path: str, record: Record | None) -> Mapping[str, str]:
+    """Return the kinds of the arrays of a record, as far as they are known."""
+    cut = None if record is None else record.cut
+    return cut.kinds if isinstance(cut, Leaf) else read_kinds(path, cut or {})
+
+
+def _described(leaf: Leaf, entries: Entries, record: Record | None) -> dict[str, Any]:
+    """Return the metadata of a part of a parameter with this record."""
+    there = [part for part in PARTS if part in entries]
+    return {**describe(leaf), "parts": there, "kinds": _kinds(leaf.path, record)}
 
 
 def _zeros(leaf: Any, x: Any) -> Any:

@@ -19,7 +19,7 @@ SWAPS = ("deepcopy", "pickle", "state_dict", "torch.save", "two state_dicts")
 #: Events between steps, which both lives have.
 EVENTS = (
     "add group", "freeze", "thaw", "data", "rate", "betas", "decay", "closure", "ask", "averages", "zero_grad",
-    "option", "reorder", "hand",
+    "option", "kind", "reorder", "hand",
 )  # fmt: skip
 SHAPES = ((4, 3), (5,), (), (6, 8), (2, 3, 4), (40, 3), (12, 12), (1, 7))
 
@@ -146,6 +146,9 @@ def happen(event: str, opt: Any, params: list[Any], k: int, number: float, tenso
             opt.zero_grad()
         case "option":
             group["clip_rms"] = number
+        case "kind":  # of moments and averages
+            name, values = (("graft", ("adam", "adagrad")), ("averaging", ("none", "ema", "schedule_free")))[k % 2]
+            group[name] = values[int(number * len(values))]
         case "reorder":
             group["params"].reverse()
         case "hand" if p in opt.state and "momentum" in opt.state[p]:
