@@ -35,6 +35,7 @@ RATES = {
     "ema": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "cautious": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "hyperball": (5e-3, 1e-2, 2e-2, 4e-2, 8e-2),
+    "kl_hyperball": (5e-3, 1e-2, 2e-2, 4e-2, 8e-2),
 }
 TITLES = {
     "adamw": "AdamW",
@@ -58,6 +59,7 @@ TITLES = {
     "ema": 'Shampoo, ``averaging="ema"``',
     "cautious": "Shampoo, ``cautious_update=True``",
     "hyperball": "Shampoo, ``hyperball=True``",
+    "kl_hyperball": "KL-Shampoo, ``hyperball=True``",
 }
 FIRST_ORDER = ("adamw", "sgd", "adagrad")
 #: Class and options of each that is ours. An average over 1,000 steps, the default, is longer than the trainings.
@@ -73,6 +75,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "ema": ("Shampoo", {"averaging": "ema", "averaging_beta": 0.95}),
     "cautious": ("Shampoo", {"cautious_update": True}),
     "hyperball": ("Shampoo", {"hyperball": True}),
+    "kl_hyperball": ("KLShampoo", {"hyperball": True}),
 }
 #: Those that are evaluated at the average of the weights, and those whose rate does not fall at the end.
 AVERAGED, CONSTANT = ("schedule_free", "ema", "adamw_schedule_free"), ("schedule_free", "adamw_schedule_free")
