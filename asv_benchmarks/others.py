@@ -154,9 +154,9 @@ def _told(peer: Peer, A: Any, *, defined: bool) -> str:
     except Exception as error:
         return f"``{type(error).__name__}``"
     X = np.asarray(X)
-    found = (
-        f"error {error_of(X, A, 2):.0e}" if defined and np.isfinite(X).all() else f"entries up to {abs(X).max():.0e}"
-    )
+    found = "not finite"
+    if np.isfinite(X).all():
+        found = f"error {error_of(X, A, 2):.0e}" if defined else f"entries up to {abs(X).max():.0e}"
     return f"{found}; {word}" if word else found
 
 
