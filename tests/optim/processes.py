@@ -22,6 +22,8 @@ def environment():
 
 #: Seconds in which a launcher may end its own processes.
 PATIENCE = 10
+#: The last words of a process that gloo aborts at its end.
+ABORTED = "terminate called without an active exception"
 
 
 def run_together(commands, limit):
@@ -43,7 +45,10 @@ def run_together(commands, limit):
             _end(started)
         for process, f, ended in zip(started, outputs, late, strict=True):
             f.seek(0)
-            found.append((process.returncode, f.read() + ended * f"\nkilled after {limit} s"))
+            output = f.read()
+            # Once in some hundred runs gloo aborts a process that has destroyed its groups (pytorch/pytorch#190489).
+            code = 0 if output.rstrip().endswith(f"done\n{ABORTED}") else process.returncode
+            found.append((code, output + ended * f"\nkilled after {limit} s"))
     return found
 
 
