@@ -27,7 +27,7 @@ CONDITIONS, DEGREES = (1e2, 1e4, 1e6), (2, 4)
 
 
 def others() -> dict[str, Peer]:
-    """Ours and the others, by the names of the tables; settings are their optimizers' defaults."""
+    """Ours and the others, by the names of the tables: without a ridge; other settings are their own defaults."""
     found: dict[str, Peer] = {
         "**matroot**": _ours,
         "torch's ``eigh`` and product": lambda A, p: _silent(peers.torch_eigh(A, p)),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 WEIGHT_DECAY = 0.0
-#: Peers that can leave a dimension without a matrix do so above this; with one for 4,000 words a step takes seconds.
+#: Kron has no triangle above this, as pytorch_optimizer's SOAP in the results has no basis (`max_precondition_dim`).
 LARGEST = 1024
 
 

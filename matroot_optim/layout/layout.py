@@ -199,7 +199,8 @@ def make_layout(options: Options, params: Mapping[str, Array], group: Callable[[
         key = repr(sorted(options.changes_for(path).items())) if group is None else group(path)
         if key not in known:
             mine = options.for_path(path)
-            known[key] = mine, _plain(mine), _plain(mine.of_tables)
+            plain, other = _plain(mine), mine.of_tables
+            known[key] = mine, plain, plain if other is mine else _plain(other)
         return known[key]
 
     cut: dict[Any, Leaf] = {}  # cutting is slow too
@@ -262,7 +263,7 @@ def _leaf(given: Options, options: Options, of_tables: Options, path: str, x: Ar
         count = math.prod(batch)
         merged, axes = (count, *merged), tuple(axis + 1 for axis in axes)
         parts = tuple(Region((0, *r.start), (count, *r.count), (1, *r.size)) for r in parts)
-    return Leaf(path, shape, merged, axes, parts, state_dtype(x, path), place(x), options, by_row)
+    return Leaf(path, shape, merged, axes, parts, state_dtype(x, path), place(x), options, by_row, table)
 
 
 def cut_into_regions(options: Options, merged: Shape, axes: Sequence[int], path: str) -> tuple[Region, ...]:

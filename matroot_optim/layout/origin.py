@@ -20,10 +20,10 @@ def check_origin(layout: Layout, options: Options) -> None:
     ------
     ValueError
     """
-    for leaf in {(id(leaf.options), len(leaf.axes)): leaf for leaf in layout.leaves}.values():
+    for leaf in {(id(leaf.options), leaf.table): leaf for leaf in layout.leaves}.values():
         old, changes = leaf.options, options.changes_for(leaf.path)
         pairs = {name: (getattr(old, name), getattr(options, name)) for name in _OF_LAYOUT}
-        if len(leaf.axes) == 1 and (old.algorithm, options.algorithm) == ("shampoo", "soap"):  # as `Options.of_tables`
+        if leaf.table and options.algorithm == "soap":  # as `Options.of_tables`
             del pairs["algorithm"], pairs["statistics_of"]
         if options.groups is None:
             pairs["betas[1]"] = old.betas[1], options.betas[1]

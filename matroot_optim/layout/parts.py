@@ -51,6 +51,7 @@ class Leaf:
     place: str
     options: Options
     by_row: bool = False  # a table: every slice along the dimension without a statistic has a graft of its own
+    table: bool = False  # moves by roots under SOAP too
     whole: Shape | None = None  # of the parameter, where the leaf is a part of it; parts have no weights
 
     @cached_property

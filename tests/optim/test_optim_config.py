@@ -217,6 +217,16 @@ def test_rates_of_all_parameters_may_change_from_step_to_step():
     np.testing.assert_allclose(still["w"], once["w"] - 0.1 * 0.5 * params["w"])
 
 
+def test_of_one_dimension_only_tables_have_roots_under_soap():
+    """The roots of a matrix that is preconditioned on one side are no bases, though those of a table serve both."""
+    alike = {"preconditioned_dims": "one_sided", "betas": (0.95, 0.95)}
+    params = {"w": np.ones((4, 3))}
+    with pytest.raises(ValueError, match="for 'w' it has algorithm='shampoo', not 'soap'"):
+        SOAP(0.1, **alike).update(params, Shampoo(0.1, **alike).init(params), params)
+    table = {"w": np.ones((340, 32))}
+    SOAP(0.1).update(table, SOAP(0.1).init(table), table)
+
+
 def test_a_state_of_other_options_is_refused():
     """The options in the state would make the step, and not those that are asked for."""
     params = {"w": np.ones((4, 3)), "b": np.ones(3)}
