@@ -153,19 +153,18 @@ def _pieces(n: int, size: int) -> list[tuple[int, int, int]]:
 def stack(x: Array, region: Region, xp: Any) -> Array:
     """Stack the blocks of a region into one array (blocks, *size)."""
     if region.blocks == 1 and x.shape == region.size:
-        return xp.reshape(x, (1, *region.size))
+        return x.reshape((1, *region.size))
     shape, order, _ = region.grid
     box = x if x.shape == region.box else x[region.slices]
-    return xp.reshape(xp.permute_dims(xp.reshape(box, shape), order), (region.blocks, *region.size))
+    return xp.permute_dims(box.reshape(shape), order).reshape((region.blocks, *region.size))
 
 
 def unstack(blocks: Array, region: Region, xp: Any) -> Array:
     """Join blocks that `stack` has cut into the box of the tensor."""
     if region.blocks == 1:
-        return xp.reshape(blocks, region.size)
+        return blocks.reshape(region.size)
     order = region.grid[2]
-    box = xp.permute_dims(xp.reshape(blocks, (*region.count, *region.size)), order)
-    return xp.reshape(box, region.box)
+    return xp.permute_dims(blocks.reshape((*region.count, *region.size)), order).reshape(region.box)
 
 
 def assemble(boxes: Sequence[Array], parts: Sequence[Region], xp: Any) -> Array:

@@ -59,31 +59,32 @@ def due_jobs(
     grown = step > 1 and options.schedule != "interval" and interval > options.interval(step - 1)
     dealt = fresh_marks(layout, interval, options.schedule) if grown else {}
     turns = ((s, *turn) for s in layout.stacks for turn in s.turns)
+    lag, first_root_step = options.lag, options.first_root_step
     for stack, axis, key, mark_name, taken_name in turns:
         # SOAP's roots, of tables, are used after their step, and must be there when they are first used.
-        start = min(stack.first_root_step, options.first_root_step)
+        start = min(stack.first_root_step, first_root_step)
         if wait is not None and wait != steps_to_use(options, layout, stack, step):
             continue
         mark, taken = arrays[mark_name], arrays[taken_name]
         # most stacks at most steps: skip the masks
-        if not grown and least(mark) > step - interval and least(taken) >= 0 and step != max(1, start - options.lag):
+        if not grown and least(mark) > step - interval and least(taken) >= 0 and step != max(1, start - lag):
             continue
         if grown:  # new phases for the longer interval
             mark = books[f"{key}/mark"] = dealt[f"{key}/mark"] + step - 1
         on_time = due(mark, step, interval)
-        useful = on_time & (step > start - options.lag - interval)  # leave out roots that Shampoo never uses
-        index = np.flatnonzero(useful | wanted(mark, taken, step, start, options.lag))
+        useful = on_time & (step > start - lag - interval)  # leave out roots that Shampoo never uses
+        index = np.flatnonzero(useful | wanted(mark, taken, step, start, lag))
         if on_time.any():
             books[f"{key}/mark"] = np.where(on_time, step, mark)
         if not index.size:
             continue
         books[f"{key}/taken"] = np.maximum(taken, 0)
-        later = max(options.lag, steps_to_use(options, layout, stack, step))
+        later = max(lag, steps_to_use(options, layout, stack, step))
         first = taken[index] <= 0  # needed at once
         together = together or crowds(layout, interval, options.schedule)
-        for part, lag in ((index[~first], later), (index[first], options.lag)):
+        for part, ahead in ((index[~first], later), (index[first], lag)):
             if part.size:
-                jobs += _jobs(options, arrays, books, stack, axis, part, step + lag, together[key])
+                jobs += _jobs(options, arrays, books, stack, axis, part, step + ahead, together[key])
     return jobs, books
 
 

@@ -16,12 +16,12 @@ def multiply(P: Array, X: Array, axis: int, xp: Any) -> Array:
         return xp.matmul(P, X) if axis else xp.matmul(X, P)
     before, n, after = math.prod(shape[1 : axis + 1]), shape[axis + 1], math.prod(shape[axis + 2 :])
     if before == 1:
-        product = xp.matmul(X, xp.reshape(P, (shape[0], n, after)))
+        product = xp.matmul(X, P.reshape((shape[0], n, after)))
     elif after == 1:
-        product = xp.matmul(xp.reshape(P, (shape[0], before, n)), X)
+        product = xp.matmul(P.reshape((shape[0], before, n)), X)
     else:
-        product = xp.matmul(X[:, None], xp.reshape(P, (shape[0], before, n, after)))
-    return xp.reshape(product, shape)
+        product = xp.matmul(X[:, None], P.reshape((shape[0], before, n, after)))
+    return product.reshape(shape)
 
 
 def precondition(G: Array, roots: Sequence[Array], axes: Sequence[int], xp: Any) -> Array:
@@ -44,12 +44,12 @@ def along(P: Array, X: Array, axis: int, xp: Any, *, transposed: bool = False) -
     if transposed != right:
         X = xp.matrix_transpose(X)
     if right:
-        product = xp.matmul(xp.reshape(P, (shape[0], before, n)), X)
+        product = xp.matmul(P.reshape((shape[0], before, n)), X)
     elif before == 1:
-        product = xp.matmul(X, xp.reshape(P, (shape[0], n, after)))
+        product = xp.matmul(X, P.reshape((shape[0], n, after)))
     else:
-        product = xp.matmul(X[:, None], xp.reshape(P, (shape[0], before, n, after)))
-    return xp.reshape(product, (*shape[: axis + 1], m, *shape[axis + 2 :]))
+        product = xp.matmul(X[:, None], P.reshape((shape[0], before, n, after)))
+    return product.reshape((*shape[: axis + 1], m, *shape[axis + 2 :]))
 
 
 def rotated(G: Array, bases: Sequence[Array], axes: Sequence[int], xp: Any, *, back: bool) -> Array:

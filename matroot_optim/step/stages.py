@@ -12,7 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, cast, dtype_name, is_traced, like, namespace, namespace_by_row, stack_scalars
+from matroot_optim.arrays import (
+    Array,
+    by_numpy,
+    cast,
+    dtype_name,
+    is_traced,
+    like,
+    namespace,
+    namespace_by_row,
+    stack_scalars,
+    to_host,
+)
 from matroot_optim.layout.blocking import assemble, stack, unstack
 from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
@@ -42,14 +53,23 @@ def stacked_gradients(step: Step) -> list[Blocks]:
 
 
 def _stacked(step: Step, s: Stack, leaves: Sequence[Array]) -> Blocks:
+    """Return the blocks of a stack, of tensors as numpy where that computes their products: each call takes less."""
     parts, layout = [], step.layout
+    on_host = not s.sharable and step.totals is None and by_numpy(leaves[s.members[0].leaf])
     for member in s.members:
         leaf, x = layout.leaves[member.leaf], leaves[member.leaf]
         x = x if leaf.by_row else step.whole(x)
+        x = to_host(x) if on_host else x
         parts.append(stack(as_merged(x, leaf), leaf.regions[member.region], namespace(x)))
     if s.apart and step.totals is None and not is_traced(parts[0]):
         return tuple(parts)
-    return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
+    G = parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
+    return np.ascontiguousarray(G) if on_host else G
+
+
+def _as(x: Array, other: Array) -> Array:
+    """Return x, which may be numpy where `other` is a tensor, as the array that `other` is."""
+    return like(x, other) if isinstance(x, np.ndarray) else x
 
 
 def _preconditioned(s: Stack, G: Blocks, roots: Sequence[Array]) -> Blocks:
@@ -57,6 +77,8 @@ def _preconditioned(s: Stack, G: Blocks, roots: Sequence[Array]) -> Blocks:
         xp = namespace_by_row(G[0])
         each = enumerate(G)
         return tuple(precondition(x, [X[k : k + 1] for X in roots], s.axes, xp) for k, x in each)
+    if isinstance(G, np.ndarray):
+        return _as(precondition(G, [to_host(X) for X in roots], s.axes, np), roots[0])
     return precondition(G, roots, s.axes, namespace_by_row(G) if s.sharable else namespace(G))
 
 
@@ -77,8 +99,8 @@ def update_statistics(step: Step, stacks: Sequence[Blocks]) -> Arrays:
                 product = (
                     whitened[axis] if s.whitened else grams(G, axis, xp) if isinstance(G, tuple) else gram(G, axis, xp)
                 )
-            A = accumulate(old, product, beta, step.donate and keep_all)
-            new[name] = A if keep_all else xp.where(block_mask(s, step.active, A)[:, None], A, old)
+            A = accumulate(old, _as(product, old), beta, step.donate and keep_all)
+            new[name] = A if keep_all else namespace(A).where(block_mask(s, step.active, A)[:, None], A, old)
     return new
 
 
@@ -110,7 +132,8 @@ def updates(step: Step, stacks: Sequence[Blocks]) -> tuple[list[Array], Arrays]:
             G = _stacked(step, s, averages)
         idle = all(isinstance(weight[m.leaf], float) and weight[m.leaf] == 0.0 for m in s.members)
         if s.spectral:
-            directions.append(None if idle else spectral(G, s.options.spectral_exponent))
+            P = None if idle else spectral(G, s.options.spectral_exponent)
+            directions.append(_as(P, averages[s.members[0].leaf]))
             continue
         roots = [step.arrays[f"{s.axis_name(axis)}/root"] for axis in s.axes]
         directions.append(None if idle else _preconditioned(s, G, roots))

@@ -91,7 +91,7 @@ def unfold(G: Array, axis: int, xp: Any) -> Array:
         return G if axis == 0 else xp.matrix_transpose(G)
     order = (0, axis + 1, *(i for i in range(1, G.ndim) if i != axis + 1))
     rest = math.prod(G.shape[1:]) // n if n else 0
-    return xp.reshape(xp.permute_dims(G, order), (G.shape[0], n, rest))
+    return xp.permute_dims(G, order).reshape((G.shape[0], n, rest))
 
 
 def gram(G: Array, axis: int, xp: Any) -> Array:

@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, is_traced, largest, like
+from matroot_optim.arrays import Array, is_traced, largest, like, to_host
 from matroot_optim.layout.parts import Stack
 from matroot_optim.rules import relative_ridge
 from matroot_optim.step.grafting import bias_correction
+from matroot_optim.step.inputs import same
 from matroot_optim.step.precondition import along, multiply
 from matroot_optim.step.statistics import gram, packed_size, unpack
 
@@ -33,10 +34,14 @@ from matroot_optim.step.statistics import gram, packed_size, unpack
 def whitened_gram(s: Stack, arrays: Mapping[str, Array], G: Array, axis: int, xp: Any) -> Array:
     """Compute the packed product of every block of a stack along one dimension, of the whitened gradient."""
     others = [i for i in s.axes if i != axis]
+    here = to_host if isinstance(G, np.ndarray) else same  # beside blocks of tensors in numpy
     U = G  # up to a rotation of the other dimensions, which the products do not see
     for i in others:
-        X = arrays[f"{s.axis_name(i)}/root"]
-        U = multiply(U, X, i, xp) if not s.in_basis else _whitened_in_basis(s, arrays, U, X, i, xp)
+        X = here(arrays[f"{s.axis_name(i)}/root"])
+        if s.in_basis:
+            U = _whitened_in_basis(s, arrays, here(arrays[f"{s.axis_name(i)}/statistic"]), U, X, i, xp)
+        else:
+            U = multiply(U, X, i, xp)
     product = gram(U, axis, xp) / (math.prod(s.shape) // s.shape[axis])
     known, begun = (_mask(x, G, xp) for x in _history(s, arrays, axis, others))
     if known is not None:
@@ -50,9 +55,11 @@ def whitened_gram(s: Stack, arrays: Mapping[str, Array], G: Array, axis: int, xp
     return product
 
 
-def _whitened_in_basis(s: Stack, arrays: Mapping[str, Array], U: Array, Q: Array, axis: int, xp: Any) -> Array:
+def _whitened_in_basis(
+    s: Stack, arrays: Mapping[str, Array], statistic: Array, U: Array, Q: Array, axis: int, xp: Any
+) -> Array:
     """Turn U into the basis Q of one dimension and divide it by the roots of the eigenvalues diag(Q^T A Q)."""
-    A, n = unpack(arrays[f"{s.axis_name(axis)}/statistic"]), s.shape[axis]
+    A, n = unpack(statistic), s.shape[axis]
     w = xp.sum(Q * xp.matmul(A, Q), axis=-2)
     if s.options.bias_correction:  # the statistic lacks the gradient of this step
         before = arrays["accumulated"][s.leaf_of_block] - 1
@@ -80,6 +87,7 @@ def _history(s: Stack, arrays: Mapping[str, Array], axis: int, others: list[int]
 
 def _mask(x: Any, G: Array, xp: Any) -> Any:
     """Return a mask in the library of G; None if it is true everywhere."""
+    x = to_host(x) if isinstance(G, np.ndarray) else x
     if isinstance(x, np.ndarray):
         return None if x.all() else like(x, G)
     return x
