@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, by_numpy, copy, is_jax, like, namespace, namespace_by_row, to_host
+from matroot_optim.arrays import Array, by_numpy, copy, is_jax, like, namespace, to_host
 from matroot_optim.layout.blocking import assemble, stack, unstack
 from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf, Stack
+from matroot_optim.step.by_row import rotated_by_row
 from matroot_optim.step.inputs import same
 from matroot_optim.step.precondition import along, rotated
 
@@ -79,7 +81,8 @@ def turned(
             else:
                 cut = [stack(as_merged(here(leaves[m.leaf]), leaf), region, xp) for m, leaf, region in parts]
                 G = cut[0] if len(cut) == 1 else xp.concat(cut, axis=0)
-            G, start = rotated(G, bases, s.axes, xp, back=back), 0
+            turn = rotated_by_row if s.sharable else partial(rotated, xp=xp)
+            G, start = turn(G, bases, s.axes, back=back), 0
             for m, leaf, region in parts:
                 stop = start + m.stop - m.start
                 box = unstack(G[start:stop] if len(parts) > 1 else G, region, xp)
@@ -102,7 +105,7 @@ def _workplace(s: Stack, x: Array) -> tuple[Any, Any, Any]:
     It is numpy where that computes the products: its other calls take less time than torch's too.
     """
     if s.sharable:
-        return same, same, namespace_by_row(x)
+        return same, same, namespace(x)
     return (to_host, sys.modules["torch"].from_numpy, np) if by_numpy(x) else (same, same, namespace(x))
 
 

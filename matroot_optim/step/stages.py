@@ -20,7 +20,6 @@ from matroot_optim.arrays import (
     is_traced,
     like,
     namespace,
-    namespace_by_row,
     stack_scalars,
     to_host,
 )
@@ -29,6 +28,7 @@ from matroot_optim.layout.parts import Stack
 from matroot_optim.options import Options
 from matroot_optim.step.averaging import average_weights
 from matroot_optim.step.bases import as_merged
+from matroot_optim.step.by_row import precondition_by_row
 from matroot_optim.step.elementwise import scale_all, times_all
 from matroot_optim.step.finish import limit, to_updates
 from matroot_optim.step.first_order import Groups, averaged, first_order, in_units
@@ -74,12 +74,10 @@ def _as(x: Array, other: Array) -> Array:
 
 def _preconditioned(s: Stack, G: Blocks, roots: Sequence[Array]) -> Blocks:
     if isinstance(G, tuple):
-        xp = namespace_by_row(G[0])
-        each = enumerate(G)
-        return tuple(precondition(x, [X[k : k + 1] for X in roots], s.axes, xp) for k, x in each)
+        return tuple(precondition_by_row(x, [X[k : k + 1] for X in roots], s.axes) for k, x in enumerate(G))
     if isinstance(G, np.ndarray):
         return _as(precondition(G, [to_host(X) for X in roots], s.axes, np), roots[0])
-    return precondition(G, roots, s.axes, namespace_by_row(G) if s.sharable else namespace(G))
+    return precondition_by_row(G, roots, s.axes) if s.sharable else precondition(G, roots, s.axes, namespace(G))
 
 
 def update_statistics(step: Step, stacks: Sequence[Blocks]) -> Arrays:

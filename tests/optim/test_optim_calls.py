@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from matroot_optim.arrays import namespace  # noqa: E402
+from matroot_optim.step import by_row  # noqa: E402
 from matroot_optim.torch import SOAP, KLShampoo, Shampoo  # noqa: E402
 
 
@@ -80,11 +81,13 @@ def test_products_are_numpys_where_torch_has_one_thread(threads, kind, options):
         assert has_products_by_torch(kind, [(12, 9), (8, 6, 5), (7, 3)], **options) == by_torch
 
 
+@pytest.mark.parametrize("same", [False, True])
 @pytest.mark.parametrize(("kind", "options"), [(Shampoo, {}), (Shampoo, {"graft": "none"}), (SOAP, {})])
-def test_products_of_rows_that_ranks_may_share_are_torchs(threads, kind, options):
-    """numpy's have other bits where there are fewer rows."""
+def test_products_of_rows_that_ranks_may_share_are_torchs(threads, monkeypatch, kind, options, same):
+    """Unless numpy's have the same bits in every place of a chunk."""
+    monkeypatch.setattr(by_row, "same_in_every_place", lambda n, dtype: same)
     threads(1)
-    assert has_products_by_torch(kind, [(60, 16)], preconditioned_dims="one_sided", **options)
+    assert has_products_by_torch(kind, [(60, 16)], preconditioned_dims="one_sided", **options) != same
 
 
 def has_products_by_torch(kind, shapes, **options):
