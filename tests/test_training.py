@@ -158,6 +158,15 @@ def test_tuning_goes_on_after_a_kill_and_freezes_once(folders, tmp_path, capsys)
     assert (tmp_path / "training_clicks.png").stat().st_size > 1000
 
 
+def test_milliseconds_of_a_step():
+    """Young statistics have roots at every step: the last third of a training says more of a long one."""
+    found = {"own": {"shampoo": [[40, 0.8], [80, 1.2], [120, 1.4]]}}
+    assert times.own_ms(found, "shampoo") == pytest.approx(1e3 * 1.4 / 120)
+    assert times.own_ms(found, "shampoo", 1 / 3) == pytest.approx(1e3 * 0.2 / 40)
+    assert times.own_ms({"own": {"sgd": [[100, 1.0]]}}, "sgd", 1 / 3) == pytest.approx(10.0)
+    assert times.own_ms(found, "adamw") is None
+
+
 def test_no_target_after_shampoo_has_run(folders, tmp_path):
     results = tuning.Results(str(tmp_path / "small.jsonl"))
     results.add({"workload": "clicks", "optimizer": "shampoo", "seed": 0})

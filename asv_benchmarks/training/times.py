@@ -99,7 +99,11 @@ def until(found: dict[str, Any], optimizer: str, step: float) -> float | None:
     return next((found["gradient_ms"] / 1e3 * step + own for at, own in curve if at >= step), None)
 
 
-def own_ms(found: dict[str, Any], optimizer: str) -> float | None:
-    """Milliseconds of one step of the optimizer, mean of the whole training."""
+def own_ms(found: dict[str, Any], optimizer: str, share: float = 1.0) -> float | None:
+    """Milliseconds of one step of the optimizer, mean of the last `share` of the training."""
     curve = found.get("own", {}).get(optimizer)
-    return 1e3 * float(curve[-1][1]) / float(curve[-1][0]) if curve else None
+    if not curve:
+        return None
+    end, seconds = curve[-1]
+    start, before = next(one for one in reversed([[0, 0.0], *curve]) if one[0] <= (1.0 - share) * end)
+    return 1e3 * float(seconds - before) / float(end - start)
