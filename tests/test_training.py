@@ -151,6 +151,11 @@ def test_tuning_goes_on_after_a_kill_and_freezes_once(folders, tmp_path, capsys)
     command.main(["time", "clicks", "--size", "tiny", "--data", str(folders["clicks"]), "--results", path])
     found = times.read(results)["clicks"]
     assert set(found["own"]) == {"adamw", "shampoo"} and found["gradient_ms"] > 0
+    same = ["time", "clicks", "--size", "tiny", "--data", str(folders["clicks"]), "--results", path]
+    command.main([*same, "--optimizer", "adamw"])
+    again = times.read(results)["clicks"]
+    assert again["own"]["shampoo"] == found["own"]["shampoo"] and again["own"]["adamw"] != found["own"]["adamw"]
+    assert again["gradient_ms"] == found["gradient_ms"]
     command.main(["report", "--results", path, "--tables", str(tmp_path), "--pictures", str(tmp_path)])
     out = capsys.readouterr().out
     assert "AdamW" in out and f"- {times.own_ms(found, 'shampoo'):.1f}\n" in out

@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     target.add_argument("--results", default=RESULTS)
     timed = commands.add_parser("time", help="seconds of all tuned optimizers, a step of each in turn")
     timed.add_argument("workload", choices=WORKLOADS)
+    timed.add_argument("--optimizer", choices=OPTIMIZERS, action="append", help="only this; may be repeated")
     timed.add_argument("--size", default="small")
     timed.add_argument("--data", required=True)
     timed.add_argument("--results", default=RESULTS)
@@ -61,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
             tune(results, given.workload, name, given.data, tick=lambda text: print(text, flush=True), **same)
     elif given.command == "time":
         results = Results(given.results)
-        times.write(results, given.workload, times.seconds(results, given.workload, given.data, given.size))
+        found = times.seconds(results, given.workload, given.data, given.size, given.optimizer)
+        times.write(results, given.workload, found, partly=given.optimizer is not None)
     elif given.command == "report":
         results = Results(given.results)
         for name in targets(results):

@@ -43,8 +43,10 @@ class Side:
         self.gradients += middle - begin
 
 
-def seconds(results: Results, name: str, data: str, size: str = "small") -> dict[str, Any]:
-    """Train side by side, on one thread, with all optimizers that are tuned.
+def seconds(
+    results: Results, name: str, data: str, size: str = "small", only: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Train side by side, on one thread, with all optimizers that are tuned, or only these of them.
 
     Returns
     -------
@@ -54,7 +56,8 @@ def seconds(results: Results, name: str, data: str, size: str = "small") -> dict
     torch.set_num_threads(1)
     _load_kernels()
     workload = WORKLOADS[name]
-    sides = {best.name: Side(best, data, size) for best in best_of(results, name)}
+    wanted = [best for best in best_of(results, name) if only is None or best.optimizer in only]
+    sides = {best.name: Side(best, data, size) for best in wanted}
     steps = workload.steps[size]
     own: dict[str, list[Any]] = {name: [] for name in sides}
     for step in range(1, steps + 1):
@@ -86,9 +89,11 @@ def read(results: Results) -> dict[str, Any]:
         return dict(json.load(file))
 
 
-def write(results: Results, name: str, found: dict[str, Any]) -> None:
-    """Of one workload, in place of what was there."""
+def write(results: Results, name: str, found: dict[str, Any], *, partly: bool = False) -> None:
+    """Of one workload, in place of what was there, or `partly` in place of what was there of these optimizers."""
     kept = read(results)
+    if partly and name in kept:
+        found = {**kept[name], "own": {**kept[name]["own"], **found["own"]}}
     with open(path_of(results), "w", encoding="utf-8") as file:
         json.dump({**kept, name: found}, file)
 

@@ -6,26 +6,48 @@ Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
 from __future__ import annotations
 
 import sys
+from fractions import Fraction
 
 import numpy as np
 
-from matroot import spectral_power
-from matroot_optim.arrays import Array, is_traced, namespace
+from matroot import Ridge, solve, spectral_power
+from matroot_optim.arrays import Array, cast, dtype_name, is_traced, namespace, to_host
+
+#: Singular values fade out below so many roundings of float32, times the root of the order, of the largest.
+FADING = 16
 
 
 def spectral(M: Array, s: float) -> Array:
     """Return U S^s V^T of every block of a stack, whose last two dimensions are those of the matrices."""
     xp = namespace(M)
     if not is_traced(M):
-        return xp.asarray(spectral_power(M, s).x)
+        return xp.asarray(powers(M, s))
     jax = sys.modules["jax"]
     found: Array = jax.pure_callback(
-        lambda x: np.asarray(spectral_power(np.asarray(x), s).x, x.dtype),
+        lambda x: np.asarray(powers(np.asarray(x), s), x.dtype),
         jax.ShapeDtypeStruct(M.shape, M.dtype),
         M,
         vmap_method="sequential",
     )
     return found
+
+
+def powers(M: Array, s: float) -> Array:
+    """Compute `spectral`; in float32 by M (M^T M + r^2 sigma_1^2 I)^((s - 1) / 2), without an SVD of any gradient.
+
+    Singular values below r sigma_1, which float32 hardly resolves, come near 0, and not to 1.
+    """
+    if dtype_name(M) != "float32" or s == 1:
+        return spectral_power(M, s).x
+    xp, wide = namespace(M), M.shape[-2] < M.shape[-1]
+    A = cast(xp.matrix_transpose(M) if wide else M, "float64")
+    G = xp.matmul(xp.matrix_transpose(A), A)
+    ridge = Ridge(relative=(FADING * 2.0**-24) ** 2 * G.shape[-1])
+    root = solve(G, s=(Fraction(s).limit_denominator(1024) - 1) / 2, regularization=ridge)
+    X = cast(xp.matmul(A, root.x), "float32")
+    if np.asarray(to_host(root.status)).any():  # such as of zeros
+        return spectral_power(M, s).x
+    return xp.matrix_transpose(X) if wide else X
 
 
 def operations(block: tuple[int, ...]) -> float:

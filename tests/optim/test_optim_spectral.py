@@ -40,6 +40,36 @@ def test_it_is_the_power_of_the_singular_values(shape, s):
             np.testing.assert_allclose(D, power(g, s), rtol=1e-9, atol=1e-9 * scale**s)
 
 
+@pytest.mark.parametrize("s", [0, 0.5, -0.5])
+@pytest.mark.parametrize("shape", [(40, 40), (24, 70), (90, 30)])
+def test_no_gradient_in_float32_takes_an_svd(shape, s, monkeypatch):
+    """Of rank 3, or with a condition number of 1e12: what float32 does not resolve fades out, and the rest is exact."""
+    rng, n = np.random.default_rng(0), min(shape)
+    U, V = (np.linalg.qr(rng.standard_normal((m, n)))[0] for m in shape)
+    for sigma in (np.geomspace(1, 1e-12, n), np.r_[1.0, 0.5, 0.2, np.zeros(n - 3)], np.geomspace(1, 1e-2, n)):
+        G = ((U * sigma) @ V.T).astype(np.float32)
+        kept, w, _ = np.linalg.svd(G.astype(np.float64), full_matrices=False)
+        r = 16 * 2.0**-24 * n**0.5
+        want = (kept * (w**2 + r**2) ** ((s - 1) / 2)) @ (kept.T @ G)
+        with monkeypatch.context() as patch:
+            patch.setattr(np.linalg, "svd", None)
+            found = moves(Shampoo(1.0, spectral_exponent=s, **PLAIN), [np.float32(2.0**-66) * G])[0] * 2.0 ** (66 * s)
+        size = np.linalg.norm(want, 2)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * size)
+        clear = w > 1e-3
+        exact = (kept[:, clear] * w[clear] ** (s - 1)) @ (kept[:, clear].T @ G)
+        projected = kept[:, clear] @ (kept[:, clear].T @ found)
+        np.testing.assert_allclose(projected, exact, rtol=0, atol=2e-3 * size)
+
+
+def test_a_zero_matrix_beside_others():
+    G = np.stack([np.zeros((8, 5)), gradients((8, 5), 1)[0]]).astype(np.float32)
+    found = moves(Shampoo(1.0, batch_dims=1, **PLAIN), [G])[0]
+    assert (found[0] == 0).all()
+    np.testing.assert_allclose(found[1], power(G[1], 0), rtol=0, atol=1e-5)
+
+
 def test_it_is_muons_step():
     """torch's iteration is in bfloat16; with these coefficients it converges to the polar factor."""
     torch = pytest.importorskip("torch")
