@@ -106,6 +106,37 @@ def scale_all(arrays: Arrays, factors: list[Any]) -> list[Array]:
     return result
 
 
+def plus_all(arrays: Arrays, others: Arrays, sign: int = 1) -> list[Array]:
+    """Add to each array another, or subtract it for a `sign` of -1; in place if the library allows."""
+    if arrays and is_torch(arrays[0]):
+        sys.modules["torch"]._foreach_add_(arrays, others, alpha=sign)
+        return list(arrays)
+    result = []
+    for x, y in zip(arrays, others, strict=True):
+        if sign > 0:
+            x += y
+        else:
+            x -= y
+        result.append(x)
+    return result
+
+
+def agree_all(arrays: Arrays, others: Arrays) -> list[Array]:
+    """Return 1 where an array has the sign of another, else 0, in new arrays; no product underflows."""
+    if arrays and is_torch(arrays[0]):  # in place: an array of its own for each of these takes most of the time
+        torch = sys.modules["torch"]
+        found = torch._foreach_sign(others)
+        torch._foreach_mul_(found, arrays)
+        torch._foreach_sign_(found)
+        torch._foreach_clamp_min_(found, 0.0)
+        return list(found)
+    result = []
+    for x, y in zip(arrays, others, strict=True):
+        xp = namespace(x)
+        result.append(xp.where(x * xp.sign(y) > 0, xp.ones_like(x), xp.zeros_like(x)))
+    return result
+
+
 def in_one_pass(x: Array) -> bool:
     """Return True if `adam_all` takes arrays like x: tensors of torch's own kernel."""
     if not is_torch(x) or x.device.type not in ("cpu", "cuda"):

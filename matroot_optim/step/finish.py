@@ -24,7 +24,7 @@ from typing import Any
 from matroot_optim.arrays import Array, namespace, squared_norm
 from matroot_optim.layout.layout import Layout
 from matroot_optim.options import Options
-from matroot_optim.step.elementwise import scale_all
+from matroot_optim.step.elementwise import agree_all, plus_all, scale_all
 from matroot_optim.step.grafting import positive_norm
 from matroot_optim.step.inputs import Step
 from matroot_optim.step.momentum import Rates, nonzero
@@ -37,9 +37,14 @@ def limit(step: Step, live: Sequence[int], moves: dict[int, Array]) -> None:
     """Apply the rules above that need no weights; overwrite the arrays of `moves`."""
     leaves = step.layout.leaves
     careful = [i for i in live if leaves[i].options.cautious_update]
-    masks = [agreement(moves[i], step.g[i]) for i in careful]
-    for i, keep, count in zip(careful, masks, step.squares("cautious", careful, masks), strict=True):
-        moves[i] = cautious(moves[i], keep, count / leaves[i].size)
+    groups, masks = step.alike(careful), dict[int, Array]()
+    for group in groups:
+        masks.update(zip(group, agree_all([moves[i] for i in group], [step.g[i] for i in group]), strict=True))
+    counts = step.squares("cautious", careful, [masks[i] for i in careful])
+    shares = {i: count / leaves[i].size for i, count in zip(careful, counts, strict=True)}
+    for group in groups:
+        lists = ([of[i] for i in group] for of in (moves, masks, shares))
+        moves.update(zip(group, cautious(*lists), strict=True))
     limits = {i: limit for i in live if (limit := leaves[i].options.clip_rms) is not None}
     norm2 = step.squares("clip", list(limits), [moves[i] for i in limits])
     for (i, limit), size2 in zip(limits.items(), norm2, strict=True):
@@ -49,12 +54,14 @@ def limit(step: Step, live: Sequence[int], moves: dict[int, Array]) -> None:
 def to_updates(step: Step, groups: Sequence[Sequence[int]], moves: dict[int, Array]) -> None:
     """Apply the other rules, in this order, to leaves in groups that are alike; overwrite the arrays of `moves`."""
     leaves = step.layout.leaves
-    pinned = [i for group in groups for i in group if leaves[i].pinned]
-    W = [step.weights[i] for i in pinned]
-    norm2 = step.squares("hyperball", [*pinned, *pinned], [*(moves[i] for i in pinned), *W])
-    sizes = norm2[len(pinned) :]
-    for i, size2, goal2 in zip(pinned, norm2, sizes, strict=False):
-        moves[i] = with_norm(moves[i], size2, goal2)
+    on_spheres = [some for group in groups if (some := [i for i in group if leaves[i].pinned])]
+    pinned = [i for some in on_spheres for i in some]
+    W = {i: step.weights[i] for i in pinned}
+    both = step.squares("hyperball", [*pinned, *pinned], [*(moves[i] for i in pinned), *W.values()])
+    norm2, goal2 = (dict(zip(pinned, part, strict=True)) for part in (both[: len(pinned)], both[len(pinned) :]))
+    for some in on_spheres:
+        lists = ([of[i] for i in some] for of in (moves, norm2, goal2))
+        moves.update(zip(some, with_norms(*lists), strict=True))
     for group in groups:
         o, rates = leaves[group[0]].options, [step.rates[i] for i in group]
         if rates[0].learning_rate is not None:
@@ -62,21 +69,25 @@ def to_updates(step: Step, groups: Sequence[Sequence[int]], moves: dict[int, Arr
             moves.update(zip(group, found, strict=True))
     if any(step.rates[i].learning_rate is None for i in pinned):
         return
-    new = [weights + moves[i] for weights, i in zip(W, pinned, strict=True)]
-    for i, x, weights, size2, goal2 in zip(pinned, new, W, step.squares("sphere", pinned, new), sizes, strict=True):
-        moves[i] = with_norm(x, size2, goal2) - weights
+    for some in on_spheres:
+        moves.update(zip(some, plus_all([moves[i] for i in some], [W[i] for i in some]), strict=True))
+    norm2 = dict(zip(pinned, step.squares("sphere", pinned, [moves[i] for i in pinned]), strict=True))
+    for some in on_spheres:
+        new, *norms = ([of[i] for i in some] for of in (moves, norm2, goal2))
+        found = plus_all(with_norms(new, *norms), [W[i] for i in some], -1)
+        moves.update(zip(some, found, strict=True))
 
 
-def agreement(D: Array, g: Array) -> Array:
-    """Return 1 where D has the sign of g, else 0."""
-    xp = namespace(D)
-    return xp.where(D * xp.sign(g) > 0, xp.ones_like(D), xp.zeros_like(D))
+def cautious(steps: Sequence[Array], keep: Sequence[Array], shares: Sequence[Any]) -> list[Array]:
+    """Set to zero the entries of steps where `keep` is 0, and scale the others up by the fraction that is kept.
 
-
-def cautious(D: Array, keep: Array, part: Any) -> Array:
-    """Set to zero the entries of D where `keep` is 0, and scale the others up by the fraction that is kept."""
-    xp = namespace(D)
-    return D * (keep / xp.where(part > FEWEST, part, FEWEST * xp.ones_like(part)))
+    The arrays of `keep` are overwritten if the library allows.
+    """
+    if not steps:
+        return []
+    xp = namespace(steps[0])
+    factors = [1.0 / xp.where(part > FEWEST, part, FEWEST * xp.ones_like(part)) for part in shares]
+    return scale_all(scale_all(keep, list(steps)), factors)
 
 
 def clip_rms(step: Array, norm2: Array, size: int, limit: float) -> Array:
@@ -91,16 +102,24 @@ def clip_rms(step: Array, norm2: Array, size: int, limit: float) -> Array:
     return step
 
 
-def with_norm(D: Array, norm2: Array, goal2: Array) -> Array:
-    """Scale D, of squared norm `norm2`, to the squared norm `goal2`; keep D if that is zero."""
-    xp = namespace(D)
-    return D * xp.where(goal2 > 0, xp.sqrt(goal2) / positive_norm(norm2), xp.ones_like(goal2))
+def with_norms(steps: Sequence[Array], norm2: Sequence[Array], goal2: Sequence[Array]) -> list[Array]:
+    """Scale arrays of squared norms `norm2` to the squared norms `goal2`; keep those whose goal is zero.
+
+    The arrays are overwritten if the library allows.
+    """
+    if not steps:
+        return []
+    xp = namespace(steps[0])
+    pairs = zip(norm2, goal2, strict=True)
+    return scale_all(
+        steps, [xp.where(goal > 0, xp.sqrt(goal) / positive_norm(own), xp.ones_like(goal)) for own, goal in pairs]
+    )
 
 
 def on_sphere(update: Array, W: Array) -> Array:
     """Return the update that leads to the same direction, with the norm of W."""
     xp, new = namespace(W), W + update
-    return with_norm(new, xp.asarray(squared_norm(new)), xp.asarray(squared_norm(W))) - W
+    return with_norms([new], [xp.asarray(squared_norm(new))], [xp.asarray(squared_norm(W))])[0] - W
 
 
 def with_decay(

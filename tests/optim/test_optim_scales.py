@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from matroot_optim import SOAP, KLShampoo, Shampoo
-from matroot_optim.step.finish import agreement, cautious_weights
+from matroot_optim.step.elementwise import agree_all
+from matroot_optim.step.finish import cautious_weights
 from matroot_optim.torch import Shampoo as TorchShampoo
 
 torch = pytest.importorskip("torch")
@@ -133,7 +134,7 @@ def test_signs_are_compared_where_products_underflow():
     """Entries of a tensor may be 1e30 times smaller than others, and so are their steps."""
     D, g = np.array([1e-30, -1e-30, 1e-30, 1.0, 0.0], np.float32), np.array([1e-30, -1e-30, -1e-30, 1.0, 1.0], "f4")
     for made in (by_numpy, by_torch):
-        assert np.asarray(agreement(made(D), made(g))).tolist() == [1, 1, 0, 1, 0]
+        assert np.asarray(agree_all([made(D)], [made(g)])[0]).tolist() == [1, 1, 0, 1, 0]
         shrunk = np.asarray(cautious_weights(made(D), made(g)))
         assert (shrunk == g * np.array([1, 1, 0, 1, 1], "f4")).all()
 

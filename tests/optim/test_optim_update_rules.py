@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from matroot_optim import Shampoo
-from matroot_optim.step.finish import agreement, cautious, clip_rms, on_sphere, with_norm
+from matroot_optim.step.elementwise import agree_all
+from matroot_optim.step.finish import cautious, clip_rms, on_sphere, with_norms
 
 SGD = {"graft": "sgd", "momentum": "none"}
 
@@ -53,9 +54,9 @@ def test_cautious_update():
 
 def test_cautious_update_of_few_entries():
     D, g = np.ones(2000), -np.ones(2000)
-    assert (cautious(D, agreement(D, g), np.zeros(())) == 0).all()
+    assert (cautious([D], agree_all([D], [g]), [np.zeros(())])[0] == 0).all()
     g[0] = 1
-    found = cautious(D, agreement(D, g), np.asarray(1 / 2000))
+    found = cautious([D], agree_all([D], [g]), [np.asarray(1 / 2000)])[0]
     assert found.tolist() == [1000.0] + [0.0] * 1999  # their fraction counts as 1/1000 at least
 
 
@@ -91,11 +92,11 @@ def test_hyperball_keeps_the_norm_and_leaves_vectors():
 def test_zeros_stay_finite():
     zero, W = np.zeros((2, 2)), np.ones((2, 2))
     nothing, four = np.zeros(()), np.asarray(4.0)
-    assert (with_norm(zero, nothing, four) == 0).all()
-    assert (with_norm(W, four, nothing) == W).all()
+    assert (with_norms([zero.copy()], [nothing], [four])[0] == 0).all()
+    assert (with_norms([W.copy()], [four], [nothing])[0] == W).all()
     assert (on_sphere(-W, W) == -W).all()
     assert (clip_rms(zero.copy(), np.zeros(()), 4, 1.0) == 0).all()
-    assert (cautious(zero, agreement(zero, W), nothing) == 0).all()
+    assert (cautious([zero], agree_all([zero], [W]), [nothing])[0] == 0).all()
 
 
 def test_weights_are_needed():
