@@ -115,7 +115,8 @@ class Shampoo(Options):
         entry for each dimension of the merged shape.
     direction : {"roots", "spectral"}
         "spectral" replaces the roots: the momentum M = U S V^T of a whole matrix gives the direction U S^s V^T, without
-        statistics. For s = 0 it is Muon's, computed by `matroot.spectral_power` instead of five products.
+        statistics. For s = 0 it is Muon's, exact but for singular values that the dtype does not resolve: in float32
+        those below some 1e-5 of the largest fade out.
     spectral_exponent : float
         The s of a spectral direction.
     statistics_of : {"gradient", "whitened"}

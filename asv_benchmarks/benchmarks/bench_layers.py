@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from .bench_optim import EVERY, interval_of, ours, theirs
+from .bench_optim import EVERY, interval_of, theirs
 from .common import core, in_turn, unit
 
 #: By width: the layers of GPT-2 have 768 (small), 1024 (medium).
@@ -33,10 +34,10 @@ def kl(params: Any) -> Any:
     return KLShampoo(params, lr=1e-3, refresh_every=EVERY, refresh_growth=0.0)
 
 
-def square_blocks(params: Any) -> Any:
+def shampoo(params: Any, **options: Any) -> Any:
     from matroot_optim.torch import Shampoo
 
-    return Shampoo(params, lr=1e-3, refresh_every=EVERY, refresh_growth=0.0, block_aspect=1.0)
+    return Shampoo(params, lr=1e-3, refresh_every=EVERY, refresh_growth=0.0, **options)
 
 
 class Both:
@@ -63,8 +64,9 @@ def adamw(params: Any) -> Any:
 
 #: Ours first; `SOAP` is pytorch_optimizer's.
 MAKERS: dict[str, Callable[[Any], Any]] = {
-    "Shampoo": ours,
-    "Shampoo, block_aspect=1": square_blocks,
+    "Shampoo": shampoo,
+    "Shampoo, block_aspect=1": partial(shampoo, block_aspect=1.0),
+    "Shampoo, direction='spectral'": partial(shampoo, direction="spectral"),
     "KLShampoo": kl,
     "AdamW": adamw,
     "Muon": Both,
