@@ -152,9 +152,10 @@ def test_tuning_goes_on_after_a_kill_and_freezes_once(folders, tmp_path, capsys)
     found = times.read(results)["clicks"]
     assert set(found["own"]) == {"adamw", "shampoo"} and found["gradient_ms"] > 0
     same = ["time", "clicks", "--size", "tiny", "--data", str(folders["clicks"]), "--results", path]
+    times.write(results, "clicks", {"own": {"adamw": []}}, partly=True)
     command.main([*same, "--optimizer", "adamw"])
     again = times.read(results)["clicks"]
-    assert again["own"]["shampoo"] == found["own"]["shampoo"] and again["own"]["adamw"] != found["own"]["adamw"]
+    assert again["own"]["shampoo"] == found["own"]["shampoo"] and len(again["own"]["adamw"]) > 0
     assert again["gradient_ms"] == found["gradient_ms"]
     command.main(["report", "--results", path, "--tables", str(tmp_path), "--pictures", str(tmp_path)])
     out = capsys.readouterr().out
