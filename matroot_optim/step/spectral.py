@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 
 from matroot import Ridge, solve, spectral_power
-from matroot_optim.arrays import Array, cast, dtype_name, is_traced, namespace, to_host
+from matroot_optim.arrays import Array, cast, dtype_name, is_jax, is_traced, like, namespace, to_host
 
 #: Singular values fade out below so many roundings of float32, times the root of the order, of the largest.
 FADING = 16
@@ -21,7 +21,7 @@ def spectral(M: Array, s: float) -> Array:
     """Return U S^s V^T of every block of a stack, whose last two dimensions are those of the matrices."""
     xp = namespace(M)
     if not is_traced(M):
-        return xp.asarray(powers(M, s))
+        return like(powers(to_host(M), s), M) if is_jax(M) else xp.asarray(powers(M, s))  # jax may have no float64
     jax = sys.modules["jax"]
     found: Array = jax.pure_callback(
         lambda x: np.asarray(powers(np.asarray(x), s), x.dtype),
