@@ -55,7 +55,7 @@ def stacked_gradients(step: Step) -> list[Blocks]:
 def _stacked(step: Step, s: Stack, leaves: Sequence[Array]) -> Blocks:
     """Return the blocks of a stack, of tensors as numpy where that computes their products: each call takes less."""
     parts, layout = [], step.layout
-    on_host = not s.sharable and step.totals is None and by_numpy(leaves[s.members[0].leaf])
+    on_host = not s.sharable and by_numpy(leaves[s.members[0].leaf])
     for member in s.members:
         leaf, x = layout.leaves[member.leaf], leaves[member.leaf]
         x = x if leaf.by_row else step.whole(x)
