@@ -72,19 +72,6 @@ def _torch() -> Any:
     )
 
 
-def namespace_by_row(x: Array) -> Any:
-    """Return `namespace`, where a row of a product has the same bits beside any number of other rows.
-
-    numpy's BLAS has kernels of its own for few rows.
-    """
-    return _torch_by_row() if is_torch(x) else namespace(x)
-
-
-@cache
-def _torch_by_row() -> Any:
-    return SimpleNamespace(**{**vars(_torch()), "matmul": _product_by_torch})
-
-
 def by_numpy(x: Array) -> bool:
     """Return True for a tensor whose products numpy computes: it has one thread in a step, as torch must have."""
     return is_torch(x) and x.is_cpu and sys.modules["torch"].get_num_threads() == 1
@@ -95,11 +82,6 @@ def _product(a: Any, b: Any) -> Any:
     torch = sys.modules["torch"]
     if by_numpy(a) and a.dtype in (torch.float32, torch.float64):
         return torch.from_numpy(np.matmul(to_host(a), to_host(b)))
-    return _product_by_torch(a, b)
-
-
-def _product_by_torch(a: Any, b: Any) -> Any:
-    torch = sys.modules["torch"]
     return (torch.bmm if a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0] else torch.matmul)(a, b)
 
 

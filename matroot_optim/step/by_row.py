@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array, by_numpy, is_torch, like, namespace_by_row, to_host
+from matroot_optim.arrays import Array, by_numpy, is_torch, like, namespace, to_host
 from matroot_optim.step.precondition import precondition, rotated
 
 #: Rows in a chunk: whole tiles of the kernels of OpenBLAS, and enough that a copy of the root for each is little.
@@ -24,31 +24,32 @@ TILE = 16
 
 
 def precondition_by_row(G: Array, roots: Sequence[Array], axes: Sequence[int]) -> Array:
-    """Multiply the stack G by its roots as `precondition`; rows are the dimensions without one."""
-    if is_of_rows(G, axes):
-        return rows_times(G, roots[0])
-    return precondition(G, roots, axes, namespace_by_row(G))
+    """Multiply the stack G by its roots as `precondition`; rows are what lies along a dimension with a root."""
+    if not (is_torch(G) and G.is_cpu):
+        return precondition(G, roots, axes, namespace(G))
+    for axis, X in zip(axes, roots, strict=True):
+        G = rows_times(G, X, axis)
+    return G
 
 
 def rotated_by_row(G: Array, bases: Sequence[Array], axes: Sequence[int], *, back: bool) -> Array:
     """Return the coordinates of the stack G in bases, or go `back` from them, as `rotated`."""
-    if is_of_rows(G, axes):
-        return rows_times(G, bases[0].mT.contiguous() if back else bases[0])
-    return rotated(G, bases, axes, namespace_by_row(G), back=back)
+    if not (is_torch(G) and G.is_cpu):
+        return rotated(G, bases, axes, namespace(G), back=back)
+    for axis, Q in zip(axes, bases, strict=True):
+        G = rows_times(G, Q.mT.contiguous() if back else Q, axis)
+    return G
 
 
-def is_of_rows(G: Array, axes: Sequence[int]) -> bool:
-    """Return True for tensors on the CPU of which the last dimension alone has a root or a basis."""
-    return tuple(axes) == (G.ndim - 2,) and is_torch(G) and G.is_cpu
-
-
-def rows_times(G: Any, X: Any) -> Any:
-    """Compute G X for tensors (blocks, ..., n) and (blocks, n, n)."""
-    n = G.shape[-1]
-    P = G.reshape(len(G), -1, n).contiguous()
-    if by_numpy(G) and same_in_every_place(n, to_host(P).dtype.char):
-        return like(in_chunks(to_host(P), to_host(X)), G).reshape(G.shape)
-    return in_tiles(P, X).reshape(G.shape)
+def rows_times(G: Any, X: Any, axis: int) -> Any:
+    """Multiply the rows of tensors (blocks, *shape) along one dimension by X (blocks, n, n), from the right."""
+    rows = G.movedim(axis + 1, -1)
+    P = rows.reshape(len(G), -1, rows.shape[-1]).contiguous()
+    if by_numpy(G) and same_in_every_place(P.shape[-1], to_host(P).dtype.char):
+        found = like(in_chunks(to_host(P), to_host(X)), G)
+    else:
+        found = in_tiles(P, X)
+    return found.reshape(rows.shape).movedim(-1, axis + 1)
 
 
 def in_chunks(P: Any, X: Any) -> Any:

@@ -83,8 +83,6 @@ def cautious(steps: Sequence[Array], keep: Sequence[Array], shares: Sequence[Any
 
     The arrays of `keep` are overwritten if the library allows.
     """
-    if not steps:
-        return []
     xp = namespace(steps[0])
     factors = [1.0 / xp.where(part > FEWEST, part, FEWEST * xp.ones_like(part)) for part in shares]
     return scale_all(scale_all(keep, list(steps)), factors)
@@ -107,8 +105,6 @@ def with_norms(steps: Sequence[Array], norm2: Sequence[Array], goal2: Sequence[A
 
     The arrays are overwritten if the library allows.
     """
-    if not steps:
-        return []
     xp = namespace(steps[0])
     pairs = zip(norm2, goal2, strict=True)
     return scale_all(

@@ -6,7 +6,6 @@ Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
 from __future__ import annotations
 
 import sys
-from fractions import Fraction
 
 import numpy as np
 
@@ -43,10 +42,10 @@ def powers(M: Array, s: float) -> Array:
     A = cast(xp.matrix_transpose(M) if wide else M, "float64")
     G = xp.matmul(xp.matrix_transpose(A), A)
     ridge = Ridge(relative=(FADING * 2.0**-24) ** 2 * G.shape[-1])
-    root = solve(G, s=(Fraction(s).limit_denominator(1024) - 1) / 2, regularization=ridge)
-    X = cast(xp.matmul(A, root.x), "float32")
+    root = solve(G, s=(s - 1) / 2, regularization=ridge)
     if np.asarray(to_host(root.status)).any():  # such as of zeros
         return spectral_power(M, s).x
+    X = cast(xp.matmul(A, root.x), "float32")
     return xp.matrix_transpose(X) if wide else X
 
 

@@ -46,6 +46,8 @@ def test_a_row_has_the_same_bits_in_any_part(n, dtype, one_thread):
     G = torch.from_numpy(rng.standard_normal((1, 400, n)).astype(dtype))
     roots = [torch.from_numpy(rng.standard_normal((1, n, n)).astype(dtype))]
     whole = by_row.precondition_by_row(G, roots, (1,))
+    flipped = by_row.precondition_by_row(G.mT, roots, (0,))
+    assert torch.equal(flipped.mT, whole)  # of the first dimension, whose roots are symmetric
     turned = [by_row.rotated_by_row(G, roots, (1,), back=back) for back in (False, True)]
     for first, stop in ((0, 1), (5, 7), (3, 130), (96, 192), (200, 400)):
         some = G[:, first:stop]
