@@ -66,7 +66,7 @@ def test_products(n, dtype):
 
 
 @pytest.mark.parametrize("lanes", [True, False])
-@pytest.mark.parametrize("n", [17, 40, 100])
+@pytest.mark.parametrize("n", [17, 40, 100, 192, 320])
 def test_reflectors_lose_nothing_in_float32(n, lanes, monkeypatch):
     """Rounded reflectors would cost some 12 units: more than this bar, that of the documentation, leaves at n = 17."""
     monkeypatch.setattr(tridiagonal_derivative, "lanes_are_faster", lambda B, n: lanes)

@@ -226,7 +226,7 @@ def test_which_way_is_taken():
     assert not lanes_are_faster(1000, SIZES[-1] + 1)
     assert [lanes_are_faster(B, 192) for B in (5, 6, 8, 9, 12)] == [False, True, True, False, True]
     assert "no eigenvectors" in select_method(np.empty((4, 256, 256)), 4).reason
-    assert "side by side" in select_method(np.empty((8, 256, 256)), 4).reason
+    assert "side by side" in select_method(np.empty((8, 224, 224)), 4).reason
 
 
 def test_the_cache_on_disk_knows_every_source():

@@ -54,7 +54,7 @@ class Tridiagonal(Method):
     Exponents -1 <= s <= 16. On the CPU it is the fastest method here, in one of two ways, both in float64:
 
     - In lanes: eight matrices lie side by side in the vector registers, and a solve with its certificate takes about
-      as long as four products at full speed. For a lone matrix of n up to 35, and for batches up to n = 320. Complex
+      as long as four products at full speed. For a lone matrix of n up to 35, and for batches up to n = 224. Complex
       matrices are real ones of twice the size there, lone ones up to n = 3, and batches up to n = 64.
     - One matrix after the other, a third of the time of a decomposition from n = 256 on; complex ones, and all where
       BLAS has several threads, by LAPACK and BLAS. Between blocks of rows, r(T) is the product of two matrices with a

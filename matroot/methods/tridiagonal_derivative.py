@@ -31,10 +31,10 @@ from matroot.methods.tridiagonal_report import LANES, root_of
 
 #: Up to this n the arithmetic is in float64 whatever the direction has.
 WIDENED = 16
-#: How many matrices the way of large ones reduces while lanes reduce their eight, on one thread of an AMD EPYC of
+#: How many derivatives the way of large ones computes while lanes compute their eight, on one thread of an AMD EPYC of
 #: family 26; up to the first n lanes always pay, and above the last there are none, as for roots.
-SIZES = (64, 96, 128, 192, 256, 384, 512)
-WORTH = (2.1, 2.7, 3.3, 4.1, 4.6, 6.0, 6.8)
+SIZES = (64, 96, 128, 192, 224)
+WORTH = (3.8, 5.4, 6.2, 7.4, 7.8)
 
 
 def serves(s: Fraction | float, rule: Regularization | None, A: Array, E: Array) -> bool:

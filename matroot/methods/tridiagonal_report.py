@@ -29,8 +29,8 @@ LANES = 8
 #: How many matrices the way of large ones solves while the kernel of eight lanes solves its eight, on one thread of an
 #: AMD EPYC of family 26, cond 1e4. For complex matrices they lie between those of family 25, whose registers are half
 #: as long (8.0 at n = 48), and those of family 26 (5.2 and 6.1 for the last two).
-SIZES = (64, 96, 128, 192, 256, 320)
-WORTH = (1.9, 3.0, 4.0, 5.5, 6.8, 8.0)
+SIZES = (64, 96, 128, 192, 224)
+WORTH = (2.8, 3.6, 4.2, 5.7, 6.6)
 COMPLEX_SIZES = (24, 32, 40, 48, 64)
 COMPLEX_WORTH = (3.4, 4.4, 5.6, 6.5, 7.2)
 #: From these n on it is the faster way for a lone matrix, real or complex: seven of eight lanes would be idle.

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from matroot.backends.cpu.compiled import compiled
-from matroot.backends.cpu.derivative.middle import ROOM, begin, derivative, sizes
+from matroot.backends.cpu.derivative.middle import ROOM, begin, by_products, sizes
 from matroot.backends.cpu.derivative.reduction import digest
 from matroot.backends.cpu.derivative.reflectors import basis_of_lanes
 from matroot.backends.cpu.derivative.shifts import (
@@ -53,7 +53,7 @@ def _entry(sources):
                 continue
             basis_of_lanes(forms[i], n, M[0])
             factor = root_of(2 - math.frexp(facts[ONE])[1] - math.frexp(facts[OTHER])[1], a - c, c)
-            derivative(
+            by_products(
                 *(M, G[i], exponent, factor, d, e, delta, b, w, k, slope, v, adjoint),
                 *(q, r, scaled, line, out[i]),
             )

@@ -6,10 +6,15 @@ from __future__ import annotations
 import numpy as np
 
 from matroot.backends.cpu.compiled import compiled
-from matroot.backends.cpu.derivative.middle import PADDING, ROOM, begin, derivative, sizes
+from matroot.backends.cpu.derivative.middle import PADDING, ROOM, begin, by_products, by_reflectors, sizes
 from matroot.backends.cpu.derivative.reduction import digest
 from matroot.backends.cpu.derivative.reflectors import basis_of_rows
 from matroot.backends.cpu.derivative.shifts import NOT_FINITE, exponent_of, shift_of, take_poles, top_eigenvector
+from matroot.backends.cpu.derivative.two_sided import PANEL, reflectors_of_rows, triangular_factors
+
+#: From this n on reflectors in the precision of G are faster than products with H. They cost some 12 units, which are
+#: less than the rest from there on.
+LARGE = 192
 
 
 def room(n, dtype):
@@ -38,8 +43,14 @@ def _entry(sources):
         start = begin(space, wide)
         M = space[start : start + ROOM * rows * step].reshape(ROOM, rows, step)
         q, r, scaled = np.empty(n * K, G.dtype), np.empty(n * K, G.dtype), np.empty(n * K, G.dtype)
-        basis_of_rows(A, tau, M[0])
-        derivative(M, G, exponent, factor, d, e, delta, b, w, k, slope, v, adjoint, q, r, scaled, line, out)
+        if n < LARGE:
+            basis_of_rows(A, tau, M[0])
+            by_products(M, G, exponent, factor, d, e, delta, b, w, k, slope, v, adjoint, q, r, scaled, line, out)
+        else:
+            T = np.empty((-(-n // PANEL) * PANEL, PANEL), G.dtype)
+            reflectors_of_rows(A, tau, M[0])
+            triangular_factors(M[0], T, n)
+            by_reflectors(M, T, G, exponent, factor, d, e, delta, b, w, k, slope, v, adjoint, q, r, scaled, line, out)
         return True
 
     return applied
