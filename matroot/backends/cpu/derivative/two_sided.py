@@ -21,7 +21,7 @@ from matroot.backends.cpu.tridiagonal.stage import stage
 
 #: Reflectors that go together: a multiple of the columns of a tile, so that blocks on the diagonal are always the same.
 PANEL = 32
-#: Terms of a sum that go together: rounding grows with the root of their number.
+#: Terms of a sum that go together, whole panels: rounding grows with the root of their number.
 DEPTH = 64
 #: Numbers of float64 in a register.
 WIDE = 8
