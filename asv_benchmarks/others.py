@@ -18,6 +18,7 @@ from benchmarks import common  # isort: skip  # pins the process first
 
 import numpy as np
 from benchmarks import peers
+from list_table import list_table
 
 import matroot
 
@@ -160,13 +161,6 @@ def _told(peer: Peer, A: Any, *, defined: bool) -> str:
     return f"{found}; {word}" if word else found
 
 
-def table(title: str, rows: Iterator[list[str]]) -> str:
-    lines = [f".. list-table:: {title}", "   :header-rows: 1", ""]
-    for cells in rows:
-        lines += [f"   {'  -' if k else '* -'} {cell}".rstrip() for k, cell in enumerate(cells)]
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=256, help="order of the matrices")
@@ -182,7 +176,7 @@ def main() -> None:
     }
     for name, (title, rows) in made.items():
         with open(os.path.join(given.tables, f"{name}.rst"), "w", encoding="utf-8") as file:
-            file.write(table(title, rows))
+            file.write(list_table(rows, title))
 
 
 if __name__ == "__main__":

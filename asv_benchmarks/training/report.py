@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from statistics import median
 
+from list_table import list_table
+
 from . import times
 from .best import Best, best_of
 from .optimizers import TITLES
@@ -55,11 +57,8 @@ def _median_and_range(values: Sequence[float], form: str) -> str:
 def table(results: Results, workload: str) -> str:
     """A workload's table in reStructuredText."""
     w, target = WORKLOADS[workload], targets(results)[workload]
-    lines = [f"Target: {w.figure} at {'most' if w.less_is_better else 'least'} {target}.", ""]
-    lines += [".. list-table::", "   :header-rows: 1", ""]
-    for cells in (HEAD, *rows(results, workload)):
-        lines += [f"   {'* -' if k == 0 else '  -'} {cell}".rstrip() for k, cell in enumerate(cells)]
-    return "\n".join(lines) + "\n"
+    head = f"Target: {w.figure} at {'most' if w.less_is_better else 'least'} {target}."
+    return f"{head}\n\n{list_table((HEAD, *rows(results, workload)))}"
 
 
 def tables(results: Results, folder: str) -> list[str]:
