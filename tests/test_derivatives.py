@@ -16,6 +16,7 @@ from matroot import (
     Shift,
     TargetCondition,
     frechet_derivative,
+    spectral_derivative,
     use_kernels,
 )
 from matroot._solve import solve_power
@@ -247,6 +248,27 @@ def test_a_batch_is_a_loop_and_broadcasts():
     assert frechet_derivative(np.zeros((0, 3, 3)), np.zeros((3, 3)), 2).shape == (0, 3, 3)
     assert (frechet_derivative(A[0].tolist(), E[0].tolist(), 3) == frechet_derivative(A[0], E[0], 3)).all()
     assert frechet_derivative(A.astype("f4"), E[0].astype("f4"), 2).dtype == np.float32
+
+
+@pytest.mark.parametrize("function", [frechet_derivative, spectral_derivative])
+def test_the_result_has_the_wider_dtype(function):
+    """complex64 of a complex and a float64 array had lost its imaginary part; float16 and float32 gave float16."""
+    A, E, turn = np.array([[4.0, 1.0], [1.0, 3.0]]), np.array([[1.0, 2.0], [2.0, -3.0]]), np.array([[0, 1j], [-1j, 0]])
+    argument = 2 if function is frechet_derivative else 0.5
+    for one, other, wider in (
+        ("complex64", "float64", "complex128"),
+        ("float64", "complex64", "complex128"),
+        ("float16", "float32", "float32"),
+        ("float32", "float16", "float32"),
+        ("float32", "int64", "float32"),
+        ("int64", "float16", "float16"),
+        ("int64", "int64", "float64"),
+    ):
+        a, e = ((M + turn if dtype[0] == "c" else M).astype(dtype) for dtype, M in ((one, A), (other, E)))
+        found = function(a, e, argument)
+        exact = function(*(M.astype(np.result_type(M, float)) for M in (a, e)), argument)
+        assert found.dtype == wider
+        assert np.allclose(found, exact, rtol=0, atol=40 * EPS[wider] * abs(exact).max())
 
 
 def test_a_matrix_without_derivative():

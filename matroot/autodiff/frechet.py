@@ -172,8 +172,7 @@ def _derivative(a: Array, e: Array, described: Callable[[Array], Power]) -> Arra
     library = transformed_by(a) or transformed_by(e)
     if library is not None:
         module = deferred("matroot.autodiff.torch") if library == "torch" else deferred("matroot.autodiff.jax")
-        a, e = module.alike(a, e, shape)
-        return module.derivative(a, e, described(a))
+        return module.derivative(*module.alike(a, e, shape), described(a))
 
     values, origin = take(a)
     directions, other = take(e, "e")
@@ -195,8 +194,12 @@ def _derivative(a: Array, e: Array, described: Callable[[Array], Power]) -> Arra
                 f"infinity; the first is {int(np.flatnonzero(failed)[0])} of the flattened batch; add a ridge, or see "
                 "solve(a, p).message"
             )
-    wider = other if is_inexact(other.dtype_name) and np.result_type(values, directions) != values.dtype else origin
-    return wider.give_back(L.reshape(shape))
+    L = L.reshape(shape)
+    floats = [one for one in (origin, other) if is_inexact(one.dtype_name)] or [origin]
+    if len({one.dtype_name for one in floats}) == 1:
+        return floats[0].give_back(L)
+    with np.errstate(over="ignore"):  # the wider one may be neither: complex64 and float64
+        return origin.give_back(L.astype(np.result_type(values, directions), copy=False), as_input=False)
 
 
 def _power(a: Array, s: Fraction | float, regularization: Any, assume_a: str) -> Power:
