@@ -7,7 +7,7 @@ import pytest
 from table import EPS, distance, problem
 
 import matroot
-from matroot import Floor, Status, frechet_derivative
+from matroot import Floor, Ridge, Status, frechet_derivative
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -152,6 +152,27 @@ def test_other_dtypes_and_empty():
     assert jax.grad(lambda a: matroot.sqrtm(a).sum())(jnp.zeros((0, 3, 3))).shape == (0, 3, 3)
     with pytest.raises(ValueError, match="assume_a"):
         jax.jit(lambda a: matroot.sqrtm(a, assume_a="no"))(jnp.eye(3))
+
+
+@pytest.mark.parametrize("rule", [Ridge(1e-9), Ridge(1e-9, retries=3), Ridge(absolute=1e-39)], ids=str)
+def test_the_ridge_of_a_small_matrix_is_not_lost(rule):
+    """It is 1e-39, which in jax's float32 is 0, and the matrix singular."""
+    A = np.full((2, 2), 1e-30, "float32")
+    E = np.array([[1.0, 2.0], [2.0, -3.0]], "float32")
+    for s in (0.5, 0.3):
+        exact = frechet_derivative(A, E, s=s, regularization=rule)
+        found = jax.jvp(lambda a, s=s: matroot.fractional_power(a, s, regularization=rule), (A,), (E,))[1]
+        assert np.allclose(found, exact, rtol=1e-5)
+
+
+def test_dtypes_of_a_traced_derivative_are_those_of_one_that_is_not():
+    single, half, count = np.float32, np.float16, np.int32
+    for one, other in ((count, count), (half, half), (half, count), (half, single)):
+        a, e = 4 * jnp.eye(2, dtype=one), jnp.ones((2, 2), other)
+        found = jax.jit(lambda a, e: frechet_derivative(a, e, 2))(a, e)
+        exact = frechet_derivative(a, e, 2)
+        assert found.dtype == exact.dtype
+        assert (found == exact).all()
 
 
 def test_a_traced_degree_is_told_to_be_static():

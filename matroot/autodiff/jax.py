@@ -70,8 +70,9 @@ def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]],
         shapes["asymmetry"] = shapes["residual"]
     for name in ("x", "companion") if job.method.gives_companion else ("x",):
         shapes[name] = jax.ShapeDtypeStruct(a.shape, dtype)
+    shift = jax.ShapeDtypeStruct((*batch, 2), jax.dtypes.canonicalize_dtype(np.float64))
 
-    def host(values: Array) -> dict[str, Array]:
+    def host(values: Array) -> tuple[dict[str, Array], Array]:
         values = np.asarray(values)
         try:
             result = compute(values)
@@ -84,11 +85,11 @@ def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]],
             value = getattr(result, name)
             size = values.shape if name in ("x", "companion") else values.shape[:-2]
             found[name] = np.broadcast_to(value, size).astype(shape.dtype)
-        return found
+        usable = np.isin(result.status, USABLE)
+        added = np.broadcast_to(np.where(usable, result.ridge, np.nan), values.shape[:-2])
+        return found, np.stack(np.frexp(added), -1).astype(shift.dtype)
 
-    found = jax.pure_callback(host, shapes, jax.lax.stop_gradient(a), vmap_method="broadcast_all")
-    usable = sum(found["status"] == int(status) for status in USABLE) > 0
-    ridge = jnp.where(usable, found["ridge"], jnp.nan)
+    found, ridge = jax.pure_callback(host, (shapes, shift), jax.lax.stop_gradient(a), vmap_method="broadcast_all")
     if is_inexact(power.dtype_name):
         found["x"] = attached(power, a, found["x"], ridge)
     return RootResult(
@@ -104,13 +105,25 @@ def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]],
 @usual_promotion()
 def alike(a: Array, e: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """Return both arrays in one shape and dtype."""
-    dtype = jnp.result_type(a, e, jnp.zeros((), jnp.bfloat16))
+    dtype = jnp.result_type(a, e)
+    dtype = dtype if is_inexact(dtype.name) else jnp.zeros((), float).dtype
     return jnp.broadcast_to(a, shape).astype(dtype), jnp.broadcast_to(e, shape).astype(dtype)
 
 
 def derivative(a: Array, e: Array, power: Power) -> Array:
     """Return the derivative at a in the direction e, which jax can differentiate in both."""
-    return _bind("derivative", power, a, jnp.full(a.shape[:-2], OF_THE_RULE), e)
+    return _bind("derivative", power, a, as_parts(jnp.full(a.shape[:-2], OF_THE_RULE)), e)
+
+
+@usual_promotion()
+def product(X: Array, b: Array) -> Array:
+    """Return X b in the wider dtype of the two."""
+    return jnp.matmul(X, b)
+
+
+def as_parts(ridge: Array) -> Array:
+    """Return a ridge as m and k of m 2^k, (..., 2): without x64 jax has float32, where that of small matrices is 0."""
+    return jnp.stack([ridge, jnp.zeros_like(ridge)], -1)
 
 
 def screened(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +162,8 @@ def _callback(a: Array, ridge: Array, *directions: Array, form: str, power: Powe
         if not values.size:
             return np.zeros(values.shape, values.dtype)
         stack, *along = (v.astype(readable(str(v.dtype))).reshape(-1, *size) for v in (values, *others))
-        out, _ = evaluate(form, power, stack, tuple(along), added.reshape(-1).astype(np.float64))
+        shift = np.ldexp(added[..., 0].astype(np.float64), added[..., 1].astype(np.int32)).reshape(-1)
+        out, _ = evaluate(form, power, stack, tuple(along), shift)
         with np.errstate(over="ignore"):
             return out.reshape(values.shape).astype(values.dtype)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from matroot._status import USABLE, Status
 from matroot.autodiff.forms import Power
-from matroot.autodiff.jax import attached, screened, usual_promotion
+from matroot.autodiff.jax import as_parts, attached, screened, usual_promotion
 from matroot.backends.arrays import is_inexact
 from matroot.rectangular import certificate
 from matroot.rectangular.lifted import lifted
@@ -112,5 +112,5 @@ def _traced(
         usable = sum(found["status"] == int(status) for status in USABLE) > 0
         if power.s < 1:
             usable = usable & (found["rank"] == min(m, n))
-        found[x] = attached(power, a, found[x], jnp.where(usable, 0.0, jnp.nan))
+        found[x] = attached(power, a, found[x], as_parts(jnp.where(usable, 0.0, jnp.nan)))
     return kind(**found, method="svd", certificate=certificate.kind(min(m, n)), **static)
