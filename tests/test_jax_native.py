@@ -140,6 +140,9 @@ def test_failures_are_data_and_their_own():
     assert np.isfinite(gradient[0]).all()
     assert np.isnan(gradient[1:]).all()
     assert np.isnan(result.x[1:]).all()
+    moved = jax.jit(lambda a: jax.jvp(jax.grad(lambda a: root(2)(a).x.sum()), (a,), (stack,))[1])(jnp.asarray(stack))
+    assert np.isfinite(moved[0]).all()
+    assert np.isnan(moved[1:]).all()
 
 
 @pytest.mark.slow

@@ -128,8 +128,7 @@ def _solve(a: Array, power: Power, job: Job) -> RootResult[Array]:
     status = jnp.where(gap <= bar, status, int(Status.NOT_SYMMETRIC))
     status = jnp.where(finite, status, int(Status.NONFINITE_INPUT))
     usable = (status == int(Status.CONVERGED)) | (status == int(Status.ILL_CONDITIONED))
-    # So that the gradient of a failed matrix is NaN, too.
-    X = X + _over(jnp.where(usable, 0, jnp.nan)).astype(given.dtype) * given
+    X = X + nothing(_over(jnp.where(usable, 0, jnp.nan)).astype(given.dtype), given)
     facts = {
         "status": status,
         "residual": residual,
@@ -153,6 +152,18 @@ def _solve(a: Array, power: Power, job: Job) -> RootResult[Array]:
         exponent=job.problem.s,
         rtol=job.problem.rtol,
     )
+
+
+@jax.custom_jvp  # type: ignore[untyped-decorator]
+def nothing(value: Array, given: Array) -> Array:
+    """Return 0, or NaN for failed matrices, as a function of `given` whose derivatives of every order are so, too."""
+    return jnp.broadcast_to(value, given.shape)
+
+
+@nothing.defjvp  # type: ignore[untyped-decorator]
+def _nothing_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    value = nothing(*primals)
+    return value, value * tangents[1]
 
 
 def largest(A: Array) -> Array:
