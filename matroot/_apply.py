@@ -14,7 +14,7 @@ from matroot._roots import caller, fractional_power
 from matroot._solve import as_exponent, check_accuracy, exponent_of, options_of
 from matroot._status import USABLE, ConditionWarning, RootError, Status
 from matroot.applied.result import ApplyResult
-from matroot.backends.arrays import transformed_by
+from matroot.backends.arrays import check_square, library_of, take, transformed_by
 from matroot.backends.holds import confined
 from matroot.backends.keywords import is_number
 from matroot.backends.loading import deferred
@@ -309,13 +309,17 @@ def _check_lanczos(max_iter: Any, lambda_min: Any) -> None:
         raise ValueError(f"lambda_min must be None or a positive number, got {lambda_min!r}")
 
 
+def _check_exponent(s: Fraction | float) -> None:
+    if not -1 <= s < 1 or s == 0:
+        raise ValueError(f"s must be in [-1, 1), and not 0; got {s}")
+
+
 def _of_dense(
     a: Any, s: Fraction | float, b: Any, *, max_iter: Any, lambda_min: Any, **options: Any
 ) -> ApplyResult[Any]:
     """Apply; `max_iter` and `lambda_min` are for Lanczos."""
     _check_lanczos(max_iter, lambda_min)
-    if not -1 <= s < 1 or s == 0:
-        raise ValueError(f"s must be in [-1, 1), and not 0; got {s}")
+    _check_exponent(s)
     return deferred("matroot.applied.dense").apply_dense(a, s, b, **options)
 
 
@@ -325,10 +329,27 @@ def _applied(a: Any, s: Fraction | float, b: Any, options: dict[str, Any]) -> An
         if transformed_by(b):
             raise TypeError("only a dense a is differentiated and traced: pass b.detach(), or an array")
         return _answer(_of_operator(a, s, b, **options))
-    if transformed_by(a) or transformed_by(b):  # torch differentiates it, or jax traces it
-        del options["lambda_min"]
-        return fractional_power(a, s, **options) @ b
+    library = transformed_by(a) or transformed_by(b)
+    if library is not None:
+        return _recorded(library, a, s, b, **options)
     return _answer(_of_dense(a, s, b, **options))
+
+
+def _recorded(library: str, a: Any, s: Fraction | float, b: Any, *, lambda_min: Any, **options: Any) -> Any:
+    """Form the root where torch differentiates or jax traces, after the same checks, and multiply."""
+    dense = deferred("matroot.applied.dense")
+    _check_lanczos(options["max_iter"], lambda_min)
+    _check_exponent(s)
+    dense.method_for(options["method"], s)  # for its checks
+    given = [x if library_of(x) else take(x, name)[0] for x, name in ((a, "a"), (b, "b"))]
+    kinds = [library_of(x) for x in given]
+    if kinds[0] != kinds[1] and "torch" in kinds:  # jax takes constants of numpy
+        raise TypeError(f"a and b must come from one library, got {kinds[0]} and {kinds[1]}")
+    a, b = given
+    check_square(tuple(a.shape))
+    dense.check_columns(tuple(a.shape), tuple(b.shape))
+    module = deferred("matroot.autodiff.torch") if library == "torch" else deferred("matroot.autodiff.jax")
+    return module.product(fractional_power(a, s, **options), b)
 
 
 def _answer(result: ApplyResult[Any]) -> Any:

@@ -269,3 +269,44 @@ class TestDerivatives:
         assert np.allclose(apply(a, b), root(-0.5) @ B, rtol=1e-5)
         gradient = jax.grad(lambda b: apply(a, b).sum())(b)
         assert np.allclose(gradient, root(-0.5) @ np.ones((4, 2)), rtol=1e-5)
+
+    @pytest.mark.parametrize("library", ["torch", "jax"])
+    def test_arguments_are_those_of_arrays(self, library):
+        """Dtypes are joined and arguments checked as without derivatives."""
+        module = pytest.importorskip(library)
+        A, b = np.diag([1.0, 4.0]).astype("float32"), np.ones((2, 1))
+        if library == "torch":
+            A, tensor = module.from_numpy(A), module.from_numpy
+            recorded = A.clone().requires_grad_()
+
+            def applied(b, function=apply_inverse_pth_root, p=2, **options):
+                return function(recorded, p, b, **options).detach().numpy()
+        else:
+            A, tensor = module.numpy.asarray(A), module.numpy.asarray
+
+            def applied(b, function=apply_inverse_pth_root, p=2, **options):
+                return np.asarray(module.jit(lambda a, b: function(a, p, b, **options))(A, b))
+
+        for dtype in ("float16", "float32", "float64", "complex64"):
+            expected = np.asarray(apply_inverse_pth_root(A, 2, tensor(b.astype(dtype))))
+            found = applied(tensor(b.astype(dtype)))
+            assert found.dtype == expected.dtype
+            assert np.allclose(found, expected, rtol=1e-6)
+        b = tensor(b.astype("float32"))
+        for s in (2, 1, 0, -1.5):
+            with pytest.raises(ValueError, match="s must be in"):
+                applied(b, apply_fractional_power, s)
+        for wrong, options, words in (
+            (b[:1], {}, "b must be"),
+            (b, {"lambda_min": -1}, "lambda_min"),
+            (b, {"method": "coupled_newton"}, "method must be one of"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                applied(wrong, **options)
+
+    def test_numbers_of_another_library(self):
+        torch = pytest.importorskip("torch")
+        for a, b in ((np.eye(2), torch.ones(2)), (torch.eye(2), np.ones(2))):
+            one, other = (x.requires_grad_() if isinstance(x, torch.Tensor) else x for x in (a, b))
+            with pytest.raises(TypeError, match="one library"):
+                apply_inverse_pth_root(one, 2, other)

@@ -132,6 +132,17 @@ class TestTorch:
         k = min(m, n)
         return self.torch.tensor(matrices(m, n, sigma[:k], dtype)[0], requires_grad=True)
 
+    @pytest.mark.parametrize("name", FUNCTIONS)
+    def test_autocast_changes_nothing(self, name):
+        """The gradient of h had the precision of bfloat16."""
+        found = []
+        for enabled in (False, True):
+            a = self.tensor(3, 2).detach().float().requires_grad_()
+            with self.torch.autocast("cpu", dtype=self.torch.bfloat16, enabled=enabled):
+                x = self.FUNCTIONS[name](a)
+            found.append(self.torch.autograd.grad((x**2).sum() + x[0, 0], a)[0])
+        assert found[0].equal(found[1])
+
     @pytest.mark.parametrize(
         ("name", "m", "n", "dtype"),
         [

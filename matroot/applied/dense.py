@@ -73,14 +73,10 @@ def apply_dense(
     vector = columns.ndim == 1
     if vector:
         columns = columns[:, None]
-    chosen = _chosen(method)
+    chosen = method_for(method, s)
     options = {"method": chosen, "regularization": regularization, "rtol": rtol, "compute_dtype": compute_dtype}
     job = plan(values, origin, s, **options)
-    if isinstance(chosen, Minimax) and (not isinstance(s, Fraction) or s.numerator != -1):
-        raise ValueError(f"method='minimax' applies inverse p-th roots, s = -1/p; got s = {s}")
-    if columns.ndim < 2 or columns.shape[-2] != values.shape[-1]:
-        wanted = f"(..., {values.shape[-1]}, m)"
-        raise ValueError(f"b must be {wanted} to fit a {values.shape}, got {tuple(b.shape)}")
+    check_columns(values.shape, tuple(b.shape))
 
     xp, n, m = job.backend.xp, values.shape[-1], columns.shape[-1]
     batch = np.broadcast_shapes(values.shape[:-2], columns.shape[:-2])
@@ -118,13 +114,25 @@ def apply_dense(
     )
 
 
-def _chosen(method: str | Method) -> Method:
-    if isinstance(method, Minimax | Eigen):
-        return method
+def method_for(method: str | Method, s: Fraction | float) -> Method:
+    """Return the method for A^s b; raise if it is none, or serves other exponents."""
     known = {"auto": Eigen(), "eigen": Eigen(), "minimax": Minimax()}
-    if not isinstance(method, str) or method not in known:
+    chosen = known.get(method) if isinstance(method, str) else method
+    if not isinstance(chosen, Minimax | Eigen):
         raise ValueError(f"method must be one of {[*known]}, Minimax(...) or Eigen(), got {method!r}")
-    return known[method]
+    if isinstance(chosen, Minimax) and (not isinstance(s, Fraction) or s.numerator != -1):
+        raise ValueError(f"method='minimax' applies inverse p-th roots, s = -1/p; got s = {s}")
+    return chosen
+
+
+def check_columns(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    """Raise unless the matrices of shape `a` multiply what has the shape `b`, n numbers or columns of n."""
+    if not b or (b[-1:] if len(b) == 1 else b[-2:-1]) != a[-1:]:
+        raise ValueError(f"b must be (..., {a[-1]}, m) to fit a {a}, got {b}")
+    try:
+        np.broadcast_shapes(a[:-2], b[:-2])
+    except ValueError:
+        raise ValueError(f"a and b must have batch dimensions that broadcast, got {a} and {b}") from None
 
 
 def _apply_chunk(stack: Array, columns: Array, job: Job) -> Part:

@@ -85,6 +85,13 @@ def derivative(a: Tensor, e: Tensor, power: Power) -> Tensor:
     return Form.apply("derivative", power, a, ridge, e, None, None)
 
 
+def product(X: Tensor, b: Tensor) -> Tensor:
+    """Return X b in the wider dtype of the two, also under `torch.autocast`, which would round both."""
+    dtype = torch.promote_types(X.dtype, b.dtype)
+    with torch.autocast(X.device.type, enabled=False):
+        return X.to(dtype) @ b.to(dtype)
+
+
 def _constant(value: Any) -> Tensor:
     """Return a fact as a tensor where it is, whatever `torch.set_default_device` says; None as an empty one."""
     if value is None:

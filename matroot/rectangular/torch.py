@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from matroot.autodiff.forms import Power
-from matroot.autodiff.torch import Call, recorded
+from matroot.autodiff.torch import Call, product, recorded
 from matroot.backends.arrays import has_values
 from matroot.rectangular.lifted import lifted
 from matroot.rectangular.result import OrthogonalizerResult, PolarResult, SpectralResult
@@ -23,7 +23,7 @@ PLAIN = ("method", "certificate", "exponent")
 def polar(a: Tensor, power: Power, compute: Callable[[Tensor], PolarResult[Tensor]]) -> PolarResult[Tensor]:
     """Return the result of `compute`, with factors that torch can differentiate in `a`."""
     result: PolarResult[Tensor] = recorded(a, Call(power, compute, "u", _facts(PolarResult, "u")))
-    h = result.u.mH @ a.to(result.u.dtype)
+    h = product(result.u.mH, a)
     h = (h + h.mH) / 2
     return replace(result, h=result.h + (h - h.detach()))  # the value is that of `compute`
 
