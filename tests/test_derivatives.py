@@ -283,6 +283,45 @@ def test_a_matrix_without_derivative():
         assert np.isfinite(value[0]).all() and np.isnan(value[1:]).all()
 
 
+def test_second_derivatives_of_singular_matrices():
+    """They were NaN for A^2."""
+    A, (E, H, G) = np.diag([0.0, 0.0, 1.0, 2.0]), directions(4)
+    squares = E @ H @ A + E @ A @ H + A @ E @ H
+    exact = {1: np.zeros((4, 4)), 2: E @ H + H @ E, 3: squares + H @ E @ A + H @ A @ E + A @ H @ E}
+    for s, D in exact.items():
+        power = Power(Fraction(s), None, "pos", "float64")
+        for stack in (A, np.zeros((4, 4)))[: 1 if s == 3 else 2]:
+            assert form("second", power, stack, E, H) == pytest.approx(D, abs=1e-13)
+            assert (form("second_adjoint", power, stack, E, G) * H).sum() == pytest.approx((G * D).sum(), abs=1e-12)
+    found = form("second", Power(Fraction(5, 2), None, "pos", "float64"), A, E, H)[:2, :2]
+    beside = np.diag([1.0, 2**0.5])  # f[0, 0, x] = x^(1/2)
+    assert found == pytest.approx(E[:2, 2:] @ beside @ H[2:, :2] + H[:2, 2:] @ beside @ E[2:, :2])
+    for name in FORMS[2:]:
+        value, failed = evaluate(name, Power(Fraction(3, 2), None, "pos", "float64"), A[None], (E[None], H[None]))
+        assert failed.all() and np.isnan(value).all()
+
+
+@pytest.mark.parametrize("s", [Fraction(3, 2), Fraction(4, 3), 1.7, Fraction(5, 2)])
+def test_derivatives_above_exponent_1_of_singular_general_matrices(s):
+    """Between null vectors the difference is 0; it was some 1e18 times a rounding error."""
+    V = np.array([[1.0, 0.0, 0.0, 2.0], [1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
+    E, inverse, w = np.arange(16.0).reshape(4, 4) % 5 - 2, np.linalg.inv(V), np.array([0.0, 0.0, 1.0, 3.0])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        quotients = (w[:, None] ** float(s) - w ** float(s)) / (w[:, None] - w)
+    quotients = np.where(w[:, None] == w, float(s) * w ** (float(s) - 1), quotients)
+    exact = V @ (quotients * (inverse @ E @ V)) @ inverse
+    for turn in (1.0, np.exp(0.5j)):
+        A = turn * (V * w) @ inverse
+        found = frechet_derivative(A, turn * E, s=s, assume_a="gen")
+        assert np.allclose(found, turn ** float(s) * exact, rtol=0, atol=1e-12)
+        G = np.cos(np.arange(16.0)).reshape(4, 4)
+        power = Power(s, None, "gen", "float64")
+        adjoint = form("adjoint", power, A, G + 0j * turn)
+        assert (G * found).sum() == pytest.approx((adjoint.conj() * turn * E).sum())
+        assert evaluate("second", power, A[None], (A[None], A[None]))[1].all()
+    assert not frechet_derivative(np.zeros((2, 2)), np.ones((2, 2)), s=s, assume_a="gen").any()
+
+
 def test_a_singular_general_matrix_has_a_derivative_from_exponent_1_on():
     P = np.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.1, 0.1, 0.8]])
     E = directions(3)[0]

@@ -1,6 +1,7 @@
 """Derivatives of polar factors and powers of singular values: against 60 digits, in torch and in jax."""
 
 from fractions import Fraction
+from itertools import permutations
 
 import mpmath
 import numpy as np
@@ -63,6 +64,18 @@ def test_the_identity_and_the_inverse():
     assert np.allclose(evaluate("second", power, A[None], (E[None], H[None]))[0], 0, atol=1e-13)
     inverse = np.linalg.inv(A)
     assert np.allclose(spectral_derivative(A, E, -1), -(inverse @ E @ inverse).T, rtol=0, atol=1e-13)
+
+
+def test_second_derivatives_without_full_rank():
+    """s = 3 is A A^H A. At 0 the derivative of x^s, odd, has no derivative for 1 < s <= 2."""
+    A, E, H = matrices(4, 3, (2.0, 1.0, 0.0))
+    exact = sum(X @ Y.T @ Z for X, Y, Z in permutations((A, E, H)))
+    powers = {s: Power(Fraction(s), None, "any", "float64") for s in (1, 1.5, 2, 3)}
+    second = {s: evaluate("second", power, A[None], (E[None], H[None])) for s, power in powers.items()}
+    assert np.allclose(second[3][0], exact, rtol=0, atol=1e-12)
+    assert np.allclose(second[1][0], 0, rtol=0, atol=1e-13)
+    for s in (1.5, 2):
+        assert second[s][1].all() and np.isnan(second[s][0]).all()
 
 
 def test_scales_batches_and_dtypes():

@@ -114,8 +114,10 @@ def second_differences(w: Array, s: float, first: Array, smooth: Array, rows: sl
     if not close.any():
         return found
     m = (middle / 3)[close]
-    dx, dy, dz = ((xp.broadcast_to(v, close.shape)[close] - m) / m for v in (x, y, z))
-    found[close] = m ** (s - 2) * _series(dx, dy, dz, s)
+    with np.errstate(all="ignore"):
+        dx, dy, dz = ((xp.broadcast_to(v, close.shape)[close] - m) / xp.where(m > 0, m, 1) for v in (x, y, z))
+        size = m ** (s - 2) if s != 1 else 0 * m  # not 0 times infinity where m = 0
+        found[close] = size * _series(dx, dy, dz, s)
     return found
 
 

@@ -21,6 +21,7 @@ from matroot._status import Status
 from matroot.backends.cpu import triangular as tri
 from matroot.backends.cpu.triangular_norms import extreme_singular_values
 from matroot.methods.schur_newton import has_principal_power, schur_newton
+from matroot.methods.schur_singular import Deflated, rank_factors
 
 Matrix = NDArray[Any]
 
@@ -38,11 +39,14 @@ class General:
         self.R, self.Q = schur(A, output="complex" if np.iscomplexobj(A) else "real", check_finite=False)
         # A semisimple eigenvalue 0 has a power for s > 0, but a derivative for s >= 1 only.
         ends = tri.eigenvalues(np.asfortranarray(self.R)), s, *extreme_singular_values(self.R), not np.tril(A, -1).any()
-        self.failed = s < 1 and not has_principal_power(*ends)
+        self.failed, self.zeros = not has_principal_power(*ends), None
+        if self.failed and s > 1:
+            self.zeros = rank_factors(A, 2.0**-53)
+            self.failed = self.zeros is None or not self.zeros.semisimple
 
     def derivative(self, E: Matrix) -> Matrix:
         """Compute L(E)."""
-        return self._corner(E)
+        return self._corner(E) if self.zeros is None else self._beside_zeros(self.zeros, E)
 
     def second(self, E: Matrix, H: Matrix) -> Matrix:
         """Compute the second derivative in the directions E and H."""
@@ -50,16 +54,35 @@ class General:
 
     def adjoint(self, G: Matrix) -> Matrix:
         """Compute L*(G) = L(G^H)^H."""
-        return self._corner(G.conj().T).conj().T
+        return self.derivative(G.conj().T).conj().T
 
     def second_adjoint(self, E: Matrix, G: Matrix) -> Matrix:
         """Compute S(E, G), of which ``<S(E, G), H> = <G, second(E, H)>``."""
         return self._corner(E, G.conj().T).conj().T
 
+    def _beside_zeros(self, factors: Deflated, E: Matrix) -> Matrix:
+        """Compute L(E) for s > 1 at A = B C, M = C B, where 0 is semisimple.
+
+        In the sum of range and null space A is diag(M, 0), and since f(0) = f'(0) = 0 the blocks of L(E) are
+        ``L_M(E_11)``, ``M^(s-1) E_12``, ``E_21 M^(s-1)`` and 0.
+        """
+        if not factors.rank:
+            return np.zeros_like(E)
+        B, D = factors.B, np.linalg.solve(factors.M, factors.C)  # D B = I
+        at, power = General(factors.M, self.s), schur_newton(factors.M, self.s - 1)
+        left, right = D @ E, E @ B
+        kept = at.derivative(left @ B)
+        self.failed = self.failed or at.failed or power.status != Status.CONVERGED
+        left, right = left - (left @ B) @ D, right - B @ (D @ right)
+        return np.asarray(B @ (kept @ D + power.x @ left) + right @ (power.x @ D))
+
     def _corner(self, *directions: Matrix) -> Matrix:
         """Compute the block in the upper right corner of the power of the block matrix."""
         n = len(self.R)
         dtype = np.result_type(self.R, *directions)
+        if self.failed or self.zeros is not None:  # of these, second derivatives are not known
+            self.failed = True
+            return np.full((n, n), np.nan, dtype)
         if dtype.kind == "c" and self.R.dtype.kind != "c":  # the real Schur form has blocks that a complex one has not
             real, imaginary = [[E.real for E in directions], [E.imag for E in directions]]
             if len(directions) == 1:

@@ -58,8 +58,8 @@ class Singular:
             self.U, w, self.Vh = decomposed(A, backend) if unit > 2.0**-53 else thin_svd(A, backend)
             m, n = self.U.shape[-2:]
             absolute, relative = zero_cuts(xp.sqrt((w**2).sum(-1)), m, n, unit)
-            singular = w[:, -1] <= xp.maximum(absolute, relative * w[:, 0])
-            self.failed = ~xp.isfinite(w).all(-1) | (singular & (power < 1))
+            self.singular = w[:, -1] <= xp.maximum(absolute, relative * w[:, 0])
+            self.failed = ~xp.isfinite(w).all(-1) | (self.singular & (power < 1))
             self.w = w = xp.where(self.failed[:, None], 1.0, w)
             total = w[:, :, None] + w[:, None, :]
             self.total = xp.where(total > 0, total, 1)
@@ -89,6 +89,8 @@ class Singular:
         and g[a, 0, b] = h[a, b], so that all sums over the middle index but one are products.
         """
         xp, w, value, Fs = self.xp, self.w, self.value, self.same
+        if 1 < self.s <= 2:  # g'' is infinite at 0, or jumps
+            self.failed = self.failed | self.singular
         E, H = self._into(E), self._into(H)
         with np.errstate(all="ignore"):
             F1 = first_differences(w, float(self.s) - 1, xp)

@@ -41,7 +41,7 @@ class Deflated(NamedTuple):
     @property
     def semisimple(self) -> bool:
         """True if 0 has no Jordan block."""
-        return bool(np.linalg.svd(self.M, compute_uv=False)[-1] > JORDAN * self.cut)
+        return not self.rank or bool(np.linalg.svd(self.M, compute_uv=False)[-1] > JORDAN * self.cut)
 
     def lifted(self, F: Matrix, s: float, of_M: Sensitivity) -> tuple[Matrix, Sensitivity]:
         """Return A^s and its sensitivity, absolute, from F = M^s and that of M^s.
@@ -62,13 +62,17 @@ class Deflated(NamedTuple):
 
 def deflated(A: Matrix, eps: float) -> Deflated | None:
     """Return the factors of A up to singular values of 2 n eps ||A||; None if there are none of these, or no others."""
+    factors = rank_factors(A, eps)
+    return None if factors is None or factors.rank in (0, len(A)) else factors
+
+
+def rank_factors(A: Matrix, eps: float) -> Deflated | None:
+    """Return the factors of A, of any rank; None if the singular value decomposition fails."""
     try:
         U, S, Vh = np.linalg.svd(A)
     except np.linalg.LinAlgError:
         return None
     cut = 2 * len(A) * eps * float(S[0])
     r = int((S > cut).sum())
-    if r in (0, len(A)):
-        return None
     B, C = U[:, :r] * S[:r], Vh[:r]
     return Deflated(B, C, C @ B, S[:r], cut)
