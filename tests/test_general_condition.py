@@ -74,3 +74,4 @@ def test_condition_is_infinite_without_a_root():
     for A in HOPELESS.values():
         assert cond_pth_root_general(A, Fraction(-1, 3)) == np.inf
     assert cond_pth_root_general(np.zeros((0, 0)), Fraction(1, 2)) == 0
+    assert cond_pth_root_general(np.diag([1.0, 1e-320]), Fraction(-1)) == np.inf

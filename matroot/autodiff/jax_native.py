@@ -135,7 +135,7 @@ def _solve(a: Array, power: Power, job: Job) -> RootResult[Array]:
         "cond": cond,
         "bits_lost": jnp.maximum(jnp.log2(cond * abs(float(s))), 0),
         "n_iter": jnp.full(status.shape, len(plan.steps) + 1),
-        "n_products": jnp.asarray(2 + outside + len(plan.steps) * (step_products(4, p, q) + positive)),
+        "n_products": jnp.full(status.shape, 2 + outside + len(plan.steps) * (step_products(4, p, q) + positive)),
         "lambda_max": top * unit,
         "lambda_min": low * unit,
         "ridge": delta * unit,

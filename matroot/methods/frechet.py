@@ -76,8 +76,9 @@ def _condition(A: Matrix, s: Fraction | float) -> float:
 
 
 def relative(size: float, X: Matrix) -> float:
-    """Divide `size` by the norm of X; infinite where X is 0, as A^2 is for a nilpotent A."""
-    return float(np.float64(size) / np.linalg.norm(X))
+    """Divide `size` by the norm of X; infinite where X is 0, as A^2 is for a nilpotent A, or not finite."""
+    found = float(np.float64(size) / np.linalg.norm(X))
+    return float("inf") if np.isnan(found) else found
 
 
 class DifferentiablePower:
