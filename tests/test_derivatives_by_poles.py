@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from table import EPS
 
-from matroot import Ridge, frechet_derivative
+from matroot import Ridge, frechet_derivative, use_kernels
 from matroot.autodiff.divided import first_differences
 from matroot.autodiff.forms import Power, evaluate
 from matroot.autodiff.spectral import Spectral
@@ -154,3 +154,18 @@ def test_without_a_compiler(monkeypatch):
     monkeypatch.setattr("matroot.methods.tridiagonal_derivative.compiled", lambda name: None)
     assert not derivatives(A, E, Fraction(-1, 2), None, None, True)[1].any()
     assert distance(frechet_derivative(A, E, 2), with_it).max() <= 1e-12
+
+
+@pytest.mark.parametrize("n", [5, 17, 70])
+@pytest.mark.parametrize("size", [0.0, 5e-324, 1e-98])
+def test_matrices_that_are_nothing_beside_the_ridge(n, size):
+    """The derivative of A = 0 was NaN under both kinds of ridge, and that of the smallest number never came."""
+    use_kernels()
+    E = np.random.default_rng(0).standard_normal((n, n))
+    E = E + E.T
+    A, mean = np.eye(n), np.trace(E) / n  # over the eigenvectors of the largest eigenvalue
+    if size == 1e-98:
+        A, mean = A - 1 / n, (np.trace(E) - E.mean() * n) / (n - 1)
+    found = frechet_derivative(np.stack([size * A] * 9), E, 2, regularization=Ridge(relative=1e-2, absolute=0.25))
+    exact = -4 * (E + 1e-2 * mean * np.eye(n))
+    assert np.allclose(found, exact, rtol=0, atol=40 * EPS["float64"] * np.linalg.norm(exact))

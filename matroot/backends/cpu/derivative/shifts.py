@@ -14,6 +14,8 @@ from matroot.backends.cpu.tridiagonal.stage import stage
 NOT_FINITE = 1 << 20
 #: Eigenvalues that agree up to this times the largest are one.
 EQUAL = 2.0**-42
+#: Below this an eigenvalue is nothing beside the ridge, which is about 1, and T is A for sums with the ridge only.
+FAINT = 2.0**-200
 #: Steps of Rayleigh's iteration at most, and the change of the eigenvalue, relative to the largest, that is the last.
 STEPS, SETTLED = 6, 2.0**-51
 
@@ -95,13 +97,15 @@ def counts_above(d, e, low, high):
 
 @stage(boolean)
 def top_eigenvector(d, e, top, v):
-    """Fill v, up to n, with the unit eigenvector of the largest eigenvalue of T; return False if that is multiple.
+    """Fill v, up to n, with the unit eigenvector of the largest eigenvalue; return False if it is multiple or faint.
 
     `top` is about that eigenvalue. Beside a close one it is not good to EQUAL, and is found by bisection.
     """
     size = abs(top)
     for i in range(d.size):
         size = max(size, abs(d[i]))
+    if size < FAINT:
+        return False
     width = EQUAL * size
     low, high = top - width, top + width
     count, beyond = counts_above(d, e, low, high)
