@@ -15,6 +15,7 @@ from matroot_optim.options import Options
 from matroot_optim.refresh.engines import Failure
 from matroot_optim.refresh.jobs import FACTS, RootAnswer, RootJob
 from matroot_optim.refresh.phases import first_marks
+from matroot_optim.step.betas import BETAS, betas_of
 from matroot_optim.step.statistics import packed_size
 
 #: Counters per root, on the host: the step at which it was last due, the step of its statistics (0: no root yet,
@@ -37,7 +38,7 @@ COUNTS = {
 }
 #: Per leaf, on the host: the largest recent norm of a gradient, and the power of two that divides the gradients.
 UNITS = {"peak": np.float64, "exponent": np.int32}
-OF_LEAF = {**COUNTS, **UNITS}
+OF_LEAF = {**COUNTS, **UNITS, **BETAS}
 
 #: Internal array and index in it, by name; None: the whole array.
 Places = dict[str, tuple[str, int | None]]
@@ -99,6 +100,7 @@ def fresh_arrays(
     """Return the arrays before the first step: zero statistics, roots I; of the parameters' parts, those `known`."""
     arrays: dict[str, Array] = {"step": np.zeros((), np.int64)}
     arrays.update({name: np.zeros(len(layout.leaves), kind) for name, kind in OF_LEAF.items()})
+    arrays.update(betas_of(layout))
     known = known or {}
     for leaf, x in zip(layout.leaves, params, strict=True):
         for part in leaf.parts:

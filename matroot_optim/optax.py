@@ -44,6 +44,7 @@ from matroot_optim.rules import relative_ridge
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.soap import SOAP
 from matroot_optim.state import State
+from matroot_optim.step.betas import betas_of, in_new_betas
 from matroot_optim.step.narrow import closed, opened
 
 ROOTS = ("callback", "graph", "host")
@@ -455,9 +456,12 @@ def load(path: str | os.PathLike[str], opt_state: Any, params: Any) -> Any:
     names, meta = read(path)
 
     def change(state: ShampooState) -> ShampooState:
+        layout = state.plan.layout
         with naming(path):
-            arrays, _ = restore(state.plan.options, state.plan.layout, leaves, names, meta)
-        found = {name: placed(x, state.arrays[name]) for name, x in arrays.items()}
+            stored, _ = restore(state.plan.options, layout, leaves, names, meta)
+            arrays = opened(layout, stored, stored["step"])
+            arrays.update(in_new_betas(layout, arrays, {"beta1": betas_of(layout)["beta1"]}))
+        found = {name: placed(x, state.arrays[name]) for name, x in closed(arrays).items()}
         return ShampooState({**state.arrays, **found}, state.plan)
 
     return _map_states(change, opt_state)

@@ -30,6 +30,7 @@ from matroot_optim.refresh.install import install_all
 from matroot_optim.state import State, fresh
 from matroot_optim.step.averaging import average_of
 from matroot_optim.step.bases import moving
+from matroot_optim.step.betas import in_new_betas
 from matroot_optim.step.finish import check_weights
 from matroot_optim.step.inputs import Step
 from matroot_optim.step.momentum import Rates, numbers_of, with_l2
@@ -469,6 +470,7 @@ class Shampoo(Options):
         rates = self.rates(layout, t - 1) if rates is None else rates
         check_weights(layout, weights, rates)
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+            arrays.update(in_new_betas(layout, arrays, {"beta1": np.array([rate.beta for rate in rates], float)}))
             clean, active, bad, norms = self._screen(layout, arrays, g, weights, rates, totals)
             accumulate, soap = (t - 1) % self.statistics_every == 0, self.algorithm == "soap"
             moved = moving(layout, active, arrays["accumulated"], self.lag) if soap else active

@@ -40,6 +40,8 @@ class State(Mapping[str, Array]):
         Steps that counted, gradients in the statistics, gradients that were not finite.
     ``PATH/peak``, ``PATH/exponent``
         Largest recent norm, decayed, and e: momentum, moment and statistics are of gradients divided by 2^e.
+    ``PATH/beta1``, ``PATH/beta2``, ``PATH/graft_beta``
+        Decays of the momentum, the statistics and the moment at the last step.
     ``PATH/blockK/axisI/statistic``
         Packed statistic, n (n + 1) / 2.
     ``PATH/blockK/axisI/root``

@@ -12,9 +12,16 @@ from matroot_optim._torch.groups import META
 from matroot_optim._torch.records import Record
 from matroot_optim.checkpoint.metadata import FORMAT
 from matroot_optim.entries import UNITS
+from matroot_optim.step.betas import BETAS
 
 #: Cuts of parameters, by shape, each with the names of its entries of pending root jobs.
 Cuts = dict[tuple[int, ...], tuple[dict[str, Any], list[str]]]
+
+#: Entries that dicts of format 1 lack: gradients were not divided, and the decays are not known.
+_OF_FORMAT_1 = {
+    **{part: np.zeros((), kind) for part, kind in UNITS.items()},
+    **{part: np.full((), np.nan) for part in BETAS},
+}
 
 
 def records_of(
@@ -118,7 +125,7 @@ def record_of(
 ) -> Record | None:
     """Return the record of a parameter from its entries in a dict; None without entries.
 
-    Dicts of format 1 have no `units`: gradients were not divided. Without `whole`, blocks may be missing.
+    Dicts of format 1 have no `units`. Without `whole`, blocks may be missing.
 
     Raises
     ------
@@ -140,7 +147,7 @@ def record_of(
     for name in pending if whole else ():
         if name not in entries:
             raise ValueError(f"the state of parameter {path!r} must have the entry {name!r}")
-    plain = {} if units else {part: np.zeros((), kind) for part, kind in UNITS.items()}
+    plain = {} if units else _OF_FORMAT_1
     return Record({**plain, **entries}, cut)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from matroot import Status
 from matroot_optim.arrays import Array, like, likes, to_host
 from matroot_optim.checkpoint.columns import (
+    DECAY_OR_NAN,
     FINITE,
     FOREVER,
     NOT_NEGATIVE,
@@ -46,6 +47,7 @@ from matroot_optim.layout.trees import join
 from matroot_optim.options import Options
 from matroot_optim.refresh.engines import Failure
 from matroot_optim.refresh.jobs import FACTS, RootAnswer, RootJob
+from matroot_optim.step.betas import BETAS, OF_LAYOUT, betas_of, in_new_betas
 from matroot_optim.step.narrow import narrow, widen
 from matroot_optim.step.precondition import along
 from matroot_optim.step.scaling import LARGEST
@@ -113,13 +115,14 @@ def restore_entries(
     parts = _restore_parts(layout, params, entries, finite)
     arrays = {**fresh_arrays(options, layout, params, parts), "step": np.asarray(step, np.int64)}
     arrays.update(fresh_marks(layout, options.interval(step + 1), options.schedule))
-    units = UNITS if meta["format"] > 1 else ()
+    units = (*UNITS, *BETAS) if meta["format"] > 1 else ()
     of_leaves = columns(entries, [(leaf.path, "") for leaf in layout.leaves], (*COUNTS, *units))
     arrays.update({part: integers(of_leaves[part], kind, 0, step) for part, kind in COUNTS.items()})
     arrays["count"][afresh] = 0
     if units:
         arrays["peak"] = reals(of_leaves["peak"], (), "float64", FINITE, NOT_NEGATIVE)
         arrays["exponent"] = integers(of_leaves["exponent"], UNITS["exponent"], -LARGEST, LARGEST)
+        arrays.update({part: reals(of_leaves[part], (), "float64", DECAY_OR_NAN) for part in BETAS})
     same = {leaf.path: saved.roots and saved.leaves[leaf.path].blocks == leaf.blocks for leaf in layout.leaves}
     recut: Entries = {}
     for leaf in layout.leaves:
@@ -132,6 +135,8 @@ def restore_entries(
         kept = [same[layout.leaves[m.leaf].path] for m in stack.members for _ in range(m.start, m.stop)]
         x = params[stack.members[0].leaf]
         _restore_factor(layout, stack, axis, arrays, entries, np.asarray(kept), x, step, finite)
+    betas = betas_of(layout)
+    arrays.update(in_new_betas(layout, arrays, {name: betas[name] for name in OF_LAYOUT}))
     there = saved.jobs != 0 and all(same.values())
     return narrow(layout, arrays), _restore_pending(layout, entries, step) if there else ()
 

@@ -18,6 +18,7 @@ from matroot_optim.layout.layout import Layout
 from matroot_optim.layout.parts import Leaf
 from matroot_optim.layout.trees import join
 from matroot_optim.refresh.jobs import FACTS
+from matroot_optim.step.betas import BETAS
 
 #: Format 1 had no checksums in files, no units of gradients, no list of a parameter's parts, and no number of root
 #: jobs.
@@ -182,7 +183,7 @@ def check_names(layout: Layout, saved: Saved, entries: Entries) -> None:
         key = (id(cut), leaf.axes)
         if key not in alike:
             roots = {f"block{k}/axis{axis}" for k in range(len(cut.blocks)) for axis in leaf.axes}
-            parts = [] if cut.parts is None else [*cut.parts, *UNITS]
+            parts = [] if cut.parts is None else [*cut.parts, *UNITS, *BETAS]
             alike[key] = roots, {*COUNTS, *parts, *(f"{root}/{part}" for root in roots for part in of_root)}
         roots, wanted = alike[key]
         if given == wanted:

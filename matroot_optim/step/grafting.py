@@ -26,6 +26,11 @@ def bias_correction(beta: float, count: Any) -> Any:
     return 1.0 - beta**count if beta < 1.0 else 1.0
 
 
+def corrects_moments(options: Options) -> bool:
+    """Return True if the second moment is divided by its bias correction."""
+    return options.graft == "adam" or (options.graft in ("none", "sqrt_n", "trust_ratio") and options.bias_correction)
+
+
 def divisors(
     options: Options, floors: Sequence[Any], factors: Sequence[Any], corrections: Sequence[Any]
 ) -> tuple[list[Any], list[Any]]:
@@ -34,9 +39,7 @@ def divisors(
     `corrections` are those of the moments. `floors` are the epsilons added to the roots of the bias-corrected moments.
     They are relative to the gradients, so gradients scaled by any number give the same steps.
     """
-    corrected = options.graft == "adam" or (
-        options.graft in ("none", "sqrt_n", "trust_ratio") and options.bias_correction
-    )
+    corrected = corrects_moments(options)
     scales = [c**0.5 if corrected else 1.0 for c in corrections]
     beside, above = ([x * scale for x, scale in zip(y, scales, strict=True)] for y in (floors, factors))
     return beside, above
