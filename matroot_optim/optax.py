@@ -24,12 +24,11 @@ from matroot_optim._optax.weights import (
     steady,
     with_params,
 )
-from matroot_optim.checkpoint.exchange import restore
 from matroot_optim.checkpoint.files import naming, read
 from matroot_optim.diagnostics import Diagnostics, diagnose, joined
 from matroot_optim.jit.shards import placed, shards_of
 from matroot_optim.jit.start import Plan as Static
-from matroot_optim.jit.start import check_state, initial, kind_on_host, layout_of
+from matroot_optim.jit.start import check_state, initial, kind_on_host, layout_of, restored
 from matroot_optim.jit.step import advance
 from matroot_optim.jit.trees import flatten
 from matroot_optim.jit.turns import marks
@@ -44,7 +43,6 @@ from matroot_optim.rules import relative_ridge
 from matroot_optim.shampoo import Shampoo
 from matroot_optim.soap import SOAP
 from matroot_optim.state import State
-from matroot_optim.step.betas import betas_of, in_new_betas
 from matroot_optim.step.narrow import closed, opened
 
 ROOTS = ("callback", "graph", "host")
@@ -452,16 +450,13 @@ def load(path: str | os.PathLike[str], opt_state: Any, params: Any) -> Any:
     ValueError
         The file is not a checkpoint, is damaged, or has other parameters.
     """
-    leaves = [np.zeros(())] * len(flatten(params)[0])  # numpy's: each array goes straight to its place
+    flatten(params)
     names, meta = read(path)
 
     def change(state: ShampooState) -> ShampooState:
-        layout = state.plan.layout
         with naming(path):
-            stored, _ = restore(state.plan.options, layout, leaves, names, meta)
-            arrays = opened(layout, stored, stored["step"])
-            arrays.update(in_new_betas(layout, arrays, {"beta1": betas_of(layout)["beta1"]}))
-        found = {name: placed(x, state.arrays[name]) for name, x in closed(arrays).items()}
+            arrays = restored(state.plan, names, meta)
+        found = {name: placed(x, state.arrays[name]) for name, x in arrays.items()}
         return ShampooState({**state.arrays, **found}, state.plan)
 
     return _map_states(change, opt_state)

@@ -194,7 +194,12 @@ class Options:
     def rate(self, step: int) -> float:
         """Return the learning rate of a step counted from 0, as in optax."""
         rate = self.learning_rate
-        return float(rate(step)) if callable(rate) else float(rate)
+        if not callable(rate):
+            return float(rate)
+        value = float(rate(step))
+        if not 0.0 <= value < math.inf:
+            raise ValueError(f"learning_rate must give a number >= 0, got {value!r} at step {step}")
+        return value
 
     def changes_for(self, path: str) -> dict[str, Any]:
         """Return the options that `groups` sets for the parameter at `path`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,6 +21,7 @@ from matroot_optim._torch.groups import (
     core_options,
     plain,
     rate,
+    rates_of,
     take_shared,
 )
 from matroot_optim._torch.keeper import Keeper, check_last, layout_of, parameters
@@ -198,10 +199,8 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         if changes:
             self._core = dataclasses.replace(self._core, **changes)
 
-    def _rates(self) -> list[Rates]:
+    def _rates(self, of_group: Sequence[Rates]) -> list[Rates]:
         """Return the rates of every parameter with a state."""
-        groups = self.param_groups
-        of_group = [Rates(float(g["lr"]), float(g["weight_decay"]), float(g["betas"][0])) for g in groups]
         return [of_group[int(path.partition("/")[0])] for path in self._keeper.params]
 
     def _current(self) -> State:
@@ -262,11 +261,12 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
 
     def _step(self) -> None:
         self.refuse_averages("step()")
+        of_group = [rates_of(group) for group in self.param_groups]
         state = self._current()
-        params = self._keeper.params
+        params, rates = self._keeper.params, self._rates(of_group)
         if isinstance(self._keeper, ShardedKeeper) and self._keeper.layout is not None:
             with full_precision(map(local, params.values())):
-                moves = moves_of_shards(self._core, self._keeper, params, self._rates())
+                moves = moves_of_shards(self._core, self._keeper, params, rates)
                 add_moves((local(params[path]), move) for path, move in moves.items())
             return
         layout = state.layout
@@ -274,7 +274,7 @@ class Shampoo(Averages, torch.optim.Optimizer):  # type: ignore[misc]
         grads = [None if p.grad is None else dense(path, p.grad) for path, p in params.items()]
         g, W = layout.fitted(grads, "grads"), layout.fitted(weights, "params")
         with full_precision(weights):
-            of_leaves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=self._rates())
+            of_leaves, self._keeper.state = self._core.advance(g, state, W, donate=True, rates=rates)
         add_moves((w, move) for x, w, move in zip(grads, weights, of_leaves, strict=True) if x is not None)
 
     def diagnostics(self, tracker: ConditionTracker | None = None) -> Diagnostics:

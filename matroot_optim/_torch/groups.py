@@ -16,6 +16,7 @@ from matroot_optim.allowed import RULES
 from matroot_optim.names import FOREIGN, HARMLESS, advice
 from matroot_optim.options import SHARED, Options
 from matroot_optim.rules import as_plain
+from matroot_optim.step.momentum import Rates
 
 #: Key of a group whose value, in a state dict, describes the cuts of its parameters.
 META = "matroot_optim"
@@ -101,6 +102,28 @@ def rate(value: Any) -> Any:
     if not holds(plain(value)):
         raise ValueError(f"lr must be {allowed}, got {value!r}")
     return plain(value)
+
+
+def rates_of(group: Mapping[str, Any]) -> Rates:
+    """Return the numbers of a group that every step reads anew.
+
+    Raises
+    ------
+    TypeError
+        The rate is a function.
+    ValueError
+        A number is not allowed.
+    """
+    found = {name: plain(group[name]) for name in ("weight_decay", "betas")}
+    for name, value in found.items():
+        allowed, holds = RULES[name]
+        try:
+            good = holds(value)
+        except TypeError:  # no pair
+            good = False
+        if not good:
+            raise ValueError(f"{name} must be {allowed}, got {value!r:.200}")
+    return Rates(float(rate(group["lr"])), float(found["weight_decay"]), float(found["betas"][0]))
 
 
 def core_options(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from matroot_optim.arrays import Array
+from matroot_optim.checkpoint.columns import Names
+from matroot_optim.checkpoint.exchange import restore
 from matroot_optim.entries import BOOKS, OF_LEAF
 from matroot_optim.jit.shards import Shards, put
 from matroot_optim.layout.layout import Layout, make_layout
@@ -18,6 +20,8 @@ from matroot_optim.layout.trees import Leaves
 from matroot_optim.options import Options
 from matroot_optim.refresh.jobs import FACTS
 from matroot_optim.state import fresh
+from matroot_optim.step.betas import betas_of, in_new_betas
+from matroot_optim.step.narrow import closed, opened
 
 Arrays = dict[str, Array]
 #: Counters and facts have 32 bits here.
@@ -82,6 +86,15 @@ def initial(plan: Plan, params: Sequence[Array]) -> Arrays:
         else:
             found[name] = put(x.astype(NARROW.get(x.dtype, x.dtype)) if kind_on_host(name) else x, sharding)
     return found
+
+
+def restored(plan: Plan, names: Names, meta: Mapping[str, Any]) -> Arrays:
+    """Return the arrays of a file as numpy: each goes straight to its place. Compiled steps never change the decays."""
+    layout = plan.layout
+    stored, _ = restore(plan.options, layout, [np.zeros(())] * len(layout.leaves), names, meta)
+    arrays = opened(layout, stored, stored["step"])
+    arrays.update(in_new_betas(layout, arrays, {"beta1": betas_of(layout)["beta1"]}))
+    return closed(arrays)
 
 
 def parts_of_leaves(layout: Layout) -> dict[str, int]:
