@@ -17,10 +17,10 @@ from matroot_optim.checkpoint import files as checkpoint_files
 from matroot_optim.checkpoint.exchange import export, restore
 from matroot_optim.checkpoint.files import read, write
 from matroot_optim.entries import UNITS
-from matroot_optim.step.betas import BETAS
 from matroot_optim.layout.layout import make_layout
 from matroot_optim.layout.trees import flatten
 from matroot_optim.state import State
+from matroot_optim.step.betas import BETAS
 
 SUFFIXES = (".npz", ".safetensors")
 DATA = Path(__file__).parent / "data"

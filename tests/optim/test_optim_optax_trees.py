@@ -18,7 +18,7 @@ import jax.numpy as jnp  # noqa: E402
 import matroot_optim  # noqa: E402
 from matroot_optim.jit import dealing  # noqa: E402
 from matroot_optim.jit.trees import flatten  # noqa: E402
-from matroot_optim.optax import diagnostics, scale_by_shampoo, shampoo  # noqa: E402
+from matroot_optim.optax import ShampooState, diagnostics, load, scale_by_shampoo, shampoo  # noqa: E402
 
 
 def test_the_order_of_keys_has_no_effect():
@@ -199,3 +199,33 @@ def test_l2_that_cannot_be_done_is_refused():
     for given in ({"weight_decay": jnp.asarray(0.1)}, {"weight_decay": 0.1, "mask": True}):
         with pytest.raises(ValueError, match="with decay 'l2', weight_decay must be a number and mask None"):
             shampoo(0.1, decay="l2", **given)
+
+
+def states(tree):
+    found = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, ShampooState))
+    return [x for x in found if isinstance(x, ShampooState)]
+
+
+def test_a_file_of_some_of_the_parameters_is_loaded_under_a_mask(tmp_path):
+    params = {"a": jnp.ones((4, 3)), "b": jnp.ones(3), "c": jnp.ones((5, 5))}
+    tx = optax.multi_transform({"x": shampoo(1e-2), "y": optax.adam(1e-2)}, {"a": "x", "b": "y", "c": "x"})
+    state = tx.init(params)
+    _, state = tx.update(params, state, params)
+    (mine,) = states(state)
+    mine.core.save(tmp_path / "s.npz")
+    found = load(tmp_path / "s.npz", tx.init(params), params)
+    (new,) = states(found)
+    for name, x in mine.core.items():
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(new.core[name]), err_msg=name)
+
+
+def test_a_file_of_another_momentum_keeps_the_mean(tmp_path):
+    params = {"a": jnp.ones((4, 3)), "b": jnp.ones(3)}
+    state = shampoo(1e-2, betas=(0.9, 0.99)).init(params)
+    for _ in range(3):
+        _, state = shampoo(1e-2, betas=(0.9, 0.99)).update(params, state, params)
+    state[0].core.save(tmp_path / "s.npz")
+    tx = shampoo(1e-2, betas=(0.5, 0.99))
+    new = load(tmp_path / "s.npz", tx.init(params), params)[0].core
+    for name in ("a/momentum", "b/momentum"):  # of equal gradients of 1, whose mean is 1
+        np.testing.assert_allclose(np.asarray(new[name]), 1 - 0.5**3, rtol=1e-5)

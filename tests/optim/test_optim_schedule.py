@@ -119,6 +119,20 @@ def test_young_statistics_have_young_roots():
         assert t < 120 or (t - taken).max() < 10
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e-3])
+def test_callable_rate_is_checked(bad):
+    opt = Shampoo(lambda step: bad if step == 2 else 0.1)
+    W = np.ones(3)
+    state = opt.init(W)
+    for _ in range(2):
+        state = opt.step(W, W.copy(), state)
+    before = W.copy()
+    with pytest.raises(ValueError, match=r"learning_rate must give a number >= 0, got .* at step 2"):
+        opt.step(W, W.copy(), state)
+    np.testing.assert_array_equal(W, before)
+    assert state.step == 2
+
+
 @pytest.mark.parametrize("bad", [0, 1.5, "10"])
 def test_callable_interval_is_checked(bad):
     with pytest.raises(ValueError, match="refresh_every must give an int >= 1"):

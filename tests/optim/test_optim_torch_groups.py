@@ -181,3 +181,36 @@ def test_options_that_do_not_fit_the_tensors_of_a_late_group_are_refused_when_it
     new.grad = torch.ones(5, 3)
     opt.step()
     assert (new < 1).all()
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("lr", float("nan")),
+        ("lr", -1e-3),
+        ("lr", torch.tensor(float("inf"))),
+        ("lr", lambda step: 0.1),
+        ("betas", (1.0, 0.999)),
+        ("betas", (float("nan"), 0.999)),
+        ("betas", 0.9),
+        ("betas", (0.9,)),
+        ("betas", None),
+        ("weight_decay", -0.1),
+        ("weight_decay", float("nan")),
+        ("weight_decay", None),
+    ],
+)
+def test_numbers_that_change_in_mid_run_are_checked(name, value):
+    """A scheduler that divides 0 by 0 must not make the weights NaN."""
+    p = torch.nn.Parameter(torch.ones(3, 2))
+    opt = Shampoo([p], lr=0.1)
+    p.grad = torch.ones(3, 2)
+    opt.step()
+    before, good = p.detach().clone(), opt.param_groups[0][name]
+    opt.param_groups[0][name] = value
+    with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
+        opt.step()
+    opt.param_groups[0][name] = good
+    assert torch.equal(p, before)
+    assert int(opt.state[p]["step"]) == 1
+    opt.step()
