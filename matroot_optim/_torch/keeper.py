@@ -93,7 +93,15 @@ class Keeper:
                 leaves = self.layout.leaves if self.layout is not None else ()
                 for p, leaf, entries in zip(self.tensors, leaves, self.take_apart(core), strict=True):
                     records.setdefault(p, Record(entries, leaf))
-                self.install(core, layout, groups, params, [records.pop(p, None) for p in params.values()])
+                try:
+                    self.install(core, layout, groups, params, [records.pop(p, None) for p in params.values()])
+                except ValueError as wrong:
+                    if come:  # entries that were set
+                        raise
+                    raise ValueError(
+                        f"the options of a group must fit the state: {wrong}; change them back, or begin afresh by "
+                        "del optimizer.state[p]"
+                    ) from wrong
             self.records, self._planned = records, plan
         assert self.state is not None
         return self.state

@@ -53,9 +53,9 @@ class ParameterStates(MutableMapping[Any, Any]):
             self._keeper.others[p] = record.entries
 
     def __delitem__(self, p: Any) -> None:
-        if p not in self:
+        if not (isinstance(p, torch.Tensor) and (self._keeper.records.get(p) or any(p is q for q in self))):
             raise KeyError(p)
-        self._keeper.give(p, None)
+        self._keeper.give(p, None)  # also where the options no longer fit the state
 
     def clear(self) -> None:
         self._optimizer._keeper = self._keeper.empty()

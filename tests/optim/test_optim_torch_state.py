@@ -254,3 +254,27 @@ def test_the_default_device_of_torch_changes_nothing(options):
         found.append(params)
     for p, q in zip(*found, strict=True):
         assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("change", [{"preconditioned_dims": "none"}, {"direction": "spectral"}])
+def test_options_that_no_longer_fit_the_state_are_told_with_the_remedy(change):
+    params = [torch.nn.Parameter(torch.ones(*shape)) for shape in ((6, 4), (3,), (8, 8))]
+    opt = Shampoo(params, lr=0.1)
+
+    def step():
+        for p in params:
+            p.grad = torch.ones_like(p)
+        opt.step()
+
+    step()
+    opt.param_groups[0].update(change)
+    with pytest.raises(ValueError, match=r"options of a group must fit the state: .*'0/0'.*del optimizer.state\[p\]"):
+        step()
+    for p in (params[0], params[2]):
+        del opt.state[p]
+    step()
+    assert opt.plan().rows[0].treatment != "both sides"
+    assert [int(opt.state[p]["count"]) for p in params] == [1, 2, 1]
+    assert all(torch.isfinite(p).all() for p in params)
+    with pytest.raises(KeyError):
+        del opt.state[torch.nn.Parameter(torch.ones(2))]
