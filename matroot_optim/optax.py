@@ -19,9 +19,9 @@ from matroot_optim._optax.serialization import serializable
 from matroot_optim._optax.weights import (
     add_cautious_decay,
     averages,
-    ema_of_weights,
     keep_norms,
     steady,
+    with_ema,
     with_params,
 )
 from matroot_optim.checkpoint.files import naming, read
@@ -313,8 +313,9 @@ def _chained(
         rate = optax.scale(-learning_rate)
     steps = _with_decay(inner, roots, weight_decay, mask, rate)
     steps += [keep_norms(config)] * config.hyperball
-    steps += [ema_of_weights(config.beta_of_average)] * (config.averaging == "ema")
-    whole = steady(*steps) if config.on_nonfinite == "skip" else optax.chain(*steps)
+    whole = steady(*steps) if config.on_nonfinite == "skip" or config.algorithm == "soap" else optax.chain(*steps)
+    if config.averaging == "ema":
+        whole = with_ema(whole, config.beta_of_average)
     if config.decay != "l2" or config.hyperball or config.averaging != "none":
         whole = with_params(whole)  # optax's transformations would complain after the direction is computed
     if not free:

@@ -17,7 +17,10 @@ from matroot_optim.step.finish import cautious_weights, on_sphere
 
 
 def steady(direction: optax.GradientTransformation, *others: optax.GradientTransformation) -> Any:
-    """Chain transformations; a parameter whose gradient the direction has skipped does not move, as in the core."""
+    """Chain transformations; a parameter that the direction has not counted does not move, as in the core.
+
+    Its gradient is skipped, or SOAP has no basis for it yet.
+    """
     steps = (direction, *others)
 
     def init(params: Any) -> tuple[Any, ...]:
@@ -25,17 +28,21 @@ def steady(direction: optax.GradientTransformation, *others: optax.GradientTrans
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, tuple[Any, ...]]:
         moves, first = direction.update(updates, state[0], params)
-        places, index = Places(first.arrays["step"], len(first.plan.layout.leaves)), first.plan.layout.index
-        skipped = places.entries(first.arrays["skipped"] != state[0].arrays["skipped"])
+        index, still = first.plan.layout.index, _entries(first, first.arrays["count"] == state[0].arrays["count"])
         found = [first]
         for step, old in zip(others, state[1:], strict=True):
             moves, new = step.update(moves, old, params)
             leaves, rebuild = flatten(moves, "updates")
-            moves = rebuild({path: jnp.where(skipped[index[path]], 0, x) for path, x in leaves.items()})
+            moves = rebuild({path: jnp.where(still[index[path]], 0, x) for path, x in leaves.items()})
             found.append(new)
         return moves, tuple(found)
 
     return optax.GradientTransformation(init, update)
+
+
+def _entries(state: Any, x: Any) -> list[Any]:
+    """Return the entries of a vector over the parameters of a state."""
+    return Places(state.arrays["step"], len(state.plan.layout.leaves)).entries(x)
 
 
 def with_params(direction: optax.GradientTransformation) -> Any:
@@ -52,25 +59,32 @@ def with_params(direction: optax.GradientTransformation) -> Any:
 
 
 class AverageState(NamedTuple):
-    """State of `ema_of_weights`."""
+    """State of `with_ema`."""
 
-    count: Any  # steps done
     average: Any  # tree of the parameters, in at least float32
 
 
-def ema_of_weights(decay: float) -> optax.GradientTransformation:
-    """Keep an exponential moving average of the parameters as they are after the update; begin with the first."""
+def with_ema(moving: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+    """Keep an exponential moving average of each parameter as it is after an update that counted; begin with the first.
 
-    def init(params: Any) -> AverageState:
-        return AverageState(jnp.zeros([], jnp.int32), jax.tree.map(lambda W: _wide(W).copy(), params))
+    `moving` is a chain whose first state has the counts.
+    """
 
-    def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
-        b = jnp.where(state.count > 0, decay, 0.0)
+    def init(params: Any) -> Any:
+        return (*moving.init(params), AverageState(jax.tree.map(lambda W: _wide(W).copy(), params)))
 
-        def moved(average: Any, W: Any, u: Any) -> Any:
-            return b.astype(average.dtype) * average + (1.0 - b).astype(average.dtype) * (_wide(W) + u)
-
-        return updates, AverageState(state.count + 1, jax.tree.map(moved, state.average, params, updates))
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moves, new = moving.update(updates, state[:-1], params)
+        first, index = new[0], new[0].plan.layout.index
+        counts = _entries(first, first.arrays["count"])
+        counted = _entries(first, first.arrays["count"] != state[0].arrays["count"])
+        there, weights = flatten(moves, "updates")[0], flatten(params)[0]
+        averages, rebuild = flatten(state[-1].average)
+        for path, u in there.items():
+            i, old = index[path], averages[path]
+            b = jnp.where(counts[i] > 1, decay, 0.0).astype(old.dtype)
+            averages[path] = jnp.where(counted[i], b * old + (1 - b) * (_wide(weights[path]) + u), old)
+        return moves, (*new, AverageState(rebuild(averages)))
 
     return optax.GradientTransformation(init, update)
 
