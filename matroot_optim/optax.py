@@ -14,14 +14,13 @@ import numpy as np
 import optax
 
 from matroot import ConditionTracker
+from matroot_optim._optax.averages import averages, schedule_free, with_ema
 from matroot_optim._optax.promotion import usual_promotion
 from matroot_optim._optax.serialization import serializable
 from matroot_optim._optax.weights import (
     add_cautious_decay,
-    averages,
     keep_norms,
     steady,
-    with_ema,
     with_params,
 )
 from matroot_optim.checkpoint.files import naming, read
@@ -316,14 +315,11 @@ def _chained(
     whole = steady(*steps) if config.on_nonfinite == "skip" or config.algorithm == "soap" else optax.chain(*steps)
     if config.averaging == "ema":
         whole = with_ema(whole, config.beta_of_average)
+    if free:
+        whole = schedule_free(whole, learning_rate, config.beta_of_average)
     if config.decay != "l2" or config.hyperball or config.averaging != "none":
         whole = with_params(whole)  # optax's transformations would complain after the direction is computed
-    if not free:
-        return whole
-    counted = (
-        (lambda count: learning_rate(count - 1)) if callable(learning_rate) else learning_rate
-    )  # optax counts from 1
-    return optax.contrib.schedule_free(whole, counted, config.beta_of_average)
+    return whole
 
 
 def _with_decay(
