@@ -139,9 +139,10 @@ def record_of(
     if not Record({**entries}).own:  # of other code alone
         return Record({**entries})
     shape = tuple(shape)
-    if cuts is not None and shape not in cuts:
-        saved = next((getattr(entries.get(part), "shape", None) for part in ("momentum", "moment")), None)
-        got = list(cuts) if saved is None else tuple(saved)
+    parts = (getattr(entries.get(part), "shape", None) for part in ("momentum", "moment"))
+    saved = next((tuple(part) for part in parts if part is not None), None)
+    if (cuts is not None and shape not in cuts) or (whole and saved not in (None, shape)):
+        got = list(cuts or ()) if saved is None else saved
         raise ValueError(f"the state_dict must have shape {shape} for parameter {path!r}, got {got}")
     cut, pending = cuts[shape] if cuts is not None else (None, [])
     for name in pending if whole else ():

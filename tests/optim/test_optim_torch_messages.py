@@ -66,3 +66,16 @@ def test_a_dict_of_another_shape():
     saved = Shampoo(torch.nn.Linear(4, 3)).state_dict()
     with pytest.raises(ValueError, match=r"must have shape \(3, 5\) for parameter 'weight', got \(3, 4\)"):
         Shampoo(torch.nn.Linear(5, 3)).load_state_dict(saved)
+
+
+def test_the_dict_of_another_order_names_both_shapes():
+    """Both shapes are in the dict, and of the one without roots entries are missing."""
+    params = [torch.nn.Parameter(torch.ones(*shape)) for shape in ((4, 12), (4,), (12, 12))]
+    opt = Shampoo(params, lr=0.1)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    opt.step()
+    for order, want, got in (([0, 2, 1], r"\(12, 12\)", r"\(4,\)"), ([2, 1, 0], r"\(12, 12\)", r"\(4, 12\)")):
+        other = Shampoo([params[i] for i in order], lr=0.1)
+        with pytest.raises(ValueError, match=f"must have shape {want} for parameter '0/{order.index(2)}', got {got}"):
+            other.load_state_dict(opt.state_dict())
