@@ -99,9 +99,11 @@ def rate(value: Any) -> Any:
     if callable(value) and not isinstance(value, torch.Tensor):
         raise TypeError(f"lr must be a number, got {value!r}; use a scheduler of torch.optim.lr_scheduler")
     allowed, holds = RULES["learning_rate"][0].partition(" or ")[0], RULES["learning_rate"][1]
-    if not holds(plain(value)):
+    one = isinstance(value, torch.Tensor | np.ndarray) and value.shape == (1,)  # torch's optimizers take these too
+    number = value.item() if one else plain(value)
+    if not holds(number):
         raise ValueError(f"lr must be {allowed}, got {value!r}")
-    return plain(value)
+    return number
 
 
 def rates_of(group: Mapping[str, Any]) -> Rates:

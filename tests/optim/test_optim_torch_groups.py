@@ -214,3 +214,22 @@ def test_numbers_that_change_in_mid_run_are_checked(name, value):
     assert torch.equal(p, before)
     assert int(opt.state[p]["step"]) == 1
     opt.step()
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_a_rate_of_one_element_may_have_a_dimension(kind):
+    moved = []
+    for lr, later in ((0.1, 0.2), (kind([0.1]), kind([0.2]))):
+        p = torch.nn.Parameter(torch.ones(3, 2))
+        opt = Shampoo([p], lr=lr)
+        for new in (later, later):
+            p.grad = torch.ones(3, 2)
+            opt.step()
+            opt.param_groups[0]["lr"] = new
+        opt.load_state_dict(opt.state_dict())
+        p.grad = torch.ones(3, 2)
+        opt.step()
+        moved.append(p.detach())
+    torch.testing.assert_close(*moved, rtol=1e-6, atol=0)  # a tensor's rate is a float32
+    with pytest.raises(ValueError, match=r"lr must be a number >= 0, got .*\[0\.1"):
+        Shampoo([torch.nn.Parameter(torch.ones(3))], lr=kind([0.1, 0.2]))
