@@ -35,6 +35,8 @@ def in_new_betas(layout: Layout, arrays: Mapping[str, Array], betas: Mapping[str
     """Return the arrays that change where decays become these; a decay that is not known, NaN, was the same."""
     new: dict[str, Array] = {}
     for name, values in betas.items():
+        if (arrays[name] == values).all():
+            continue
         factors = _factors(arrays[name], values, arrays["accumulated" if name == "beta2" else "count"])
         new[name] = values
         if (factors == 1.0).all():
