@@ -139,10 +139,9 @@ def record_of(
     if not Record({**entries}).own:  # of other code alone
         return Record({**entries})
     shape = tuple(shape)
-    parts = (getattr(entries.get(part), "shape", None) for part in ("momentum", "moment"))
-    saved = next((tuple(part) for part in parts if part is not None), None)
+    saved = getattr(entries["momentum"] if "momentum" in entries else entries.get("moment"), "shape", None)
     if (cuts is not None and shape not in cuts) or (whole and saved not in (None, shape)):
-        got = list(cuts or ()) if saved is None else saved
+        got = list(cuts or ()) if saved is None else tuple(saved)
         raise ValueError(f"the state_dict must have shape {shape} for parameter {path!r}, got {got}")
     cut, pending = cuts[shape] if cuts is not None else (None, [])
     for name in pending if whole else ():
