@@ -29,6 +29,7 @@ from matroot_optim.checkpoint.files import read, write
 from matroot_optim.entries import COUNTS, UNITS, Pending, Settled
 from matroot_optim.refresh.engines import Failure
 from matroot_optim.state import State
+from matroot_optim.step.betas import BETAS
 
 MEMORY = 2**28  # bytes: a load of these small states takes a thousandth of it
 PATIENCE = 30.0  # seconds: it takes a thousandth of them
@@ -307,7 +308,7 @@ class Files:
         self.old = copy.deepcopy({k: v for k, v in self.meta.items() if k != "jobs"} | {"format": 1})
         for leaf in self.old["leaves"].values():
             del leaf["parts"]
-        self.old_names = {k: v for k, v in self.names.items() if not k.endswith(tuple(UNITS))}
+        self.old_names = {k: v for k, v in self.names.items() if not k.endswith((*UNITS, *BETAS))}
 
     def damage(self, rng):
         """Write a damaged file; its kind, and the entry that was damaged."""

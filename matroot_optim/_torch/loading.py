@@ -139,9 +139,10 @@ def record_of(
     if not Record({**entries}).own:  # of other code alone
         return Record({**entries})
     shape = tuple(shape)
-    saved = getattr(entries["momentum"] if "momentum" in entries else entries.get("moment"), "shape", None)
+    part = "momentum" if "momentum" in entries else "moment"
+    saved = getattr(entries.get(part), "shape", None)
     if (cuts is not None and shape not in cuts) or (whole and saved not in (None, shape)):
-        got = list(cuts or ()) if saved is None else tuple(saved)
+        got = list(cuts or ()) if saved is None else f"{tuple(saved)} as its {part}"
         raise ValueError(f"the state_dict must have shape {shape} for parameter {path!r}, got {got}")
     cut, pending = cuts[shape] if cuts is not None else (None, [])
     for name in pending if whole else ():
