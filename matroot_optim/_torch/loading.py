@@ -140,7 +140,10 @@ def record_of(
         return Record({**entries})
     shape = tuple(shape)
     part = "momentum" if "momentum" in entries else "moment"
-    saved = getattr(entries.get(part), "shape", None)
+    try:
+        saved = entries[part].shape
+    except (KeyError, AttributeError):
+        saved = None
     if (cuts is not None and shape not in cuts) or (whole and saved not in (None, shape)):
         got = list(cuts or ()) if saved is None else f"{tuple(saved)} as its {part}"
         raise ValueError(f"the state_dict must have shape {shape} for parameter {path!r}, got {got}")
