@@ -10,17 +10,20 @@ import numpy as np
 
 from matroot_optim._torch.groups import META
 from matroot_optim._torch.records import Record
-from matroot_optim.checkpoint.metadata import FORMAT
+from matroot_optim.checkpoint.metadata import FORMAT, since_format_1
 from matroot_optim.entries import UNITS
 from matroot_optim.step.betas import BETAS
 
 #: Cuts of parameters, by shape, each with the names of its entries of pending root jobs.
 Cuts = dict[tuple[int, ...], tuple[dict[str, Any], list[str]]]
 
-#: Entries that dicts of format 1 lack: gradients were not divided, and the decays are not known.
-_OF_FORMAT_1 = {
-    **{part: np.zeros((), kind) for part, kind in UNITS.items()},
-    **{part: np.full((), np.nan) for part in BETAS},
+_LATER = {**dict.fromkeys(UNITS, 0), **dict.fromkeys(BETAS, np.nan)}
+#: Entries that dicts of a format lack: gradients were not divided, and the decays are not known.
+_LACKING = {
+    version: {
+        part: np.array(x, {**UNITS, **BETAS}[part]) for part, x in _LATER.items() if part not in since_format_1(version)
+    }
+    for version in range(1, FORMAT + 1)
 }
 
 
@@ -52,16 +55,18 @@ def records_of(
         return None
     if old is not None:
         cuts = cuts_from_leaves(old, len(texts))
+        versions = [old["format"]] * len(texts)
     else:
         cuts = [cuts_from_text(text) for text in texts]
-    units = not (isinstance(old, Mapping) and old.get("format") == 1)
+        versions = [json.loads(text)["format"] if text else FORMAT for text in texts]
     numbers = [n for group in loaded["param_groups"] for n in group["params"]]
+    groups = [int(path.partition("/")[0]) for path in params]
     extra = sorted(map(str, saved.keys() - set(numbers)))
     if extra:
         raise ValueError(f"the state_dict must have state of its parameters alone, got {', '.join(extra)}")
     records = [
-        record_of(path, p.shape, saved.get(number), cuts[int(path.partition("/")[0])], units=units, whole=whole)
-        for number, (path, p) in zip(numbers, params.items(), strict=True)
+        record_of(path, p.shape, saved.get(number), cuts[g], version=versions[g], whole=whole)
+        for number, g, (path, p) in zip(numbers, groups, params.items(), strict=True)
     ]
     new = {path for path, record in zip(params, records, strict=True) if record is None or not record.own}
     new -= {f"{g}/{i}" for g, text in enumerate(texts) for i in _without(text)} if new else set()
@@ -121,11 +126,11 @@ def _check_format(meta: Any) -> None:
 
 
 def record_of(
-    path: str, shape: Iterable[int], entries: Any, cuts: Cuts | None, *, units: bool, whole: bool = True
+    path: str, shape: Iterable[int], entries: Any, cuts: Cuts | None, *, version: int, whole: bool = True
 ) -> Record | None:
     """Return the record of a parameter from its entries in a dict; None without entries.
 
-    Dicts of format 1 have no `units`. Without `whole`, blocks may be missing.
+    `version` is the format of the dict. Without `whole`, blocks may be missing.
 
     Raises
     ------
@@ -151,8 +156,7 @@ def record_of(
     for name in pending if whole else ():
         if name not in entries:
             raise ValueError(f"the state of parameter {path!r} must have the entry {name!r}")
-    plain = {} if units else _OF_FORMAT_1
-    return Record({**plain, **entries}, cut)
+    return Record({**_LACKING[version], **entries}, cut)
 
 
 def _read_cut(saved: Any) -> tuple[dict[str, Any], list[str]]:

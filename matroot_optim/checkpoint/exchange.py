@@ -27,7 +27,7 @@ from matroot_optim.checkpoint.columns import (
     reals,
 )
 from matroot_optim.checkpoint.kinds import of_kinds
-from matroot_optim.checkpoint.metadata import FORMAT, Saved, by_parameter, check_names, read_meta
+from matroot_optim.checkpoint.metadata import FORMAT, Saved, by_parameter, check_names, read_meta, since_format_1
 from matroot_optim.checkpoint.reblock import Block, reblock
 from matroot_optim.entries import (
     BOOKS,
@@ -115,14 +115,14 @@ def restore_entries(
     parts = _restore_parts(layout, params, entries, finite)
     arrays = {**fresh_arrays(options, layout, params, parts), "step": np.asarray(step, np.int64)}
     arrays.update(fresh_marks(layout, options.interval(step + 1), options.schedule))
-    units = (*UNITS, *BETAS) if meta["format"] > 1 else ()
-    of_leaves = columns(entries, [(leaf.path, "") for leaf in layout.leaves], (*COUNTS, *units))
+    later = since_format_1(saved.version)
+    of_leaves = columns(entries, [(leaf.path, "") for leaf in layout.leaves], (*COUNTS, *later))
     arrays.update({part: integers(of_leaves[part], kind, 0, step) for part, kind in COUNTS.items()})
     arrays["count"][afresh] = 0
-    if units:
+    if "peak" in later:
         arrays["peak"] = reals(of_leaves["peak"], (), "float64", FINITE, NOT_NEGATIVE)
         arrays["exponent"] = integers(of_leaves["exponent"], UNITS["exponent"], -LARGEST, LARGEST)
-        arrays.update({part: reals(of_leaves[part], (), "float64", DECAY_OR_NAN) for part in BETAS})
+    arrays.update({part: reals(of_leaves[part], (), "float64", DECAY_OR_NAN) for part in BETAS if part in later})
     same = {leaf.path: saved.roots and saved.leaves[leaf.path].blocks == leaf.blocks for leaf in layout.leaves}
     recut: Entries = {}
     for leaf in layout.leaves:

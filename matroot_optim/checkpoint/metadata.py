@@ -20,9 +20,9 @@ from matroot_optim.layout.trees import join
 from matroot_optim.refresh.jobs import FACTS
 from matroot_optim.step.betas import BETAS
 
-#: Format 1 had no checksums in files, no units of gradients, no list of a parameter's parts, and no number of root
-#: jobs.
-FORMAT = 2
+#: Format 2 had no decays; format 1 had no checksums in files either, no units of gradients, no list of a parameter's
+#: parts, and no number of root jobs.
+FORMAT = 3
 PARTS = ("momentum", "moment", "average", "weights")
 
 _OF_BLOCK = re.compile(r"(?:(.+)/)?(block\d+/axis\d+/.+)", re.DOTALL)
@@ -43,11 +43,17 @@ class SavedLeaf:
 
 @dataclass(frozen=True)
 class Saved:
-    """The metadata: the parameters by path, a flag for saved roots, and the number of pending jobs."""
+    """The metadata: the parameters by path, a flag for saved roots, the number of pending jobs, and the format."""
 
     leaves: dict[str, SavedLeaf]
     roots: bool
     jobs: int | None  # None: format 1
+    version: int
+
+
+def since_format_1(version: int) -> list[str]:
+    """Return the entries of a parameter's numbers that a format has and the first had not."""
+    return [*(UNITS if version > 1 else ()), *(BETAS if version > 2 else ())]
 
 
 def check_format(meta: Any) -> None:
@@ -88,7 +94,7 @@ def read_meta(layout: Layout, meta: Any) -> Saved:
         if key not in alike:
             alike[key] = _read_leaf(leaf, saved, meta["format"])
         known[leaf.path] = alike[key]
-    return Saved(known, roots, jobs)
+    return Saved(known, roots, jobs, meta["format"])
 
 
 def _read_leaf(leaf: Leaf, saved: Any, version: int) -> SavedLeaf:
@@ -183,7 +189,7 @@ def check_names(layout: Layout, saved: Saved, entries: Entries) -> None:
         key = (id(cut), leaf.axes)
         if key not in alike:
             roots = {f"block{k}/axis{axis}" for k in range(len(cut.blocks)) for axis in leaf.axes}
-            parts = [] if cut.parts is None else [*cut.parts, *UNITS, *BETAS]
+            parts = [*(cut.parts or ()), *since_format_1(saved.version)]
             alike[key] = roots, {*COUNTS, *parts, *(f"{root}/{part}" for root in roots for part in of_root)}
         roots, wanted = alike[key]
         if given == wanted:

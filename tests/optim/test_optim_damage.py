@@ -72,28 +72,42 @@ def test_files_of_format_1_are_read(suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+def test_files_of_format_2_are_read(tmp_path, suffix):
+    """They lack the decays, which count as those of the options."""
+    opt, state = make_state(OPTIONS[0])
+    names, meta = export(state)
+    path = tmp_path / f"s{suffix}"
+    write(path, {k: x for k, x in names.items() if not k.endswith(tuple(BETAS))}, {**meta, "format": 2})
+    assert bits(opt.load(path, parameters())) == bits(state)
+    write(path, names, {**meta, "format": 2})
+    with pytest.raises(ValueError, match=r"no entry but those of its parameters, got '0/0/beta1'"):
+        opt.load(path, parameters())
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_newer_format_is_named(tmp_path, suffix):
     opt, state = make_state(OPTIONS[0])
     names, meta = export(state)
     path = tmp_path / f"s{suffix}"
-    write(path, names, {**meta, "format": 3})
-    with pytest.raises(ValueError, match=r"s\.\w+ must be .* format 1 to 2, got format 3 of a newer matroot_optim"):
+    write(path, names, {**meta, "format": 4})
+    with pytest.raises(ValueError, match=r"s\.\w+ must be .* format 1 to 3, got format 4 of a newer matroot_optim"):
         opt.load(path, parameters())
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_file_cannot_lose_its_checksums_by_calling_itself_old(tmp_path, suffix):
-    """Two flipped bits of one byte make a 1 of the 2."""
+    """One flipped bit makes a 1 of the 3, another a 2."""
     opt, state = make_state(OPTIONS[0])
     names, meta = export(state)
     path = tmp_path / f"s{suffix}"
     write(path, names, meta)
     data = path.read_bytes()
-    escaped = b'"format": 2' if suffix == ".npz" else b'\\"format\\": 2'
+    escaped = b'"format": 3' if suffix == ".npz" else b'\\"format\\": 3'
     assert data.count(escaped) == 1
-    path.write_bytes(data.replace(escaped, escaped[:-1] + b"1"))
-    with pytest.raises(ValueError, match=r"s\.(npz|safetensors) must be a checkpoint"):
-        opt.load(path, parameters())
+    for older in (b"1", b"2"):
+        path.write_bytes(data.replace(escaped, escaped[:-1] + older))
+        with pytest.raises(ValueError, match=r"s\.(npz|safetensors) must "):
+            opt.load(path, parameters())
     raw(path, names, {**meta, "format": 1})
     with pytest.raises(ValueError, match=r"format, leaves, roots in its metadata"):
         opt.load(path, parameters())
@@ -168,7 +182,7 @@ def test_a_cutting_of_too_many_blocks_is_not_made():
     params = {"w": np.broadcast_to(np.float32(0), (100_000, 100_000))}
     layout = make_layout(Shampoo(0.1, max_preconditioned_dim=None, block_size=100_000), params)
     leaf = {"shape": [100_000] * 2, "merged": [100_000] * 2, "axes": [0, 1], "parts": []}
-    meta = {"format": 2, "roots": False, "jobs": 0, "leaves": {"w": {**leaf, "blocks": [[[0, 0], [1, 1]]]}}}
+    meta = {"format": 3, "roots": False, "jobs": 0, "leaves": {"w": {**leaf, "blocks": [[[0, 0], [1, 1]]]}}}
     with pytest.raises(ValueError, match="the blocks of a cutting for 'w'"):
         restore(opt, layout, list(params.values()), {}, meta)
 

@@ -9,6 +9,7 @@ import pytest
 from fuzz_checkpoints import bits
 
 from matroot_optim.entries import UNITS
+from matroot_optim.step.betas import BETAS
 
 
 def torch_optimizer(lr):
@@ -56,6 +57,20 @@ def test_a_refused_state_dict_changes_nothing():
             assert all(x.equal(after["state"][number][name]) for name, x in entries.items())
     opt.load_state_dict(saved)
     assert [group["lr"] for group in opt.param_groups] == [0.5, 1.5]
+
+
+def test_a_state_dict_of_format_2_is_read():
+    opt, other = torch_optimizer(0.5), torch_optimizer(0.1)
+    saved = opt.state_dict()
+    for group in saved["param_groups"]:
+        group["matroot_optim"] = json.dumps({**json.loads(group["matroot_optim"]), "format": 2})
+    for entries in saved["state"].values():
+        for part in BETAS:
+            entries.pop(part)
+    other.load_state_dict(saved)
+    got, want = bits(other._current()), bits(opt._current())
+    assert got.keys() == want.keys()
+    assert {k for k in got if got[k] != want[k]} == {"0/0/beta1", "1/0/beta1"}  # which the next step sets
 
 
 def test_a_state_dict_of_format_1_is_read():
