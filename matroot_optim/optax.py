@@ -19,9 +19,9 @@ from matroot_optim._optax.promotion import usual_promotion
 from matroot_optim._optax.serialization import serializable
 from matroot_optim._optax.weights import (
     add_cautious_decay,
+    as_optimizer,
     keep_norms,
     steady,
-    with_params,
 )
 from matroot_optim.checkpoint.files import naming, read
 from matroot_optim.diagnostics import Diagnostics, diagnose, joined
@@ -312,14 +312,13 @@ def _chained(
         rate = optax.scale(-learning_rate)
     steps = _with_decay(inner, roots, weight_decay, mask, rate)
     steps += [keep_norms(config)] * config.hyperball
-    whole = steady(*steps) if config.on_nonfinite == "skip" or config.algorithm == "soap" else optax.chain(*steps)
+    chained = steady(*steps)
     if config.averaging == "ema":
-        whole = with_ema(whole, config.beta_of_average)
+        chained = with_ema(chained, config.beta_of_average)
     if free:
-        whole = schedule_free(whole, learning_rate, config.beta_of_average)
-    if config.decay != "l2" or config.hyperball or config.averaging != "none":
-        whole = with_params(whole)  # optax's transformations would complain after the direction is computed
-    return whole
+        chained = schedule_free(chained, learning_rate, config.beta_of_average)
+    # Otherwise optax's transformations would complain after the direction is computed.
+    return as_optimizer(chained, of_weights=config.decay != "l2" or config.hyperball or config.averaging != "none")
 
 
 def _with_decay(

@@ -35,7 +35,9 @@ def with_ema(moving: optax.GradientTransformation, decay: float) -> optax.Gradie
         for path, u in flatten(moves, "updates")[0].items():
             i, old = index[path], averages[path]
             b = jnp.where(counts[i] > 1, decay, 0.0).astype(old.dtype)
-            averages[path] = jnp.where(counted[i], b * old + (1 - b) * (_wide(weights[path]) + u), old)
+            averages[path] = jnp.where(
+                counted[i], b * old + (1 - b) * (_wide(weights[path]) + u).astype(old.dtype), old
+            )
         return moves, (*new, AverageState(rebuild(averages)))
 
     return optax.GradientTransformation(init, update)
@@ -62,7 +64,8 @@ def schedule_free(moving: optax.GradientTransformation, rate: Any, beta: float) 
         moves, new = moving.update(updates, state[:-1], params)
         index, _, counted = _counts(new[0], state[0])
         moved = new[0].arrays["count"] != state[0].arrays["count"]
-        largest = jnp.maximum(free.weights[1], rate(state[0].arrays["step"]) if callable(rate) else rate)
+        now = rate(state[0].arrays["step"]) if callable(rate) else rate
+        largest = jnp.maximum(free.weights[1], jnp.asarray(now, jnp.float32))
         total = free.weights[0] + largest**2
         shares = entries(new[0], jnp.where(total > 0, largest**2 / jnp.where(total > 0, total, 1), 0))
         weights, (z, rebuild) = flatten(params)[0], flatten(free.z)

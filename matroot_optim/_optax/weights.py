@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from matroot_optim._optax.promotion import usual_promotion
 from matroot_optim.jit.places import Places
+from matroot_optim.jit.shards import explicit, put, shards_of
 from matroot_optim.jit.start import layout_of
 from matroot_optim.jit.trees import flatten
 from matroot_optim.options import Options
@@ -45,24 +47,42 @@ def entries(state: Any, x: Any) -> list[Any]:
     return Places(state.arrays["step"], len(state.plan.layout.leaves)).entries(x)
 
 
-def with_params(direction: optax.GradientTransformation) -> Any:
-    """Let a transformation that ends with a rule for weights ask for them before it computes anything."""
-    inner = optax.with_extra_args_support(direction)
+def as_optimizer(steps: optax.GradientTransformation, *, of_weights: bool) -> Any:
+    """Return the optimizer of these steps, whose updates have the dtypes of the gradients, whatever the rate's is.
+
+    If it is `of_weights`, it asks for the parameters before anything is computed.
+    """
+    inner = optax.with_extra_args_support(steps)
 
     @usual_promotion()
     def update(updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
-        if params is None:
+        if of_weights and params is None:
             raise ValueError("params must be given, as in tx.update(grads, state, params)")
-        return inner.update(updates, state, params, **more)
+        moves, state = inner.update(updates, state, params, **more)
+        return jax.tree.map(lambda u, g: jnp.asarray(u).astype(jnp.asarray(g).dtype), moves, updates), state
 
-    return optax.GradientTransformationExtraArgs(usual_promotion()(inner.init), update)
+    @usual_promotion()
+    def init(params: Any) -> Any:
+        state, shards = inner.init(params), shards_of(list(flatten(params)[0].values()))
+        if shards is None:
+            return state
+
+        def on_mesh(x: Any) -> Any:  # the counts of optax, which a step would put there, to be compiled again
+            return x if getattr(x, "committed", True) else put(np.asarray(x), shards.sharding(x.ndim))
+
+        return jax.tree.map(on_mesh, state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def add_cautious_decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
     """Add the weights that a step against the updates brings nearer to 0, times the decay."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return jax.tree.map(lambda u, W: u + weight_decay * cautious_weights(u, W), updates, params), state
+        def decayed(W: Any, u: Any) -> Any:
+            return u if u is None else u + weight_decay * cautious_weights(u, W)
+
+        return jax.tree.map(decayed, params, updates), state
 
     found = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
     return found if mask is None else optax.masked(found, mask)
@@ -75,6 +95,12 @@ def keep_norms(config: Options) -> optax.GradientTransformation:
         leaves, rebuild = flatten(updates, "updates")
         weights, _ = flatten(params)
         pinned = {leaf.path for leaf in layout_of(config, weights).leaves if leaf.pinned}
-        return rebuild({p: on_sphere(u, weights[p]) if p in pinned else u for p, u in leaves.items()}), state
+
+        def kept(weights: Any, moves: Any) -> tuple[list[Any], Any]:
+            pairs = zip(leaves, moves, strict=True)
+            return [on_sphere(u, weights[p]) if p in pinned else u for p, u in pairs], weights
+
+        moves, _ = explicit(kept, weights, list(leaves.values()))
+        return rebuild(dict(zip(leaves, moves, strict=True))), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

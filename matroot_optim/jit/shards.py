@@ -24,6 +24,10 @@ class Shards:
     mesh: Mesh
     leaves: tuple[NamedSharding, ...]
 
+    def __reduce__(self) -> Any:
+        """Copy and pickle the numbers of the devices, since devices are not to be copied."""
+        return _shards_on, (_numbers(self.mesh), tuple((_numbers(s.mesh), s.spec) for s in self.leaves))
+
     def sharding(self, rank: int, leaf: int | None = None) -> NamedSharding:
         """Return the sharding of an array that every device has whole, or of a leaf, spelled as jit spells it."""
         spec = PartitionSpec() if leaf is None else self.leaves[leaf].spec
@@ -55,6 +59,22 @@ class Shards:
         mesh = None if inside else self.mesh
         spec = PartitionSpec()
         return jax.shard_map(work, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+
+
+def _numbers(mesh: Any) -> Any:
+    return np.vectorize(lambda device: device.id, otypes=[int])(mesh.devices), mesh.axis_names, mesh.axis_types
+
+
+def _shards_on(mesh: Any, leaves: Any) -> Shards | None:
+    """Return shards on the devices with these numbers; None, as for parameters on one device, if they are not here."""
+    here = {device.id: device for device in jax.devices()}
+
+    def mesh_of(numbers: Any, names: Any, kinds: Any) -> Mesh:
+        return Mesh(np.vectorize(here.__getitem__, otypes=[object])(numbers), names, axis_types=kinds)
+
+    if not here.keys() >= set(mesh[0].ravel().tolist()):
+        return None
+    return Shards(mesh_of(*mesh), tuple(NamedSharding(mesh_of(*of), spec) for of, spec in leaves))
 
 
 def shards_of(params: Sequence[Array]) -> Shards | None:
@@ -112,4 +132,5 @@ def explicit(work: Callable[..., Any], *args: Any) -> Any:
 
     arrays, g = args[:2]
     out = [sharding(x) for x in g], {name: sharding(x) for name, x in arrays.items()}
-    return jax.sharding.auto_axes(work, axes=mesh.explicit_axes, out_sharding=out)(*args)
+    compiled = jax.jit(work)  # outside jit, what is new here would be on no mesh
+    return jax.sharding.auto_axes(compiled, axes=mesh.explicit_axes, out_sharding=out)(*args)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import faulthandler
 import os
+import pickle
 import re
 import signal
 import sys
@@ -113,9 +115,27 @@ def devices():
     assert sum(roots) == total
     assert (diagnostics(state).roots["refreshes"] == diagnostics(alone).roots["refreshes"]).all()
     saved(tx, got, state, step)
+    of_weights(mesh)
     graph(mesh_of(AxisType.Auto, (4, 2)))
     table(mesh_of(AxisType.Auto, (8, 1)))
     large()
+
+
+def of_weights(mesh):
+    """What sees the weights and counts steps beside the direction; `train` sees that it stays and is compiled once."""
+    tx = shampoo(optax.linear_schedule(0.05, 0.01, STEPS), 0.1, hyperball=True, averaging="ema", **OPTIONS)
+    want, _ = train(tx)
+    step = program(tx)
+    params, state = train(tx, mesh, sharded=True, step=step)
+    assert apart(params, want) <= 2e-6
+    g = made(SHAPES, mesh, True, 7)
+    want, _ = step(g, state, params)
+    updates, _ = tx.update(g, state, params)  # not compiled
+    assert apart(optax.apply_updates(params, updates), want) <= 2e-6
+    for copied in (copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
+        again = jax.device_put(copied, jax.tree.map(lambda x: x.sharding, state))
+        assert apart(step(g, again, params)[0], want) == 0.0
+    assert step._cache_size() == 1
 
 
 def table(mesh):
