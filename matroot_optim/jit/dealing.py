@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from matroot_optim.arrays import Array
+from matroot_optim.callbacks import call
 from matroot_optim.jit.shards import Shards
 from matroot_optim.jit.turns import Due
 from matroot_optim.refresh.jobs import RootAnswer, RootBatch, RootJob, compute
@@ -122,27 +123,10 @@ def on_hosts(shards: Shards, host: Callable[..., list[Any]], shapes: Sequence[An
         def nothing() -> list[Array]:
             return [jnp.zeros(s.shape, s.dtype) for s in shapes]
 
-        found = jax.lax.cond(k >= 0, lambda: _called(shards, host, shapes, k, *args), nothing)
+        found = jax.lax.cond(k >= 0, lambda: call(host, shapes, k, *args, many_cpus=shards.on_cpu), nothing)
         return [_sum_of_bits(x, axes) for x in found]
 
     return list(shards.manual(local)(*args))
-
-
-def _called(shards: Shards, host: Callable[..., list[Any]], shapes: Sequence[Any], *args: Any) -> list[Array]:
-    """Call a function of numpy arrays from one device of a mesh.
-
-    On the CPU, `jax.pure_callback` copies large arguments in a thread of the pool whose threads all wait for this
-    device's answer; a callback on the buffers themselves needs none.
-    """
-    if not shards.on_cpu:
-        return list(jax.pure_callback(host, list(shapes), *args, vmap_method="sequential"))
-    from jax.experimental.buffer_callback import buffer_callback
-
-    def fill(_: Any, out: Sequence[Any], *given: Any) -> None:
-        for x, values in zip(out, host(*jax.tree.map(np.asarray, given)), strict=True):
-            np.asarray(x)[...] = values
-
-    return list(buffer_callback(fill, list(shapes), vmap_method="sequential")(*args))
 
 
 def _sum_of_bits(x: Array, axes: Any) -> Array:

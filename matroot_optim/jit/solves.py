@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from matroot_optim.arrays import Array
+from matroot_optim.callbacks import call
 from matroot_optim.jit.dealing import Owners, Share, dealt, on_hosts
 from matroot_optim.jit.members import all_of, any_of
 from matroot_optim.jit.roots import minimax_root
@@ -87,7 +88,7 @@ def _asked(shards: Shards | None, host: Callable[..., list[Any]], roots: Sequenc
     if shards is not None:
         flat = on_hosts(shards, host, shapes, *args)
     else:
-        flat = list(jax.pure_callback(partial(host, 0), shapes, *args, vmap_method="sequential"))
+        flat = call(partial(host, 0), shapes, *args)
     return [
         (X, {name: facts[:, k] for k, name in enumerate(FACTS)}) for X, facts in zip(flat[::2], flat[1::2], strict=True)
     ]

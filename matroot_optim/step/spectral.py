@@ -11,6 +11,7 @@ import numpy as np
 
 from matroot import Ridge, solve, spectral_power
 from matroot_optim.arrays import Array, cast, dtype_name, is_jax, is_traced, like, namespace, to_host
+from matroot_optim.callbacks import call
 
 #: Singular values fade out below so many roundings of float32, times the root of the order, of the largest.
 FADING = 16
@@ -22,13 +23,8 @@ def spectral(M: Array, s: float) -> Array:
     if not is_traced(M):
         return like(powers(to_host(M), s), M) if is_jax(M) else xp.asarray(powers(M, s))  # jax may have no float64
     jax = sys.modules["jax"]
-    found: Array = jax.pure_callback(
-        lambda x: np.asarray(powers(np.asarray(x), s), x.dtype),
-        jax.ShapeDtypeStruct(M.shape, M.dtype),
-        M,
-        vmap_method="sequential",
-    )
-    return found
+    shape = jax.ShapeDtypeStruct(M.shape, M.dtype)
+    return call(lambda x: [np.asarray(powers(np.asarray(x), s), x.dtype)], [shape], M)[0]
 
 
 def powers(M: Array, s: float) -> Array:

@@ -23,7 +23,6 @@ from jax.sharding import PartitionSpec as P
 
 from matroot_optim import RankEngine, Shampoo, apply_updates
 from matroot_optim.jit import dealing
-from matroot_optim.jit.shards import Shards
 from matroot_optim.optax import diagnostics, load, refresh_roots, shampoo
 
 jax.config.update("jax_disable_most_optimizations", True)
@@ -118,7 +117,6 @@ def devices():
     of_weights(mesh)
     graph(mesh_of(AxisType.Auto, (4, 2)))
     table(mesh_of(AxisType.Auto, (8, 1)))
-    large()
 
 
 def of_weights(mesh):
@@ -183,16 +181,6 @@ def graph(mesh):
     branches = max(found.count(",") + 1 for found in re.findall(r"branch_computations=\{([^}]*)\}", text))
     assert set(collectives) == {"all-gather"}, collectives
     assert len(collectives) <= branches - 1, (len(collectives), branches)  # the branch without roots has none
-
-
-def large():
-    """Copies of a megabyte: jax's own callback waits for a thread that waits for the callback."""
-    mesh = mesh_of(AxisType.Auto, (4, 2))
-    shards = Shards(mesh, ())
-    shape = jax.ShapeDtypeStruct((512, 512), jnp.float32)
-    double = jax.jit(lambda x: dealing.on_hosts(shards, lambda k, x: [2 * x], [shape], x)[0])
-    x = jax.device_put(np.ones((512, 512), np.float32), NamedSharding(mesh, P()))
-    assert float(double(x + 1).min()) == 4.0
 
 
 def two(address, number):

@@ -37,6 +37,12 @@ def test_replicated_and_sharded_parameters_on_eight_devices(monkeypatch):
 
 
 @pytest.mark.slow
+def test_callbacks_with_large_arrays_on_eight_devices(monkeypatch):
+    host_devices(monkeypatch, 8)
+    assert "done" in run_python(400, "-m", "optim.jax_large_process")
+
+
+@pytest.mark.slow
 def test_each_root_in_one_of_two_processes(monkeypatch):
     host_devices(monkeypatch, 2)
     for code, output in processes(400, "-m", "optim.jax_process", "two", "{0}", "{1}"):
