@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from matroot_optim.arrays import Array
-
 
 def call(
     host: Callable[..., Sequence[Any]], shapes: Sequence[Any], *args: Any, many_cpus: bool | None = None
-) -> list[Array]:
+) -> list[Any]:
     """Return the arrays that a function of numpy arrays computes inside of a compiled program.
 
     On one of several CPU devices, `jax.pure_callback` copies large arguments in a thread of the pool whose threads all

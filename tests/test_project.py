@@ -44,6 +44,7 @@ FLOORS = {
             "matroot_optim.rules",
             "matroot_optim.paths",
             "matroot_optim.allowed",
+            "matroot_optim.callbacks",
             "matroot_optim.checkpoint.replacing",
         },
         {"matroot_optim.options", "matroot_optim.layout.trees", "matroot_optim.layout.blocking"},
