@@ -222,16 +222,26 @@ def shampoo(
     return _chained(Shampoo, options, learning_rate, weight_decay, mask, roots)
 
 
-def preset(name: str, *, mask: Any = None, roots: str = "callback", **changes: Any) -> optax.GradientTransformation:
+def preset(
+    name: str,
+    learning_rate: Any = None,
+    weight_decay: Any = None,
+    *,
+    mask: Any = None,
+    roots: str = "callback",
+    **changes: Any,
+) -> optax.GradientTransformation:
     """Chain `shampoo` with the options of a published optimizer; see `matroot_optim.Shampoo.preset`.
 
     Parameters
     ----------
     name : {"anil2020", "google", "meta", "anil2026"}
+    learning_rate, weight_decay
+        As for `shampoo`; None for those of the preset.
     mask, roots
         As for `shampoo`.
     **changes
-        Options to change, such as learning_rate.
+        Options to change.
 
     Returns
     -------
@@ -244,7 +254,9 @@ def preset(name: str, *, mask: Any = None, roots: str = "callback", **changes: A
     >>> tx = preset("google", learning_rate=0.05)
     >>> state = tx.init({"w": jnp.ones((3, 2))})
     """
-    options = {**preset_options(name), **changes}
+    changes = {**changes.pop("changes", {}), **changes}  # inject_hyperparams passes keywords on as one dict
+    given = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+    options = {**preset_options(name), **{k: v for k, v in given.items() if v is not None}, **changes}
     return shampoo(options.pop("learning_rate"), mask=mask, roots=roots, **options)
 
 
@@ -306,6 +318,9 @@ def _chained(
     inner = replace(config, averaging="none", momentum="none" if free else config.momentum)
     if learning_rate is None or isinstance(learning_rate, list | tuple | dict | str):
         raise TypeError(f"learning_rate must be a number, array or schedule, got {type(learning_rate).__name__}")
+    given = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+    numbers: dict[str, Any] = {name: x for name, x in given.items() if isinstance(x, int | float)}
+    replace(config, **numbers)  # checks them
     if callable(learning_rate):
         rate = optax.scale_by_schedule(lambda count: -learning_rate(count))
     else:

@@ -92,6 +92,24 @@ def test_a_preset_is_that_of_the_core(name):
     assert_close(got, want, 1e-4)
 
 
+def test_a_preset_with_an_injected_rate():
+    tx = optax.inject_hyperparams(preset)("google", learning_rate=0.1, block_size=8)
+    state = tx.init(ones())
+    assert state.hyperparams.keys() == {"learning_rate"}
+    assert state.inner_state[0].plan.options.block_size == 8
+    got, _ = run(tx, gradients(2))
+    assert_close(got, run(preset("google", 0.1, block_size=8), gradients(2))[0], 1e-6)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -0.1, np.float64("inf")], ids=str)
+def test_numbers_that_the_core_refuses_are_refused(bad):
+    for make in (shampoo, kl_shampoo):
+        with pytest.raises(ValueError, match="learning_rate must be"):
+            make(bad)
+        with pytest.raises(ValueError, match="weight_decay must be"):
+            make(0.1, bad)
+
+
 def test_schedules():
     rates = [0.1, 0.01, 0.001]
     tx = shampoo(lambda count: jnp.asarray(rates)[count], graft="sgd", momentum="none")
