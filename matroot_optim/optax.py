@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import optax
 
 from matroot import ConditionTracker
 from matroot_optim._optax.averages import averages, schedule_free, with_ema
+from matroot_optim._optax.groups import OF_WEIGHTS, check_groups
 from matroot_optim._optax.promotion import usual_promotion
 from matroot_optim._optax.serialization import serializable
 from matroot_optim._optax.weights import (
@@ -45,8 +46,6 @@ from matroot_optim.state import State
 from matroot_optim.step.narrow import closed, opened
 
 ROOTS = ("callback", "graph", "host")
-#: Options that need the rate or the weights of a whole optimizer.
-OF_WEIGHTS = frozenset({"cautious_decay", "hyperball", "averaging"})
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["plan"])
@@ -160,7 +159,7 @@ def _transformation(config: Shampoo, roots: str) -> optax.GradientTransformation
     def init(params: Any) -> ShampooState:
         serializable(ShampooState)
         leaves, _ = flatten(params)
-        _check_groups(config, leaves)
+        check_groups(config, leaves)
         static = Static(config, layout_of(config, leaves), roots, shards_of(list(leaves.values())))
         warn_if_large(static.layout)
         return ShampooState(initial(static, list(leaves.values())), static)
@@ -380,18 +379,6 @@ def _check(config: Options, roots: str) -> None:
     for name, (good, allowed) in rules.items():
         if not good:
             raise ValueError(f"{name} must be {allowed}, got {getattr(config, name)!r}")
-
-
-def _check_groups(config: Options, paths: Iterable[str]) -> None:
-    """Raise if `groups` sets a rate, because other optax transformations apply the rates."""
-    for path in paths:
-        changes = config.changes_for(path)
-        coupled = changes.get("decay", config.decay) == "l2"
-        mine = sorted((OF_WEIGHTS | {"learning_rate"}) & changes.keys())
-        if mine:
-            raise ValueError(f"groups({path!r}) must not set {mine[0]} under optax; use optax.multi_transform")
-        if "weight_decay" in changes and not coupled:
-            raise ValueError(f"groups({path!r}) must not set weight_decay under optax; give shampoo a mask")
 
 
 def _map_states(change: Callable[[ShampooState], Any], opt_state: Any) -> Any:
