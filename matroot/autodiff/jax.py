@@ -21,6 +21,7 @@ from jax.interpreters import ad, batching, mlir
 from matroot._regularization import Floor, PseudoInverse
 from matroot._result import RootResult
 from matroot._status import USABLE, Status
+from matroot.autodiff.callbacks import call
 from matroot.autodiff.forms import OF_THE_RULE, Power, evaluate
 from matroot.backends import cpu_backend
 from matroot.backends.arrays import Origin, is_inexact, readable
@@ -89,7 +90,7 @@ def solve(a: Array, power: Power, compute: Callable[[Array], RootResult[Array]],
         added = np.broadcast_to(np.where(usable, result.ridge, np.nan), values.shape[:-2])
         return found, np.stack(np.frexp(added), -1).astype(shift.dtype)
 
-    found, ridge = jax.pure_callback(host, (shapes, shift), jax.lax.stop_gradient(a), vmap_method="broadcast_all")
+    found, ridge = call(host, (shapes, shift), jax.lax.stop_gradient(a))
     if is_inexact(power.dtype_name):
         found["x"] = attached(power, a, found["x"], ridge)
     return RootResult(
@@ -168,7 +169,8 @@ def _callback(a: Array, ridge: Array, *directions: Array, form: str, power: Powe
             return out.reshape(values.shape).astype(values.dtype)
 
     shape = jax.ShapeDtypeStruct(a.shape, a.dtype)
-    return jax.pure_callback(host, shape, a, ridge, *directions, vmap_method="broadcast_all")
+    found: Array = call(host, shape, a, ridge, *directions)
+    return found
 
 
 def _jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...], *, form: str, power: Power) -> tuple[Array, Array]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from matroot._status import USABLE, Status
+from matroot.autodiff.callbacks import call
 from matroot.autodiff.forms import Power
 from matroot.autodiff.jax import as_parts, attached, screened, usual_promotion
 from matroot.backends.arrays import is_inexact
@@ -75,7 +76,7 @@ def orthogonalizer(a: Array, compute: Callable[[Array], OrthogonalizerResult[Arr
         found["x"], found["mask"] = np.pad(result.x, [*missing[:-1], (0, 0), missing[-1]]), np.pad(result.mask, missing)
         return {name: value.astype(shapes[name].dtype) for name, value in found.items()}
 
-    found = jax.pure_callback(host, shapes, jax.lax.stop_gradient(a), vmap_method="broadcast_all")
+    found = call(host, shapes, jax.lax.stop_gradient(a))
     if jnp.issubdtype(a.dtype, jnp.inexact):
         wide = jnp.promote_types(dtype, jnp.float32)
         X, A = found["x"].astype(wide), a.astype(wide)
@@ -107,7 +108,7 @@ def _traced(
         result = compute(np.asarray(values))
         return {name: np.asarray(getattr(result, name)).astype(shape.dtype) for name, shape in shapes.items()}
 
-    found = jax.pure_callback(host, shapes, jax.lax.stop_gradient(a), vmap_method="broadcast_all")
+    found = call(host, shapes, jax.lax.stop_gradient(a))
     if is_inexact(power.dtype_name):
         usable = sum(found["status"] == int(status) for status in USABLE) > 0
         if power.s < 1:
