@@ -17,12 +17,11 @@ from matroot_optim.step.betas import BETAS
 #: Cuts of parameters, by shape, each with the names of its entries of pending root jobs.
 Cuts = dict[tuple[int, ...], tuple[dict[str, Any], list[str]]]
 
-_LATER = {**dict.fromkeys(UNITS, 0), **dict.fromkeys(BETAS, np.nan)}
-#: Entries that dicts of a format lack: gradients were not divided, and the decays are not known.
+#: What stands for entries that older dicts lack: gradients were not divided, and the decays are not known.
+_LATER = {part: np.zeros((), kind) for part, kind in UNITS.items()} | {part: np.full((), np.nan) for part in BETAS}
+#: By the format of the dict.
 _LACKING = {
-    version: {
-        part: np.array(x, {**UNITS, **BETAS}[part]) for part, x in _LATER.items() if part not in since_format_1(version)
-    }
+    version: {part: x for part, x in _LATER.items() if part not in since_format_1(version)}
     for version in range(1, FORMAT + 1)
 }
 
